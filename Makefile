@@ -1,0 +1,50 @@
+# Every command sets up .venv by itself on a fresh machine (Linux, Python 3.11 or later, git, make).
+PROFILE ?= digits
+SEEDS ?=
+STAGES ?=
+CORES ?= all
+ARGS ?=
+A ?=
+B ?=
+PYTHON ?= python3
+VENV := .venv
+PY := $(VENV)/bin/python
+READY := $(VENV)/.ready
+export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
+.DEFAULT_GOAL := help
+.PHONY: help study test figures compare notebooks lint clean setup bench
+
+help: ## this list
+	@echo "make COMMAND [PROFILE=digits] [SEEDS='0 1 2'] [STAGES='kd imp svd int8'] [CORES=all] [ARGS=-n]"
+	@sed -n 's/^\([a-z]*\):[^#]*## /  \1\t/p' Makefile | expand -t 14
+	@echo "profiles: $$(ls papermill_params | sed -n 's/\.yaml$$//p' | grep -vx stages | tr '\n' ' ')"
+
+study: $(READY) ## train and compress every combination of PROFILE, print the table (ARGS=-n: only say what would run)
+	@$(PY) engine/study.py --profile "$(PROFILE)" --seeds "$(SEEDS)" --stages "$(STAGES)" --cores "$(CORES)" -- $(ARGS)
+
+test: $(READY) ## unit tests, the smoke profile, the notebooks
+	@$(PY) engine/test.py
+
+figures: $(READY) ## redraw figures/ and the README's table from the results of PROFILE, training nothing
+	@$(PY) engine/figures.py "$(PROFILE)"
+
+compare: $(READY) ## two runs side by side: A=digits B=smoke (profiles, or paths of a sweep.csv)
+	@$(PY) engine/compare.py "$(A)" "$(B)"
+
+notebooks: $(READY) ## run each notebook as it stands and keep its outputs in it (needs the smoke run)
+	@$(PY) engine/store_outputs.py
+
+lint: $(READY) ## ruff over code and notebooks
+	@$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check .
+
+clean: ## remove the run of PROFILE and say what that frees (PROFILE=all: every run and .venv)
+	@$(PYTHON) engine/clean.py "$(PROFILE)"
+
+setup: $(READY) ## only make .venv
+
+$(READY): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and f"Python 3.11 or later is needed, {sys.executable} is {sys.version.split()[0]}; try make PYTHON=python3.12")'
+	$(PYTHON) -m venv $(VENV)
+	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	$(PY) -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $(READY)

@@ -1,0 +1,131 @@
+# The map of the study: one rule a technique, the tree of combinations as wildcards.
+import json
+import sys
+
+from snakemake.utils import min_version
+
+sys.path.insert(0, workflow.basedir)
+from engine import code, parameters
+from studylib import sweep
+
+min_version("9.0")
+
+PROFILE = config.get("profile", "digits")
+SECTIONS = parameters.load(PROFILE, config.get("seeds", ""), config.get("stages", ""))
+STUDY, NOTEBOOKS = SECTIONS["study"], parameters.notebooks()
+STAGES, SEEDS, NODES = STUDY["stages"], STUDY["seeds"], sweep.nodes(STUDY["stages"])
+RUN = f"runs/{PROFILE}"
+FILES = ["model.safetensors", "model.json", "metrics.json", "test_logits.safetensors"]
+# papermill dies with Snakemake even on SIGKILL, and its kernel with it
+EXECUTE = "exec $(command -v setpriv >/dev/null && echo setpriv --pdeathsig KILL) python engine/execute.py"
+
+
+def given(stage):
+    """The parameters of a stage that its section and the study fix, as JSON."""
+    common = {key: STUDY[key] for key in sorted(parameters.FROM_STUDY)}
+    return json.dumps(common | SECTIONS[stage], sort_keys=True)
+
+
+def files(folder):
+    return [f"{folder}/{name}" for name in FILES]
+
+
+wildcard_constraints:
+    seed=r"\d+",
+
+
+rule all:
+    # every node is named: were it only the table, a failed rerun could lose models and nothing be done about it
+    input:
+        f"{RUN}/sweep.csv",
+        expand(RUN + "/seed{seed}/{node}/{file}", seed=SEEDS, node=NODES, file=FILES),
+
+
+rule teacher:
+    output:
+        files(RUN + "/seed{seed}/teacher"),
+    params:
+        notebook=NOTEBOOKS["teacher"],
+        given=given("teacher"),
+        code=code.digest(NOTEBOOKS["teacher"]),
+        out=RUN + "/seed{seed}/teacher",
+    log:
+        RUN + "/seed{seed}/teacher/log.txt",
+    benchmark:
+        RUN + "/seed{seed}/teacher/benchmark.tsv"
+    threads: STUDY["threads"]
+    message:
+        "{params.out}"
+    shell:
+        EXECUTE + " {params.notebook:q} {params.out}/notebook.ipynb --parameters {params.given:q}"
+        " --set out={params.out} seed={wildcards.seed} threads={threads} lesson=false > {log} 2>&1"
+
+
+for i, stage in enumerate(STAGES):
+
+    rule:
+        name:
+            stage
+        input:
+            files(RUN + "/seed{seed}/{parent}"),
+        output:
+            files(RUN + "/seed{seed}/{parent}-" + stage),
+        params:
+            notebook=NOTEBOOKS[stage],
+            given=given(stage),
+            code=code.digest(NOTEBOOKS[stage]),
+            parent=RUN + "/seed{seed}/{parent}",
+            out=RUN + "/seed{seed}/{parent}-" + stage,
+        log:
+            RUN + "/seed{seed}/{parent}-" + stage + "/log.txt",
+        benchmark:
+            RUN + "/seed{seed}/{parent}-" + stage + "/benchmark.tsv"
+        wildcard_constraints:
+            parent="teacher" + "".join(f"(-{earlier})?" for earlier in STAGES[:i]),  # only earlier stages precede
+        threads: STUDY["threads"]
+        message:
+            "{params.out}"
+        shell:
+            EXECUTE + " {params.notebook:q} {params.out}/notebook.ipynb --parameters {params.given:q}"
+            " --set parent={params.parent} out={params.out} seed={wildcards.seed} threads={threads} lesson=false"
+            " > {log} 2>&1"
+
+
+rule latency:
+    # with every core to itself: two jobs side by side would spoil it
+    input:
+        expand(RUN + "/seed{seed}/{node}/{file}", seed=SEEDS, node=NODES, file=FILES),
+    output:
+        f"{RUN}/latency.json",
+    params:
+        nodes=[f"{RUN}/seed{SEEDS[0]}/{node}" for node in NODES],
+        given=SECTIONS["latency"],
+    log:
+        f"{RUN}/latency.txt",
+    threads: workflow.cores or 1
+    message:
+        "{output}"
+    shell:
+        "exec python engine/latency.py {output} {params.nodes} --batch {params.given[batch]}"
+        " --repeats {params.given[repeats]} --compiled $(echo {params.given[compiled]} | tr TF tf)"
+        " --threads {threads} > {log} 2>&1"
+
+
+rule sweep:
+    input:
+        expand(RUN + "/seed{seed}/{node}/{file}", seed=SEEDS, node=NODES, file=FILES),
+        f"{RUN}/latency.json",
+    output:
+        f"{RUN}/sweep.csv",
+    params:
+        notebook=NOTEBOOKS["sweep"],
+        given=json.dumps(SECTIONS["sweep"] | {"seeds": SEEDS, "stages": STAGES, "profile": PROFILE}),
+        code=code.digest(NOTEBOOKS["sweep"]),
+        run=RUN,
+    log:
+        f"{RUN}/sweep.txt",
+    message:
+        "{output}"
+    shell:
+        EXECUTE + " {params.notebook:q} {params.run}/sweep.ipynb --parameters {params.given:q}"
+        " --set run={params.run} out={params.run} > {log} 2>&1"

@@ -1,0 +1,1 @@
+"""What runs the study: Snakemake over papermill. studylib knows nothing of it."""

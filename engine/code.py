@@ -1,0 +1,61 @@
+"""Which code a notebook depends on, so that an edit reruns what it can change and nothing else."""
+
+import ast
+import functools
+import hashlib
+import json
+from pathlib import Path
+
+from engine.parameters import ROOT
+
+
+def digest(notebook: Path) -> str:
+    """A hash of the notebook's cells and of every module of studylib it uses, directly or not.
+
+    Outputs, execution counts, comments and docstrings do not count: running a notebook by hand or mending
+    a sentence retrains nothing.
+    """
+    content = json.loads(notebook.read_text())
+    cells = ["".join(cell["source"]) for cell in content["cells"] if cell["cell_type"] == "code"]
+    code = "\n".join(line for cell in cells for line in cell.splitlines() if not line.lstrip().startswith(("%", "!")))
+    found = hashlib.sha256(_essence(code).encode())
+    for module in sorted(_reach(_imports(code))):
+        found.update(_essence((ROOT / "studylib" / f"{module}.py").read_text()).encode())
+    return found.hexdigest()[:16]
+
+
+def _essence(code: str) -> str:
+    tree = ast.parse(code)
+    for item in ast.walk(tree):
+        body = getattr(item, "body", None)
+        if isinstance(body, list) and body and isinstance(body[0], ast.Expr):
+            value = body[0].value
+            if isinstance(value, ast.Constant) and isinstance(value.value, str):
+                body[0] = ast.Pass()
+    return ast.dump(tree)
+
+
+def _imports(code: str) -> set[str]:
+    """Names of the modules of studylib that ``code`` imports."""
+    found = set()
+    for item in ast.walk(ast.parse(code)):
+        if isinstance(item, ast.ImportFrom) and (item.module or "").split(".")[0] == "studylib":
+            parts = item.module.split(".")
+            found |= {parts[1]} if len(parts) > 1 else {alias.name for alias in item.names}
+        elif isinstance(item, ast.Import):
+            found |= {alias.name.split(".")[1] for alias in item.names if alias.name.startswith("studylib.")}
+    return {name for name in found if (ROOT / "studylib" / f"{name}.py").exists()}
+
+
+def _reach(modules: set[str]) -> set[str]:
+    seen: set[str] = set()
+    while modules - seen:
+        module = (modules - seen).pop()
+        seen.add(module)
+        modules = modules | _module_imports(module)
+    return seen
+
+
+@functools.cache
+def _module_imports(module: str) -> frozenset[str]:
+    return frozenset(_imports((ROOT / "studylib" / f"{module}.py").read_text()))

@@ -1,0 +1,148 @@
+"""Profiles: papermill_params/<profile>.yaml, read strictly and held against the notebooks before anything trains."""
+
+import difflib
+import re
+from pathlib import Path
+
+import yaml
+
+ROOT = Path(__file__).resolve().parent.parent
+FOLDER = ROOT / "papermill_params"
+STAGES_FILE = FOLDER / "stages.yaml"
+SWEEP = "sweep"  # the section and notebook that read all nodes
+STUDY = {"dataset": "str", "device": "str", "seeds": "list[int]", "stages": "list[str]", "threads": "int"}
+LATENCY = {"batch": "int", "repeats": "int", "compiled": "bool"}
+FROM_STUDY = {"dataset", "device"}  # handed to every stage
+FROM_ENGINE = {"parent", "out", "seed", "threads", "lesson", "run", "seeds", "stages", "profile"}
+
+
+class ParameterError(ValueError):
+    """A profile that cannot be run; the message names the key and what was expected."""
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML in which 1e-3 is a number and a key given twice is an error."""
+
+    def construct_mapping(self, node, deep=False):
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        for key in keys:
+            if keys.count(key) > 1:
+                raise ParameterError(f"{node.start_mark.name}: the key {key!r} is given twice")
+        return super().construct_mapping(node, deep)
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d[\d_]*)(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
+)
+
+
+def read_yaml(path: Path) -> dict:
+    try:
+        content = yaml.load(path.read_text(), Loader=_Loader)
+    except FileNotFoundError as error:
+        found = sorted(p.stem for p in path.parent.glob("*.yaml") if p != STAGES_FILE)
+        raise ParameterError(f"{path.relative_to(ROOT)}: no such profile{_nearest(path.stem, found)}") from error
+    except yaml.YAMLError as error:
+        raise ParameterError(f"{path}: not valid YAML: {error}") from error
+    if not isinstance(content, dict):
+        raise ParameterError(f"{path}: expected sections, found {content!r}")
+    return content
+
+
+def notebooks() -> dict[str, Path]:
+    """Stage → notebook, in the order of stages.yaml; the sweep is the last."""
+    return {stage: ROOT / "notebooks" / f"{name}.ipynb" for stage, name in read_yaml(STAGES_FILE).items()}
+
+
+def stages() -> list[str]:
+    """The techniques in the order in which they are applied; the root and the sweep are none."""
+    return [stage for stage in notebooks() if stage not in ("teacher", SWEEP)]
+
+
+def load(profile: str, seeds: str = "", chosen: str = "") -> dict[str, dict]:
+    """The profile's sections, complete and checked.
+
+    Args:
+        seeds: whole numbers with spaces or commas between, in the place of the profile's own.
+        chosen: techniques alike, or the word none.
+
+    Raises:
+        ParameterError: an unknown section, key, stage or profile (names the nearest), or a value of the wrong type.
+    """
+    path = FOLDER / f"{profile}.yaml"
+    if not re.fullmatch(r"[a-z][a-z0-9_]*", profile) or path == STAGES_FILE:
+        raise ParameterError(f"profile {profile!r}: expected the name of a file in {FOLDER.name}/, such as digits")
+    content = read_yaml(path)
+    where = f"{FOLDER.name}/{profile}.yaml"
+    files = notebooks()
+    known = {"study": STUDY, "latency": LATENCY}
+    _check_names(content, [*known, *files], f"{where}: section")
+    for section, values in content.items():
+        if not isinstance(values, dict | None):
+            raise ParameterError(f"{where}: {section}: expected key: value lines, found {values!r}")
+        types = known[section] if section in known else types_of(files[section])
+        _check(values or {}, types, f"{where}: {section}")
+        taken = sorted(set(values or {}) & (FROM_ENGINE | FROM_STUDY)) if section not in known else []
+        if taken:
+            raise ParameterError(f"{where}: {section}.{taken[0]}: the engine sets it; see the section study")
+    study = {"device": "auto", "threads": 1, "seeds": [0], "stages": stages(), **(content.get("study") or {})}
+    if words := _words(seeds):
+        if not all(re.fullmatch(r"\d+", word) for word in words):
+            raise ParameterError(f"seeds {seeds!r}: expected whole numbers, such as '0 1 2'")
+        study["seeds"] = [int(word) for word in words]
+    if words := _words(chosen):
+        study["stages"] = [] if words == ["none"] else words
+    for stage in study["stages"]:
+        if stage not in stages():
+            raise ParameterError(f"stage {stage!r}: unknown{_nearest(stage, stages())}")
+    study["stages"] = [stage for stage in stages() if stage in study["stages"]]
+    if "dataset" not in study:
+        raise ParameterError(f"{where}: study.dataset is missing: expected the name of a data set, such as digits")
+    if not study["seeds"] or len(set(study["seeds"])) != len(study["seeds"]) or min(study["seeds"]) < 0:
+        raise ParameterError(f"seeds {study['seeds']}: expected different whole numbers of at least 0")
+    if study["threads"] < 1:
+        raise ParameterError(f"{where}: study.threads={study['threads']}: expected at least 1")
+    latency = {"batch": 64, "repeats": 20, "compiled": True, **(content.get("latency") or {})}
+    return {stage: dict(content.get(stage) or {}) for stage in files} | {"study": study, "latency": latency}
+
+
+def _words(text: str) -> list[str]:
+    return str(text).replace(",", " ").split()
+
+
+def types_of(notebook: Path) -> dict[str, str]:
+    """Parameter → type name, from the notebook's parameters cell."""
+    from papermill import inspect_notebook
+
+    found = inspect_notebook(str(notebook))
+    if not found:
+        raise ParameterError(f"{notebook.relative_to(ROOT)}: it has no cell tagged parameters")
+    return {name: about["inferred_type_name"] for name, about in found.items()}
+
+
+def _check(values: dict, types: dict[str, str], where: str) -> None:
+    _check_names(values, list(types), where)
+    for name, value in values.items():
+        if not _fits(value, types[name]):
+            raise ParameterError(f"{where}.{name}: found {value!r} ({type(value).__name__}), expected {types[name]}")
+
+
+def _check_names(values: dict, known: list[str], where: str) -> None:
+    for name in values:
+        if name not in known:
+            raise ParameterError(f"{where}: {name!r} is unknown{_nearest(str(name), known)}")
+
+
+def _fits(value, kind: str) -> bool:
+    if kind.startswith("list[") and kind.endswith("]"):
+        return isinstance(value, list) and all(_fits(item, kind[5:-1]) for item in value)
+    if kind == "float":
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    if kind == "int":
+        return isinstance(value, int) and not isinstance(value, bool)
+    return type(value).__name__ == kind
+
+
+def _nearest(name: str, known: list[str]) -> str:
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    return f"; did you mean {close[0]!r}?" if close else f": expected one of {', '.join(known)}"

@@ -1,0 +1,86 @@
+"""Runs the study: checks the profile, takes the run's lock, hands over to Snakemake, prints the table.
+
+    python engine/study.py --profile digits [--seeds "0 1"] [--stages "imp int8"] [-- SNAKEMAKE ARGUMENTS]
+"""
+
+import argparse
+import fcntl
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from engine import parameters  # noqa: E402
+
+ROOT = parameters.ROOT
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--profile", default="digits")
+    parser.add_argument("--seeds", default="", help="whole numbers; default: the profile's")
+    parser.add_argument("--stages", default="", help="techniques, or the word none; default: the profile's")
+    parser.add_argument("--cores", default="all")
+    parser.add_argument("snakemake", nargs="*", help="handed on as they are: -n, --profile engine/slurm, …")
+    args = parser.parse_args()
+    try:
+        parameters.load(args.profile, args.seeds, args.stages)
+    except parameters.ParameterError as error:
+        sys.exit(str(error))
+    run = ROOT / "runs" / args.profile
+    run.mkdir(parents=True, exist_ok=True)
+    lock = _lock(run / ".lock")
+    started = time.time()
+    config = [f"{key}={value}" for key in ("profile", "seeds", "stages") if (value := getattr(args, key).strip())]
+    own_profile = [] if "--profile" in args.snakemake else ["--cores", args.cores]
+    command = [sys.executable, "-m", "snakemake", "--workflow-profile", "engine/profile", *own_profile]
+    command += ["--config", *config, *args.snakemake]
+    code = subprocess.run(command, cwd=ROOT, env=_environment(), pass_fds=[lock]).returncode
+    if code:
+        sys.exit(f"The study is not complete. What failed is named above; `make study PROFILE={args.profile}` goes on.")
+    if not {"-n", "--dry-run", "--dryrun"} & set(args.snakemake):
+        report(run, started)
+
+
+def report(run: Path, started: float) -> None:
+    """Prints the table of ``run`` and where the rest of it is."""
+    import pandas as pd
+
+    from studylib import report, sweep
+
+    table = pd.read_csv(run / "sweep.csv")
+    trained = sum(path.stat().st_mtime > started for path in run.glob("seed*/*/metrics.json"))
+    print("\n" + report.text_table(sweep.summary(table)))
+    total = table.groupby(["seed", "node"]).ngroups
+    print(f"\n{trained} of {total} nodes run now" + ("" if trained else ": everything was up to date, nothing trained"))
+    for what, where in {
+        "table": run / "sweep.csv",
+        "figures": run / "figures",
+        "executed notebooks": run / "seed*" / "*" / "notebook.ipynb",
+        "the sweep's notebook": run / "sweep.ipynb",
+    }.items():
+        print(f"{what:>21}: {where.relative_to(ROOT)}")
+
+
+def _lock(path: Path) -> int:
+    """Holds ``path`` locked until every process that inherits it has ended, however it ends."""
+    handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        sys.exit(f"{path.relative_to(ROOT)}: this profile is being run already; wait for it, or end it first")
+    return handle
+
+
+def _environment() -> dict[str, str]:
+    fixed = {"PYTHONHASHSEED": "0", "CUBLAS_WORKSPACE_CONFIG": ":4096:8", "OMP_WAIT_POLICY": "passive"}
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    python_path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    return os.environ | fixed | {"PATH": path, "PYTHONPATH": python_path, "PYTHONUNBUFFERED": "1"}
+
+
+if __name__ == "__main__":
+    main()

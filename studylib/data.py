@@ -1,0 +1,272 @@
+"""Data sets as in-memory uint8 tensors with train, validation and test splits, and batched augmentation.
+
+``digits``
+    1,797 real 8 × 8 images that ship with scikit-learn: a fixed stratified test set of 997, the other 800
+    split 600 / 200 by seed.
+``cifar10``
+    50,000 + 10,000 images of 32 × 32: its own test set, the training images split 45,000 / 5,000 by seed.
+"""
+
+import dataclasses
+import math
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+DIGITS_TEST_SEED = 0  # fixes the test set of digits, whatever the seed of the study
+
+
+@dataclasses.dataclass(frozen=True)
+class Augmentation:
+    """What training images go through, each drawn anew for each image and epoch.
+
+    Attributes:
+        padding: crops are shifted by up to this many pixels, zeros come in at the edge.
+        flip: mirror half of the images left to right.
+        rotation: degrees, uniform in ± this.
+        jitter: brightness, contrast and (in colour) saturation, each times a factor uniform in 1 ± this.
+    """
+
+    padding: int = 0
+    flip: bool = False
+    rotation: float = 0.0
+    jitter: float = 0.0
+
+
+AUGMENTATIONS = {
+    "digits": Augmentation(padding=1, flip=False, rotation=10.0, jitter=0.1),  # a mirrored digit is no digit
+    "cifar10": Augmentation(padding=4, flip=True, rotation=10.0, jitter=0.1),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Split:
+    """``images`` uint8 (n, c, h, w) and ``labels`` int64 (n,)."""
+
+    images: torch.Tensor
+    labels: torch.Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def take(self, indices) -> "Split":
+        return Split(self.images[indices], self.labels[indices])
+
+    def to(self, device) -> "Split":
+        return Split(self.images.to(device), self.labels.to(device))
+
+
+@dataclasses.dataclass(frozen=True)
+class Data:
+    """A data set in memory. ``mean`` and ``std`` (c,) are of pixels in 0…1, over train + validation."""
+
+    name: str
+    seed: int
+    classes: tuple[str, ...]
+    train: Split
+    validation: Split
+    test: Split
+    mean: torch.Tensor
+    std: torch.Tensor
+    augmentation: Augmentation
+
+    def to(self, device) -> "Data":
+        tensors = ("train", "validation", "test", "mean", "std")
+        return dataclasses.replace(self, **{name: getattr(self, name).to(device) for name in tensors})
+
+    def normalize(self, images: torch.Tensor) -> torch.Tensor:
+        """uint8 (or float 0…255) images → float32 with mean 0 and deviation 1 a channel."""
+        scale = (255 * self.std)[:, None, None]
+        return (images - 255 * self.mean[:, None, None]) / scale
+
+    @property
+    def model_args(self) -> dict:
+        """The arguments a model needs to fit this data."""
+        _, channels, size, _ = self.train.images.shape
+        return {"in_channels": channels, "image_size": size, "classes": len(self.classes)}
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        return {"train": len(self.train), "validation": len(self.validation), "test": len(self.test)}
+
+
+def load(name: str, seed: int = 0) -> Data:
+    """The data set ``name`` with the train / validation split drawn by ``seed`` (stratified by class).
+
+    Raises:
+        ValueError: unknown name, or a ``cifar10.npz`` that is not what it should be.
+        FileNotFoundError: ``cifar10`` is neither in ``STUDY_DATA`` nor downloadable; names both ways.
+    """
+    if name not in AUGMENTATIONS:
+        raise ValueError(f"data set {name!r}: expected one of {sorted(AUGMENTATIONS)}")
+    pool, test, classes, validation_size = _digits() if name == "digits" else _cifar10()
+    rest, held_out = _stratified(pool.labels, validation_size, seed)
+    mean, std = _moments(pool.images)
+    return Data(
+        name=name,
+        seed=seed,
+        classes=tuple(classes),
+        train=pool.take(rest),
+        validation=pool.take(held_out),
+        test=test,
+        mean=mean,
+        std=std,
+        augmentation=AUGMENTATIONS[name],
+    )
+
+
+def _moments(images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean and deviation a channel of uint8 images, in units of 0…1, from exact integer counts."""
+    levels = torch.arange(256, dtype=torch.float64) / 255
+    mean, std = [], []
+    for channel in images.unbind(1):
+        share = torch.bincount(channel.flatten().int(), minlength=256).double() / channel.numel()
+        mean.append((share * levels).sum())
+        std.append(((share * levels**2).sum() - mean[-1] ** 2).sqrt())
+    return torch.stack(mean).float(), torch.stack(std).float()
+
+
+def _stratified(labels: torch.Tensor, size: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Indices (rest, chosen): ``size`` chosen with the classes' shares kept."""
+    from sklearn.model_selection import train_test_split
+
+    return train_test_split(np.arange(len(labels)), test_size=size, random_state=seed, stratify=labels.numpy())
+
+
+def _digits():
+    from sklearn.datasets import load_digits
+
+    raw = load_digits()
+    images = torch.from_numpy(np.rint(raw.images * (255 / 16)).astype(np.uint8))[:, None]  # 0…16 → 0…255
+    everything = Split(images, torch.from_numpy(raw.target).long())
+    pool, test = _stratified(everything.labels, 997, DIGITS_TEST_SEED)
+    return everything.take(pool), everything.take(test), [str(c) for c in raw.target_names], 200
+
+
+CIFAR10_CLASSES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
+
+
+def _cifar10():
+    folder = Path(os.environ.get("STUDY_DATA") or Path.home() / ".cache" / "studylib")
+    file = folder / "cifar10.npz"
+    arrays = _cifar10_from_file(file) if file.exists() else _cifar10_from_torchvision(folder)
+    splits = [
+        Split(torch.from_numpy(x).permute(0, 3, 1, 2).contiguous(), torch.from_numpy(y.astype(np.int64)))
+        for x, y in arrays
+    ]
+    return *splits, CIFAR10_CLASSES, len(splits[0]) // 10
+
+
+def _cifar10_from_file(file: Path):
+    expected = "x_train, y_train, x_test, y_test; images uint8 (n, 32, 32, 3), labels 0…9"
+    try:
+        with np.load(file, allow_pickle=False) as archive:
+            arrays = [(archive[f"x_{part}"], archive[f"y_{part}"]) for part in ("train", "test")]
+    except Exception as error:
+        raise ValueError(f"{file}: not a readable archive of {expected} ({error})") from error
+    for x, y in arrays:
+        y_fits = y.ndim == 1 and y.dtype.kind in "iu" and len(x) == len(y) and len(y) and 0 <= y.min() and y.max() < 10
+        if x.dtype != np.uint8 or x.shape[1:] != (32, 32, 3) or not y_fits:
+            raise ValueError(f"{file}: found images {x.dtype} {x.shape}, labels {y.dtype} {y.shape}: expected {expected}")
+    return arrays
+
+
+def _cifar10_from_torchvision(folder: Path):
+    from torchvision.datasets import CIFAR10
+
+    try:
+        parts = [CIFAR10(folder, train=train, download=True) for train in (True, False)]
+    except Exception as error:
+        raise FileNotFoundError(
+            "CIFAR-10 is not on this machine. Either set STUDY_DATA to a folder with cifar10.npz "
+            "(x_train, y_train, x_test, y_test; uint8 images, n × 32 × 32 × 3), or let torchvision download it "
+            f"to {folder}, which just failed: {type(error).__name__}: {error}"
+        ) from error
+    return [(part.data, np.asarray(part.targets)) for part in parts]
+
+
+def batches(
+    data: Data, size: int, generator: torch.Generator, augment_images: bool = True
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """One epoch of training batches in an order drawn from ``generator``: (n, c, h, w) float32, (n,) int64.
+
+    A last batch of a single image is left out: batch norm cannot learn from one.
+    """
+    count = len(data.train)
+    order = torch.randperm(count, generator=generator, device=generator.device)
+    for start in range(0, count, size):
+        chosen = order[start : start + size]
+        if len(chosen) == 1 and count > 1:
+            return
+        images = data.train.images[chosen]
+        if augment_images:
+            images = augment(images, data.augmentation, generator)
+        yield data.normalize(images), data.train.labels[chosen]
+
+
+def augment(images: torch.Tensor, how: Augmentation, generator: torch.Generator) -> torch.Tensor:
+    """A randomly changed view of each image, whole batch at once on the images' device.
+
+    Args:
+        images: uint8 (n, c, h, w).
+        generator: the only source of randomness, on the images' device.
+
+    Returns:
+        float32 (n, c, h, w) in 0…255.
+    """
+
+    def uniform(low: float, high: float) -> torch.Tensor:
+        return torch.rand(len(images), generator=generator, device=images.device) * (high - low) + low
+
+    n, channels, height, width = images.shape
+    mirror = uniform(0, 1) < 0.5 if how.flip else torch.zeros(n, dtype=torch.bool, device=images.device)
+    shift_y, shift_x = (
+        (uniform(0, 2 * how.padding + 1).floor().clamp_(max=2 * how.padding) - how.padding for _ in range(2))
+        if how.padding
+        else (torch.zeros(n, device=images.device),) * 2
+    )
+    if how.rotation:
+        angle = uniform(-how.rotation, how.rotation) * (math.pi / 180)
+        cos, sin = angle.cos(), angle.sin()
+        sign = torch.where(mirror, -1.0, 1.0)
+        rows = [cos * sign, -sin * sign, 2 * shift_x / width, sin, cos, 2 * shift_y / height]
+        theta = torch.stack(rows, dim=1).view(n, 2, 3)
+        grid = F.affine_grid(theta, [n, channels, height, width], align_corners=False)
+        out = F.grid_sample(images.float(), grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+    else:
+        out = _shift(images, shift_y.long(), shift_x.long(), mirror, how.padding).float()
+    if how.jitter:
+        out = _jitter(out, uniform, how.jitter)
+    return out
+
+
+def _shift(images, shift_y, shift_x, mirror, padding):
+    """Integer crops of the zero-padded images, mirrored where ``mirror``; exact, uint8 to uint8."""
+    n, _, height, width = images.shape
+    padded = F.pad(images, [padding] * 4)
+    y = torch.arange(height, device=images.device) + (shift_y + padding)[:, None]
+    x = torch.arange(width, device=images.device)
+    x = torch.where(mirror[:, None], width - 1 - x, x) + (shift_x + padding)[:, None]
+    index = torch.arange(n, device=images.device)[:, None, None]
+    return padded.permute(0, 2, 3, 1)[index, y[:, :, None], x[:, None, :]].permute(0, 3, 1, 2)
+
+
+def _jitter(images, uniform, strength):
+    """Brightness, contrast and saturation, in that order, as torchvision's ColorJitter defines them."""
+
+    def factor():
+        return uniform(1 - strength, 1 + strength)[:, None, None, None]
+
+    def grey(x):
+        weights = torch.tensor([0.2989, 0.587, 0.114], device=x.device)[:, None, None]
+        return (x * weights).sum(1, keepdim=True) if x.shape[1] == 3 else x.mean(1, keepdim=True)
+
+    images = (images * factor()).clamp_(0, 255)
+    images = torch.lerp(grey(images).mean((2, 3), keepdim=True).expand_as(images), images, factor()).clamp_(0, 255)
+    if images.shape[1] == 3:
+        images = torch.lerp(grey(images).expand_as(images), images, factor()).clamp_(0, 255)
+    return images

@@ -1,0 +1,89 @@
+"""Low-rank factorization of linear layers by the singular value decomposition."""
+
+import logging
+
+import torch
+from torch import nn
+
+from studylib import models
+from studylib.data import Data
+
+log = logging.getLogger(__name__)
+
+
+class LowRankLinear(nn.Sequential):
+    """Two linear layers of rank r in the place of one: in → r without bias, r → out with the old bias."""
+
+    def __init__(self, in_features: int, rank: int, out_features: int, bias: bool):
+        super().__init__()
+        self.first = nn.Linear(in_features, rank, bias=False)
+        self.second = nn.Linear(rank, out_features, bias=bias)
+
+
+def rank_for(in_features: int, out_features: int, delta: int = 1) -> int | None:
+    """r = ⌊in·out / (in + out)⌋ − Δ, at least 1 (the paper, equation 2); None where that rank saves nothing.
+
+    Raises:
+        ValueError: ``delta`` is negative.
+    """
+    if delta < 0:
+        raise ValueError(f"delta={delta!r}: expected at least 0")
+    rank = max(1, in_features * out_features // (in_features + out_features) - delta)
+    return rank if rank * (in_features + out_features) < in_features * out_features else None
+
+
+def factorize(layer: nn.Linear, rank: int) -> LowRankLinear:
+    """The best rank-``rank`` approximation of ``layer`` in the Frobenius norm (Eckart–Young).
+
+    W = U S Vᵀ, cut to r: first = √S Vᵀ (r, in), second = U √S (out, r); the error is the norm of the dropped
+    singular values.
+
+    Raises:
+        ValueError: ``rank`` is not between 1 and the smaller side of the weight.
+    """
+    out_features, in_features = layer.weight.shape
+    if not 1 <= rank <= min(in_features, out_features):
+        raise ValueError(f"rank={rank!r}: expected 1 to {min(in_features, out_features)}")
+    new = LowRankLinear(in_features, rank, out_features, layer.bias is not None).to(layer.weight.device)
+    with torch.no_grad():
+        u, s, vt = torch.linalg.svd(layer.weight.double(), full_matrices=False)
+        root = s[:rank].sqrt()
+        new.first.weight.copy_(root[:, None] * vt[:rank])
+        new.second.weight.copy_(u[:, :rank] * root)
+        if layer.bias is not None:
+            new.second.bias.copy_(layer.bias)
+    return new
+
+
+def apply(model: nn.Module, data: Data | None = None, *, delta: int = 1) -> nn.Module:
+    """Factorizes every linear layer (the paper, section 3.5); layers where no rank saves anything stay.
+
+    Zeros of a pruned layer are lost where it is factorized: its factors are dense.
+
+    Args:
+        data: not used; every technique is called alike.
+        delta: Δ, how far below the break-even rank to go.
+    """
+    new, ranks, kept = models.duplicate(model), {}, []
+    for name, layer in models.weight_layers(model).items():
+        if not isinstance(layer, nn.Linear):
+            continue
+        rank = rank_for(layer.in_features, layer.out_features, delta)
+        if rank is None:
+            kept.append(name)
+            log.info("%s (%d → %d) is left alone: no rank saves anything", name, layer.in_features, layer.out_features)
+        else:
+            ranks[name] = rank
+            models.replace_module(new, name, factorize(layer, rank))
+    did = {"delta": delta, "left_alone": kept}
+    return models.with_change(new.eval(), "svd", did, {"module": "lowrank", "ranks": ranks})
+
+
+def restructure(model: nn.Module, structure: dict) -> None:
+    """Puts empty low-rank layers in the place of those in ``structure["ranks"]`` (name → rank), in place."""
+    for name, rank in structure["ranks"].items():
+        layer = model.get_submodule(name)
+        if not isinstance(layer, nn.Linear) or not 1 <= rank <= min(layer.weight.shape):
+            raise models.SpecError(f"{name}: expected a linear layer of rank at least {rank!r}")
+        new = LowRankLinear(layer.in_features, rank, layer.out_features, layer.bias is not None)
+        models.replace_module(model, name, new)

@@ -1,0 +1,221 @@
+"""The networks of the study, each built from a small spec that is stored beside its weights.
+
+A spec is plain JSON data::
+
+    {"format": 1, "name": "densenet", "args": {"depth": 22, ...}, "changes": [...]}
+
+``changes`` lists, in order, what each technique did to the model.  A change that altered the structure
+(factorized a layer, say) names the module of studylib that can do so again; :func:`build` asks it.
+"""
+
+import copy
+import importlib
+import re
+
+import torch
+from torch import nn
+
+SPEC_FORMAT = 1
+ARCHITECTURES: dict[str, type[nn.Module]] = {}
+
+
+class SpecError(ValueError):
+    """A spec that cannot be built; the message names the value and what was expected."""
+
+
+def architecture(name: str):
+    """Class decorator: lets :func:`create` and :func:`build` make the class under ``name``."""
+
+    def register(cls):
+        ARCHITECTURES[name] = cls
+        return cls
+
+    return register
+
+
+class ConvUnit(nn.Sequential):
+    """Convolution → batch norm → ReLU, the order in which the three fuse into one (int8) layer."""
+
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: int):
+        super().__init__()
+        self.conv = nn.Conv2d(in_channels, out_channels, kernel_size, padding=kernel_size // 2, bias=False)
+        self.norm = nn.BatchNorm2d(out_channels)
+        self.relu = nn.ReLU()
+
+
+class DenseBlock(nn.Module):
+    """Each layer reads everything before it and adds ``growth`` channels (Huang et al. 2017, eq. 2)."""
+
+    def __init__(self, in_channels: int, layers: int, growth: int):
+        super().__init__()
+        self.layers = nn.ModuleList(ConvUnit(in_channels + i * growth, growth, 3) for i in range(layers))
+
+    def forward(self, x):
+        for layer in self.layers:
+            x = torch.cat([x, layer(x)], dim=1)
+        return x
+
+
+@architecture("densenet")
+class DenseNet(nn.Module):
+    """DenseNet without bottlenecks: three dense blocks of (depth − 4) / 3 layers (Huang et al. 2017).
+
+    The layers run convolution → batch norm → ReLU instead of the original pre-activation order, so that
+    they fuse for int8, as in the paper (section 3.6).  Depth 40 and growth 12 give 1.0 M parameters.
+    Input (batch, in_channels, image_size, image_size), output (batch, classes) logits.
+    """
+
+    def __init__(self, in_channels=3, image_size=32, classes=10, depth=40, growth=12, stem=16):
+        super().__init__()
+        if depth < 7 or (depth - 4) % 3:
+            raise SpecError(f"densenet depth={depth!r}: expected 3·n + 4 with n ≥ 1, such as 22 or 40")
+        if image_size < 4:
+            raise SpecError(f"densenet image_size={image_size!r}: expected at least 4, it is halved twice")
+        layers, channels = (depth - 4) // 3, stem
+        self.stem = ConvUnit(in_channels, stem, 3)
+        self.blocks, self.transitions = nn.ModuleList(), nn.ModuleList()
+        for i in range(3):
+            self.blocks.append(DenseBlock(channels, layers, growth))
+            channels += layers * growth
+            if i < 2:
+                self.transitions.append(nn.Sequential(ConvUnit(channels, channels, 1), nn.AvgPool2d(2)))
+        self.pool = nn.AdaptiveAvgPool2d(1)
+        self.classifier = nn.Linear(channels, classes)
+
+    def forward(self, x):
+        x = self.stem(x)
+        for i, block in enumerate(self.blocks):
+            x = block(x)
+            if i < 2:
+                x = self.transitions[i](x)
+        return self.classifier(self.pool(x).flatten(1))
+
+
+@architecture("convnet")
+class ConvNet(nn.Module):
+    """The student: three convolutions with batch norm, then three linear layers, ReLU between all.
+
+    Each convolution is followed by a 2 × 2 maximum.  ``widths`` are the channels of the convolutions,
+    ``hidden`` the features of the first two linear layers (the paper states neither; they are ours).
+    Input (batch, in_channels, image_size, image_size), output (batch, classes) logits.
+    """
+
+    def __init__(self, in_channels=3, image_size=32, classes=10, widths=(32, 64, 128), hidden=(128, 64)):
+        super().__init__()
+        if len(widths) != 3 or len(hidden) != 2:
+            raise SpecError(f"convnet widths={widths!r} hidden={hidden!r}: expected 3 and 2 numbers")
+        if image_size < 8:
+            raise SpecError(f"convnet image_size={image_size!r}: expected at least 8, it is halved three times")
+        channels = [in_channels, *widths]
+        self.features = nn.Sequential()
+        for i in range(3):
+            self.features.append(ConvUnit(channels[i], channels[i + 1], 3))
+            self.features.append(nn.MaxPool2d(2))
+        self.fc1 = nn.Linear(widths[2] * (image_size // 8) ** 2, hidden[0])
+        self.fc2 = nn.Linear(hidden[0], hidden[1])
+        self.fc3 = nn.Linear(hidden[1], classes)
+
+    def forward(self, x):
+        x = self.features(x).flatten(1)
+        return self.fc3(torch.relu(self.fc2(torch.relu(self.fc1(x)))))
+
+
+def create(name: str, seed: int, **args) -> nn.Module:
+    """A new model, drawn from ``seed``: He-normal convolutions (fan in), linear layers as PyTorch starts them.
+
+    Fan in keeps the classifier's weights the size of the last convolutions'; with fan out they are several
+    times smaller, and global magnitude pruning then empties the classifier first.
+
+    Raises:
+        SpecError: unknown name or arguments that do not fit.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = build({"format": SPEC_FORMAT, "name": name, "args": args, "changes": []})
+        for module in model.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+    return model
+
+
+def build(spec: dict) -> nn.Module:
+    """The model that ``spec`` describes, its weights still to be loaded; ``model.spec`` is a copy of it.
+
+    Raises:
+        SpecError: a format, name, argument or change that this version does not know.
+    """
+    if not isinstance(spec, dict) or spec.get("format") != SPEC_FORMAT:
+        found = spec.get("format") if isinstance(spec, dict) else spec
+        raise SpecError(f"spec format {found!r}: expected {SPEC_FORMAT}")
+    if spec.get("name") not in ARCHITECTURES:
+        raise SpecError(f"model name {spec.get('name')!r}: expected one of {sorted(ARCHITECTURES)}")
+    try:
+        model = ARCHITECTURES[spec["name"]](**spec["args"])
+        for change in spec["changes"]:
+            if "structure" in change:
+                restructure = _restructurer(change["structure"]["module"])
+                restructure(model, change["structure"])
+    except SpecError:
+        raise
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        raise SpecError(f"spec of {spec['name']!r} does not build: {type(error).__name__}: {error}") from error
+    model.spec, model.history = copy.deepcopy(spec), []
+    return model
+
+
+def _restructurer(module: str):
+    if not isinstance(module, str) or not re.fullmatch(r"[a-z][a-z0-9_]*", module):
+        raise SpecError(f"change by module {module!r}: expected the name of a module of studylib")
+    try:
+        return importlib.import_module(f"{__package__}.{module}").restructure
+    except (ImportError, AttributeError) as error:
+        raise SpecError(f"change by module {module!r}: studylib has none that can restructure a model") from error
+
+
+def with_change(
+    model: nn.Module, technique: str, did: dict, structure: dict | None = None, history: list[dict] | None = None
+) -> nn.Module:
+    """``model`` with one more entry in ``model.spec["changes"]``: the technique, and what it did.
+
+    Args:
+        did: a few JSON values; they are stored with the model and count in its bytes.
+        structure: given if the technique changed which layers there are. Rebuilding the model calls
+            ``restructure(model, structure)`` of the module of studylib that its key ``module`` names.
+        history: rows of the training that the technique did, left in ``model.history`` and not in the spec.
+    """
+    change = {"technique": technique, **did}
+    if structure is not None:
+        change["structure"] = structure
+    model.spec = {**model.spec, "changes": [*copy.deepcopy(model.spec["changes"]), change]}
+    model.history = list(history or [])
+    return model
+
+
+def duplicate(model: nn.Module) -> nn.Module:
+    """An independent copy, spec included; techniques change copies, never the model they are given."""
+    return copy.deepcopy(model)
+
+
+def weight_layers(model: nn.Module) -> dict[str, nn.Module]:
+    """Name → module of each convolution and linear layer, float or int8, in the order of the spec."""
+    return {
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(module, (nn.Conv2d, nn.Linear)) or getattr(module, "is_weight_layer", False)
+    }
+
+
+def replace_module(model: nn.Module, name: str, new: nn.Module) -> None:
+    """Puts ``new`` where ``name`` (dotted) stands in ``model``."""
+    parent, _, child = name.rpartition(".")
+    setattr(model.get_submodule(parent), child, new)
+
+
+def fold_batch_norm(model: nn.Module) -> nn.Module:
+    """A copy whose batch norms are folded into the convolutions before them: what inference needs, no more."""
+    folded = duplicate(model).eval()
+    for unit in folded.modules():
+        if isinstance(unit, ConvUnit) and isinstance(unit.norm, nn.BatchNorm2d):
+            unit.conv = nn.utils.fuse_conv_bn_eval(unit.conv, unit.norm)
+            unit.norm = nn.Identity()
+    return folded

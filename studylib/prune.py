@@ -1,0 +1,120 @@
+"""Iterative magnitude pruning: global, unstructured, with the weights reset after each round."""
+
+import copy
+import logging
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from studylib import models, size, train
+from studylib.data import Data
+
+log = logging.getLogger(__name__)
+
+Masks = dict[str, torch.Tensor]
+
+
+def prunable(model: nn.Module) -> dict[str, torch.Tensor]:
+    """Name → weight of every float convolution and linear layer; biases and batch norms are left alone."""
+    return {
+        f"{name}.weight": layer.weight
+        for name, layer in models.weight_layers(model).items()
+        if isinstance(layer.weight, nn.Parameter)
+    }
+
+
+def masks_of(model: nn.Module) -> Masks:
+    """Name → bool mask of the weights that still live: all of them where nothing was pruned."""
+    return {name: weight.detach() != 0 for name, weight in prunable(model).items()}
+
+
+def shrink_masks(weights: dict[str, torch.Tensor], masks: Masks, fraction: float) -> Masks:
+    """``masks`` without the ``fraction`` of the living weights that are smallest in magnitude, over all layers.
+
+    Exactly round(fraction × living) weights go; of equal magnitudes, the earlier goes first.
+
+    Raises:
+        ValueError: ``fraction`` is outside 0…1.
+    """
+    if not 0 <= fraction <= 1:
+        raise ValueError(f"fraction={fraction!r}: expected between 0 and 1")
+    magnitude = torch.cat([weights[name].detach().abs().flatten() for name in masks])
+    alive = torch.cat([mask.flatten() for mask in masks.values()])
+    living = alive.nonzero().flatten()
+    order = magnitude[living].argsort(stable=True)
+    alive = alive.index_fill(0, living[order[: round(fraction * len(living))]], False)
+    parts = alive.split([mask.numel() for mask in masks.values()])
+    return {name: part.view_as(masks[name]) for name, part in zip(masks, parts, strict=True)}
+
+
+def apply(
+    model: nn.Module,
+    data: Data,
+    *,
+    rounds: int,
+    recipe: train.Recipe,
+    seed: int,
+    fraction: float = 0.2,
+    tolerance: float = 0.0,
+    scratch: Path | None = None,
+) -> nn.Module:
+    """Prunes ``fraction`` of the remaining weights a round and lets the rest recover (the paper, section 3.4).
+
+    Each round ranks the weights as the last one left them, resets the survivors (and everything else) to
+    their values in ``model``, the pre-trained ones (Chen et al. 2020), and trains by ``recipe`` until the
+    validation accuracy is within ``tolerance`` of ``model``'s; a round that is there without training does
+    none, one that never gets there keeps its best epoch.
+
+    Args:
+        recipe: its ``epochs`` are the most that one round may take to recover.
+        tolerance: validation accuracy that may be lost, 0…1.
+        scratch: folder in which an interrupted training leaves what it needs to go on.
+
+    Returns:
+        The pruned model; ``history`` has one row an epoch with its round, and round 0 for ``model`` itself.
+
+    Raises:
+        ValueError: ``rounds``, ``fraction`` or ``tolerance`` is out of range, or there is no weight to prune.
+    """
+    if rounds < 1:
+        raise ValueError(f"rounds={rounds!r}: expected at least 1")
+    if not 0 < fraction < 1:
+        raise ValueError(f"fraction={fraction!r}: expected between 0 and 1")
+    if not 0 <= tolerance <= 1:
+        raise ValueError(f"tolerance={tolerance!r}: expected between 0 and 1")
+    pruned = models.duplicate(model)
+    masks = masks_of(pruned)
+    if not masks:
+        raise ValueError("there is no float weight to prune; prune before quantizing")
+    pretrained = copy.deepcopy(model.state_dict())
+    parent_accuracy = train.accuracy(model, data.validation, data)
+    target = parent_accuracy - tolerance - 1e-9
+    history = [_row(0, 0, masks, parent_accuracy)]
+    for k in range(1, rounds + 1):
+        masks = shrink_masks(prunable(pruned), masks, fraction)
+        pruned.load_state_dict(pretrained)
+        _zero(pruned, masks)
+        before = train.accuracy(pruned, data.validation, data)
+        history.append(_row(k, 0, masks, before))
+        if before < target:
+            checkpoint = scratch / f"imp-round{k}.safetensors" if scratch else None
+            epochs = train.fit(
+                pruned, data, recipe, seed=seed + 1000 * k, masks=masks, target=target, checkpoint=checkpoint
+            )
+            history += [_row(k, row["epoch"], masks, row["val_accuracy"]) for row in epochs]
+        best = max(row["val_accuracy"] for row in history if row["round"] == k)
+        log.info("round %d: %.2f%% zeros, validation accuracy %.4f", k, 100 * history[-1]["sparsity"], best)
+    did = {"rounds": rounds, "epochs": sum(row["epoch"] > 0 for row in history), "sparsity": size.sparsity(pruned)}
+    return models.with_change(pruned.eval(), "imp", did, history=history)
+
+
+@torch.no_grad()
+def _zero(model: nn.Module, masks: Masks) -> None:
+    for name, weight in prunable(model).items():
+        weight.mul_(masks[name])
+
+
+def _row(k: int, epoch: int, masks: Masks, accuracy: float) -> dict:
+    living, total = sum(int(m.sum()) for m in masks.values()), sum(m.numel() for m in masks.values())
+    return {"round": k, "epoch": epoch, "sparsity": 1 - living / total, "val_accuracy": accuracy}

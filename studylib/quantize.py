@@ -1,0 +1,175 @@
+"""Static int8 quantization through torchao's PT2E, held in int8 layers of our own.
+
+PT2E exports the model, fuses convolution + batch norm, watches the activations of calibration images and
+fixes every scale; its graph, though, keeps float copies of the weights and needs torchao to load.  So the
+scales are taken from it once, and the model is held as :class:`Int8Conv2d` and :class:`Int8Linear`, which
+run the same ``quantized_decomposed`` operations on the same numbers.
+"""
+
+import warnings
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.ao.quantization.fx import _decomposed  # noqa: F401  (registers torch.ops.quantized_decomposed)
+
+from studylib import models
+from studylib.data import Data
+
+QMIN, QMAX = -128, 127  # int8 weights
+AMIN, AMAX = 0, 255  # uint8 activations
+
+
+class Int8Layer(nn.Module):
+    """What an int8 convolution and an int8 linear layer share.
+
+    Buffers: ``weight`` int8 (out, …), ``weight_scale`` float32 (out,), ``bias`` float32 (out,),
+    ``input_scale`` float32 (), ``input_zero_point`` uint8 ().  The real value of a weight is weight × scale;
+    of an input, (q − zero point) × scale.  Zero weights are the integer 0 (symmetric quantization).
+    """
+
+    is_weight_layer = True
+
+    def __init__(self, weight_shape, has_bias: bool = True):
+        super().__init__()
+        out = weight_shape[0]
+        self.register_buffer("weight", torch.zeros(weight_shape, dtype=torch.int8))
+        self.register_buffer("weight_scale", torch.ones(out))
+        self.register_buffer("bias", torch.zeros(out) if has_bias else None)
+        self.register_buffer("input_scale", torch.ones(()))
+        self.register_buffer("input_zero_point", torch.zeros((), dtype=torch.uint8))
+        self._frozen = None  # the scales as Python numbers: what PT2E's graph holds, and what compiles
+
+    def _input_parameters(self) -> tuple[float, int]:
+        if self._frozen is None:
+            self._frozen = (float(self.input_scale), int(self.input_zero_point))
+        return self._frozen
+
+    def _load_from_state_dict(self, *args, **kwargs):
+        self._frozen = None
+        super()._load_from_state_dict(*args, **kwargs)
+
+    def dequantized_weight(self) -> torch.Tensor:
+        """The float32 weight that the integers stand for, the shape of ``weight``."""
+        zeros = torch.zeros_like(self.weight_scale, dtype=torch.int64)
+        return torch.ops.quantized_decomposed.dequantize_per_channel(
+            self.weight, self.weight_scale, zeros, 0, QMIN, QMAX, torch.int8
+        )
+
+    def quantized_input(self, x: torch.Tensor) -> torch.Tensor:
+        """``x`` rounded to the grid of the input's 256 levels, float32 again."""
+        parameters = (*self._input_parameters(), AMIN, AMAX, torch.uint8)
+        q = torch.ops.quantized_decomposed.quantize_per_tensor(x, *parameters)
+        return torch.ops.quantized_decomposed.dequantize_per_tensor(q, *parameters)
+
+
+class Int8Conv2d(Int8Layer):
+    """An int8 convolution, stride 1, with the batch norm that followed it folded in."""
+
+    def __init__(self, weight_shape, padding: int):
+        super().__init__(weight_shape)
+        self.padding = padding
+
+    def forward(self, x):
+        return F.conv2d(self.quantized_input(x), self.dequantized_weight(), self.bias, padding=self.padding)
+
+
+class Int8Linear(Int8Layer):
+    """An int8 linear layer."""
+
+    def forward(self, x):
+        return F.linear(self.quantized_input(x), self.dequantized_weight(), self.bias)
+
+
+def apply(model: nn.Module, data: Data, *, calibration_images: int = 512, seed: int = 0) -> nn.Module:
+    """Quantizes every convolution and linear layer to int8, calibrated on training images.
+
+    Weights: symmetric, one scale per output channel; activations: affine, one scale per layer's input
+    (Jacob et al. 2018; Krishnamoorthi 2018, the paper's section 3.6).  Zero weights stay zero.
+
+    Args:
+        calibration_images: how many training images, drawn by ``seed``, fix the activations' scales.
+
+    Raises:
+        models.SpecError: the model is int8 already.
+        ValueError: ``calibration_images`` is not between 1 and the number of training images.
+    """
+    if not 1 <= calibration_images <= len(data.train):
+        raise ValueError(f"calibration_images={calibration_images}: expected 1 to {len(data.train)}")
+    order = torch.randperm(len(data.train), generator=torch.Generator().manual_seed(seed))
+    images = data.normalize(data.train.images[order[:calibration_images]])
+    float_model = models.duplicate(model).cpu().eval()
+    return from_pt2e(float_model, convert(float_model, images))
+
+
+def convert(model: nn.Module, images: torch.Tensor) -> torch.fx.GraphModule:
+    """PT2E's converted graph of ``model``, calibrated on the batch ``images`` (n, c, h, w), float32.
+
+    Convolutions and linear layers are quantized and nothing between them: pooling and concatenation stay
+    exact, so that each layer's input is rounded once.
+    """
+    from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
+    from torchao.quantization.pt2e.quantizer import x86_inductor_quantizer as x86
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        batch = {0: torch.export.Dim.AUTO}
+        graph = torch.export.export(model.eval(), (images[:2],), dynamic_shapes=(batch,)).module()
+        config = x86.get_default_x86_inductor_quantization_config()
+        quantizer = x86.X86InductorQuantizer()
+        for kind in (nn.Conv2d, nn.Linear):
+            quantizer.set_module_type_qconfig(kind, config)
+        prepared = prepare_pt2e(graph, quantizer)
+        with torch.no_grad():
+            for chunk in images.split(128):
+                prepared(chunk)
+        return convert_pt2e(prepared)
+
+
+def from_pt2e(model: nn.Module, graph: torch.fx.GraphModule) -> nn.Module:
+    """The int8 model that computes what PT2E's converted ``graph`` of ``model`` computes, bit for bit."""
+    quantized = models.duplicate(model)
+    structure = {"module": "quantize", "layers": list(models.weight_layers(model))}
+    restructure(quantized, structure)
+    for node in graph.graph.nodes:
+        if node.target not in (torch.ops.aten.conv2d.default, torch.ops.aten.linear.default):
+            continue
+        layer = quantized.get_submodule(_module_name(node))
+        activation, weight, bias = (*node.args, None)[:3]
+        integers, scale = (_constant(graph, a) for a in weight.args[:2])
+        layer.weight.copy_(integers)
+        layer.weight_scale.copy_(scale)
+        if bias is not None:
+            layer.bias.copy_(_constant(graph, bias))
+        layer.input_scale.fill_(activation.args[1])
+        layer.input_zero_point.fill_(activation.args[2])
+        layer._frozen = None
+    return models.with_change(quantized, "int8", {"layers": len(structure["layers"])}, structure)
+
+
+def restructure(model: nn.Module, structure: dict) -> None:
+    """Puts empty int8 layers in the place of the float ones named in ``structure["layers"]``, in place."""
+    for name in structure["layers"]:
+        layer = model.get_submodule(name)
+        if isinstance(layer, nn.Conv2d):
+            new = Int8Conv2d(tuple(layer.weight.shape), layer.padding[0])
+            unit = model.get_submodule(name.rpartition(".")[0])
+            unit.norm = nn.Identity()  # folded into the convolution
+        elif isinstance(layer, nn.Linear):
+            new = Int8Linear(tuple(layer.weight.shape), layer.bias is not None)
+        else:
+            raise models.SpecError(f"{name} is {type(layer).__name__}: expected a convolution or linear layer")
+        models.replace_module(model, name, new)
+
+
+def _module_name(node: torch.fx.Node) -> str:
+    """The dotted name of the module that an exported operation came from."""
+    path, _ = list(node.meta["nn_module_stack"].values())[-1]
+    return path.removeprefix("L['self'].").replace("L__self___", "")
+
+
+def _constant(graph: torch.fx.GraphModule, node: torch.fx.Node) -> torch.Tensor:
+    value = graph
+    for part in str(node.target).split("."):
+        value = getattr(value, part)
+    return value.detach()

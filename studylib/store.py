@@ -1,0 +1,188 @@
+"""Models and numbers on disk: written whole or not at all, self-describing, checked on load.
+
+A model's folder holds ``model.safetensors`` (its tensors) and ``model.json`` (its spec and the checksums of
+both). Nothing is ever pickled.
+"""
+
+import datetime
+import functools
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+import tempfile
+from pathlib import Path
+
+import safetensors.torch
+import torch
+from torch import nn
+
+from studylib import models
+
+TENSORS, SPEC = "model.safetensors", "model.json"
+
+
+class CheckpointError(RuntimeError):
+    """A file that is missing, damaged or not what it should be; the message names it."""
+
+
+@functools.cache
+def root() -> Path:
+    """The study's folder: ``STUDY_ROOT``, or the nearest folder above that holds ``papermill_params``."""
+    if os.environ.get("STUDY_ROOT"):
+        return Path(os.environ["STUDY_ROOT"]).resolve()
+    here = Path.cwd().resolve()
+    for folder in (here, *here.parents, Path(__file__).resolve().parent.parent):
+        if (folder / "papermill_params").is_dir():
+            return folder
+    return here
+
+
+def resolve(path: str | Path) -> Path:
+    """``path`` as it is if absolute, else below :func:`root`, wherever the notebook runs."""
+    return root() / path
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Writes ``content`` to ``path`` in one step: a reader sees the old file or the new one."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(temporary, 0o666 & ~umask)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def write_json(path: Path, value) -> None:
+    write_bytes(path, (json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode())
+
+
+def read_json(path: Path):
+    """Raises CheckpointError, naming the file, when it is missing or not JSON."""
+    try:
+        return json.loads(Path(path).read_bytes())
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{path}: no such file") from error
+    except ValueError as error:
+        raise CheckpointError(f"{path}: not valid JSON ({error})") from error
+
+
+def write_tensors(path: Path, tensors: dict[str, torch.Tensor], about: dict | None = None) -> None:
+    """One safetensors file; ``about`` (JSON data) goes into its header."""
+    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    write_bytes(path, safetensors.torch.save(plain, {"about": json.dumps(about)} if about else None))
+
+
+def read_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict]:
+    """The tensors (on the CPU) and what :func:`write_tensors` said about them."""
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            about = json.loads((file.metadata() or {}).get("about", "{}"))
+            return {name: file.get_tensor(name) for name in file.keys()}, about
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{path}: no such file") from error
+    except Exception as error:
+        raise CheckpointError(f"{path}: not a readable safetensors file ({error})") from error
+
+
+def save_model(folder: Path, model: nn.Module) -> None:
+    """Writes ``model`` and its spec to ``folder``; the spec last, so that a half-written pair is noticed."""
+    folder = Path(folder)
+    write_tensors(folder / TENSORS, model.state_dict())
+    content = {"spec": model.spec, "sha256": _file_digest(folder / TENSORS)}
+    line = json.dumps({**content, "check": _digest(content)}, ensure_ascii=False, separators=(",", ":"))
+    write_bytes(folder / SPEC, line.encode())
+
+
+def load_model(folder: Path) -> nn.Module:
+    """Rebuilds the model in ``folder``, in evaluation mode on the CPU.
+
+    Raises:
+        CheckpointError: a file is missing, truncated, altered, or does not fit the spec; names the file.
+    """
+    folder = Path(folder)
+    if not (folder / SPEC).exists() and not (folder / TENSORS).exists():
+        raise CheckpointError(f"{folder}: no model here{_how_to_make(folder)}")
+    content = read_json(folder / SPEC)
+    if not isinstance(content, dict) or content.pop("check", None) != _digest(content):
+        raise CheckpointError(f"{folder / SPEC}: altered since it was written (its checksum does not match)")
+    if not (folder / TENSORS).exists():
+        raise CheckpointError(f"{folder / TENSORS}: no such file")
+    if _file_digest(folder / TENSORS) != content.get("sha256"):
+        raise CheckpointError(f"{folder / TENSORS}: truncated or altered (not the SHA-256 in {SPEC})")
+    try:
+        model = models.build(content["spec"])
+    except models.SpecError as error:
+        raise CheckpointError(f"{folder / SPEC}: {error}") from error
+    tensors, _ = read_tensors(folder / TENSORS)
+    try:
+        model.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise CheckpointError(f"{folder / TENSORS}: does not fit its spec ({error})") from error
+    return model.eval()
+
+
+def _how_to_make(folder: Path) -> str:
+    """The command that makes a folder below ``runs/``, if it is one."""
+    try:
+        run = folder.resolve().relative_to(root() / "runs").parts[0]
+    except (ValueError, IndexError):
+        return ""
+    return f". In {root()}, this makes it:  make study PROFILE={run}"
+
+
+def _digest(content: dict) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True, ensure_ascii=False).encode()).hexdigest()[:16]
+
+
+def _file_digest(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def provenance() -> dict:
+    """Where numbers made now come from: commit, date, package versions, hardware."""
+    packages = ("torch", "torchvision", "torchao", "numpy", "scikit-learn", "safetensors")
+    return {
+        "git_commit": _git_commit(),
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "python": platform.python_version(),
+        "packages": {name: importlib.metadata.version(name) for name in packages},
+        "hardware": _hardware(),
+        "threads": torch.get_num_threads(),
+    }
+
+
+def _git_commit() -> str:
+    """The commit of the study's folder, with ``+`` where tracked files were changed since; or "unknown"."""
+
+    def git(*args):
+        return subprocess.run(["git", "-C", root(), *args], capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        changed = git("status", "--porcelain", "--untracked-files=no")
+        return git("rev-parse", "--short=12", "HEAD") + ("+" if changed else "")
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+def _hardware() -> str:
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    try:
+        info = Path("/proc/cpuinfo").read_text()
+        name = next(line.partition(":")[2].strip() for line in info.splitlines() if line.startswith("model name"))
+    except (OSError, StopIteration):
+        name = platform.processor() or platform.machine()
+    return f"{name}, {os.cpu_count()} cores"

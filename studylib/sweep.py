@@ -1,0 +1,130 @@
+"""The tree of combinations: the names of its nodes, and one table over what they left on disk."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import safetensors.numpy
+
+if TYPE_CHECKING:  # a second of import that the stages, which only need the names, are spared
+    import pandas as pd
+
+ROOT = "teacher"
+METRICS, LOGITS, LATENCY = "metrics.json", "test_logits.safetensors", "latency.json"
+COLUMNS = [
+    "node",
+    "seed",
+    "test_accuracy",
+    "val_accuracy",
+    "parameters",
+    "nonzeros",
+    "bytes_dense",
+    "bytes_nonzero",
+    "bytes_sparse",
+    "bytes_file",
+    "latency_ms",
+    "test_nll",
+    "test_ece",
+    "agreement",
+    "multiply_adds",
+    "sparsity",
+    "seconds",
+    "peak_memory_mb",
+]
+
+
+def nodes(stages: Sequence[str]) -> list[str]:
+    """Every combination of ``stages``, each in their order: 2ⁿ names from ``teacher`` on.
+
+    >>> nodes(["kd", "int8"])
+    ['teacher', 'teacher-kd', 'teacher-int8', 'teacher-kd-int8']
+    """
+    chosen = itertools.chain.from_iterable(itertools.combinations(stages, n) for n in range(len(stages) + 1))
+    return ["-".join((ROOT, *c)) for c in chosen]
+
+
+def parent_of(node: str) -> str | None:
+    """The node less its last technique; None for the root.
+
+    >>> parent_of("teacher-kd-int8")
+    'teacher-kd'
+    """
+    return node.rpartition("-")[0] or None
+
+
+def read(run: Path, names: Iterable[str], seeds: Iterable[int]) -> pd.DataFrame:
+    """One row a seed and node of the run in folder ``run``, with the columns of ``sweep.csv``.
+
+    ``agreement`` is the share of test images on which a node predicts what its root predicts;
+    ``latency_ms`` comes from the run's ``latency.json`` (NaN where that has none).
+
+    Raises:
+        FileNotFoundError: a node has no metrics; names it.
+    """
+    import pandas as pd
+
+    run = Path(run)
+    latency = json.loads((run / LATENCY).read_text())["latency_ms"] if (run / LATENCY).exists() else {}
+    rows = []
+    for seed in seeds:
+        root = predictions(run / f"seed{seed}" / ROOT)
+        for name in names:
+            folder = run / f"seed{seed}" / name
+            if not (folder / METRICS).exists():
+                raise FileNotFoundError(f"{folder / METRICS}: this node has not been run")
+            row = json.loads((folder / METRICS).read_text())
+            row |= {"node": name, "seed": seed, "latency_ms": latency.get(name, float("nan"))}
+            row["agreement"] = float((predictions(folder) == root).mean())
+            rows.append({column: row[column] for column in COLUMNS})
+    return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def predictions(folder: Path) -> np.ndarray:
+    """The class (n,) that the model in ``folder`` predicts for each test image, from its stored logits."""
+    return safetensors.numpy.load_file(Path(folder) / LOGITS)["logits"].argmax(1)
+
+
+def order(table: pd.DataFrame) -> list[str]:
+    """The nodes of ``table`` as they stand in it, each once."""
+    return list(dict.fromkeys(table["node"]))
+
+
+def summary(table: pd.DataFrame) -> pd.DataFrame:
+    """One row a node: for each number its mean, and as ``<column>_sd`` its standard deviation over seeds (n − 1).
+
+    ``saved`` is the share of the root's ``bytes_file`` that the node does without, each seed against its own root.
+    """
+    table = with_saved(table)
+    numbers = table.drop(columns=["seed"]).groupby("node", sort=False)
+    mean, deviation = numbers.mean(), numbers.std(ddof=1).add_suffix("_sd")
+    out = mean.join(deviation).join(table.groupby("node").size().rename("seeds"))
+    return out.loc[order(table)].reset_index()
+
+
+def with_saved(table: pd.DataFrame, column: str = "bytes_file") -> pd.DataFrame:
+    """``table`` with ``saved``: 1 − bytes / bytes of the root with the same seed, by the accounting ``column``."""
+    roots = table[table["node"] == ROOT].set_index("seed")[column]
+    return table.assign(saved=1 - table[column] / table["seed"].map(roots))
+
+
+def compare(a: pd.DataFrame, b: pd.DataFrame) -> pd.DataFrame:
+    """Two sweeps side by side: for each node in either, accuracy and bytes of a and b and b less a.
+
+    ``difference_sd`` is the standard deviation of the accuracy's difference over the seeds they share,
+    NaN where they share fewer than two.
+    """
+    columns = ["test_accuracy", "bytes_file"]
+    means = [t.groupby("node", sort=False)[columns].mean() for t in (a, b)]
+    both = means[0].join(means[1], how="outer", lsuffix="_a", rsuffix="_b")
+    both["difference"] = both["test_accuracy_b"] - both["test_accuracy_a"]
+    paired = a.merge(b, on=["node", "seed"], suffixes=("_a", "_b"))
+    paired["difference_sd"] = paired["test_accuracy_b"] - paired["test_accuracy_a"]
+    both = both.join(paired.groupby("node")["difference_sd"].std(ddof=1))
+    both["bytes_ratio"] = both["bytes_file_b"] / both["bytes_file_a"]
+    names = [*order(a), *(name for name in order(b) if name not in set(a["node"]))]
+    return both.loc[names].reset_index()

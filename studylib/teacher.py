@@ -1,0 +1,24 @@
+"""The root of the tree: a DenseNet trained on the labels."""
+
+from pathlib import Path
+
+from torch import nn
+
+from studylib import models, train
+from studylib.data import Data
+
+
+def apply(
+    data: Data, *, depth: int, growth: int = 12, recipe: train.Recipe, seed: int, device="cpu", scratch: Path | None = None
+) -> nn.Module:
+    """A DenseNet trained by ``recipe`` with cross-entropy, its best validation epoch kept (the paper, section 3.1).
+
+    Args:
+        depth: convolutions and linear layers in all, 3·n + 4.
+        growth: channels that each layer adds.
+        scratch: folder in which an interrupted training leaves what it needs to go on.
+    """
+    model = models.create("densenet", seed, depth=depth, growth=growth, **data.model_args).to(device)
+    checkpoint = scratch / "teacher.safetensors" if scratch else None
+    history = train.fit(model, data, recipe, seed=seed, checkpoint=checkpoint)
+    return models.with_change(model, "teacher", {"epochs": len(history)}, history=history)

@@ -1,0 +1,255 @@
+"""The one training loop of the study, and evaluation."""
+
+import copy
+import dataclasses
+import hashlib
+import json
+import logging
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from studylib import store
+from studylib.data import Data, Split, batches
+
+log = logging.getLogger(__name__)
+
+Loss = Callable[[nn.Module, torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """How a model is trained; the defaults are the paper's (section 3.1).
+
+    Attributes:
+        epochs: passes over the training images.
+        lr: Adam's learning rate at the start.
+        min_lr: the learning rate after the last epoch, reached by cosine annealing.
+        batch_size: images a step.
+        weight_decay: L2 penalty inside Adam.
+        amp: compute in bfloat16 where autocast allows it.
+        compile: run the training step through torch.compile.
+        augment: train on augmented views.
+    """
+
+    epochs: int = 100
+    lr: float = 1e-3
+    min_lr: float = 1e-7
+    batch_size: int = 128
+    weight_decay: float = 0.0
+    amp: bool = False
+    compile: bool = False
+    augment: bool = True
+
+    def __post_init__(self):
+        checks = {
+            "epochs": (self.epochs >= 0, "at least 0"),
+            "lr": (self.lr > 0, "above 0"),
+            "min_lr": (0 <= self.min_lr <= self.lr, f"between 0 and lr={self.lr}"),
+            "batch_size": (self.batch_size >= 2, "at least 2"),
+            "weight_decay": (self.weight_decay >= 0, "at least 0"),
+        }
+        for name, (holds, expected) in checks.items():
+            if not holds:
+                raise ValueError(f"{name}={getattr(self, name)!r}: expected {expected}")
+
+
+def task_loss(model: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Cross-entropy with the labels; returns (loss, logits)."""
+    logits = model(images)
+    return F.cross_entropy(logits.float(), labels), logits
+
+
+def set_up(threads: int = 0, device: str = "auto") -> torch.device:
+    """Hands torch its threads (0 leaves them alone), makes operations deterministic, picks the device.
+
+    Raises:
+        ValueError: a device other than auto, cpu or cuda, or cuda where there is none.
+    """
+    if device not in ("auto", "cpu", "cuda"):
+        raise ValueError(f"device={device!r}: expected auto, cpu or cuda")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ValueError("device='cuda': this machine has no CUDA device; use auto or cpu")
+    if threads:
+        torch.set_num_threads(threads)
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    return torch.device("cuda" if device != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+def fit(
+    model: nn.Module,
+    data: Data,
+    recipe: Recipe,
+    *,
+    seed: int,
+    loss: Loss = task_loss,
+    masks: dict[str, torch.Tensor] | None = None,
+    target: float | None = None,
+    checkpoint: Path | None = None,
+    checkpoint_seconds: float = 60.0,
+) -> list[dict]:
+    """Trains ``model`` in place and leaves it with the weights of its best validation epoch.
+
+    Best means highest validation accuracy, ties broken by the lower validation loss. Each epoch draws its
+    order and views from ``(seed, epoch)`` alone, so that an interrupted training continues as if it had not
+    been: with ``checkpoint``, the state is written there every ``checkpoint_seconds`` and at the end, and
+    a later call with the same arguments goes on from it.
+
+    Args:
+        masks: weight name → bool, True where a weight may live; the others are held at exactly zero.
+        target: stop after the first epoch whose validation accuracy reaches this.
+
+    Returns:
+        One row an epoch: epoch, lr, train_loss, train_accuracy, val_loss, val_accuracy, seconds, best.
+
+    Raises:
+        FloatingPointError: the loss is no longer finite.
+    """
+    device = next(model.parameters()).device
+    data = data.to(device)
+    masks = {name: mask.to(device) for name, mask in (masks or {}).items()}
+    optimizer = torch.optim.Adam(model.parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay)
+    net = torch.compile(model) if recipe.compile else model
+    _apply_masks(model, masks)
+    key = _digest(recipe, seed, data, target, model)
+    history, best = [], None
+    if checkpoint is not None and checkpoint.exists():
+        history, best = _resume(checkpoint, key, model, optimizer)
+    saved = time.monotonic()
+    while len(history) < recipe.epochs and not _reached(history, target):
+        epoch, started = len(history), time.monotonic()
+        lr = recipe.min_lr + (recipe.lr - recipe.min_lr) * (1 + math.cos(math.pi * epoch / recipe.epochs)) / 2
+        for group in optimizer.param_groups:
+            group["lr"] = lr
+        row = {"epoch": epoch + 1, "lr": lr, **_epoch(net, model, data, recipe, loss, optimizer, masks, (seed, epoch))}
+        row |= {f"val_{k}": v for k, v in scores(predict(model, data.validation, data), data.validation.labels).items()}
+        row |= {"val_loss": row.pop("val_nll"), "seconds": time.monotonic() - started}
+        row["best"] = not history or _rank(row) > max(map(_rank, history))
+        row.pop("val_ece")
+        history.append(row)
+        if row["best"]:
+            best = copy.deepcopy(model.state_dict())
+        log.info("epoch %(epoch)d: loss %(train_loss).4f, validation accuracy %(val_accuracy).4f", row)
+        if checkpoint is not None and time.monotonic() - saved >= checkpoint_seconds:
+            _save(checkpoint, key, model, optimizer, history, best)
+            saved = time.monotonic()
+    if best is not None:
+        model.load_state_dict(best)
+    model.eval()
+    return history
+
+
+def _rank(row: dict) -> tuple[float, float]:
+    return row["val_accuracy"], -row["val_loss"]
+
+
+def _reached(history: list[dict], target: float | None) -> bool:
+    return bool(history) and target is not None and history[-1]["val_accuracy"] >= target
+
+
+def _epoch(net, model, data, recipe, loss, optimizer, masks, seeds) -> dict:
+    device = data.mean.device
+    generator = torch.Generator(device=device).manual_seed(_mix(*seeds))
+    model.train()
+    total, correct, count = torch.zeros((), device=device), torch.zeros((), device=device), 0
+    for images, labels in batches(data, recipe.batch_size, generator, recipe.augment):
+        with torch.autocast(device.type, torch.bfloat16, enabled=recipe.amp):
+            value, logits = loss(net, images.contiguous(memory_format=torch.channels_last), labels)
+        optimizer.zero_grad(set_to_none=True)
+        value.backward()
+        optimizer.step()
+        _apply_masks(model, masks)
+        total += value.detach() * len(labels)
+        correct += (logits.detach().argmax(1) == labels).sum()
+        count += len(labels)
+    if not math.isfinite(total.item()):
+        raise FloatingPointError(f"epoch {seeds[1] + 1}: the training loss is {total.item()}; try a smaller lr")
+    return {"train_loss": total.item() / count, "train_accuracy": correct.item() / count}
+
+
+def _mix(seed: int, epoch: int) -> int:
+    """One 63-bit seed from two numbers, far apart for neighbours."""
+    return int.from_bytes(hashlib.sha256(f"{seed} {epoch}".encode()).digest()[:8], "big") >> 1
+
+
+@torch.no_grad()
+def _apply_masks(model: nn.Module, masks: dict[str, torch.Tensor]) -> None:
+    parameters = dict(model.named_parameters())
+    for name, mask in masks.items():
+        parameters[name].mul_(mask)
+
+
+def _digest(recipe, seed, data, target, model) -> str:
+    """What a checkpoint belongs to: the arguments and the weights that training started from."""
+    text = [dataclasses.asdict(recipe), seed, data.name, data.seed, data.sizes, target, getattr(model, "spec", None)]
+    digest = hashlib.sha256(json.dumps(text, sort_keys=True).encode())
+    for tensor in model.state_dict().values():
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _save(path, key, model, optimizer, history, best) -> None:
+    tensors = {f"model/{k}": v for k, v in model.state_dict().items()}
+    tensors |= {f"best/{k}": v for k, v in best.items()}
+    for i, state in optimizer.state_dict()["state"].items():
+        tensors |= {f"optimizer/{i}/{k}": v for k, v in state.items()}
+    store.write_tensors(path, tensors, {"key": key, "history": history})
+
+
+def _resume(path, key, model, optimizer) -> tuple[list[dict], dict | None]:
+    """History and best weights from ``path``, the model and optimizer set to it; ([], None) if it is another's."""
+    tensors, about = store.read_tensors(path)
+    if about.get("key") != key:
+        return [], None
+    device = next(model.parameters()).device
+    parts: dict[str, dict] = {"model": {}, "best": {}, "optimizer": {}}
+    for name, tensor in tensors.items():
+        part, _, rest = name.partition("/")
+        parts[part][rest] = tensor
+    model.load_state_dict(parts["model"])
+    states: dict[int, dict] = {}
+    for name, tensor in parts["optimizer"].items():
+        i, _, field = name.partition("/")
+        states.setdefault(int(i), {})[field] = tensor
+    optimizer.load_state_dict({"state": states, "param_groups": optimizer.state_dict()["param_groups"]})
+    log.info("continuing after epoch %d from %s", len(about["history"]), path)
+    return about["history"], {k: v.to(device) for k, v in parts["best"].items()}
+
+
+@torch.no_grad()
+def predict(model: nn.Module, split: Split, data: Data, batch_size: int = 1000) -> torch.Tensor:
+    """Logits float32 (n, classes) on the model's device, for the images of ``split`` as they are."""
+    device = next((t.device for t in model.state_dict().values()), torch.device("cpu"))
+    data, split = data.to(device), split.to(device)
+    model.eval()
+    return torch.cat([model(data.normalize(images)).float() for images in split.images.split(batch_size)])
+
+
+def scores(logits: torch.Tensor, labels: torch.Tensor, bins: int = 15) -> dict[str, float]:
+    """Accuracy, negative log-likelihood (nats) and expected calibration error (Guo et al. 2017, eq. 3).
+
+    Args:
+        logits: (n, classes).
+        labels: (n,).
+        bins: equal-width bins of confidence for the calibration error.
+    """
+    logits, labels = logits.double().cpu(), labels.cpu()
+    confidence, predicted = logits.softmax(1).max(1)
+    hit = (predicted == labels).double()
+    which = (confidence * bins).long().clamp_(max=bins - 1)
+    gaps = torch.zeros(bins, dtype=torch.float64).index_add_(0, which, hit - confidence)
+    return {
+        "accuracy": hit.mean().item(),
+        "nll": F.cross_entropy(logits, labels).item(),
+        "ece": (gaps.abs().sum() / len(labels)).item(),
+    }
+
+
+def accuracy(model: nn.Module, split: Split, data: Data) -> float:
+    """Share of ``split`` that ``model`` gets right."""
+    return scores(predict(model, split, data), split.labels)["accuracy"]

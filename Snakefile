@@ -39,6 +39,8 @@ rule all:
     input:
         f"{RUN}/sweep.csv",
         expand(RUN + "/seed{seed}/{node}/{file}", seed=SEEDS, node=NODES, file=FILES),
+    message:
+        "every node and the table"
 
 
 rule teacher:

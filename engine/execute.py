@@ -15,10 +15,10 @@ from pathlib import Path
 
 os.environ.setdefault("JUPYTER_PLATFORM_DIRS", "1")
 
-import papermill  # noqa: E402
-from papermill.engines import NBClientEngine, papermill_engines  # noqa: E402
-from papermill.exceptions import PapermillExecutionError  # noqa: E402
-from traitlets.config import Config  # noqa: E402
+import papermill
+from papermill.engines import NBClientEngine, papermill_engines
+from papermill.exceptions import PapermillExecutionError
+from traitlets.config import Config
 
 
 class IPCEngine(NBClientEngine):

@@ -80,11 +80,11 @@ def load(profile: str, seeds: str = "", chosen: str = "") -> dict[str, dict]:
     for section, values in content.items():
         if not isinstance(values, dict | None):
             raise ParameterError(f"{where}: {section}: expected key: value lines, found {values!r}")
-        types = known[section] if section in known else types_of(files[section])
-        _check(values or {}, types, f"{where}: {section}")
         taken = sorted(set(values or {}) & (FROM_ENGINE | FROM_STUDY)) if section not in known else []
         if taken:
             raise ParameterError(f"{where}: {section}.{taken[0]}: the engine sets it; see the section study")
+        types = known[section] if section in known else types_of(files[section])
+        _check(values or {}, types, f"{where}: {section}")
     study = {"device": "auto", "threads": 1, "seeds": [0], "stages": stages(), **(content.get("study") or {})}
     if words := _words(seeds):
         if not all(re.fullmatch(r"\d+", word) for word in words):

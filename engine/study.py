@@ -1,11 +1,13 @@
 """Runs the study: checks the profile, takes the run's lock, hands over to Snakemake, prints the table.
 
-    python engine/study.py --profile digits [--seeds "0 1"] [--stages "imp int8"] [-- SNAKEMAKE ARGUMENTS]
+python engine/study.py --profile digits [--seeds "0 1"] [--stages "imp int8"] [-- SNAKEMAKE ARGUMENTS]
 """
 
 import argparse
 import fcntl
 import os
+import re
+import shutil
 import subprocess
 import sys
 import time
@@ -13,9 +15,22 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from engine import parameters  # noqa: E402
+from engine import parameters
 
 ROOT = parameters.ROOT
+NOISE = [  # what Snakemake says when all is well
+    r"",
+    r"Using workflow specific profile .*",
+    r"Assuming unrestricted shared filesystem usage\.",
+    r"Building DAG of jobs\.\.\.",
+    r"Using shell: .*",
+    r"Rules claiming more threads will be scaled down\.",
+    r"Select jobs to execute\.\.\.",
+    r"Execute \d+ jobs\.\.\.",
+    r"\[\w{3} \w{3} +\d+ [\d:]+ \d{4}\]",
+    r"localrule all:",
+    r"Complete log\(s\): .*",
+]
 
 
 def main() -> None:
@@ -38,11 +53,48 @@ def main() -> None:
     own_profile = [] if "--profile" in args.snakemake else ["--cores", args.cores]
     command = [sys.executable, "-m", "snakemake", "--workflow-profile", "engine/profile", *own_profile]
     command += ["--config", *config, *args.snakemake]
-    code = subprocess.run(command, cwd=ROOT, env=_environment(), pass_fds=[lock]).returncode
+    if shutil.which("setpriv"):  # Snakemake ends with this process, however it ends
+        command = ["setpriv", "--pdeathsig", "TERM", *command]
+    dry = bool({"-n", "--dry-run", "--dryrun"} & set(args.snakemake))
+    code = _run(command, lock, quiet=not dry)
     if code:
         sys.exit(f"The study is not complete. What failed is named above; `make study PROFILE={args.profile}` goes on.")
-    if not {"-n", "--dry-run", "--dryrun"} & set(args.snakemake):
+    if not dry:
         report(run, started)
+
+
+def _run(command: list[str], lock: int, quiet: bool) -> int:
+    """Snakemake's exit status; ``quiet`` makes one line of what it says of each job, and leaves errors whole."""
+    process = subprocess.Popen(
+        command,
+        cwd=ROOT,
+        env=_environment(),
+        pass_fds=[lock],
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
+    jobs: dict[str, tuple[str, float]] = {}
+    last = ""
+    try:
+        for line in process.stdout:
+            line = line.rstrip()
+            if not quiet:
+                print(line, flush=True)
+            elif match := re.fullmatch(r"Job (\d+): (.*)", line):
+                jobs[match[1]] = (match[2], time.monotonic())
+            elif match := re.fullmatch(r"Finished job(?:id:)? (\d+).*", line):
+                name, began = jobs.get(match[1], (line, time.monotonic()))
+                last = f"{name}, {time.monotonic() - began:.0f} s" if match[1] in jobs else ""
+            elif match := re.fullmatch(r"(\d+) of (\d+) steps .*done", line):
+                if last:
+                    print(f"[{match[1]:>3}/{match[2]}] {last}", flush=True)
+            elif not any(re.fullmatch(pattern, line) for pattern in NOISE):
+                print(line, flush=True)
+    except KeyboardInterrupt:
+        process.wait()
+        sys.exit("Interrupted; the same command goes on.")
+    return process.wait()
 
 
 def report(run: Path, started: float) -> None:

@@ -169,9 +169,11 @@ def _cifar10_from_file(file: Path):
     except Exception as error:
         raise ValueError(f"{file}: not a readable archive of {expected} ({error})") from error
     for x, y in arrays:
-        y_fits = y.ndim == 1 and y.dtype.kind in "iu" and len(x) == len(y) and len(y) and 0 <= y.min() and y.max() < 10
+        y_fits = y.ndim == 1 and y.dtype.kind in "iu" and len(x) == len(y) and len(y) and y.min() >= 0 and y.max() < 10
         if x.dtype != np.uint8 or x.shape[1:] != (32, 32, 3) or not y_fits:
-            raise ValueError(f"{file}: found images {x.dtype} {x.shape}, labels {y.dtype} {y.shape}: expected {expected}")
+            raise ValueError(
+                f"{file}: found images {x.dtype} {x.shape}, labels {y.dtype} {y.shape}: expected {expected}"
+            )
     return arrays
 
 

@@ -72,23 +72,19 @@ class DenseNet(nn.Module):
         if image_size < 4:
             raise SpecError(f"densenet image_size={image_size!r}: expected at least 4, it is halved twice")
         layers, channels = (depth - 4) // 3, stem
-        self.stem = ConvUnit(in_channels, stem, 3)
-        self.blocks, self.transitions = nn.ModuleList(), nn.ModuleList()
-        for i in range(3):
-            self.blocks.append(DenseBlock(channels, layers, growth))
+        self.features = nn.Sequential()
+        self.features.add_module("stem", ConvUnit(in_channels, stem, 3))
+        for i in (1, 2, 3):
+            self.features.add_module(f"block{i}", DenseBlock(channels, layers, growth))
             channels += layers * growth
-            if i < 2:
-                self.transitions.append(nn.Sequential(ConvUnit(channels, channels, 1), nn.AvgPool2d(2)))
+            if i < 3:
+                self.features.add_module(f"transition{i}", ConvUnit(channels, channels, 1))
+                self.features.add_module(f"pool{i}", nn.AvgPool2d(2))
         self.pool = nn.AdaptiveAvgPool2d(1)
         self.classifier = nn.Linear(channels, classes)
 
     def forward(self, x):
-        x = self.stem(x)
-        for i, block in enumerate(self.blocks):
-            x = block(x)
-            if i < 2:
-                x = self.transitions[i](x)
-        return self.classifier(self.pool(x).flatten(1))
+        return self.classifier(self.pool(self.features(x)).flatten(1))
 
 
 @architecture("convnet")

@@ -4,7 +4,6 @@ import shutil
 import time
 from pathlib import Path
 
-import torch
 from torch import nn
 
 from studylib import data as datasets

@@ -6,6 +6,7 @@ scales are taken from it once, and the model is held as :class:`Int8Conv2d` and 
 run the same ``quantized_decomposed`` operations on the same numbers.
 """
 
+import logging
 import warnings
 
 import torch
@@ -38,16 +39,18 @@ class Int8Layer(nn.Module):
         self.register_buffer("bias", torch.zeros(out) if has_bias else None)
         self.register_buffer("input_scale", torch.ones(()))
         self.register_buffer("input_zero_point", torch.zeros((), dtype=torch.uint8))
-        self._frozen = None  # the scales as Python numbers: what PT2E's graph holds, and what compiles
+        self._input = (1.0, 0)
 
-    def _input_parameters(self) -> tuple[float, int]:
-        if self._frozen is None:
-            self._frozen = (float(self.input_scale), int(self.input_zero_point))
-        return self._frozen
+    def freeze(self) -> None:
+        """Takes the input's scale and zero point out of their buffers as Python numbers.
+
+        That is what PT2E's graph holds and what compiles to int8 kernels; to be called when they change.
+        """
+        self._input = (float(self.input_scale), int(self.input_zero_point))
 
     def _load_from_state_dict(self, *args, **kwargs):
-        self._frozen = None
         super()._load_from_state_dict(*args, **kwargs)
+        self.freeze()
 
     def dequantized_weight(self) -> torch.Tensor:
         """The float32 weight that the integers stand for, the shape of ``weight``."""
@@ -58,7 +61,7 @@ class Int8Layer(nn.Module):
 
     def quantized_input(self, x: torch.Tensor) -> torch.Tensor:
         """``x`` rounded to the grid of the input's 256 levels, float32 again."""
-        parameters = (*self._input_parameters(), AMIN, AMAX, torch.uint8)
+        parameters = (*self._input, AMIN, AMAX, torch.uint8)
         q = torch.ops.quantized_decomposed.quantize_per_tensor(x, *parameters)
         return torch.ops.quantized_decomposed.dequantize_per_tensor(q, *parameters)
 
@@ -108,9 +111,12 @@ def convert(model: nn.Module, images: torch.Tensor) -> torch.fx.GraphModule:
     Convolutions and linear layers are quantized and nothing between them: pooling and concatenation stay
     exact, so that each layer's input is rounded once.
     """
-    from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
-    from torchao.quantization.pt2e.quantizer import x86_inductor_quantizer as x86
-
+    logging.disable(logging.WARNING)  # torchao's import warns of torch's own insides
+    try:
+        from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
+        from torchao.quantization.pt2e.quantizer import x86_inductor_quantizer as x86
+    finally:
+        logging.disable(logging.NOTSET)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         batch = {0: torch.export.Dim.AUTO}
@@ -143,7 +149,7 @@ def from_pt2e(model: nn.Module, graph: torch.fx.GraphModule) -> nn.Module:
             layer.bias.copy_(_constant(graph, bias))
         layer.input_scale.fill_(activation.args[1])
         layer.input_zero_point.fill_(activation.args[2])
-        layer._frozen = None
+        layer.freeze()
     return models.with_change(quantized, "int8", {"layers": len(structure["layers"])}, structure)
 
 

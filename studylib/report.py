@@ -81,50 +81,63 @@ def draw_tree(summary: pd.DataFrame, baseline: str = sweep.ROOT) -> Figure:
 
     lay(baseline, 0)
     depth = 1 + max(x for x, _ in place.values())
-    figure, axis = plt.subplots(figsize=(2.3 * depth + 0.6, 0.62 * leaves + 0.6), layout="constrained")
+    figure, axis = plt.subplots(figsize=(1.75 * depth, 0.55 * leaves + 0.3), layout="constrained")
     colours = sns.color_palette("viridis", as_cmap=True)
     low, high = rows["test_accuracy"].min(), rows["test_accuracy"].max()
+    width, height = 0.8, 0.74
     for name, (x, y) in place.items():
         parent = sweep.parent_of(name)
         if parent in place:
-            axis.plot([place[parent][0] + 0.78, x], [place[parent][1], y], color="0.6", linewidth=1, zorder=1)
+            axis.plot([place[parent][0] + width, x], [place[parent][1], y], color="0.5", linewidth=1, zorder=1)
         accuracy, saved = rows.loc[name, "test_accuracy"], rows.loc[name, "saved"]
         share = (accuracy - low) / (high - low) if high > low else 1.0
-        text = f"{label(name.rpartition('-')[2])}\n{100 * accuracy:.1f} %, saves {100 * saved:.1f} %"
-        box = {"boxstyle": "round,pad=0.25", "facecolor": colours(share), "edgecolor": "0.3", "linewidth": 0.5}
+        box = plt.Rectangle(
+            (x, y - height / 2), width, height, facecolor=colours(share), edgecolor="0.3", linewidth=0.5
+        )
+        axis.add_patch(box)
+        text = f"{label(name.rpartition('-')[2])}\n{100 * accuracy:.1f} %\nsaves {100 * saved:.1f} %"
         ink = "white" if share < 0.6 else "black"
-        axis.text(x, y, text, ha="left", va="center", fontsize=7.5, color=ink, bbox=box, zorder=2)
-    axis.set(xlim=(-0.1, depth - 0.1), ylim=(leaves - 0.4, -0.6))
+        axis.text(x + width / 2, y, text, ha="center", va="center", fontsize=6.5, color=ink)
+    axis.set(xlim=(-0.05, depth - 0.15), ylim=(leaves - 0.5, -0.5))
     axis.axis("off")
     return figure
 
 
 def draw_front(summary: pd.DataFrame) -> Figure:
-    """Test accuracy against bytes of the file saved, all nodes, ± one standard deviation (the paper, Figure 6).
+    """Test accuracy against bytes saved, all nodes, ± one standard deviation (the paper, Figure 6).
+
+    Left the bytes of the file that was written and read back, right the paper's accounting (nonzeros at their
+    stored width, positions free). Colour: distilled or not; filled: int8; shape: what was done in between.
 
     Args:
         summary: of :func:`studylib.sweep.summary`.
     """
-    figure, axis = plt.subplots(figsize=(7.5, 4.6), layout="constrained")
-    markers = ["o", "s", "^", "D", "v", "P", "X", "*"]
-    palette = sns.color_palette("colorblind", 8)
-    spread = summary["test_accuracy_sd"].fillna(0) if "test_accuracy_sd" in summary else 0 * summary["test_accuracy"]
-    for i, row in summary.iterrows():
-        axis.errorbar(
-            100 * row["saved"],
-            100 * row["test_accuracy"],
-            yerr=100 * spread[i],
-            fmt=markers[i % 8],
-            color=palette[i // 2 % 8],
-            markersize=7,
-            markeredgecolor="0.2",
-            markeredgewidth=0.5,
-            markerfacecolor="white" if i % 2 else palette[i // 2 % 8],
-            capsize=2,
-            label=label(row["node"]),
-        )
-    axis.set(xlabel="bytes saved, written file against the teacher's (%)", ylabel="test accuracy (%)")
-    axis.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), fontsize=7.5, frameon=False)
+    figure, axes = plt.subplots(1, 2, figsize=(9.5, 4.2), sharey=True, layout="constrained")
+    palette, shapes = sns.color_palette("colorblind"), {}
+    root = summary[summary["node"] == sweep.ROOT].iloc[0]
+    for _, row in summary.iterrows():
+        techniques = row["node"].split("-")[1:]
+        between = tuple(t for t in techniques if t not in ("kd", "int8"))
+        marker = shapes.setdefault(between, "osD^vP*Xph<>"[len(shapes) % 12])
+        colour = palette[0 if "kd" in techniques else 3]
+        for axis, column in zip(axes, ("bytes_file", "bytes_nonzero"), strict=True):
+            axis.errorbar(
+                100 * (1 - row[column] / root[column]),
+                100 * row["test_accuracy"],
+                yerr=100 * (0 if math.isnan(row["test_accuracy_sd"]) else row["test_accuracy_sd"]),
+                fmt=marker,
+                color=colour,
+                markersize=7,
+                markeredgewidth=1.3,
+                markerfacecolor=colour if "int8" in techniques else "white",
+                capsize=2,
+                label=label(row["node"]),
+            )
+    axes[0].set(xlabel="bytes saved (%), file as written", ylabel="test accuracy (%)")
+    axes[1].set(xlabel="bytes saved (%), the paper's count")
+    handles, names = axes[0].get_legend_handles_labels()
+    handles = [container.lines[0] for container in handles]
+    figure.legend(handles, names, loc="outside right center", fontsize=7.5, frameon=False)
     return figure
 
 

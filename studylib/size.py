@@ -99,7 +99,10 @@ def latency(model: nn.Module, images: torch.Tensor, *, compiled: bool = True, re
 
     model = models.duplicate(model).eval()
     if images.dim() == 4:
-        model, images = model.to(memory_format=torch.channels_last), images.contiguous(memory_format=torch.channels_last)
+        model, images = (
+            model.to(memory_format=torch.channels_last),
+            images.contiguous(memory_format=torch.channels_last),
+        )
     with torch.no_grad(), torch._inductor.config.patch(freezing=True):
         if compiled:
             torch.compiler.reset()

@@ -9,7 +9,14 @@ from studylib.data import Data
 
 
 def apply(
-    data: Data, *, depth: int, growth: int = 12, recipe: train.Recipe, seed: int, device="cpu", scratch: Path | None = None
+    data: Data,
+    *,
+    depth: int,
+    growth: int = 12,
+    recipe: train.Recipe,
+    seed: int,
+    device="cpu",
+    scratch: Path | None = None,
 ) -> nn.Module:
     """A DenseNet trained by ``recipe`` with cross-entropy, its best validation epoch kept (the paper, section 3.1).
 

@@ -1,0 +1,52 @@
+"""Two runs side by side: test accuracy and bytes of every node, and how they differ."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import pandas as pd
+
+from engine.parameters import ROOT
+from studylib import report, sweep
+
+USAGE = "make compare A=<profile or sweep.csv> B=<profile or sweep.csv>"
+
+
+def table_of(name: str) -> pd.DataFrame:
+    """The rows of a run by its profile, of a sweep.csv by its path, or of a profile published in figures/."""
+    path = ROOT / "runs" / name / "sweep.csv"
+    if path.exists():
+        return pd.read_csv(path)
+    if name.endswith(".csv") and Path(name).exists():
+        return pd.read_csv(name)
+    published = ROOT / "figures" / "results.csv"
+    rows = pd.read_csv(published) if published.exists() else pd.DataFrame({"profile": []})
+    rows = rows[rows["profile"] == name]
+    if rows.empty:
+        sys.exit(f"{name!r}: no runs/{name}/sweep.csv, no such .csv file, nor published. {USAGE}")
+    return rows
+
+
+def main(a: str, b: str) -> None:
+    if not a or not b:
+        sys.exit(USAGE)
+    rows = []
+    for _, row in sweep.compare(table_of(a), table_of(b)).iterrows():
+        rows.append(
+            {
+                "node": row["node"],
+                f"{a} %": report.plus_minus(100 * row["test_accuracy_a"], float("nan"), 2),
+                f"{b} % ": report.plus_minus(100 * row["test_accuracy_b"], float("nan"), 2),
+                "B − A, points": report.plus_minus(100 * row["difference"], 100 * row["difference_sd"], 2),
+                f"{a} kB": report.plus_minus(row["bytes_file_a"] / 1000, float("nan"), 1),
+                f"{b} kB ": report.plus_minus(row["bytes_file_b"] / 1000, float("nan"), 1),
+                "bytes B / A": report.plus_minus(row["bytes_ratio"], float("nan"), 3),
+            }
+        )
+    print(pd.DataFrame(rows).to_string(index=False))
+    print("test accuracy, means over seeds; ± is the deviation of the difference over the seeds that both have")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:3])

@@ -1,0 +1,35 @@
+"""Runs each notebook in its default form and keeps the outputs in it: the notebook as stored is as tested."""
+
+import json
+import sys
+import tempfile
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import nbformat
+
+from engine import execute, parameters
+from studylib import store
+
+KEPT = {"tags"}  # of a cell's metadata; times and papermill's notes would change with every run
+
+
+def main() -> None:
+    for notebook in parameters.notebooks().values():
+        with tempfile.TemporaryDirectory() as folder:
+            executed = Path(folder) / notebook.name
+            execute.execute(notebook, executed, {})
+            content = nbformat.read(executed, as_version=4)
+        content.metadata = {key: content.metadata[key] for key in ("kernelspec", "language_info")}
+        content.metadata["language_info"] = {"name": "python"}
+        for cell in content.cells:
+            cell.metadata = {key: value for key, value in cell.metadata.items() if key in KEPT}
+        nbformat.validate(content)
+        text = json.dumps(content, indent=1, ensure_ascii=False, sort_keys=True)
+        store.write_bytes(notebook, (text + "\n").encode())
+        print(f"{notebook.name}: outputs stored", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,80 @@
+"""What the unit tests share: the digits, and a few tiny models trained once a session."""
+
+import dataclasses
+
+import pytest
+import torch
+from hypothesis import settings
+
+from studylib import data as datasets
+from studylib import models, quantize, store, teacher, train
+
+settings.register_profile("study", deadline=None, derandomize=True, max_examples=20, database=None)
+settings.load_profile("study")
+
+SMALL = {"widths": [8, 12, 16], "hidden": [16, 12]}
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _torch():
+    train.set_up(device="cpu")
+    torch.set_num_threads(2)
+
+
+@pytest.fixture(scope="session")
+def digits() -> datasets.Data:
+    return datasets.load("digits", 0)
+
+
+@pytest.fixture(scope="session")
+def tiny(digits) -> datasets.Data:
+    """The digits with 100 training and 50 validation images, for tests that train."""
+    few = {"train": digits.train.take(slice(100)), "validation": digits.validation.take(slice(50))}
+    return dataclasses.replace(digits, **few)
+
+
+@pytest.fixture(scope="session")
+def teacher_model(digits):
+    """A DenseNet that gets most digits right. Shared: copy it before changing it."""
+    recipe = train.Recipe(epochs=4, lr=5e-3, batch_size=64, augment=False)
+    return teacher.apply(digits, depth=7, growth=8, recipe=recipe, seed=0)
+
+
+@pytest.fixture(scope="session")
+def student_model(digits):
+    """A ConvNet that gets most digits right. Shared: copy it before changing it."""
+    model = models.create("convnet", 0, **digits.model_args, **SMALL)
+    train.fit(model, digits, train.Recipe(epochs=6, lr=5e-3, batch_size=64, augment=False), seed=0)
+    return model
+
+
+@pytest.fixture(scope="session")
+def int8_model(student_model, digits):
+    """The ConvNet in int8. Shared: copy it before changing it."""
+    return quantize.apply(student_model, digits, calibration_images=128)
+
+
+@pytest.fixture
+def new_student(digits):
+    """Makes the same untrained small ConvNet at every call."""
+    return lambda seed=0, **args: models.create("convnet", seed, **{**digits.model_args, **SMALL, **args})
+
+
+@pytest.fixture
+def study_root(tmp_path, monkeypatch):
+    """An empty folder that is the study's root for the length of a test."""
+    monkeypatch.setenv("STUDY_ROOT", str(tmp_path))
+    store.root.cache_clear()
+    yield tmp_path
+    store.root.cache_clear()
+
+
+@pytest.fixture(scope="session")
+def same_tensors():
+    """Whether two models hold the same tensors, bit for bit, under the same names."""
+
+    def same(a, b) -> bool:
+        a, b = a.state_dict(), b.state_dict()
+        return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+    return same

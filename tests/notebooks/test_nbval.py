@@ -1,0 +1,64 @@
+"""nbval really compares, and a notebook opened too early says what to do."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+from projects import ROOT, environment
+
+from engine import execute
+
+
+def nbval(path):
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "--nbval-lax",
+        "-p",
+        "no:cacheprovider",
+        "-c",
+        "/dev/null",
+        path.name,
+    ]
+    return subprocess.run(command, cwd=path.parent, env=environment(ROOT), text=True, capture_output=True)
+
+
+def changed(tmp_path, change):
+    """Notebook 04 in ``tmp_path``, writing there, its checked outputs passed through ``change``."""
+    content = json.loads((ROOT / "notebooks" / "04_svd.ipynb").read_text())
+    for cell in content["cells"]:
+        source = "".join(cell["source"])
+        if "parameters" in cell["metadata"].get("tags", []):
+            cell["source"] = source.replace('"runs/notebooks/04_svd"', repr(str(tmp_path / "out")))
+        if "NBVAL_CHECK_OUTPUT" in source:
+            cell["outputs"] = change(cell["outputs"])
+    path = tmp_path / "04_changed.ipynb"
+    path.write_text(json.dumps(content))
+    return path
+
+
+def test_the_stored_outputs_pass(tmp_path):
+    result = nbval(changed(tmp_path, lambda outputs: outputs))
+    assert result.returncode == 0, result.stdout
+
+
+def test_a_changed_stored_output_fails(tmp_path):
+    def one_more(outputs):
+        return json.loads(json.dumps(outputs).replace("rank ", "rank 9"))
+
+    result = nbval(changed(tmp_path, one_more))
+    assert result.returncode != 0 and "mismatch" in result.stdout, result.stdout
+
+
+def test_a_notebook_without_its_parent_names_the_command_that_makes_it(tmp_path, monkeypatch):
+    monkeypatch.setenv("STUDY_ROOT", str(tmp_path))
+    with pytest.raises(execute.PapermillExecutionError, match="make study PROFILE=smoke"):
+        execute.execute(ROOT / "notebooks" / "03_iterative_magnitude_pruning.ipynb", tmp_path / "x.ipynb", {})
+
+
+def test_an_unknown_parameter_is_an_error_and_no_warning(tmp_path):
+    with pytest.raises(KeyError, match="'epocs'"):
+        execute.execute(ROOT / "notebooks" / "02_distill.ipynb", tmp_path / "x.ipynb", {"epocs": 3})

@@ -1,0 +1,170 @@
+"""What `make study PROFILE=smoke` left, and what Snakemake would do next. Runs after it."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import nbformat
+import pandas as pd
+import pytest
+from projects import ROOT, copy_project, edit, environment, study
+
+from studylib import data, store, sweep, train
+
+RUN = ROOT / "runs" / "smoke"
+NODES = sweep.nodes(["kd", "imp", "svd", "int8"])
+
+
+@pytest.fixture(scope="module", autouse=True)
+def run():
+    if not (RUN / "sweep.csv").exists():
+        pytest.exit("runs/smoke is missing: make study PROFILE=smoke", returncode=1)
+    return RUN
+
+
+@pytest.fixture
+def project(tmp_path):
+    """A copy of the project with the smoke run and what Snakemake remembers of it."""
+    return copy_project(tmp_path / "copy", "runs/smoke", ".snakemake/metadata")
+
+
+def metrics(run, node):
+    return json.loads((run / "seed0" / node / "metrics.json").read_text())
+
+
+def planned(project, *arguments):
+    result = study(project, "--profile", "smoke", *arguments, "--", "-n")
+    assert result.returncode == 0, result.stdout
+    return set(re.findall(r"runs/smoke/seed0/(teacher[\w-]*)$", result.stdout, flags=re.M))
+
+
+def test_every_node_left_its_model_spec_metrics_and_notebook():
+    for node in NODES:
+        for name in ("model.safetensors", "model.json", "metrics.json", "notebook.ipynb", "test_logits.safetensors"):
+            assert (RUN / "seed0" / node / name).exists(), f"{node}/{name}"
+        assert not (RUN / "seed0" / node / "unfinished").exists()
+
+
+def test_the_table_has_a_row_for_every_node_and_the_columns_of_the_design():
+    table = pd.read_csv(RUN / "sweep.csv")
+    assert list(table["node"]) == NODES and list(table.columns) == sweep.COLUMNS
+    assert not table.isna().any().any()
+
+
+def test_every_number_of_the_table_can_be_had_again_from_the_folder():
+    digits = data.load("digits", 0)
+    table = pd.read_csv(RUN / "sweep.csv").set_index("node")
+    for node in NODES:
+        model = store.load_model(RUN / "seed0" / node)
+        logits = train.predict(model, digits.test, digits)
+        assert train.scores(logits, digits.test.labels)["accuracy"] == pytest.approx(table.loc[node, "test_accuracy"])
+
+
+def test_specs_record_every_technique_in_order():
+    for node in NODES:
+        said = [change["technique"] for change in metrics(RUN, node)["changes"]]
+        assert said[-1] == node.rpartition("-")[2]
+        if "-kd" not in node:
+            assert said == node.split("-")
+
+
+def test_zeros_of_pruning_live_through_what_follows():
+    pruned = store.load_model(RUN / "seed0" / "teacher-imp")
+    for node in ("teacher-imp-svd", "teacher-imp-int8", "teacher-imp-svd-int8"):
+        later = store.load_model(RUN / "seed0" / node)
+        for name, module in later.named_modules():
+            if hasattr(module, "weight") and hasattr(pruned, "spec") and name.endswith("conv"):
+                zeros = pruned.get_submodule(name).weight == 0
+                assert zeros.any() and (module.weight[zeros] == 0).all(), f"{node}: {name}"
+
+
+def test_a_second_study_has_nothing_to_do(project):
+    result = study(project, "--profile", "smoke")
+    assert result.returncode == 0, result.stdout
+    assert "0 of 16 nodes run now: everything was up to date, nothing trained" in result.stdout
+    assert len(re.findall(r"^\s*teacher\S*\s+\d", result.stdout, flags=re.M)) == 16
+
+
+def test_a_changed_parameter_reruns_its_stage_and_what_stands_on_it_and_nothing_else(project):
+    edit(project / "papermill_params" / "smoke.yaml", "{delta: 1}", "{delta: 2}")
+    assert planned(project) == {node for node in NODES if "svd" in node}
+
+
+def test_changed_code_reruns_what_it_can_change_and_a_comment_nothing(project):
+    edit(project / "studylib" / "quantize.py", '"""Static int8', '# a remark\n"""Static int8')
+    assert planned(project) == set()
+    edit(project / "studylib" / "quantize.py", "images.split(128)", "images.split(64)")
+    assert planned(project) == {node for node in NODES if "int8" in node}
+
+
+def test_touched_files_of_the_same_content_rerun_nothing(project):
+    for path in [*project.glob("notebooks/*"), *project.glob("studylib/*"), *project.glob("papermill_params/*")]:
+        os.utime(path)
+    assert planned(project) == set()
+
+
+def test_a_lost_model_is_made_again(project):
+    (project / "runs/smoke/seed0/teacher-kd-svd-int8/model.safetensors").unlink()
+    assert planned(project) == {"teacher-kd-svd-int8"}
+
+
+def test_a_failed_node_leaves_its_notebook_with_the_error_and_says_where(project):
+    edit(project / "papermill_params" / "smoke.yaml", "calibration_images: 128", "calibration_images: 100000")
+    result = study(project, "--profile", "smoke", "--stages", "int8")
+    assert result.returncode != 0
+    assert "calibration_images=100000: expected 1 to 600" in result.stdout
+    path = project / "runs/smoke/seed0/teacher-int8/notebook.ipynb"
+    assert f"The notebook with the error in it: {path}" in result.stdout
+    outputs = [o for cell in nbformat.read(path, as_version=4).cells for o in cell.get("outputs", [])]
+    assert any(o.output_type == "error" and o.ename == "ValueError" for o in outputs)
+
+
+def test_killed_midway_and_started_again_gives_the_numbers_of_an_undisturbed_run(project):
+    shutil.rmtree(project / "runs")
+    shutil.rmtree(project / ".snakemake")
+    arguments = ["--profile", "smoke", "--stages", "imp int8"]
+    command = [sys.executable, "engine/study.py", *arguments]
+    first = subprocess.Popen(
+        command, cwd=project, env=environment(project), start_new_session=True, stdout=subprocess.DEVNULL, stderr=-3
+    )
+    folder = project / "runs/smoke/seed0"
+    deadline = time.monotonic() + 200
+    while not (folder / "teacher-imp/notebook.ipynb").exists():  # the pruning has begun
+        assert first.poll() is None and time.monotonic() < deadline
+        time.sleep(0.1)
+    os.killpg(first.pid, signal.SIGKILL)
+    first.wait()
+    assert not (folder / "teacher-imp-int8/metrics.json").exists()
+    again = study(project, *arguments)
+    assert again.returncode == 0, again.stdout
+    for node in ("teacher", "teacher-imp", "teacher-int8", "teacher-imp-int8"):
+        ours, theirs = metrics(project / "runs/smoke", node), metrics(RUN, node)
+        for key in ("test_accuracy", "test_nll", "val_accuracy", "nonzeros", "bytes_file", "sparsity"):
+            assert ours[key] == theirs[key], f"{node}: {key}"
+        same = [(r / "seed0" / node / "model.safetensors").read_bytes() for r in (project / "runs/smoke", RUN)]
+        assert same[0] == same[1], node
+
+
+def test_figures_are_redrawn_from_results_and_the_readme_with_them(project):
+    shutil.copytree(ROOT / "figures", project / "figures")
+    edit(project / "engine" / "figures.py", 'README_PROFILE = "digits"', 'README_PROFILE = "smoke"')
+    command = [sys.executable, "engine/figures.py", "smoke"]
+    done = subprocess.run(command, cwd=project, env=environment(project), text=True, capture_output=True)
+    assert done.returncode == 0, done.stderr
+    readme = (project / "README.md").read_text()
+    assert all(f"| {node} |" in readme for node in NODES)
+    rows = json.loads((project / "figures/smoke/front.json").read_text())["rows"]
+    assert [row["node"] for row in rows] == NODES
+    shutil.rmtree(project / "runs")  # and without the run, from what was published
+    (project / "figures/smoke/front.png").unlink()
+    again = subprocess.run(command, cwd=project, env=environment(project), text=True, capture_output=True)
+    assert again.returncode == 0, again.stderr
+    assert (project / "figures/smoke/front.png").exists() and (project / "README.md").read_text() == readme
+    command[-1] = "nowhere"
+    missing = subprocess.run(command, cwd=project, env=environment(project), text=True, capture_output=True)
+    assert missing.returncode != 0 and "nowhere" in missing.stderr

@@ -1,0 +1,61 @@
+import json
+
+import pytest
+from projects import copy_project, edit
+
+from engine import code, parameters
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    copy = copy_project(tmp_path / "copy")
+    monkeypatch.setattr(code, "ROOT", copy)
+    code._module_imports.cache_clear()
+    yield copy
+    code._module_imports.cache_clear()
+
+
+def digests(project):
+    code._module_imports.cache_clear()
+    return {
+        stage: code.digest(project / path.relative_to(parameters.ROOT))
+        for stage, path in parameters.notebooks().items()
+    }
+
+
+def test_an_edit_changes_the_stages_that_use_the_module_and_no_other(project):
+    before = digests(project)
+    edit(project / "studylib" / "prune.py", "if rounds < 1:", "if rounds <= 0:")
+    after = digests(project)
+    assert {stage for stage in before if before[stage] != after[stage]} == {"imp"}
+
+
+def test_an_edit_below_reaches_every_stage_above(project):
+    before = digests(project)
+    edit(project / "studylib" / "data.py", "DIGITS_TEST_SEED = 0", "DIGITS_TEST_SEED = 1")
+    after = digests(project)
+    assert {"teacher", "kd", "imp", "svd", "int8"} <= {stage for stage in before if before[stage] != after[stage]}
+
+
+def test_comments_and_docstrings_change_nothing(project):
+    before = digests(project)
+    edit(project / "studylib" / "prune.py", '"""Iterative magnitude pruning', '# a remark\n"""About pruning')
+    edit(project / "studylib" / "train.py", '"""Cross-entropy with the labels', '"""The usual loss')
+    assert digests(project) == before
+
+
+def test_outputs_and_prose_of_a_notebook_change_nothing_and_its_code_does(project):
+    before = digests(project)
+    path = project / "notebooks" / "04_svd.ipynb"
+    content = json.loads(path.read_text())
+    for cell in content["cells"]:
+        if cell["cell_type"] == "markdown":
+            cell["source"] = ["another text"]
+        else:
+            cell["outputs"], cell["execution_count"] = [], 99
+    path.write_text(json.dumps(content))
+    assert digests(project) == before
+    content["cells"][-2]["source"] = "x = 1"
+    path.write_text(json.dumps(content))
+    after = digests(project)
+    assert {stage for stage in before if before[stage] != after[stage]} == {"svd"}

@@ -1,0 +1,170 @@
+import copy
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from studylib import models
+from studylib.models import SpecError
+
+SPEC = {"format": 1, "name": "convnet", "args": {"in_channels": 1, "image_size": 8}, "changes": []}
+
+
+def test_densenet_40_is_the_size_that_the_paper_says():
+    model = models.create("densenet", 0, depth=40, growth=12)
+    assert 0.95e6 < sum(p.numel() for p in model.parameters()) < 1.05e6
+    assert sum(m.num_features for m in model.modules() if isinstance(m, nn.BatchNorm2d)) == 912
+    assert len(models.weight_layers(model)) == 40
+
+
+@pytest.mark.parametrize("name", ["densenet", "convnet"])
+@pytest.mark.parametrize(("channels", "size"), [(1, 8), (3, 32)])
+def test_models_fit_both_data_sets(name, channels, size):
+    model = models.create(
+        name, 0, in_channels=channels, image_size=size, **({"depth": 7} if name == "densenet" else {})
+    )
+    assert model(torch.randn(2, channels, size, size)).shape == (2, 10)
+
+
+@given(n=st.integers(1, 4))
+def test_depth_counts_convolutions_and_linear_layers(n):
+    assert len(models.weight_layers(models.create("densenet", 0, depth=3 * n + 4))) == 3 * n + 4
+
+
+@pytest.mark.parametrize("depth", [4, 8, 39])
+def test_bad_depth_is_named(depth):
+    with pytest.raises(SpecError, match=f"depth={depth}"):
+        models.create("densenet", 0, depth=depth)
+
+
+@pytest.mark.parametrize(
+    ("name", "args", "message"),
+    [
+        ("densenet", {"image_size": 2}, "image_size=2"),
+        ("convnet", {"image_size": 4}, "image_size=4"),
+        ("convnet", {"widths": [8, 8]}, r"widths=\[8, 8\]"),
+        ("convnet", {"hidden": [8]}, r"hidden=\[8\]"),
+        ("convnet", {"colour": 1}, "colour"),
+        ("resnet", {}, "resnet"),
+    ],
+)
+def test_bad_arguments_are_named(name, args, message):
+    with pytest.raises(SpecError, match=message):
+        models.create(name, 0, **args)
+
+
+def test_convnet_has_three_convolutions_and_three_linear_layers(new_student):
+    kinds = [type(layer) for layer in models.weight_layers(new_student()).values()]
+    assert kinds == [nn.Conv2d] * 3 + [nn.Linear] * 3
+
+
+def test_the_seed_decides_the_weights(new_student, same_tensors):
+    state = torch.get_rng_state()
+    assert same_tensors(new_student(0), new_student(0))
+    assert not same_tensors(new_student(0), new_student(1))
+    assert torch.equal(torch.get_rng_state(), state)  # and nobody else's draws
+
+
+def test_convolutions_start_he_normal():
+    weight = models.create("densenet", 0, depth=40).transitions[1][0].conv.weight
+    assert weight.std().item() == pytest.approx((2 / weight[0].numel()) ** 0.5, rel=0.05)
+
+
+def test_build_keeps_a_copy_of_the_spec():
+    spec = copy.deepcopy(SPEC)
+    model = models.build(spec)
+    assert model.spec == SPEC and model.history == []
+    spec["args"]["in_channels"] = 9
+    assert model.spec == SPEC
+
+
+def change(module):
+    return {"changes": [{"technique": "x", "structure": {"module": module}}]}
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"format": 2}, "2"),
+        ({"format": None}, "None"),
+        ({"name": "resnet"}, "resnet"),
+        ({"args": {"colour": 1}}, "colour"),
+        ({"args": {"widths": 3}}, "convnet"),
+        ({"args": None}, "convnet"),
+        ({"changes": 5}, "convnet"),
+        (change("no_such"), "no_such"),
+        (change("train"), "train"),
+        (change("os"), "os"),
+        (change("../x"), r"\.\./x"),
+        (change("os.path"), r"os\.path"),
+        (change("prune\n"), "prune"),
+        (change("__init__"), "__init__"),
+        (change(""), "''"),
+        (change(None), "None"),
+        ({"changes": [{"technique": "svd", "structure": {"module": "lowrank", "ranks": {"fc9": 2}}}]}, "fc9"),
+        ({"changes": [{"technique": "svd", "structure": {"module": "lowrank", "ranks": {"fc1": 0}}}]}, "fc1.*0"),
+        ({"changes": [{"technique": "svd", "structure": {"module": "lowrank", "ranks": {"features": 2}}}]}, "features"),
+        ({"changes": [{"technique": "int8", "structure": {"module": "quantize", "layers": ["features"]}}]}, "features"),
+        ({"changes": [{"technique": "int8", "structure": {"module": "quantize"}}]}, "layers"),
+    ],
+)
+def test_a_spec_that_does_not_build_is_refused(wrong, message):
+    with pytest.raises(SpecError, match=f"(?s){message}"):
+        models.build({**SPEC, **wrong})
+
+
+@pytest.mark.parametrize("spec", [None, 3, [], "convnet"])
+def test_a_spec_that_is_no_object_is_refused(spec):
+    with pytest.raises(SpecError, match="format"):
+        models.build(spec)
+
+
+def test_with_change_appends_and_shares_nothing(new_student):
+    model = new_student()
+    before = model.spec
+    structure = {"module": "lowrank", "ranks": {}}
+    changed = models.with_change(model, "svd", {"delta": 1}, structure, history=[{"epoch": 1}])
+    assert before["changes"] == []
+    assert changed.spec["changes"] == [{"technique": "svd", "delta": 1, "structure": structure}]
+    assert changed.history == [{"epoch": 1}]
+    again = models.with_change(changed, "int8", {})
+    assert [c["technique"] for c in again.spec["changes"]] == ["svd", "int8"]
+    assert again.history == []
+
+
+def test_a_duplicate_is_independent(student_model, same_tensors):
+    copied = models.duplicate(student_model)
+    assert same_tensors(copied, student_model) and copied.spec == student_model.spec
+    with torch.no_grad():
+        copied.fc1.weight.zero_()
+    assert student_model.fc1.weight.any()
+
+
+@pytest.mark.parametrize("name", ["teacher_model", "student_model"])
+def test_folding_batch_norm_keeps_the_outputs(name, request, digits):
+    model = request.getfixturevalue(name)
+    folded = models.fold_batch_norm(model)
+    assert not [m for m in folded.modules() if isinstance(m, nn.BatchNorm2d)]
+    assert [m for m in model.modules() if isinstance(m, nn.BatchNorm2d)]  # a copy was folded
+    images = digits.normalize(digits.validation.images)
+    with torch.no_grad():
+        assert torch.allclose(folded(images), model.eval()(images), atol=1e-4)
+
+
+def test_replace_module_reaches_nested_modules(new_student):
+    model = new_student()
+    models.replace_module(model, "features.0.relu", nn.Identity())
+    models.replace_module(model, "fc3", nn.Identity())
+    assert isinstance(model.features[0].relu, nn.Identity) and isinstance(model.fc3, nn.Identity)
+
+
+def test_every_linear_layer_matters(student_model, digits):
+    images = digits.normalize(digits.validation.images)
+    with torch.no_grad():
+        whole = student_model.eval()(images)
+        for name in models.weight_layers(student_model):
+            without = models.duplicate(student_model)
+            without.get_submodule(name).weight.zero_()
+            assert not torch.allclose(without(images), whole, atol=1e-2), name

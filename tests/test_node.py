@@ -1,0 +1,99 @@
+import pytest
+import safetensors.torch
+import torch
+
+from studylib import lowrank, models, size, store, sweep, train
+from studylib.node import Node
+
+
+@pytest.fixture(scope="module")
+def finished(student_model, tmp_path_factory):
+    """A node's folder and metrics, and the splits that were predicted while it was finished."""
+    folder, predicted = tmp_path_factory.mktemp("run") / "seed0" / "teacher-kd-svd", []
+    predict = train.predict
+
+    def watched(model, split, data, *rest):
+        predicted.append(len(split))
+        return predict(model, split, data, *rest)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train, "predict", watched)
+        node = Node(folder, "digits", 0, device="cpu")
+        node.scratch.mkdir(parents=True)
+        (node.scratch / "kd.safetensors").touch()
+        model = lowrank.apply(student_model)
+        model.history = [{"epoch": 1, "val_accuracy": 0.5}]
+        metrics = node.finish(model)
+    return folder, metrics, predicted, model
+
+
+def test_a_node_leaves_four_files_and_no_scratch(finished):
+    names = sorted(file.name for file in finished[0].iterdir())
+    assert names == ["metrics.json", "model.json", "model.safetensors", "test_logits.safetensors"]
+
+
+def test_the_test_set_is_read_exactly_once(finished):
+    assert sorted(finished[2]) == [200, 997]
+
+
+def test_metrics_follow_from_the_stored_logits(finished, digits):
+    folder, metrics, *_ = finished
+    stored = safetensors.torch.load_file(folder / "test_logits.safetensors")
+    assert torch.equal(stored["labels"], digits.test.labels)
+    assert metrics["test_accuracy"] == (stored["logits"].argmax(1) == stored["labels"]).double().mean().item()
+    found = train.scores(stored["logits"], stored["labels"])
+    assert {f"test_{k}": v for k, v in found.items()} == {k: metrics[k] for k in metrics if k.startswith("test_")}
+
+
+def test_the_stored_model_gives_the_stored_logits(finished, digits):
+    folder, metrics, _, model = finished
+    stored = safetensors.torch.load_file(folder / "test_logits.safetensors")["logits"]
+    for again in (model, store.load_model(folder)):
+        assert torch.equal(train.predict(again, digits.test, digits), stored)
+    assert metrics["val_accuracy"] == train.accuracy(model, digits.validation, digits)
+
+
+def test_metrics_say_the_sizes(finished):
+    folder, metrics, _, model = finished
+    for name, value in size.accountings(model).items():
+        assert metrics[name] == value
+    assert metrics["bytes_file"] == size.file_bytes(folder)
+    assert metrics["sparsity"] == size.sparsity(model)
+    assert metrics["multiply_adds"] == size.multiply_adds(model, {"in_channels": 1, "image_size": 8})
+    assert metrics["seconds"] > 0 and metrics["peak_memory_mb"] > 0
+
+
+def test_metrics_are_on_disk_with_all_that_a_sweep_reads(finished):
+    folder, metrics, *_ = finished
+    assert store.read_json(folder / "metrics.json") == metrics
+    assert set(sweep.COLUMNS) - metrics.keys() == {"node", "latency_ms", "agreement"}
+
+
+def test_metrics_say_where_they_come_from(finished):
+    _, metrics, _, model = finished
+    assert metrics["seed"] == 0
+    assert metrics["data"] == {"name": "digits", "seed": 0, "train": 600, "validation": 200, "test": 997}
+    assert metrics["changes"] == model.spec["changes"] and metrics["changes"][-1]["technique"] == "svd"
+    assert metrics["history"] == [{"epoch": 1, "val_accuracy": 0.5}]
+    assert {"git_commit", "packages", "hardware", "date"} <= metrics["provenance"].keys()
+
+
+def test_a_node_loads_its_parent_by_a_path_below_the_root(study_root, student_model, same_tensors):
+    store.save_model(study_root / "runs" / "x" / "teacher", student_model)
+    node = Node("runs/x/teacher-kd", "digits", 3, device="cpu")
+    assert node.out == study_root / "runs" / "x" / "teacher-kd" and node.scratch.parent == node.out
+    assert node.data.seed == 3
+    assert same_tensors(node.load("runs/x/teacher"), student_model)
+    assert not node.out.exists()
+    with pytest.raises(store.CheckpointError, match="make study PROFILE=x"):
+        node.load("runs/x/teacher-int8")
+
+
+def test_a_failure_leaves_no_metrics(study_root, student_model, monkeypatch):
+    """What the engine waits for is written last."""
+    monkeypatch.setattr(size, "multiply_adds", lambda *args: 1 / 0)
+    node = Node("runs/x/teacher", "digits", 0, device="cpu")
+    node.scratch.mkdir(parents=True)
+    with pytest.raises(ZeroDivisionError):
+        node.finish(models.duplicate(student_model))
+    assert not (node.out / "metrics.json").exists() and node.scratch.exists()

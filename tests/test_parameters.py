@@ -1,0 +1,124 @@
+import pytest
+from projects import copy_project, study
+
+from engine import parameters
+
+PROFILES = sorted(path.stem for path in parameters.FOLDER.glob("*.yaml") if path != parameters.STAGES_FILE)
+SCALE = {  # what decides how large and how long: no profile may inherit it from a notebook's quick default
+    "teacher": {"depth", "epochs", "lr", "batch_size"},
+    "kd": {"epochs", "lr", "batch_size", "widths", "hidden"},
+    "imp": {"rounds", "epochs", "lr", "batch_size", "tolerance"},
+    "svd": {"delta"},
+    "int8": {"calibration_images"},
+}
+
+
+@pytest.fixture
+def profile(tmp_path, monkeypatch):
+    """Writes a profile and loads it."""
+    for path in parameters.FOLDER.glob("*.yaml"):
+        (tmp_path / path.name).write_text(path.read_text())
+    monkeypatch.setattr(parameters, "FOLDER", tmp_path)
+    monkeypatch.setattr(parameters, "STAGES_FILE", tmp_path / "stages.yaml")
+
+    def load(text, **options):
+        (tmp_path / "mine.yaml").write_text("study: {dataset: digits}\n" + text)
+        return parameters.load("mine", **options)
+
+    return load
+
+
+@pytest.mark.parametrize("name", PROFILES)
+def test_every_profile_is_valid_and_states_its_scale(name):
+    sections = parameters.load(name)
+    for stage, keys in SCALE.items():
+        assert keys <= set(sections[stage]), f"{name}: {stage}"
+
+
+def test_the_paper_profile_is_the_paper():
+    sections = parameters.load("paper")
+    for stage in ("teacher", "kd", "imp"):
+        assert (sections[stage]["lr"], sections[stage]["min_lr"], sections[stage]["batch_size"]) == (1e-3, 1e-7, 128)
+    assert (sections["teacher"]["depth"], sections["teacher"]["epochs"]) == (40, 100)
+    assert (sections["kd"]["epochs"], sections["kd"]["temperature"], sections["kd"]["alpha"]) == (500, 5.0, 0.7)
+    assert (sections["imp"]["epochs"], sections["imp"]["fraction"], sections["svd"]["delta"]) == (100, 0.2, 1)
+
+
+def test_a_misspelt_key_names_itself_and_the_nearest(profile):
+    with pytest.raises(parameters.ParameterError, match=r"teacher.*'epoch' is unknown; did you mean 'epochs'"):
+        profile("teacher: {epoch: 3}")
+
+
+def test_a_misspelt_section_names_itself_and_the_nearest(profile):
+    with pytest.raises(parameters.ParameterError, match=r"'techer' is unknown; did you mean 'teacher'"):
+        profile("techer: {epochs: 3}")
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("teacher: {epochs: 3.5}", r"teacher.epochs: found 3.5 \(float\), expected int"),
+        ("teacher: {epochs: true}", r"teacher.epochs: found True \(bool\), expected int"),
+        ("teacher: {lr: fast}", r"teacher.lr: found 'fast' \(str\), expected float"),
+        ("kd: {widths: [8, x, 32]}", r"kd.widths: found .* expected list\[int\]"),
+        ("teacher: {amp: 1}", r"teacher.amp: found 1 \(int\), expected bool"),
+        ("latency: {batch: many}", r"latency.batch: found 'many' \(str\), expected int"),
+    ],
+)
+def test_a_value_of_the_wrong_type_is_named_with_the_right_type(profile, text, found):
+    with pytest.raises(parameters.ParameterError, match=found):
+        profile(text)
+
+
+def test_an_exponent_is_a_number(profile):
+    assert profile("teacher: {lr: 1e-3, min_lr: 1e-07, weight_decay: 5}")["teacher"] == {
+        "lr": 0.001,
+        "min_lr": 1e-7,
+        "weight_decay": 5,
+    }
+
+
+def test_a_key_given_twice_is_an_error(profile):
+    with pytest.raises(parameters.ParameterError, match="'epochs' is given twice"):
+        profile("teacher: {epochs: 3, epochs: 4}")
+
+
+@pytest.mark.parametrize("key", ["seed", "out", "parent", "lesson", "threads", "dataset"])
+def test_what_the_engine_sets_cannot_be_set(profile, key):
+    with pytest.raises(parameters.ParameterError, match=rf"kd.{key}: the engine sets it"):
+        profile(f"kd: {{{key}: 1}}")
+
+
+def test_seeds_and_stages_can_be_chosen_and_keep_their_order(profile):
+    found = profile("", seeds="4, 2", chosen="int8 kd")["study"]
+    assert found["seeds"] == [4, 2] and found["stages"] == ["kd", "int8"]
+    assert profile("", chosen="none")["study"]["stages"] == []
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"chosen": "kd pruen"}, "stage 'pruen': unknown"),
+        ({"seeds": "0 x"}, "seeds '0 x': expected whole numbers"),
+        ({"seeds": "1 1"}, "expected different whole numbers"),
+    ],
+)
+def test_an_unknown_stage_or_seed_is_named(profile, options, message):
+    with pytest.raises(parameters.ParameterError, match=message):
+        profile("", **options)
+
+
+def test_an_unknown_profile_names_the_nearest():
+    with pytest.raises(parameters.ParameterError, match="did you mean 'digits'"):
+        parameters.load("digit")
+    with pytest.raises(parameters.ParameterError, match="expected the name of a file"):
+        parameters.load("../secret")
+
+
+def test_a_bad_profile_stops_the_run_before_anything_trains(tmp_path):
+    project = copy_project(tmp_path / "copy")
+    (project / "papermill_params" / "bad.yaml").write_text("study: {dataset: digits}\nimp: {ronds: 3}\n")
+    result = study(project, "--profile", "bad")
+    assert result.returncode != 0
+    assert "'ronds' is unknown; did you mean 'rounds'" in result.stdout
+    assert not (project / "runs").exists()

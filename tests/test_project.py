@@ -1,0 +1,129 @@
+import re
+import subprocess
+import sys
+import tomllib
+
+import pandas as pd
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from projects import ROOT, copy_project, environment
+
+from engine import parameters
+from studylib import sweep
+
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+
+
+def locked():
+    lines = (ROOT / "requirements.lock").read_text().splitlines()
+    found = [Requirement(line) for line in lines if line and not line.startswith("#")]
+    return {re.sub(r"[-_.]+", "-", r.name).lower(): r for r in found}
+
+
+def wanted():
+    project = PYPROJECT["project"]
+    lists = [project["dependencies"], *project["optional-dependencies"].values()]
+    return [Requirement(text) for part in lists for text in part]
+
+
+def test_the_lock_pins_everything_exactly_and_within_the_bounds():
+    pins = locked()
+    for requirement in pins.values():
+        assert [s.operator for s in requirement.specifier] == ["=="], requirement
+    for requirement in wanted():
+        version = next(iter(pins[requirement.name.lower()].specifier)).version
+        assert requirement.specifier.contains(version), f"{requirement} against {version}"
+
+
+def test_every_bound_has_a_reason_beside_it():
+    text = (ROOT / "pyproject.toml").read_text()
+    lines = [line for line in text.splitlines() if re.match(r'\s+"[\w-]+[<>=]', line)]
+    assert len(lines) >= len(wanted()) - 1
+    assert all("#" in line for line in lines), [line for line in lines if "#" not in line]
+
+
+def test_conda_installs_what_pyproject_says():
+    environment_file = yaml.safe_load((ROOT / "environment.yml").read_text())
+    conda = [item for item in environment_file["dependencies"] if isinstance(item, str)]
+    pip = next(item["pip"] for item in environment_file["dependencies"] if isinstance(item, dict))
+    assert f"python{PYPROJECT['project']['requires-python']}" in conda
+    assert "--requirement requirements.lock" in pip
+    extras = ",".join(PYPROJECT["project"]["optional-dependencies"])
+    assert f"--editable .[{extras}]" in pip
+    assert environment_file["name"] == PYPROJECT["project"]["name"]
+
+
+def test_the_citation_is_of_this_version():
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert citation["version"] == PYPROJECT["project"]["version"]
+    assert citation["license"] == PYPROJECT["project"]["license"] == "MIT"
+
+
+def test_every_stage_has_a_notebook_and_every_notebook_a_stage():
+    assert sorted(parameters.notebooks().values()) == sorted((ROOT / "notebooks").glob("*.ipynb"))
+
+
+def test_nothing_in_studylib_knows_the_engine():
+    for path in (ROOT / "studylib").glob("*.py"):
+        assert not re.search(r"\b(snakemake|papermill|engine)\b(?!_params)", path.read_text(), flags=re.I), path.name
+
+
+def test_techniques_never_import_each_other():
+    techniques = {"distill", "prune", "lowrank", "quantize", "teacher"}
+    for name in techniques:
+        text = (ROOT / "studylib" / f"{name}.py").read_text()
+        imported = set(re.findall(r"\w+", " ".join(re.findall(r"^\s*from studylib import (.*)$", text, flags=re.M))))
+        assert not imported & techniques, f"{name} imports {imported & techniques}"
+
+
+@pytest.fixture
+def published(tmp_path):
+    """A copy of the project with a run of made-up rows."""
+    project = copy_project(tmp_path / "copy")
+    rows = []
+    for seed in (0, 1):
+        for i, node in enumerate(sweep.nodes(["kd", "imp", "svd", "int8"])):
+            row = dict.fromkeys(sweep.COLUMNS, 1.0 + i) | {"node": node, "seed": seed, "bytes_file": 1000 - i}
+            rows.append(row | {"test_accuracy": 0.9 - 0.01 * i + 0.001 * seed, "val_accuracy": 0.9})
+    table = pd.DataFrame(rows)
+    (project / "runs" / "made_up").mkdir(parents=True)
+    table.to_csv(project / "runs" / "made_up" / "sweep.csv", index=False)
+    return project, table
+
+
+def run(project, script, *arguments):
+    command = [sys.executable, f"engine/{script}.py", *arguments]
+    return subprocess.run(command, cwd=project, env=environment(project), text=True, capture_output=True)
+
+
+def test_compare_sets_two_runs_side_by_side(published):
+    project, table = published
+    better = table.assign(test_accuracy=table["test_accuracy"] + 0.01)
+    better.to_csv(project / "better.csv", index=False)
+    result = run(project, "compare", "made_up", "better.csv")
+    assert result.returncode == 0, result.stderr
+    assert len(re.findall(r"^\s*teacher\S*\s", result.stdout, flags=re.M)) == 16
+    assert len(re.findall(r"1\.00 ± 0\.00", result.stdout)) == 16
+    missing = run(project, "compare", "made_up", "nowhere")
+    assert missing.returncode != 0 and "'nowhere'" in missing.stderr
+    usage = run(project, "compare", "", "")
+    assert usage.returncode != 0 and "A=" in usage.stderr
+
+
+def test_clean_removes_one_run_and_says_what_it_frees(published):
+    project, _ = published
+    (project / "runs" / "other").mkdir()
+    (project / "runs" / "other" / "file").write_bytes(bytes(2_000_000))
+    (project / "runs" / "made_up" / "file").write_bytes(bytes(3_000_000))
+    result = run(project, "clean", "made_up")
+    assert "runs/made_up: removed, 3.0 MB freed" in result.stdout and "runs/other 2.0 MB" in result.stdout
+    assert not (project / "runs" / "made_up").exists() and (project / "runs" / "other" / "file").exists()
+    assert run(project, "clean", "../engine").returncode != 0
+    assert (project / "engine").exists()
+
+
+def test_make_help_names_every_command():
+    text = subprocess.run(["make", "help"], cwd=ROOT, text=True, capture_output=True).stdout
+    for target in ("study", "test", "figures", "compare", "clean", "help", "notebooks"):
+        assert re.search(rf"^  {target}\s+\S", text, flags=re.M), target

@@ -1,0 +1,188 @@
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from studylib import models, prune, quantize, size, train
+from studylib.prune import shrink_masks
+from studylib.train import Recipe
+
+RECIPE = Recipe(epochs=2, lr=5e-3, batch_size=64)
+MODEL = {"rounds": 3, "recipe": RECIPE, "seed": 0}
+
+
+@st.composite
+def layers(draw):
+    """Weights of one to three layers, many of them equal, and masks that are partly pruned already."""
+    shapes = draw(st.lists(st.lists(st.integers(1, 5), min_size=1, max_size=3), min_size=1, max_size=3))
+    generator = torch.Generator().manual_seed(draw(st.integers(0, 999)))
+    levels, density = draw(st.sampled_from([1, 3, 1000])), draw(st.sampled_from([0.0, 0.5, 1.0]))
+    weights, masks = {}, {}
+    for i, shape in enumerate(shapes):
+        weights[str(i)] = torch.randint(-levels, levels + 1, shape, generator=generator).float()
+        masks[str(i)] = torch.rand(shape, generator=generator) < density
+    return weights, masks
+
+
+def alive(masks) -> torch.Tensor:
+    return torch.cat([mask.flatten() for mask in masks.values()])
+
+
+@given(of=layers(), fraction=st.floats(0, 1))
+def test_exactly_the_fraction_goes_and_it_is_the_smallest(of, fraction):
+    weights, masks = of
+    before, magnitude = alive(masks), torch.cat([w.abs().flatten() for w in weights.values()])
+    found = shrink_masks(weights, masks, fraction)
+    after = alive(found)
+    assert {k: v.shape for k, v in found.items()} == {k: v.shape for k, v in masks.items()}
+    removed = before & ~after
+    assert not (after & ~before).any()
+    assert removed.sum() == round(fraction * int(before.sum()))
+    assert torch.equal(alive(masks), before)  # the old masks are left alone
+    if removed.any() and after.any():
+        assert magnitude[after].min() >= magnitude[removed].max()
+
+
+def test_of_equal_magnitudes_the_earlier_goes_first():
+    weights = {"a": torch.tensor([1.0, -1.0, 2.0]), "b": torch.tensor([-1.0, 1.0])}
+    masks = {name: torch.ones_like(w, dtype=torch.bool) for name, w in weights.items()}
+    found = shrink_masks(weights, masks, 0.6)
+    assert found["a"].tolist() == [False, False, True] and found["b"].tolist() == [False, True]
+
+
+@pytest.mark.parametrize("fraction", [-0.1, 1.1, float("nan")])
+def test_a_bad_fraction_is_named(fraction):
+    with pytest.raises(ValueError, match=f"fraction={fraction}"):
+        shrink_masks({"a": torch.ones(3)}, {"a": torch.ones(3, dtype=torch.bool)}, fraction)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"rounds": 0}, {"fraction": 0.0}, {"fraction": 1.0}, {"tolerance": -0.1}, {"tolerance": 1.5}],
+    ids=str,
+)
+def test_bad_arguments_are_named(student_model, tiny, wrong):
+    ((name, value),) = wrong.items()
+    with pytest.raises(ValueError, match=f"{name}={value}"):
+        prune.apply(student_model, tiny, **{**MODEL, **wrong})
+
+
+def test_an_int8_model_is_not_pruned(int8_model, tiny):
+    with pytest.raises(ValueError, match="before quantizing"):
+        prune.apply(int8_model, tiny, **MODEL)
+
+
+@pytest.fixture(scope="module")
+def free(student_model, tiny):
+    """Pruned without ever having to recover."""
+    return prune.apply(student_model, tiny, **MODEL, fraction=0.3, tolerance=1.0)
+
+
+@pytest.fixture(scope="module")
+def recovered(student_model, tiny):
+    """Pruned until it had to be trained."""
+    return prune.apply(student_model, tiny, rounds=2, recipe=RECIPE, seed=0, fraction=0.7)
+
+
+def test_sparsity_is_that_of_repeated_exact_rounding(student_model, free):
+    total = living = sum(w.numel() for w in prune.prunable(student_model).values())
+    expected = [0.0]
+    for _ in range(3):
+        living -= round(0.3 * living)
+        expected.append(1 - living / total)
+    assert size.sparsity(free) == expected[-1]
+    assert [row["sparsity"] for row in free.history] == expected
+    assert free.spec["changes"][-1] == {"technique": "imp", "rounds": 3, "epochs": 0, "sparsity": expected[-1]}
+
+
+def test_survivors_have_their_pretrained_values(student_model, free):
+    pretrained, pruned = student_model.state_dict(), free.state_dict()
+    prunable = prune.prunable(student_model)
+    assert len(prunable) == 6
+    for name, value in pretrained.items():
+        mask = pruned[name] != 0 if name in prunable else torch.ones_like(value, dtype=torch.bool)
+        assert torch.equal(pruned[name][mask], value[mask]), name
+
+
+def test_pruning_is_global(free):
+    shares = [1 - (w != 0).float().mean().item() for w in prune.prunable(free).values()]
+    assert max(shares) - min(shares) > 0.02
+
+
+def test_biases_and_batch_norms_are_never_pruned(teacher_model, student_model):
+    for model in (teacher_model, student_model):
+        names = set(prune.prunable(model))
+        owners = {name.rpartition(".")[0] for name in names}
+        assert all(isinstance(model.get_submodule(o), (nn.Conv2d, nn.Linear)) for o in owners)
+        kinds = (nn.Conv2d, nn.Linear)
+        assert names == {f"{n}.weight" for n, m in model.named_modules() if isinstance(m, kinds)}
+
+
+def test_the_model_that_is_given_is_not_changed(student_model, digits, tiny, same_tensors):
+    before, spec = models.duplicate(student_model), student_model.spec
+    prune.apply(student_model, tiny, rounds=1, recipe=Recipe(epochs=1), seed=0, fraction=0.9)
+    assert same_tensors(student_model, before) and student_model.spec is spec
+
+
+def test_recovery_trains_the_survivors_and_holds_the_zeros(student_model, recovered):
+    rows = recovered.history
+    assert [(row["round"], row["epoch"]) for row in rows][:3] == [(0, 0), (1, 0), (1, 1)]
+    assert recovered.spec["changes"][-1]["epochs"] == sum(row["epoch"] > 0 for row in rows) > 0
+    total = sum(w.numel() for w in prune.prunable(student_model).values())
+    living = total - round(0.7 * total)
+    living -= round(0.7 * living)
+    assert size.sparsity(recovered) == rows[-1]["sparsity"] == 1 - living / total
+    for name, weight in prune.prunable(recovered).items():
+        kept = weight != 0
+        assert kept.all() or not torch.equal(weight[kept], student_model.get_parameter(name)[kept])
+
+
+def test_rounds_and_sparsity_never_go_back(recovered):
+    for column in ("round", "sparsity"):
+        values = [row[column] for row in recovered.history]
+        assert values == sorted(values)
+    for k in (0, 1, 2):
+        assert [r["epoch"] for r in recovered.history if r["round"] == k] == list(
+            range(sum(r["round"] == k for r in recovered.history))
+        )
+
+
+def test_the_best_epoch_of_the_last_round_is_kept(recovered, tiny):
+    found = train.accuracy(recovered, tiny.validation, tiny)
+    assert found == max(r["val_accuracy"] for r in recovered.history if r["round"] == 2 and r["epoch"] > 0)
+
+
+def test_a_round_ends_where_the_parents_accuracy_is_reached(student_model, tiny):
+    before = train.accuracy(student_model, tiny.validation, tiny)
+    pruned = prune.apply(student_model, tiny, rounds=1, recipe=RECIPE, seed=0, fraction=0.01, tolerance=before)
+    assert [row["epoch"] for row in pruned.history] == [0, 0]
+    assert pruned.history[0] == {"round": 0, "epoch": 0, "sparsity": 0.0, "val_accuracy": before}
+
+
+def test_pruning_goes_on_from_zeros_that_are_there(free, tiny):
+    again = prune.apply(free, tiny, rounds=1, recipe=RECIPE, seed=0, fraction=0.5, tolerance=1.0)
+    masks = prune.masks_of(free)
+    total, living = sum(m.numel() for m in masks.values()), sum(int(m.sum()) for m in masks.values())
+    assert again.history[0]["sparsity"] == pytest.approx(size.sparsity(free))
+    assert size.sparsity(again) == pytest.approx(1 - (living - round(0.5 * living)) / total)
+    for name, weight in prune.prunable(again).items():
+        assert not weight[~masks[name]].any()
+
+
+def test_zeros_stay_zero_in_int8(free, digits):
+    quantized = quantize.apply(free, digits, calibration_images=64)
+    layers_ = models.weight_layers(quantized)
+    for name, mask in prune.masks_of(free).items():
+        integers = layers_[name.removesuffix(".weight")].weight
+        assert integers.dtype == torch.int8 and not integers[~mask].any()
+    assert size.sparsity(quantized) >= size.sparsity(free)
+
+
+def test_an_unfinished_round_is_taken_up_again(student_model, tiny, recovered, tmp_path, monkeypatch, same_tensors):
+    fit = train.fit
+    monkeypatch.setattr(train, "fit", lambda *args, **options: fit(*args, **options, checkpoint_seconds=0))
+    for _ in range(2):
+        found = prune.apply(student_model, tiny, rounds=2, recipe=RECIPE, seed=0, fraction=0.7, scratch=tmp_path)
+        assert same_tensors(found, recovered) and found.history == recovered.history
+    assert [p.name for p in sorted(tmp_path.iterdir())] == ["imp-round1.safetensors", "imp-round2.safetensors"]

@@ -1,0 +1,167 @@
+import copy
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from studylib import lowrank, models, quantize, store, train
+from studylib.quantize import Int8Conv2d, Int8Linear
+
+
+@pytest.fixture(scope="module")
+def images(digits):
+    return digits.normalize(digits.validation.images[:64])
+
+
+def folded_weights(model):
+    """Name → the float weight that each int8 layer stands for: batch norm folded in."""
+    return {name: layer.weight.detach() for name, layer in models.weight_layers(models.fold_batch_norm(model)).items()}
+
+
+@pytest.mark.parametrize("name", ["student_model", "teacher_model"])
+def test_int8_layers_compute_what_pt2es_graph_does_bit_for_bit(name, request, images):
+    model = models.duplicate(request.getfixturevalue(name)).eval()
+    graph = quantize.convert(copy.deepcopy(model), images)
+    ours = quantize.from_pt2e(model, graph)
+    with torch.no_grad():
+        for batch in (images, images[:1], 100 * images):  # the last beyond the calibrated range
+            assert torch.equal(ours(batch), graph(batch))
+        assert not torch.equal(ours(images), model(images))
+
+
+def test_a_factorized_model_is_quantized_bit_for_bit(student_model, images):
+    model = lowrank.apply(student_model)
+    graph = quantize.convert(copy.deepcopy(model), images)
+    ours = quantize.from_pt2e(model, graph)
+    assert "fc1.first" in models.weight_layers(ours)
+    with torch.no_grad():
+        assert torch.equal(ours(images), graph(images))
+
+
+def test_weights_are_off_by_at_most_half_a_step(student_model, int8_model):
+    folded = folded_weights(student_model)
+    for name, layer in models.weight_layers(int8_model).items():
+        step = layer.weight_scale.view(-1, *[1] * (layer.weight.dim() - 1))
+        error = (layer.dequantized_weight() - folded[name]).abs()
+        assert (error <= 0.5001 * step + 1e-6).all(), name
+        assert layer.weight.int().flatten(1).abs().amax(1).min() >= 126  # each channel uses its whole range
+
+
+def loaded_linear(scale, zero_point):
+    layer = Int8Linear((3, 4))
+    state = layer.state_dict()
+    state["input_scale"] = torch.tensor(scale)
+    state["input_zero_point"] = torch.tensor(zero_point, dtype=torch.uint8)
+    layer.load_state_dict(state)
+    return layer
+
+
+@given(scale=st.floats(2**-10, 10, width=32), zero_point=st.integers(0, 255), seed=st.integers(0, 99))
+def test_inputs_are_off_by_at_most_half_a_step_within_the_range(scale, zero_point, seed):
+    low, high = (0 - zero_point) * scale, (255 - zero_point) * scale
+    x = low + (high - low) * torch.rand(200, generator=torch.Generator().manual_seed(seed))
+    found = loaded_linear(scale, zero_point).quantized_input(x)
+    assert (found - x).abs().max() <= 0.501 * scale + 1e-5
+    beyond = torch.tensor([low - 5 * scale, high + 5 * scale])
+    assert torch.allclose(
+        loaded_linear(scale, zero_point).quantized_input(beyond), torch.tensor([low, high]), rtol=1e-5
+    )
+
+
+def test_loading_other_scales_replaces_the_ones_in_use():
+    layer, x = loaded_linear(1.0, 0), torch.tensor([0.3])
+    assert layer.quantized_input(x) == 0
+    layer.load_state_dict(loaded_linear(0.1, 0).state_dict())
+    assert torch.allclose(layer.quantized_input(x), x)
+
+
+def test_scales_cover_the_inputs_of_the_calibration(student_model, digits, images):
+    """With every training image calibrated on, the first layer's input is off by half a step."""
+    quantized = quantize.apply(student_model, digits, calibration_images=600)
+    first = quantized.features[0].conv
+    x = digits.normalize(digits.train.images)
+    assert (first.quantized_input(x) - x).abs().max() <= 0.501 * first.input_scale + 1e-6
+
+
+def test_no_float_weight_and_no_batch_norm_is_left(int8_model):
+    state = int8_model.state_dict()
+    weights = {name for name in state if name.endswith(".weight")}
+    assert weights == {f"{name}.weight" for name in models.weight_layers(int8_model)} and len(weights) == 6
+    assert {state[name].dtype for name in weights} == {torch.int8}
+    fields = {name.rpartition(".")[2] for name in state}
+    assert fields == {"weight", "weight_scale", "bias", "input_scale", "input_zero_point"}
+    assert not list(int8_model.parameters())
+    assert not [m for m in int8_model.modules() if isinstance(m, (nn.BatchNorm2d, nn.Conv2d, nn.Linear))]
+    kinds = [type(layer) for layer in models.weight_layers(int8_model).values()]
+    assert kinds == [Int8Conv2d] * 3 + [Int8Linear] * 3
+
+
+def test_zero_weights_are_the_integer_zero(student_model, digits):
+    model = models.duplicate(student_model)
+    with torch.no_grad():
+        for layer in models.weight_layers(model).values():
+            layer.weight.flatten()[::2] = 0
+    for name, layer in models.weight_layers(quantize.apply(model, digits, calibration_images=32)).items():
+        assert not layer.weight.flatten()[::2].any(), name
+        assert layer.weight.any()
+
+
+def test_a_channel_of_zeros_stays_one(student_model, digits, images):
+    model = models.duplicate(student_model)
+    with torch.no_grad():
+        model.features[0].conv.weight[2] = 0
+        model.fc2.weight[3] = 0
+    quantized = quantize.apply(model, digits, calibration_images=32)
+    for layer, channel in ((quantized.features[0].conv, 2), (quantized.fc2, 3)):
+        assert not layer.weight[channel].any() and layer.weight.any()
+        assert layer.weight_scale.isfinite().all() and (layer.weight_scale > 0).all()
+    with torch.no_grad():
+        assert quantized(images).isfinite().all()
+
+
+def test_int8_answers_almost_as_float_does(student_model, int8_model, digits):
+    answers = [train.predict(model, digits.validation, digits).argmax(1) for model in (student_model, int8_model)]
+    assert (answers[0] == answers[1]).float().mean() > 0.9
+
+
+@pytest.mark.parametrize("count", [0, -1, 601])
+def test_a_bad_number_of_calibration_images_is_named(student_model, digits, count):
+    with pytest.raises(ValueError, match=f"calibration_images={count}: expected 1 to 600"):
+        quantize.apply(student_model, digits, calibration_images=count)
+
+
+def test_the_model_that_is_given_is_not_changed(student_model, digits, same_tensors):
+    before = models.duplicate(student_model)
+    quantize.apply(student_model, digits, calibration_images=8)
+    assert same_tensors(student_model, before) and student_model.spec == before.spec
+
+
+def test_the_seed_draws_the_calibration_images(student_model, digits, int8_model, same_tensors):
+    assert same_tensors(quantize.apply(student_model, digits, calibration_images=128, seed=0), int8_model)
+    assert not same_tensors(quantize.apply(student_model, digits, calibration_images=128, seed=1), int8_model)
+
+
+def test_an_int8_model_is_the_same_after_storing(int8_model, images, tmp_path, same_tensors):
+    store.save_model(tmp_path, int8_model)
+    loaded = store.load_model(tmp_path)
+    assert same_tensors(loaded, int8_model)
+    with torch.no_grad():
+        assert torch.equal(loaded(images), int8_model(images))
+
+
+def test_a_copy_computes_the_same(int8_model, images):
+    with torch.no_grad():
+        assert torch.equal(models.duplicate(int8_model)(images), int8_model(images))
+
+
+def test_quantizing_twice_is_refused(int8_model, digits):
+    with pytest.raises(models.SpecError, match="expected a convolution or linear layer"):
+        quantize.apply(int8_model, digits, calibration_images=8)
+
+
+def test_quantizing_a_stored_int8_model_is_refused(int8_model, digits, tmp_path):
+    store.save_model(tmp_path, int8_model)
+    with pytest.raises(models.SpecError, match="expected a convolution or linear layer"):
+        quantize.apply(store.load_model(tmp_path), digits, calibration_images=8)

@@ -1,0 +1,175 @@
+import json
+import math
+
+import matplotlib
+import matplotlib.pyplot as plt
+import pandas as pd
+import pytest
+from PIL import Image
+
+from studylib import report, sweep
+
+matplotlib.use("Agg")
+NODES = sweep.nodes(["kd", "imp", "svd", "int8"])
+
+
+@pytest.fixture(autouse=True)
+def _default_style():
+    with plt.rc_context():
+        report.style()
+        yield
+    plt.close("all")
+
+
+def table(nodes, seeds=(0, 1)):
+    rows = []
+    for seed in seeds:
+        for i, node in enumerate(nodes):
+            row = dict.fromkeys(sweep.COLUMNS, 0.5) | {"node": node, "seed": seed}
+            sizes = {"bytes_file": 200_000 // (i + 1), "bytes_nonzero": 90_000 // (i + 1)}
+            rows.append(row | sizes | {"test_accuracy": 0.95 - 0.01 * i + 0.004 * seed * (i > 0)})
+    return pd.DataFrame(rows)
+
+
+@pytest.fixture
+def summary():
+    return sweep.summary(table(NODES))
+
+
+def texts(figure) -> str:
+    figure.canvas.draw()
+    return "\n".join(t.get_text() for t in figure.findobj(matplotlib.text.Text))
+
+
+def history(epochs=4):
+    columns = ("train_loss", "train_accuracy", "val_loss", "val_accuracy")
+    rows = [{"epoch": e + 1, "best": e < 2} | {c: 0.1 * (e + 1) for c in columns} for e in range(epochs)]
+    return pd.DataFrame(rows)
+
+
+# --- figures --------------------------------------------------------------------------------------------------
+
+
+def test_a_figure_is_saved_with_the_rows_it_was_drawn_from(study_root):
+    rows = pd.DataFrame({"node": ["teacher", "α"], "x": [1, 2], "y": [0.123456789, math.nan]})
+    figure, axis = plt.subplots(figsize=(3, 2))
+    axis.plot(rows["x"], rows["y"])
+    report.save_figure(figure, "figures/curve.v2", rows, {"profile": "smoke"})
+    folder = study_root / "figures"
+    assert sorted(file.name for file in folder.iterdir()) == ["curve.v2.json", "curve.v2.pdf", "curve.v2.png"]
+    content = json.loads((folder / "curve.v2.json").read_text())
+    assert content["about"] == {"profile": "smoke"}
+    assert content["rows"] == [{"node": "teacher", "x": 1, "y": 0.123456789}, {"node": "α", "x": 2, "y": None}]
+    assert (folder / "curve.v2.pdf").read_bytes().startswith(b"%PDF")
+    with Image.open(folder / "curve.v2.png") as image:
+        assert min(image.info["dpi"]) >= 200
+        assert image.width > 400
+
+
+def test_the_same_figure_gives_the_same_bytes(tmp_path, summary):
+    for name in ("a", "b"):
+        report.save_figure(report.draw_tree(summary), tmp_path / name, summary)
+    for suffix in ("png", "pdf", "json"):
+        assert (tmp_path / f"a.{suffix}").read_bytes() == (tmp_path / f"b.{suffix}").read_bytes()
+
+
+def test_style_is_sharp_enough_to_print():
+    assert plt.rcParams["savefig.dpi"] >= 200
+    assert plt.rcParams["pdf.fonttype"] == 42  # text stays text
+
+
+def test_the_tree_shows_every_node_with_its_numbers(summary):
+    figure = report.draw_tree(summary)
+    shown = texts(figure)
+    assert shown.count("saves") == len(NODES) == len(figure.axes[0].patches)
+    assert len(figure.axes[0].lines) == len(NODES) - 1  # an edge to each parent
+    for _, row in summary.iterrows():
+        technique = report.label(row["node"].rpartition("-")[2])
+        assert f"{technique}\n{100 * row['test_accuracy']:.1f} %\nsaves {100 * row['saved']:.1f} %" in shown
+
+
+def test_boxes_of_the_tree_do_not_overlap(summary):
+    boxes = [patch.get_window_extent() for patch in report.draw_tree(summary).axes[0].patches]
+    for i, a in enumerate(boxes):
+        assert not any(a.overlaps(b) for b in boxes[i + 1 :])
+
+
+def test_a_tree_of_one_node_is_drawn():
+    assert "teacher" in texts(report.draw_tree(sweep.summary(table(["teacher"]))))
+
+
+@pytest.mark.parametrize("seeds", [(0,), (0, 1)])
+def test_the_front_shows_every_node(seeds):
+    summary = sweep.summary(table(NODES, seeds))
+    figure = report.draw_front(summary)
+    assert [t.get_text() for t in figure.legends[0].get_texts()] == [report.label(node) for node in NODES]
+    for axis, column in zip(figure.axes, ("bytes_file", "bytes_nonzero"), strict=True):
+        marks = [container.lines[0] for container in axis.containers]
+        saved = [100 * (1 - value / summary[column][0]) for value in summary[column]]
+        assert [mark.get_xdata()[0] for mark in marks] == pytest.approx(saved)
+        assert [mark.get_ydata()[0] for mark in marks] == pytest.approx(list(100 * summary["test_accuracy"]))
+
+
+def test_marks_of_the_front_tell_the_nodes_apart(summary):
+    containers = report.draw_front(summary).axes[0].containers
+    looks = [
+        (m.get_marker(), str(m.get_color()), str(m.get_markerfacecolor())) for m in (c.lines[0] for c in containers)
+    ]
+    assert len(set(looks)) == len(NODES)
+
+
+def test_curves_show_the_history_and_the_kept_epoch():
+    figure = report.draw_curves(history(), "a title")
+    shown = texts(figure)
+    for part in ("a title", "loss (nats)", "accuracy (%)", "training views", "validation", "kept epoch"):
+        assert part in shown
+    loss, accuracy = figure.axes
+    assert list(loss.lines[0].get_ydata()) == pytest.approx([0.1, 0.2, 0.3, 0.4])
+    assert list(accuracy.lines[1].get_ydata()) == pytest.approx([10, 20, 30, 40])
+    assert set(loss.lines[2].get_xdata()) == {2}  # the last epoch that was better than all before
+
+
+# --- tables ---------------------------------------------------------------------------------------------------
+
+
+def test_labels_are_for_people():
+    assert report.label("teacher") == "teacher"
+    assert report.label("teacher-kd-imp-svd-int8") == "distillation + pruning + SVD + int8"
+    assert report.label("teacher-new") == "new"
+
+
+def test_plus_minus_leaves_out_what_there_is_not():
+    assert report.plus_minus(1.234, 0.056, 2) == "1.23 ± 0.06"
+    assert report.plus_minus(1.234, math.nan, 1) == "1.2"
+    assert report.plus_minus(math.nan, 0.1, 1) == "–"
+    assert report.plus_minus(math.nan, math.nan, 1) == "–"
+
+
+def test_the_table_shows_units_and_deviations(summary):
+    found = report.display_table(summary).set_index("node")
+    assert found.loc["teacher-kd", "test accuracy %"] == "94.20 ± 0.28"
+    assert found.loc["teacher", "test accuracy %"] == "95.00"  # no ± where the seeds agree
+    assert found.loc["teacher-kd", "file kB"] == "100.0"
+    assert found.loc["teacher-kd", "saved %"] == "50.00"
+
+
+def test_latency_without_a_value_is_a_dash(summary):
+    found = report.display_table(summary.assign(latency_ms=math.nan))
+    assert set(found["latency ms"]) == {"–"}
+
+
+def test_markdown_has_a_row_a_node(summary):
+    lines = report.markdown_table(summary).splitlines()
+    assert len(lines) == 2 + len(NODES)
+    assert [line.split(" | ")[0].removeprefix("| ") for line in lines[2:]] == NODES
+    assert len({line.count("|") for line in lines}) == 1
+
+
+def test_markdown_of_some_columns(summary):
+    lines = report.markdown_table(summary, ["node", "file kB"]).splitlines()
+    assert lines[:3] == ["| node | file kB |", "|---|---:|", "| teacher | 200.0 |"]
+
+
+def test_text_says_the_number_of_seeds(summary):
+    text = report.text_table(summary)
+    assert all(node in text for node in NODES) and text.endswith("n = 2 seeds")

@@ -1,0 +1,259 @@
+import json
+import os
+import subprocess
+
+import pytest
+import safetensors.torch
+import torch
+
+from studylib import store
+from studylib.store import CheckpointError, load_model, save_model
+
+
+@pytest.fixture
+def folder(student_model, tmp_path):
+    save_model(tmp_path / "model", student_model)
+    return tmp_path / "model"
+
+
+def seal(folder, **changes):
+    """Alters model.json and makes its checksum right again."""
+    content = json.loads((folder / "model.json").read_text())
+    content.pop("check")
+    content |= changes
+    (folder / "model.json").write_text(json.dumps({**content, "check": store._digest(content)}))
+
+
+# --- models ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["student_model", "teacher_model", "int8_model"])
+def test_a_model_is_the_same_after_storing(name, request, digits, tmp_path, same_tensors):
+    model = request.getfixturevalue(name)
+    save_model(tmp_path, model)
+    loaded = load_model(tmp_path)
+    assert same_tensors(loaded, model) and loaded.spec == model.spec
+    assert not loaded.training
+    images = digits.normalize(digits.validation.images)
+    with torch.no_grad():
+        assert torch.equal(loaded(images), model.eval()(images))
+
+
+def test_the_same_model_gives_the_same_bytes(student_model, folder, tmp_path):
+    save_model(tmp_path / "again", student_model)
+    for name in ("model.safetensors", "model.json"):
+        assert (tmp_path / "again" / name).read_bytes() == (folder / name).read_bytes()
+
+
+def test_nothing_is_pickled(folder, student_model):
+    assert sorted(file.name for file in folder.iterdir()) == ["model.json", "model.safetensors"]
+    tensors = safetensors.torch.load_file(folder / "model.safetensors")
+    assert tensors.keys() == student_model.state_dict().keys()
+    assert json.loads((folder / "model.json").read_text())["spec"] == student_model.spec
+
+
+def test_a_truncated_file_is_named(folder):
+    for name in ("model.safetensors", "model.json"):
+        file = folder / name
+        content = file.read_bytes()
+        for keep in (len(content) - 1, len(content) // 2, 0):
+            file.write_bytes(content[:keep])
+            with pytest.raises(CheckpointError, match=str(file)):
+                load_model(folder)
+        file.write_bytes(content)
+    load_model(folder)
+
+
+@pytest.mark.parametrize("at", [0, 9, 0.5, -1])
+@pytest.mark.parametrize("name", ["model.safetensors", "model.json"])
+def test_a_flipped_bit_is_noticed_and_the_file_named(folder, name, at):
+    content = bytearray((folder / name).read_bytes())
+    content[int(at * len(content)) if at == 0.5 else at] ^= 1
+    (folder / name).write_bytes(content)
+    with pytest.raises(CheckpointError, match=str(folder / name)):
+        load_model(folder)
+
+
+@pytest.mark.parametrize("what", [b"[]", b"3", b'"x"', b"{}", b"\xff", b'{"spec": {}, "sha256": "0", "check": "0"}'])
+def test_another_json_is_noticed_and_named(folder, what):
+    (folder / "model.json").write_bytes(what)
+    with pytest.raises(CheckpointError, match=str(folder / "model.json")):
+        load_model(folder)
+
+
+def test_an_altered_spec_is_noticed_and_named(folder):
+    file = folder / "model.json"
+    text = file.read_text()
+    assert '"convnet"' in text
+    file.write_text(text.replace('"convnet"', '"densenet"'))
+    with pytest.raises(CheckpointError, match=rf"{file}.*altered"):
+        load_model(folder)
+
+
+def test_a_spec_that_does_not_build_is_named(folder, student_model):
+    seal(folder, spec={**student_model.spec, "name": "resnet"})
+    with pytest.raises(CheckpointError, match=rf"{folder / 'model.json'}.*resnet"):
+        load_model(folder)
+
+
+def test_tensors_that_do_not_fit_the_spec_are_named(folder, student_model):
+    args = {**student_model.spec["args"], "hidden": [5, 5]}
+    seal(folder, spec={**student_model.spec, "args": args})
+    with pytest.raises(CheckpointError, match=str(folder / "model.safetensors")):
+        load_model(folder)
+
+
+def test_tensors_of_another_model_are_noticed(folder, new_student, tmp_path):
+    save_model(tmp_path / "other", new_student(9))
+    (tmp_path / "other" / "model.safetensors").replace(folder / "model.safetensors")
+    with pytest.raises(CheckpointError, match=str(folder / "model.safetensors")):
+        load_model(folder)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "model.json"])
+def test_a_missing_file_is_named(folder, name):
+    (folder / name).unlink()
+    with pytest.raises(CheckpointError, match=f"{folder / name}: no such file"):
+        load_model(folder)
+
+
+def test_a_missing_model_of_a_run_says_which_command_makes_it(study_root):
+    with pytest.raises(CheckpointError, match=r"make study PROFILE=smoke$") as caught:
+        load_model(study_root / "runs" / "smoke" / "seed0" / "teacher")
+    assert str(study_root / "runs/smoke/seed0/teacher") in str(caught.value)
+
+
+def test_a_missing_model_elsewhere_names_its_folder_only(study_root):
+    for folder in (study_root / "elsewhere", study_root / "runs"):
+        with pytest.raises(CheckpointError, match=f"{folder}: no model here$"):
+            load_model(folder)
+
+
+# --- files ----------------------------------------------------------------------------------------------------
+
+
+def test_writing_replaces_the_whole_file_and_makes_folders(tmp_path):
+    file = tmp_path / "a" / "b" / "c.txt"
+    for content in (b"a long first text", b"short"):
+        store.write_bytes(file, content)
+        assert file.read_bytes() == content
+    assert list(file.parent.iterdir()) == [file]
+
+
+def test_written_files_have_the_mode_of_any_new_file(tmp_path):
+    store.write_bytes(tmp_path / "stored", b"")
+    (tmp_path / "plain").touch()
+    assert (tmp_path / "stored").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+@pytest.mark.parametrize("step", ["replace", "fsync"])
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch, step):
+    file = tmp_path / "x"
+    store.write_bytes(file, b"old")
+
+    def fail(*args):
+        raise OSError("disk full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, step, fail)
+        with pytest.raises(OSError, match="disk full"):
+            store.write_bytes(file, b"new")
+    assert file.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def test_json_comes_back_and_holds_no_nan(tmp_path):
+    value = {"α": [1, 2.5, None, "x"], "nested": {"y": True}}
+    store.write_json(tmp_path / "x.json", value)
+    assert store.read_json(tmp_path / "x.json") == value
+    with pytest.raises(ValueError, match="JSON"):
+        store.write_json(tmp_path / "x.json", {"y": float("nan")})
+    assert store.read_json(tmp_path / "x.json") == value
+
+
+@pytest.mark.parametrize("content", [None, b"{", b"\xff\xfe"])
+def test_json_that_cannot_be_read_is_named(tmp_path, content):
+    file = tmp_path / "x.json"
+    if content is not None:
+        file.write_bytes(content)
+    with pytest.raises(CheckpointError, match=str(file)):
+        store.read_json(file)
+
+
+def test_tensors_come_back_with_what_was_said_about_them(tmp_path):
+    tensors = {"a": torch.randn(3, 4).t(), "b": torch.arange(3, dtype=torch.int8), "c": torch.tensor(2.0)}
+    about = {"epoch": 3, "names": ["ä"]}
+    for said in (about, None):
+        store.write_tensors(tmp_path / "x", tensors, said)
+        found, found_about = store.read_tensors(tmp_path / "x")
+        assert found_about == (said or {})
+        assert found.keys() == tensors.keys()
+        assert all(torch.equal(found[k], tensors[k]) and found[k].dtype == tensors[k].dtype for k in tensors)
+
+
+@pytest.mark.parametrize("content", [None, b"", b"not tensors at all"])
+def test_tensors_that_cannot_be_read_are_named(tmp_path, content):
+    file = tmp_path / "x.safetensors"
+    if content is not None:
+        file.write_bytes(content)
+    with pytest.raises(CheckpointError, match=str(file)):
+        store.read_tensors(file)
+
+
+# --- the study's folder ---------------------------------------------------------------------------------------
+
+
+def test_paths_are_resolved_below_the_root(study_root):
+    assert store.root() == study_root
+    assert store.resolve("runs/smoke") == study_root / "runs" / "smoke"
+    assert store.resolve("/elsewhere/x") == store.Path("/elsewhere/x")
+
+
+def test_the_root_is_the_nearest_folder_with_parameters(study_root, monkeypatch):
+    monkeypatch.delenv("STUDY_ROOT")
+    (study_root / "papermill_params").mkdir()
+    (study_root / "notebooks" / "deep").mkdir(parents=True)
+    monkeypatch.chdir(study_root / "notebooks" / "deep")
+    store.root.cache_clear()
+    assert store.root() == study_root.resolve()
+
+
+def git(folder, *args):
+    identity = ["-c", "user.name=x", "-c", "user.email=x@example.org", "-c", "commit.gpgsign=false"]
+    done = subprocess.run(["git", "-C", folder, *identity, *args], check=True, capture_output=True, text=True)
+    return done.stdout.strip()
+
+
+def test_provenance_says_which_commit_and_whether_it_was_changed(study_root, monkeypatch):
+    for name in ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE"):  # of a hook that runs the tests
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(study_root.parent))
+    assert store.provenance()["git_commit"] == "unknown"
+    git(study_root, "init")
+    (study_root / "file").write_text("1")
+    git(study_root, "add", "file")
+    git(study_root, "commit", "-m", "x")
+    commit = git(study_root, "rev-parse", "HEAD")[:12]
+    assert store.provenance()["git_commit"] == commit
+    (study_root / "untracked").write_text("1")
+    assert store.provenance()["git_commit"] == commit
+    (study_root / "file").write_text("2")
+    assert store.provenance()["git_commit"] == commit + "+"
+
+
+def test_provenance_names_packages_and_hardware():
+    found = store.provenance()
+    assert found["packages"]["torch"].split("+")[0] == torch.__version__.split("+")[0]
+    assert found["threads"] == torch.get_num_threads()
+    assert found["date"].endswith("+00:00")
+    assert f"{os.cpu_count()} cores" in found["hardware"] or torch.cuda.is_available()
+    json.dumps(found, allow_nan=False)
+
+
+def test_hardware_is_said_where_linux_does_not_say_it(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(store.Path, "read_text", lambda self: "processor: 0\n")
+    assert store._hardware().endswith(" cores") and len(store._hardware()) > len(f", {os.cpu_count()} cores")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "H200")
+    assert store._hardware() == "H200"

@@ -1,0 +1,161 @@
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from studylib import store, sweep
+
+NODES = ["teacher", "teacher-kd", "teacher-int8", "teacher-kd-int8"]
+BYTES = dict(zip(NODES, (1000, 400, 250, 100), strict=True))
+
+
+def metrics(node, seed):
+    numbers = {column: 1.0 for column in sweep.COLUMNS if column not in ("node", "agreement", "latency_ms")}
+    accuracy = 0.9 + 0.01 * seed - 0.02 * NODES.index(node) * (1 + seed)
+    return numbers | {"seed": seed, "test_accuracy": accuracy, "bytes_file": BYTES[node] + seed, "history": []}
+
+
+def logits(node, seed) -> torch.Tensor:
+    """Of ten images, each node predicts as many unlike the teacher as its place says."""
+    classes = torch.zeros(10, dtype=torch.int64)
+    classes[: NODES.index(node)] = 1 + seed
+    return torch.nn.functional.one_hot(classes, 5).float()
+
+
+@pytest.fixture
+def run(tmp_path):
+    for seed in (0, 1, 2):
+        for node in NODES:
+            folder = tmp_path / f"seed{seed}" / node
+            store.write_json(folder / "metrics.json", metrics(node, seed))
+            store.write_tensors(folder / "test_logits.safetensors", {"logits": logits(node, seed)})
+    store.write_json(tmp_path / "latency.json", {"latency_ms": {"teacher": 3.0, "teacher-kd": 1.5}})
+    return tmp_path
+
+
+@pytest.fixture
+def table(run):
+    return sweep.read(run, NODES, [0, 1, 2])
+
+
+@given(count=st.integers(0, 6))
+def test_stages_combine_to_every_node_once_parents_first(count):
+    stages = ["kd", "imp", "svd", "int8", "more", "last"][:count]
+    names = sweep.nodes(stages)
+    assert len(names) == len(set(names)) == 2**count and names[0] == "teacher"
+    for i, name in enumerate(names[1:], 1):
+        assert sweep.parent_of(name) in names[:i]
+        techniques = name.split("-")[1:]
+        assert techniques == [stage for stage in stages if stage in techniques]
+
+
+def test_nodes_stand_in_a_fixed_order():
+    assert sweep.nodes(["kd", "int8"]) == ["teacher", "teacher-kd", "teacher-int8", "teacher-kd-int8"]
+    assert sweep.nodes(["int8", "kd"])[-1] == "teacher-int8-kd"
+
+
+def test_the_parent_lacks_the_last_technique():
+    assert sweep.parent_of("teacher-kd-int8") == "teacher-kd"
+    assert sweep.parent_of("teacher-kd") == "teacher"
+    assert sweep.parent_of("teacher") is None
+
+
+def test_the_table_has_a_row_a_seed_and_node(table):
+    assert list(table.columns) == sweep.COLUMNS
+    assert list(zip(table["seed"], table["node"], strict=True)) == [(s, n) for s in (0, 1, 2) for n in NODES]
+    for _, row in table.iterrows():
+        assert row["test_accuracy"] == metrics(row["node"], row["seed"])["test_accuracy"]
+        assert row["bytes_file"] == BYTES[row["node"]] + row["seed"]
+    assert sweep.order(table) == NODES
+
+
+def test_agreement_is_the_share_of_images_answered_as_the_teacher_does(table):
+    for _, row in table.iterrows():
+        assert row["agreement"] == pytest.approx(1 - NODES.index(row["node"]) / 10)
+
+
+def test_latency_is_that_of_the_run_where_it_has_one(run, table):
+    assert table[table["node"] == "teacher-kd"]["latency_ms"].tolist() == [1.5] * 3
+    assert table[table["node"] == "teacher-int8"]["latency_ms"].isna().all()
+    (run / "latency.json").unlink()
+    assert sweep.read(run, NODES, [0])["latency_ms"].isna().all()
+
+
+def test_predictions_are_the_largest_logits(run):
+    assert sweep.predictions(run / "seed1" / "teacher-int8").tolist() == [2, 2] + [0] * 8
+
+
+@pytest.mark.parametrize("node", NODES[1:])
+def test_a_node_that_was_not_run_is_named(run, node):
+    (run / "seed1" / node / "metrics.json").unlink()
+    with pytest.raises(FileNotFoundError, match=f"seed1/{node}/metrics.json"):
+        sweep.read(run, NODES, [0, 1])
+
+
+def test_a_run_without_a_teacher_is_named(run):
+    with pytest.raises(FileNotFoundError, match="seed7/teacher/"):
+        sweep.read(run, NODES, [7])
+
+
+def test_summary_is_mean_and_deviation_over_the_seeds(table):
+    found = sweep.summary(table)
+    assert found["node"].tolist() == NODES and found["seeds"].tolist() == [3] * 4
+    for _, row in found.iterrows():
+        of_node = table[table["node"] == row["node"]]
+        for column in ("test_accuracy", "bytes_file", "agreement"):
+            values = of_node[column].to_numpy(float)
+            assert row[column] == pytest.approx(np.mean(values))
+            assert row[f"{column}_sd"] == pytest.approx(np.std(values, ddof=1), abs=1e-12)
+        saved = [1 - (BYTES[row["node"]] + s) / (BYTES["teacher"] + s) for s in (0, 1, 2)]
+        assert row["saved"] == pytest.approx(np.mean(saved))
+        assert row["saved_sd"] == pytest.approx(np.std(saved, ddof=1), abs=1e-12)
+    assert "seed" not in found.columns
+
+
+def test_one_seed_has_no_deviation(run):
+    found = sweep.summary(sweep.read(run, NODES, [1]))
+    assert found["test_accuracy_sd"].isna().all() and found["seeds"].tolist() == [1] * 4
+
+
+def test_saved_is_against_the_teacher_of_the_same_seed(table):
+    table = table.sample(frac=1, random_state=0)
+    found = sweep.with_saved(table)
+    for _, row in found.iterrows():
+        expected = 1 - (BYTES[row["node"]] + row["seed"]) / (BYTES["teacher"] + row["seed"])
+        assert row["saved"] == pytest.approx(expected)
+    assert "saved" not in table.columns
+    assert (sweep.with_saved(table, "nonzeros")["saved"] == 0).all()
+
+
+@pytest.mark.filterwarnings("ignore:The 'lsuffix' and 'rsuffix' keywords")  # DataFrame.join of pandas 3.1
+def test_two_sweeps_stand_side_by_side(table):
+    a = table[table["node"].isin(NODES[:3])]
+    b = table[table["node"].isin(["teacher", "teacher-kd", "teacher-kd-int8"])].copy()
+    b["test_accuracy"] += 0.01 * b["seed"]
+    b["bytes_file"] *= 2
+    found = sweep.compare(a, b)
+    assert found["node"].tolist() == ["teacher", "teacher-kd", "teacher-int8", "teacher-kd-int8"]
+    rows = found.set_index("node")
+    assert rows.loc["teacher", "difference"] == pytest.approx(0.01)
+    assert rows.loc["teacher", "difference_sd"] == pytest.approx(0.01)
+    assert rows.loc["teacher-kd", "bytes_ratio"] == pytest.approx(2)
+    assert rows.loc["teacher-kd", "test_accuracy_a"] == pytest.approx(
+        a[a["node"] == "teacher-kd"]["test_accuracy"].mean()
+    )
+    assert rows.loc["teacher-int8", ["test_accuracy_b", "bytes_file_b", "difference"]].isna().all()
+    assert rows.loc["teacher-kd-int8", ["test_accuracy_a", "bytes_file_a", "difference_sd"]].isna().all()
+    assert rows.loc["teacher-kd-int8", "test_accuracy_b"] > 0
+
+
+@pytest.mark.filterwarnings("ignore:The 'lsuffix' and 'rsuffix' keywords")  # DataFrame.join of pandas 3.1
+def test_sweeps_that_share_fewer_than_two_seeds_have_no_deviation(table):
+    found = sweep.compare(table[table["seed"] <= 1], table[table["seed"] >= 1])
+    assert found["difference_sd"].isna().all() and found["difference"].notna().all()
+
+
+def test_a_sweep_survives_its_csv(table, tmp_path):
+    table.to_csv(tmp_path / "sweep.csv", index=False)
+    again = pd.read_csv(tmp_path / "sweep.csv")
+    pd.testing.assert_frame_equal(sweep.summary(again), sweep.summary(table))

@@ -1,0 +1,308 @@
+import dataclasses
+import math
+
+import pytest
+import torch
+
+from studylib import models, store, teacher, train
+from studylib.data import Split
+from studylib.train import Recipe
+
+QUICK = Recipe(epochs=3, lr=5e-3, batch_size=32)
+
+
+def without_seconds(history):
+    return [{k: v for k, v in row.items() if k != "seconds"} for row in history]
+
+
+class Interrupted(Exception):
+    pass
+
+
+def interrupted_at(step: int, loss=train.task_loss):
+    calls = iter(range(step))
+
+    def interrupted(model, images, labels):
+        if next(calls, None) is None:
+            raise Interrupted
+        return loss(model, images, labels)
+
+    return interrupted
+
+
+# --- scores ---------------------------------------------------------------------------------------------------
+
+
+def test_scores_equal_hand_computed_values():
+    probabilities = torch.tensor([[0.7, 0.2, 0.1], [0.05, 0.9, 0.05], [0.25, 0.15, 0.6], [0.2, 0.1, 0.7]])
+    found = train.scores(probabilities.log(), torch.tensor([0, 1, 0, 2]))
+    assert found["accuracy"] == 0.75
+    assert found["nll"] == pytest.approx(-math.log(0.7 * 0.9 * 0.25 * 0.7) / 4, rel=1e-6)
+    # bins of 1/15: the two of 0.7 together (both right), 0.9 alone (right), 0.6 alone (wrong)
+    assert found["ece"] == pytest.approx((0.6 + 0.1 + 0.6) / 4, rel=1e-5)
+
+
+def test_calibration_error_weighs_opposite_errors_in_one_bin_together():
+    probabilities = torch.tensor([[0.75, 0.25]] * 4)
+    assert train.scores(probabilities.log(), torch.tensor([0, 0, 0, 1]))["ece"] == pytest.approx(0, abs=1e-6)
+    assert train.scores(probabilities.log(), torch.tensor([0, 0, 1, 1]))["ece"] == pytest.approx(0.25, abs=1e-6)
+
+
+def test_confidence_of_one_falls_into_the_last_bin():
+    logits = torch.tensor([[100.0, 0.0], [0.0, 100.0]])
+    assert train.scores(logits, torch.tensor([0, 1])) == pytest.approx({"accuracy": 1, "nll": 0, "ece": 0})
+    assert train.scores(logits, torch.tensor([1, 1]))["ece"] == pytest.approx(0.5)
+
+
+def test_predict_does_not_depend_on_the_batch_size(student_model, digits):
+    student_model.train()
+    whole = train.predict(student_model, digits.validation, digits)
+    assert whole.shape == (200, 10) and whole.dtype == torch.float32 and not whole.requires_grad
+    assert not student_model.training
+    assert torch.allclose(train.predict(student_model, digits.validation, digits, 7), whole, atol=1e-4)
+
+
+def test_accuracy_is_the_share_of_right_answers(student_model, digits):
+    answers = train.predict(student_model, digits.validation, digits).argmax(1)
+    right = Split(digits.validation.images, answers)
+    assert train.accuracy(student_model, right, digits) == 1.0
+    half = torch.where(torch.arange(200) < 100, answers, (answers + 1) % 10)
+    assert train.accuracy(student_model, Split(right.images, half), digits) == 0.5
+
+
+# --- recipe and set-up ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"epochs": -1},
+        {"lr": 0.0},
+        {"lr": math.nan},
+        {"min_lr": 1.0},
+        {"min_lr": -1e-9},
+        {"batch_size": 1},
+        {"weight_decay": -0.1},
+    ],
+)
+def test_a_bad_recipe_names_its_field(wrong):
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        Recipe(**wrong)
+
+
+def test_the_default_recipe_is_the_papers():
+    assert Recipe() == Recipe(epochs=100, lr=1e-3, min_lr=1e-7, batch_size=128, weight_decay=0.0)
+
+
+def test_set_up_rejects_unknown_and_missing_devices(monkeypatch):
+    with pytest.raises(ValueError, match="tpu"):
+        train.set_up(device="tpu")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ValueError, match="cuda"):
+        train.set_up(device="cuda")
+    assert train.set_up(device="auto") == torch.device("cpu")
+
+
+def test_set_up_hands_torch_its_threads():
+    try:
+        train.set_up(1, "cpu")
+        assert torch.get_num_threads() == 1
+        train.set_up(0, "cpu")
+        assert torch.get_num_threads() == 1
+    finally:
+        torch.set_num_threads(2)
+    assert torch.are_deterministic_algorithms_enabled()
+
+
+# --- fit ------------------------------------------------------------------------------------------------------
+
+
+def test_history_has_a_row_an_epoch(new_student, tiny):
+    history = train.fit(new_student(), tiny, QUICK, seed=0)
+    columns = "epoch lr train_loss train_accuracy val_loss val_accuracy seconds best"
+    assert [set(row) for row in history] == [set(columns.split())] * 3
+    assert [row["epoch"] for row in history] == [1, 2, 3]
+    assert history[0]["best"]
+    assert history[-1]["train_loss"] < history[0]["train_loss"]
+
+
+def test_the_same_seed_gives_the_same_weights_bit_for_bit(new_student, tiny, same_tensors):
+    models_, histories = [new_student() for _ in range(3)], []
+    for model, seed in zip(models_, (5, 5, 6), strict=True):
+        histories.append(train.fit(model, tiny, QUICK, seed=seed))
+    assert same_tensors(models_[0], models_[1])
+    assert without_seconds(histories[0]) == without_seconds(histories[1])
+    assert not same_tensors(models_[0], models_[2])
+
+
+def test_training_does_not_depend_on_the_global_generator(new_student, tiny, same_tensors):
+    first, second = new_student(), new_student()
+    train.fit(first, tiny, QUICK, seed=5)
+    torch.rand(7)
+    train.fit(second, tiny, QUICK, seed=5)
+    assert same_tensors(first, second)
+
+
+def test_the_best_validation_epoch_is_kept(new_student, tiny):
+    steps = 0
+
+    def spoilt_after_two_epochs(model, images, labels):
+        nonlocal steps
+        steps += 1
+        value, logits = train.task_loss(model, images, labels)
+        return (value if steps <= 8 else -value), logits
+
+    model = new_student()
+    recipe = dataclasses.replace(QUICK, epochs=4, augment=False)
+    history = train.fit(model, tiny, recipe, seed=0, loss=spoilt_after_two_epochs)
+    kept = [row for row in history if row["best"]][-1]
+    assert kept["epoch"] < 4
+    assert (kept["val_accuracy"], -kept["val_loss"]) == max((r["val_accuracy"], -r["val_loss"]) for r in history)
+    found = train.scores(train.predict(model, tiny.validation, tiny), tiny.validation.labels)
+    assert (found["accuracy"], found["nll"]) == (kept["val_accuracy"], kept["val_loss"])
+    assert not model.training
+
+
+def test_equal_accuracies_are_ranked_by_the_lower_loss():
+    better, worse = ({"val_accuracy": 0.5, "val_loss": loss} for loss in (1.0, 2.0))
+    assert train._rank(better) > train._rank(worse)
+    assert train._rank({"val_accuracy": 0.6, "val_loss": 9.0}) > train._rank(better)
+
+
+def test_the_learning_rate_follows_the_cosine(new_student, tiny):
+    recipe = Recipe(epochs=5, lr=1e-2, min_lr=1e-4, batch_size=100, augment=False)
+    rates = [row["lr"] for row in train.fit(new_student(), tiny, recipe, seed=0)]
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1e-2)
+    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=5, eta_min=1e-4)
+    expected = []
+    for _ in range(5):
+        expected.append(scheduler.get_last_lr()[0])
+        optimizer.step()
+        scheduler.step()
+    assert rates[0] == 1e-2 and rates == pytest.approx(expected)
+    assert scheduler.get_last_lr()[0] == pytest.approx(1e-4)  # where the next epoch would be
+
+
+def test_a_target_ends_training_early(new_student, tiny):
+    assert len(train.fit(new_student(), tiny, QUICK, seed=0, target=0.0)) == 1
+    assert len(train.fit(new_student(), tiny, QUICK, seed=0, target=1.1)) == 3
+
+
+def test_no_epochs_leave_the_model_as_it_is(new_student, tiny, same_tensors):
+    model = new_student()
+    assert train.fit(model, tiny, Recipe(epochs=0), seed=0) == []
+    assert same_tensors(model, new_student()) and not model.training
+
+
+def test_masked_weights_stay_exactly_zero(new_student, tiny):
+    model = new_student()
+    masks = {f"{n}.weight": torch.rand_like(m.weight) > 0.5 for n, m in models.weight_layers(model).items()}
+    train.fit(model, tiny, QUICK, seed=0, masks=masks)
+    for name, mask in masks.items():
+        weight = model.get_parameter(name)
+        assert not weight[~mask].any() and weight[mask].any(), name
+
+
+def test_bfloat16_training_keeps_float32_weights(new_student, tiny):
+    model = new_student()
+    history = train.fit(model, tiny, dataclasses.replace(QUICK, amp=True), seed=0)
+    assert {p.dtype for p in model.parameters()} == {torch.float32}
+    assert history[-1]["train_loss"] < history[0]["train_loss"]
+
+
+def test_a_loss_that_is_not_finite_is_an_error(new_student, tiny):
+    def broken(model, images, labels):
+        value, logits = train.task_loss(model, images, labels)
+        return value * math.nan, logits
+
+    with pytest.raises(FloatingPointError, match=r"epoch 1.*nan"):
+        train.fit(new_student(), tiny, QUICK, seed=0, loss=broken)
+
+
+# --- checkpoints ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_an_interrupted_training_ends_as_if_it_had_not_been(new_student, tiny, same_tensors, tmp_path, masked):
+    checkpoint, recipe = tmp_path / "unfinished" / "x.safetensors", dataclasses.replace(QUICK, epochs=4)
+    masks = {"fc1.weight": new_student().fc1.weight > 0} if masked else None
+    undisturbed = new_student()
+    history = train.fit(undisturbed, tiny, recipe, seed=3, masks=masks)
+    options = {"seed": 3, "masks": masks, "checkpoint": checkpoint, "checkpoint_seconds": 0}
+    with pytest.raises(Interrupted):  # 4 steps an epoch: in the middle of the third
+        train.fit(new_student(), tiny, recipe, loss=interrupted_at(10), **options)
+    assert len(store.read_tensors(checkpoint)[1]["history"]) == 2
+    resumed, steps = new_student(), []
+
+    def counted(*args):
+        steps.append(1)
+        return train.task_loss(*args)
+
+    resumed_history = train.fit(resumed, tiny, recipe, loss=counted, **options)
+    assert len(steps) == 8  # the two epochs that were left
+    assert same_tensors(resumed, undisturbed)
+    assert without_seconds(resumed_history) == without_seconds(history)
+
+
+def test_a_finished_training_is_not_done_again(new_student, tiny, same_tensors, tmp_path):
+    options = {"seed": 0, "checkpoint": tmp_path / "x.safetensors", "checkpoint_seconds": 0}
+    first, second = new_student(), new_student()
+    history = train.fit(first, tiny, QUICK, **options)
+    assert train.fit(second, tiny, QUICK, loss=interrupted_at(0), **options) == history
+    assert same_tensors(first, second)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [{"seed": 1}, {"recipe": dataclasses.replace(QUICK, lr=1e-3)}, {"target": 0.99}, {"start": 1}, {"mask": True}],
+    ids=["seed", "recipe", "target", "weights", "masks"],
+)
+def test_a_checkpoint_of_other_arguments_is_not_used(new_student, tiny, same_tensors, tmp_path, other):
+    checkpoint = tmp_path / "x.safetensors"
+    train.fit(new_student(), tiny, QUICK, seed=0, checkpoint=checkpoint, checkpoint_seconds=0)
+    recipe = other.get("recipe", QUICK)
+    masks = {"fc1.weight": torch.arange(16) % 2 == 0} if "mask" in other else None
+    options = {"seed": other.get("seed", 0), "target": other.get("target"), "masks": masks}
+    plain, offered = new_student(other.get("start", 0)), new_student(other.get("start", 0))
+    train.fit(plain, tiny, recipe, **options)
+    train.fit(offered, tiny, recipe, checkpoint=checkpoint, **options)
+    assert same_tensors(plain, offered)
+    assert not same_tensors(offered, new_student(other.get("start", 0)))
+
+
+def test_a_damaged_checkpoint_is_named(new_student, tiny, tmp_path):
+    checkpoint = tmp_path / "x.safetensors"
+    train.fit(new_student(), tiny, Recipe(epochs=1), seed=0, checkpoint=checkpoint, checkpoint_seconds=0)
+    checkpoint.write_bytes(checkpoint.read_bytes()[:-10])
+    with pytest.raises(store.CheckpointError, match=str(checkpoint)):
+        train.fit(new_student(), tiny, Recipe(epochs=1), seed=0, checkpoint=checkpoint)
+
+
+# --- teacher --------------------------------------------------------------------------------------------------
+
+
+def test_the_teacher_is_a_densenet_that_learns(teacher_model, digits):
+    args = teacher_model.spec["args"]
+    assert teacher_model.spec["name"] == "densenet" and (args["depth"], args["growth"]) == (7, 8)
+    assert teacher_model.spec["changes"] == [{"technique": "teacher", "epochs": 4}]
+    assert len(teacher_model.history) == 4
+    accuracy = train.accuracy(teacher_model, digits.validation, digits)
+    assert accuracy == max(row["val_accuracy"] for row in teacher_model.history)
+    assert accuracy > 0.5  # by chance 0.1
+
+
+def test_an_interrupted_teacher_goes_on_from_its_scratch_folder(tiny, tmp_path, monkeypatch, same_tensors):
+    def make(scratch=None):
+        return teacher.apply(tiny, depth=7, growth=4, recipe=QUICK, seed=0, scratch=scratch)
+
+    fit = train.fit
+
+    def interrupted(*args, **options):
+        return fit(*args, **options, loss=interrupted_at(6), checkpoint_seconds=0)
+
+    monkeypatch.setattr(train, "fit", interrupted)
+    with pytest.raises(Interrupted):
+        make(tmp_path)
+    monkeypatch.setattr(train, "fit", fit)
+    assert (tmp_path / "teacher.safetensors").exists()
+    assert same_tensors(make(tmp_path), make())

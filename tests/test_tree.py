@@ -1,0 +1,71 @@
+import re
+import subprocess
+import sys
+
+import pytest
+from projects import copy_project, edit, environment, study
+
+from studylib import sweep
+
+
+@pytest.fixture
+def project(tmp_path):
+    return copy_project(tmp_path / "copy")
+
+
+def planned(project, *arguments):
+    """Folder names of the nodes that a dry run would make."""
+    result = study(project, *arguments, "--", "-n")
+    assert result.returncode == 0, result.stdout
+    return re.findall(r"runs/\w+/(seed\d+/teacher[\w-]*)$", result.stdout, flags=re.M)
+
+
+def test_a_fresh_study_plans_every_node_of_every_seed_once(project):
+    found = planned(project, "--profile", "digits")
+    stages = ["kd", "imp", "svd", "int8"]
+    assert sorted(found) == sorted(f"seed{seed}/{node}" for seed in (0, 1, 2) for node in sweep.nodes(stages))
+
+
+def test_seeds_and_stages_choose_a_part_of_the_tree(project):
+    found = planned(project, "--profile", "digits", "--seeds", "7", "--stages", "imp int8")
+    assert sorted(found) == ["seed7/teacher", "seed7/teacher-imp", "seed7/teacher-imp-int8", "seed7/teacher-int8"]
+
+
+def test_one_more_name_in_the_list_of_stages_grows_the_tree(project):
+    edit(project / "papermill_params" / "stages.yaml", "int8: 05_quantize", "again: 04_svd\nint8: 05_quantize")
+    found = planned(project, "--profile", "smoke")
+    assert len(found) == len(set(found)) == 32
+    assert "seed0/teacher-kd-imp-svd-again-int8" in found
+
+
+def test_a_second_run_of_one_profile_is_refused_while_the_first_goes_on(project):
+    import fcntl
+
+    lock = project / "runs" / "smoke" / ".lock"
+    lock.parent.mkdir(parents=True)
+    with open(lock, "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        result = study(project, "--profile", "smoke", "--", "-n")
+    assert result.returncode != 0 and "is being run already" in result.stdout
+
+
+def test_the_slurm_profile_submits_the_same_tree(project):
+    result = study(project, "--profile", "smoke", "--", "-n", "--profile", "engine/slurm")
+    assert result.returncode == 0, result.stdout
+    assert len(set(re.findall(r"runs/smoke/(seed0/teacher[\w-]*)$", result.stdout, flags=re.M))) == 16
+
+
+def test_the_graph_of_rules_can_be_drawn_without_graphviz(project):
+    command = [
+        sys.executable,
+        "-m",
+        "snakemake",
+        "--rulegraph",
+        "mermaid-js",
+        "--cores",
+        "1",
+        "--config",
+        "profile=smoke",
+    ]
+    result = subprocess.run(command, cwd=project, env=environment(project), text=True, capture_output=True)
+    assert result.returncode == 0 and "int8" in result.stdout

@@ -16,6 +16,7 @@ STUDY, NOTEBOOKS = SECTIONS["study"], parameters.notebooks()
 STAGES, SEEDS, NODES = STUDY["stages"], STUDY["seeds"], sweep.nodes(STUDY["stages"])
 RUN = f"runs/{PROFILE}"
 FILES = ["model.safetensors", "model.json", "metrics.json", "test_logits.safetensors"]
+CORES = workflow.resource_settings.cores or 4  # on a cluster, which has no such number: four of one machine
 # papermill dies with Snakemake even on SIGKILL, and its kernel with it
 EXECUTE = "exec $(command -v setpriv >/dev/null && echo setpriv --pdeathsig KILL) python engine/execute.py"
 
@@ -104,7 +105,7 @@ rule latency:
         given=SECTIONS["latency"],
     log:
         f"{RUN}/latency.txt",
-    threads: workflow.cores or 1
+    threads: CORES
     message:
         "{output}"
     shell:

@@ -164,13 +164,14 @@ def _cifar10():
 def _cifar10_from_file(file: Path):
     expected = "x_train, y_train, x_test, y_test; images uint8 (n, 32, 32, 3), labels 0…9"
     try:
-        with np.load(file, allow_pickle=False) as archive:
+        with open(file, "rb") as raw, np.load(raw, allow_pickle=False) as archive:
             arrays = [(archive[f"x_{part}"], archive[f"y_{part}"]) for part in ("train", "test")]
     except Exception as error:
         raise ValueError(f"{file}: not a readable archive of {expected} ({error})") from error
     for x, y in arrays:
-        y_fits = y.ndim == 1 and y.dtype.kind in "iu" and len(x) == len(y) and len(y) and y.min() >= 0 and y.max() < 10
-        if x.dtype != np.uint8 or x.shape[1:] != (32, 32, 3) or not y_fits:
+        images_fit = x.dtype == np.uint8 and x.shape[1:] == (32, 32, 3)
+        labels_fit = y.ndim == 1 and y.dtype.kind in "iu" and len(y) > 0 and y.min() >= 0 and y.max() < 10
+        if not images_fit or not labels_fit or len(x) != len(y):
             raise ValueError(
                 f"{file}: found images {x.dtype} {x.shape}, labels {y.dtype} {y.shape}: expected {expected}"
             )

@@ -143,7 +143,7 @@ def build(spec: dict) -> nn.Module:
     if not isinstance(spec, dict) or spec.get("format") != SPEC_FORMAT:
         found = spec.get("format") if isinstance(spec, dict) else spec
         raise SpecError(f"spec format {found!r}: expected {SPEC_FORMAT}")
-    if spec.get("name") not in ARCHITECTURES:
+    if not isinstance(spec.get("name"), str) or spec["name"] not in ARCHITECTURES:
         raise SpecError(f"model name {spec.get('name')!r}: expected one of {sorted(ARCHITECTURES)}")
     try:
         model = ARCHITECTURES[spec["name"]](**spec["args"])

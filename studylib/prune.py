@@ -64,7 +64,7 @@ def apply(
     Each round ranks the weights as the last one left them, resets the survivors (and everything else) to
     their values in ``model``, the pre-trained ones (Chen et al. 2020), and trains by ``recipe`` until the
     validation accuracy is within ``tolerance`` of ``model``'s; a round that is there without training does
-    none, one that never gets there keeps its best epoch.
+    none, one that never gets there keeps its best epoch, the untrained state included.
 
     Args:
         recipe: its ``epochs`` are the most that one round may take to recover.
@@ -103,6 +103,9 @@ def apply(
                 pruned, data, recipe, seed=seed + 1000 * k, masks=masks, target=target, checkpoint=checkpoint
             )
             history += [_row(k, row["epoch"], masks, row["val_accuracy"]) for row in epochs]
+            if max((row["val_accuracy"] for row in epochs), default=0) < before:  # training only made it worse
+                pruned.load_state_dict(pretrained)
+                _zero(pruned, masks)
         best = max(row["val_accuracy"] for row in history if row["round"] == k)
         log.info("round %d: %.2f%% zeros, validation accuracy %.4f", k, 100 * history[-1]["sparsity"], best)
     did = {"rounds": rounds, "epochs": sum(row["epoch"] > 0 for row in history), "sparsity": size.sparsity(pruned)}

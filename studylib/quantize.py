@@ -111,12 +111,13 @@ def convert(model: nn.Module, images: torch.Tensor) -> torch.fx.GraphModule:
     Convolutions and linear layers are quantized and nothing between them: pooling and concatenation stay
     exact, so that each layer's input is rounded once.
     """
+    before = logging.root.manager.disable
     logging.disable(logging.WARNING)  # torchao's import warns of torch's own insides
     try:
         from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
         from torchao.quantization.pt2e.quantizer import x86_inductor_quantizer as x86
     finally:
-        logging.disable(logging.NOTSET)
+        logging.disable(before)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         batch = {0: torch.export.Dim.AUTO}

@@ -11,17 +11,18 @@ from matplotlib.figure import Figure
 
 from studylib import store, sweep
 
+DPI = 220  # of a saved figure: enough for print
 TECHNIQUE_NAMES = {"kd": "distillation", "imp": "pruning", "svd": "SVD", "int8": "int8"}
 
 
 def style() -> None:
     """Sets the plot style of the study: colour-blind safe, readable in print."""
     sns.set_theme(context="paper", style="whitegrid", palette="colorblind", font_scale=1.1)
-    plt.rcParams |= {"figure.dpi": 110, "savefig.dpi": 220, "savefig.bbox": "tight", "pdf.fonttype": 42}
+    plt.rcParams |= {"figure.dpi": 110, "pdf.fonttype": 42}
 
 
 def save_figure(figure: Figure, path: Path, rows: pd.DataFrame, about: dict | None = None) -> None:
-    """Writes ``path``.png (220 dpi), .pdf, and .json with the rows that the figure shows and ``about`` them.
+    """Writes ``path``.png, .pdf, and .json with the rows that the figure shows and ``about`` them.
 
     Args:
         path: without suffix, absolute or below the study's root.
@@ -34,7 +35,7 @@ def save_figure(figure: Figure, path: Path, rows: pd.DataFrame, about: dict | No
     for suffix in ("png", "pdf"):
         buffer = io.BytesIO()
         metadata = {"Software": None} if suffix == "png" else {"CreationDate": None, "Producer": None, "Creator": None}
-        figure.savefig(buffer, format=suffix, metadata=metadata)
+        figure.savefig(buffer, format=suffix, metadata=metadata, dpi=DPI, bbox_inches="tight")
         store.write_bytes(path.with_name(f"{path.name}.{suffix}"), buffer.getvalue())
     content = {"about": about or {}, "rows": json.loads(rows.to_json(orient="records", double_precision=10))}
     store.write_json(path.with_name(f"{path.name}.json"), content)

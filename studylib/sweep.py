@@ -64,29 +64,51 @@ def read(run: Path, names: Iterable[str], seeds: Iterable[int]) -> pd.DataFrame:
     ``latency_ms`` comes from the run's ``latency.json`` (NaN where that has none).
 
     Raises:
-        FileNotFoundError: a node has no metrics; names it.
+        FileNotFoundError, ValueError: a node has not been run, or left a damaged file; names it.
     """
     import pandas as pd
 
-    run = Path(run)
-    latency = json.loads((run / LATENCY).read_text())["latency_ms"] if (run / LATENCY).exists() else {}
+    run, names = Path(run), list(names)
+    latency = _read_json(run / LATENCY)["latency_ms"] if (run / LATENCY).exists() else {}
     rows = []
     for seed in seeds:
-        root = predictions(run / f"seed{seed}" / ROOT)
-        for name in names:
+        root = None
+        for name in dict.fromkeys([ROOT, *names]):
             folder = run / f"seed{seed}" / name
-            if not (folder / METRICS).exists():
-                raise FileNotFoundError(f"{folder / METRICS}: this node has not been run")
-            row = json.loads((folder / METRICS).read_text())
-            row |= {"node": name, "seed": seed, "latency_ms": latency.get(name, float("nan"))}
-            row["agreement"] = float((predictions(folder) == root).mean())
-            rows.append({column: row[column] for column in COLUMNS})
+            metrics, predicted = _read_json(folder / METRICS), predictions(folder)
+            root = predicted if root is None else root
+            row = {**metrics, "node": name, "seed": seed, "latency_ms": latency.get(name, float("nan"))}
+            row["agreement"] = float((predicted == root).mean())
+            missing = [column for column in COLUMNS if column not in row]
+            if missing:
+                raise ValueError(f"{folder / METRICS}: {missing[0]} is missing")
+            if name in names:
+                rows.append({column: row[column] for column in COLUMNS})
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
+def _read_json(path: Path) -> dict:
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{path}: this node has not been run") from error
+    except ValueError as error:
+        raise ValueError(f"{path}: not valid JSON ({error})") from error
+
+
 def predictions(folder: Path) -> np.ndarray:
-    """The class (n,) that the model in ``folder`` predicts for each test image, from its stored logits."""
-    return safetensors.numpy.load_file(Path(folder) / LOGITS)["logits"].argmax(1)
+    """The class (n,) that the model in ``folder`` predicts for each test image, from its stored logits.
+
+    Raises:
+        FileNotFoundError, ValueError: no logits there, or damaged ones; names the file.
+    """
+    path = Path(folder) / LOGITS
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: this node has not been run")
+    try:
+        return safetensors.numpy.load_file(path)["logits"].argmax(1)
+    except (safetensors.SafetensorError, KeyError) as error:
+        raise ValueError(f"{path}: not the logits of a node ({error})") from error
 
 
 def order(table: pd.DataFrame) -> list[str]:
@@ -120,7 +142,7 @@ def compare(a: pd.DataFrame, b: pd.DataFrame) -> pd.DataFrame:
     """
     columns = ["test_accuracy", "bytes_file"]
     means = [t.groupby("node", sort=False)[columns].mean() for t in (a, b)]
-    both = means[0].join(means[1], how="outer", lsuffix="_a", rsuffix="_b")
+    both = means[0].add_suffix("_a").join(means[1].add_suffix("_b"), how="outer")
     both["difference"] = both["test_accuracy_b"] - both["test_accuracy_a"]
     paired = a.merge(b, on=["node", "seed"], suffixes=("_a", "_b"))
     paired["difference_sd"] = paired["test_accuracy_b"] - paired["test_accuracy_a"]

@@ -92,6 +92,7 @@ def fit(
     target: float | None = None,
     checkpoint: Path | None = None,
     checkpoint_seconds: float = 60.0,
+    identity: object = None,
 ) -> list[dict]:
     """Trains ``model`` in place and leaves it with the weights of its best validation epoch.
 
@@ -103,6 +104,7 @@ def fit(
     Args:
         masks: weight name → bool, True where a weight may live; the others are held at exactly zero.
         target: stop after the first epoch whose validation accuracy reaches this.
+        identity: JSON data that tells ``loss`` from another; a checkpoint made under another is not used.
 
     Returns:
         One row an epoch: epoch, lr, train_loss, train_accuracy, val_loss, val_accuracy, seconds, best.
@@ -116,11 +118,11 @@ def fit(
     optimizer = torch.optim.Adam(model.parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay)
     net = torch.compile(model) if recipe.compile else model
     _apply_masks(model, masks)
-    key = _digest(recipe, seed, data, target, model)
+    key = _digest([dataclasses.asdict(recipe), seed, data.name, data.seed, data.sizes, target, identity], model)
     history, best = [], None
     if checkpoint is not None and checkpoint.exists():
         history, best = _resume(checkpoint, key, model, optimizer)
-    saved = time.monotonic()
+    resumed, saved = len(history), time.monotonic()
     while len(history) < recipe.epochs and not _reached(history, target):
         epoch, started = len(history), time.monotonic()
         lr = recipe.min_lr + (recipe.lr - recipe.min_lr) * (1 + math.cos(math.pi * epoch / recipe.epochs)) / 2
@@ -138,6 +140,8 @@ def fit(
         if checkpoint is not None and time.monotonic() - saved >= checkpoint_seconds:
             _save(checkpoint, key, model, optimizer, history, best)
             saved = time.monotonic()
+    if checkpoint is not None and len(history) > resumed:
+        _save(checkpoint, key, model, optimizer, history, best)
     if best is not None:
         model.load_state_dict(best)
     model.eval()
@@ -184,10 +188,16 @@ def _apply_masks(model: nn.Module, masks: dict[str, torch.Tensor]) -> None:
         parameters[name].mul_(mask)
 
 
-def _digest(recipe, seed, data, target, model) -> str:
+def _digest(arguments: list, model: nn.Module) -> str:
     """What a checkpoint belongs to: the arguments and the weights that training started from."""
-    text = [dataclasses.asdict(recipe), seed, data.name, data.seed, data.sizes, target, getattr(model, "spec", None)]
-    digest = hashlib.sha256(json.dumps(text, sort_keys=True).encode())
+    digest = hashlib.sha256(json.dumps([arguments, model.spec], sort_keys=True).encode())
+    digest.update(weights_digest(model).encode())
+    return digest.hexdigest()
+
+
+def weights_digest(model: nn.Module) -> str:
+    """SHA-256 of every tensor of ``model``."""
+    digest = hashlib.sha256()
     for tensor in model.state_dict().values():
         digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()

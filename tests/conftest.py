@@ -44,7 +44,7 @@ def teacher_model(digits):
 def student_model(digits):
     """A ConvNet that gets most digits right. Shared: copy it before changing it."""
     model = models.create("convnet", 0, **digits.model_args, **SMALL)
-    train.fit(model, digits, train.Recipe(epochs=6, lr=5e-3, batch_size=64, augment=False), seed=0)
+    train.fit(model, digits, train.Recipe(epochs=6, lr=1e-2, batch_size=32, augment=False), seed=0)
     return model
 
 

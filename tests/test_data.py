@@ -150,7 +150,6 @@ def test_wrong_archive_is_named(cifar10_file, wrong):
         datasets.load("cifar10")
 
 
-@pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")  # numpy.load leaves a broken zip open
 @pytest.mark.parametrize("keep", [0.5, 0.0])
 def test_truncated_archive_is_named(cifar10_file, keep):
     np.savez(cifar10_file, **fake_cifar10())
@@ -253,14 +252,16 @@ def test_rotation_by_almost_nothing_keeps_the_view(how):
     assert torch.allclose(turned, augment(images, how, rng()), atol=0.05)
 
 
-def test_rotation_turns_an_image_by_at_most_its_angle():
+@pytest.mark.parametrize("flip", [False, True])
+def test_rotation_turns_an_image_by_at_most_its_angle(flip):
     images = torch.zeros(200, 1, 33, 33, dtype=torch.uint8)
     images[:, :, 15:18, 28] = 255  # a spot right of the centre, at angle 0
-    views = augment(images, Augmentation(rotation=20.0), rng())[:, 0]
+    views = augment(images, Augmentation(rotation=20.0, flip=flip), rng())[:, 0]
     along = torch.arange(33) - 16.0
     mass = views.sum((1, 2))
     y, x = (views.sum(2) * along).sum(1) / mass, (views.sum(1) * along).sum(1) / mass
-    angle = torch.atan2(y, x).rad2deg()
+    angle = torch.atan2(y, x.abs()).rad2deg()
+    assert (x < 0).any() == flip
     assert angle.abs().max() < 21 and angle.min() < -10 and angle.max() > 10
     assert torch.allclose(torch.hypot(x, y), torch.tensor(12.0), atol=0.3)
 

@@ -68,8 +68,12 @@ def test_the_seed_decides_the_weights(new_student, same_tensors):
 
 
 def test_convolutions_start_he_normal():
-    weight = models.create("densenet", 0, depth=40).transitions[1][0].conv.weight
-    assert weight.std().item() == pytest.approx((2 / weight[0].numel()) ** 0.5, rel=0.05)
+    layers = models.weight_layers(models.create("densenet", 0, depth=40)).values()
+    weights = [layer.weight for layer in layers if isinstance(layer, nn.Conv2d)]
+    drawn = torch.cat([weight.flatten() * (weight[0].numel() / 2) ** 0.5 for weight in weights])
+    assert drawn.mean().item() == pytest.approx(0, abs=0.01)
+    assert drawn.std().item() == pytest.approx(1, rel=0.01)
+    assert max(weight.std().item() * (weight[0].numel() / 2) ** 0.5 for weight in weights) < 1.2
 
 
 def test_build_keeps_a_copy_of_the_spec():
@@ -113,6 +117,16 @@ def change(module):
 def test_a_spec_that_does_not_build_is_refused(wrong, message):
     with pytest.raises(SpecError, match=f"(?s){message}"):
         models.build({**SPEC, **wrong})
+
+
+@pytest.mark.parametrize("module", ["../x", "os.path", ".data", "data.x", "A", "", "prune\n", None, ["prune"]])
+def test_what_is_no_plain_name_is_not_even_imported(module, monkeypatch):
+    def imported(name, *args):
+        raise AssertionError(f"{name} was imported")
+
+    monkeypatch.setattr(models.importlib, "import_module", imported)
+    with pytest.raises(SpecError, match="expected the name of a module"):
+        models.build({**SPEC, **change(module)})
 
 
 @pytest.mark.parametrize("spec", [None, 3, [], "convnet"])
@@ -160,7 +174,7 @@ def test_replace_module_reaches_nested_modules(new_student):
     assert isinstance(model.features[0].relu, nn.Identity) and isinstance(model.fc3, nn.Identity)
 
 
-def test_every_linear_layer_matters(student_model, digits):
+def test_every_weight_layer_matters(student_model, digits):
     images = digits.normalize(digits.validation.images)
     with torch.no_grad():
         whole = student_model.eval()(images)

@@ -13,7 +13,7 @@ def finished(student_model, tmp_path_factory):
     predict = train.predict
 
     def watched(model, split, data, *rest):
-        predicted.append(len(split))
+        predicted.append((len(split), model))
         return predict(model, split, data, *rest)
 
     with pytest.MonkeyPatch.context() as patch:
@@ -33,7 +33,12 @@ def test_a_node_leaves_four_files_and_no_scratch(finished):
 
 
 def test_the_test_set_is_read_exactly_once(finished):
-    assert sorted(finished[2]) == [200, 997]
+    assert sorted(count for count, _ in finished[2]) == [200, 997]
+
+
+def test_what_is_evaluated_is_what_was_read_back(finished):
+    _, _, predicted, model = finished
+    assert not any(evaluated is model for _, evaluated in predicted)
 
 
 def test_metrics_follow_from_the_stored_logits(finished, digits):

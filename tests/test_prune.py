@@ -138,6 +138,31 @@ def test_recovery_trains_the_survivors_and_holds_the_zeros(student_model, recove
         assert kept.all() or not torch.equal(weight[kept], student_model.get_parameter(name)[kept])
 
 
+def test_each_round_ranks_what_was_trained_and_resets_it(student_model, tiny, monkeypatch):
+    calls, scrambled = [], torch.Generator().manual_seed(0)
+
+    @torch.no_grad()
+    def fit(model, data, recipe, *, seed, masks, target, checkpoint):
+        started = {name: weight.detach().clone() for name, weight in prune.prunable(model).items()}
+        for name, weight in prune.prunable(model).items():
+            weight.copy_(torch.randn(weight.shape, generator=scrambled) * masks[name])
+        calls.append({"seed": seed, "masks": masks, "target": target, "started": started})
+        calls[-1]["left"] = {name: weight.detach().clone() for name, weight in prune.prunable(model).items()}
+        return [{"epoch": 1, "val_accuracy": 1.0}]
+
+    monkeypatch.setattr(train, "fit", fit)
+    prune.apply(student_model, tiny, rounds=3, recipe=RECIPE, seed=7, fraction=0.6, tolerance=0.0)
+    assert len(calls) == 3 and len({call["seed"] for call in calls}) == 3
+    accuracy = train.accuracy(student_model, tiny.validation, tiny)
+    for before, call in zip([None, *calls], calls, strict=False):
+        assert call["target"] == pytest.approx(accuracy) and call["target"] <= accuracy
+        for name, start in call["started"].items():
+            assert torch.equal(start, student_model.get_parameter(name) * call["masks"][name])
+        if before:
+            expected = shrink_masks(before["left"], before["masks"], 0.6)
+            assert all(torch.equal(expected[name], call["masks"][name]) for name in expected)
+
+
 def test_rounds_and_sparsity_never_go_back(recovered):
     for column in ("round", "sparsity"):
         values = [row[column] for row in recovered.history]
@@ -186,3 +211,17 @@ def test_an_unfinished_round_is_taken_up_again(student_model, tiny, recovered, t
         found = prune.apply(student_model, tiny, rounds=2, recipe=RECIPE, seed=0, fraction=0.7, scratch=tmp_path)
         assert same_tensors(found, recovered) and found.history == recovered.history
     assert [p.name for p in sorted(tmp_path.iterdir())] == ["imp-round1.safetensors", "imp-round2.safetensors"]
+
+
+def test_a_round_that_training_only_made_worse_keeps_the_untrained_weights(student_model, tiny, monkeypatch):
+    def fit(model, data, recipe, **options):
+        for weight in prune.prunable(model).values():
+            weight.data.mul_(0)
+        return [{"epoch": 1, "val_accuracy": 0.0}]
+
+    monkeypatch.setattr(train, "fit", fit)
+    kept = prune.apply(student_model, tiny, rounds=1, recipe=RECIPE, seed=0, fraction=0.9, tolerance=0.0)
+    for name, weight in prune.prunable(kept).items():
+        living = weight != 0
+        assert torch.equal(weight[living], student_model.get_parameter(name)[living])
+    assert size.sparsity(kept) == pytest.approx(0.9, abs=0.01)

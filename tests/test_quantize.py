@@ -143,6 +143,12 @@ def test_the_seed_draws_the_calibration_images(student_model, digits, int8_model
     assert not same_tensors(quantize.apply(student_model, digits, calibration_images=128, seed=1), int8_model)
 
 
+def test_more_calibration_images_widen_the_scales(student_model, digits):
+    made = [quantize.apply(student_model, digits, calibration_images=count) for count in (2, 600)]
+    few, many = ([layer.input_scale for layer in models.weight_layers(model).values()] for model in made)
+    assert all(a <= b for a, b in zip(few, many, strict=True)) and few != many
+
+
 def test_an_int8_model_is_the_same_after_storing(int8_model, images, tmp_path, same_tensors):
     store.save_model(tmp_path, int8_model)
     loaded = store.load_model(tmp_path)

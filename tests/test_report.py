@@ -74,7 +74,7 @@ def test_the_same_figure_gives_the_same_bytes(tmp_path, summary):
 
 
 def test_style_is_sharp_enough_to_print():
-    assert plt.rcParams["savefig.dpi"] >= 200
+    assert report.DPI >= 200
     assert plt.rcParams["pdf.fonttype"] == 42  # text stays text
 
 

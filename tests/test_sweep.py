@@ -1,6 +1,9 @@
+import re
+
 import numpy as np
 import pandas as pd
 import pytest
+import safetensors.numpy
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -129,7 +132,6 @@ def test_saved_is_against_the_teacher_of_the_same_seed(table):
     assert (sweep.with_saved(table, "nonzeros")["saved"] == 0).all()
 
 
-@pytest.mark.filterwarnings("ignore:The 'lsuffix' and 'rsuffix' keywords")  # DataFrame.join of pandas 3.1
 def test_two_sweeps_stand_side_by_side(table):
     a = table[table["node"].isin(NODES[:3])]
     b = table[table["node"].isin(["teacher", "teacher-kd", "teacher-kd-int8"])].copy()
@@ -149,7 +151,6 @@ def test_two_sweeps_stand_side_by_side(table):
     assert rows.loc["teacher-kd-int8", "test_accuracy_b"] > 0
 
 
-@pytest.mark.filterwarnings("ignore:The 'lsuffix' and 'rsuffix' keywords")  # DataFrame.join of pandas 3.1
 def test_sweeps_that_share_fewer_than_two_seeds_have_no_deviation(table):
     found = sweep.compare(table[table["seed"] <= 1], table[table["seed"] >= 1])
     assert found["difference_sd"].isna().all() and found["difference"].notna().all()
@@ -159,3 +160,16 @@ def test_a_sweep_survives_its_csv(table, tmp_path):
     table.to_csv(tmp_path / "sweep.csv", index=False)
     again = pd.read_csv(tmp_path / "sweep.csv")
     pd.testing.assert_frame_equal(sweep.summary(again), sweep.summary(table))
+
+
+@pytest.mark.parametrize(
+    ("file", "content"), [("metrics.json", "{"), ("metrics.json", "{}"), ("test_logits.safetensors", "x")]
+)
+def test_a_damaged_node_is_named(tmp_path, file, content):
+    folder = tmp_path / "seed0" / "teacher"
+    folder.mkdir(parents=True)
+    (folder / "metrics.json").write_text("{}")
+    safetensors.numpy.save_file({"logits": np.eye(3, dtype=np.float32)}, folder / "test_logits.safetensors")
+    (folder / file).write_text(content)
+    with pytest.raises(ValueError, match=re.escape(str(folder / file))):
+        sweep.read(tmp_path, ["teacher"], [0])

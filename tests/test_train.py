@@ -143,6 +143,20 @@ def test_training_does_not_depend_on_the_global_generator(new_student, tiny, sam
     assert same_tensors(first, second)
 
 
+def test_each_epoch_has_an_order_and_views_of_its_own(new_student, tiny):
+    first = []
+
+    def seen(model, images, labels):
+        first.append(images)
+        return train.task_loss(model, images, labels)
+
+    recipe = dataclasses.replace(QUICK, batch_size=100)
+    for augmented in (True, False):
+        first.clear()
+        train.fit(new_student(), tiny, dataclasses.replace(recipe, augment=augmented), seed=0, loss=seen)
+        assert len(first) == 3 and not torch.equal(first[0], first[1]) and not torch.equal(first[1], first[2])
+
+
 def test_the_best_validation_epoch_is_kept(new_student, tiny):
     steps = 0
 

@@ -34,6 +34,9 @@ compare: $(READY) ## two runs side by side: A=digits B=smoke (profiles, or paths
 notebooks: $(READY) ## run each notebook as it stands and keep its outputs in it (needs the smoke run)
 	@$(PY) engine/store_outputs.py
 
+bench: $(READY) ## paired timings; nothing else should be running (ARGS=augment: only that one)
+	@OMP_WAIT_POLICY=passive $(PY) tests/benchmarks/run.py $(ARGS)
+
 lint: $(READY) ## ruff over code and notebooks
 	@$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check .
 

@@ -14,7 +14,9 @@ import tempfile
 from pathlib import Path
 
 os.environ.setdefault("JUPYTER_PLATFORM_DIRS", "1")
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+import engine  # noqa: F401, I001  (before papermill: makes its import three times as fast)
 import papermill
 from papermill.engines import NBClientEngine, papermill_engines
 from papermill.exceptions import PapermillExecutionError

@@ -5,6 +5,7 @@ import math
 import resource
 import statistics
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -89,33 +90,40 @@ def structure_of(model: nn.Module) -> str:
 
 
 def latency(model: nn.Module, images: torch.Tensor, *, compiled: bool = True, repeats: int = 30) -> float:
-    """Median milliseconds of one forward pass over the batch ``images`` after three to warm up.
+    """Median milliseconds of one forward pass over the batch ``images``; see :func:`timer`."""
+    time_once = timer(model, images, compiled=compiled)
+    return statistics.median(time_once() for _ in range(repeats))
+
+
+def timer(model: nn.Module, images: torch.Tensor, *, compiled: bool = True) -> Callable[[], float]:
+    """A function that runs ``model`` once over the batch ``images`` and returns the milliseconds it took.
+
+    Compiles and runs three times to warm up before it returns.
 
     Args:
+        images: (n, c, h, w) float32, on the model's device.
         compiled: through torch.compile with the weights frozen, which is what makes int8 layers run in
             int8 kernels; else operation by operation.
     """
     import torch._inductor.config
 
-    model = models.duplicate(model).eval()
-    if images.dim() == 4:
-        model, images = (
-            model.to(memory_format=torch.channels_last),
-            images.contiguous(memory_format=torch.channels_last),
-        )
-    with torch.no_grad(), torch._inductor.config.patch(freezing=True):
-        if compiled:
-            torch.compiler.reset()
-            model = torch.compile(model)
-        times = []
-        for i in range(repeats + 3):
-            start = time.perf_counter()
-            model(images)
-            if images.is_cuda:
-                torch.cuda.synchronize()
-            if i >= 3:
-                times.append(1000 * (time.perf_counter() - start))
-    return statistics.median(times)
+    model = models.duplicate(model).eval().to(memory_format=torch.channels_last)
+    images = images.contiguous(memory_format=torch.channels_last)
+    if compiled:
+        model = torch.compile(model)
+
+    @torch.no_grad()
+    def once() -> float:
+        start = time.perf_counter()
+        model(images)
+        if images.is_cuda:
+            torch.cuda.synchronize()
+        return 1000 * (time.perf_counter() - start)
+
+    with torch._inductor.config.patch(freezing=True):
+        for _ in range(3):
+            once()
+    return once
 
 
 def peak_memory_mb() -> float:

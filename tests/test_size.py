@@ -170,7 +170,7 @@ def test_latency_is_the_median_of_the_passes_after_the_first_three(small, monkey
 
     monkeypatch.setattr(size.time, "perf_counter", lambda: now)
     monkeypatch.setattr(size.models, "duplicate", lambda model: model)
-    assert size.latency(Slow(), torch.zeros(1, 4), compiled=False, repeats=5) == 3000
+    assert size.latency(Slow(), torch.zeros(1, 1, 8, 8), compiled=False, repeats=5) == 3000
 
 
 @pytest.mark.parametrize("name", ["student_model", "int8_model"])

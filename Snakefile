@@ -16,6 +16,7 @@ STUDY, NOTEBOOKS = SECTIONS["study"], parameters.notebooks()
 STAGES, SEEDS, NODES = STUDY["stages"], STUDY["seeds"], sweep.nodes(STUDY["stages"])
 RUN = f"runs/{PROFILE}"
 FILES = ["model.safetensors", "model.json", "metrics.json", "test_logits.safetensors"]
+CHAPTERS = {NOTEBOOKS[stage].stem: stage for stage in ["teacher", *STAGES] if STUDY["lessons"]}
 CORES = workflow.resource_settings.cores or 4  # on a cluster, which has no such number: four of one machine
 # papermill dies with Snakemake even on SIGKILL, and its kernel with it
 EXECUTE = "exec $(command -v setpriv >/dev/null && echo setpriv --pdeathsig KILL) python engine/execute.py"
@@ -40,8 +41,9 @@ rule all:
     input:
         f"{RUN}/sweep.csv",
         expand(RUN + "/seed{seed}/{node}/{file}", seed=SEEDS, node=NODES, file=FILES),
+        expand(RUN + "/chapters/{chapter}/metrics.json", chapter=CHAPTERS),
     message:
-        "every node and the table"
+        "every node, every chapter and the table"
 
 
 rule teacher:
@@ -50,7 +52,7 @@ rule teacher:
     params:
         notebook=NOTEBOOKS["teacher"],
         given=given("teacher"),
-        code=code.digest(NOTEBOOKS["teacher"]),
+        code=code.digest(NOTEBOOKS["teacher"], lesson=False),
         out=RUN + "/seed{seed}/teacher",
     log:
         RUN + "/seed{seed}/teacher/log.txt",
@@ -76,7 +78,7 @@ for i, stage in enumerate(STAGES):
         params:
             notebook=NOTEBOOKS[stage],
             given=given(stage),
-            code=code.digest(NOTEBOOKS[stage]),
+            code=code.digest(NOTEBOOKS[stage], lesson=False),
             parent=RUN + "/seed{seed}/{parent}",
             out=RUN + "/seed{seed}/{parent}-" + stage,
         log:
@@ -94,6 +96,35 @@ for i, stage in enumerate(STAGES):
             " > {log} 2>&1"
 
 
+for chapter, stage in CHAPTERS.items():
+
+    rule:
+        # the chapter as a reader has it, lesson and all, once a profile: on the first seed's teacher
+        name:
+            f"chapter_{stage}"
+        input:
+            [] if stage == "teacher" else files(f"{RUN}/seed{SEEDS[0]}/teacher"),
+        output:
+            files(f"{RUN}/chapters/{chapter}"),
+        params:
+            notebook=NOTEBOOKS[stage],
+            given=given(stage),
+            code=code.digest(NOTEBOOKS[stage]),
+            parent="" if stage == "teacher" else f"parent={RUN}/seed{SEEDS[0]}/teacher",
+            out=f"{RUN}/chapters/{chapter}",
+            seed=SEEDS[0],
+        log:
+            f"{RUN}/chapters/{chapter}/log.txt",
+        benchmark:
+            f"{RUN}/chapters/{chapter}/benchmark.tsv"
+        threads: STUDY["threads"]
+        message:
+            "{params.out}"
+        shell:
+            EXECUTE + " {params.notebook:q} {params.out}/notebook.ipynb --parameters {params.given:q}"
+            " --set {params.parent} out={params.out} seed={params.seed} threads={threads} lesson=true > {log} 2>&1"
+
+
 rule latency:
     # with every core to itself: two jobs side by side would spoil it
     input:
@@ -103,6 +134,7 @@ rule latency:
     params:
         nodes=[f"{RUN}/seed{SEEDS[0]}/{node}" for node in NODES],
         given=SECTIONS["latency"],
+        code=code.digest(parameters.ROOT / "engine" / "latency.py"),
     log:
         f"{RUN}/latency.txt",
     threads: CORES

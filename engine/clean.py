@@ -1,33 +1,45 @@
 """Removes a run and says what that frees; with the word all, every run and the virtual environment."""
 
+import difflib
 import shutil
 import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from engine.lock import hold
 
 
 def size(path: Path) -> int:
-    files = [path] if path.is_file() else path.rglob("*")
-    return sum(file.lstat().st_size for file in files if file.is_file() and not file.is_symlink())
+    return sum(file.lstat().st_size for file in path.rglob("*") if file.is_file() and not file.is_symlink())
 
 
 def main(profile: str) -> None:
-    targets = ["runs", ".snakemake", ".venv"] if profile == "all" else [f"runs/{profile}"]
     if not profile or "/" in profile or profile.startswith("."):
         sys.exit(f"PROFILE={profile!r}: expected the name of a profile, or all")
+    runs = sorted(path for path in (ROOT / "runs").glob("*") if path.is_dir())
+    names = [path.name for path in runs]
+    if profile != "all" and profile not in names:
+        close = difflib.get_close_matches(profile, names, n=1)
+        hint = f"; did you mean {close[0]!r}?" if close else f"; there is {', '.join(names) or 'none'}"
+        sys.exit(f"runs/{profile}: no such run{hint}")
+    doomed = [path for path in runs if profile in ("all", path.name)]
+    for path in doomed:
+        hold(path)  # a run in progress is not removed
+    targets = [*doomed, ROOT / "runs", ROOT / ".snakemake", ROOT / ".venv"] if profile == "all" else doomed
     total = 0
-    for path in (ROOT / name for name in targets):
-        if path.exists():
+    for path in targets:
+        if path.is_symlink():
+            path.unlink()
+        elif path.exists():
             freed = size(path)
             shutil.rmtree(path)
             print(f"{path.relative_to(ROOT)}: removed, {freed / 1e6:.1f} MB freed")
             total += freed
-        else:
-            print(f"{path.relative_to(ROOT)}: nothing there")
-    kept = {p.name: size(p) for p in sorted((ROOT / "runs").glob("*")) if p.is_dir()}
-    if kept:
-        print("left: " + ", ".join(f"runs/{name} {bytes_ / 1e6:.1f} MB" for name, bytes_ in kept.items()))
+    left = [path for path in runs if path.exists()]
+    if left:
+        print("left: " + ", ".join(f"runs/{path.name} {size(path) / 1e6:.1f} MB" for path in left))
     print(f"{total / 1e6:.1f} MB freed in all")
 
 

@@ -9,19 +9,32 @@ from pathlib import Path
 from engine.parameters import ROOT
 
 
-def digest(notebook: Path) -> str:
-    """A hash of the notebook's cells and of every module of studylib it uses, directly or not.
+def digest(path: Path, lesson: bool = True) -> str:
+    """A hash of a notebook's cells (or a script) and of every module of studylib it uses, directly or not.
 
-    Outputs, execution counts, comments and docstrings do not count: running a notebook by hand or mending
-    a sentence retrains nothing.
+    Without ``lesson``, what stands under ``if lesson:`` does not count, nor the modules used only there.
+    Outputs, execution counts, comments and docstrings never do: running a notebook by hand or mending a
+    sentence retrains nothing.
     """
-    content = json.loads(notebook.read_text())
-    cells = ["".join(cell["source"]) for cell in content["cells"] if cell["cell_type"] == "code"]
-    code = "\n".join(line for cell in cells for line in cell.splitlines() if not line.lstrip().startswith(("%", "!")))
+    code = path.read_text()
+    if path.suffix == ".ipynb":
+        cells = ["".join(cell["source"]) for cell in json.loads(code)["cells"] if cell["cell_type"] == "code"]
+        code = "\n".join(
+            line for cell in cells for line in cell.splitlines() if not line.lstrip().startswith(("%", "!"))
+        )
+    if not lesson:
+        code = ast.unparse(_WithoutLesson().visit(ast.parse(code)))
     found = hashlib.sha256(_essence(code).encode())
     for module in sorted(_reach(_imports(code))):
         found.update(_essence((ROOT / "studylib" / f"{module}.py").read_text()).encode())
     return found.hexdigest()[:16]
+
+
+class _WithoutLesson(ast.NodeTransformer):
+    def visit_If(self, node: ast.If):
+        if isinstance(node.test, ast.Name) and node.test.id == "lesson":
+            return node.orelse or ast.Pass()
+        return self.generic_visit(node)
 
 
 def _essence(code: str) -> str:

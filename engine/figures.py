@@ -42,6 +42,11 @@ def main(profile: str) -> None:
     summary = sweep.summary(rows)
     for name, draw in {"tree": report.draw_tree, "front": report.draw_front}.items():
         report.save_figure(draw(summary), ROOT / "figures" / profile / name, summary, about)
+    for drawn in sorted((run / "chapters").glob("*/figures/*.json")):  # what the chapters drew when they ran
+        target, content = ROOT / "figures" / profile / drawn.name, store.read_json(drawn)
+        store.write_json(target, {**content, "about": {"profile": profile, **content["about"]}})
+        for suffix in (".png", ".pdf"):
+            store.write_bytes(target.with_suffix(suffix), drawn.with_suffix(suffix).read_bytes())
     print(f"figures/{profile}/ redrawn from {source.relative_to(ROOT)}")
     if profile == README_PROFILE:
         write_readme_table(summary, about)
@@ -49,7 +54,8 @@ def main(profile: str) -> None:
 
 def provenance(run: Path, rows: pd.DataFrame, profile: str) -> dict:
     """Where the rows come from: profile, seeds, data, and what every node says of commit, versions, hardware."""
-    metrics = [json.loads(path.read_text()) for path in sorted(run.glob("seed*/*/metrics.json"))]
+    files = [run / f"seed{row.seed}" / row.node / "metrics.json" for row in rows.itertuples()]
+    metrics = [json.loads(path.read_text()) for path in files]
     said = [m["provenance"] for m in metrics]
     latency = store.read_json(run / "latency.json")
     return {

@@ -7,7 +7,7 @@ import argparse
 import json
 from pathlib import Path
 
-from studylib import size, store, train
+from studylib import latency, size, store, train
 from studylib.sweep import METRICS
 
 
@@ -24,10 +24,10 @@ def main() -> None:
     by_structure, by_node = {}, {}
     for folder in args.nodes:
         model = store.load_model(folder)
-        structure = size.structure_of(model)
+        structure = latency.structure_of(model)
         if structure not in by_structure:
             images = size.example(model.spec["args"], args.batch)
-            by_structure[structure] = size.latency(model, images, compiled=args.compiled, repeats=args.repeats)
+            by_structure[structure] = latency.latency(model, images, compiled=args.compiled, repeats=args.repeats)
             print(f"{folder.name}: {by_structure[structure]:.3f} ms", flush=True)
         by_node[folder.name] = by_structure[structure]
     about = {"batch": args.batch, "repeats": args.repeats, "compiled": args.compiled, "threads": args.threads}

@@ -1,6 +1,7 @@
 """Profiles: papermill_params/<profile>.yaml, read strictly and held against the notebooks before anything trains."""
 
 import difflib
+import functools
 import re
 from pathlib import Path
 
@@ -10,7 +11,14 @@ ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "papermill_params"
 STAGES_FILE = FOLDER / "stages.yaml"
 SWEEP = "sweep"  # the section and notebook that read all nodes
-STUDY = {"dataset": "str", "device": "str", "seeds": "list[int]", "stages": "list[str]", "threads": "int"}
+STUDY = {
+    "dataset": "str",
+    "device": "str",
+    "seeds": "list[int]",
+    "stages": "list[str]",
+    "threads": "int",
+    "lessons": "bool",
+}
 LATENCY = {"batch": "int", "repeats": "int", "compiled": "bool"}
 FROM_STUDY = {"dataset", "device"}  # handed to every stage
 FROM_ENGINE = {"parent", "out", "seed", "threads", "lesson", "run", "seeds", "stages", "profile"}
@@ -38,7 +46,9 @@ _Loader.add_implicit_resolver(
 
 def read_yaml(path: Path) -> dict:
     try:
-        content = yaml.load(path.read_text(), Loader=_Loader)
+        loader = _Loader(path.read_text())
+        loader.name = path.name  # for messages
+        content = loader.get_single_data()
     except FileNotFoundError as error:
         found = sorted(p.stem for p in path.parent.glob("*.yaml") if p != STAGES_FILE)
         raise ParameterError(f"{path.relative_to(ROOT)}: no such profile{_nearest(path.stem, found)}") from error
@@ -85,7 +95,15 @@ def load(profile: str, seeds: str = "", chosen: str = "") -> dict[str, dict]:
             raise ParameterError(f"{where}: {section}.{taken[0]}: the engine sets it; see the section study")
         types = known[section] if section in known else types_of(files[section])
         _check(values or {}, types, f"{where}: {section}")
-    study = {"device": "auto", "threads": 1, "seeds": [0], "stages": stages(), **(content.get("study") or {})}
+    _check_notebooks(files)
+    study = {
+        "device": "auto",
+        "threads": 1,
+        "seeds": [0],
+        "stages": stages(),
+        "lessons": True,
+        **(content.get("study") or {}),
+    }
     if words := _words(seeds):
         if not all(re.fullmatch(r"\d+", word) for word in words):
             raise ParameterError(f"seeds {seeds!r}: expected whole numbers, such as '0 1 2'")
@@ -106,10 +124,21 @@ def load(profile: str, seeds: str = "", chosen: str = "") -> dict[str, dict]:
     return {stage: dict(content.get(stage) or {}) for stage in files} | {"study": study, "latency": latency}
 
 
+def _check_notebooks(files: dict[str, Path]) -> None:
+    """Every notebook must take what the engine hands it."""
+    for stage, path in files.items():
+        needed = {"run", "out", "profile", "seeds", "stages"} if stage == SWEEP else FROM_STUDY | {"out", "seed"}
+        if stage != SWEEP:
+            needed |= {"threads", "lesson"} | ({"parent"} if stage != "teacher" else set())
+        for name in sorted(needed - set(types_of(path))):
+            raise ParameterError(f"{path.relative_to(ROOT)}: its parameters cell must have {name!r}")
+
+
 def _words(text: str) -> list[str]:
     return str(text).replace(",", " ").split()
 
 
+@functools.cache
 def types_of(notebook: Path) -> dict[str, str]:
     """Parameter → type name, from the notebook's parameters cell."""
     from papermill import inspect_notebook

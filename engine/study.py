@@ -4,7 +4,6 @@ python engine/study.py --profile digits [--seeds "0 1"] [--stages "imp int8"] [-
 """
 
 import argparse
-import fcntl
 import os
 import re
 import shutil
@@ -16,6 +15,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from engine import parameters
+from engine.check import check_values
+from engine.lock import hold
 
 ROOT = parameters.ROOT
 NOISE = [  # what Snakemake says when all is well
@@ -42,12 +43,14 @@ def main() -> None:
     parser.add_argument("snakemake", nargs="*", help="handed on as they are: -n, --profile engine/slurm, …")
     args = parser.parse_args()
     try:
-        parameters.load(args.profile, args.seeds, args.stages)
+        check_values(parameters.load(args.profile, args.seeds, args.stages))
     except parameters.ParameterError as error:
         sys.exit(str(error))
     run = ROOT / "runs" / args.profile
-    run.mkdir(parents=True, exist_ok=True)
-    lock = _lock(run / ".lock")
+    dry = bool({"-n", "--dry-run", "--dryrun"} & set(args.snakemake))
+    if not dry:
+        run.mkdir(parents=True, exist_ok=True)
+    lock = hold(run) if run.exists() else None
     started = time.time()
     config = [f"{key}={value}" for key in ("profile", "seeds", "stages") if (value := getattr(args, key).strip())]
     own_profile = [] if "--profile" in args.snakemake else ["--cores", args.cores]
@@ -55,7 +58,6 @@ def main() -> None:
     command += ["--config", *config, *args.snakemake]
     if shutil.which("setpriv"):  # Snakemake ends with this process, however it ends
         command = ["setpriv", "--pdeathsig", "TERM", *command]
-    dry = bool({"-n", "--dry-run", "--dryrun"} & set(args.snakemake))
     code = _run(command, lock, quiet=not dry)
     if code:
         sys.exit(f"The study is not complete. What failed is named above; `make study PROFILE={args.profile}` goes on.")
@@ -63,13 +65,13 @@ def main() -> None:
         report(run, started)
 
 
-def _run(command: list[str], lock: int, quiet: bool) -> int:
+def _run(command: list[str], lock: int | None, quiet: bool) -> int:
     """Snakemake's exit status; ``quiet`` makes one line of what it says of each job, and leaves errors whole."""
     process = subprocess.Popen(
         command,
         cwd=ROOT,
         env=_environment(),
-        pass_fds=[lock],
+        pass_fds=[] if lock is None else [lock],
         text=True,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -111,20 +113,11 @@ def report(run: Path, started: float) -> None:
     for what, where in {
         "table": run / "sweep.csv",
         "figures": run / "figures",
+        "chapters": run / "chapters" / "*" / "notebook.ipynb",
         "executed notebooks": run / "seed*" / "*" / "notebook.ipynb",
         "the sweep's notebook": run / "sweep.ipynb",
     }.items():
         print(f"{what:>21}: {where.relative_to(ROOT)}")
-
-
-def _lock(path: Path) -> int:
-    """Holds ``path`` locked until every process that inherits it has ended, however it ends."""
-    handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        sys.exit(f"{path.relative_to(ROOT)}: this profile is being run already; wait for it, or end it first")
-    return handle
 
 
 def _environment() -> dict[str, str]:

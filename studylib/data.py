@@ -151,7 +151,10 @@ CIFAR10_CLASSES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog
 
 
 def _cifar10():
-    folder = Path(os.environ.get("STUDY_DATA") or Path.home() / ".cache" / "studylib")
+    named = os.environ.get("STUDY_DATA")
+    folder = Path(named or Path.home() / ".cache" / "studylib")
+    if named and not folder.is_dir():
+        raise FileNotFoundError(f"STUDY_DATA={named}: expected a folder (with cifar10.npz, or to download CIFAR-10 to)")
     file = folder / "cifar10.npz"
     arrays = _cifar10_from_file(file) if file.exists() else _cifar10_from_torchvision(folder)
     splits = [

@@ -43,6 +43,12 @@ class Node:
         """
         return store.load_model(store.resolve(parent)).to(self.device)
 
+    @property
+    def about(self) -> dict:
+        """Where numbers made here come from: data, seed, commit, date, versions, hardware."""
+        data = {"name": self.data.name, "seed": self.data.seed, **self.data.sizes}
+        return {"data": data, "provenance": store.provenance()}
+
     def finish(self, model: nn.Module) -> dict:
         """Writes the model, reads it back, evaluates what was read, and writes its metrics.
 
@@ -67,10 +73,9 @@ class Node:
             "sparsity": size.sparsity(model),
             "seconds": seconds,
             "peak_memory_mb": size.peak_memory_mb(),
-            "data": {"name": self.data.name, "seed": self.data.seed, **self.data.sizes},
             "changes": model.spec["changes"],
             "history": history,
-            "provenance": store.provenance(),
+            **self.about,
         }
         store.write_json(self.out / METRICS, metrics)
         shutil.rmtree(self.scratch, ignore_errors=True)

@@ -77,12 +77,7 @@ def apply(
     Raises:
         ValueError: ``rounds``, ``fraction`` or ``tolerance`` is out of range, or there is no weight to prune.
     """
-    if rounds < 1:
-        raise ValueError(f"rounds={rounds!r}: expected at least 1")
-    if not 0 < fraction < 1:
-        raise ValueError(f"fraction={fraction!r}: expected between 0 and 1")
-    if not 0 <= tolerance <= 1:
-        raise ValueError(f"tolerance={tolerance!r}: expected between 0 and 1")
+    check(rounds, fraction, tolerance)
     pruned = models.duplicate(model)
     masks = masks_of(pruned)
     if not masks:
@@ -110,6 +105,16 @@ def apply(
         log.info("round %d: %.2f%% zeros, validation accuracy %.4f", k, 100 * history[-1]["sparsity"], best)
     did = {"rounds": rounds, "epochs": sum(row["epoch"] > 0 for row in history), "sparsity": size.sparsity(pruned)}
     return models.with_change(pruned.eval(), "imp", did, history=history)
+
+
+def check(rounds: int, fraction: float, tolerance: float) -> None:
+    """Raises ValueError, naming the first of the parameters of :func:`apply` that is out of range."""
+    if rounds < 1:
+        raise ValueError(f"rounds={rounds!r}: expected at least 1")
+    if not 0 < fraction < 1:
+        raise ValueError(f"fraction={fraction!r}: expected between 0 and 1")
+    if not 0 <= tolerance <= 1:
+        raise ValueError(f"tolerance={tolerance!r}: expected between 0 and 1")
 
 
 @torch.no_grad()

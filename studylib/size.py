@@ -1,11 +1,7 @@
-"""How large a model is, by each accounting side by side; what it computes, and how fast."""
+"""How large a model is, by each accounting side by side, and what it computes."""
 
-import json
 import math
 import resource
-import statistics
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -81,49 +77,6 @@ def example(model_args: dict, count: int) -> torch.Tensor:
     """``count`` images of normal noise, the same at every call, (count, c, h, w) float32."""
     shape = (count, model_args["in_channels"], model_args["image_size"], model_args["image_size"])
     return torch.randn(shape, generator=torch.Generator().manual_seed(0))
-
-
-def structure_of(model: nn.Module) -> str:
-    """What decides the speed of a dense kernel: name, arguments and structural changes, as one line of JSON."""
-    changes = [change["structure"] for change in model.spec["changes"] if "structure" in change]
-    return json.dumps([model.spec["name"], model.spec["args"], changes], sort_keys=True)
-
-
-def latency(model: nn.Module, images: torch.Tensor, *, compiled: bool = True, repeats: int = 30) -> float:
-    """Median milliseconds of one forward pass over the batch ``images``; see :func:`timer`."""
-    time_once = timer(model, images, compiled=compiled)
-    return statistics.median(time_once() for _ in range(repeats))
-
-
-def timer(model: nn.Module, images: torch.Tensor, *, compiled: bool = True) -> Callable[[], float]:
-    """A function that runs ``model`` once over the batch ``images`` and returns the milliseconds it took.
-
-    Compiles and runs three times to warm up before it returns.
-
-    Args:
-        images: (n, c, h, w) float32, on the model's device.
-        compiled: through torch.compile with the weights frozen, which is what makes int8 layers run in
-            int8 kernels; else operation by operation.
-    """
-    import torch._inductor.config
-
-    model = models.duplicate(model).eval().to(memory_format=torch.channels_last)
-    images = images.contiguous(memory_format=torch.channels_last)
-    if compiled:
-        model = torch.compile(model)
-
-    @torch.no_grad()
-    def once() -> float:
-        start = time.perf_counter()
-        model(images)
-        if images.is_cuda:
-            torch.cuda.synchronize()
-        return 1000 * (time.perf_counter() - start)
-
-    with torch._inductor.config.patch(freezing=True):
-        for _ in range(3):
-            once()
-    return once
 
 
 def peak_memory_mb() -> float:

@@ -24,6 +24,9 @@ from studylib import models
 TENSORS, SPEC = "model.safetensors", "model.json"
 
 
+REMEDY = "; delete the folder and run the study again to have it made anew"
+
+
 class CheckpointError(RuntimeError):
     """A file that is missing, damaged or not what it should be; the message names it."""
 
@@ -112,17 +115,9 @@ def load_model(folder: Path) -> nn.Module:
         CheckpointError: a file is missing, truncated, altered, or does not fit the spec; names the file.
     """
     folder = Path(folder)
-    if not (folder / SPEC).exists() and not (folder / TENSORS).exists():
-        raise CheckpointError(f"{folder}: no model here{_how_to_make(folder)}")
-    content = read_json(folder / SPEC)
-    if not isinstance(content, dict) or content.pop("check", None) != _digest(content):
-        raise CheckpointError(f"{folder / SPEC}: altered since it was written (its checksum does not match)")
-    if not (folder / TENSORS).exists():
-        raise CheckpointError(f"{folder / TENSORS}: no such file")
-    if _file_digest(folder / TENSORS) != content.get("sha256"):
-        raise CheckpointError(f"{folder / TENSORS}: truncated or altered (not the SHA-256 in {SPEC})")
+    spec = verify(folder)
     try:
-        model = models.build(content["spec"])
+        model = models.build(spec)
     except models.SpecError as error:
         raise CheckpointError(f"{folder / SPEC}: {error}") from error
     tensors, _ = read_tensors(folder / TENSORS)
@@ -131,6 +126,25 @@ def load_model(folder: Path) -> nn.Module:
     except RuntimeError as error:
         raise CheckpointError(f"{folder / TENSORS}: does not fit its spec ({error})") from error
     return model.eval()
+
+
+def verify(folder: Path) -> dict:
+    """The spec of the model in ``folder``, both files checked against their checksums.
+
+    Raises:
+        CheckpointError: a file is missing, truncated or altered; names the file.
+    """
+    folder = Path(folder)
+    if not (folder / SPEC).exists() and not (folder / TENSORS).exists():
+        raise CheckpointError(f"{folder}: no model here{_how_to_make(folder)}")
+    content = read_json(folder / SPEC)
+    if not isinstance(content, dict) or content.pop("check", None) != _digest(content) or "spec" not in content:
+        raise CheckpointError(f"{folder / SPEC}: altered since it was written (its checksum does not match){REMEDY}")
+    if not (folder / TENSORS).exists():
+        raise CheckpointError(f"{folder / TENSORS}: no such file{REMEDY}")
+    if _file_digest(folder / TENSORS) != content.get("sha256"):
+        raise CheckpointError(f"{folder / TENSORS}: truncated or altered (not the SHA-256 in {SPEC}){REMEDY}")
+    return content["spec"]
 
 
 def _how_to_make(folder: Path) -> str:

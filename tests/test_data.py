@@ -317,3 +317,12 @@ def test_batches_without_augmentation_are_the_normalized_images(digits):
     order = torch.randperm(600, generator=rng(3))
     assert torch.equal(images, digits.normalize(digits.train.images[order]))
     assert torch.equal(labels, digits.train.labels[order])
+
+
+def test_a_study_data_that_is_no_folder_is_named(tmp_path, monkeypatch):
+    for wrong in (tmp_path / "nowhere", tmp_path / "file"):
+        (tmp_path / "file").write_text("")
+        monkeypatch.setenv("STUDY_DATA", str(wrong))
+        with pytest.raises(FileNotFoundError, match=f"STUDY_DATA={wrong}: expected a folder"):
+            datasets.load("cifar10")
+        assert not (tmp_path / "nowhere").exists()

@@ -1,7 +1,7 @@
 import pytest
 from projects import copy_project, study
 
-from engine import parameters
+from engine import check, parameters
 
 PROFILES = sorted(path.stem for path in parameters.FOLDER.glob("*.yaml") if path != parameters.STAGES_FILE)
 SCALE = {  # what decides how large and how long: no profile may inherit it from a notebook's quick default
@@ -79,7 +79,7 @@ def test_an_exponent_is_a_number(profile):
 
 
 def test_a_key_given_twice_is_an_error(profile):
-    with pytest.raises(parameters.ParameterError, match="'epochs' is given twice"):
+    with pytest.raises(parameters.ParameterError, match=r"mine\.yaml: the key 'epochs' is given twice"):
         profile("teacher: {epochs: 3, epochs: 4}")
 
 
@@ -106,6 +106,45 @@ def test_seeds_and_stages_can_be_chosen_and_keep_their_order(profile):
 def test_an_unknown_stage_or_seed_is_named(profile, options, message):
     with pytest.raises(parameters.ParameterError, match=message):
         profile("", **options)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("teacher: {depth: 11}", "teacher: densenet depth=11: expected"),
+        ("teacher: {lr: -1.0}", "teacher: lr=-1.0: expected above 0"),
+        ("imp: {lr: .nan}", "imp: lr=nan: expected above 0"),
+        ("kd: {alpha: 7}", "kd: alpha=7: expected between 0"),
+        ("kd: {widths: [8, 16]}", "kd: convnet widths="),
+        ("imp: {fraction: 20}", "imp: fraction=20: expected between 0 and 1"),
+        ("svd: {delta: -1}", "svd: delta=-1: expected at least 0"),
+        ("int8: {calibration_images: 601}", "int8.calibration_images=601: expected 1 to 600"),
+        ("latency: {batch: 0}", "latency.batch=0: expected at least 1"),
+    ],
+)
+def test_a_value_out_of_range_is_named_before_anything_trains(profile, text, message):
+    check.check_values(profile("teacher: {depth: 7}"))
+    with pytest.raises(parameters.ParameterError, match=message):
+        check.check_values(profile(text))
+
+
+@pytest.mark.parametrize(("study_section", "message"), [("dataset: digit", "'digit'"), ("device: gpu", "'gpu'")])
+def test_a_wrong_data_set_or_device_is_named_before_anything_trains(profile, tmp_path, study_section, message):
+    sections = profile("")
+    sections["study"] |= dict([study_section.split(": ")])
+    with pytest.raises(parameters.ParameterError, match=message):
+        check.check_values(sections)
+
+
+def test_a_notebook_that_lacks_what_the_engine_hands_it_is_named(profile, monkeypatch):
+    real = parameters.types_of
+
+    def without_device(path):
+        return {k: v for k, v in real(path).items() if k != "device" or path.stem != "04_svd"}
+
+    monkeypatch.setattr(parameters, "types_of", without_device)
+    with pytest.raises(parameters.ParameterError, match=r"04_svd.ipynb: its parameters cell must have 'device'"):
+        profile("")
 
 
 def test_an_unknown_profile_names_the_nearest():

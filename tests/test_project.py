@@ -1,3 +1,4 @@
+import fcntl
 import re
 import subprocess
 import sys
@@ -120,10 +121,21 @@ def test_clean_removes_one_run_and_says_what_it_frees(published):
     assert "runs/made_up: removed, 3.0 MB freed" in result.stdout and "runs/other 2.0 MB" in result.stdout
     assert not (project / "runs" / "made_up").exists() and (project / "runs" / "other" / "file").exists()
     assert run(project, "clean", "../engine").returncode != 0
+    misspelt = run(project, "clean", "othr")
+    assert misspelt.returncode != 0 and "did you mean 'other'" in misspelt.stderr
+    with open(project / "runs" / "other" / ".lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        busy = run(project, "clean", "other")
+    assert busy.returncode != 0 and "is being run already" in busy.stderr
     assert (project / "engine").exists()
+
+
+def test_readme_has_no_gaps_left_to_fill():
+    text = (ROOT / "README.md").read_text()
+    assert set(re.findall(r"[A-Z]{2,}_[A-Z]{2,}", text)) == {"STUDY_DATA"}
 
 
 def test_make_help_names_every_command():
     text = subprocess.run(["make", "help"], cwd=ROOT, text=True, capture_output=True).stdout
-    for target in ("study", "test", "figures", "compare", "clean", "help", "notebooks"):
+    for target in ("study", "test", "figures", "compare", "clean", "help", "notebooks", "bench", "lint"):
         assert re.search(rf"^  {target}\s+\S", text, flags=re.M), target

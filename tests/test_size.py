@@ -4,9 +4,8 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import nn
 
-from studylib import lowrank, models, prune, size, store
+from studylib import latency, lowrank, models, prune, size, store
 from studylib.train import Recipe
 
 ARGS = {"in_channels": 1, "image_size": 8, "classes": 10}
@@ -146,40 +145,16 @@ def test_file_bytes_are_those_on_disk(small, tmp_path):
 
 def test_structure_tells_apart_what_runs_differently(student_model, int8_model, new_student, tiny):
     pruned = prune.apply(student_model, tiny, rounds=1, recipe=Recipe(epochs=0), seed=0, tolerance=1.0)
-    assert size.structure_of(pruned) == size.structure_of(student_model) == size.structure_of(new_student(3))
+    assert latency.structure_of(pruned) == latency.structure_of(student_model) == latency.structure_of(new_student(3))
     others = [int8_model, lowrank.apply(student_model), lowrank.apply(student_model, delta=2)]
     others += [new_student(hidden=[16, 11]), student_model]
-    assert len({size.structure_of(model) for model in others}) == 5
+    assert len({latency.structure_of(model) for model in others}) == 5
 
 
 def test_example_images_are_the_same_at_every_call():
     images = size.example(ARGS, 3)
     assert images.shape == (3, 1, 8, 8) and images.dtype == torch.float32
     assert torch.equal(images, size.example(ARGS, 3))
-
-
-def test_latency_is_the_median_of_the_passes_after_the_first_three(small, monkeypatch):
-    now, passes = 0.0, iter([9, 9, 9, 1, 2, 3, 4, 100])
-
-    class Slow(nn.Module):
-        def forward(self, images):
-            nonlocal now
-            assert not self.training and not torch.is_grad_enabled()
-            now += next(passes)
-            return images
-
-    monkeypatch.setattr(size.time, "perf_counter", lambda: now)
-    monkeypatch.setattr(size.models, "duplicate", lambda model: model)
-    assert size.latency(Slow(), torch.zeros(1, 1, 8, 8), compiled=False, repeats=5) == 3000
-
-
-@pytest.mark.parametrize("name", ["student_model", "int8_model"])
-def test_latency_leaves_the_model_alone(name, request, same_tensors):
-    model = request.getfixturevalue(name)
-    before = models.duplicate(model)
-    found = size.latency(model, size.example(ARGS, 2), compiled=False, repeats=2)
-    assert 0 < found < math.inf
-    assert same_tensors(model, before)
 
 
 def test_peak_memory_covers_what_is_resident():

@@ -69,3 +69,15 @@ def test_the_graph_of_rules_can_be_drawn_without_graphviz(project):
     ]
     result = subprocess.run(command, cwd=project, env=environment(project), text=True, capture_output=True)
     assert result.returncode == 0 and "int8" in result.stdout
+
+
+def chapters(project, profile, *arguments):
+    result = study(project, "--profile", profile, *arguments, "--", "-n")
+    return sorted(re.findall(r"runs/\w+/chapters/(\w+)$", result.stdout, flags=re.M))
+
+
+def test_each_chapter_runs_its_lesson_once_a_profile(project):
+    names = ["01_train_teacher", "02_distill", "03_iterative_magnitude_pruning", "04_svd", "05_quantize"]
+    assert chapters(project, "digits") == names
+    assert chapters(project, "digits", "--stages", "svd") == [names[0], names[3]]
+    assert chapters(project, "smoke") == []  # nbval runs them

@@ -3,7 +3,7 @@
 import torch
 from harness import pair
 
-from studylib import models, quantize, size
+from studylib import latency, models, quantize, size
 
 ARGS = {"in_channels": 3, "image_size": 32}
 
@@ -24,5 +24,5 @@ def _pair(name: str, args: dict) -> dict:
     model = models.create(name, 0, **ARGS, **args).eval()
     images = size.example(ARGS, 64)
     int8 = quantize.from_pt2e(model, quantize.convert(model, images))
-    timers = [size.timer(m, images) for m in (int8, model)]
+    timers = [latency.timer(m, images) for m in (int8, model)]
     return pair(*timers, n=30, unit="ms")

@@ -102,6 +102,12 @@ def test_changed_code_reruns_what_it_can_change_and_a_comment_nothing(project):
     assert planned(project) == {node for node in NODES if "int8" in node}
 
 
+def test_what_only_a_lesson_does_reruns_no_stage(project):
+    edit(project / "studylib" / "report.py", "DPI = 220", "DPI = 221")
+    edit(project / "studylib" / "latency.py", "for _ in range(3)", "for _ in range(4)")
+    assert planned(project) == set()
+
+
 def test_touched_files_of_the_same_content_rerun_nothing(project):
     for path in [*project.glob("notebooks/*"), *project.glob("studylib/*"), *project.glob("papermill_params/*")]:
         os.utime(path)
@@ -114,10 +120,11 @@ def test_a_lost_model_is_made_again(project):
 
 
 def test_a_failed_node_leaves_its_notebook_with_the_error_and_says_where(project):
-    edit(project / "papermill_params" / "smoke.yaml", "calibration_images: 128", "calibration_images: 100000")
+    notebook = project / "notebooks" / "05_quantize.ipynb"
+    edit(notebook, "metrics = node.finish(model)", "raise ValueError('on purpose')")
     result = study(project, "--profile", "smoke", "--stages", "int8")
     assert result.returncode != 0
-    assert "calibration_images=100000: expected 1 to 600" in result.stdout
+    assert "ValueError: on purpose" in result.stdout
     path = project / "runs/smoke/seed0/teacher-int8/notebook.ipynb"
     assert f"The notebook with the error in it: {path}" in result.stdout
     outputs = [o for cell in nbformat.read(path, as_version=4).cells for o in cell.get("outputs", [])]
@@ -148,6 +155,17 @@ def test_killed_midway_and_started_again_gives_the_numbers_of_an_undisturbed_run
             assert ours[key] == theirs[key], f"{node}: {key}"
         same = [(r / "seed0" / node / "model.safetensors").read_bytes() for r in (project / "runs/smoke", RUN)]
         assert same[0] == same[1], node
+
+
+def test_a_damaged_model_is_refused_with_what_to_do(project):
+    path = project / "runs/smoke/seed0/teacher-imp/model.safetensors"
+    path.write_bytes(path.read_bytes()[:1000])
+    (project / "runs/smoke/seed0/teacher-imp-svd/metrics.json").unlink()
+    result = study(project, "--profile", "smoke")
+    assert result.returncode != 0
+    assert f"{path}: truncated or altered" in result.stdout and "delete the folder" in result.stdout
+    shutil.rmtree(path.parent)
+    assert study(project, "--profile", "smoke").returncode == 0
 
 
 def test_figures_are_redrawn_from_results_and_the_readme_with_them(project):

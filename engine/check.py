@@ -1,0 +1,38 @@
+"""Holds a profile's values against what studylib accepts, before anything trains."""
+
+from collections.abc import Callable
+
+from engine import parameters
+
+
+def check_values(sections: dict[str, dict]) -> None:
+    """Raises ParameterError for a value that a stage would refuse, perhaps hours later; loads the data to know."""
+    from studylib import data, distill, lowrank, models, prune, train
+
+    study = sections["study"]
+    _try("study", train.set_up, 0, study["device"])
+    loaded = _try("study", data.load, study["dataset"], 0)
+    fields = train.Recipe.__dataclass_fields__
+    for stage in ("teacher", "kd", "imp"):
+        _try(stage, train.Recipe, **{k: v for k, v in sections[stage].items() if k in fields})
+    shapes = {"teacher": ("densenet", ("depth", "growth")), "kd": ("convnet", ("widths", "hidden"))}
+    for stage, (name, keys) in shapes.items():
+        args = {k: v for k, v in sections[stage].items() if k in keys}
+        _try(stage, models.create, name, 0, **args, **loaded.model_args)
+    kd, imp = sections["kd"], sections["imp"]
+    _try("kd", distill.loss_against, None, kd.get("temperature", 5.0), kd.get("alpha", 0.7))
+    _try("imp", prune.check, imp.get("rounds", 1), imp.get("fraction", 0.2), imp.get("tolerance", 0.0))
+    _try("svd", lowrank.rank_for, 8, 8, sections["svd"].get("delta", 1))
+    images = sections["int8"].get("calibration_images", 1)
+    if not 1 <= images <= len(loaded.train):
+        raise parameters.ParameterError(f"int8.calibration_images={images}: expected 1 to {len(loaded.train)}")
+    for name in ("batch", "repeats"):
+        if sections["latency"][name] < 1:
+            raise parameters.ParameterError(f"latency.{name}={sections['latency'][name]}: expected at least 1")
+
+
+def _try(section: str, call: Callable, *args, **kwargs):
+    try:
+        return call(*args, **kwargs)
+    except (ValueError, FileNotFoundError, RuntimeError, TypeError) as error:
+        raise parameters.ParameterError(f"{section}: {error}") from error

@@ -1,0 +1,69 @@
+"""How fast a model is: one forward pass over a batch, with nothing else running."""
+
+import json
+import logging
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+from torch import nn
+from torch._inductor import config as inductor
+
+from studylib import models
+
+
+def structure_of(model: nn.Module) -> str:
+    """What decides the speed of a dense kernel: name, arguments and structural changes, as one line of JSON."""
+    changes = [change["structure"] for change in model.spec["changes"] if "structure" in change]
+    return json.dumps([model.spec["name"], model.spec["args"], changes], sort_keys=True)
+
+
+def latency(model: nn.Module, images: torch.Tensor, *, compiled: bool = True, repeats: int = 30) -> float:
+    """Median milliseconds of one forward pass over the batch ``images``; see :func:`timer`."""
+    time_once = timer(model, images, compiled=compiled)
+    return statistics.median(time_once() for _ in range(repeats))
+
+
+def timer(model: nn.Module, images: torch.Tensor, *, compiled: bool = True) -> Callable[[], float]:
+    """A function that runs ``model`` once over the batch ``images`` and returns the milliseconds it took.
+
+    Compiles and runs three times to warm up before it returns.
+
+    Args:
+        images: (n, c, h, w) float32, on the model's device.
+        compiled: through torch.compile with the weights frozen, which is what makes int8 layers run in
+            int8 kernels; else operation by operation.
+    """
+    model = models.duplicate(model).eval().to(memory_format=torch.channels_last)
+    images = images.contiguous(memory_format=torch.channels_last)
+    if compiled:
+        model = torch.compile(model)
+
+    @torch.no_grad()
+    def once() -> float:
+        start = time.perf_counter()
+        model(images)
+        if images.is_cuda:
+            torch.cuda.synchronize()
+        return 1000 * (time.perf_counter() - start)
+
+    if compiled:
+        _register_int8_kernels()
+    with inductor.patch(freezing=True):
+        for _ in range(3):
+            once()
+    return once
+
+
+def _register_int8_kernels() -> None:
+    """Importing torchao's x86 quantizer gives Inductor the passes that turn int8 layers into int8 kernels.
+
+    Without it the very same layers compile, to float convolutions of dequantized weights.
+    """
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)  # the import warns of torch's own insides
+    try:
+        from torchao.quantization.pt2e.quantizer import x86_inductor_quantizer  # noqa: F401
+    finally:
+        logging.disable(before)

@@ -1,0 +1,58 @@
+import math
+
+import pytest
+import torch
+from torch import nn
+from torch._inductor import config as inductor
+from torch._inductor.utils import run_and_get_code
+
+from studylib import latency, models, size
+
+ARGS = {"in_channels": 1, "image_size": 8, "classes": 10}
+
+
+@pytest.mark.filterwarnings("ignore")  # of Inductor's own insides
+def test_a_compiled_int8_model_runs_in_int8_kernels(int8_model, monkeypatch):
+    code, plain = [], torch.compile
+
+    def spy(model, **options):
+        compiled = plain(model, **options)
+
+        def run(images):
+            result, found = run_and_get_code(compiled, images)
+            code.extend(found)
+            return result
+
+        return run
+
+    monkeypatch.setattr(torch, "compile", spy)
+    torch.compiler.reset()
+    latency.timer(int8_model, size.example(ARGS, 64))
+    text = "\n".join(code)
+    assert "qconv" in text and "qlinear" in text
+    assert "extern_kernels.convolution" not in text
+    assert not inductor.freezing  # the setting is put back
+
+
+def test_latency_is_the_median_of_the_passes_after_the_first_three(monkeypatch):
+    now, passes = 0.0, iter([9, 9, 9, 1, 2, 3, 4, 100])
+
+    class Slow(nn.Module):
+        def forward(self, images):
+            nonlocal now
+            assert not self.training and not torch.is_grad_enabled()
+            now += next(passes)
+            return images
+
+    monkeypatch.setattr(latency.time, "perf_counter", lambda: now)
+    monkeypatch.setattr(latency.models, "duplicate", lambda model: model)
+    assert latency.latency(Slow(), torch.zeros(1, 1, 8, 8), compiled=False, repeats=5) == 3000
+
+
+@pytest.mark.parametrize("name", ["student_model", "int8_model"])
+def test_latency_leaves_the_model_alone(name, request, same_tensors):
+    model = request.getfixturevalue(name)
+    before = models.duplicate(model)
+    found = latency.latency(model, size.example(ARGS, 2), compiled=False, repeats=2)
+    assert 0 < found < math.inf
+    assert same_tensors(model, before)

@@ -21,6 +21,9 @@ def main() -> None:
     parser.add_argument("--threads", type=int, required=True)
     args = parser.parse_args()
     train.set_up(args.threads, "cpu")
+    if args.compiled and (reason := latency.why_not_compile()):
+        print(f"{reason}: latencies are measured uncompiled, and latency.json says so", flush=True)
+        args.compiled = False
     by_structure, by_node = {}, {}
     for folder in args.nodes:
         model = store.load_model(folder)

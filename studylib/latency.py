@@ -56,6 +56,15 @@ def timer(model: nn.Module, images: torch.Tensor, *, compiled: bool = True) -> C
     return once
 
 
+def why_not_compile() -> str | None:
+    """None where torch.compile works; else why not, such as a machine without a C++ compiler or Python's headers."""
+    try:
+        torch.compile(lambda x: x.sin() + 1)(torch.ones(8))
+    except Exception as error:
+        return f"torch.compile does not work here ({str(error).strip().splitlines()[0]})"
+    return None
+
+
 def _register_int8_kernels() -> None:
     """Importing torchao's x86 quantizer gives Inductor the passes that turn int8 layers into int8 kernels.
 

@@ -96,7 +96,7 @@ def draw_tree(summary: pd.DataFrame, baseline: str = sweep.ROOT) -> Figure:
             (x, y - height / 2), width, height, facecolor=colours(share), edgecolor="0.3", linewidth=0.5
         )
         axis.add_patch(box)
-        text = f"{label(name.rpartition('-')[2])}\n{100 * accuracy:.1f} %\nsaves {100 * saved + 0.0:.1f} %"
+        text = f"{label(name.rpartition('-')[2])}\n{100 * accuracy:.1f} %\nsaves {round(100 * saved, 1) + 0.0:.1f} %"
         ink = "white" if share < 0.6 else "black"
         axis.text(x + width / 2, y, text, ha="center", va="center", fontsize=6.5, color=ink)
     axis.set(xlim=(-0.05, depth - 0.15), ylim=(leaves - 0.5, -0.5))

@@ -1,4 +1,5 @@
 import math
+import shutil
 
 import pytest
 import torch
@@ -11,7 +12,23 @@ from studylib import latency, models, size
 ARGS = {"in_channels": 1, "image_size": 8, "classes": 10}
 
 
+@pytest.mark.filterwarnings("ignore")
+def test_a_machine_that_cannot_compile_says_why(monkeypatch):
+    def broken(*_, **__):
+        raise RuntimeError("no C++ compiler\nmore")
+
+    monkeypatch.setattr(torch, "compile", broken)
+    assert latency.why_not_compile() == "torch.compile does not work here (no C++ compiler)"
+
+
 @pytest.mark.filterwarnings("ignore")  # of Inductor's own insides
+@pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
+def test_where_there_is_a_compiler_it_works():
+    assert latency.why_not_compile() is None
+
+
+@pytest.mark.filterwarnings("ignore")  # of Inductor's own insides
+@pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
 def test_a_compiled_int8_model_runs_in_int8_kernels(int8_model, monkeypatch):
     code, plain = [], torch.compile
 

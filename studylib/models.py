@@ -119,8 +119,8 @@ class ConvNet(nn.Module):
 def create(name: str, seed: int, **args) -> nn.Module:
     """A new model, drawn from ``seed``: He-normal convolutions (fan in), linear layers as PyTorch starts them.
 
-    Fan in keeps the classifier's weights the size of the last convolutions'; with fan out they are several
-    times smaller, and global magnitude pruning then empties the classifier first.
+    Fan in keeps the classifier's weights nearer the size of the last convolutions' than fan out does, so that
+    global magnitude pruning leaves more of the classifier.
 
     Raises:
         SpecError: unknown name or arguments that do not fit.

@@ -17,15 +17,27 @@ STAGES, SEEDS, NODES = STUDY["stages"], STUDY["seeds"], sweep.nodes(STUDY["stage
 RUN = f"runs/{PROFILE}"
 FILES = ["model.safetensors", "model.json", "metrics.json", "test_logits.safetensors"]
 CHAPTERS = {NOTEBOOKS[stage].stem: stage for stage in ["teacher", *STAGES] if STUDY["lessons"]}
+COMPARES = {"svd": {"student": "teacher-kd", "pruned": "teacher-kd-imp"}, "int8": {"pruned": "teacher-imp"}}
+LAST = f"{RUN}/chapters/{NOTEBOOKS['sweep'].stem}"  # the sweep's own chapter
+PRUNING = f"{RUN}/chapters/{NOTEBOOKS['imp'].stem}" if "imp" in STAGES else ""  # whose curves it reads
 CORES = workflow.resource_settings.cores or 4  # on a cluster, which has no such number: four of one machine
 # papermill dies with Snakemake even on SIGKILL, and its kernel with it
 EXECUTE = "exec $(command -v setpriv >/dev/null && echo setpriv --pdeathsig KILL) python engine/execute.py"
 
 
-def given(stage):
-    """The parameters of a stage that its section and the study fix, as JSON."""
+def given(stage, lesson=False):
+    """The parameters of a stage that its section and the study fix, as JSON; its lesson's only if that is run."""
     common = {key: STUDY[key] for key in sorted(parameters.FROM_STUDY)}
-    return json.dumps(common | SECTIONS[stage], sort_keys=True)
+    own = {key: value for key, value in SECTIONS[stage].items() if lesson or not key.startswith("lesson_")}
+    return json.dumps(common | own, sort_keys=True)
+
+
+def read_by_chapter(stage):
+    """Parameter → folder of the node that a chapter reads: its parent, its own node, and what its lesson compares."""
+    if stage == "teacher":
+        return {"made": f"{RUN}/seed{SEEDS[0]}/teacher"}
+    nodes = {"parent": "teacher", "made": f"teacher-{stage}"} | COMPARES.get(stage, {})
+    return {key: f"{RUN}/seed{SEEDS[0]}/{node}" if node in NODES else "" for key, node in nodes.items()}
 
 
 def files(folder):
@@ -42,6 +54,7 @@ rule all:
         f"{RUN}/sweep.csv",
         expand(RUN + "/seed{seed}/{node}/{file}", seed=SEEDS, node=NODES, file=FILES),
         expand(RUN + "/chapters/{chapter}/metrics.json", chapter=CHAPTERS),
+        f"{LAST}/effects.csv" if STUDY["lessons"] else [],
     message:
         "every node, every chapter and the table"
 
@@ -99,18 +112,18 @@ for i, stage in enumerate(STAGES):
 for chapter, stage in CHAPTERS.items():
 
     rule:
-        # the chapter as a reader has it, lesson and all, once a profile: on the first seed's teacher
+        # the chapter as a reader has it, lesson and all, once a profile: about the first seed's nodes
         name:
             f"chapter_{stage}"
         input:
-            [] if stage == "teacher" else files(f"{RUN}/seed{SEEDS[0]}/teacher"),
+            [file for folder in read_by_chapter(stage).values() if folder for file in files(folder)],
         output:
             files(f"{RUN}/chapters/{chapter}"),
         params:
             notebook=NOTEBOOKS[stage],
-            given=given(stage),
+            given=given(stage, lesson=True),
             code=code.digest(NOTEBOOKS[stage]),
-            parent="" if stage == "teacher" else f"parent={RUN}/seed{SEEDS[0]}/teacher",
+            reads=" ".join(f"{key}={folder}" for key, folder in read_by_chapter(stage).items()),
             out=f"{RUN}/chapters/{chapter}",
             seed=SEEDS[0],
         log:
@@ -122,7 +135,7 @@ for chapter, stage in CHAPTERS.items():
             "{params.out}"
         shell:
             EXECUTE + " {params.notebook:q} {params.out}/notebook.ipynb --parameters {params.given:q}"
-            " --set {params.parent} out={params.out} seed={params.seed} threads={threads} lesson=true > {log} 2>&1"
+            " --set {params.reads} out={params.out} seed={params.seed} threads={threads} lesson=true > {log} 2>&1"
 
 
 rule latency:
@@ -154,8 +167,8 @@ rule sweep:
         f"{RUN}/sweep.csv",
     params:
         notebook=NOTEBOOKS["sweep"],
-        given=json.dumps(SECTIONS["sweep"] | {"seeds": SEEDS, "stages": STAGES, "profile": PROFILE}),
-        code=code.digest(NOTEBOOKS["sweep"]),
+        given=json.dumps({"seeds": SEEDS, "stages": STAGES, "profile": PROFILE}),
+        code=code.digest(NOTEBOOKS["sweep"], lesson=False),
         run=RUN,
     log:
         f"{RUN}/sweep.txt",
@@ -163,4 +176,32 @@ rule sweep:
         "{output}"
     shell:
         EXECUTE + " {params.notebook:q} {params.run}/sweep.ipynb --parameters {params.given:q}"
-        " --set run={params.run} out={params.run} > {log} 2>&1"
+        " --set run={params.run} out={params.run} lesson=false > {log} 2>&1"
+
+
+rule chapter_sweep:
+    # the controls are trained by the teacher's own recipe
+    input:
+        f"{RUN}/sweep.csv",
+        f"{PRUNING}/metrics.json" if PRUNING else [],
+    output:
+        f"{LAST}/effects.csv",
+    params:
+        notebook=NOTEBOOKS["sweep"],
+        given=json.dumps(
+            {k: v for k, v in json.loads(given("teacher")).items() if k in parameters.types_of(NOTEBOOKS["sweep"])}
+            | SECTIONS["sweep"]
+            | {"seeds": SEEDS, "stages": STAGES, "profile": PROFILE}
+        ),
+        code=code.digest(NOTEBOOKS["sweep"]),
+        run=RUN,
+        pruning=PRUNING,
+        out=LAST,
+    log:
+        f"{LAST}/log.txt",
+    threads: STUDY["threads"]
+    message:
+        "{params.out}"
+    shell:
+        EXECUTE + " {params.notebook:q} {params.out}/notebook.ipynb --parameters {params.given:q}"
+        " --set run={params.run} pruning={params.pruning} out={params.out} threads={threads} lesson=true > {log} 2>&1"

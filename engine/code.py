@@ -32,7 +32,10 @@ def digest(path: Path, lesson: bool = True) -> str:
 
 class _WithoutLesson(ast.NodeTransformer):
     def visit_If(self, node: ast.If):
-        if isinstance(node.test, ast.Name) and node.test.id == "lesson":
+        test = node.test
+        if isinstance(test, ast.BoolOp) and isinstance(test.op, ast.And):  # if lesson and …
+            test = test.values[0]
+        if isinstance(test, ast.Name) and test.id == "lesson":
             return node.orelse or ast.Pass()
         return self.generic_visit(node)
 

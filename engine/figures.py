@@ -15,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import pandas as pd
 
 from engine.parameters import ROOT
-from studylib import report, store, sweep
+from studylib import plots, report, store, sweep
 
 RESULTS = ROOT / "figures" / "results.csv"
 README_PROFILE = "digits"  # whose table and figure the README shows
@@ -40,7 +40,7 @@ def main(profile: str) -> None:
         about = store.read_json(about_file)
     report.style()
     summary = sweep.summary(rows)
-    for name, draw in {"tree": report.draw_tree, "front": report.draw_front}.items():
+    for name, draw in {"tree": plots.draw_tree, "front": plots.draw_front}.items():
         report.save_figure(draw(summary), ROOT / "figures" / profile / name, summary, about)
     for drawn in sorted((run / "chapters").glob("*/figures/*.json")):  # what the chapters drew when they ran
         target, content = ROOT / "figures" / profile / drawn.name, store.read_json(drawn)

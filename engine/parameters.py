@@ -21,7 +21,13 @@ STUDY = {
 }
 LATENCY = {"batch": "int", "repeats": "int", "compiled": "bool"}
 FROM_STUDY = {"dataset", "device"}  # handed to every stage
-FROM_ENGINE = {"parent", "out", "seed", "threads", "lesson", "run", "seeds", "stages", "profile"}
+FROM_ENGINE = {"out", "seed", "threads", "lesson", "run", "seeds", "stages", "profile"} | {
+    "parent",
+    "made",
+    "student",
+    "pruned",
+    "pruning",
+}
 
 
 class ParameterError(ValueError):
@@ -129,7 +135,7 @@ def _check_notebooks(files: dict[str, Path]) -> None:
     for stage, path in files.items():
         needed = {"run", "out", "profile", "seeds", "stages"} if stage == SWEEP else FROM_STUDY | {"out", "seed"}
         if stage != SWEEP:
-            needed |= {"threads", "lesson"} | ({"parent"} if stage != "teacher" else set())
+            needed |= {"threads", "lesson", "made"} | ({"parent"} if stage != "teacher" else set())
         for name in sorted(needed - set(types_of(path))):
             raise ParameterError(f"{path.relative_to(ROOT)}: its parameters cell must have {name!r}")
 

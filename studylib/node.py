@@ -4,6 +4,7 @@ import shutil
 import time
 from pathlib import Path
 
+import torch
 from torch import nn
 
 from studylib import data as datasets
@@ -43,11 +44,30 @@ class Node:
         """
         return store.load_model(store.resolve(parent)).to(self.device)
 
+    def reuse(self, made: str | Path) -> nn.Module | None:
+        """The model of the node in the folder ``made``, its history with it; None where ``made`` is empty.
+
+        A chapter shows what the tree has trained already instead of training it again.
+
+        Raises:
+            studylib.store.CheckpointError: no node there, or a damaged one.
+        """
+        if not str(made):
+            return None
+        model = self.load(made)
+        model.history = store.read_json(store.resolve(made) / METRICS)["history"]
+        return model
+
     @property
     def about(self) -> dict:
         """Where numbers made here come from: data, seed, commit, date, versions, hardware."""
         data = {"name": self.data.name, "seed": self.data.seed, **self.data.sizes}
         return {"data": data, "provenance": store.provenance()}
+
+    def test_logits(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Logits (n, classes) and labels (n,) of the one reading of the test set, as :meth:`finish` stored them."""
+        tensors, _ = store.read_tensors(self.out / LOGITS)
+        return tensors["logits"], tensors["labels"]
 
     def finish(self, model: nn.Module) -> dict:
         """Writes the model, reads it back, evaluates what was read, and writes its metrics.

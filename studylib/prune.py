@@ -14,6 +14,14 @@ log = logging.getLogger(__name__)
 
 Masks = dict[str, torch.Tensor]
 
+METHODS = {  # of trajectory: what is pruned, and what its survivors start again from
+    "pretrained": "iterative, weights back to their trained values (Chen et al. 2020, the paper)",
+    "initial": "iterative, weights back to their first values (Frankle and Carbin 2019)",
+    "learning_rate": "iterative, weights kept, only the schedule starts again (Renda et al. 2020)",
+    "one_shot": "the trained weights pruned to the goal at once",
+    "random": "positions drawn at random, as many a layer; trained values",
+}
+
 
 def prunable(model: nn.Module) -> dict[str, torch.Tensor]:
     """Name → weight of every float convolution and linear layer; biases and batch norms are left alone."""
@@ -39,13 +47,26 @@ def shrink_masks(weights: dict[str, torch.Tensor], masks: Masks, fraction: float
     """
     if not 0 <= fraction <= 1:
         raise ValueError(f"fraction={fraction!r}: expected between 0 and 1")
+    return _without_smallest(weights, masks, round(fraction * _count(masks)[0]))
+
+
+def _without_smallest(weights: dict[str, torch.Tensor], masks: Masks, count: int) -> Masks:
     magnitude = torch.cat([weights[name].detach().abs().flatten() for name in masks])
     alive = torch.cat([mask.flatten() for mask in masks.values()])
     living = alive.nonzero().flatten()
     order = magnitude[living].argsort(stable=True)
-    alive = alive.index_fill(0, living[order[: round(fraction * len(living))]], False)
+    alive = alive.index_fill(0, living[order[:count]], False)
     parts = alive.split([mask.numel() for mask in masks.values()])
     return {name: part.view_as(masks[name]) for name, part in zip(masks, parts, strict=True)}
+
+
+def scatter(masks: Masks, seed: int) -> Masks:
+    """As many living weights in each layer as ``masks`` has, at positions drawn by ``seed``."""
+    draw = torch.Generator().manual_seed(seed)
+    return {
+        name: mask.flatten()[torch.randperm(mask.numel(), generator=draw).to(mask.device)].view_as(mask)
+        for name, mask in masks.items()
+    }
 
 
 def apply(
@@ -107,6 +128,54 @@ def apply(
     return models.with_change(pruned.eval(), "imp", did, history=history)
 
 
+def trajectory(
+    model: nn.Module,
+    data: Data,
+    sparsities: list[float],
+    *,
+    method: str,
+    recipe: train.Recipe,
+    seed: int,
+    initial: nn.Module | None = None,
+    like: list[Masks] | None = None,
+) -> list[nn.Module]:
+    """``model`` at each of the rising ``sparsities``, each trained by the whole of ``recipe``: one of :data:`METHODS`.
+
+    A model's ``history`` is the rows of its training, ``accuracy_before`` the validation accuracy just before it.
+
+    Args:
+        sparsities: shares of the prunable weights that are zero, rising.
+        initial: the model as ``model`` was before its training; needed by "initial".
+        like: masks whose number of living weights in each layer is taken; needed by "random", one a sparsity.
+
+    Raises:
+        ValueError: an unknown method, sparsities that do not rise within 0…1, or what the method needs is missing.
+    """
+    if method not in METHODS:
+        raise ValueError(f"method={method!r}: expected one of {', '.join(METHODS)}")
+    if list(sparsities) != sorted(set(sparsities)) or not all(0 <= s < 1 for s in sparsities):
+        raise ValueError(f"sparsities={sparsities!r}: expected rising shares from 0 to below 1")
+    if (method == "initial" and initial is None) or (method == "random" and len(like or []) != len(sparsities)):
+        raise ValueError(f"method={method!r}: expected {'initial' if method == 'initial' else 'masks, one a sparsity'}")
+    start = copy.deepcopy((initial if method == "initial" else model).state_dict())
+    current, masks, found = models.duplicate(model), masks_of(model), []
+    for k, sparsity in enumerate(sparsities):
+        if method == "random":
+            masks = scatter(like[k], seed + 1000 * k)
+        else:
+            source = model if method == "one_shot" else current
+            living, total = _count(masks := masks_of(model) if method == "one_shot" else masks)
+            masks = _without_smallest(prunable(source), masks, living - (total - round(sparsity * total)))
+        current = models.duplicate(current)
+        if method != "learning_rate":
+            current.load_state_dict(start)
+        _zero(current, masks)
+        current.accuracy_before = train.accuracy(current, data.validation, data)
+        current.history = train.fit(current, data, recipe, seed=seed + 1000 * (k + 1), masks=masks)
+        found.append(current)
+    return found
+
+
 def check(rounds: int, fraction: float, tolerance: float) -> None:
     """Raises ValueError, naming the first of the parameters of :func:`apply` that is out of range."""
     if rounds < 1:
@@ -123,6 +192,11 @@ def _zero(model: nn.Module, masks: Masks) -> None:
         weight.mul_(masks[name])
 
 
+def _count(masks: Masks) -> tuple[int, int]:
+    """(living, all)."""
+    return sum(int(m.sum()) for m in masks.values()), sum(m.numel() for m in masks.values())
+
+
 def _row(k: int, epoch: int, masks: Masks, accuracy: float) -> dict:
-    living, total = sum(int(m.sum()) for m in masks.values()), sum(m.numel() for m in masks.values())
+    living, total = _count(masks)
     return {"round": k, "epoch": epoch, "sparsity": 1 - living / total, "val_accuracy": accuracy}

@@ -7,6 +7,7 @@ run the same ``quantized_decomposed`` operations on the same numbers.
 """
 
 import logging
+import math
 import warnings
 
 import torch
@@ -18,6 +19,11 @@ from studylib import models
 from studylib.data import Data
 
 QMIN, QMAX = -128, 127  # int8 weights
+ACTIVATIONS = (
+    "static",
+    "dynamic",
+    "float",
+)  # how a layer's input is rounded: fixed range, each batch's own, not at all
 AMIN, AMAX = 0, 255  # uint8 activations
 
 
@@ -27,18 +33,22 @@ class Int8Layer(nn.Module):
     Buffers: ``weight`` int8 (out, …), ``weight_scale`` float32 (out,), ``bias`` float32 (out,),
     ``input_scale`` float32 (), ``input_zero_point`` uint8 ().  The real value of a weight is weight × scale;
     of an input, (q − zero point) × scale.  Zero weights are the integer 0 (symmetric quantization).
+
+    Where ``activations`` is not "static" there are no ``input_scale`` and ``input_zero_point``: "dynamic" takes them
+    from the batch at hand, "float" does not round the input.
     """
 
     is_weight_layer = True
 
-    def __init__(self, weight_shape, has_bias: bool = True):
+    def __init__(self, weight_shape, has_bias: bool = True, activations: str = "static"):
         super().__init__()
-        out = weight_shape[0]
+        out, static = weight_shape[0], activations == "static"
+        self.activations = activations
         self.register_buffer("weight", torch.zeros(weight_shape, dtype=torch.int8))
         self.register_buffer("weight_scale", torch.ones(out))
         self.register_buffer("bias", torch.zeros(out) if has_bias else None)
-        self.register_buffer("input_scale", torch.ones(()))
-        self.register_buffer("input_zero_point", torch.zeros((), dtype=torch.uint8))
+        self.register_buffer("input_scale", torch.ones(()) if static else None)
+        self.register_buffer("input_zero_point", torch.zeros((), dtype=torch.uint8) if static else None)
         self._input = (1.0, 0)
 
     def freeze(self) -> None:
@@ -46,7 +56,8 @@ class Int8Layer(nn.Module):
 
         That is what PT2E's graph holds and what compiles to int8 kernels; to be called when they change.
         """
-        self._input = (float(self.input_scale), int(self.input_zero_point))
+        if self.activations == "static":
+            self._input = (float(self.input_scale), int(self.input_zero_point))
 
     def _load_from_state_dict(self, *args, **kwargs):
         super()._load_from_state_dict(*args, **kwargs)
@@ -60,8 +71,17 @@ class Int8Layer(nn.Module):
         )
 
     def quantized_input(self, x: torch.Tensor) -> torch.Tensor:
-        """``x`` rounded to the grid of the input's 256 levels, float32 again."""
-        parameters = (*self._input, AMIN, AMAX, torch.uint8)
+        """``x`` rounded to the grid of the input's 256 levels, float32 again; as it is where activations are float."""
+        if self.activations == "float":
+            return x
+        kind = (AMIN, AMAX, torch.uint8)
+        if self.activations == "dynamic":
+            ops = torch.ops.quantized_decomposed
+            scale, zero = ops.choose_qparams.tensor(x, AMIN, AMAX, torch.finfo(torch.float32).eps, torch.uint8)
+            return ops.dequantize_per_tensor.tensor(
+                ops.quantize_per_tensor.tensor(x, scale, zero, *kind), scale, zero, *kind
+            )
+        parameters = (*self._input, *kind)
         q = torch.ops.quantized_decomposed.quantize_per_tensor(x, *parameters)
         return torch.ops.quantized_decomposed.dequantize_per_tensor(q, *parameters)
 
@@ -69,8 +89,8 @@ class Int8Layer(nn.Module):
 class Int8Conv2d(Int8Layer):
     """An int8 convolution, stride 1, with the batch norm that followed it folded in."""
 
-    def __init__(self, weight_shape, padding: int):
-        super().__init__(weight_shape)
+    def __init__(self, weight_shape, padding: int, activations: str = "static"):
+        super().__init__(weight_shape, activations=activations)
         self.padding = padding
 
     def forward(self, x):
@@ -154,16 +174,57 @@ def from_pt2e(model: nn.Module, graph: torch.fx.GraphModule) -> nn.Module:
     return models.with_change(quantized, "int8", {"layers": len(structure["layers"])}, structure)
 
 
+def with_activations(model: nn.Module, float_model: nn.Module, activations: str) -> nn.Module:
+    """The int8 ``model`` of ``float_model`` with its inputs rounded otherwise: one of :data:`ACTIVATIONS`.
+
+    Weights, their scales and biases stay; "dynamic" and "float" (weight-only quantization) need no calibration.
+
+    Raises:
+        models.SpecError: an unknown name.
+    """
+    structure = {**model.spec["changes"][-1]["structure"], "activations": activations}
+    new = models.duplicate(float_model).cpu().eval()
+    restructure(new, structure)
+    known = new.state_dict()
+    new.load_state_dict({name: tensor for name, tensor in model.state_dict().items() if name in known})
+    return models.with_change(new, "int8", {"layers": len(structure["layers"])}, structure)
+
+
+@torch.no_grad()
+def layer_errors(float_model: nn.Module, model: nn.Module, images: torch.Tensor) -> dict[str, float]:
+    """Layer → signal-to-quantization-noise ratio of its output, 10 log₁₀ (Σ y² / Σ (y − ŷ)²) in dB.
+
+    ŷ is the output of the int8 ``model`` on the same images, with all the error that came in from earlier layers.
+
+    Args:
+        images: (n, c, h, w) float32, normalized.
+    """
+    outputs: list[dict[str, torch.Tensor]] = []
+    for each in (models.fold_batch_norm(float_model), models.duplicate(model)):
+        found: dict[str, torch.Tensor] = {}
+        for name, layer in models.weight_layers(each.cpu().eval()).items():
+            layer.register_forward_hook(lambda _m, _i, output, name=name, found=found: found.update({name: output}))
+        each(images.cpu())
+        outputs.append(found)
+    clean, noisy = outputs
+    noise = {name: float((clean[name] - noisy[name]).double().square().sum()) for name in clean}
+    signal = {name: float(clean[name].double().square().sum()) for name in clean}
+    return {name: 10 * math.log10(signal[name] / noise[name]) if noise[name] else math.inf for name in clean}
+
+
 def restructure(model: nn.Module, structure: dict) -> None:
     """Puts empty int8 layers in the place of the float ones named in ``structure["layers"]``, in place."""
+    activations = structure.get("activations", "static")
+    if activations not in ACTIVATIONS:
+        raise models.SpecError(f"activations {activations!r}: expected one of {', '.join(ACTIVATIONS)}")
     for name in structure["layers"]:
         layer = model.get_submodule(name)
         if isinstance(layer, nn.Conv2d):
-            new = Int8Conv2d(tuple(layer.weight.shape), layer.padding[0])
+            new = Int8Conv2d(tuple(layer.weight.shape), layer.padding[0], activations)
             unit = model.get_submodule(name.rpartition(".")[0])
             unit.norm = nn.Identity()  # folded into the convolution
         elif isinstance(layer, nn.Linear):
-            new = Int8Linear(tuple(layer.weight.shape), layer.bias is not None)
+            new = Int8Linear(tuple(layer.weight.shape), layer.bias is not None, activations)
         else:
             raise models.SpecError(f"{name} is {type(layer).__name__}: expected a convolution or linear layer")
         models.replace_module(model, name, new)

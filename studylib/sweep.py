@@ -102,13 +102,36 @@ def predictions(folder: Path) -> np.ndarray:
     Raises:
         FileNotFoundError, ValueError: no logits there, or damaged ones; names the file.
     """
+    return _logits(folder)[0].argmax(1)
+
+
+def _logits(folder: Path) -> tuple[np.ndarray, np.ndarray]:
     path = Path(folder) / LOGITS
     if not path.exists():
         raise FileNotFoundError(f"{path}: this node has not been run")
     try:
-        return safetensors.numpy.load_file(path)["logits"].argmax(1)
+        tensors = safetensors.numpy.load_file(path)
+        return tensors["logits"], tensors["labels"]
     except (safetensors.SafetensorError, KeyError) as error:
         raise ValueError(f"{path}: not the logits of a node ({error})") from error
+
+
+def per_image(run: Path, names: Iterable[str], seeds: Sequence[int]) -> dict[str, dict[str, np.ndarray]]:
+    """``test_accuracy`` and ``test_nll`` of each test image: column → node → (seeds, images), from the stored logits.
+
+    Raises:
+        FileNotFoundError, ValueError: a node has not been run, or left damaged logits; names the file.
+    """
+    found: dict[str, dict] = {"test_accuracy": {}, "test_nll": {}}
+    for name in names:
+        both = [_logits(Path(run) / f"seed{seed}" / name) for seed in seeds]
+        found["test_accuracy"][name] = np.stack([z.argmax(1) == y for z, y in both]).astype(float)
+        found["test_nll"][name] = np.stack([_nll(z.astype(float), y) for z, y in both])
+    return found
+
+
+def _nll(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    return np.logaddexp.reduce(logits, axis=1) - logits[np.arange(len(labels)), labels]
 
 
 def order(table: pd.DataFrame) -> list[str]:

@@ -93,6 +93,7 @@ def fit(
     checkpoint: Path | None = None,
     checkpoint_seconds: float = 60.0,
     identity: object = None,
+    watch: Callable[[nn.Module], dict] | None = None,
 ) -> list[dict]:
     """Trains ``model`` in place and leaves it with the weights of its best validation epoch.
 
@@ -105,6 +106,7 @@ def fit(
         masks: weight name → bool, True where a weight may live; the others are held at exactly zero.
         target: stop after the first epoch whose validation accuracy reaches this.
         identity: JSON data that tells ``loss`` from another; a checkpoint made under another is not used.
+        watch: what it says of the model after each epoch is added to the epoch's row and decides nothing.
 
     Returns:
         One row an epoch: epoch, lr, train_loss, train_accuracy, val_loss, val_accuracy, seconds, best.
@@ -131,6 +133,7 @@ def fit(
         row = {"epoch": epoch + 1, "lr": lr, **_epoch(net, model, data, recipe, loss, optimizer, masks, (seed, epoch))}
         row |= {f"val_{k}": v for k, v in scores(predict(model, data.validation, data), data.validation.labels).items()}
         row |= {"val_loss": row.pop("val_nll"), "seconds": time.monotonic() - started}
+        row |= watch(model) if watch else {}
         row["best"] = not history or _rank(row) > max(map(_rank, history))
         row.pop("val_ece")
         history.append(row)
@@ -240,6 +243,13 @@ def predict(model: nn.Module, split: Split, data: Data, batch_size: int = 1000) 
     return torch.cat([model(data.normalize(images)).float() for images in split.images.split(batch_size)])
 
 
+def class_accuracy(logits: torch.Tensor, labels: torch.Tensor, classes: int) -> list[float]:
+    """Share of each class's images that ``logits`` (n, classes) get right; NaN for a class without images."""
+    hit = (logits.argmax(1) == labels.to(logits.device)).double().cpu()
+    labels = labels.cpu()
+    return [hit[labels == c].mean().item() for c in range(classes)]
+
+
 def scores(logits: torch.Tensor, labels: torch.Tensor, bins: int = 15) -> dict[str, float]:
     """Accuracy, negative log-likelihood (nats) and expected calibration error (Guo et al. 2017, eq. 3).
 
@@ -258,6 +268,26 @@ def scores(logits: torch.Tensor, labels: torch.Tensor, bins: int = 15) -> dict[s
         "nll": F.cross_entropy(logits, labels).item(),
         "ece": (gaps.abs().sum() / len(labels)).item(),
     }
+
+
+def reliability(logits: torch.Tensor, labels: torch.Tensor, bins: int = 15) -> list[dict]:
+    """The diagram behind the calibration error (Guo et al. 2017, Figure 1): a row for each bin that is not empty.
+
+    Args:
+        logits, labels: (n, classes) and (n,).
+
+    Returns:
+        Rows of confidence and accuracy (both the mean of the bin) and images.
+    """
+    logits, labels = logits.double().cpu(), labels.cpu()
+    confidence, predicted = logits.softmax(1).max(1)
+    which, hit = (confidence * bins).long().clamp_(max=bins - 1), (predicted == labels).double()
+    chosen = [which == b for b in range(bins)]
+    return [
+        {"confidence": confidence[c].mean().item(), "accuracy": hit[c].mean().item(), "images": int(c.sum())}
+        for c in chosen
+        if c.any()
+    ]
 
 
 def accuracy(model: nn.Module, split: Split, data: Data) -> float:

@@ -1,0 +1,167 @@
+"""What the paper and the survey claim, as data, and the verdict on each claim from what was measured.
+
+*The paper* is Mountain and Bharatia, Combinatorics with Model Compression; *the survey* a study of model-zoo sizes.
+This is the only place where their figures are typed.
+"""
+
+import math
+from dataclasses import dataclass
+
+PAPER_DATA = "cifar10"
+PAPER_DEPTH = 40  # our inference: growth 12 then gives about its bytes; the paper names no depth
+
+REPRODUCED, CONTRADICTED, UNDECIDED = "reproduced", "not reproduced", "undecided"
+NOT_COMPARABLE, NOT_MEASURED = "not comparable", "not measured"
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One published statement.
+
+    Attributes:
+        chapter: stage whose notebook answers it.
+        says: the statement; ``{}`` stands for the published value.
+        where: section or figure.
+        value: what was published, in ``unit``; the threshold where ``direction`` is set.
+        unit: %, points (of accuracy), bytes.
+        tolerance: how far a measured value may lie from ``value`` and count as the same.
+        direction: + or −: the claim is only that the measured value lies above or below ``value``.
+        anywhere: it can be held against any data set; else against the paper's own only.
+    """
+
+    chapter: str
+    says: str
+    where: str
+    value: float
+    unit: str
+    tolerance: float = 0.0
+    direction: str = ""
+    anywhere: bool = False
+
+
+CLAIMS = {
+    "teacher_accuracy": Claim("teacher", "DenseNet reaches {}", "section 5", 92.8, "%", 0.5),
+    "teacher_bytes": Claim("teacher", "its parameters take {}", "section 5", 3.95e6, "bytes", 0.2e6),
+    "kd_alone": Claim("kd", "the student without a teacher reaches {}", "Figure 3", 75.0, "%", 2.0),
+    "kd_taught": Claim("kd", "the student with a teacher reaches {}", "Figure 4", 80.0, "%", 2.0),
+    "kd_gain": Claim("kd", "a teacher adds {}", "section 3.3", 5.0, "points", 2.0),
+    "kd_helps": Claim("kd", "a teacher helps at all", "section 3.3", 0.0, "points", direction="+", anywhere=True),
+    "imp_saved": Claim("imp", "pruning alone saves {}", "section 5.2", 88.1, "%", 2.0, anywhere=True),
+    "imp_cost": Claim("imp", "it costs {} of accuracy", "section 5.2", 0.9, "points", 0.5),
+    "svd_cost": Claim(
+        "svd", "SVD at Δ = 1 lowers accuracy", "section 5.1", 0.0, "points", direction="+", anywhere=True
+    ),
+    "svd_delta": Claim("svd", "accuracy falls as Δ grows", "Figure 5", 0.0, "points", direction="+", anywhere=True),
+    "svd_tuned": Claim(
+        "svd", "fine-tuning recovers some of it", "section 6", 0.0, "points", direction="+", anywhere=True
+    ),
+    "int8_saved": Claim("int8", "int8 alone saves {}", "section 5.2", 73.1, "%", 2.0, anywhere=True),
+    "int8_cost": Claim("int8", "it costs {} of accuracy", "section 5.2", 0.3, "points", 0.3),
+    "static_saved": Claim("int8", "static int8 saves {}", "the survey", 74.0, "%", 2.0, anywhere=True),
+    "dynamic_saved": Claim("int8", "dynamic int8 saves {}", "the survey", 56.0, "%", 2.0, anywhere=True),
+    "pruned_loses_less": Claim(
+        "int8", "pruned weights lose less to int8", "section 5.2", 0.0, "nats", direction="-", anywhere=True
+    ),
+    "best_bytes": Claim("sweep", "pruning + int8 takes {}", "section 5", 6200.0, "bytes", 50.0),
+    "best_saved": Claim("sweep", "pruning + int8 saves {}", "abstract", 99.84, "%", 0.05, anywhere=True),
+    "best_accuracy": Claim("sweep", "it reaches {}", "section 5", 91.65, "%", 0.5),
+    "best_relative": Claim("audit", "it costs {} of the accuracy", "abstract", 1.24, "%", 0.005),
+    "pruned_int8_cost": Claim("audit", "int8 costs the pruned network {}", "section 5.2", 0.21, "points", 0.3),
+    "best_cost": Claim("sweep", "and costs {} of accuracy", "section 5", 1.15, "points", 0.5),
+    "svd_worst": Claim(
+        "sweep", "SVD hurts more on a pruned network", "section 5.1", 0.0, "points", direction="+", anywhere=True
+    ),
+    "int8_mends": Claim(
+        "sweep", "int8 raises accuracy after pruning + SVD", "section 5.1", 0.0, "points", direction="+", anywhere=True
+    ),
+    "int8_mends_kd": Claim(
+        "sweep",
+        "so it does after distillation + pruning + SVD",
+        "section 5.1",
+        0.0,
+        "points",
+        direction="+",
+        anywhere=True,
+    ),
+    "pruning_helps_int8": Claim(
+        "sweep",
+        "int8 costs less accuracy on a pruned network",
+        "section 5.2",
+        0.0,
+        "points",
+        direction="+",
+        anywhere=True,
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What was measured for a claim, in the claim's unit: the value, and an interval of confidence if there is one."""
+
+    value: float
+    low: float = math.nan
+    high: float = math.nan
+    n: int = 1
+
+
+def verdict(claim: Claim, measured: Measured | None, dataset: str) -> str:
+    """One of the five verdicts, with the reason where it is not a plain yes or no."""
+    if measured is None or math.isnan(measured.value):
+        return NOT_MEASURED
+    if not claim.anywhere and dataset != PAPER_DATA:
+        return f"{NOT_COMPARABLE}: {dataset}, not CIFAR-10"
+    low, high = (measured.value if math.isnan(end) else end for end in (measured.low, measured.high))
+    if claim.direction:
+        if math.isnan(measured.low):
+            return f"{UNDECIDED}: no interval"
+        if low <= claim.value <= high:
+            return f"{UNDECIDED}: within noise"
+        return REPRODUCED if (low > claim.value) == (claim.direction == "+") else CONTRADICTED
+    near = low - claim.tolerance <= claim.value <= high + claim.tolerance
+    return REPRODUCED if near else CONTRADICTED
+
+
+def table(chapter: str, measured: dict[str, Measured | None], dataset: str) -> str:
+    """Markdown: paper says, we measured, verdict, for every claim of ``chapter``.
+
+    Args:
+        measured: key of :data:`CLAIMS` → what was measured; a claim left out was not measured.
+
+    Raises:
+        KeyError: a key that is no claim of ``chapter``.
+    """
+    claims = {key: claim for key, claim in CLAIMS.items() if claim.chapter == chapter}
+    for key in measured:
+        if key not in claims:
+            raise KeyError(f"{key!r}: expected one of the claims of {chapter}: {', '.join(claims)}")
+    lines = ["| paper says | where | we measured | verdict |", "|---|---|---:|---|"]
+    for key, claim in claims.items():
+        found = measured.get(key)
+        said = claim.says.format(_with_unit(claim.value, claim.unit))
+        lines.append(f"| {said} | {claim.where} | {_text(found, claim.unit)} | {verdict(claim, found, dataset)} |")
+    return "\n".join(lines)
+
+
+def _with_unit(value: float, unit: str, digits: int | None = None) -> str:
+    if unit == "bytes":
+        return f"{value:,.0f} bytes"
+    number = (
+        f"{value:g}"
+        if digits is None
+        else f"{value:+.{digits}f}"
+        if unit in ("points", "nats")
+        else f"{value:.{digits}f}"
+    )
+    return f"{number} {unit}"
+
+
+def _text(found: Measured | None, unit: str) -> str:
+    if found is None or math.isnan(found.value):
+        return "–"
+    digits = {"nats": 5}.get(unit, 2)
+    text = _with_unit(found.value, unit, digits)
+    if not math.isnan(found.low):
+        ends = [_with_unit(end, unit, digits).removesuffix(f" {unit}") for end in (found.low, found.high)]
+        text += f" ({ends[0]} to {ends[1]})"
+    return text

@@ -122,6 +122,24 @@ def verdict(claim: Claim, measured: Measured | None, dataset: str) -> str:
     return REPRODUCED if near else CONTRADICTED
 
 
+def audit() -> list[dict]:
+    """The paper's figures about pruning + int8 beside what its others imply: rows of what, reported, implied, by."""
+    said = {key: claim.value for key, claim in CLAIMS.items()}
+    left = (1 - said["imp_saved"] / 100) * (1 - said["int8_saved"] / 100)
+    by_bytes = 100 * (1 - said["best_bytes"] / said["teacher_bytes"])
+    by_accuracy = said["teacher_accuracy"] - said["best_accuracy"]
+    step_by_step = said["teacher_accuracy"] - said["imp_cost"] - said["pruned_int8_cost"]
+    rows = [
+        ("saving (%)", "best_saved", 100 * (1 - left), "what pruning and int8 save alone, multiplied"),
+        ("bytes", "best_bytes", said["teacher_bytes"] * left, "the same, from the teacher's bytes"),
+        ("saving (%)", "best_saved", by_bytes, "its bytes over the teacher's"),
+        ("cost (points)", "best_cost", by_accuracy, "the difference of the accuracies"),
+        ("cost (% of the accuracy)", "best_relative", 100 * by_accuracy / said["teacher_accuracy"], "the same"),
+        ("accuracy (%)", "best_accuracy", step_by_step, "the teacher's less each step's cost"),
+    ]
+    return [{"what": what, "reported": said[key], "implied": implied, "by": by} for what, key, implied, by in rows]
+
+
 def table(chapter: str, measured: dict[str, Measured | None], dataset: str) -> str:
     """Markdown: paper says, we measured, verdict, for every claim of ``chapter``.
 

@@ -161,3 +161,28 @@ def test_what_was_left_by_other_arguments_is_not_used(teacher_model, tiny, same_
         source, options = teacher_model, options | other
     plain = distill.apply(source, tiny, **options)
     assert same_tensors(distill.apply(source, tiny, scratch=tmp_path, **options), plain)
+
+
+def test_a_teacher_that_remembers_looks_once_at_the_same_views(teacher_model, tiny):
+    calls = []
+
+    def watched(images):
+        calls.append(len(images))
+        return teacher_model(images)
+
+    remembered = distill.remember(watched)
+    images = tiny.normalize(tiny.train.images[:8])
+    first = remembered(images)
+    assert torch.equal(first, teacher_model(images)) and remembered(images.clone()) is first and calls == [8]
+    remembered(images + 1)
+    assert calls == [8, 8]
+
+
+def test_a_student_of_a_teacher_that_remembers_is_the_same_student(teacher_model, tiny, new_student, same_tensors):
+    recipe, teacher = train.Recipe(epochs=2, lr=5e-3, batch_size=50), teacher_model.eval()
+    remembered, students = distill.remember(teacher), []
+    for source in (teacher, remembered, remembered):
+        student = new_student()
+        train.fit(student, tiny, recipe, seed=0, loss=distill.loss_against(source, 5.0, 0.7))
+        students.append(student)
+    assert same_tensors(students[0], students[1]) and same_tensors(students[0], students[2])

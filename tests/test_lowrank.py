@@ -1,3 +1,4 @@
+import dataclasses
 import logging
 
 import pytest
@@ -147,3 +148,65 @@ def test_int8_layers_are_left_as_they_are(int8_model, same_tensors):
 def test_restructuring_what_does_not_fit_is_refused(new_student, ranks, named):
     with pytest.raises(models.SpecError, match=named):
         lowrank.restructure(new_student(), {"module": "lowrank", "ranks": ranks})
+
+
+# --- weighted by Fisher information -----------------------------------------------------------------------------
+
+
+@given(rows=SIDE, columns=SIDE, rank=SIDE, seed=st.integers(0, 99))
+def test_weighted_factors_have_the_least_weighted_error(rows, columns, rank, seed):
+    rank = min(rank, rows, columns)
+    layer = linear(columns, rows, seed)
+    importance = 0.1 + torch.rand(columns, generator=torch.Generator().manual_seed(seed))
+    weight, scale = layer.weight.detach().double(), (importance / importance.max()).double().sqrt()
+
+    def weighted_error(factors):
+        return torch.linalg.norm((weight - product(factors)) * scale).item()
+
+    found = weighted_error(factorize(layer, rank, importance))
+    assert found == pytest.approx(torch.linalg.svdvals(weight * scale)[rank:].norm().item(), rel=1e-4, abs=1e-5)
+    assert found <= weighted_error(factorize(layer, rank)) + 1e-5
+
+
+def test_equal_importance_changes_nothing():
+    layer = linear(9, 7)
+    assert torch.allclose(product(factorize(layer, 4, torch.full((9,), 3.0))), product(factorize(layer, 4)), atol=1e-6)
+
+
+def test_inputs_of_no_importance_do_no_harm():
+    layer = linear(6, 5)
+    importance = torch.tensor([1.0, 0.0, 1.0, 0.0, 1.0, 1.0])
+    factors = factorize(layer, 4, importance)
+    assert torch.isfinite(product(factors)).all()
+    alive = importance > 0
+    assert torch.allclose(
+        product(factors)[:, alive], layer.weight.detach().double()[:, alive], atol=1e-3
+    )  # rank 4 suffices
+    assert torch.isfinite(product(factorize(layer, 2, torch.zeros(6)))).all()
+
+
+@pytest.mark.parametrize("importance", [torch.ones(5), torch.tensor([1.0, -1, 1, 1, 1, 1])], ids=["shape", "negative"])
+def test_importance_that_does_not_fit_is_refused(importance):
+    with pytest.raises(ValueError, match="expected 6 numbers"):
+        factorize(linear(6, 5), 2, importance)
+
+
+def test_fisher_information_is_the_mean_squared_gradient(student_model, digits):
+    few = dataclasses.replace(digits, train=digits.train.take(slice(12)))
+    found = lowrank.fisher(student_model, few, batch_size=5)
+    assert list(found) == ["fc1", "fc2", "fc3"]
+    model, total = models.duplicate(student_model).eval(), {name: 0 for name in found}
+    for image, label in zip(few.train.images, few.train.labels, strict=True):
+        model.zero_grad()
+        torch.nn.functional.cross_entropy(model(few.normalize(image[None])), label[None]).backward()
+        for name in found:
+            total[name] = total[name] + model.get_submodule(name).weight.grad ** 2
+    for name, information in found.items():
+        assert torch.allclose(information, total[name].sum(0) / len(few.train), rtol=1e-4, atol=1e-7)
+
+
+def test_a_model_is_factorized_with_importance(student_model, digits):
+    plain = lowrank.apply(student_model, delta=3)
+    weighted = lowrank.apply(student_model, delta=3, importance=lowrank.fisher(student_model, digits))
+    assert not torch.equal(plain.fc2.second.weight, weighted.fc2.second.weight)
+    assert plain.spec["changes"][-1]["structure"] == weighted.spec["changes"][-1]["structure"]

@@ -102,3 +102,17 @@ def test_a_failure_leaves_no_metrics(study_root, student_model, monkeypatch):
     with pytest.raises(ZeroDivisionError):
         node.finish(models.duplicate(student_model))
     assert not (node.out / "metrics.json").exists() and node.scratch.exists()
+
+
+def test_a_finished_node_is_shown_and_not_made_again(finished, tmp_path):
+    folder, metrics, _, model = finished
+    node = Node(tmp_path / "again", "digits", 0, device="cpu")
+    assert node.reuse("") is None
+    again = node.reuse(folder)
+    assert again.history == [{"epoch": 1, "val_accuracy": 0.5}]
+    assert torch.equal(again.fc3.second.weight, model.fc3.second.weight)
+    assert node.finish(again)["test_accuracy"] == metrics["test_accuracy"]
+    logits, labels = node.test_logits()
+    assert (logits.argmax(1) == labels).double().mean().item() == metrics["test_accuracy"]
+    with pytest.raises(store.CheckpointError, match="nowhere"):
+        node.reuse(tmp_path / "nowhere")

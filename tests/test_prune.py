@@ -225,3 +225,97 @@ def test_a_round_that_training_only_made_worse_keeps_the_untrained_weights(stude
         living = weight != 0
         assert torch.equal(weight[living], student_model.get_parameter(name)[living])
     assert size.sparsity(kept) == pytest.approx(0.9, abs=0.01)
+
+
+# --- ways of pruning compared -----------------------------------------------------------------------------------
+
+LEVELS = [0.5, 0.8]
+STEP = Recipe(epochs=1, lr=5e-3, batch_size=50, augment=False)
+COMMON = {"recipe": STEP, "seed": 3}
+
+
+@pytest.fixture(scope="module")
+def ways(student_model, tiny):
+    """Method → the student at each of LEVELS."""
+    initial = models.create("convnet", 0, **student_model.spec["args"])
+    found = {}
+    for method in prune.METHODS:
+        like = [prune.masks_of(m) for m in found["pretrained"]] if method == "random" else None
+        found[method] = prune.trajectory(
+            student_model, tiny, LEVELS, method=method, initial=initial, like=like, **COMMON
+        )
+    return found
+
+
+def test_every_way_reaches_each_sparsity_exactly(ways, student_model):
+    total = sum(w.numel() for w in prune.prunable(student_model).values())
+    for method, found in ways.items():
+        zeros = [sum(int((w == 0).sum()) for w in prune.prunable(m).values()) for m in found]
+        assert zeros == [round(s * total) for s in LEVELS], method
+        assert all(len(m.history) == STEP.epochs for m in found)
+
+
+def test_iterative_ways_never_bring_a_weight_back(ways):
+    for method in ("pretrained", "initial", "learning_rate"):
+        first, second = (prune.masks_of(m) for m in ways[method])
+        assert all((first[name] | ~second[name]).all() for name in first), method
+
+
+def test_random_positions_keep_the_density_of_each_layer_and_nothing_else(ways):
+    for ours, theirs in zip(ways["random"], ways["pretrained"], strict=True):
+        a, b = prune.masks_of(ours), prune.masks_of(theirs)
+        assert {n: int(m.sum()) for n, m in a.items()} == {n: int(m.sum()) for n, m in b.items()}
+        assert any(not torch.equal(a[n], b[n]) for n in a)
+
+
+def start_values(student_model, tiny, monkeypatch, method, **more):
+    """The weights with which training began at each level."""
+    seen = []
+
+    def fit(model, *_, **__):
+        seen.append({n: w.detach().clone() for n, w in prune.prunable(model).items()})
+        with torch.no_grad():
+            for w in prune.prunable(model).values():
+                w.mul_(1.5)  # what training did
+        return [{"val_accuracy": 0.5}]
+
+    monkeypatch.setattr(train, "fit", fit)
+    prune.trajectory(student_model, tiny, LEVELS, method=method, **COMMON, **more)
+    return seen
+
+
+def test_survivors_start_from_what_the_method_says(student_model, tiny, monkeypatch):
+    trained = prune.prunable(student_model)
+    initial = models.create("convnet", 0, **student_model.spec["args"])
+    first = prune.prunable(initial)
+    for method, source in (("pretrained", trained), ("one_shot", trained), ("initial", first)):
+        for seen in start_values(student_model, tiny, monkeypatch, method, initial=initial):
+            assert all(torch.equal(seen[n][seen[n] != 0], source[n][seen[n] != 0]) for n in seen), method
+    one, two = start_values(student_model, tiny, monkeypatch, "learning_rate")
+    assert all(torch.equal(two[n][two[n] != 0], 1.5 * one[n][two[n] != 0]) for n in one)
+
+
+def test_one_shot_removes_the_smallest_trained_weights(ways, student_model):
+    weights = torch.cat([w.detach().abs().flatten() for w in prune.prunable(student_model).values()])
+    for sparsity, m in zip(LEVELS, ways["one_shot"], strict=True):
+        kept = torch.cat([mask.flatten() for mask in prune.masks_of(m).values()])
+        assert weights[kept].min() >= weights[~kept].max() and kept.sum() == len(weights) - round(
+            sparsity * len(weights)
+        )
+
+
+@pytest.mark.parametrize(
+    "wrong, message",
+    [
+        ({"method": "magic"}, "method='magic': expected one of pretrained"),
+        ({"sparsities": [0.8, 0.5]}, r"sparsities=\[0.8, 0.5\]"),
+        ({"sparsities": [1.0]}, "sparsities"),
+        ({"method": "initial"}, "method='initial': expected initial"),
+        ({"method": "random", "like": []}, "method='random': expected masks"),
+    ],
+    ids=str,
+)
+def test_what_a_trajectory_cannot_do_is_named(student_model, tiny, wrong, message):
+    arguments = {"sparsities": LEVELS, "method": "pretrained", **COMMON, **wrong}
+    with pytest.raises(ValueError, match=message):
+        prune.trajectory(student_model, tiny, **arguments)

@@ -171,3 +171,61 @@ def test_quantizing_a_stored_int8_model_is_refused(int8_model, digits, tmp_path)
     store.save_model(tmp_path, int8_model)
     with pytest.raises(models.SpecError, match="expected a convolution or linear layer"):
         quantize.apply(store.load_model(tmp_path), digits, calibration_images=8)
+
+
+# --- dynamic and weight-only ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("activations", ["dynamic", "float"])
+def test_other_activations_keep_the_weights_and_survive_the_disk(
+    student_model, int8_model, images, activations, tmp_path
+):
+    model = quantize.with_activations(int8_model, student_model, activations)
+    for name, layer in models.weight_layers(model).items():
+        other = models.weight_layers(int8_model)[name]
+        assert torch.equal(layer.weight, other.weight) and torch.equal(layer.bias, other.bias)
+        assert layer.input_scale is None
+    store.save_model(tmp_path, model)
+    with torch.no_grad():
+        out = model(images)
+        assert torch.equal(store.load_model(tmp_path)(images), out)
+        assert not torch.equal(out, int8_model(images))
+
+
+def test_weight_only_computes_with_the_dequantized_weights(student_model, int8_model, images):
+    model = quantize.with_activations(int8_model, student_model, "float")
+    plain = models.fold_batch_norm(student_model)
+    for name, layer in models.weight_layers(plain).items():
+        with torch.no_grad():
+            layer.weight.copy_(models.weight_layers(model)[name].dequantized_weight())
+    with torch.no_grad():
+        assert torch.allclose(model(images), plain(images), atol=1e-4)
+
+
+def test_dynamic_inputs_use_the_whole_range_of_each_batch():
+    layer = Int8Linear((3, 4), activations="dynamic")
+    for scale in (1e-3, 1.0, 1e3):
+        x = scale * torch.rand(64, 4, generator=torch.Generator().manual_seed(0))
+        error = (layer.quantized_input(x) - x).abs().max()
+        assert error <= 0.51 * x.max() / 255
+
+
+def test_unknown_activations_are_named(student_model, int8_model):
+    with pytest.raises(models.SpecError, match="activations 'fuzzy': expected one of static, dynamic, float"):
+        quantize.with_activations(int8_model, student_model, "fuzzy")
+
+
+def test_layer_errors_are_signal_to_noise_in_decibels(student_model, int8_model, images):
+    errors = quantize.layer_errors(student_model, int8_model, images)
+    assert list(errors) == list(models.weight_layers(student_model))
+    captured = []
+    with torch.no_grad():
+        folded = models.fold_batch_norm(student_model)
+        for model in (folded, models.duplicate(int8_model)):
+            model.fc3.register_forward_hook(lambda _m, _i, out: captured.append(out.double()))
+            model(images)
+    clean, noisy = captured
+    ratio = clean.square().sum() / (clean - noisy).square().sum()
+    assert errors["fc3"] == pytest.approx(10 * torch.log10(ratio).item(), rel=1e-4)
+    assert all(10 < value < 70 for value in errors.values())
+    assert set(quantize.layer_errors(folded, folded, images).values()) == {float("inf")}

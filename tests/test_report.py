@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from studylib import report, sweep
+from studylib import factorial, plots, report, sweep
 
 matplotlib.use("Agg")
 NODES = sweep.nodes(["kd", "imp", "svd", "int8"])
@@ -68,7 +68,7 @@ def test_a_figure_is_saved_with_the_rows_it_was_drawn_from(study_root):
 
 def test_the_same_figure_gives_the_same_bytes(tmp_path, summary):
     for name in ("a", "b"):
-        report.save_figure(report.draw_tree(summary), tmp_path / name, summary)
+        report.save_figure(plots.draw_tree(summary), tmp_path / name, summary)
     for suffix in ("png", "pdf", "json"):
         assert (tmp_path / f"a.{suffix}").read_bytes() == (tmp_path / f"b.{suffix}").read_bytes()
 
@@ -79,7 +79,7 @@ def test_style_is_sharp_enough_to_print():
 
 
 def test_the_tree_shows_every_node_with_its_numbers(summary):
-    figure = report.draw_tree(summary)
+    figure = plots.draw_tree(summary)
     shown = texts(figure)
     assert shown.count("saves") == len(NODES) == len(figure.axes[0].patches)
     assert len(figure.axes[0].lines) == len(NODES) - 1  # an edge to each parent
@@ -89,19 +89,19 @@ def test_the_tree_shows_every_node_with_its_numbers(summary):
 
 
 def test_boxes_of_the_tree_do_not_overlap(summary):
-    boxes = [patch.get_window_extent() for patch in report.draw_tree(summary).axes[0].patches]
+    boxes = [patch.get_window_extent() for patch in plots.draw_tree(summary).axes[0].patches]
     for i, a in enumerate(boxes):
         assert not any(a.overlaps(b) for b in boxes[i + 1 :])
 
 
 def test_a_tree_of_one_node_is_drawn():
-    assert "teacher" in texts(report.draw_tree(sweep.summary(table(["teacher"]))))
+    assert "teacher" in texts(plots.draw_tree(sweep.summary(table(["teacher"]))))
 
 
 @pytest.mark.parametrize("seeds", [(0,), (0, 1)])
 def test_the_front_shows_every_node(seeds):
     summary = sweep.summary(table(NODES, seeds))
-    figure = report.draw_front(summary)
+    figure = plots.draw_front(summary)
     assert [t.get_text() for t in figure.legends[0].get_texts()] == [report.label(node) for node in NODES]
     for axis, column in zip(figure.axes, ("bytes_file", "bytes_nonzero"), strict=True):
         marks = [container.lines[0] for container in axis.containers]
@@ -111,7 +111,7 @@ def test_the_front_shows_every_node(seeds):
 
 
 def test_marks_of_the_front_tell_the_nodes_apart(summary):
-    containers = report.draw_front(summary).axes[0].containers
+    containers = plots.draw_front(summary).axes[0].containers
     looks = [
         (m.get_marker(), str(m.get_color()), str(m.get_markerfacecolor())) for m in (c.lines[0] for c in containers)
     ]
@@ -119,7 +119,7 @@ def test_marks_of_the_front_tell_the_nodes_apart(summary):
 
 
 def test_curves_show_the_history_and_the_kept_epoch():
-    figure = report.draw_curves(history(), "a title")
+    figure = plots.draw_curves(history(), "a title")
     shown = texts(figure)
     for part in ("a title", "loss (nats)", "accuracy (%)", "training views", "validation", "kept epoch"):
         assert part in shown
@@ -127,6 +127,52 @@ def test_curves_show_the_history_and_the_kept_epoch():
     assert list(loss.lines[0].get_ydata()) == pytest.approx([0.1, 0.2, 0.3, 0.4])
     assert list(accuracy.lines[1].get_ydata()) == pytest.approx([10, 20, 30, 40])
     assert set(loss.lines[2].get_xdata()) == {2}  # the last epoch that was better than all before
+
+
+def test_classes_and_reliability_show_their_rows():
+    classes = pd.DataFrame({"class": ["cat", "dog"], "accuracy": [0.75, 0.9]})
+    bins = pd.DataFrame({"confidence": [0.5, 0.9], "accuracy": [0.6, 0.8], "images": [10, 30]})
+    left, right = plots.draw_classes_and_reliability(classes, bins).axes
+    assert [bar.get_width() for bar in left.patches] == pytest.approx([75, 90])
+    assert right.collections[0].get_offsets().tolist() == [[50, 60], [90, 80]]
+    assert plots.mean_confidence(bins) == pytest.approx(0.8)
+
+
+def test_the_control_shows_every_node_the_front_and_the_dense_networks(summary):
+    controls = pd.DataFrame(
+        {"kind": ["float32", "int8"], "bytes": [9e4, 3e4], "accuracy": [0.9, 0.89], "sd": [0.01, 0]}
+    )
+    summary = summary.assign(bytes_sparse=summary["bytes_nonzero"])
+    figure, front = plots.draw_control(summary, controls)
+    expected = summary[factorial.pareto(summary, "bytes_sparse", "test_accuracy")]
+    assert set(front) == set(expected["node"])
+    assert len(figure.axes[0].containers) == len(NODES) + 2
+    names = [t.get_text() for t in figure.legends[0].get_texts()]
+    assert {"front", "narrower dense network, int8", *map(report.label, NODES)} == {*names} - {
+        "narrower dense network, float32"
+    }
+
+
+def test_effects_are_filled_only_where_the_verdict_is_certain():
+    common = {"image_low": 0.0, "image_high": 0.2, "seed_low": 0.05, "seed_high": 0.3, "seeds": 3}
+    rows = [
+        {"measure": m, "effect": e, "mean": 0.1, "verdict": v, **common}
+        for m in ("test_accuracy", "test_nll")
+        for e, v in (("kd", factorial.HELP), ("kd × imp", factorial.UNKNOWN))
+    ]
+    accuracy, nll = plots.draw_effects(pd.DataFrame(rows)).axes
+    assert [line.get_markerfacecolor() for line in accuracy.lines if line.get_marker() == "o"] == ["black", "white"]
+    assert [line.get_xdata()[0] for line in accuracy.lines if line.get_marker() == "o"] == pytest.approx(
+        [10, 10]
+    )  # points
+    assert [line.get_xdata()[0] for line in nll.lines if line.get_marker() == "o"] == pytest.approx([0.1, 0.1])
+    assert [t.get_text() for t in accuracy.get_yticklabels()] == ["kd", "kd × imp"]
+
+
+def test_a_table_is_saved_with_where_it_comes_from(study_root):
+    report.save_table("figures/audit", pd.DataFrame({"bytes": [1, 2]}), {"profile": "smoke"})
+    content = json.loads((study_root / "figures" / "audit.json").read_text())
+    assert content == {"about": {"profile": "smoke"}, "rows": [{"bytes": 1}, {"bytes": 2}]}
 
 
 # --- tables ---------------------------------------------------------------------------------------------------

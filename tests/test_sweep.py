@@ -33,7 +33,9 @@ def run(tmp_path):
         for node in NODES:
             folder = tmp_path / f"seed{seed}" / node
             store.write_json(folder / "metrics.json", metrics(node, seed))
-            store.write_tensors(folder / "test_logits.safetensors", {"logits": logits(node, seed)})
+            store.write_tensors(
+                folder / "test_logits.safetensors", {"logits": logits(node, seed), "labels": torch.arange(10) % 3}
+            )
     store.write_json(tmp_path / "latency.json", {"latency_ms": {"teacher": 3.0, "teacher-kd": 1.5}})
     return tmp_path
 
@@ -169,7 +171,21 @@ def test_a_damaged_node_is_named(tmp_path, file, content):
     folder = tmp_path / "seed0" / "teacher"
     folder.mkdir(parents=True)
     (folder / "metrics.json").write_text("{}")
-    safetensors.numpy.save_file({"logits": np.eye(3, dtype=np.float32)}, folder / "test_logits.safetensors")
+    stored = {"logits": np.eye(3, dtype=np.float32), "labels": np.arange(3)}
+    safetensors.numpy.save_file(stored, folder / "test_logits.safetensors")
     (folder / file).write_text(content)
     with pytest.raises(ValueError, match=re.escape(str(folder / file))):
         sweep.read(tmp_path, ["teacher"], [0])
+
+
+def test_each_image_is_scored_from_the_stored_logits(run):
+    found = sweep.per_image(run, NODES, [0, 2])
+    assert set(found) == {"test_accuracy", "test_nll"} and list(found["test_nll"]) == NODES
+    for node in NODES:
+        for i, seed in enumerate((0, 2)):
+            z, y = logits(node, seed).double(), torch.arange(10) % 3
+            losses = torch.nn.functional.cross_entropy(z, y, reduction="none")
+            assert found["test_nll"][node][i] == pytest.approx(losses.numpy())
+            assert found["test_accuracy"][node][i].tolist() == (z.argmax(1) == y).double().tolist()
+    with pytest.raises(FileNotFoundError, match="seed9"):
+        sweep.per_image(run, NODES, [9])

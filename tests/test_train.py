@@ -3,6 +3,8 @@ import math
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from studylib import models, store, teacher, train
 from studylib.data import Split
@@ -320,3 +322,32 @@ def test_an_interrupted_teacher_goes_on_from_its_scratch_folder(tiny, tmp_path, 
     monkeypatch.setattr(train, "fit", fit)
     assert (tmp_path / "teacher.safetensors").exists()
     assert same_tensors(make(tmp_path), make())
+
+
+# --- watching, classes, reliability -----------------------------------------------------------------------------
+
+
+def test_what_is_watched_is_recorded_and_decides_nothing(new_student, tiny, same_tensors):
+    plain, watched = new_student(), new_student()
+    recipe = Recipe(epochs=3, lr=5e-3, batch_size=50)
+    rows = train.fit(plain, tiny, recipe, seed=0)
+    seen = train.fit(watched, tiny, recipe, seed=0, watch=lambda m: {"test": train.accuracy(m, tiny.test, tiny)})
+    assert same_tensors(plain, watched) and [r["best"] for r in rows] == [r["best"] for r in seen]
+    kept = [r for r in seen if r["best"]][-1]
+    assert kept["test"] == train.accuracy(watched, tiny.test, tiny)
+
+
+def test_accuracy_of_each_class():
+    logits = torch.eye(3)[[0, 0, 1, 2, 1]]
+    found = train.class_accuracy(logits, torch.tensor([0, 1, 1, 1, 0]), 3)
+    assert found[:2] == pytest.approx([1 / 2, 1 / 3]) and math.isnan(found[2])
+
+
+@given(seed=st.integers(0, 99), count=st.integers(1, 60))
+def test_reliability_holds_every_image_and_gives_the_calibration_error(seed, count):
+    draw = torch.Generator().manual_seed(seed)
+    logits, labels = 3 * torch.randn(count, 4, generator=draw), torch.randint(0, 4, (count,), generator=draw)
+    rows = train.reliability(logits, labels)
+    assert sum(row["images"] for row in rows) == count
+    gap = sum(row["images"] * abs(row["accuracy"] - row["confidence"]) for row in rows) / count
+    assert gap == pytest.approx(train.scores(logits, labels)["ece"], abs=1e-9)

@@ -78,6 +78,7 @@ def chapters(project, profile, *arguments):
 
 def test_each_chapter_runs_its_lesson_once_a_profile(project):
     names = ["01_train_teacher", "02_distill", "03_iterative_magnitude_pruning", "04_svd", "05_quantize"]
-    assert chapters(project, "digits") == names
-    assert chapters(project, "digits", "--stages", "svd") == [names[0], names[3]]
+    last = "07_combinatorial_sweep"
+    assert chapters(project, "digits") == [*names, last]
+    assert chapters(project, "digits", "--stages", "svd") == [names[0], names[3], last]
     assert chapters(project, "smoke") == []  # nbval runs them

@@ -1,0 +1,135 @@
+import itertools
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from studylib import factorial, sweep
+
+STAGES = ["kd", "imp", "svd", "int8"]
+NODES = sweep.nodes(STAGES)
+NUMBER = st.floats(-10, 10)
+
+
+def applied(node, stage):
+    return 1 if stage in node.split("-")[1:] else -1
+
+
+def model_values(constant, mains, pairs):
+    """Node → constant + ½ Σ effect × sign, the model whose effects contrasts must find."""
+    return {
+        node: constant
+        + sum(0.5 * mains[s] * applied(node, s) for s in STAGES)
+        + sum(0.5 * pairs[a, b] * applied(node, a) * applied(node, b) for a, b in pairs)
+        for node in NODES
+    }
+
+
+def table_of(by_seed, column="test_accuracy"):
+    rows = [{"node": n, "seed": seed, column: v} for seed, values in by_seed.items() for n, v in values.items()]
+    return pd.DataFrame(rows)
+
+
+effects_of = st.tuples(
+    NUMBER,
+    st.fixed_dictionaries({s: NUMBER for s in STAGES}),
+    st.fixed_dictionaries({p: NUMBER for p in itertools.combinations(STAGES, 2)}),
+)
+
+
+@given(of=effects_of)
+def test_the_effects_that_were_put_in_are_found(of):
+    constant, mains, pairs = of
+    values = model_values(constant, mains, pairs)
+    weights = factorial.contrasts(STAGES, NODES)
+    found = weights @ np.array([values[n] for n in NODES])
+    for stage in STAGES:
+        assert found[stage] == pytest.approx(mains[stage], abs=1e-9)
+    for a, b in pairs:
+        assert found[f"{a} × {b}"] == pytest.approx(pairs[a, b], abs=1e-9)
+
+
+def test_an_interaction_is_half_the_difference_of_two_effects():
+    stages, nodes = ["imp", "svd"], sweep.nodes(["imp", "svd"])
+    values = dict(zip(nodes, [0.9, 0.8, 0.85, 0.5], strict=True))  # teacher, imp, svd, imp-svd
+    found = factorial.contrasts(stages, nodes) @ np.array([values[n] for n in nodes])
+    with_svd, without = 0.5 - 0.85, 0.8 - 0.9
+    assert found["imp"] == pytest.approx((with_svd + without) / 2)
+    assert found["imp × svd"] == pytest.approx((with_svd - without) / 2)
+
+
+def test_an_incomplete_design_is_refused():
+    with pytest.raises(ValueError, match="every combination"):
+        factorial.contrasts(STAGES, NODES[:-1])
+
+
+def test_savings_that_multiply_do_not_interact():
+    factors = {"kd": 0.25, "imp": 0.5, "svd": 0.9, "int8": 0.26}
+    sizes = {n: 1e5 * math.prod(f for s, f in factors.items() if s in n.split("-")) for n in NODES}
+    found = factorial.over_seeds(table_of({0: sizes}, "bytes"), STAGES, "bytes", log=True)[0]
+    for stage, factor in factors.items():
+        assert found[stage] == pytest.approx(math.log2(factor))
+    assert found.drop(STAGES).abs().max() < 1e-9
+
+
+def test_the_bootstrap_holds_the_effect_and_narrows_with_images():
+    rng = np.random.default_rng(0)
+    widths = []
+    for count in (100, 10_000):
+        hits = {n: (rng.random((2, count)) < (0.9 if "svd" not in n else 0.8)).astype(float) for n in NODES}
+        found = factorial.bootstrap(hits, STAGES, draws=300)
+        assert (found["low"] <= found["effect"]).all() and (found["effect"] <= found["high"]).all()
+        assert found.loc["svd", "high"] < 0
+        widths.append((found["high"] - found["low"]).mean())
+    assert widths[1] < 0.2 * widths[0]
+
+
+def test_the_same_images_are_drawn_for_every_node():
+    hits = np.random.default_rng(0).random((1, 50)).round()
+    found = factorial.bootstrap({n: hits for n in NODES}, STAGES, draws=50)  # nodes that agree image by image
+    assert np.allclose(found[["low", "high"]], 0)
+
+
+def test_students_interval_is_students():
+    low, high = factorial.t_interval([1.0, 2.0, 3.0])
+    assert (low, high) == pytest.approx((2 - 4.302653 / 3**0.5, 2 + 4.302653 / 3**0.5))
+    assert all(math.isnan(end) for end in factorial.t_interval([1.0]))
+
+
+@pytest.mark.parametrize(
+    "intervals, verdict",
+    [
+        ([(1, 2), (0.1, 3)], factorial.HELP),
+        ([(-2, -1), (math.nan, math.nan)], factorial.HURT),
+        ([(1, 2), (-1, 3)], factorial.UNKNOWN),
+        ([(1, 2), (-2, -1)], factorial.UNKNOWN),
+        ([(math.nan, math.nan)], factorial.UNKNOWN),
+    ],
+)
+def test_a_verdict_needs_every_interval(intervals, verdict):
+    assert factorial.judge(*intervals) == verdict
+
+
+def test_effects_have_both_intervals_and_a_verdict():
+    rng = np.random.default_rng(1)
+    images = {n: (rng.random((3, 500)) < (0.95 if "svd" not in n else 0.7)).astype(float) for n in NODES}
+    by_seed = {seed: {n: images[n][seed].mean() for n in NODES} for seed in range(3)}
+    found = factorial.effects(table_of(by_seed), images, STAGES, "test_accuracy").set_index("effect")
+    assert len(found) == 10 and set(found["seeds"]) == {3}
+    assert found.loc["svd", "verdict"] == factorial.HURT and found.loc["svd", "mean"] == pytest.approx(-0.25, abs=0.02)
+    assert found.loc["kd × imp", "verdict"] == factorial.UNKNOWN
+    alone = factorial.effects(table_of({0: by_seed[0]}), None, STAGES, "test_accuracy")
+    assert alone["seed_low"].isna().all() and set(alone["verdict"]) == {factorial.UNKNOWN}
+
+
+@given(points=st.lists(st.tuples(st.integers(1, 5), st.integers(1, 5)), min_size=1, max_size=8))
+def test_the_front_is_what_no_other_beats(points):
+    table = pd.DataFrame(points, columns=["bytes", "accuracy"])
+    front = factorial.pareto(table, "bytes", "accuracy")
+    assert front.any()
+    for i, (cost, gain) in enumerate(points):
+        beaten = any(c <= cost and g >= gain and (c, g) != (cost, gain) for c, g in points)
+        assert front[i] == (not beaten)

@@ -18,8 +18,9 @@ RUN = f"runs/{PROFILE}"
 FILES = ["model.safetensors", "model.json", "metrics.json", "test_logits.safetensors"]
 CHAPTERS = {NOTEBOOKS[stage].stem: stage for stage in ["teacher", *STAGES] if STUDY["lessons"]}
 CORES = workflow.resource_settings.cores or 4  # on a cluster, which has no such number: four of one machine
-# papermill dies with Snakemake even on SIGKILL, and its kernel with it
-EXECUTE = "exec $(command -v setpriv >/dev/null && echo setpriv --pdeathsig KILL) python engine/execute.py"
+# through the run's warm process where there is one; what it starts dies with Snakemake even on SIGKILL
+PYTHON = "exec python -I -S engine/client.py"
+EXECUTE = f"{PYTHON} engine/execute.py"
 
 
 def given(stage):
@@ -56,8 +57,6 @@ rule teacher:
         out=RUN + "/seed{seed}/teacher",
     log:
         RUN + "/seed{seed}/teacher/log.txt",
-    benchmark:
-        RUN + "/seed{seed}/teacher/benchmark.tsv"
     threads: STUDY["threads"]
     message:
         "{params.out}"
@@ -83,8 +82,6 @@ for i, stage in enumerate(STAGES):
             out=RUN + "/seed{seed}/{parent}-" + stage,
         log:
             RUN + "/seed{seed}/{parent}-" + stage + "/log.txt",
-        benchmark:
-            RUN + "/seed{seed}/{parent}-" + stage + "/benchmark.tsv"
         wildcard_constraints:
             parent="teacher" + "".join(f"(-{earlier})?" for earlier in STAGES[:i]),  # only earlier stages precede
         threads: STUDY["threads"]
@@ -115,8 +112,6 @@ for chapter, stage in CHAPTERS.items():
             seed=SEEDS[0],
         log:
             f"{RUN}/chapters/{chapter}/log.txt",
-        benchmark:
-            f"{RUN}/chapters/{chapter}/benchmark.tsv"
         threads: STUDY["threads"]
         message:
             "{params.out}"
@@ -141,7 +136,7 @@ rule latency:
     message:
         "{output}"
     shell:
-        "exec python engine/latency.py {output} {params.nodes} --batch {params.given[batch]}"
+        PYTHON + " engine/latency.py {output} {params.nodes} --batch {params.given[batch]}"
         " --repeats {params.given[repeats]} --compiled $(echo {params.given[compiled]} | tr TF tf)"
         " --threads {threads} > {log} 2>&1"
 

@@ -18,9 +18,20 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import engine  # noqa: F401, I001  (before papermill: makes its import three times as fast)
 import papermill
+from jupyter_client import AsyncKernelManager
 from papermill.engines import NBClientEngine, papermill_engines
 from papermill.exceptions import PapermillExecutionError
 from traitlets.config import Config
+
+CLIENT = Path(__file__).resolve().with_name("client.py")
+
+
+class WarmKernel(AsyncKernelManager):
+    """Starts the kernel through the run's warm process, where there is one."""
+
+    def format_kernel_cmd(self, extra_arguments=None):
+        command = super().format_kernel_cmd(extra_arguments)
+        return [sys.executable, "-I", "-S", str(CLIENT), *command[command.index("-m") :]]
 
 
 class IPCEngine(NBClientEngine):
@@ -28,6 +39,7 @@ class IPCEngine(NBClientEngine):
 
     @classmethod
     def execute_managed_notebook(cls, nb_man, kernel_name, **kwargs):
+        kwargs |= {"kernel_manager_class": WarmKernel, "shutdown_kernel": "immediate"}
         with tempfile.TemporaryDirectory(prefix="k") as folder:  # short: a socket's path has at most 107 bytes
             config = Config(KernelManager={"transport": "ipc", "ip": f"{folder}/k"})
             return super().execute_managed_notebook(nb_man, kernel_name, config=config, **kwargs)

@@ -41,7 +41,7 @@ def main(profile: str, folder: Path) -> None:
 
 
 def apply(stage: str, parent, node: Node, seed: int, section: dict):
-    """What the stage's notebook does between ``Node(…)`` and ``node.finish``, the parameters its own and the profile's."""
+    """What the stage's notebook does between ``Node(…)`` and ``node.finish``, parameters its own and the profile's."""
     values = defaults(stage) | section | {"seed": seed, "device": node.device, "data": node.data, "model": parent}
     values["recipe"] = train.Recipe(**{k: v for k, v in values.items() if k in train.Recipe.__dataclass_fields__})
     technique = TECHNIQUES[stage].apply

@@ -57,6 +57,7 @@ rule teacher:
         out=RUN + "/seed{seed}/teacher",
     log:
         RUN + "/seed{seed}/teacher/log.txt",
+    priority: len(STAGES) + 1
     threads: STUDY["threads"]
     message:
         "{params.out}"
@@ -84,6 +85,7 @@ for i, stage in enumerate(STAGES):
             RUN + "/seed{seed}/{parent}-" + stage + "/log.txt",
         wildcard_constraints:
             parent="teacher" + "".join(f"(-{earlier})?" for earlier in STAGES[:i]),  # only earlier stages precede
+        priority: len(STAGES) - i  # what most stands on goes first, so that no core is idle in the end
         threads: STUDY["threads"]
         message:
             "{params.out}"

@@ -172,7 +172,7 @@ def processes_of(project):
     return found
 
 
-@pytest.mark.parametrize("who", ["the group", "study.py", "Snakemake"])
+@pytest.mark.parametrize("who", ["the group", "study.py", "Snakemake", "Ctrl-C"])
 def test_nothing_lives_on_when_a_run_is_killed(project, who):
     shutil.rmtree(project / "runs")
     command = [sys.executable, "engine/study.py", "--profile", "smoke", "--stages", "none"]
@@ -185,6 +185,8 @@ def test_nothing_lives_on_when_a_run_is_killed(project, who):
             time.sleep(0.05)
         if who == "the group":
             os.killpg(first.pid, signal.SIGKILL)
+        elif who == "Ctrl-C":
+            os.killpg(first.pid, signal.SIGINT)
         elif who == "study.py":
             first.kill()
         else:

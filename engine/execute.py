@@ -44,8 +44,11 @@ class IPCEngine(NBClientEngine):
 
     @classmethod
     def execute_managed_notebook(cls, nb_man, kernel_name, **kwargs):
-        with tempfile.TemporaryDirectory(prefix="k") as folder:  # short: a socket's path has at most 107 bytes
-            config = Config(KernelManager={"transport": "ipc", "ip": f"{folder}/k"})
+        warm = Path(os.environ.get("STUDY_WARM", ""))  # its folder goes even if this process is killed
+        inside = warm.parent if warm.is_socket() else None
+        with tempfile.TemporaryDirectory(prefix="k", dir=inside) as folder:  # short: a socket's path has 107 bytes
+            files = {"ip": f"{folder}/k", "connection_file": f"{folder}/connection.json"}
+            config = Config(KernelManager={"transport": "ipc", **files})
             kwargs |= {"kernel_manager_class": Kernel, "config": config}
             return super().execute_managed_notebook(nb_man, kernel_name, **kwargs)
 

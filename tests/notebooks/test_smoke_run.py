@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -176,8 +177,9 @@ def processes_of(project):
 def test_nothing_lives_on_when_a_run_is_killed(project, who):
     shutil.rmtree(project / "runs")
     command = [sys.executable, "engine/study.py", "--profile", "smoke", "--stages", "none"]
-    options = {"env": environment(project), "start_new_session": True, "stdout": subprocess.DEVNULL, "stderr": -3}
-    with subprocess.Popen(command, cwd=project, **options) as first:
+    temporary = tempfile.mkdtemp(dir="/tmp")  # short: a socket's path has at most 107 bytes
+    options = {"env": environment(project) | {"TMPDIR": temporary}, "stdout": subprocess.DEVNULL, "stderr": -3}
+    with subprocess.Popen(command, cwd=project, start_new_session=True, **options) as first:
         log = project / "runs/smoke/seed0/teacher/log.txt"
         deadline = time.monotonic() + 100
         while not (log.exists() and "Executing Cell 3-" in log.read_text()):  # the kernel is up
@@ -197,6 +199,9 @@ def test_nothing_lives_on_when_a_run_is_killed(project, who):
     while processes_of(project) and time.monotonic() < deadline:
         time.sleep(0.1)
     assert not processes_of(project)
+    left = [name for name in os.listdir(temporary) if not name.startswith("snakemake")]  # its own
+    shutil.rmtree(temporary)
+    assert left == []
 
 
 def test_killed_midway_and_started_again_gives_the_numbers_of_an_undisturbed_run(project):

@@ -21,8 +21,9 @@ COMPARES = {"svd": {"student": "teacher-kd", "pruned": "teacher-kd-imp"}, "int8"
 LAST = f"{RUN}/chapters/{NOTEBOOKS['sweep'].stem}"  # the sweep's own chapter
 PRUNING = f"{RUN}/chapters/{NOTEBOOKS['imp'].stem}" if "imp" in STAGES else ""  # whose curves it reads
 CORES = workflow.resource_settings.cores or 4  # on a cluster, which has no such number: four of one machine
-# papermill dies with Snakemake even on SIGKILL, and its kernel with it
-EXECUTE = "exec $(command -v setpriv >/dev/null && echo setpriv --pdeathsig KILL) python engine/execute.py"
+# through the run's warm process where there is one; what it starts dies with Snakemake even on SIGKILL
+PYTHON = "exec python -I -S engine/client.py"
+EXECUTE = f"{PYTHON} engine/execute.py"
 
 
 def given(stage, lesson=False):
@@ -69,8 +70,7 @@ rule teacher:
         out=RUN + "/seed{seed}/teacher",
     log:
         RUN + "/seed{seed}/teacher/log.txt",
-    benchmark:
-        RUN + "/seed{seed}/teacher/benchmark.tsv"
+    priority: len(STAGES) + 1
     threads: STUDY["threads"]
     message:
         "{params.out}"
@@ -96,10 +96,9 @@ for i, stage in enumerate(STAGES):
             out=RUN + "/seed{seed}/{parent}-" + stage,
         log:
             RUN + "/seed{seed}/{parent}-" + stage + "/log.txt",
-        benchmark:
-            RUN + "/seed{seed}/{parent}-" + stage + "/benchmark.tsv"
         wildcard_constraints:
             parent="teacher" + "".join(f"(-{earlier})?" for earlier in STAGES[:i]),  # only earlier stages precede
+        priority: len(STAGES) - i  # what most stands on goes first, so that no core is idle in the end
         threads: STUDY["threads"]
         message:
             "{params.out}"
@@ -128,8 +127,6 @@ for chapter, stage in CHAPTERS.items():
             seed=SEEDS[0],
         log:
             f"{RUN}/chapters/{chapter}/log.txt",
-        benchmark:
-            f"{RUN}/chapters/{chapter}/benchmark.tsv"
         threads: STUDY["threads"]
         message:
             "{params.out}"
@@ -154,7 +151,7 @@ rule latency:
     message:
         "{output}"
     shell:
-        "exec python engine/latency.py {output} {params.nodes} --batch {params.given[batch]}"
+        PYTHON + " engine/latency.py {output} {params.nodes} --batch {params.given[batch]}"
         " --repeats {params.given[repeats]} --compiled $(echo {params.given[compiled]} | tr TF tf)"
         " --threads {threads} > {log} 2>&1"
 

@@ -7,7 +7,7 @@ from engine import parameters
 
 def check_values(sections: dict[str, dict]) -> None:
     """Raises ParameterError for a value that a stage would refuse, perhaps hours later; loads the data to know."""
-    from studylib import data, distill, latency, lowrank, models, prune, train
+    from studylib import data, distill, lowrank, models, prune, train
 
     study = sections["study"]
     _try("study", train.set_up, 0, study["device"])
@@ -27,10 +27,13 @@ def check_values(sections: dict[str, dict]) -> None:
     if not 1 <= images <= len(loaded.train):
         raise parameters.ParameterError(f"int8.calibration_images={images}: expected 1 to {len(loaded.train)}")
     wants = [stage for stage in ("teacher", "kd", "imp") if sections[stage].get("compile")]
-    if wants and (reason := latency.why_not_compile()):
-        raise parameters.ParameterError(
-            f"{wants[0]}.compile=True: {reason}; install g++ and python3-dev, or set it false"
-        )
+    if wants:
+        from studylib import latency  # two seconds of import
+
+        if reason := latency.why_not_compile():
+            raise parameters.ParameterError(
+                f"{wants[0]}.compile=True: {reason}; install g++ and python3-dev, or set it false"
+            )
     for name in ("batch", "repeats"):
         if sections["latency"][name] < 1:
             raise parameters.ParameterError(f"latency.{name}={sections['latency'][name]}: expected at least 1")

@@ -4,6 +4,7 @@ python engine/study.py --profile digits [--seeds "0 1"] [--stages "imp int8"] [-
 """
 
 import argparse
+import contextlib
 import os
 import re
 import shutil
@@ -14,7 +15,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from engine import parameters
+from engine import parameters, warm
 from engine.check import check_values
 from engine.lock import hold
 
@@ -42,36 +43,42 @@ def main() -> None:
     parser.add_argument("--cores", default="all")
     parser.add_argument("snakemake", nargs="*", help="handed on as they are: -n, --profile engine/slurm, …")
     args = parser.parse_args()
-    try:
-        check_values(parameters.load(args.profile, args.seeds, args.stages))
-    except parameters.ParameterError as error:
-        sys.exit(str(error))
+    started = time.time()
     run = ROOT / "runs" / args.profile
     dry = bool({"-n", "--dry-run", "--dryrun"} & set(args.snakemake))
-    if not dry:
-        run.mkdir(parents=True, exist_ok=True)
-    lock = hold(run) if run.exists() else None
-    started = time.time()
-    config = [f"{key}={value}" for key in ("profile", "seeds", "stages") if (value := getattr(args, key).strip())]
-    own_profile = [] if "--profile" in args.snakemake else ["--cores", args.cores]
-    command = [sys.executable, "-m", "snakemake", "--workflow-profile", "engine/profile", *own_profile]
-    command += ["--config", *config, *args.snakemake]
-    if shutil.which("setpriv"):  # Snakemake ends with this process, however it ends
-        command = ["setpriv", "--pdeathsig", "TERM", *command]
-    code = _run(command, lock, quiet=not dry)
+    elsewhere = bool({"--profile", "--executor", "-e"} & set(args.snakemake))
+    with contextlib.ExitStack() as stack:
+        try:
+            sections = parameters.load(args.profile, args.seeds, args.stages)
+            if not dry:
+                run.mkdir(parents=True, exist_ok=True)
+            handles = [hold(run)] if run.exists() else []
+            environment = _environment()
+            if not dry and not elsewhere:  # beside the check: both import torch
+                environment = stack.enter_context(warm.process(environment, handles))
+            check_values(sections)
+        except parameters.ParameterError as error:
+            sys.exit(str(error))
+        config = [f"{key}={value}" for key in ("profile", "seeds", "stages") if (value := getattr(args, key).strip())]
+        own_profile = [] if "--profile" in args.snakemake else ["--cores", args.cores]
+        command = [sys.executable, "-m", "snakemake", "--workflow-profile", "engine/profile", *own_profile]
+        command += ["--config", *config, *args.snakemake]
+        if shutil.which("setpriv"):  # Snakemake ends with this process, however it ends
+            command = ["setpriv", "--pdeathsig", "TERM", *command]
+        code = _run(command, environment, handles, quiet=not dry)
     if code:
         sys.exit(f"The study is not complete. What failed is named above; `make study PROFILE={args.profile}` goes on.")
     if not dry:
         report(run, started)
 
 
-def _run(command: list[str], lock: int | None, quiet: bool) -> int:
+def _run(command: list[str], environment: dict[str, str], handles: list[int], quiet: bool) -> int:
     """Snakemake's exit status; ``quiet`` makes one line of what it says of each job, and leaves errors whole."""
     process = subprocess.Popen(
         command,
         cwd=ROOT,
-        env=_environment(),
-        pass_fds=[] if lock is None else [lock],
+        env=environment,
+        pass_fds=handles,
         text=True,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

@@ -1,5 +1,6 @@
 """What `make study PROFILE=smoke` left, and what Snakemake would do next. Runs after it."""
 
+import contextlib
 import json
 import os
 import re
@@ -7,13 +8,16 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
+from pathlib import Path
 
 import nbformat
 import pandas as pd
 import pytest
 from projects import ROOT, copy_project, edit, environment, study
 
+from engine import parameters
 from studylib import data, store, sweep, train
 
 RUN = ROOT / "runs" / "smoke"
@@ -129,6 +133,75 @@ def test_a_failed_node_leaves_its_notebook_with_the_error_and_says_where(project
     assert f"The notebook with the error in it: {path}" in result.stdout
     outputs = [o for cell in nbformat.read(path, as_version=4).cells for o in cell.get("outputs", [])]
     assert any(o.output_type == "error" and o.ename == "ValueError" for o in outputs)
+
+
+def test_a_kernel_that_dies_is_said_to_have_died(project):
+    edit(project / "notebooks" / "05_quantize.ipynb", "metrics = node.finish(model)", "import os; os._exit(3)")
+    result = study(project, "--profile", "smoke", "--stages", "int8")
+    assert result.returncode != 0 and "DeadKernelError: Kernel died" in result.stdout
+
+
+@pytest.mark.parametrize("node", ["teacher-kd", "teacher-kd-imp", "teacher-svd", "teacher-imp-int8"])
+def test_a_node_run_by_hand_is_bit_for_bit_what_the_study_made_in_forks_of_a_warm_process(node, tmp_path):
+    parent, _, stage = node.rpartition("-")
+    sections = parameters.load("smoke")
+    given = {"dataset": "digits", "parent": str(RUN / "seed0" / parent), "out": str(tmp_path), "seed": 0}
+    given |= sections[stage] | {"threads": sections["study"]["threads"], "lesson": False}
+    execute = ["engine/execute.py", str(parameters.notebooks()[stage]), str(tmp_path / "notebook.ipynb")]
+    command = [sys.executable, *execute, "--parameters", json.dumps(given)]
+    done = subprocess.run(command, cwd=ROOT, env=environment(ROOT), text=True, capture_output=True)
+    assert done.returncode == 0, done.stderr
+    for file in ("model.safetensors", "test_logits.safetensors"):
+        assert (tmp_path / file).read_bytes() == (RUN / "seed0" / node / file).read_bytes(), file
+    ours, theirs = (json.loads((folder / "metrics.json").read_text()) for folder in (tmp_path, RUN / "seed0" / node))
+    assert 0.5 < ours["peak_memory_mb"] / theirs["peak_memory_mb"] < 2
+
+
+def test_code_edited_between_two_runs_is_what_the_second_runs(project):
+    edit(project / "studylib" / "lowrank.py", '{"delta": delta,', '{"edited": True, "delta": delta,')
+    assert study(project, "--profile", "smoke", "--stages", "svd").returncode == 0
+    assert metrics(project / "runs/smoke", "teacher-svd")["changes"][-1]["edited"]
+
+
+def processes_of(project):
+    """Process ids of what runs in the folder ``project``."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if Path(os.readlink(process / "cwd")).is_relative_to(project):
+                found.append(int(process.name))
+    return found
+
+
+@pytest.mark.parametrize("who", ["the group", "study.py", "Snakemake", "Ctrl-C"])
+def test_nothing_lives_on_when_a_run_is_killed(project, who):
+    shutil.rmtree(project / "runs")
+    command = [sys.executable, "engine/study.py", "--profile", "smoke", "--stages", "none"]
+    temporary = tempfile.mkdtemp(dir="/tmp")  # short: a socket's path has at most 107 bytes
+    options = {"env": environment(project) | {"TMPDIR": temporary}, "stdout": subprocess.DEVNULL, "stderr": -3}
+    with subprocess.Popen(command, cwd=project, start_new_session=True, **options) as first:
+        log = project / "runs/smoke/seed0/teacher/log.txt"
+        deadline = time.monotonic() + 100
+        while not (log.exists() and "Executing Cell 3-" in log.read_text()):  # the kernel is up
+            assert first.poll() is None and time.monotonic() < deadline
+            time.sleep(0.05)
+        if who == "the group":
+            os.killpg(first.pid, signal.SIGKILL)
+        elif who == "Ctrl-C":
+            os.killpg(first.pid, signal.SIGINT)
+        elif who == "study.py":
+            first.kill()
+        else:
+            children = Path(f"/proc/{first.pid}/task/{first.pid}/children").read_text().split()
+            named = {pid: Path(f"/proc/{pid}/cmdline").read_text() for pid in children}
+            os.kill(int(next(pid for pid, command in named.items() if "snakemake" in command)), signal.SIGKILL)
+    deadline = time.monotonic() + 10
+    while processes_of(project) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not processes_of(project)
+    left = [name for name in os.listdir(temporary) if not name.startswith("snakemake")]  # its own
+    shutil.rmtree(temporary)
+    assert left == []
 
 
 def test_killed_midway_and_started_again_gives_the_numbers_of_an_undisturbed_run(project):

@@ -40,13 +40,17 @@ def main(profile: str) -> None:
         about = store.read_json(about_file)
     report.style()
     summary = sweep.summary(rows)
-    for name, draw in {"tree": plots.draw_tree, "front": plots.draw_front}.items():
+    own = {"tree": plots.draw_tree, "front": plots.draw_front}
+    for name, draw in own.items():
         report.save_figure(draw(summary), ROOT / "figures" / profile / name, summary, about)
     for drawn in sorted((run / "chapters").glob("*/figures/*.json")):  # what the chapters drew when they ran
+        if drawn.stem in own:
+            continue
         target, content = ROOT / "figures" / profile / drawn.name, store.read_json(drawn)
         store.write_json(target, {**content, "about": {"profile": profile, **content["about"]}})
         for suffix in (".png", ".pdf"):
-            store.write_bytes(target.with_suffix(suffix), drawn.with_suffix(suffix).read_bytes())
+            if drawn.with_suffix(suffix).exists():  # a table has none
+                store.write_bytes(target.with_suffix(suffix), drawn.with_suffix(suffix).read_bytes())
     print(f"figures/{profile}/ redrawn from {source.relative_to(ROOT)}")
     if profile == README_PROFILE:
         write_readme_table(summary, about)

@@ -18,7 +18,7 @@ from projects import copy_project, environment
 from engine import parameters
 
 CHANGES = {"study": {"seeds": [0, 1, 2], "lessons": False}, "latency": {"repeats": 5, "compiled": False}}
-REPEATS = 1
+REPEATS = 2
 CLOSE = 0.03  # of test accuracy, mean over the nodes: one thread and two do not add up in the same order
 
 

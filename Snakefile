@@ -116,6 +116,7 @@ for chapter, stage in CHAPTERS.items():
             f"chapter_{stage}"
         input:
             [file for folder in read_by_chapter(stage).values() if folder for file in files(folder)],
+            ancient(f"{RUN}/latency.json"),  # which wants every core: chapters wait for it, and are not made again by it
         output:
             files(f"{RUN}/chapters/{chapter}"),
         params:
@@ -125,6 +126,7 @@ for chapter, stage in CHAPTERS.items():
             reads=" ".join(f"{key}={folder}" for key, folder in read_by_chapter(stage).items()),
             out=f"{RUN}/chapters/{chapter}",
             seed=SEEDS[0],
+        priority: 2 if stage == "imp" else 0  # the longest, and one more waits for it
         log:
             f"{RUN}/chapters/{chapter}/log.txt",
         threads: STUDY["threads"]
@@ -194,6 +196,7 @@ rule chapter_sweep:
         run=RUN,
         pruning=PRUNING,
         out=LAST,
+    priority: 1
     log:
         f"{LAST}/log.txt",
     threads: STUDY["threads"]

@@ -97,7 +97,10 @@ CLAIMS = {
 
 @dataclass(frozen=True)
 class Measured:
-    """What was measured for a claim, in the claim's unit: the value, and an interval of confidence if there is one."""
+    """What was measured for a claim, in the claim's unit: the value, an interval of confidence if there is one, and n.
+
+    ``n`` is the number of seeds behind it; of a direction seen on a single one, the verdict says so.
+    """
 
     value: float
     low: float = math.nan
@@ -117,7 +120,8 @@ def verdict(claim: Claim, measured: Measured | None, dataset: str) -> str:
             return f"{UNDECIDED}: no interval"
         if low <= claim.value <= high:
             return f"{UNDECIDED}: within noise"
-        return REPRODUCED if (low > claim.value) == (claim.direction == "+") else CONTRADICTED
+        found = REPRODUCED if (low > claim.value) == (claim.direction == "+") else CONTRADICTED
+        return found if measured.n > 1 else f"{found} (one seed)"
     near = low - claim.tolerance <= claim.value <= high + claim.tolerance
     return REPRODUCED if near else CONTRADICTED
 

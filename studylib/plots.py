@@ -46,7 +46,7 @@ def draw_classes_and_reliability(classes: pd.DataFrame, bins: pd.DataFrame) -> F
     area = 8 + 400 * bins["images"] / bins["images"].sum()
     axes[1].scatter(100 * bins["confidence"], 100 * bins["accuracy"], s=area, alpha=0.8)
     axes[1].set(xlabel="confidence (%)", ylabel="test accuracy (%)")
-    axes[1].legend(loc="upper left")
+    axes[1].legend(loc="lower right")
     return figure
 
 

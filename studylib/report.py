@@ -93,6 +93,19 @@ def text_table(summary: pd.DataFrame) -> str:
     return f"{table}\nmean ± standard deviation over n = {int(summary['seeds'].max())} seeds"
 
 
+def markdown_rows(rows: pd.DataFrame, digits: int = 2) -> str:
+    """Any table in Markdown, its index left out: floats with ``digits`` decimals, a dash where there is none."""
+
+    def text(value) -> str:
+        if isinstance(value, float):
+            return "–" if math.isnan(value) else f"{value:,.{digits}f}"
+        return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
+
+    numeric = ["---:" if pd.api.types.is_numeric_dtype(dtype) else "---" for dtype in rows.dtypes]
+    lines = ["| " + " | ".join(map(str, rows.columns)) + " |", "|" + "|".join(numeric) + "|"]
+    return "\n".join([*lines, *("| " + " | ".join(map(text, row)) + " |" for row in rows.itertuples(index=False))])
+
+
 def markdown_table(summary: pd.DataFrame, columns: list[str] | None = None) -> str:
     """:func:`display_table` (or some of its columns) in Markdown."""
     table = display_table(summary)

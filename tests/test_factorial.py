@@ -99,6 +99,21 @@ def test_students_interval_is_students():
     assert all(math.isnan(end) for end in factorial.t_interval([1.0]))
 
 
+def test_seeds_that_happen_to_agree_do_not_make_certainty():
+    values = np.zeros((3, 200))
+    values[:, 0] = 1  # every seed gains the same one image
+    mean, low, high = factorial.over_both(values)
+    assert mean == pytest.approx(1 / 200) and low < 0 < mean < high
+    assert factorial.t_interval(values.mean(1)) == pytest.approx((1 / 200, 1 / 200))
+
+
+def test_one_seed_leaves_the_interval_over_images_and_many_seeds_widen_it():
+    values = np.random.default_rng(0).random((1, 50))
+    assert factorial.over_both(values) == pytest.approx((values.mean(), *factorial.t_interval(values[0])))
+    spread = np.repeat([[0.0], [1.0], [0.5]], 50, axis=1)
+    assert factorial.over_both(spread) == pytest.approx((0.5, *factorial.t_interval([0.0, 1.0, 0.5])))
+
+
 @pytest.mark.parametrize(
     "intervals, verdict",
     [

@@ -216,6 +216,17 @@ def test_markdown_of_some_columns(summary):
     assert lines[:3] == ["| node | file kB |", "|---|---:|", "| teacher | 200.0 |"]
 
 
+def test_any_rows_in_markdown():
+    rows = pd.DataFrame({"what": ["a", "b"], "bytes": [1234, 5], "share": [0.126, math.nan], "yes": [True, False]})
+    lines = report.markdown_rows(rows).splitlines()
+    assert lines == [
+        "| what | bytes | share | yes |",
+        "|---|---:|---:|---:|",
+        "| a | 1,234 | 0.13 | True |",
+        "| b | 5 | – | False |",
+    ]
+
+
 def test_text_says_the_number_of_seeds(summary):
     text = report.text_table(summary)
     assert all(node in text for node in NODES) and text.endswith("n = 2 seeds")

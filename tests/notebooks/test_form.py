@@ -73,7 +73,7 @@ def test_it_follows_the_plan_of_a_chapter(stage):
     opening = cells(stage, "markdown")[0].source
     promises = len(re.findall(r"^\d\.", opening, flags=re.M))
     takeaway = cell_after(stage, "## Takeaway").outputs[-1]["data"]["text/markdown"]
-    assert promises >= 2 and len(re.findall(r"^\s*\d\.", takeaway, flags=re.M)) == promises
+    assert promises >= 2 and len(re.findall(r"^\d\. ", takeaway, flags=re.M)) == promises
 
 
 def test_no_path_of_a_machine_is_stored(stage):

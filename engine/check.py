@@ -26,6 +26,8 @@ def check_values(sections: dict[str, dict]) -> None:
     images = sections["int8"].get("calibration_images", 1)
     if not 1 <= images <= len(loaded.train):
         raise parameters.ParameterError(f"int8.calibration_images={images}: expected 1 to {len(loaded.train)}")
+    if study["lessons"]:
+        _check_lessons(sections, loaded)
     wants = [stage for stage in ("teacher", "kd", "imp") if sections[stage].get("compile")]
     if wants:
         from studylib import latency  # two seconds of import
@@ -37,6 +39,41 @@ def check_values(sections: dict[str, dict]) -> None:
     for name in ("batch", "repeats"):
         if sections["latency"][name] < 1:
             raise parameters.ParameterError(f"latency.{name}={sections['latency'][name]}: expected at least 1")
+
+
+def _check_lessons(sections: dict[str, dict], loaded) -> None:
+    """The same for what only chapters use: they run last, when everything is trained."""
+    from studylib import distill, lowrank, models, prune
+
+    def given(stage: str, name: str, default):
+        return sections[stage].get(f"lesson_{name}", default)
+
+    for stage, values in sections.items():
+        for name in ("lesson_seeds", "lesson_batch", "lesson_growths", "lesson_temperatures", "lesson_alphas"):
+            value = values.get(name, 1)
+            if not value or (isinstance(value, int) and value < 1):
+                raise parameters.ParameterError(f"{stage}.{name}={value!r}: expected at least one")
+    for temperature in given("kd", "temperatures", []):
+        _try("kd.lesson_temperatures", distill.loss_against, None, temperature, 0.5)
+    for alpha in given("kd", "alphas", []):
+        _try("kd.lesson_alphas", distill.loss_against, None, 1.0, alpha)
+    _try("imp.lesson_sparsities", prune.check_sparsities, given("imp", "sparsities", [0.5]))
+    _try("imp.lesson_epochs", _at_least_one, given("imp", "epochs", 1))
+    _try("svd.lesson_epochs", _at_least_one, given("svd", "epochs", 1))
+    for delta in given("svd", "deltas", []):
+        _try("svd.lesson_deltas", lowrank.rank_for, 8, 8, delta)
+    for growth in given("sweep", "growths", []):
+        _try("sweep.lesson_growths", _at_least_one, growth)
+        depth = {k: v for k, v in sections["teacher"].items() if k == "depth"}
+        _try("sweep.lesson_growths", models.create, "densenet", 0, growth=growth, **depth, **loaded.model_args)
+    images = given("sweep", "calibration_images", 1)
+    if not 1 <= images <= len(loaded.train):
+        raise parameters.ParameterError(f"sweep.lesson_calibration_images={images}: expected 1 to {len(loaded.train)}")
+
+
+def _at_least_one(number: int) -> None:
+    if number < 1:
+        raise ValueError(f"{number}: expected at least 1")
 
 
 def _try(section: str, call: Callable, *args, **kwargs):

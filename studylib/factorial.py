@@ -22,8 +22,10 @@ def contrasts(stages: Sequence[str], nodes: Sequence[str]) -> pd.DataFrame:
     half the difference between a's effect with b and a's effect without: 0 where the two do not care for each other.
 
     Raises:
-        ValueError: ``nodes`` are not exactly the combinations of ``stages``.
+        ValueError: there is no technique, or ``nodes`` are not exactly the combinations of ``stages``.
     """
+    if not stages:
+        raise ValueError("stages: expected at least one technique to have an effect")
     if sorted(nodes) != sorted(sweep.nodes(stages)):
         raise ValueError(f"nodes {list(nodes)}: expected every combination of {', '.join(stages)}")
     signs = {s: np.array([1.0 if s in node.split("-")[1:] else -1.0 for node in nodes]) for s in stages}

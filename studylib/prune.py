@@ -153,8 +153,7 @@ def trajectory(
     """
     if method not in METHODS:
         raise ValueError(f"method={method!r}: expected one of {', '.join(METHODS)}")
-    if list(sparsities) != sorted(set(sparsities)) or not all(0 <= s < 1 for s in sparsities):
-        raise ValueError(f"sparsities={sparsities!r}: expected rising shares from 0 to below 1")
+    check_sparsities(sparsities)
     if (method == "initial" and initial is None) or (method == "random" and len(like or []) != len(sparsities)):
         raise ValueError(f"method={method!r}: expected {'initial' if method == 'initial' else 'masks, one a sparsity'}")
     start = copy.deepcopy((initial if method == "initial" else model).state_dict())
@@ -184,6 +183,13 @@ def check(rounds: int, fraction: float, tolerance: float) -> None:
         raise ValueError(f"fraction={fraction!r}: expected between 0 and 1")
     if not 0 <= tolerance <= 1:
         raise ValueError(f"tolerance={tolerance!r}: expected between 0 and 1")
+
+
+def check_sparsities(sparsities: list[float]) -> None:
+    """Raises ValueError unless ``sparsities``, of :func:`trajectory`, are one or more rising shares below 1."""
+    rising = list(sparsities) == sorted(set(sparsities))
+    if not sparsities or not rising or not all(0 <= s < 1 for s in sparsities):
+        raise ValueError(f"sparsities={sparsities!r}: expected rising shares from 0 to below 1")
 
 
 @torch.no_grad()

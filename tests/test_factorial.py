@@ -64,6 +64,8 @@ def test_an_interaction_is_half_the_difference_of_two_effects():
 def test_an_incomplete_design_is_refused():
     with pytest.raises(ValueError, match="every combination"):
         factorial.contrasts(STAGES, NODES[:-1])
+    with pytest.raises(ValueError, match="at least one technique"):
+        factorial.contrasts([], ["teacher"])
 
 
 def test_savings_that_multiply_do_not_interact():

@@ -83,7 +83,7 @@ def test_a_key_given_twice_is_an_error(profile):
         profile("teacher: {epochs: 3, epochs: 4}")
 
 
-@pytest.mark.parametrize("key", ["seed", "out", "parent", "lesson", "threads", "dataset"])
+@pytest.mark.parametrize("key", ["seed", "out", "parent", "made", "lesson", "threads", "dataset"])
 def test_what_the_engine_sets_cannot_be_set(profile, key):
     with pytest.raises(parameters.ParameterError, match=rf"kd.{key}: the engine sets it"):
         profile(f"kd: {{{key}: 1}}")
@@ -120,6 +120,14 @@ def test_an_unknown_stage_or_seed_is_named(profile, options, message):
         ("svd: {delta: -1}", "svd: delta=-1: expected at least 0"),
         ("int8: {calibration_images: 601}", "int8.calibration_images=601: expected 1 to 600"),
         ("latency: {batch: 0}", "latency.batch=0: expected at least 1"),
+        ("teacher: {lesson_seeds: 0}", "teacher.lesson_seeds=0: expected at least one"),
+        ("kd: {lesson_temperatures: [1.0, 0.0]}", "kd.lesson_temperatures: temperature=0"),
+        ("kd: {lesson_alphas: []}", r"kd.lesson_alphas=\[\]: expected at least one"),
+        ("imp: {lesson_sparsities: [0.9, 0.5]}", "imp.lesson_sparsities: sparsities="),
+        ("imp: {lesson_epochs: 0}", "imp.lesson_epochs: 0: expected at least 1"),
+        ("svd: {lesson_deltas: [-1]}", "svd.lesson_deltas: delta=-1"),
+        ("sweep: {lesson_growths: [0]}", "sweep.lesson_growths: 0: expected at least 1"),
+        ("sweep: {lesson_calibration_images: 601}", "sweep.lesson_calibration_images=601"),
     ],
 )
 def test_a_value_out_of_range_is_named_before_anything_trains(profile, text, message):

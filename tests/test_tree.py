@@ -81,4 +81,5 @@ def test_each_chapter_runs_its_lesson_once_a_profile(project):
     last = "07_combinatorial_sweep"
     assert chapters(project, "digits") == [*names, last]
     assert chapters(project, "digits", "--stages", "svd") == [names[0], names[3], last]
+    assert chapters(project, "digits", "--stages", "none") == [names[0]]
     assert chapters(project, "smoke") == []  # nbval runs them

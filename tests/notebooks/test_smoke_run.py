@@ -112,6 +112,11 @@ def test_what_only_a_lesson_does_reruns_no_stage(project):
     assert planned(project) == set()
 
 
+def test_a_parameter_of_a_lesson_reruns_no_node(project):
+    edit(project / "papermill_params" / "smoke.yaml", "{delta: 1}", "{delta: 1, lesson_seeds: 3}")
+    assert planned(project) == set()
+
+
 def test_touched_files_of_the_same_content_rerun_nothing(project):
     for path in [*project.glob("notebooks/*"), *project.glob("studylib/*"), *project.glob("papermill_params/*")]:
         os.utime(path)

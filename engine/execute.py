@@ -35,7 +35,10 @@ class Kernel(AsyncKernelManager):
 
     async def shutdown_kernel(self, now=False, restart=False):
         """When this is called, every cell is done; asking the kernel to end, and waiting for that, takes 0.1 to 1 s."""
+        process = self.provisioner.process
         await self.provisioner.kill()
+        if process is not None:
+            process.wait()
         await self.cleanup_resources()
 
 

@@ -81,14 +81,17 @@ def t_interval(values: np.ndarray, level: float = 0.95) -> tuple[float, float]:
 
 
 def over_both(values: np.ndarray, level: float = 0.95) -> tuple[float, float, float]:
-    """Mean of ``values`` (seeds, images), and the union of Student's intervals over seeds and over images.
+    """Mean of ``values`` (seeds, images), and an interval for another draw of seeds and of images.
 
-    Either alone can be too narrow: seeds that happen to agree, such as in the one image that differs, or a difference
-    that many images show and another training would not. One seed leaves the interval over images.
+    The half-widths of Student's intervals over seeds and over images add in quadrature, as independent sources do; what
+    a seed does to single images is in both, so that the interval is, if anything, wide. Seeds that happen to agree, in
+    the one image that differs, say, thus make no certainty. One seed leaves the interval over images.
     """
-    values = np.atleast_2d(values)
-    ends = [t_interval(values.mean(1), level), t_interval(values.mean(0), level)]
-    return values.mean(), np.nanmin([low for low, _ in ends]), np.nanmax([high for _, high in ends])
+    values = np.atleast_2d(np.asarray(values, dtype=float))
+    mean = values.mean()
+    halves = [high - mean for _, high in (t_interval(values.mean(1), level), t_interval(values.mean(0), level))]
+    half = np.sqrt(np.nansum(np.square(halves)))
+    return mean, mean - half, mean + half
 
 
 def judge(*intervals: tuple[float, float]) -> str:
@@ -114,6 +117,7 @@ def effects(table: pd.DataFrame, images: dict[str, np.ndarray] | None, stages: S
     for name, values in by_seed.iterrows():
         over_seed = t_interval(values.to_numpy())
         over_images = tuple(sampled.loc[name, ["low", "high"]]) if images else (float("nan"),) * 2
+        certain = judge(over_seed, over_images) if len(values) > 1 else UNKNOWN  # one seed is no evidence of an effect
         rows.append(
             {
                 "measure": f"log2 {column}" if log else column,
@@ -124,7 +128,7 @@ def effects(table: pd.DataFrame, images: dict[str, np.ndarray] | None, stages: S
                 "image_low": over_images[0],
                 "image_high": over_images[1],
                 "seeds": len(values),
-                "verdict": judge(over_seed, over_images),
+                "verdict": certain,
             }
         )
     return pd.DataFrame(rows)
@@ -135,3 +139,19 @@ def pareto(table: pd.DataFrame, cost: str, gain: str) -> pd.Series:
     c, g = table[cost].to_numpy(), table[gain].to_numpy()
     beaten = [((c <= c[i]) & (g > g[i])).any() or ((c < c[i]) & (g >= g[i])).any() for i in range(len(table))]
     return pd.Series(~np.array(beaten, dtype=bool), index=table.index)
+
+
+def at_equal_cost(rivals: pd.DataFrame, cost: str, gain: str, at: float) -> float:
+    """The best ``gain`` that any kind of rival has at the cost ``at``, interpolated along its line over log cost.
+
+    Args:
+        rivals: rows of kind, ``cost`` and ``gain``. A kind counts at its largest where ``at`` is beyond it.
+
+    Returns:
+        NaN where every rival costs more.
+    """
+    found = [float("nan")]
+    for _, line in rivals.sort_values(cost).groupby("kind"):
+        if line[cost].iloc[0] <= at:
+            found.append(float(np.interp(np.log(at), np.log(line[cost]), line[gain])))
+    return float(np.nanmax(found)) if len(found) > 1 else float("nan")

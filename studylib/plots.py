@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from studylib import factorial, report, sweep
 
@@ -200,6 +201,18 @@ def draw_effects(effects: pd.DataFrame) -> Figure:
             face = "white" if row["verdict"] == factorial.UNKNOWN else "black"
             axis.plot(factor * row["mean"], y, "o", color="black", markerfacecolor=face, markersize=5)
         axis.axvline(0, color="0.4", linestyle="--", linewidth=1)
-        axis.set(xlabel=titles.get(measure, measure), yticks=range(len(rows)), yticklabels=rows["effect"])
+        axis.set(
+            xlabel=titles.get(measure, measure),
+            yticks=range(len(rows)),
+            yticklabels=rows["effect"].map(report.effect_name),
+        )
     np.atleast_1d(axes)[0].invert_yaxis()
+    look = {"color": "black", "linestyle": "none", "marker": "o", "markersize": 5}
+    handles = [
+        Line2D([], [], color="0.1", linewidth=1, label="over seeds"),
+        Line2D([], [], color="0.7", linewidth=5, label="over test images"),
+        Line2D([], [], **look, label="neither holds zero"),
+        Line2D([], [], **look, markerfacecolor="white", label="cannot tell"),
+    ]
+    figure.legend(handles=handles, loc="outside upper center", ncols=4, frameon=False, fontsize=8)
     return figure

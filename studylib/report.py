@@ -106,6 +106,31 @@ def markdown_rows(rows: pd.DataFrame, digits: int = 2) -> str:
     return "\n".join([*lines, *("| " + " | ".join(map(text, row)) + " |" for row in rows.itertuples(index=False))])
 
 
+def effect_name(effect: str) -> str:
+    """``imp × int8`` → ``pruning × int8``."""
+    return " × ".join(TECHNIQUE_NAMES.get(part, part) for part in effect.split(" × "))
+
+
+def effects_table(effects: pd.DataFrame) -> str:
+    """The rows of :func:`studylib.factorial.effects` in Markdown, an effect a line: value, both intervals, verdict."""
+    units = {"test_accuracy": ("points", 100, 2), "test_nll": ("nats", 1, 4), "log2 bytes_sparse": ("doublings", 1, 2)}
+    columns: dict[str, list[str]] = {"effect": [effect_name(e) for e in effects["effect"].unique()]}
+    for measure, rows in effects.groupby("measure", sort=False):
+        unit, factor, digits = units.get(measure, ("", 1, 3))
+        name = measure.replace("test_", "").replace("log2 bytes_sparse", "bytes")
+
+        def text(row, end, factor=factor, digits=digits):
+            low, high = factor * row[f"{end}_low"], factor * row[f"{end}_high"]
+            return "–" if math.isnan(low) else f"{low:+.{digits}f} to {high:+.{digits}f}"
+
+        columns[f"{name} ({unit})"] = [f"{factor * row['mean']:+.{digits}f}" for _, row in rows.iterrows()]
+        columns[f"{name}, over seeds"] = [text(row, "seed") for _, row in rows.iterrows()]
+        if rows["image_low"].notna().any():
+            columns[f"{name}, over images"] = [text(row, "image") for _, row in rows.iterrows()]
+        columns[f"{name}: verdict"] = list(rows["verdict"])
+    return markdown_rows(pd.DataFrame(columns))
+
+
 def markdown_table(summary: pd.DataFrame, columns: list[str] | None = None) -> str:
     """:func:`display_table` (or some of its columns) in Markdown."""
     table = display_table(summary)

@@ -116,6 +116,26 @@ def test_one_seed_leaves_the_interval_over_images_and_many_seeds_widen_it():
     assert factorial.over_both(spread) == pytest.approx((0.5, *factorial.t_interval([0.0, 1.0, 0.5])))
 
 
+def test_the_interval_over_both_holds_the_truth_as_often_as_it_says():
+    rng, held = np.random.default_rng(0), 0
+    for _ in range(400):  # a seed's effect, an image's, and what is left
+        values = rng.normal(size=(3, 1)) + 5 * rng.normal(size=(1, 40)) + rng.normal(size=(3, 40))
+        _, low, high = factorial.over_both(values)
+        held += low <= 0 <= high
+    assert held / 400 >= 0.94
+
+
+def test_rivals_are_interpolated_at_equal_cost():
+    rivals = pd.DataFrame(
+        {"kind": ["a", "a", "b", "b"], "bytes": [400, 100, 50, 200], "accuracy": [0.9, 0.8, 0.7, 0.75]}
+    )
+    at = lambda cost: factorial.at_equal_cost(rivals, "bytes", "accuracy", cost)  # noqa: E731
+    assert at(200) == pytest.approx(0.85)  # half way from 100 to 400 on a logarithmic scale
+    assert at(100) == pytest.approx(0.8) and at(1e6) == pytest.approx(0.9)
+    assert at(60) == pytest.approx(0.7 + 0.05 * math.log(60 / 50) / math.log(4))  # only b is as small
+    assert math.isnan(at(49))
+
+
 @pytest.mark.parametrize(
     "intervals, verdict",
     [
@@ -140,6 +160,10 @@ def test_effects_have_both_intervals_and_a_verdict():
     assert found.loc["kd × imp", "verdict"] == factorial.UNKNOWN
     alone = factorial.effects(table_of({0: by_seed[0]}), None, STAGES, "test_accuracy")
     assert alone["seed_low"].isna().all() and set(alone["verdict"]) == {factorial.UNKNOWN}
+    one = {n: images[n][:1] for n in NODES}  # images alone are no evidence about other trainings
+    assert set(factorial.effects(table_of({0: by_seed[0]}), one, STAGES, "test_accuracy")["verdict"]) == {
+        factorial.UNKNOWN
+    }
 
 
 @given(points=st.lists(st.tuples(st.integers(1, 5), st.integers(1, 5)), min_size=1, max_size=8))

@@ -166,7 +166,7 @@ def test_effects_are_filled_only_where_the_verdict_is_certain():
         [10, 10]
     )  # points
     assert [line.get_xdata()[0] for line in nll.lines if line.get_marker() == "o"] == pytest.approx([0.1, 0.1])
-    assert [t.get_text() for t in accuracy.get_yticklabels()] == ["kd", "kd × imp"]
+    assert [t.get_text() for t in accuracy.get_yticklabels()] == ["distillation", "distillation × pruning"]
 
 
 def test_a_table_is_saved_with_where_it_comes_from(study_root):
@@ -225,6 +225,20 @@ def test_any_rows_in_markdown():
         "| a | 1,234 | 0.13 | True |",
         "| b | 5 | – | False |",
     ]
+
+
+def test_effects_in_markdown_have_their_intervals_and_verdicts():
+    common = {"seed_low": -0.02, "seed_high": 0.04, "seeds": 3, "verdict": factorial.UNKNOWN, "effect": "imp × int8"}
+    rows = [
+        {"measure": "test_accuracy", "mean": 0.01, "image_low": 0.005, "image_high": 0.015, **common},
+        {"measure": "log2 bytes_sparse", "mean": -1.5, "image_low": math.nan, "image_high": math.nan, **common},
+    ]
+    head, _, line = report.effects_table(pd.DataFrame(rows)).splitlines()
+    assert (
+        "accuracy (points) | accuracy, over seeds | accuracy, over images | accuracy: verdict | bytes (doublings)"
+        in head
+    )
+    assert line.startswith("| pruning × int8 | +1.00 | -2.00 to +4.00 | +0.50 to +1.50 | cannot tell | -1.50 |")
 
 
 def test_text_says_the_number_of_seeds(summary):

@@ -19,7 +19,6 @@ FILES = ["model.safetensors", "model.json", "metrics.json", "test_logits.safeten
 CHAPTERS = {NOTEBOOKS[stage].stem: stage for stage in ["teacher", *STAGES] if STUDY["lessons"]}
 COMPARES = {"svd": {"student": "teacher-kd", "pruned": "teacher-kd-imp"}, "int8": {"pruned": "teacher-imp"}}
 LAST = f"{RUN}/chapters/{NOTEBOOKS['sweep'].stem}"  # the sweep's own chapter
-PRUNING = f"{RUN}/chapters/{NOTEBOOKS['imp'].stem}" if "imp" in STAGES else ""  # whose curves it reads
 CORES = workflow.resource_settings.cores or 4  # on a cluster, which has no such number: four of one machine
 # through the run's warm process where there is one; what it starts dies with Snakemake even on SIGKILL
 PYTHON = "exec python -I -S engine/client.py"
@@ -126,7 +125,7 @@ for chapter, stage in CHAPTERS.items():
             reads=" ".join(f"{key}={folder}" for key, folder in read_by_chapter(stage).items()),
             out=f"{RUN}/chapters/{chapter}",
             seed=SEEDS[0],
-        priority: 2 if stage == "imp" else 0  # the longest, and one more waits for it
+        priority: 1 if stage == "imp" else 0  # the longest first
         log:
             f"{RUN}/chapters/{chapter}/log.txt",
         threads: STUDY["threads"]
@@ -182,7 +181,6 @@ rule chapter_sweep:
     # the controls are trained by the teacher's own recipe
     input:
         f"{RUN}/sweep.csv",
-        f"{PRUNING}/metrics.json" if PRUNING else [],
     output:
         f"{LAST}/effects.csv",
     params:
@@ -194,7 +192,6 @@ rule chapter_sweep:
         ),
         code=code.digest(NOTEBOOKS["sweep"]),
         run=RUN,
-        pruning=PRUNING,
         out=LAST,
     priority: 1
     log:
@@ -204,4 +201,4 @@ rule chapter_sweep:
         "{params.out}"
     shell:
         EXECUTE + " {params.notebook:q} {params.out}/notebook.ipynb --parameters {params.given:q}"
-        " --set run={params.run} pruning={params.pruning} out={params.out} threads={threads} lesson=true > {log} 2>&1"
+        " --set run={params.run} out={params.out} threads={threads} lesson=true > {log} 2>&1"

@@ -26,7 +26,6 @@ FROM_ENGINE = {"out", "seed", "threads", "lesson", "run", "seeds", "stages", "pr
     "made",
     "student",
     "pruned",
-    "pruning",
 }
 
 

@@ -15,19 +15,21 @@ def project(tmp_path, monkeypatch):
     code._module_imports.cache_clear()
 
 
-def digests(project):
+def digests(project, lesson=True):
     code._module_imports.cache_clear()
     return {
-        stage: code.digest(project / path.relative_to(parameters.ROOT))
+        stage: code.digest(project / path.relative_to(parameters.ROOT), lesson)
         for stage, path in parameters.notebooks().items()
     }
 
 
 def test_an_edit_changes_the_stages_that_use_the_module_and_no_other(project):
-    before = digests(project)
+    before, chapters = digests(project, lesson=False), digests(project)
     edit(project / "studylib" / "prune.py", "if rounds < 1:", "if rounds <= 0:")
-    after = digests(project)
+    after = digests(project, lesson=False)
     assert {stage for stage in before if before[stage] != after[stage]} == {"imp"}
+    after = digests(project)
+    assert {stage for stage in chapters if chapters[stage] != after[stage]} == {"imp", "sweep"}  # which prunes on
 
 
 def test_an_edit_below_reaches_every_stage_above(project):

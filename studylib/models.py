@@ -86,6 +86,20 @@ class DenseNet(nn.Module):
     def forward(self, x):
         return self.classifier(self.pool(self.features(x)).flatten(1))
 
+    def wiring(self) -> list[tuple[str, list[str]]]:
+        """Each layer, and the layers whose channels it reads, in the order of its columns; [] reads the image."""
+        found, read = [("features.stem.conv", [])], ["features.stem.conv"]
+        for name, part in self.features.named_children():
+            if isinstance(part, DenseBlock):
+                for i in range(len(part.layers)):
+                    layer = f"features.{name}.layers.{i}.conv"
+                    found.append((layer, list(read)))
+                    read.append(layer)
+            elif name.startswith("transition"):
+                found.append((f"features.{name}.conv", read))
+                read = [f"features.{name}.conv"]
+        return [*found, ("classifier", read)]
+
 
 @architecture("convnet")
 class ConvNet(nn.Module):
@@ -114,6 +128,11 @@ class ConvNet(nn.Module):
     def forward(self, x):
         x = self.features(x).flatten(1)
         return self.fc3(torch.relu(self.fc2(torch.relu(self.fc1(x)))))
+
+    def wiring(self) -> list[tuple[str, list[str]]]:
+        """Each layer, and the layers whose channels it reads, in the order of its columns; [] reads the image."""
+        chain = ["features.0.conv", "features.2.conv", "features.4.conv", "fc1", "fc2", "fc3"]
+        return [(layer, chain[i - 1 : i] if i else []) for i, layer in enumerate(chain)]
 
 
 def create(name: str, seed: int, **args) -> nn.Module:

@@ -1,5 +1,6 @@
 """The two ends of every stage notebook: what it starts from, and the folder it leaves behind."""
 
+import logging
 import shutil
 import time
 from pathlib import Path
@@ -7,9 +8,11 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from studylib import codec, inference, size, store, train
 from studylib import data as datasets
-from studylib import size, store, train
-from studylib.sweep import LOGITS, METRICS
+from studylib.sweep import CODED, LOGITS, METRICS
+
+log = logging.getLogger(__name__)
 
 
 class Node:
@@ -70,33 +73,72 @@ class Node:
         return tensors["logits"], tensors["labels"]
 
     def finish(self, model: nn.Module) -> dict:
-        """Writes the model, reads it back, evaluates what was read, and writes its metrics.
+        """Writes the model and its file, reads the file back, evaluates what was read, and writes the metrics.
+
+        Two things are left: the model as the next stage takes it up (``model.safetensors``, ``model.json``), and the
+        file of what inference needs (:data:`studylib.sweep.CODED`). Every number is of the model decoded from that
+        file, after it was seen to be the one encoded (:func:`studylib.codec.verify`).
 
         The test set is read here, once; its logits are stored, and whatever is said of them later comes
         from there.
 
         Returns:
             What ``metrics.json`` holds.
+
+        Raises:
+            studylib.codec.CodecError: the model cannot be coded, or what is read back is not what was written.
         """
         seconds, history = time.perf_counter() - self.started, model.history
         store.save_model(self.out, model)
-        model = store.load_model(self.out).to(self.device)
-        logits = train.predict(model, self.data.test, self.data).cpu()
+        shipped, file = self._ship(model, "float32")
+        store.write_bytes(self.out / CODED, file)
+        decoded = codec.decode((self.out / CODED).read_bytes())
+        validation = self._verify(shipped, decoded)
+        decoded = decoded.to(self.device)
+        logits = train.predict(decoded, self.data.test, self.data).cpu()
         store.write_tensors(self.out / LOGITS, {"logits": logits, "labels": self.data.test.labels})
         metrics = {
             "seed": self.data.seed,
             **{f"test_{name}": value for name, value in train.scores(logits, self.data.test.labels).items()},
-            "val_accuracy": train.accuracy(model, self.data.validation, self.data),
-            **size.accountings(model),
-            "bytes_file": size.file_bytes(self.out),
-            "multiply_adds": size.multiply_adds(model, self.data.model_args),
+            "val_accuracy": train.scores(validation, self.data.validation.labels)["accuracy"],
+            **size.accountings(store.load_model(self.out)),
+            "bytes_file": len(file),
+            **self._half_precision(model),
+            "multiply_adds": size.multiply_adds(decoded, self.data.model_args),
             "sparsity": size.sparsity(model),
             "seconds": seconds,
             "peak_memory_mb": size.peak_memory_mb(),
             "changes": model.spec["changes"],
+            "shipped": shipped.spec["changes"][len(model.spec["changes"]) :],
             "history": history,
             **self.about,
         }
         store.write_json(self.out / METRICS, metrics)
         shutil.rmtree(self.scratch, ignore_errors=True)
         return metrics
+
+    def _ship(self, model: nn.Module, floats: str) -> tuple[nn.Module, bytes]:
+        shipped = inference.apply(model, floats=floats)
+        return shipped, codec.encode(shipped)
+
+    def _verify(self, shipped: nn.Module, decoded: nn.Module) -> torch.Tensor:
+        """Logits of the validation images by ``decoded``, seen to be those of ``shipped`` bit for bit."""
+        codec.verify(shipped, decoded)
+        both = [train.predict(m.to(self.device), self.data.validation, self.data) for m in (shipped, decoded)]
+        if not torch.equal(*both):
+            raise codec.CodecError(f"{self.out / CODED}: its outputs are not those of the model that was coded")
+        return both[1]
+
+    def _half_precision(self, model: nn.Module) -> dict:
+        """Bytes of the file with the floats that remain in float16, and validation accuracy with them so rounded.
+
+        None for both where half precision cannot hold a float.
+        """
+        try:
+            shipped, file = self._ship(model, "float16")
+        except ValueError as error:
+            log.warning("no float16 file: %s", error)
+            return {"bytes_file_float16": None, "val_accuracy_float16": None}
+        validation = self._verify(shipped, codec.decode(file))
+        accuracy = train.scores(validation, self.data.validation.labels)["accuracy"]
+        return {"bytes_file_float16": len(file), "val_accuracy_float16": accuracy}

@@ -121,26 +121,26 @@ def _marks(nodes: pd.Series) -> dict[str, dict]:
 
 
 def draw_front(summary: pd.DataFrame) -> Figure:
-    """Test accuracy against bytes saved, all nodes, ± one standard deviation (the paper, Figure 6).
+    """Test accuracy against bytes, all nodes, ± one standard deviation (the paper, Figure 6).
 
     Left the bytes of the file that was written and read back, right the paper's accounting (nonzeros at their
-    stored width, positions free). Colour: distilled or not; filled: int8; shape: what was done in between.
+    stored width, positions free), on one scale. Colour: distilled or not; filled: int8; shape: what was done between.
 
     Args:
         summary: of :func:`studylib.sweep.summary`.
     """
-    figure, axes = plt.subplots(1, 2, figsize=(9.5, 4.2), sharey=True, layout="constrained")
-    root, marks = summary[summary["node"] == sweep.ROOT].iloc[0], _marks(summary["node"])
+    figure, axes = plt.subplots(1, 2, figsize=(9.5, 4.2), sharex=True, sharey=True, layout="constrained")
+    marks = _marks(summary["node"])
     for _, row in summary.iterrows():
         for axis, column in zip(axes, ("bytes_file", "bytes_nonzero"), strict=True):
             axis.errorbar(
-                100 * (1 - row[column] / root[column]),
+                row[column],
                 100 * row["test_accuracy"],
                 yerr=100 * (0 if math.isnan(row["test_accuracy_sd"]) else row["test_accuracy_sd"]),
                 **marks[row["node"]],
             )
-    axes[0].set(xlabel="bytes saved (%), file as written", ylabel="test accuracy (%)")
-    axes[1].set(xlabel="bytes saved (%), the paper's count")
+    axes[0].set(xscale="log", xlabel="bytes of the file", ylabel="test accuracy (%)")
+    axes[1].set(xlabel="bytes by the paper's count")
     handles, names = axes[0].get_legend_handles_labels()
     handles = [container.lines[0] for container in handles]
     figure.legend(handles, names, loc="outside right center", fontsize=7.5, frameon=False)
@@ -148,7 +148,7 @@ def draw_front(summary: pd.DataFrame) -> Figure:
 
 
 def draw_control(summary: pd.DataFrame, controls: pd.DataFrame) -> tuple[Figure, list[str]]:
-    """Test accuracy against bytes with positions: the combinations, their Pareto front, and dense controls.
+    """Test accuracy against bytes of the file: the combinations, their Pareto front, and dense controls.
 
     Args:
         summary: of :func:`studylib.sweep.summary`.
@@ -159,11 +159,11 @@ def draw_control(summary: pd.DataFrame, controls: pd.DataFrame) -> tuple[Figure,
     """
     figure, axis = plt.subplots(figsize=(8.5, 4.6), layout="constrained")
     palette, marks = sns.color_palette("colorblind"), _marks(summary["node"])
-    best = summary[factorial.pareto(summary, "bytes_sparse", "test_accuracy")].sort_values("bytes_sparse")
-    axis.plot(best["bytes_sparse"], 100 * best["test_accuracy"], color="0.2", linewidth=1.6, label="front", zorder=1)
+    best = summary[factorial.pareto(summary, "bytes_file", "test_accuracy")].sort_values("bytes_file")
+    axis.plot(best["bytes_file"], 100 * best["test_accuracy"], color="0.2", linewidth=1.6, label="front", zorder=1)
     for _, row in summary.iterrows():
         deviation = 0 if math.isnan(row["test_accuracy_sd"]) else 100 * row["test_accuracy_sd"]
-        axis.errorbar(row["bytes_sparse"], 100 * row["test_accuracy"], yerr=deviation, **marks[row["node"]])
+        axis.errorbar(row["bytes_file"], 100 * row["test_accuracy"], yerr=deviation, **marks[row["node"]])
     for (kind, rows), line, colour in zip(
         controls.groupby("kind"), ("s--", "^:"), (palette[2], palette[4]), strict=False
     ):
@@ -172,7 +172,7 @@ def draw_control(summary: pd.DataFrame, controls: pd.DataFrame) -> tuple[Figure,
         axis.errorbar(
             rows["bytes"], percent, yerr=sd, fmt=line, color=colour, capsize=2, label=f"narrower dense network, {kind}"
         )
-    axis.set(xscale="log", xlabel="bytes, positions paid for", ylabel="test accuracy (%)")
+    axis.set(xscale="log", xlabel="bytes of the file", ylabel="test accuracy (%)")
     handles, names = axis.get_legend_handles_labels()
     handles = [h.lines[0] if hasattr(h, "lines") else h for h in handles]
     figure.legend(handles, names, loc="outside right center", fontsize=7.5, frameon=False)
@@ -188,7 +188,7 @@ def draw_effects(effects: pd.DataFrame) -> Figure:
     titles = {
         "test_accuracy": "test accuracy (points)",
         "test_nll": "test NLL (nats)",
-        "log2 bytes_sparse": "bytes with positions (doublings)",
+        "log2 bytes_file": "bytes of the file (doublings)",
     }
     measures = list(effects["measure"].unique())
     figure, axes = plt.subplots(1, len(measures), figsize=(3.4 * len(measures), 3.6), sharey=True, layout="constrained")

@@ -68,8 +68,10 @@ def display_table(summary: pd.DataFrame) -> pd.DataFrame:
         "test accuracy %": ("test_accuracy", 100, 2),
         "file kB": ("bytes_file", 1e-3, 1),
         "saved %": ("saved", 100, 2),
-        "nonzeros × width kB": ("bytes_nonzero", 1e-3, 1),
+        "entropy kB": ("bytes_entropy", 1e-3, 1),
+        "zstd kB": ("bytes_zstd", 1e-3, 1),
         "sparse kB": ("bytes_sparse", 1e-3, 1),
+        "nonzeros × width kB": ("bytes_nonzero", 1e-3, 1),
         "NLL": ("test_nll", 1, 3),
         "calibration error %": ("test_ece", 100, 1),
         "agreement %": ("agreement", 100, 1),
@@ -113,11 +115,11 @@ def effect_name(effect: str) -> str:
 
 def effects_table(effects: pd.DataFrame) -> str:
     """The rows of :func:`studylib.factorial.effects` in Markdown, an effect a line: value, both intervals, verdict."""
-    units = {"test_accuracy": ("points", 100, 2), "test_nll": ("nats", 1, 4), "log2 bytes_sparse": ("doublings", 1, 2)}
+    units = {"test_accuracy": ("points", 100, 2), "test_nll": ("nats", 1, 4), "log2 bytes_file": ("doublings", 1, 2)}
     columns: dict[str, list[str]] = {"effect": [effect_name(e) for e in effects["effect"].unique()]}
     for measure, rows in effects.groupby("measure", sort=False):
         unit, factor, digits = units.get(measure, ("", 1, 3))
-        name = measure.replace("test_", "").replace("log2 bytes_sparse", "bytes")
+        name = measure.replace("test_", "").replace("log2 bytes_file", "bytes")
 
         def text(row, end, factor=factor, digits=digits):
             low, high = factor * row[f"{end}_low"], factor * row[f"{end}_high"]

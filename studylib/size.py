@@ -1,13 +1,15 @@
 """How large a model is, by each accounting side by side, and what it computes."""
 
+import json
 import math
 import resource
-from pathlib import Path
 
+import safetensors.torch
 import torch
+import zstandard
 from torch import nn
 
-from studylib import models, store
+from studylib import inference, models
 
 
 def inventory(model: nn.Module) -> dict[str, torch.Tensor]:
@@ -16,27 +18,72 @@ def inventory(model: nn.Module) -> dict[str, torch.Tensor]:
 
 
 def accountings(model: nn.Module) -> dict[str, int]:
-    """Parameters, nonzeros and bytes.
+    """Parameters, nonzeros and bytes, by every way of counting that is met.
 
-    ==============  ==================================================================================
-    parameters      numbers that inference needs, batch norm folded, scales and zero points included
-    nonzeros        those less the zeros in the weights of convolutions and linear layers
-    bytes_dense     each parameter at its stored width: 4 bytes in float32, 1 in int8
-    bytes_nonzero   each nonzero at its stored width, positions free: the paper's accounting (section 3.1)
-    bytes_sparse    each weight tensor in the cheapest of dense, bitmap and CSR, positions paid for
-    ==============  ==================================================================================
+    =================  ===============================================================================
+    parameters         numbers that inference needs, batch norm folded, scales and zero points included
+    nonzeros           those less the zeros in the weights of convolutions and linear layers
+    bytes_dense        each parameter at its width: 4 bytes in float32, 1 in int8, b / 8 in b bits
+    bytes_nonzero      each nonzero at its width, positions free: the paper's accounting (section 3.1)
+    bytes_csr          each weight tensor in CSR, see :func:`csr_bytes`
+    bytes_bitmap       each weight tensor as one bit a weight and its nonzeros
+    bytes_sparse       each weight tensor in the cheapest of dense, bitmap and CSR
+    bytes_safetensors  one safetensors file of the inference form, the spec in its header
+    bytes_zstd         that file through Zstandard, level 19
+    bytes_entropy      the entropy bound of the inference form, see :func:`entropy_bound`
+    =================  ===============================================================================
+
+    The first seven are of ``model`` as it is, the last three of what is shipped (:mod:`studylib.inference`: dead
+    channels sliced away), as is the file that :mod:`studylib.codec` writes.
     """
-    weights = {f"{name}.weight" for name in models.weight_layers(model)}
-    total = dict.fromkeys(("parameters", "nonzeros", "bytes_dense", "bytes_nonzero", "bytes_sparse"), 0)
+    layers = models.weight_layers(model)
+    kinds = ("dense", "nonzero", "csr", "bitmap", "sparse")
+    total = dict.fromkeys(("parameters", "nonzeros", *(f"bytes_{kind}" for kind in kinds)), 0)
     for name, tensor in inventory(model).items():
-        width, count = tensor.element_size(), tensor.numel()
-        nonzeros = int((tensor != 0).sum()) if name in weights else count
+        layer, _, field = name.rpartition(".")
+        weight, count = field == "weight" and layer in layers, tensor.numel()
+        nonzeros = int((tensor != 0).sum()) if weight else count
+        bits = getattr(layers[layer], "bits", 8) if weight and tensor.dtype == torch.int8 else 8 * tensor.element_size()
+        dense, values = math.ceil(count * bits / 8), math.ceil(nonzeros * bits / 8)
+        csr, bitmap = (csr_bytes(tensor, bits), math.ceil(count / 8) + values) if weight else (dense, dense)
         total["parameters"] += count
         total["nonzeros"] += nonzeros
-        total["bytes_dense"] += count * width
-        total["bytes_nonzero"] += nonzeros * width
-        total["bytes_sparse"] += sparse_bytes(tensor) if name in weights else count * width
-    return total
+        for kind, found in zip(kinds, (dense, values, csr, bitmap, min(dense, csr, bitmap)), strict=True):
+            total[f"bytes_{kind}"] += found
+    shipped = inference.apply(model)
+    file = safetensors.torch.save(shipped.state_dict(), {"spec": json.dumps(shipped.spec)})
+    return total | {
+        "bytes_safetensors": len(file),
+        "bytes_zstd": len(zstandard.ZstdCompressor(level=19).compress(file)),
+        "bytes_entropy": entropy_bound(shipped),
+    }
+
+
+def entropy_bound(model: nn.Module) -> int:
+    """Bytes of ``model`` by zero-order entropies, what an ideal coder of counts would take were the counts free.
+
+    For each weight tensor in integers: cells × the entropy of being zero + nonzeros × the entropy of their values;
+    everything else at its width, and of float weights cells × the entropy of being zero and 4 bytes a nonzero.
+    A coder that knows more than counts can pass it; the spec and the counts themselves are not in it.
+    """
+    bits = 0.0
+    weights = {f"{name}.weight" for name in models.weight_layers(model)}
+    for name, tensor in model.state_dict().items():
+        width, count = 8 * tensor.element_size(), tensor.numel()
+        if name not in weights:
+            bits += width * count
+            continue
+        nonzeros = tensor[tensor != 0]
+        bits += _entropy(torch.tensor([len(nonzeros), count - len(nonzeros)]))
+        integer = not tensor.is_floating_point()
+        bits += _entropy(nonzeros.unique(return_counts=True)[1]) if integer else width * len(nonzeros)
+    return math.ceil(bits / 8)
+
+
+def _entropy(counts: torch.Tensor) -> float:
+    """Σ counts × the entropy (bits) of their shares."""
+    counts = counts[counts > 0].double()
+    return float(-(counts * (counts / counts.sum()).log2()).sum()) if len(counts) else 0.0
 
 
 def sparsity(model: nn.Module) -> float:
@@ -45,22 +92,16 @@ def sparsity(model: nn.Module) -> float:
     return 1 - sum(int((w != 0).sum()) for w in weights) / sum(w.numel() for w in weights)
 
 
-def sparse_bytes(tensor: torch.Tensor) -> int:
-    """Bytes of ``tensor`` stored dense, as a bitmap + nonzeros, or as CSR, whichever is least.
+def csr_bytes(tensor: torch.Tensor, bits: int) -> int:
+    """Bytes of ``tensor`` in compressed sparse rows, its values at ``bits`` each.
 
-    CSR: rows are the first dimension; one 4-byte pointer a row and one more, and a column index of the
-    fewest whole bytes (1, 2 or 4) for each nonzero.
+    Rows are the first dimension; one 4-byte pointer a row and one more, and a column index of the fewest whole
+    bytes (1, 2 or 4) for each nonzero.
     """
-    rows, count, width = tensor.shape[0] if tensor.dim() else 1, tensor.numel(), tensor.element_size()
+    rows, count = tensor.shape[0] if tensor.dim() else 1, tensor.numel()
     nonzeros, columns = int((tensor != 0).sum()), max(1, count // max(1, rows))
     index = 1 if columns <= 2**8 else 2 if columns <= 2**16 else 4
-    dense, bitmap = count * width, math.ceil(count / 8) + nonzeros * width
-    return min(dense, bitmap, 4 * (rows + 1) + nonzeros * (index + width))
-
-
-def file_bytes(folder: Path) -> int:
-    """Bytes of the files that hold the model in ``folder``: its tensors and its spec."""
-    return sum((Path(folder) / name).stat().st_size for name in (store.TENSORS, store.SPEC))
+    return 4 * (rows + 1) + nonzeros * index + math.ceil(nonzeros * bits / 8)
 
 
 def multiply_adds(model: nn.Module, model_args: dict) -> int:

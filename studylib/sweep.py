@@ -15,7 +15,7 @@ if TYPE_CHECKING:  # a second of import that the stages, which only need the nam
     import pandas as pd
 
 ROOT = "teacher"
-METRICS, LOGITS, LATENCY = "metrics.json", "test_logits.safetensors", "latency.json"
+METRICS, LOGITS, LATENCY, CODED = "metrics.json", "test_logits.safetensors", "latency.json", "model.slnc"
 COLUMNS = [
     "node",
     "seed",
@@ -25,8 +25,15 @@ COLUMNS = [
     "nonzeros",
     "bytes_dense",
     "bytes_nonzero",
+    "bytes_csr",
+    "bytes_bitmap",
     "bytes_sparse",
+    "bytes_safetensors",
+    "bytes_zstd",
+    "bytes_entropy",
     "bytes_file",
+    "bytes_file_float16",
+    "val_accuracy_float16",
     "latency_ms",
     "test_nll",
     "test_ece",
@@ -79,12 +86,21 @@ def read(run: Path, names: Iterable[str], seeds: Iterable[int]) -> pd.DataFrame:
             root = predicted if root is None else root
             row = {**metrics, "node": name, "seed": seed, "latency_ms": latency.get(name, float("nan"))}
             row["agreement"] = float((predicted == root).mean())
+            size, said = _size(folder / CODED), metrics.get("bytes_file")
+            if size != said:
+                raise ValueError(f"{folder / CODED}: {size} bytes, {said} when it was measured")
             missing = [column for column in COLUMNS if column not in row]
             if missing:
                 raise ValueError(f"{folder / METRICS}: {missing[0]} is missing")
             if name in names:
                 rows.append({column: row[column] for column in COLUMNS})
     return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def _size(path: Path) -> int:
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: this node has not been run")
+    return path.stat().st_size
 
 
 def _read_json(path: Path) -> dict:

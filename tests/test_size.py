@@ -1,13 +1,16 @@
+import json
 import math
 
 import pytest
+import safetensors.torch
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from studylib import latency, lowrank, models, prune, size, store
+from studylib import inference, latency, lowrank, models, prune, size
 from studylib.train import Recipe
 
+COUNTED = ("parameters", "nonzeros", "bytes_dense", "bytes_nonzero", "bytes_csr", "bytes_bitmap", "bytes_sparse")
 ARGS = {"in_channels": 1, "image_size": 8, "classes": 10}
 COUNTS = {  # weights and biases of each layer of a ConvNet(widths=[2, 3, 4], hidden=[5, 6]), batch norm folded
     "features.0.conv": (9 * 1 * 2, 2),
@@ -26,11 +29,15 @@ def small(new_student):
 
 
 def test_accountings_of_a_float_model_equal_a_count_by_hand(small):
-    assert size.accountings(small) == {
+    found = size.accountings(small)
+    bitmaps = sum(math.ceil(weights / 8) for weights, _ in COUNTS.values())
+    assert {name: found[name] for name in COUNTED} == {
         "parameters": WEIGHTS + BIASES,
         "nonzeros": WEIGHTS + BIASES,
         "bytes_dense": 4 * (WEIGHTS + BIASES),
         "bytes_nonzero": 4 * (WEIGHTS + BIASES),
+        "bytes_csr": 4 * (WEIGHTS + BIASES) + WEIGHTS + 4 * (2 + 3 + 4 + 5 + 6 + 10 + 6),
+        "bytes_bitmap": 4 * (WEIGHTS + BIASES) + bitmaps,
         "bytes_sparse": 4 * (WEIGHTS + BIASES),
     }
     assert size.sparsity(small) == 0
@@ -52,7 +59,8 @@ def test_zeros_elsewhere_count_as_numbers(small):
     before = size.accountings(small)
     with torch.no_grad():
         small.fc1.bias.zero_()
-    assert size.accountings(small) == before
+    after = size.accountings(small)
+    assert {name: after[name] for name in COUNTED} == {name: before[name] for name in COUNTED}
 
 
 def test_accountings_of_an_int8_model_equal_a_count_by_hand(int8_model):
@@ -94,32 +102,72 @@ TENSORS = st.builds(
 )
 
 
-@given(tensor=TENSORS)
-def test_sparse_bytes_are_between_the_nonzeros_and_dense(tensor):
-    width, nonzeros = tensor.element_size(), int((tensor != 0).sum())
-    found = size.sparse_bytes(tensor)
-    assert nonzeros * width <= found <= tensor.numel() * width
-    assert found <= math.ceil(tensor.numel() / 8) + nonzeros * width
-    assert found == size.sparse_bytes(-tensor)
+@given(tensor=TENSORS, bits=st.integers(2, 8))
+def test_csr_bytes_are_a_count_by_hand(tensor, bits):
+    nonzeros, rows = int((tensor != 0).sum()), len(tensor)
+    index = 1 if tensor[0].numel() <= 256 else 2
+    assert size.csr_bytes(tensor, bits) == 4 * (rows + 1) + nonzeros * index + math.ceil(nonzeros * bits / 8)
 
 
 @pytest.mark.parametrize(
-    ("shape", "live", "expected"),
+    ("shape", "live", "bits", "expected"),
     [
-        ((4, 8), 32, 128),  # dense
-        ((4, 8), 8, 4 + 8 * 4),  # bitmap
-        ((2, 500), 3, 4 * 3 + 3 * (2 + 4)),  # CSR; more than 256 columns take two bytes an index
-        ((2, 256), 3, 4 * 3 + 3 * (1 + 4)),
-        ((2, 70_000), 3, 4 * 3 + 3 * (4 + 4)),
-        ((2, 16, 16), 1, 4 * 3 + 1 * (1 + 4)),  # rows are the first dimension
-        ((5,), 0, 1),
-        ((), 1, 4),
+        ((2, 500), 3, 32, 4 * 3 + 3 * (2 + 4)),  # more than 256 columns take two bytes an index
+        ((2, 256), 3, 32, 4 * 3 + 3 * (1 + 4)),
+        ((2, 70_000), 3, 8, 4 * 3 + 3 * (4 + 1)),
+        ((2, 16, 16), 1, 4, 4 * 3 + 1 + 1),  # rows are the first dimension; half a byte is a byte of the file
+        ((), 1, 32, 4 * 2 + 1 + 4),
     ],
 )
-def test_sparse_bytes_equal_hand_computed_values(shape, live, expected):
+def test_csr_bytes_equal_hand_computed_values(shape, live, bits, expected):
     tensor = torch.zeros(shape)
     tensor.view(-1)[:live] = 1
-    assert size.sparse_bytes(tensor) == expected
+    assert size.csr_bytes(tensor, bits) == expected
+
+
+def test_the_cheapest_way_is_taken_for_each_tensor(small):
+    with torch.no_grad():
+        small.fc3.weight[1:] = 0
+    found = size.accountings(small)
+    assert found["bytes_sparse"] < min(found["bytes_dense"], found["bytes_csr"], found["bytes_bitmap"])
+    assert found["bytes_nonzero"] < found["bytes_sparse"]
+
+
+def test_few_bits_a_weight_take_few_bytes(int8_model):
+    model = models.duplicate(int8_model)
+    for layer in models.weight_layers(model).values():
+        layer.bits = 4
+    full, half = size.accountings(int8_model), size.accountings(model)
+    assert full["bytes_dense"] - half["bytes_dense"] == sum(
+        layer.weight.numel() // 2 for layer in models.weight_layers(model).values()
+    )
+    assert half["bytes_nonzero"] < full["bytes_nonzero"] and half["bytes_entropy"] == full["bytes_entropy"]
+
+
+def test_the_safetensors_file_opens_and_zstd_gives_it_back(student_model):
+    shipped = inference.apply(student_model)
+    file = safetensors.torch.save(shipped.state_dict(), {"spec": json.dumps(shipped.spec)})
+    assert safetensors.torch.load(file).keys() == shipped.state_dict().keys()
+    found = size.accountings(student_model)
+    assert found["bytes_safetensors"] == len(file) > found["bytes_zstd"] > 0.8 * len(file)  # floats hardly shrink
+
+
+def test_the_entropy_bound_equals_a_count_by_hand(int8_model):
+    model = models.duplicate(int8_model)
+    numbers = 0
+    for layer in models.weight_layers(model).values():
+        layer.weight.zero_()
+        numbers += 4 * (2 * len(layer.bias) + 1) + 1
+    assert size.entropy_bound(model) == numbers  # nothing but zeros: nothing to say of the weights
+    weight = model.fc3.weight  # (10, 12): 4 live of 120, two values evenly
+    weight.view(-1)[:4] = torch.tensor([5, 5, -7, -7], dtype=torch.int8)
+    positions = -4 * math.log2(4 / 120) - 116 * math.log2(116 / 120)
+    assert size.entropy_bound(model) == math.ceil(numbers + (positions + 4) / 8)
+
+
+def test_float_weights_count_at_their_width_in_the_entropy_bound(small):
+    folded = models.fold_batch_norm(small)
+    assert size.entropy_bound(folded) == 4 * (WEIGHTS + BIASES)
 
 
 def test_multiply_adds_equal_a_count_by_hand(small):
@@ -133,14 +181,6 @@ def test_multiply_adds_equal_a_count_by_hand(small):
 def test_int8_computes_as_many_multiply_adds(student_model, int8_model, digits):
     found = [size.multiply_adds(model, digits.model_args) for model in (student_model, int8_model)]
     assert found[0] == found[1] > 0
-
-
-def test_file_bytes_are_those_on_disk(small, tmp_path):
-    store.save_model(tmp_path, small)
-    (tmp_path / "metrics.json").write_text("not counted")
-    files = [tmp_path / "model.safetensors", tmp_path / "model.json"]
-    assert size.file_bytes(tmp_path) == sum(len(file.read_bytes()) for file in files)
-    assert size.file_bytes(tmp_path) > size.accountings(small)["bytes_dense"]
 
 
 def test_structure_tells_apart_what_runs_differently(student_model, int8_model, new_student, tiny):

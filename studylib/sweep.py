@@ -86,14 +86,14 @@ def read(run: Path, names: Iterable[str], seeds: Iterable[int]) -> pd.DataFrame:
             root = predicted if root is None else root
             row = {**metrics, "node": name, "seed": seed, "latency_ms": latency.get(name, float("nan"))}
             row["agreement"] = float((predicted == root).mean())
-            size, said = _size(folder / CODED), metrics.get("bytes_file")
-            if size != said:
-                raise ValueError(f"{folder / CODED}: {size} bytes, {said} when it was measured")
             missing = [column for column in COLUMNS if column not in row]
             if missing:
                 raise ValueError(f"{folder / METRICS}: {missing[0]} is missing")
+            size, said = _size(folder / CODED), metrics.get("bytes_file")
+            if size != said:
+                raise ValueError(f"{folder / CODED}: {size} bytes, {said} when it was measured")
             if name in names:
-                rows.append({column: row[column] for column in COLUMNS})
+                rows.append({column: float("nan") if row[column] is None else row[column] for column in COLUMNS})
     return pd.DataFrame(rows, columns=COLUMNS)
 
 

@@ -105,8 +105,8 @@ def test_the_front_shows_every_node(seeds):
     assert [t.get_text() for t in figure.legends[0].get_texts()] == [report.label(node) for node in NODES]
     for axis, column in zip(figure.axes, ("bytes_file", "bytes_nonzero"), strict=True):
         marks = [container.lines[0] for container in axis.containers]
-        saved = [100 * (1 - value / summary[column][0]) for value in summary[column]]
-        assert [mark.get_xdata()[0] for mark in marks] == pytest.approx(saved)
+        assert axis.get_xscale() == "log" and axis.get_xlim() == figure.axes[0].get_xlim()
+        assert [mark.get_xdata()[0] for mark in marks] == pytest.approx(list(summary[column]))
         assert [mark.get_ydata()[0] for mark in marks] == pytest.approx(list(100 * summary["test_accuracy"]))
 
 
@@ -142,9 +142,8 @@ def test_the_control_shows_every_node_the_front_and_the_dense_networks(summary):
     controls = pd.DataFrame(
         {"kind": ["float32", "int8"], "bytes": [9e4, 3e4], "accuracy": [0.9, 0.89], "sd": [0.01, 0]}
     )
-    summary = summary.assign(bytes_sparse=summary["bytes_nonzero"])
     figure, front = plots.draw_control(summary, controls)
-    expected = summary[factorial.pareto(summary, "bytes_sparse", "test_accuracy")]
+    expected = summary[factorial.pareto(summary, "bytes_file", "test_accuracy")]
     assert set(front) == set(expected["node"])
     assert len(figure.axes[0].containers) == len(NODES) + 2
     names = [t.get_text() for t in figure.legends[0].get_texts()]
@@ -231,7 +230,7 @@ def test_effects_in_markdown_have_their_intervals_and_verdicts():
     common = {"seed_low": -0.02, "seed_high": 0.04, "seeds": 3, "verdict": factorial.UNKNOWN, "effect": "imp × int8"}
     rows = [
         {"measure": "test_accuracy", "mean": 0.01, "image_low": 0.005, "image_high": 0.015, **common},
-        {"measure": "log2 bytes_sparse", "mean": -1.5, "image_low": math.nan, "image_high": math.nan, **common},
+        {"measure": "log2 bytes_file", "mean": -1.5, "image_low": math.nan, "image_high": math.nan, **common},
     ]
     head, _, line = report.effects_table(pd.DataFrame(rows)).splitlines()
     assert (

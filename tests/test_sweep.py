@@ -33,6 +33,7 @@ def run(tmp_path):
         for node in NODES:
             folder = tmp_path / f"seed{seed}" / node
             store.write_json(folder / "metrics.json", metrics(node, seed))
+            (folder / "model.slnc").write_bytes(bytes(BYTES[node] + seed))
             store.write_tensors(
                 folder / "test_logits.safetensors", {"logits": logits(node, seed), "labels": torch.arange(10) % 3}
             )
@@ -97,6 +98,24 @@ def test_a_node_that_was_not_run_is_named(run, node):
     (run / "seed1" / node / "metrics.json").unlink()
     with pytest.raises(FileNotFoundError, match=f"seed1/{node}/metrics.json"):
         sweep.read(run, NODES, [0, 1])
+
+
+def test_a_file_that_is_not_the_one_measured_is_named(run):
+    file = run / "seed1" / "teacher-kd" / "model.slnc"
+    file.write_bytes(b"SLNC")
+    with pytest.raises(ValueError, match=r"seed1/teacher-kd/model.slnc: 4 bytes, 401 when it was measured"):
+        sweep.read(run, NODES, [0, 1])
+    file.unlink()
+    with pytest.raises(FileNotFoundError, match=r"seed1/teacher-kd/model.slnc"):
+        sweep.read(run, NODES, [0, 1])
+
+
+def test_a_size_that_could_not_be_had_is_not_a_number(run):
+    for seed in (0, 1, 2):
+        folder = run / f"seed{seed}" / "teacher-kd"
+        store.write_json(folder / "metrics.json", metrics("teacher-kd", seed) | {"bytes_file_float16": None})
+    found = sweep.summary(sweep.read(run, NODES, [0, 1, 2])).set_index("node")["bytes_file_float16"]
+    assert found.isna().tolist() == [False, True, False, False]
 
 
 def test_a_run_without_a_teacher_is_named(run):

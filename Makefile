@@ -12,7 +12,7 @@ PY := $(VENV)/bin/python
 READY := $(VENV)/.ready
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 .DEFAULT_GOAL := help
-.PHONY: help study test figures compare notebooks lint clean setup bench
+.PHONY: help study test figures compare notebooks lint clean setup bench nncodec
 
 help: ## this list
 	@echo "make COMMAND [PROFILE=digits] [SEEDS='0 1 2'] [STAGES='kd imp svd int8'] [CORES=all] [ARGS=-n]"
@@ -37,10 +37,13 @@ notebooks: $(READY) ## run each notebook as it stands and keep its outputs in it
 bench: $(READY) ## paired timings; nothing else should be running (ARGS=augment: only that one)
 	@OMP_WAIT_POLICY=passive $(PY) tests/benchmarks/run.py $(ARGS)
 
+nncodec: $(READY) .venv-nncodec/.ready ## bytes of the int8 nodes of PROFILE by the reference coder of ISO/IEC 15938-17 (6 GB more, once)
+	@$(PY) engine/nncodec.py "$(PROFILE)"
+
 lint: $(READY) ## ruff over code and notebooks
 	@$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check .
 
-clean: ## remove the run of PROFILE and say what that frees (PROFILE=all: every run and .venv)
+clean: ## remove the run of PROFILE and say what that frees (PROFILE=all: every run and environment)
 	@$(PYTHON) engine/clean.py "$(PROFILE)"
 
 setup: $(READY) ## only make .venv
@@ -51,3 +54,8 @@ $(READY): requirements.lock pyproject.toml
 	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements.lock
 	$(PY) -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $(READY)
+
+.venv-nncodec/.ready:
+	$(PYTHON) -m venv .venv-nncodec
+	.venv-nncodec/bin/python -m pip install --quiet --disable-pip-version-check nncodec==2.1.3
+	@touch $@

@@ -1,6 +1,7 @@
 # The map of the study: one rule a technique, the tree of combinations as wildcards.
 import json
 import sys
+from pathlib import Path
 
 from snakemake.utils import min_version
 
@@ -18,6 +19,7 @@ RUN = f"runs/{PROFILE}"
 FILES = ["model.safetensors", "model.json", "model.slnc", "metrics.json", "test_logits.safetensors"]
 CHAPTERS = {NOTEBOOKS[stage].stem: stage for stage in ["teacher", *STAGES] if STUDY["lessons"]}
 COMPARES = {"svd": {"student": "teacher-kd", "pruned": "teacher-kd-imp"}, "int8": {"pruned": "teacher-imp"}}
+REFERENCE = [f"{RUN}/{sweep.NNCODEC}"] if Path(RUN, sweep.NNCODEC).exists() else []  # of make nncodec, if it was run
 LAST = f"{RUN}/chapters/{NOTEBOOKS['sweep'].stem}"  # the sweep's own chapter
 CORES = workflow.resource_settings.cores or 4  # on a cluster, which has no such number: four of one machine
 # through the run's warm process where there is one; what it starts dies with Snakemake even on SIGKILL
@@ -161,6 +163,7 @@ rule sweep:
     input:
         expand(RUN + "/seed{seed}/{node}/{file}", seed=SEEDS, node=NODES, file=FILES),
         f"{RUN}/latency.json",
+        REFERENCE,
     output:
         f"{RUN}/sweep.csv",
     params:

@@ -42,9 +42,9 @@ def apply(model: nn.Module, *, slice_dead: bool = True, floats: str = "float32")
         raise ValueError(f"floats={floats!r}: expected one of {', '.join(FLOATS)}")
     new = models.fold_batch_norm(model).cpu().eval()
     before = {name: _widths(layer) for name, layer in models.weight_layers(new).items()}
-    dead = _slice(new) if slice_dead and hasattr(new, "wiring") else 0
     if floats == "float16":
-        _round(new)
+        _round(new)  # first: what becomes zero may leave a channel dead
+    dead = _slice(new) if slice_dead and hasattr(new, "wiring") else 0
     after = {name: _widths(layer) for name, layer in models.weight_layers(new).items()}
     widths = {name: list(after[name]) for name in after if after[name] != before[name]}
     folded = any(isinstance(m, nn.BatchNorm2d) for m in model.modules())

@@ -15,7 +15,8 @@ if TYPE_CHECKING:  # a second of import that the stages, which only need the nam
     import pandas as pd
 
 ROOT = "teacher"
-METRICS, LOGITS, LATENCY, CODED = "metrics.json", "test_logits.safetensors", "latency.json", "model.slnc"
+METRICS, LOGITS, CODED = "metrics.json", "test_logits.safetensors", "model.slnc"
+LATENCY, NNCODEC = "latency.json", "nncodec.json"
 COLUMNS = [
     "node",
     "seed",
@@ -30,6 +31,7 @@ COLUMNS = [
     "bytes_sparse",
     "bytes_safetensors",
     "bytes_zstd",
+    "bytes_nncodec",
     "bytes_entropy",
     "bytes_file",
     "bytes_file_float16",
@@ -68,7 +70,8 @@ def read(run: Path, names: Iterable[str], seeds: Iterable[int]) -> pd.DataFrame:
     """One row a seed and node of the run in folder ``run``, with the columns of ``sweep.csv``.
 
     ``agreement`` is the share of test images on which a node predicts what its root predicts;
-    ``latency_ms`` comes from the run's ``latency.json`` (NaN where that has none).
+    ``latency_ms`` comes from the run's ``latency.json``, ``bytes_nncodec`` from its ``nncodec.json`` (NaN where there is
+    none).
 
     Raises:
         FileNotFoundError, ValueError: a node has not been run, or left a damaged file; names it.
@@ -77,6 +80,7 @@ def read(run: Path, names: Iterable[str], seeds: Iterable[int]) -> pd.DataFrame:
 
     run, names = Path(run), list(names)
     latency = _read_json(run / LATENCY)["latency_ms"] if (run / LATENCY).exists() else {}
+    reference = _read_json(run / NNCODEC)["bytes_nncodec"] if (run / NNCODEC).exists() else {}
     rows = []
     for seed in seeds:
         root = None
@@ -85,6 +89,7 @@ def read(run: Path, names: Iterable[str], seeds: Iterable[int]) -> pd.DataFrame:
             metrics, predicted = _read_json(folder / METRICS), predictions(folder)
             root = predicted if root is None else root
             row = {**metrics, "node": name, "seed": seed, "latency_ms": latency.get(name, float("nan"))}
+            row["bytes_nncodec"] = reference.get(f"seed{seed}", {}).get(name, float("nan"))
             row["agreement"] = float((predicted == root).mean())
             missing = [column for column in COLUMNS if column not in row]
             if missing:

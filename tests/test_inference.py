@@ -66,6 +66,15 @@ def test_slicing_changes_no_output(name, share, seed, factorized):
     assert inference.apply(sliced).spec == sliced.spec  # nothing dead is left
 
 
+def test_what_rounding_leaves_dead_is_sliced_too():
+    model = network("convnet")
+    with torch.no_grad():
+        model.fc2.weight[:, 3] = 1e-9  # zero in half precision
+    once = inference.apply(model, floats="float16")
+    assert once.spec["changes"][-1]["sliced"] == 1
+    assert inference.apply(once, floats="float16").spec == once.spec
+
+
 @pytest.mark.parametrize("name", NETWORKS)
 def test_dead_channels_are_taken_out_of_every_layer_that_touches_them(name):
     model = network(name)

@@ -108,7 +108,7 @@ def test_a_file_that_decodes_to_another_model_is_not_reported(student_model, tmp
 def test_metrics_are_on_disk_with_all_that_a_sweep_reads(finished):
     folder, metrics, *_ = finished
     assert store.read_json(folder / "metrics.json") == metrics
-    assert set(sweep.COLUMNS) - metrics.keys() == {"node", "latency_ms", "agreement"}
+    assert set(sweep.COLUMNS) - metrics.keys() == {"node", "latency_ms", "agreement", "bytes_nncodec"}
 
 
 def test_metrics_say_where_they_come_from(finished):

@@ -15,7 +15,7 @@ BYTES = dict(zip(NODES, (1000, 400, 250, 100), strict=True))
 
 
 def metrics(node, seed):
-    numbers = {column: 1.0 for column in sweep.COLUMNS if column not in ("node", "agreement", "latency_ms")}
+    numbers = {column: 1.0 for column in sweep.COLUMNS if column not in ("node", "agreement", "latency_ms", "bytes_nncodec")}
     accuracy = 0.9 + 0.01 * seed - 0.02 * NODES.index(node) * (1 + seed)
     return numbers | {"seed": seed, "test_accuracy": accuracy, "bytes_file": BYTES[node] + seed, "history": []}
 
@@ -87,6 +87,13 @@ def test_latency_is_that_of_the_run_where_it_has_one(run, table):
     assert table[table["node"] == "teacher-int8"]["latency_ms"].isna().all()
     (run / "latency.json").unlink()
     assert sweep.read(run, NODES, [0])["latency_ms"].isna().all()
+
+
+def test_the_reference_coders_bytes_are_those_of_the_run_where_it_has_them(run, table):
+    assert table["bytes_nncodec"].isna().all()
+    store.write_json(run / "nncodec.json", {"bytes_nncodec": {"seed1": {"teacher-int8": 321}}})
+    found = sweep.read(run, NODES, [0, 1]).set_index(["seed", "node"])["bytes_nncodec"]
+    assert found[1, "teacher-int8"] == 321 and found.isna().sum() == 7
 
 
 def test_predictions_are_the_largest_logits(run):

@@ -1,0 +1,106 @@
+"""Codes integer tensors with nncodec and decodes them again: what engine/nncodec.py runs in nncodec's environment.
+
+``python -I nncodec_worker.py IN.npz OUT.npz``: without ``-I`` the import of nncodec would find engine/nncodec.py.
+
+IN.npz holds int8 tensors under ``model/tensor``, both counted from 0. OUT.npz holds what the bitstream of each model
+decodes to under the same names, the bitstream as ``model/bitstream`` (uint8), and ``version`` (of nncodec).
+"""
+
+import contextlib
+import importlib.metadata
+import itertools
+import sys
+from collections.abc import Iterator
+
+import numpy as np
+from nncodec import nnc
+from nncodec.nnc_core.approximator import codebook
+
+HEAD = 3  # units before the first tensor: start, parameter set, topology (left open)
+INTEGERS = [
+    {"cabac_unary_length_minus1": unary, "param_opt": optimized, "row_skipping": skip}
+    for unary, optimized, skip in itertools.product((0, 1, 2, 4, 10), (True, False), (True, False))
+]
+BLOCKS = [
+    {"cabac_unary_length_minus1": 0, "param_opt": True, "row_skipping": False, "scan_order": order}
+    for order in (1, 2, 3, 4)
+]
+CODEBOOKS = [
+    {"cabac_unary_length_minus1": 0, "param_opt": True, "row_skipping": skip, "codebook_mode": 1}
+    for skip in (True, False)
+]
+
+
+def settings_for(tensors: list[np.ndarray]) -> Iterator[tuple[type, dict]]:
+    """The dtype and the options of every way of coding ``tensors`` that is tried."""
+    matrices = all(len(t) > 1 and t[0].size > 1 for t in tensors)
+    for options in INTEGERS + (BLOCKS if matrices else []):  # nncodec scans no single row or column in blocks
+        yield np.int32, options
+    for options in CODEBOOKS:  # only for floats; with quantization parameter 0 a step is 1, and integers are kept
+        yield np.float32, {**options, "qp": 0}
+
+
+def code(tensors: list[np.ndarray]) -> tuple[bytes, list[np.ndarray]]:
+    """The bitstream of ``tensors`` and what it decodes to.
+
+    In it each tensor is coded as makes it smallest; its data unit says how, so that units of several bitstreams
+    make one.
+
+    Raises:
+        ValueError: no way of coding a tensor gave it back exactly.
+    """
+    best: list[bytes | None] = [None] * len(tensors)
+    for dtype, options in settings_for(tensors):
+        named = {str(i): t.astype(dtype) for i, t in enumerate(tensors)}  # short: each name is in the bitstream
+        stream = nnc.compress(named, bitstream_path=None, return_bitstream=True, use_dq=False, **options)
+        decoded = nnc.decompress(stream)
+        head, coded = units(stream)
+        for i, tensor in enumerate(tensors):
+            if (best[i] is None or len(coded[i]) < len(best[i])) and np.array_equal(decoded[str(i)], tensor):
+                best[i] = coded[i]
+    if None in best:
+        raise ValueError(f"tensor {best.index(None)}: no setting codes it losslessly")
+    stream = b"".join([head, *best])
+    decoded = nnc.decompress(bytearray(stream))
+    return stream, [decoded[str(i)] for i in range(len(tensors))]
+
+
+def units(stream: bytearray) -> tuple[bytes, list[bytes]]:
+    """What stands before the first tensor of a bitstream, and the data unit of each tensor."""
+    found, at = [], 0
+    while at < len(stream):  # a unit begins with its length: a bit 0 and 15 bits, or a bit 1 and 31 bits
+        size = int.from_bytes(stream[at : at + 2], "big")
+        if size >> 15:
+            size = int.from_bytes(stream[at : at + 4], "big") & 0x7FFFFFFF
+        found.append(bytes(stream[at : at + size]))
+        at += size
+    return b"".join(found[:HEAD]), found[HEAD:]
+
+
+def most_frequent(values: np.ndarray, indices: np.ndarray, _: int) -> tuple[np.ndarray, np.ndarray, int]:
+    """The codebook, the indices less that of the value coded as 0, and that index: the most frequent value's.
+
+    In place of nncodec's search, which codes the tensor once for each of its values: minutes for a million weights.
+    """
+    zero = int(np.bincount(indices.ravel()).argmax())
+    return values, indices - zero, zero
+
+
+def main(source: str, target: str) -> None:
+    codebook.get_codebook_offset = most_frequent
+    models: dict[int, dict[int, np.ndarray]] = {}
+    with np.load(source, allow_pickle=False) as file:
+        for name in file.files:
+            model, _, tensor = name.partition("/")
+            models.setdefault(int(model), {})[int(tensor)] = file[name]
+    out = {"version": np.array(importlib.metadata.version("nncodec"))}
+    for model, tensors in models.items():
+        stream, decoded = code([tensors[i] for i in range(len(tensors))])
+        out[f"{model}/bitstream"] = np.frombuffer(stream, np.uint8)
+        out |= {f"{model}/{i}": t for i, t in enumerate(decoded)}
+    np.savez(target, **out)
+
+
+if __name__ == "__main__":
+    with contextlib.redirect_stdout(sys.stderr):  # nncodec tells of what it does
+        main(*sys.argv[1:])

@@ -1,0 +1,96 @@
+"""Bytes and speed of the coded file, over the nodes of the digits run and a DenseNet-40 with 5 % of its weights.
+
+codec_over_entropy: the file over its entropy bound + 600 bytes, worst of the int8 networks of at least 20 kB.
+codec_over_zstd: the file over the same tensors in safetensors through Zstandard at level 19, worst of all networks.
+codec_over_nncodec: the file over the reference coder of ISO/IEC 15938-17 (where it is installed), worst of int8.
+codec_encode, codec_decode: seconds on one core, DenseNet-40, beside Zstandard's for the safetensors file.
+"""
+
+import json
+
+import safetensors.torch
+import torch
+import zstandard
+from harness import pair, seconds
+from torch import nn
+
+from engine import nncodec
+from studylib import codec, data, inference, models, prune, quantize, size, store, sweep, train
+
+HEADER = 600  # bytes that the bound allows for the spec and the counts
+LEAST = 20_000  # bytes: of smaller files the spec is too much
+DENSITIES = (0.3, 0.05)
+
+
+def run() -> dict:
+    threads = torch.get_num_threads()
+    networks = {"densenet40-5%": densenet40()} | nodes()
+    rows = sizes(networks)
+    torch.set_num_threads(1)
+    try:
+        return rows | speeds(networks["densenet40-5%"])
+    finally:
+        torch.set_num_threads(threads)
+
+
+def nodes() -> dict[str, nn.Module]:
+    """Every node of the first seed of the digits run; none where it was not run."""
+    folders = sorted((store.root() / "runs" / "digits" / "seed0").glob(f"{sweep.ROOT}*"))
+    if not folders:
+        print("runs/digits is missing (make study): only DenseNet-40 is coded")
+    return {folder.name: store.load_model(folder) for folder in folders}
+
+
+def densenet40() -> nn.Module:
+    """DenseNet-40 on the digits, trained and pruned to a twentieth in two steps, in int8."""
+    images = data.load("digits", 0)
+    model = models.create("densenet", 0, **images.model_args, depth=40)
+    recipe = train.Recipe(epochs=4, batch_size=32)
+    train.fit(model, images, recipe, seed=0)
+    for density in DENSITIES:
+        masks = prune.masks_of(model)
+        alive = sum(int(m.sum()) for m in masks.values()) / sum(m.numel() for m in masks.values())
+        masks = prune.shrink_masks(prune.prunable(model), masks, 1 - density / alive)
+        train.fit(model, images, recipe, seed=1, masks=masks)
+    return quantize.apply(model, images)
+
+
+def sizes(networks: dict[str, nn.Module]) -> dict:
+    found, int8 = {}, {n: m for n, m in networks.items() if m.spec["changes"][-1]["technique"] == "int8"}
+    for name, model in networks.items():
+        counted, file = size.accountings(model), len(codec.encode(model))
+        found.setdefault("codec_over_zstd", []).append((file, counted["bytes_zstd"], name))
+        if name in int8 and file >= LEAST:
+            found.setdefault("codec_over_entropy", []).append((file, counted["bytes_entropy"] + HEADER, name))
+    if nncodec.available():
+        theirs = nncodec.coded_bytes(int8)
+        found["codec_over_nncodec"] = [(len(codec.encode(m)), theirs[n], n) for n, m in int8.items()]
+    else:
+        print("codec_over_nncodec is left out: make nncodec installs it")
+    rows = {}
+    for name, all_of_it in found.items():
+        for ours, other, node in all_of_it:
+            print(f"  {name}  {node}: {ours:,} over {other:,} bytes, {ours / other:.4f}")
+        ours, other, _ = max(all_of_it, key=lambda row: row[0] / row[1])
+        rows[name] = {"ours": ours, "other": other, "ratio": ours / other, "unit": "bytes", "n": len(all_of_it)}
+    return rows
+
+
+def speeds(model: nn.Module) -> dict:
+    shipped = inference.apply(model)
+    plain = safetensors.torch.save(shipped.state_dict(), {"spec": json.dumps(shipped.spec)})
+    ours, other = codec.encode(model), zstandard.ZstdCompressor(level=19).compress(plain)
+
+    def load():
+        safetensors.torch.load(zstandard.ZstdDecompressor().decompress(other))
+
+    def compress():
+        zstandard.ZstdCompressor(level=19).compress(plain)
+
+    def both(one, two):
+        return pair(lambda: seconds(one), lambda: seconds(two), n=7, unit="s")
+
+    return {
+        "codec_encode": both(lambda: codec.encode(model), compress),
+        "codec_decode": both(lambda: codec.decode(ours), load),
+    }

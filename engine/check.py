@@ -43,7 +43,7 @@ def check_values(sections: dict[str, dict]) -> None:
 
 def _check_lessons(sections: dict[str, dict], loaded) -> None:
     """The same for what only chapters use: they run last, when everything is trained."""
-    from studylib import distill, lowrank, models, prune
+    from studylib import distill, lowrank, models, prune, quantize, train
 
     def given(stage: str, name: str, default):
         return sections[stage].get(f"lesson_{name}", default)
@@ -62,6 +62,11 @@ def _check_lessons(sections: dict[str, dict], loaded) -> None:
     _try("svd.lesson_epochs", _at_least_one, given("svd", "epochs", 1))
     for delta in given("svd", "deltas", []):
         _try("svd.lesson_deltas", lowrank.rank_for, 8, 8, delta)
+    bits = given("int8", "bits", [4])
+    if bits != sorted(set(bits) & set(quantize.BITS)) or not bits:
+        raise parameters.ParameterError(f"int8.lesson_bits={bits!r}: expected ascending, from {quantize.BITS}")
+    recipe = (given("int8", "epochs", 1), given("int8", "lr", 1e-3), 0.0, given("int8", "batch_size", 32))
+    _try("int8 lesson", train.Recipe, *recipe)
     for growth in given("sweep", "growths", []):
         _try("sweep.lesson_growths", _at_least_one, growth)
         depth = {k: v for k, v in sections["teacher"].items() if k == "depth"}

@@ -63,8 +63,10 @@ def _check_lessons(sections: dict[str, dict], loaded) -> None:
     for delta in given("svd", "deltas", []):
         _try("svd.lesson_deltas", lowrank.rank_for, 8, 8, delta)
     bits = given("int8", "bits", [4])
-    if bits != sorted(set(bits) & set(quantize.BITS)) or not bits:
-        raise parameters.ParameterError(f"int8.lesson_bits={bits!r}: expected ascending, from {quantize.BITS}")
+    if bits != sorted(set(bits)) or not bits:
+        raise parameters.ParameterError(f"int8.lesson_bits={bits!r}: expected ascending numbers of bits")
+    for each in bits:
+        _try("int8.lesson_bits", quantize.bits_of_layers, models.create("convnet", 0), each)
     recipe = (given("int8", "epochs", 1), given("int8", "lr", 1e-3), 0.0, given("int8", "batch_size", 32))
     _try("int8 lesson", train.Recipe, *recipe)
     for growth in given("sweep", "growths", []):

@@ -43,7 +43,7 @@ def check_values(sections: dict[str, dict]) -> None:
 
 def _check_lessons(sections: dict[str, dict], loaded) -> None:
     """The same for what only chapters use: they run last, when everything is trained."""
-    from studylib import distill, lowrank, models, prune, quantize, train
+    from studylib import distill, lowrank, models, prune, pt2e, train
 
     def given(stage: str, name: str, default):
         return sections[stage].get(f"lesson_{name}", default)
@@ -63,10 +63,10 @@ def _check_lessons(sections: dict[str, dict], loaded) -> None:
     for delta in given("svd", "deltas", []):
         _try("svd.lesson_deltas", lowrank.rank_for, 8, 8, delta)
     bits = given("int8", "bits", [4])
-    if bits != sorted(set(bits)) or not bits:
-        raise parameters.ParameterError(f"int8.lesson_bits={bits!r}: expected ascending numbers of bits")
+    if bits != sorted(set(bits)) or not bits or bits[-1] > 7:
+        raise parameters.ParameterError(f"int8.lesson_bits={bits!r}: expected ascending numbers below eight")
     for each in bits:
-        _try("int8.lesson_bits", quantize.bits_of_layers, models.create("convnet", 0), each)
+        _try("int8.lesson_bits", pt2e.bits_of_layers, models.create("convnet", 0), each)
     recipe = (given("int8", "epochs", 1), given("int8", "lr", 1e-3), 0.0, given("int8", "batch_size", 32))
     _try("int8 lesson", train.Recipe, *recipe)
     for growth in given("sweep", "growths", []):

@@ -27,7 +27,11 @@ def main(profile: str) -> None:
     doomed = [path for path in runs if profile in ("all", path.name)]
     for path in doomed:
         hold(path)  # a run in progress is not removed
-    targets = [*doomed, ROOT / "runs", ROOT / ".snakemake", ROOT / ".venv", ROOT / ".venv-nncodec"] if profile == "all" else doomed
+    targets = (
+        [*doomed, ROOT / "runs", ROOT / ".snakemake", ROOT / ".venv", ROOT / ".venv-nncodec"]
+        if profile == "all"
+        else doomed
+    )
     total = 0
     for path in targets:
         if path.is_symlink():

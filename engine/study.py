@@ -113,6 +113,9 @@ def report(run: Path, started: float) -> None:
     from studylib import report, sweep
 
     table = pd.read_csv(run / "sweep.csv")
+    if missing := [column for column in sweep.COLUMNS if column not in table]:
+        print(f"\n{run / 'sweep.csv'}: of an earlier version ({missing[0]} is missing), not made anew by this command")
+        return
     trained = sum(path.stat().st_mtime > started for path in run.glob("seed*/*/metrics.json"))
     print("\n" + report.text_table(sweep.summary(table)))
     total = table.groupby(["seed", "node"]).ngroups

@@ -1,29 +1,27 @@
-"""Static int8 quantization through torchao's PT2E, held in int8 layers of our own.
+"""Static quantization through torchao's PT2E, weights in 2 to 8 bits, held in int8 layers of our own.
 
 PT2E exports the model, fuses convolution + batch norm, watches the activations of calibration images and
 fixes every scale; its graph, though, keeps float copies of the weights and needs torchao to load.  So the
 scales are taken from it once, and the model is held as :class:`Int8Conv2d` and :class:`Int8Linear`, which
 run the same ``quantized_decomposed`` operations on the same numbers.
+
+Weights of b < 8 bits are the integers −m … m with m = 2^(b−1) − 1, one scale per output channel, max |w| / m: none is
+off by more than half a step, and the largest is exact. (With −m − 1, which torchao has for 8 bits, the scale is
+max |w| / (m + ½), and a channel's largest negative weight lies halfway between two integers, rounding either way.)
 """
 
-import logging
 import math
-import warnings
+import operator
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 from torch.ao.quantization.fx import _decomposed  # noqa: F401  (registers torch.ops.quantized_decomposed)
 
-from studylib import models
+from studylib import models, pt2e
 from studylib.data import Data
 
-QMIN, QMAX = -128, 127  # int8 weights
-ACTIVATIONS = (
-    "static",
-    "dynamic",
-    "float",
-)  # how a layer's input is rounded: fixed range, each batch's own, not at all
+ACTIVATIONS = ("static", "dynamic", "float")  # an input is rounded in a fixed range, in each batch's own, or not at all
 AMIN, AMAX = 0, 255  # uint8 activations
 
 
@@ -35,15 +33,15 @@ class Int8Layer(nn.Module):
     of an input, (q − zero point) × scale.  Zero weights are the integer 0 (symmetric quantization).
 
     Where ``activations`` is not "static" there are no ``input_scale`` and ``input_zero_point``: "dynamic" takes them
-    from the batch at hand, "float" does not round the input.
+    from the batch at hand, "float" does not round the input.  The integers of ``weight`` take ``bits`` bits.
     """
 
     is_weight_layer = True
 
-    def __init__(self, weight_shape, has_bias: bool = True, activations: str = "static"):
+    def __init__(self, weight_shape, has_bias: bool = True, activations: str = "static", bits: int = 8):
         super().__init__()
         out, static = weight_shape[0], activations == "static"
-        self.activations = activations
+        self.activations, self.bits = activations, bits
         self.register_buffer("weight", torch.zeros(weight_shape, dtype=torch.int8))
         self.register_buffer("weight_scale", torch.ones(out))
         self.register_buffer("bias", torch.zeros(out) if has_bias else None)
@@ -67,7 +65,7 @@ class Int8Layer(nn.Module):
         """The float32 weight that the integers stand for, the shape of ``weight``."""
         zeros = torch.zeros_like(self.weight_scale, dtype=torch.int64)
         return torch.ops.quantized_decomposed.dequantize_per_channel(
-            self.weight, self.weight_scale, zeros, 0, QMIN, QMAX, torch.int8
+            self.weight, self.weight_scale, zeros, 0, pt2e.QMIN, pt2e.QMAX, torch.int8
         )
 
     def quantized_input(self, x: torch.Tensor) -> torch.Tensor:
@@ -89,8 +87,8 @@ class Int8Layer(nn.Module):
 class Int8Conv2d(Int8Layer):
     """An int8 convolution, stride 1, with the batch norm that followed it folded in."""
 
-    def __init__(self, weight_shape, padding: int, activations: str = "static"):
-        super().__init__(weight_shape, activations=activations)
+    def __init__(self, weight_shape, padding: int, activations: str = "static", bits: int = 8):
+        super().__init__(weight_shape, activations=activations, bits=bits)
         self.padding = padding
 
     def forward(self, x):
@@ -104,74 +102,55 @@ class Int8Linear(Int8Layer):
         return F.linear(self.quantized_input(x), self.dequantized_weight(), self.bias)
 
 
-def apply(model: nn.Module, data: Data, *, calibration_images: int = 512, seed: int = 0) -> nn.Module:
-    """Quantizes every convolution and linear layer to int8, calibrated on training images.
+def apply(
+    model: nn.Module, data: Data, *, calibration_images: int = 512, seed: int = 0, bits: int | dict[str, int] = 8
+) -> nn.Module:
+    """Quantizes every convolution and linear layer after training, calibrated on training images.
 
-    Weights: symmetric, one scale per output channel; activations: affine, one scale per layer's input
+    Weights: symmetric, one scale per output channel; activations: 8 bits, affine, one scale per layer's input
     (Jacob et al. 2018; Krishnamoorthi 2018, the paper's section 3.6).  Zero weights stay zero.
 
     Args:
         calibration_images: how many training images, drawn by ``seed``, fix the activations' scales.
+        bits: of the weights, 2 to 8, or layer → bits; layers that are not named have 8.
 
     Raises:
-        models.SpecError: the model is int8 already.
+        models.SpecError: the model is int8 already, ``bits`` are not 2 to 8 or of a layer that is not there.
         ValueError: ``calibration_images`` is not between 1 and the number of training images.
     """
-    if not 1 <= calibration_images <= len(data.train):
-        raise ValueError(f"calibration_images={calibration_images}: expected 1 to {len(data.train)}")
-    order = torch.randperm(len(data.train), generator=torch.Generator().manual_seed(seed))
-    images = data.normalize(data.train.images[order[:calibration_images]])
+    images = calibration(data, calibration_images, seed)
     float_model = models.duplicate(model).cpu().eval()
-    return from_pt2e(float_model, convert(float_model, images))
+    return from_pt2e(float_model, pt2e.convert(float_model, images, bits=bits))
 
 
-def convert(model: nn.Module, images: torch.Tensor) -> torch.fx.GraphModule:
-    """PT2E's converted graph of ``model``, calibrated on the batch ``images`` (n, c, h, w), float32.
-
-    Convolutions and linear layers are quantized and nothing between them: pooling and concatenation stay
-    exact, so that each layer's input is rounded once.
-    """
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)  # torchao's import warns of torch's own insides
-    try:
-        from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
-        from torchao.quantization.pt2e.quantizer import x86_inductor_quantizer as x86
-    finally:
-        logging.disable(before)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        batch = {0: torch.export.Dim.AUTO}
-        graph = torch.export.export(model.eval(), (images[:2],), dynamic_shapes=(batch,)).module()
-        config = x86.get_default_x86_inductor_quantization_config()
-        quantizer = x86.X86InductorQuantizer()
-        for kind in (nn.Conv2d, nn.Linear):
-            quantizer.set_module_type_qconfig(kind, config)
-        prepared = prepare_pt2e(graph, quantizer)
-        with torch.no_grad():
-            for chunk in images.split(128):
-                prepared(chunk)
-        return convert_pt2e(prepared)
+def calibration(data: Data, count: int, seed: int) -> torch.Tensor:
+    """``count`` normalized training images drawn by ``seed``, (count, c, h, w); ValueError as in :func:`apply`."""
+    if not 1 <= count <= len(data.train):
+        raise ValueError(f"calibration_images={count}: expected 1 to {len(data.train)}")
+    order = torch.randperm(len(data.train), generator=torch.Generator().manual_seed(seed))
+    return data.normalize(data.train.images[order[:count]])
 
 
-def from_pt2e(model: nn.Module, graph: torch.fx.GraphModule) -> nn.Module:
-    """The int8 model that computes what PT2E's converted ``graph`` of ``model`` computes, bit for bit."""
+def from_pt2e(model: nn.Module, graph: torch.fx.GraphModule, technique="int8", did=None, history=None) -> nn.Module:
+    """The int8 model that computes what PT2E's ``graph`` of ``model`` does, bit for bit; the rest is put on record."""
+    nodes = {pt2e.module_name(node): node for node in graph.graph.nodes if node.target in pt2e.OPERATIONS}
+    layers = list(models.weight_layers(model))
+    structure = {"module": "quantize", "layers": layers}
+    bits = {name: node.args[1].args[5].bit_length() + 1 for name, node in nodes.items()}  # of the largest integer
+    if low := {name: b for name, b in bits.items() if b != 8}:
+        structure["bits"] = bits[layers[0]] if len(set(bits.values())) == 1 else low
     quantized = models.duplicate(model)
-    structure = {"module": "quantize", "layers": list(models.weight_layers(model))}
     restructure(quantized, structure)
-    for node in graph.graph.nodes:
-        if node.target not in (torch.ops.aten.conv2d.default, torch.ops.aten.linear.default):
-            continue
-        layer = quantized.get_submodule(_module_name(node))
+    for name, node in nodes.items():
+        layer = quantized.get_submodule(name)
         activation, weight, bias = (*node.args, None)[:3]
-        integers, scale = (_constant(graph, a) for a in weight.args[:2])
-        layer.weight.copy_(integers)
-        layer.weight_scale.copy_(scale)
-        if bias is not None:
-            layer.bias.copy_(_constant(graph, bias))
+        constants = (layer.weight, weight.args[0]), (layer.weight_scale, weight.args[1]), (layer.bias, bias)
+        for buffer, constant in constants[: 3 if bias is not None else 2]:
+            buffer.copy_(operator.attrgetter(constant.target)(graph).detach())
         layer.input_scale.fill_(activation.args[1])
         layer.input_zero_point.fill_(activation.args[2])
         layer.freeze()
-    return models.with_change(quantized, "int8", {"layers": len(structure["layers"])}, structure)
+    return models.with_change(quantized, technique, {"layers": len(layers), **(did or {})}, structure, history)
 
 
 def with_activations(model: nn.Module, float_model: nn.Module, activations: str) -> nn.Module:
@@ -213,31 +192,22 @@ def layer_errors(float_model: nn.Module, model: nn.Module, images: torch.Tensor)
 
 
 def restructure(model: nn.Module, structure: dict) -> None:
-    """Puts empty int8 layers in the place of the float ones named in ``structure["layers"]``, in place."""
+    """Puts empty int8 layers in the place of the float ones named in ``structure["layers"]``, in place.
+
+    ``structure["bits"]``, one number or layer → bits, is 8 where it says nothing.
+    """
     activations = structure.get("activations", "static")
     if activations not in ACTIVATIONS:
         raise models.SpecError(f"activations {activations!r}: expected one of {', '.join(ACTIVATIONS)}")
+    bits = pt2e.bits_of_layers(model, structure.get("bits", 8))
     for name in structure["layers"]:
         layer = model.get_submodule(name)
         if isinstance(layer, nn.Conv2d):
-            new = Int8Conv2d(tuple(layer.weight.shape), layer.padding[0], activations)
+            new = Int8Conv2d(tuple(layer.weight.shape), layer.padding[0], activations, bits[name])
             unit = model.get_submodule(name.rpartition(".")[0])
             unit.norm = nn.Identity()  # folded into the convolution
         elif isinstance(layer, nn.Linear):
-            new = Int8Linear(tuple(layer.weight.shape), layer.bias is not None, activations)
+            new = Int8Linear(tuple(layer.weight.shape), layer.bias is not None, activations, bits[name])
         else:
             raise models.SpecError(f"{name} is {type(layer).__name__}: expected a convolution or linear layer")
         models.replace_module(model, name, new)
-
-
-def _module_name(node: torch.fx.Node) -> str:
-    """The dotted name of the module that an exported operation came from."""
-    path, _ = list(node.meta["nn_module_stack"].values())[-1]
-    return path.removeprefix("L['self'].").replace("L__self___", "")
-
-
-def _constant(graph: torch.fx.GraphModule, node: torch.fx.Node) -> torch.Tensor:
-    value = graph
-    for part in str(node.target).split("."):
-        value = getattr(value, part)
-    return value.detach()

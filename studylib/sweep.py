@@ -70,8 +70,7 @@ def read(run: Path, names: Iterable[str], seeds: Iterable[int]) -> pd.DataFrame:
     """One row a seed and node of the run in folder ``run``, with the columns of ``sweep.csv``.
 
     ``agreement`` is the share of test images on which a node predicts what its root predicts;
-    ``latency_ms`` comes from the run's ``latency.json``, ``bytes_nncodec`` from its ``nncodec.json`` (NaN where there is
-    none).
+    ``latency_ms`` comes from the run's ``latency.json``, ``bytes_nncodec`` from its ``nncodec.json`` (NaN without one).
 
     Raises:
         FileNotFoundError, ValueError: a node has not been run, or left a damaged file; names it.

@@ -1,4 +1,5 @@
 import copy
+import itertools
 
 import pytest
 import torch
@@ -6,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from studylib import lowrank, models, quantize, store, train
+from studylib import lowrank, models, pt2e, quantize, store, train
 from studylib.quantize import Int8Conv2d, Int8Linear
 
 
@@ -23,7 +24,7 @@ def folded_weights(model):
 @pytest.mark.parametrize("name", ["student_model", "teacher_model"])
 def test_int8_layers_compute_what_pt2es_graph_does_bit_for_bit(name, request, images):
     model = models.duplicate(request.getfixturevalue(name)).eval()
-    graph = quantize.convert(copy.deepcopy(model), images)
+    graph = pt2e.convert(copy.deepcopy(model), images)
     ours = quantize.from_pt2e(model, graph)
     with torch.no_grad():
         for batch in (images, images[:1], 100 * images):  # the last beyond the calibrated range
@@ -33,7 +34,7 @@ def test_int8_layers_compute_what_pt2es_graph_does_bit_for_bit(name, request, im
 
 def test_a_factorized_model_is_quantized_bit_for_bit(student_model, images):
     model = lowrank.apply(student_model)
-    graph = quantize.convert(copy.deepcopy(model), images)
+    graph = pt2e.convert(copy.deepcopy(model), images)
     ours = quantize.from_pt2e(model, graph)
     assert "fc1.first" in models.weight_layers(ours)
     with torch.no_grad():
@@ -171,6 +172,104 @@ def test_quantizing_a_stored_int8_model_is_refused(int8_model, digits, tmp_path)
     store.save_model(tmp_path, int8_model)
     with pytest.raises(models.SpecError, match="expected a convolution or linear layer"):
         quantize.apply(store.load_model(tmp_path), digits, calibration_images=8)
+
+
+# --- fewer bits -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def low_bit_models(student_model, digits):
+    """Bits → the ConvNet with all its weights in so many."""
+    return {bits: quantize.apply(student_model, digits, calibration_images=64, bits=bits) for bits in (2, 3, 4, 6, 8)}
+
+
+@pytest.mark.parametrize("bits", [2, 3, 4, 6])
+def test_few_bits_are_used_and_not_exceeded(student_model, low_bit_models, bits):
+    folded, most = folded_weights(student_model), 2 ** (bits - 1) - 1
+    for name, layer in models.weight_layers(low_bit_models[bits]).items():
+        step = layer.weight_scale.view(-1, *[1] * (layer.weight.dim() - 1))
+        assert (layer.weight.int().flatten(1).abs().amax(1) == most).all(), name  # in every channel
+        assert ((layer.dequantized_weight() - folded[name]).abs() <= 0.5001 * step + 1e-6).all(), name
+        assert layer.bits == bits and layer.weight.dtype == torch.int8
+
+
+def test_fewer_bits_are_further_from_the_float_weights(student_model, low_bit_models):
+    folded = folded_weights(student_model)
+    errors = []
+    for model in low_bit_models.values():
+        layers = models.weight_layers(model).items()
+        errors.append(sum((layer.dequantized_weight() - folded[name]).square().sum().item() for name, layer in layers))
+    assert all(more > 3 * less for more, less in itertools.pairwise(errors))
+
+
+@pytest.mark.parametrize("name", ["student_model", "teacher_model"])
+@pytest.mark.parametrize("bits", [2, 4])
+def test_layers_of_few_bits_compute_what_pt2es_graph_does_bit_for_bit(name, bits, request, images):
+    model = models.duplicate(request.getfixturevalue(name)).eval()
+    graph = pt2e.convert(copy.deepcopy(model), images, bits=bits)
+    ours = quantize.from_pt2e(model, graph)
+    with torch.no_grad():
+        for batch in (images, images[:1], 100 * images):
+            assert torch.equal(ours(batch), graph(batch))
+
+
+def test_eight_bits_are_what_they_were(int8_model, student_model, digits, same_tensors):
+    """Stored models have no word of bits: asking for eight changes neither the tensors nor the spec."""
+    everywhere = dict.fromkeys(models.weight_layers(student_model), 8)
+    for bits in (8, everywhere, {}):
+        model = quantize.apply(student_model, digits, calibration_images=128, bits=bits)
+        assert same_tensors(model, int8_model) and model.spec == int8_model.spec
+    assert set(int8_model.spec["changes"][-1]) == {"technique", "layers", "structure"}
+    assert set(int8_model.spec["changes"][-1]["structure"]) == {"module", "layers"}
+    assert {layer.bits for layer in models.weight_layers(int8_model).values()} == {8}
+    first = int8_model.features[0].conv
+    folded = folded_weights(models.duplicate(student_model))["features.0.conv"].flatten(1).abs().amax(1)
+    assert torch.allclose(first.weight_scale, folded / 127.5)
+
+
+def test_bits_by_layer_touch_no_other_layer_and_survive_the_disk(student_model, int8_model, digits, images, tmp_path):
+    bits = {"features.2.conv": 3, "fc1": 2, "fc3": 8}
+    model = quantize.apply(student_model, digits, calibration_images=128, bits=bits)
+    assert model.spec["changes"][-1]["structure"]["bits"] == {"features.2.conv": 3, "fc1": 2}
+    store.save_model(tmp_path, model)
+    loaded = store.load_model(tmp_path)
+    for name, layer in models.weight_layers(loaded).items():
+        eight = models.weight_layers(int8_model)[name]
+        assert layer.bits == bits.get(name, 8)
+        assert torch.equal(layer.weight, eight.weight) == (layer.bits == 8)
+        assert layer.weight.int().abs().max() <= 2 ** (layer.bits - 1)
+    with torch.no_grad():
+        assert torch.equal(loaded(images), model(images))
+
+
+def test_one_number_of_bits_is_stored_as_one(low_bit_models, student_model):
+    assert low_bit_models[3].spec["changes"][-1]["structure"]["bits"] == 3
+    rebuilt = models.build(low_bit_models[3].spec)
+    assert {layer.bits for layer in models.weight_layers(rebuilt).values()} == {3}
+    other = quantize.with_activations(low_bit_models[3], student_model, "dynamic")
+    assert {layer.bits for layer in models.weight_layers(other).values()} == {3}
+
+
+@pytest.mark.parametrize("value", [1, 9, 0, -4, 4.0, "4", True, None])
+def test_bad_bits_are_named(value, student_model, low_bit_models, digits):
+    with pytest.raises(ValueError, match=f"bits={value!r} of f.*: expected a whole number from 2 to 8"):
+        quantize.apply(student_model, digits, calibration_images=8, bits=value)
+    with pytest.raises(ValueError, match=f"bits={value!r} of fc2: "):
+        quantize.apply(student_model, digits, calibration_images=8, bits={"fc2": value})
+    spec = copy.deepcopy(low_bit_models[4].spec)
+    for stored in (value, {"fc2": value}):
+        spec["changes"][-1]["structure"]["bits"] = stored
+        with pytest.raises(models.SpecError, match=f"bits={value!r} of f"):
+            models.build(spec)
+
+
+def test_bits_of_an_unknown_layer_are_named(student_model, low_bit_models, digits):
+    with pytest.raises(ValueError, match=r"bits of 'fc9': expected one of the layers features\.0\.conv, "):
+        quantize.apply(student_model, digits, calibration_images=8, bits={"fc9": 4})
+    spec = copy.deepcopy(low_bit_models[4].spec)
+    spec["changes"][-1]["structure"]["bits"] = {"features.0": 4}
+    with pytest.raises(models.SpecError, match=r"bits of 'features\.0': expected one of"):
+        models.build(spec)
 
 
 # --- dynamic and weight-only ------------------------------------------------------------------------------------

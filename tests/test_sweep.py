@@ -15,7 +15,9 @@ BYTES = dict(zip(NODES, (1000, 400, 250, 100), strict=True))
 
 
 def metrics(node, seed):
-    numbers = {column: 1.0 for column in sweep.COLUMNS if column not in ("node", "agreement", "latency_ms", "bytes_nncodec")}
+    numbers = {
+        column: 1.0 for column in sweep.COLUMNS if column not in ("node", "agreement", "latency_ms", "bytes_nncodec")
+    }
     accuracy = 0.9 + 0.01 * seed - 0.02 * NODES.index(node) * (1 + seed)
     return numbers | {"seed": seed, "test_accuracy": accuracy, "bytes_file": BYTES[node] + seed, "history": []}
 

@@ -17,7 +17,7 @@ import torch
 from harness import pair
 from torch import nn
 
-from studylib import latency, models, quantize, size
+from studylib import latency, models, pt2e, quantize, size
 
 ARGS = {"in_channels": 3, "image_size": 32}
 NETWORKS = {"": ("convnet", {}), "_densenet22": ("densenet", {"depth": 22})}
@@ -35,7 +35,7 @@ def run() -> dict:
             model = models.create(name, 0, **ARGS, **args).eval()
             images = size.example(ARGS, 64)
             compiled = latency.timer(model, images)
-            int8 = quantize.from_pt2e(model, quantize.convert(model, images))
+            int8 = quantize.from_pt2e(model, pt2e.convert(model, images))
             ways = {"int8_over_float_latency": latency.timer(int8, images)}
             if not missing:
                 ways["onnxruntime_int8_over_float_latency"] = _onnxruntime_timer(model, images)

@@ -49,7 +49,14 @@ def planned(project, *arguments):
 
 def test_every_node_left_its_model_spec_metrics_and_notebook():
     for node in NODES:
-        for name in ("model.safetensors", "model.json", "model.slnc", "metrics.json", "notebook.ipynb", "test_logits.safetensors"):
+        for name in (
+            "model.safetensors",
+            "model.json",
+            "model.slnc",
+            "metrics.json",
+            "notebook.ipynb",
+            "test_logits.safetensors",
+        ):
             assert (RUN / "seed0" / node / name).exists(), f"{node}/{name}"
         assert not (RUN / "seed0" / node / "unfinished").exists()
 

@@ -45,7 +45,7 @@ def accountings(model: nn.Module) -> dict[str, int]:
         nonzeros = int((tensor != 0).sum()) if weight else count
         bits = getattr(layers[layer], "bits", 8) if weight and tensor.dtype == torch.int8 else 8 * tensor.element_size()
         dense, values = math.ceil(count * bits / 8), math.ceil(nonzeros * bits / 8)
-        csr, bitmap = (csr_bytes(tensor, bits), math.ceil(count / 8) + values) if weight else (dense, dense)
+        csr, bitmap = (csr_bytes(tensor, bits), bitmap_bytes(tensor, bits)) if weight else (dense, dense)
         total["parameters"] += count
         total["nonzeros"] += nonzeros
         for kind, found in zip(kinds, (dense, values, csr, bitmap, min(dense, csr, bitmap)), strict=True):
@@ -90,6 +90,17 @@ def sparsity(model: nn.Module) -> float:
     """Share of the weights of convolutions and linear layers, float or int8, that are zero."""
     weights = [layer.weight for layer in models.weight_layers(model).values()]
     return 1 - sum(int((w != 0).sum()) for w in weights) / sum(w.numel() for w in weights)
+
+
+def sparse_bytes(tensor: torch.Tensor) -> int:
+    """Bytes of ``tensor``, its values at their stored width, in the cheapest of dense, bitmap and CSR."""
+    bits = 8 * tensor.element_size()
+    return min(math.ceil(tensor.numel() * bits / 8), csr_bytes(tensor, bits), bitmap_bytes(tensor, bits))
+
+
+def bitmap_bytes(tensor: torch.Tensor, bits: int) -> int:
+    """Bytes of ``tensor`` as one bit a number and its nonzeros at ``bits`` each."""
+    return math.ceil(tensor.numel() / 8) + math.ceil(int((tensor != 0).sum()) * bits / 8)
 
 
 def csr_bytes(tensor: torch.Tensor, bits: int) -> int:

@@ -125,6 +125,17 @@ def test_csr_bytes_equal_hand_computed_values(shape, live, bits, expected):
     assert size.csr_bytes(tensor, bits) == expected
 
 
+@pytest.mark.parametrize(
+    ("shape", "live", "expected"),
+    [((4, 8), 32, 128), ((4, 8), 8, 4 + 8 * 4), ((2, 500), 3, 4 * 3 + 3 * (2 + 4)), ((5,), 0, 1), ((), 1, 4)],
+)
+def test_sparse_bytes_are_those_of_the_cheapest_way(shape, live, expected):
+    """Dense, a bitmap, CSR, nothing at all, a single number."""
+    tensor = torch.zeros(shape)
+    tensor.view(-1)[:live] = 1
+    assert size.sparse_bytes(tensor) == expected
+
+
 def test_the_cheapest_way_is_taken_for_each_tensor(small):
     with torch.no_grad():
         small.fc3.weight[1:] = 0

@@ -23,7 +23,7 @@ from torch import nn
 from studylib import coder, entropy, inference, models
 
 MAGIC, VERSION = b"SLNC", 1
-FLOATS = ("float32", "float16")
+TYPES = (torch.float32, torch.int8, torch.uint8)
 HEAD = struct.Struct("<4sBBHH3B")  # magic, version, floats, bytes of the spec deflated and plain, edges of the classes
 KNOWN = (  # text that specs have in common, for deflate to point at; a part of the format
     b'"}},{"technique":"kd","temperature":5.0,"alpha":0.7,"epochs":{"technique":"qat","epochs":"bits":{"technique":"imp",'
@@ -78,7 +78,7 @@ def encode(model: nn.Module, *, floats: str | None = None) -> bytes:
             raise CodecError(f"{name} is {tensor.dtype}: expected float32, int8 or uint8")
         if not np.isfinite(tensor).all():
             raise CodecError(f"{name}: holds a number that is not finite")
-    kind = FLOATS.index(inference.floats_of(model))
+    kind = inference.FLOATS.index(inference.floats_of(model))
     plain = json.dumps(model.spec, ensure_ascii=False, separators=(",", ":")).encode()
     deflate = zlib.compressobj(9, zlib.DEFLATED, -15, 9, zdict=KNOWN)
     spec = deflate.compress(plain) + deflate.flush()
@@ -86,7 +86,7 @@ def encode(model: nn.Module, *, floats: str | None = None) -> bytes:
         raise CodecError(f"the spec takes {len(plain)} bytes: expected at most {0xFFFF}")
     edges = entropy.class_edges([t for t in tensors.values() if t.dtype == np.int8])
     writer = coder.Writer()
-    _walk(model, entropy.Tensors(writer, edges), FLOATS[kind], tensors)
+    _walk(model, entropy.Tensors(writer, edges), inference.FLOATS[kind], tensors)
     head = HEAD.pack(MAGIC, VERSION, kind, len(spec), len(plain), *edges)
     body = head + spec + writer.words().astype("<u4").tobytes()
     return body + struct.pack("<I", zlib.crc32(body))
@@ -100,11 +100,11 @@ def decode(file: bytes, limits: Limits = Limits()) -> nn.Module:
     """
     kind, spec, edges, words = _open(bytes(file), limits)
     model = _skeleton(spec, limits)
-    if inference.floats_of(model) != FLOATS[kind]:
-        raise CodecError(f"floats {FLOATS[kind]!r} in the header, {inference.floats_of(model)!r} in the spec")
+    if inference.floats_of(model) != inference.FLOATS[kind]:
+        raise CodecError(f"floats {inference.FLOATS[kind]!r} in the header, {inference.floats_of(model)!r} in the spec")
     reader = coder.Reader(words)
     try:
-        tensors = _walk(model, entropy.Tensors(reader, edges, bits=32 * len(words)), FLOATS[kind], None)
+        tensors = _walk(model, entropy.Tensors(reader, edges, bits=32 * len(words)), inference.FLOATS[kind], None)
         reader.finish()
     except coder.CodeError as error:
         raise CodecError(f"damaged: {error}") from error
@@ -140,8 +140,8 @@ def _open(file: bytes, limits: Limits) -> tuple[int, dict, list[int], np.ndarray
         raise CodecError(f"version {version}: this studylib reads version {VERSION}")
     if struct.unpack("<I", file[-4:])[0] != zlib.crc32(file[:-4]):
         raise CodecError("truncated or altered: the checksum does not match")
-    if kind >= len(FLOATS):
-        raise CodecError(f"floats of kind {kind}: expected {', '.join(map(str, range(len(FLOATS))))}")
+    if kind >= len(inference.FLOATS):
+        raise CodecError(f"floats of kind {kind}: expected {', '.join(map(str, range(len(inference.FLOATS))))}")
     words = file[HEAD.size + deflated : -4]
     if len(file) < HEAD.size + deflated + 4 or len(words) % 4 or sorted(edges) != edges:
         raise CodecError("the header does not fit the file")
@@ -165,6 +165,9 @@ def _skeleton(spec, limits: Limits) -> nn.Module:
         inference.floats_of(model)
     except Exception as error:  # a hostile spec may break any constructor
         raise CodecError(f"the spec does not build: {type(error).__name__}: {error}") from error
+    for name, tensor in model.state_dict().items():
+        if tensor.dtype not in TYPES:
+            raise CodecError(f"{name} is {tensor.dtype}: expected a model in inference form")
     modules, total = sum(1 for _ in model.modules()), sum(t.numel() for t in model.state_dict().values())
     if modules > limits.layers or total > limits.parameters:
         raise CodecError(

@@ -14,7 +14,7 @@ from torch import nn
 
 from studylib import models
 
-FLOATS = {"float32": torch.float32, "float16": torch.float16}
+FLOATS = ("float32", "float16")  # as which floats are stored; a file says which by its place here
 
 
 @dataclasses.dataclass

@@ -50,7 +50,7 @@ def int8_convnet(seed, widths, hidden, bits, density):
     hidden=st.tuples(*[st.integers(1, 9)] * 2),
     bits=st.integers(2, 8),
     density=st.one_of(st.sampled_from([0.0, 1.0]), st.floats(0, 1)),
-    floats=st.sampled_from(codec.FLOATS),
+    floats=st.sampled_from(inference.FLOATS),
 )
 def test_int8_models_come_back_with_the_same_outputs_bit_for_bit(seed, widths, hidden, bits, density, floats):
     model = int8_convnet(seed, widths, hidden, bits, density)
@@ -67,7 +67,7 @@ def test_int8_models_come_back_with_the_same_outputs_bit_for_bit(seed, widths, h
     seed=st.integers(0, 999),
     density=st.one_of(st.sampled_from([0.0, 1.0]), st.floats(0, 1)),
     factorized=st.booleans(),
-    floats=st.sampled_from(codec.FLOATS),
+    floats=st.sampled_from(inference.FLOATS),
 )
 def test_float_models_come_back_exactly(seed, density, factorized, floats):
     model = convnet(seed, (6, 7, 8), (12, 9))
@@ -268,6 +268,7 @@ def test_every_flipped_bit_is_noticed(small_file):
         (with_spec(spec_of()), "norm"),  # not in inference form
         (with_spec(spec_of(changes=[change("inference", widths={})]), kind=1), "float16"),
     ],
+    ids=lambda value: value if isinstance(value, str) else "file",
 )
 def test_a_hostile_file_is_refused_with_a_reason(file, message):
     with pytest.raises(codec.CodecError, match=message):

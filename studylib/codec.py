@@ -165,14 +165,14 @@ def _skeleton(spec, limits: Limits) -> nn.Module:
         inference.floats_of(model)
     except Exception as error:  # a hostile spec may break any constructor
         raise CodecError(f"the spec does not build: {type(error).__name__}: {error}") from error
-    for name, tensor in model.state_dict().items():
-        if tensor.dtype not in TYPES:
-            raise CodecError(f"{name} is {tensor.dtype}: expected a model in inference form")
     modules, total = sum(1 for _ in model.modules()), sum(t.numel() for t in model.state_dict().values())
     if modules > limits.layers or total > limits.parameters:
         raise CodecError(
             f"{total} numbers in {modules} modules: expected at most {limits.parameters} in {limits.layers}"
         )
+    for name, tensor in model.state_dict().items():
+        if tensor.dtype not in TYPES:
+            raise CodecError(f"{name} is {tensor.dtype}: expected a model in inference form")
     return model
 
 

@@ -31,7 +31,7 @@ class Descent(train.Step):
       (``normalize``): the direction is the primary's gradient; counted as a fallback.
     * any other zero or opposed gradients: what the aggregator makes of them.
 
-    The history row gets, for every objective o, ``o`` (mean value) and ``ascends_o`` (share of the steps whose
+    The history row gets, for every objective o, ``value_o`` (mean value) and ``ascends_o`` (share of the steps whose
     direction d has ⟨d, g_o⟩ < 0 beyond rounding, so that it rises to first order), ``cosine_o`` for all but the
     primary (mean cosine of its gradient with the primary's; 0 where one is zero), ``skipped`` and ``fallbacks``.
 
@@ -114,7 +114,7 @@ class Descent(train.Step):
         means = (self._totals / max(steps, 1)).tolist()
         row = {}
         for i, o in enumerate(self.objectives):
-            row |= {o.name: means[0][i], f"ascends_{o.name}": means[2][i]}
+            row |= {f"value_{o.name}": means[0][i], f"ascends_{o.name}": means[2][i]}
             row |= {f"cosine_{o.name}": means[1][i]} if i else {}
         row |= {name: self._counts[name] for name in ("skipped", "fallbacks")}
         self._clear()

@@ -109,7 +109,7 @@ class Runner:
         """The number of calls, and every buffer, number and array of the aggregator and its parts."""
         state = {"calls": torch.tensor(self.calls)}
         values = {key: getattr(module, name) for key, module, name in _slots(self.aggregator)}
-        return state | {key: torch.as_tensor(value).clone() for key, value in values.items() if value is not None}
+        return state | {key: _tensor(value) for key, value in values.items() if value is not None}
 
     def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
         """Takes up what :meth:`state_dict` gave, at the next call."""
@@ -154,6 +154,11 @@ def _slots(aggregator: Aggregator) -> Iterator[tuple[str, nn.Module, str]]:
     for path, module in aggregator.named_modules():
         own = [k for k, v in vars(module).items() if isinstance(v, (int, float, np.ndarray)) and k not in ordinary]
         yield from ((f"{path}/{name}", module, name) for name in [*module._buffers, *own])
+
+
+def _tensor(value: torch.Tensor | np.ndarray | float) -> torch.Tensor:
+    """A copy; a Python number keeps its 64 bits."""
+    return torch.tensor(value, dtype=torch.float64) if isinstance(value, float) else torch.as_tensor(value).clone()
 
 
 def _dropped(rows: torch.Tensor, weights: torch.Tensor) -> bool:

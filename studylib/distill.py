@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from studylib import models, train
+from studylib.checkpoint import weights_digest
 from studylib.data import Data
 
 
@@ -87,7 +88,7 @@ def apply(
     args = {**data.model_args, "widths": list(widths), "hidden": list(hidden)}
     student = models.create("convnet", seed, **args).to(device)
     checkpoint = scratch / "kd.safetensors" if scratch else None
-    identity = [temperature, alpha, train.weights_digest(teacher)] if scratch else None
+    identity = [temperature, alpha, weights_digest(teacher)] if scratch else None
     history = train.fit(student, data, recipe, seed=seed, loss=loss, checkpoint=checkpoint, identity=identity)
     did = {"temperature": temperature, "alpha": alpha, "epochs": len(history)}
     return models.with_change(student, "kd", did, history=history)

@@ -3,7 +3,6 @@
 import copy
 import dataclasses
 import hashlib
-import json
 import logging
 import math
 import time
@@ -14,12 +13,43 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from studylib import store
+from studylib import checkpoint as checkpoints
 from studylib.data import Data, Split, batches
 
 log = logging.getLogger(__name__)
 
 Loss = Callable[[nn.Module, torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
+
+
+class Step:
+    """What :func:`fit` does with each batch. This one follows the gradient of the loss; subclasses do otherwise."""
+
+    identity: object = None  # JSON data; a checkpoint made under another is not used
+
+    def start(self, model: nn.Module, masks: dict[str, torch.Tensor]) -> None:
+        """A training begins or goes on: what an earlier one left here is to be forgotten."""
+
+    def gradients(self, model: nn.Module, value: torch.Tensor, logits: torch.Tensor, batch: tuple) -> bool:
+        """Fills ``.grad`` of the weights; False: the optimizer is not to step, and the batch does not count.
+
+        ``value`` and ``logits`` (maybe bfloat16) are the loss's, ``batch`` is (images, labels), ``model`` not compiled.
+        """
+        value.backward()
+        return True
+
+    def after(self, model: nn.Module, lr: float) -> None:
+        """The optimizer has stepped at learning rate ``lr``."""
+
+    def row(self) -> dict:
+        """What the epoch's history row gets from here (JSON values); starts anew for the next epoch."""
+        return {}
+
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        """What a training needs to go on after an epoch as if it had not been interrupted."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
+        """Takes up what :meth:`state_dict` gave; called after :meth:`start`."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,6 +118,7 @@ def fit(
     *,
     seed: int,
     loss: Loss = task_loss,
+    step: Step | None = None,
     masks: dict[str, torch.Tensor] | None = None,
     target: float | None = None,
     checkpoint: Path | None = None,
@@ -103,16 +134,17 @@ def fit(
     a later call with the same arguments goes on from it.
 
     Args:
+        step: turns a batch's loss into the weights' gradients; without it, the loss is followed.
         masks: weight name → bool, True where a weight may live; the others are held at exactly zero.
         target: stop after the first epoch whose validation accuracy reaches this.
         identity: JSON data that tells ``loss`` from another; a checkpoint made under another is not used.
         watch: what it says of the model after each epoch is added to the epoch's row and decides nothing.
 
     Returns:
-        One row an epoch: epoch, lr, train_loss, train_accuracy, val_loss, val_accuracy, seconds, best.
+        One row an epoch: epoch, lr, train_loss, train_accuracy, val_loss, val_accuracy, seconds, best; ``step``'s.
 
     Raises:
-        FloatingPointError: the loss is no longer finite.
+        FloatingPointError: the loss is no longer finite, or ``step`` skipped every batch of an epoch.
     """
     device = next(model.parameters()).device
     data = data.to(device)
@@ -120,17 +152,24 @@ def fit(
     optimizer = torch.optim.Adam(model.parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay)
     net = torch.compile(model) if recipe.compile else model
     _apply_masks(model, masks)
-    key = _digest([dataclasses.asdict(recipe), seed, data.name, data.seed, data.sizes, target, identity], model)
-    history, best = [], None
+    step = step or Step()
+    arguments = [dataclasses.asdict(recipe), seed, data.name, data.seed, data.sizes, target, identity]
+    arguments += [] if step.identity is None else [step.identity]
+    key = checkpoints.key([arguments, model.spec], model)
+    history, best, state = [], None, {}
     if checkpoint is not None and checkpoint.exists():
-        history, best = _resume(checkpoint, key, model, optimizer)
+        history, best, state = checkpoints.resume(checkpoint, key, model, optimizer)
+    step.start(model, masks)
+    if history:
+        step.load_state_dict(state)
     resumed, saved = len(history), time.monotonic()
     while len(history) < recipe.epochs and not _reached(history, target):
         epoch, started = len(history), time.monotonic()
         lr = recipe.min_lr + (recipe.lr - recipe.min_lr) * (1 + math.cos(math.pi * epoch / recipe.epochs)) / 2
         for group in optimizer.param_groups:
             group["lr"] = lr
-        row = {"epoch": epoch + 1, "lr": lr, **_epoch(net, model, data, recipe, loss, optimizer, masks, (seed, epoch))}
+        row = {"epoch": epoch + 1, "lr": lr}
+        row |= _epoch(net, model, data, recipe, loss, step, optimizer, masks, (seed, epoch)) | step.row()
         row |= {f"val_{k}": v for k, v in scores(predict(model, data.validation, data), data.validation.labels).items()}
         row |= {"val_loss": row.pop("val_nll"), "seconds": time.monotonic() - started}
         row |= watch(model) if watch else {}
@@ -141,10 +180,10 @@ def fit(
             best = copy.deepcopy(model.state_dict())
         log.info("epoch %(epoch)d: loss %(train_loss).4f, validation accuracy %(val_accuracy).4f", row)
         if checkpoint is not None and time.monotonic() - saved >= checkpoint_seconds:
-            _save(checkpoint, key, model, optimizer, history, best)
+            checkpoints.save(checkpoint, key, model, optimizer, history, best, step.state_dict())
             saved = time.monotonic()
     if checkpoint is not None and len(history) > resumed:
-        _save(checkpoint, key, model, optimizer, history, best)
+        checkpoints.save(checkpoint, key, model, optimizer, history, best, step.state_dict())
     if best is not None:
         model.load_state_dict(best)
     model.eval()
@@ -159,21 +198,26 @@ def _reached(history: list[dict], target: float | None) -> bool:
     return bool(history) and target is not None and history[-1]["val_accuracy"] >= target
 
 
-def _epoch(net, model, data, recipe, loss, optimizer, masks, seeds) -> dict:
+def _epoch(net, model, data, recipe, loss, step, optimizer, masks, seeds) -> dict:
     device = data.mean.device
     generator = torch.Generator(device=device).manual_seed(_mix(*seeds))
     model.train()
     total, correct, count = torch.zeros((), device=device), torch.zeros((), device=device), 0
     for images, labels in batches(data, recipe.batch_size, generator, recipe.augment):
+        images = images.contiguous(memory_format=torch.channels_last)
         with torch.autocast(device.type, torch.bfloat16, enabled=recipe.amp):
-            value, logits = loss(net, images.contiguous(memory_format=torch.channels_last), labels)
+            value, logits = loss(net, images, labels)
         optimizer.zero_grad(set_to_none=True)
-        value.backward()
+        if not step.gradients(model, value, logits, (images, labels)):
+            continue
         optimizer.step()
         _apply_masks(model, masks)
+        step.after(model, optimizer.param_groups[0]["lr"])
         total += value.detach() * len(labels)
         correct += (logits.detach().argmax(1) == labels).sum()
         count += len(labels)
+    if not count:
+        raise FloatingPointError(f"epoch {seeds[1] + 1}: no step had a finite loss and gradient; try a smaller lr")
     if not math.isfinite(total.item()):
         raise FloatingPointError(f"epoch {seeds[1] + 1}: the training loss is {total.item()}; try a smaller lr")
     return {"train_loss": total.item() / count, "train_accuracy": correct.item() / count}
@@ -189,49 +233,6 @@ def _apply_masks(model: nn.Module, masks: dict[str, torch.Tensor]) -> None:
     parameters = dict(model.named_parameters())
     for name, mask in masks.items():
         parameters[name].mul_(mask)
-
-
-def _digest(arguments: list, model: nn.Module) -> str:
-    """What a checkpoint belongs to: the arguments and the weights that training started from."""
-    digest = hashlib.sha256(json.dumps([arguments, model.spec], sort_keys=True).encode())
-    digest.update(weights_digest(model).encode())
-    return digest.hexdigest()
-
-
-def weights_digest(model: nn.Module) -> str:
-    """SHA-256 of every tensor of ``model``."""
-    digest = hashlib.sha256()
-    for tensor in model.state_dict().values():
-        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
-
-
-def _save(path, key, model, optimizer, history, best) -> None:
-    tensors = {f"model/{k}": v for k, v in model.state_dict().items()}
-    tensors |= {f"best/{k}": v for k, v in best.items()}
-    for i, state in optimizer.state_dict()["state"].items():
-        tensors |= {f"optimizer/{i}/{k}": v for k, v in state.items()}
-    store.write_tensors(path, tensors, {"key": key, "history": history})
-
-
-def _resume(path, key, model, optimizer) -> tuple[list[dict], dict | None]:
-    """History and best weights from ``path``, the model and optimizer set to it; ([], None) if it is another's."""
-    tensors, about = store.read_tensors(path)
-    if about.get("key") != key:
-        return [], None
-    device = next(model.parameters()).device
-    parts: dict[str, dict] = {"model": {}, "best": {}, "optimizer": {}}
-    for name, tensor in tensors.items():
-        part, _, rest = name.partition("/")
-        parts[part][rest] = tensor
-    model.load_state_dict(parts["model"])
-    states: dict[int, dict] = {}
-    for name, tensor in parts["optimizer"].items():
-        i, _, field = name.partition("/")
-        states.setdefault(int(i), {})[field] = tensor
-    optimizer.load_state_dict({"state": states, "param_groups": optimizer.state_dict()["param_groups"]})
-    log.info("continuing after epoch %d from %s", len(about["history"]), path)
-    return about["history"], {k: v.to(device) for k, v in parts["best"].items()}
 
 
 @torch.no_grad()

@@ -1,0 +1,80 @@
+"""The checkpoint of an unfinished training: what :func:`studylib.train.fit` leaves and goes on from."""
+
+import hashlib
+import json
+import logging
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from studylib import store
+
+log = logging.getLogger(__name__)
+
+
+def key(arguments: list, model: nn.Module) -> str:
+    """What a checkpoint belongs to: SHA-256 of a training's arguments (JSON data) and of the weights it starts from."""
+    digest = hashlib.sha256(json.dumps(arguments, sort_keys=True).encode())
+    digest.update(weights_digest(model).encode())
+    return digest.hexdigest()
+
+
+def weights_digest(model: nn.Module) -> str:
+    """SHA-256 of every tensor of ``model``."""
+    digest = hashlib.sha256()
+    for tensor in model.state_dict().values():
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def save(
+    path: Path,
+    key: str,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    history: list[dict],
+    best: dict[str, torch.Tensor],
+    step: dict[str, torch.Tensor],
+) -> None:
+    """Writes a training's state to ``path``: one safetensors file, complete or not there.
+
+    Args:
+        key: from :func:`key`, of the training's arguments.
+        best: the ``state_dict`` of the best epoch so far.
+        step: the ``state_dict`` of the training's :class:`studylib.train.Step`.
+    """
+    tensors = {f"model/{k}": v for k, v in model.state_dict().items()}
+    tensors |= {f"best/{k}": v for k, v in best.items()} | {f"step/{k}": v for k, v in step.items()}
+    for i, state in optimizer.state_dict()["state"].items():
+        tensors |= {f"optimizer/{i}/{k}": v for k, v in state.items()}
+    store.write_tensors(path, tensors, {"key": key, "history": history})
+
+
+def resume(
+    path: Path, key: str, model: nn.Module, optimizer: torch.optim.Optimizer
+) -> tuple[list[dict], dict[str, torch.Tensor] | None, dict[str, torch.Tensor]]:
+    """Sets ``model`` and ``optimizer`` to what :func:`save` left; leaves them alone if that is another training's.
+
+    Returns:
+        History, best weights and the step's state; ([], None, {}) if ``key`` is another.
+
+    Raises:
+        store.CheckpointError: the file is damaged.
+    """
+    tensors, about = store.read_tensors(path)
+    if about.get("key") != key:
+        return [], None, {}
+    device = next(model.parameters()).device
+    parts: dict[str, dict] = {"model": {}, "best": {}, "optimizer": {}, "step": {}}
+    for name, tensor in tensors.items():
+        part, _, rest = name.partition("/")
+        parts[part][rest] = tensor
+    model.load_state_dict(parts["model"])
+    states: dict[int, dict] = {}
+    for name, tensor in parts["optimizer"].items():
+        i, _, field = name.partition("/")
+        states.setdefault(int(i), {})[field] = tensor
+    optimizer.load_state_dict({"state": states, "param_groups": optimizer.state_dict()["param_groups"]})
+    log.info("continuing after epoch %d from %s", len(about["history"]), path)
+    return about["history"], {k: v.to(device) for k, v in parts["best"].items()}, parts["step"]

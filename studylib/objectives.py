@@ -1,0 +1,224 @@
+"""Objectives of a training: scalars of a model and a batch, to be made small several at once.
+
+A new one is a function and a line over it; :class:`studylib.multiobjective.Descent` takes it beside the others::
+
+    @objective("uncertainty")
+    def uncertainty(model, batch, outputs):
+        return -(outputs.softmax(1) * outputs.log_softmax(1)).sum(1).mean()
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from studylib import models
+
+Slopes = dict[torch.Tensor, torch.Tensor]  # weight → gradient
+
+
+@dataclasses.dataclass(frozen=True)
+class Objective:
+    """A scalar of (model, batch, outputs), differentiable with respect to the model's weights.
+
+    Attributes:
+        name: what history rows call it.
+        function: (model, (images, labels), outputs) → scalar tensor; outputs are float32 (n, classes).
+        weights_only: it depends on the weights alone; batch and outputs are None, and its gradient never goes
+            through the network.
+        direct: ``function`` is model → (scalar, weight → gradient): both in closed form, without a graph. Weights
+            that it does not name have gradient zero. Needs ``weights_only``.
+
+    Raises:
+        ValueError: ``direct`` without ``weights_only``.
+    """
+
+    name: str
+    function: Callable
+    weights_only: bool = False
+    direct: bool = False
+
+    def __post_init__(self):
+        if self.direct and not self.weights_only:
+            raise ValueError(f"objective {self.name!r}: a direct gradient is one of the weights alone")
+
+    def __call__(self, model: nn.Module, batch: tuple | None, outputs: torch.Tensor | None) -> torch.Tensor:
+        """The value, with a graph to the weights."""
+        if not self.direct:
+            return self.function(model, batch, outputs)
+        value, slopes = self.closed_form(model)
+        return value + sum((slope * (weight - weight.detach())).sum() for weight, slope in slopes.items())
+
+    @torch.no_grad()
+    def closed_form(self, model: nn.Module) -> tuple[torch.Tensor, Slopes]:
+        """Value and gradient of a ``direct`` objective."""
+        return self.function(model)
+
+
+def objective(name: str, weights_only: bool = False, direct: bool = False) -> Callable[[Callable], Objective]:
+    """Decorator: makes a function an :class:`Objective`."""
+    return lambda function: Objective(name, function, weights_only, direct)
+
+
+def weights(model: nn.Module) -> list[nn.Parameter]:
+    """The weights that compress: of every float convolution and linear layer, in the order of the spec.
+
+    Raises:
+        ValueError: there is none.
+    """
+    found = [layer.weight for layer in models.weight_layers(model).values() if isinstance(layer.weight, nn.Parameter)]
+    if not found:
+        raise ValueError("the model has no float convolution or linear layer")
+    return found
+
+
+@objective("cross_entropy")
+def cross_entropy(model, batch, outputs):
+    """Mean over the batch, in nats; outputs are logits."""
+    return F.cross_entropy(outputs, batch[1])
+
+
+@objective("negative_log_likelihood")
+def negative_log_likelihood(model, batch, outputs):
+    """Mean over the batch, in nats; outputs are log-probabilities."""
+    return F.nll_loss(outputs, batch[1])
+
+
+@objective("l1", weights_only=True, direct=True)
+def l1(model):
+    """Σ |w|, with the subgradient sign(w), 0 at 0 (Tibshirani 1996)."""
+    return _total(model, lambda w: (w.abs().sum(), w.sign()))
+
+
+@objective("group_lasso", weights_only=True, direct=True)
+def group_lasso(model):
+    """Σ √|g| ‖w_g‖₂ over filters, the rows of each weight as (out, rest) (Yuan and Lin 2006, eq. 2.1).
+
+    The subgradient of a filter that is zero is zero.
+    """
+
+    def one(w):
+        norms, factor = w.norm(dim=1, keepdim=True), math.sqrt(w.shape[1])
+        return factor * norms.sum(), factor * w / torch.where(norms > 0, norms, 1)
+
+    return _total(model, one)
+
+
+@objective("nuclear_norm", weights_only=True, direct=True)
+def nuclear_norm(model):
+    """Σ singular values of each weight as an (out, rest) matrix (Fazel 2002).
+
+    Its gradient is U Vᵀ over the singular values above 10⁻⁶ of the largest: where the rank is full, the gradient;
+    else the subgradient of least norm (Watson 1992, example 2).
+    """
+
+    def one(w):
+        wide = w.double() if w.shape[0] <= w.shape[1] else w.double().T
+        squares, u = torch.linalg.eigh(wide @ wide.T)  # much cheaper than the singular values of a flat matrix
+        inverse = torch.where(squares > 1e-12 * squares.max(), squares.clamp_min(0).rsqrt(), 0)
+        slope = ((u * inverse) @ (u.T @ wide)).to(w)
+        return squares.clamp_min(0).sqrt().sum().to(w), slope if w.shape[0] <= w.shape[1] else slope.T
+
+    return _total(model, one)
+
+
+def quantization_error(bits: int = 8) -> Objective:
+    """Σ (w − ŵ)², ŵ the nearest point of w's symmetric grid of integers × scale, one scale an output channel.
+
+    The largest magnitude of a channel is the grid's last point: scale = max|w| / (2^(bits−1) − 1), taken as a
+    constant, as ŵ is (Krishnamoorthi 2018, section 2.2). Grids are those of the weights as they are: batch norms
+    that are folded in later scale a channel and its grid alike.
+
+    Raises:
+        ValueError: ``bits`` is not an integer of 2 to 16.
+    """
+    _check_bits(bits)
+
+    @objective(f"quantization_error_{bits}", weights_only=True, direct=True)
+    def error(model):
+        def one(w):
+            scale = _scale(w, bits)
+            gap = w - (w / scale).round() * scale
+            return gap.square().sum(), 2 * gap
+
+        return _total(model, one)
+
+    return error
+
+
+def coded_bytes(bits: int = 8) -> Objective:
+    """Bytes that an ideal entropy coder takes for the weights rounded to their grids: a differentiable estimate.
+
+    Each tensor's zero-order entropy × its number of weights / 8, on the grids of :func:`quantization_error`. A weight
+    between two grid points counts for both, linearly (soft counts), so that it is exact where all weights lie on
+    their grid. A point with less than half a weight is taken to cost what half a weight would, log₂(2 n) bits a
+    weight, which keeps the slope finite. Tables of counts, scales and other tensors are not in it.
+
+    Raises:
+        ValueError: ``bits`` is not an integer of 2 to 16.
+    """
+    _check_bits(bits)
+    last = 2 ** (bits - 1) - 1
+
+    @objective(f"coded_bytes_{bits}", weights_only=True)
+    def estimate(model, batch, outputs):
+        total = 0.0
+        for weight in weights(model):
+            w = weight.flatten(1)
+            place = (w / _scale(w.detach(), bits)).flatten().clamp(-last, last)
+            below = place.detach().floor().clamp_max(last - 1)
+            above = place - below  # the share of the upper grid point
+            index, counts = (below + last).long(), place.new_zeros(2 * last + 1)
+            counts = counts.index_add(0, index, 1 - above).index_add(0, index + 1, above)
+            total = total + (counts * (math.log2(w.numel()) - counts.clamp_min(0.5).log2())).sum() / 8
+        return total
+
+    return estimate
+
+
+def knowledge_alignment(teacher: Callable[[torch.Tensor], torch.Tensor], temperature: float = 5.0) -> Objective:
+    """T² · KL(softmax(teacher / T) ‖ softmax(outputs / T)), mean over the batch (Hinton et al. 2015, section 2).
+
+    Args:
+        teacher: images → logits (n, classes). A module is copied and set to evaluation.
+
+    Raises:
+        ValueError: ``temperature`` is not above 0.
+    """
+    if not temperature > 0:
+        raise ValueError(f"temperature={temperature!r}: expected above 0")
+    if isinstance(teacher, nn.Module):
+        teacher = models.duplicate(teacher).eval().requires_grad_(False)
+
+    @objective("knowledge_alignment")
+    def alignment(model, batch, outputs):
+        with torch.no_grad():
+            soft = F.log_softmax(teacher(batch[0]).float() / temperature, dim=1)
+        found = F.log_softmax(outputs / temperature, dim=1)
+        return temperature**2 * F.kl_div(found, soft, reduction="batchmean", log_target=True)
+
+    return alignment
+
+
+def _total(model: nn.Module, one: Callable[[torch.Tensor], tuple]) -> tuple[torch.Tensor, Slopes]:
+    """Sum over the weights of a value each as an (out, rest) matrix, and the slopes in the weights' shapes."""
+    values, slopes = [], {}
+    for weight in weights(model):
+        value, slope = one(weight.detach().flatten(1))
+        values.append(value)
+        slopes[weight] = slope.reshape(weight.shape)
+    return torch.stack(values).sum(), slopes
+
+
+def _scale(w: torch.Tensor, bits: int) -> torch.Tensor:
+    """(out, 1): the step of each row's grid; 1 for a row of zeros."""
+    largest = w.abs().amax(dim=1, keepdim=True)
+    return torch.where(largest > 0, largest / (2 ** (bits - 1) - 1), 1)
+
+
+def _check_bits(bits: int) -> None:
+    if not isinstance(bits, int) or not 2 <= bits <= 16:
+        raise ValueError(f"bits={bits!r}: expected an integer of 2 to 16")

@@ -397,7 +397,8 @@ def stops_at(count):
 def test_a_resumed_training_equals_an_undisturbed_one(new_student, tiny, same_tensors, tmp_path, name):
     found = [*PAIR, objectives.quantization_error(4)]
     masks = {"fc1.weight": new_student().fc1.weight > 0}
-    recipe = dataclasses.replace(QUICK, epochs=2 if name in SLOW else 4)
+    epochs, steps, batch_size = (2, 2, 50) if name in SLOW else (4, 4, 32)
+    recipe = dataclasses.replace(QUICK, epochs=epochs, batch_size=batch_size)
 
     def run(model, **options):
         descent = Descent(found, made(name, 3), normalize=name == "PCD", seed=4)
@@ -408,7 +409,7 @@ def test_a_resumed_training_equals_an_undisturbed_one(new_student, tiny, same_te
     options = {"checkpoint": tmp_path / "x.safetensors", "checkpoint_seconds": 0}
     torch.rand(3)
     with pytest.raises(Interrupted):
-        run(new_student(), loss=stops_at(4 * (recipe.epochs - 1) + 2), **options)
+        run(new_student(), loss=stops_at(steps * (epochs - 1) + 1), **options)
     assert len(store.read_tensors(options["checkpoint"])[1]["history"]) == recipe.epochs - 1
     assert without_seconds(run(resumed, **options)) == without_seconds(history)
     assert same_tensors(resumed, undisturbed)

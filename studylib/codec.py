@@ -51,12 +51,14 @@ class Limits:
         parameters: numbers of the model, zeros included.
         integer: any one number in the spec (depth, width, rank).
         layers: modules of the model.
+        changes: entries of the spec's history, each of which may rebuild the model.
     """
 
     file_bytes: int = 2**28
     parameters: int = 2**26
     integer: int = 2**12
     layers: int = 2**14
+    changes: int = 64
 
 
 def encode(model: nn.Module, *, floats: str | None = None) -> bytes:
@@ -158,7 +160,13 @@ def _open(file: bytes, limits: Limits) -> tuple[int, dict, list[int], np.ndarray
 
 def _skeleton(spec, limits: Limits) -> nn.Module:
     """The model of ``spec`` without memory for its tensors, known to be within ``limits``."""
-    _check_numbers(spec, limits.integer)
+    try:
+        _check_numbers(spec, limits.integer)
+        changes = len(spec["changes"])
+    except (RecursionError, KeyError, TypeError) as error:
+        raise CodecError(f"the spec does not build: {type(error).__name__}: {error}") from error
+    if changes > limits.changes:
+        raise CodecError(f"{changes} changes in the spec: expected at most {limits.changes}")
     try:
         with torch.device("meta"):
             model = models.build(spec)

@@ -197,7 +197,8 @@ def _walk(model: nn.Module, code: entropy.Tensors, floats: str, tensors: dict | 
     """Codes every tensor of ``model`` in a fixed order; writes ``tensors``, or reads them where they are None."""
     found, weights = {}, {f"{name}.weight" for name in models.weight_layers(model)}
     state = model.state_dict()
-    for name, tensor in sorted(state.items(), key=lambda item: _order(item[0], weights, state)):
+    for name in _order(list(state), weights):
+        tensor = state[name]
         given, shape = None if tensors is None else tensors[name], tuple(tensor.shape)
         layer, _, field = name.rpartition(".")
         weight = found.get(f"{layer}.weight") if state.get(f"{layer}.weight") is not None else None
@@ -218,11 +219,15 @@ def _walk(model: nn.Module, code: entropy.Tensors, floats: str, tensors: dict | 
     return found
 
 
-def _order(name: str, weights: set[str], state: dict) -> tuple:
+def _order(names: list[str], weights: set[str]) -> list[str]:
     """Layers in the order of the spec, the weight of each before what hangs on it."""
-    place = {key: i for i, key in enumerate(state)}
-    weight = f"{name.rpartition('.')[0]}.weight"
-    return (place.get(weight, place[name]), name not in weights, place[name])
+    place = {name: i for i, name in enumerate(names)}
+
+    def key(name: str) -> tuple:
+        weight = f"{name.rpartition('.')[0]}.weight"
+        return (place.get(weight, place[name]), name not in weights, place[name])
+
+    return sorted(names, key=key)
 
 
 def _needed(field: str, weight: np.ndarray | None, shape: tuple[int, ...]) -> np.ndarray:

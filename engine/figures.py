@@ -82,7 +82,8 @@ def write_readme_table(summary: pd.DataFrame, about: dict) -> None:
     begin, end = "<!-- results: made by make figures -->", "<!-- end of results -->"
     if text.count(begin) != 1 or text.count(end) != 1:
         sys.exit(f"README.md: expected the markers {begin} and {end}, once each")
-    columns = ["node", "test accuracy %", "file kB", "saved %", "nonzeros × width kB", "sparse kB", "latency ms"]
+    columns = ["node", "test accuracy %", "file kB", "saved %", "entropy kB", "zstd kB", "sparse kB"]
+    columns += ["nonzeros × width kB", "latency ms"]
     data, latency = about["data"], about["latency"]
     caption = (
         f"Profile `{about['profile']}`: {data['name']}, {data['train']} training, {data['validation']} validation and "

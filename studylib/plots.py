@@ -232,6 +232,7 @@ def draw_bits(rows: pd.DataFrame) -> Figure:
             axes[0].axhline(100 * part["accuracy"].iloc[0], color=colours[network], linewidth=0.8)
             axes[1].plot(part["bytes"], 100 * part["accuracy"], "*", color=colours[network], markersize=9)
             continue
+        part = part.sort_values("bits")
         for axis, x in zip(axes, ("bits", "bytes"), strict=True):
             look = {"color": colours[network], "markersize": 4, "linewidth": 1}
             axis.plot(part[x], 100 * part["accuracy"], ways[how], **look)

@@ -156,7 +156,7 @@ def test_few_bits_are_drawn_against_bits_and_bytes():
     rows = [
         {"network": n, "rounding": how, "bits": b, "accuracy": 0.5 + b / 100, "bytes": 1000 * b}
         for n in ("dense", "pruned")
-        for how, b in (("none", 32), ("after training", 2), ("after training", 4), ("in training", 2))
+        for how, b in (("none", 32), ("after training", 4), ("after training", 2), ("in training", 2))
     ]
     figure = plots.draw_bits(pd.DataFrame(rows))
     left, right = figure.axes

@@ -107,9 +107,9 @@ def test_a_changed_parameter_reruns_its_stage_and_what_stands_on_it_and_nothing_
 
 
 def test_changed_code_reruns_what_it_can_change_and_a_comment_nothing(project):
-    edit(project / "studylib" / "quantize.py", '"""Static int8', '# a remark\n"""Static int8')
+    edit(project / "studylib" / "quantize.py", '"""Static quantization', '# a remark\n"""Static quantization')
     assert planned(project) == set()
-    edit(project / "studylib" / "quantize.py", "images.split(128)", "images.split(64)")
+    edit(project / "studylib" / "pt2e.py", "images.split(128)", "images.split(64)")
     assert planned(project) == {node for node in NODES if "int8" in node}
 
 

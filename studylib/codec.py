@@ -13,6 +13,7 @@ Reading executes nothing from the file. Sizes are held against :class:`Limits` b
 
 import dataclasses
 import json
+import reprlib
 import struct
 import zlib
 
@@ -22,7 +23,7 @@ from torch import nn
 
 from studylib import coder, entropy, inference, models
 
-MAGIC, VERSION = b"SLNC", 1
+MAGIC, VERSION = b"SLNC", 2
 TYPES = (torch.float32, torch.int8, torch.uint8)
 HEAD = struct.Struct("<4sBBHH3B")  # magic, version, floats, bytes of the spec deflated and plain, edges of the classes
 KNOWN = (  # text that specs have in common, for deflate to point at; a part of the format
@@ -49,7 +50,7 @@ class Limits:
     Attributes:
         file_bytes: length of the file.
         parameters: numbers of the model, zeros included.
-        integer: any one number in the spec (depth, width, rank).
+        integer: any one number in the spec that shapes the model (depth, width, rank).
         layers: modules of the model.
         changes: entries of the spec's history, each of which may rebuild the model.
     """
@@ -69,19 +70,28 @@ def encode(model: nn.Module, *, floats: str | None = None) -> bytes:
             None: as the model's inference form says, else float32. ``inference.apply`` with the same ``floats``
             gives the model that :func:`decode` will return.
 
+    Models beyond the usual :class:`Limits` are coded as well; who reads them must raise the limits.
+
     Raises:
-        CodecError: a number that is not finite, or a tensor that is neither float32 nor int8 nor uint8.
-        ValueError: unknown ``floats``, or a float that half precision cannot hold.
+        CodecError: no model with a spec, a number that is not finite, a tensor that is neither float32 nor int8 nor
+            uint8, or a spec that is not JSON data of at most 65,535 bytes.
+        ValueError: unknown ``floats``.
+        inference.HalfPrecisionError: a float that half precision cannot hold.
     """
+    if not isinstance(getattr(model, "spec", None), dict):
+        raise CodecError(f"{type(model).__name__} has no spec: expected a model of studylib.models")
     model = inference.apply(model, floats=floats or inference.floats_of(model))
-    tensors = {name: t.numpy() for name, t in model.state_dict().items()}
-    for name, tensor in tensors.items():
-        if tensor.dtype not in (np.float32, np.int8, np.uint8):
+    for name, tensor in model.state_dict().items():
+        if tensor.dtype not in TYPES:
             raise CodecError(f"{name} is {tensor.dtype}: expected float32, int8 or uint8")
-        if not np.isfinite(tensor).all():
+        if not tensor.isfinite().all():
             raise CodecError(f"{name}: holds a number that is not finite")
+    tensors = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
     kind = inference.FLOATS.index(inference.floats_of(model))
-    plain = json.dumps(model.spec, ensure_ascii=False, separators=(",", ":")).encode()
+    try:
+        plain = json.dumps(model.spec, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
+    except (TypeError, ValueError) as error:
+        raise CodecError(f"the spec is not JSON data: {error}") from error
     deflate = zlib.compressobj(9, zlib.DEFLATED, -15, 9, zdict=KNOWN)
     spec = deflate.compress(plain) + deflate.flush()
     if len(plain) > 0xFFFF:
@@ -95,11 +105,17 @@ def encode(model: nn.Module, *, floats: str | None = None) -> bytes:
 
 
 def decode(file: bytes, limits: Limits = Limits()) -> nn.Module:
-    """The model in ``file``, in evaluation mode on the CPU; float weights exact, int8 outputs the same bit for bit.
+    """The model in ``file``, in evaluation mode on the CPU.
+
+    Every number equals the one encoded (a negative zero among weights comes back as zero); on the same machine and at
+    the same batch size outputs are the same bit for bit.
 
     Raises:
         CodecError: not such a file, of another version, damaged, or beyond ``limits``.
+        TypeError: ``file`` is not bytes.
     """
+    if not isinstance(file, bytes | bytearray | memoryview):
+        raise TypeError(f"{type(file).__name__}: expected the bytes of a file, such as Path(...).read_bytes()")
     kind, spec, edges, words = _open(bytes(file), limits)
     model = _skeleton(spec, limits)
     if inference.floats_of(model) != inference.FLOATS[kind]:
@@ -110,6 +126,7 @@ def decode(file: bytes, limits: Limits = Limits()) -> nn.Module:
         reader.finish()
     except coder.CodeError as error:
         raise CodecError(f"damaged: {error}") from error
+    _check_values(model, tensors)
     model.load_state_dict({name: torch.from_numpy(t) for name, t in tensors.items()}, assign=True)
     return model.eval()
 
@@ -150,7 +167,7 @@ def _open(file: bytes, limits: Limits) -> tuple[int, dict, list[int], np.ndarray
     inflate = zlib.decompressobj(-15, zdict=KNOWN)
     try:
         text = inflate.decompress(file[HEAD.size : HEAD.size + deflated], plain + 1)
-        spec = json.loads(text)
+        spec = json.loads(text, parse_constant=_refuse)
     except (zlib.error, ValueError, RecursionError) as error:
         raise CodecError(f"the spec is damaged: {error}") from error
     if len(text) != plain or not inflate.eof or inflate.unused_data:
@@ -161,18 +178,16 @@ def _open(file: bytes, limits: Limits) -> tuple[int, dict, list[int], np.ndarray
 def _skeleton(spec, limits: Limits) -> nn.Module:
     """The model of ``spec`` without memory for its tensors, known to be within ``limits``."""
     try:
-        _check_numbers(spec, limits.integer)
-        changes = len(spec["changes"])
-    except (RecursionError, KeyError, TypeError) as error:
-        raise CodecError(f"the spec does not build: {type(error).__name__}: {error}") from error
-    if changes > limits.changes:
-        raise CodecError(f"{changes} changes in the spec: expected at most {limits.changes}")
-    try:
+        if len(spec["changes"]) > limits.changes:
+            raise CodecError(f"{len(spec['changes'])} changes in the spec: expected at most {limits.changes}")
+        _check_numbers([spec["args"], *(change.get("structure") for change in spec["changes"])], limits.integer)
         with torch.device("meta"):
             model = models.build(spec)
         inference.floats_of(model)
+    except CodecError:
+        raise
     except Exception as error:  # a hostile spec may break any constructor
-        raise CodecError(f"the spec does not build: {type(error).__name__}: {error}") from error
+        raise CodecError(f"the spec does not build: {type(error).__name__}: {str(error)[:200]}") from error
     modules, total = sum(1 for _ in model.modules()), sum(t.numel() for t in model.state_dict().values())
     if modules > limits.layers or total > limits.parameters:
         raise CodecError(
@@ -190,7 +205,23 @@ def _check_numbers(value, most: int) -> None:
         for each in value.values() if isinstance(value, dict) else value:
             _check_numbers(each, most)
     elif isinstance(value, int | float) and not -most <= value <= most:
-        raise CodecError(f"{value!r} in the spec: expected at most {most}")
+        raise CodecError(f"{reprlib.repr(value)} in the spec: expected at most {most}")
+
+
+def _refuse(constant: str):
+    raise ValueError(f"{constant} is no JSON")
+
+
+def _check_values(model: nn.Module, tensors: dict[str, np.ndarray]) -> None:
+    """Refuses integers that a layer's bits do not hold and scales that no quantization has."""
+    for name, layer in models.weight_layers(model).items():
+        half = 2 ** (getattr(layer, "bits", 8) - 1)
+        weight = tensors[f"{name}.weight"]
+        if weight.dtype == np.int8 and weight.size and not -half <= weight.min() <= weight.max() < half:
+            raise CodecError(f"damaged: {name} has weights beyond its bits")
+        scales = [tensors[key] for key in (f"{name}.weight_scale", f"{name}.input_scale") if key in tensors]
+        if any((scale < 0).any() for scale in scales) or (len(scales) == 2 and not scales[1] > 0):
+            raise CodecError(f"damaged: {name} has a scale that is not above 0")
 
 
 def _walk(model: nn.Module, code: entropy.Tensors, floats: str, tensors: dict | None) -> dict[str, np.ndarray]:
@@ -233,7 +264,7 @@ def _order(names: list[str], weights: set[str]) -> list[str]:
 def _needed(field: str, weight: np.ndarray | None, shape: tuple[int, ...]) -> np.ndarray:
     """Where a tensor beside ``weight`` has a value that an output may depend on, boolean of ``shape``."""
     if weight is not None and field == "weight_scale":
-        return weight.reshape(len(weight), -1).any(1)
+        return weight.any(axis=tuple(range(1, weight.ndim)))
     if weight is not None and field in ("input_scale", "input_zero_point"):
         return np.full(shape, weight.any())
     return np.ones(shape, bool)

@@ -81,4 +81,4 @@ class Reader:
 
     def finish(self) -> None:
         if not self._coder.maybe_exhausted():
-            raise CodeError("more coded numbers than the model has")
+            raise CodeError("the coded numbers do not end where the model does")

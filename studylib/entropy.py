@@ -15,10 +15,15 @@ LEAST = 2.0**-16  # no cell is more certain than this to be zero or not
 MAGNITUDES = 128  # of int8
 CLASSES = 4  # of rows, by their mean magnitude
 POSITIONS = ("tensor", "rows", "columns")  # what the density of a cell is told from
-VALUES = ("tensor", "classes")  # what the histogram of a row's magnitudes is told from
 BLOCK = {"rows": 64, "columns": 16}  # cells between two updates
-KERNEL = np.array([1, 2, 3, 4, 5, 4, 3, 2, 1])  # a magnitude that was seen makes its neighbours likelier
-PRIOR = 60 * int(KERNEL.sum())  # what earlier tensors count for, together: sixty magnitudes
+BLOCKS = 2**17  # of a whole file, some seconds: beyond them density is told from the tensor alone
+KERNELS = {  # how a magnitude that was seen makes itself likelier, and its neighbours where there are many levels
+    "wide": np.array([1, 2, 3, 4, 5, 4, 3, 2, 1]),
+    "sharp": np.array([25]),
+}
+SOURCES = ("tensor", "classes")  # what the histogram of a row's magnitudes is told from
+VALUES = tuple((source, kernel) for kernel in KERNELS for source in SOURCES)
+PRIOR = 60 * 25  # what earlier tensors count for, together: sixty magnitudes
 
 
 class Tensors:
@@ -35,7 +40,9 @@ class Tensors:
 
     def __init__(self, coder: Writer | Reader, edges: list[int], bits: int = 2**62):
         self.coder, self.edges, self.left = coder, edges, bits + 64  # the last of which need not be written
-        self.histograms = {name: np.ones(MAGNITUDES, np.int64) for name in ("tensor", *range(CLASSES))}
+        names = [(name, kernel) for name in ("tensor", *range(CLASSES)) for kernel in KERNELS]
+        self.histograms = {name: np.ones(MAGNITUDES, np.int64) for name in names}
+        self.blocks = BLOCKS
         self.members = np.ones(CLASSES, np.int64)
         self.tops: dict[tuple, np.ndarray] = {}
 
@@ -49,6 +56,8 @@ class Tensors:
         how = self._choose("_magnitudes", VALUES, tensor, mask)
         magnitudes = self._magnitudes(how, tensor, mask)
         signs = self.coder.evenly(None if tensor is None else tensor[mask] < 0, 2, magnitudes.size)
+        if (magnitudes[signs == 0] == MAGNITUDES).any():
+            raise CodeError(f"a weight of {MAGNITUDES}, which int8 does not hold")
         found = np.zeros(shape, np.int8)
         found[mask] = np.where(signs, -magnitudes, magnitudes).astype(np.int8)
         return found
@@ -70,7 +79,9 @@ class Tensors:
             raise CodeError("more nonzero weights than their columns have room for")
         cells = None if alive is None else alive[:, used]
         inner = (rows, int(used.sum()), size // rows // columns)
-        how = self._choose("_cells", POSITIONS, cells, inner, total)
+        ways = tuple(way for way in POSITIONS if _blocks(way, inner) <= self.blocks)
+        how = self._choose("_cells", ways, cells, inner, total)
+        self.blocks -= _blocks(how, inner)
         found = np.zeros((rows, columns, inner[2]), bool)
         found[:, used] = self._cells(how, cells, inner, total).reshape(inner)
         return found.reshape(shape)
@@ -126,12 +137,8 @@ class Tensors:
         cells = 0 if alive is None else alive.size
         told = None
         if alive is not None:  # it pays where the cells of dead columns would cost more than to name the columns
-            told = [
-                int(
-                    _bits(alive.sum(), cells)
-                    > _bits(alive.sum(), cells - dead * cells // columns) + _bits(dead, columns) + 20
-                )
-            ]
+            ones, fewer = int(alive.sum()), cells - dead * cells // columns
+            told = [int(_bits(ones, cells) > _bits(ones, fewer) + _bits(dead, columns) + 20)]
         if not self.coder.evenly(told, 2, 1)[0]:
             return np.ones(columns, bool)
         dead = self._number(dead, columns - 1)
@@ -146,7 +153,7 @@ class Tensors:
             return np.full(count, ones > 0)
         return self.coder.flags(flags, ones / cells, count).astype(bool)
 
-    def _choose(self, method: str, ways: tuple[str, ...], *arguments) -> str:
+    def _choose(self, method: str, ways: tuple, *arguments):
         """The way to code that takes the fewest bits, tried by the writer and told to the reader."""
         best = None
         if self.writing:
@@ -197,29 +204,29 @@ class Tensors:
             count = int(found[block].sum())
             ones, zeros = ones + count, zeros + len(chance) - count
 
-    def _magnitudes(self, how: str, tensor, mask: np.ndarray) -> np.ndarray:
+    def _magnitudes(self, how: tuple[str, str], tensor, mask: np.ndarray) -> np.ndarray:
         """int64 (nonzeros,) of 1 … 128, row after row."""
+        source, kernel = how
         rows = mask.reshape(len(mask), -1).sum(1) if mask.size else np.zeros(0, np.int64)
         flat = None if tensor is None else np.abs(tensor[mask].astype(np.int64)) - 1
-        local = _share(self.histograms["tensor"])
-        seen = {name: np.zeros(MAGNITUDES, np.int64) for name in self.histograms}
+        local, seen = _share(self.histograms["tensor", kernel]), np.zeros(MAGNITUDES, np.int64)
         parts, start = [], 0
         for count in rows[rows > 0].tolist():
             row = None if flat is None else flat[start : start + count]
             start += count
             counts = local
-            if how == "classes":
+            if source == "classes":
                 label = self.coder.symbols(None if row is None else [self._class_of(row)], self.members, 1)
-                counts = self.histograms[int(label[0])]
+                counts = self.histograms[int(label[0]), kernel]
             row = self.coder.symbols(row, counts, count).astype(np.int64)
-            spread = _spread(np.bincount(row, minlength=MAGNITUDES))
-            label = self._class_of(row)
+            new, label = np.bincount(row, minlength=MAGNITUDES), self._class_of(row)
             self.members[label] += 1
-            self.histograms[label] = self.histograms[label] + spread
-            local = local + spread
-            seen["tensor"] += spread
+            for each in KERNELS:
+                self.histograms[label, each] = self.histograms[label, each] + _spread(new, each)
+            local, seen = local + _spread(new, kernel), seen + new
             parts.append(row + 1)
-        self.histograms["tensor"] = self.histograms["tensor"] * 2 // 3 + seen["tensor"] + 1
+        for each in KERNELS:
+            self.histograms["tensor", each] = self.histograms["tensor", each] * 2 // 3 + _spread(seen, each) + 1
         return np.concatenate(parts) if parts else np.zeros(0, np.int64)
 
     def _class_of(self, row: np.ndarray) -> int:
@@ -237,10 +244,15 @@ def class_edges(tensors: list[np.ndarray]) -> list[int]:
     return [int(e) for e in np.quantile(means, np.arange(1, CLASSES) / CLASSES)]
 
 
-def _spread(histogram: np.ndarray) -> np.ndarray:
+def _blocks(way: str, shape: tuple[int, int, int]) -> int:
+    """Updates that it takes to code cells of ``shape`` that way; none where there is one density."""
+    return 0 if way == "tensor" else shape[0] * -(-shape[1] * shape[2] // BLOCK[way])
+
+
+def _spread(histogram: np.ndarray, kernel: str) -> np.ndarray:
     """``histogram`` with every count spread over its neighbours, mirrored at the ends."""
-    side = len(KERNEL) // 2
-    return np.convolve(np.pad(histogram, side, mode="symmetric"), KERNEL, mode="valid")
+    side = len(KERNELS[kernel]) // 2
+    return np.convolve(np.pad(histogram, side, mode="symmetric"), KERNELS[kernel], mode="valid")
 
 
 def _share(counts: np.ndarray) -> np.ndarray:
@@ -250,9 +262,10 @@ def _share(counts: np.ndarray) -> np.ndarray:
 
 def _bits(ones: int, cells: int) -> float:
     """cells × the zero-order entropy (bits) of flags of which ``ones`` are 1."""
-    return cells * float(binary_entropy(ones / cells)) if cells else 0.0
+    return entropy_bits(np.array([ones, cells - ones]))
 
 
-def binary_entropy(p: float) -> float:
-    """−p log₂ p − (1 − p) log₂ (1 − p), in bits."""
-    return float(-sum(x * np.log2(x) for x in (p, 1 - p) if x > 0))
+def entropy_bits(counts: np.ndarray) -> float:
+    """Σ counts × the zero-order entropy (bits) of their shares: −Σ c log₂ (c / Σ c); zeros count nothing."""
+    counts = counts[counts > 0].astype(float)
+    return float(-(counts * np.log2(counts / counts.sum())).sum()) if len(counts) else 0.0

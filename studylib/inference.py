@@ -1,7 +1,8 @@
 """The form in which a model is shipped: batch norms folded, dead channels sliced away, floats rounded if asked.
 
 A channel is dead where it is zero for every image (its weights are zero and its bias adds nothing that the ReLU
-would let through), or where no later layer has a weight that reads it. To slice it takes its row, its bias and its
+would let through), or where no later layer has a weight that reads it and none rounds it by a range that it widens
+(:data:`studylib.quantize.ACTIVATIONS`, "dynamic"). To slice it takes its row, its bias and its
 scale out of the layer that makes it and its columns out of the layers that read it. Mathematically the network
 computes what it did; a convolution over fewer channels may round otherwise, so that a reference is taken after it.
 """
@@ -15,6 +16,10 @@ from torch import nn
 from studylib import models
 
 FLOATS = ("float32", "float16")  # as which floats are stored; a file says which by its place here
+
+
+class HalfPrecisionError(ValueError):
+    """A float that half precision cannot hold; the message names it."""
 
 
 @dataclasses.dataclass
@@ -36,7 +41,8 @@ def apply(model: nn.Module, *, slice_dead: bool = True, floats: str = "float32")
             float32. A scale that would become zero or infinite is refused.
 
     Raises:
-        ValueError: unknown ``floats``, or a float that half precision cannot hold.
+        ValueError: unknown ``floats``.
+        HalfPrecisionError: a float that half precision cannot hold.
     """
     if floats not in FLOATS:
         raise ValueError(f"floats={floats!r}: expected one of {', '.join(FLOATS)}")
@@ -69,7 +75,7 @@ def restructure(model: nn.Module, structure: dict) -> None:
     for name, (out, into) in structure["widths"].items():
         layer = model.get_submodule(name)
         old = _widths(layer)
-        if not (1 <= out <= old[0] and 1 <= into <= old[1]):
+        if not all(new == was or 1 <= new <= was for new, was in zip((out, into), old, strict=True)):
             raise models.SpecError(f"{name}: widths {[out, into]} of a layer that has {list(old)}")
         models.replace_module(model, name, _like(layer, out, into, bias=layer.bias is not None))
 
@@ -133,7 +139,10 @@ def _slice(model: nn.Module) -> int:
 def _dead(layers: dict, readers: list[_Reader]) -> set[tuple[str, int]]:
     read = {}
     for reader in readers:
-        used = (layers[reader.name].weight != 0).transpose(0, 1).flatten(1).any(1).tolist()
+        used = (layers[reader.name].weight != 0).transpose(0, 1).flatten(1).any(1)
+        if getattr(layers[reader.name], "activations", "") == "dynamic":
+            used = torch.ones_like(used)  # what a channel holds is in the range of the batch
+        used = used.tolist()
         for source, does in zip(reader.sources, used, strict=True):
             read[source] = read.get(source, False) or does
     dead = set()
@@ -168,9 +177,13 @@ def _round(model: nn.Module) -> None:
         if not tensor.is_floating_point():
             continue
         half = tensor.detach().half().float()
-        lost = (half == 0) & (tensor != 0) if name.endswith("scale") else ~half.isfinite() & tensor.isfinite()
+        lost = ~half.isfinite() & tensor.isfinite()
+        if name.endswith("scale"):
+            lost |= (half == 0) & (tensor != 0)
         if lost.any():
-            raise ValueError(f"{name}: {tensor[lost].flatten()[0].item()!r} is beyond float16; use floats='float32'")
+            raise HalfPrecisionError(
+                f"{name}: {tensor[lost].flatten()[0].item()!r} is beyond float16; use floats='float32'"
+            )
         tensor.detach().copy_(half)
     for layer in models.weight_layers(model).values():
         if hasattr(layer, "freeze"):

@@ -1,5 +1,6 @@
 """The two ends of every stage notebook: what it starts from, and the folder it leaves behind."""
 
+import hashlib
 import logging
 import shutil
 import time
@@ -103,6 +104,7 @@ class Node:
             "val_accuracy": train.scores(validation, self.data.validation.labels)["accuracy"],
             **size.accountings(store.load_model(self.out)),
             "bytes_file": len(file),
+            "file_sha256": hashlib.sha256(file).hexdigest(),
             **self._half_precision(model),
             "multiply_adds": size.multiply_adds(decoded, self.data.model_args),
             "sparsity": size.sparsity(model),
@@ -136,7 +138,7 @@ class Node:
         """
         try:
             shipped, file = self._ship(model, "float16")
-        except ValueError as error:
+        except inference.HalfPrecisionError as error:
             log.warning("no float16 file: %s", error)
             return {"bytes_file_float16": None, "val_accuracy_float16": None}
         validation = self._verify(shipped, codec.decode(file))

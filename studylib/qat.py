@@ -7,6 +7,7 @@ model with its rounded floats, but the int8 layers that PT2E's conversion of it 
 
 import copy
 import dataclasses
+import math
 from collections import OrderedDict
 from pathlib import Path
 
@@ -236,14 +237,20 @@ def choose_bits(
         costs: layer → bits → bytes, as a codec measures them, say; None: weights × bits / 8.
 
     Raises:
-        ValueError: the least bytes possible are above ``budget_bytes``; ``costs`` lacks an entry.
+        ValueError: the least bytes possible are above ``budget_bytes``; ``costs`` lacks an entry; a number that is NaN.
     """
+    if math.isnan(budget_bytes):
+        raise ValueError(f"budget_bytes={budget_bytes!r}: expected a number of bytes")
     options: dict[str, list[tuple[int, float, float]]] = {}
     for row in sensitivities:
         layer, bits = row["layer"], row["bits"]
         if costs is not None and bits not in costs.get(layer, {}):
             raise ValueError(f"costs of {layer} in {bits} bits: there are none")
         cost = row["weights"] * bits / 8 if costs is None else costs[layer][bits]
+        if not math.isfinite(row["increase"]) or not math.isfinite(cost):
+            raise ValueError(
+                f"{layer} in {bits} bits: increase {row['increase']}, {cost} bytes: expected finite numbers"
+            )
         options.setdefault(layer, []).append((bits, cost, row["increase"]))
     least = {layer: min(cost for _, cost, _ in rows) for layer, rows in options.items()}
     left, limit = sum(least.values()), budget_bytes * (1 + 1e-12)  # sums of fractions may round up

@@ -166,7 +166,9 @@ def with_activations(model: nn.Module, float_model: nn.Module, activations: str)
     restructure(new, structure)
     known = new.state_dict()
     new.load_state_dict({name: tensor for name, tensor in model.state_dict().items() if name in known})
-    return models.with_change(new, "int8", {"layers": len(structure["layers"])}, structure)
+    return models.with_change(
+        new, model.spec["changes"][-1]["technique"], {"layers": len(structure["layers"])}, structure
+    )
 
 
 @torch.no_grad()

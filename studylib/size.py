@@ -4,12 +4,13 @@ import json
 import math
 import resource
 
+import numpy as np
 import safetensors.torch
 import torch
 import zstandard
 from torch import nn
 
-from studylib import inference, models
+from studylib import entropy, inference, models
 
 
 def inventory(model: nn.Module) -> dict[str, torch.Tensor]:
@@ -60,7 +61,7 @@ def accountings(model: nn.Module) -> dict[str, int]:
 
 
 def entropy_bound(model: nn.Module) -> int:
-    """Bytes of ``model`` by zero-order entropies, what an ideal coder of counts would take were the counts free.
+    """Bytes of ``model`` by the zero-order entropies of its integer weights, everything else at its width.
 
     For each weight tensor in integers: cells × the entropy of being zero + nonzeros × the entropy of their values;
     everything else at its width, and of float weights cells × the entropy of being zero and 4 bytes a nonzero.
@@ -74,16 +75,11 @@ def entropy_bound(model: nn.Module) -> int:
             bits += width * count
             continue
         nonzeros = tensor[tensor != 0]
-        bits += _entropy(torch.tensor([len(nonzeros), count - len(nonzeros)]))
+        bits += entropy.entropy_bits(np.array([len(nonzeros), count - len(nonzeros)]))
         integer = not tensor.is_floating_point()
-        bits += _entropy(nonzeros.unique(return_counts=True)[1]) if integer else width * len(nonzeros)
+        values = nonzeros.unique(return_counts=True)[1].numpy()
+        bits += entropy.entropy_bits(values) if integer else width * len(nonzeros)
     return math.ceil(bits / 8)
-
-
-def _entropy(counts: torch.Tensor) -> float:
-    """Σ counts × the entropy (bits) of their shares."""
-    counts = counts[counts > 0].double()
-    return float(-(counts * (counts / counts.sum()).log2()).sum()) if len(counts) else 0.0
 
 
 def sparsity(model: nn.Module) -> float:

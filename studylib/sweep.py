@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import json
 from collections.abc import Iterable, Sequence
@@ -93,18 +94,17 @@ def read(run: Path, names: Iterable[str], seeds: Iterable[int]) -> pd.DataFrame:
             missing = [column for column in COLUMNS if column not in row]
             if missing:
                 raise ValueError(f"{folder / METRICS}: {missing[0]} is missing")
-            size, said = _size(folder / CODED), metrics.get("bytes_file")
-            if size != said:
-                raise ValueError(f"{folder / CODED}: {size} bytes, {said} when it was measured")
+            if _digest(folder / CODED) != metrics.get("file_sha256"):
+                raise ValueError(f"{folder / CODED}: not the file that was measured (another SHA-256)")
             if name in names:
                 rows.append({column: float("nan") if row[column] is None else row[column] for column in COLUMNS})
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
-def _size(path: Path) -> int:
+def _digest(path: Path) -> str:
     if not path.exists():
         raise FileNotFoundError(f"{path}: this node has not been run")
-    return path.stat().st_size
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _read_json(path: Path) -> dict:

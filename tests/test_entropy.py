@@ -77,9 +77,10 @@ def size_of(*tensors):
 
 def bound(tensor):
     nonzeros = tensor[tensor != 0]
-    counts = np.unique(nonzeros, return_counts=True)[1]
-    cells = tensor.size * entropy.binary_entropy(len(nonzeros) / tensor.size)
-    return (cells - (counts * np.log2(counts / counts.sum())).sum()) / 8
+    positions = np.array([len(nonzeros), tensor.size - len(nonzeros)]) / tensor.size
+    values = np.unique(nonzeros, return_counts=True)[1] / max(1, len(nonzeros))
+    cells, numbers = (-(p[p > 0] * np.log2(p[p > 0])).sum() for p in (positions, values))
+    return (tensor.size * cells + len(nonzeros) * numbers) / 8
 
 
 def gaussian(seed, shape=(64, 64, 3, 3), density=0.1):
@@ -92,6 +93,32 @@ def gaussian(seed, shape=(64, 64, 3, 3), density=0.1):
 def test_random_weights_take_little_more_than_their_entropy():
     tensor = gaussian(0)
     assert bound(tensor) < size_of(tensor) < 1.03 * bound(tensor)
+
+
+@pytest.mark.parametrize("reach", [1, 3, 7, 15])
+def test_few_levels_take_little_more_than_their_entropy(reach):
+    """Nothing is spent on magnitudes that never occur."""
+    rng = np.random.default_rng(0)
+    tensor = np.clip(np.round(rng.normal(size=(64, 30, 3, 3)) * reach / 2), -reach, reach).astype(np.int8)
+    assert size_of(tensor) < 1.02 * bound(tensor) + 80
+
+
+def test_blocks_are_limited_for_a_whole_file(monkeypatch):
+    """A few bytes may not ask for updates without end."""
+    rng, tensor = np.random.default_rng(0), gaussian(0, density=1.0)
+    tensor[rng.random(tensor.shape) < rng.beta(0.3, 0.3, size=(1, 64, 1, 1))] = 0
+    both = size_of(tensor, tensor)
+    monkeypatch.setattr(entropy, "BLOCKS", 64 * 36)  # one tensor by columns
+    assert both < size_of(tensor, tensor) < both + size_of(tensor)
+    words, edges = written([tensor, tensor], lambda model, t: model.integers(t, t.shape))
+    model = entropy.Tensors(coder.Reader(words), edges)
+    assert all(np.array_equal(model.integers(None, tensor.shape), tensor) for _ in range(2))
+    assert 0 <= model.blocks < 64 * 36
+
+
+def test_a_weight_that_int8_does_not_hold_is_refused():
+    with pytest.raises(coder.CodeError, match="a weight of 128"):
+        entropy.Tensors(coder.Writer(), [0, 0, 0]).integers(np.array([128], np.int16), (1,))
 
 
 def test_earlier_tensors_teach_later_ones():
@@ -143,7 +170,7 @@ def test_words_left_over_are_noticed():
     words, edges = written([tensor], lambda model, t: model.integers(t, t.shape))
     reader = coder.Reader(words)
     entropy.Tensors(reader, edges).positions(None, tensor.shape)
-    with pytest.raises(coder.CodeError, match="more coded numbers"):
+    with pytest.raises(coder.CodeError, match="do not end where the model does"):
         reader.finish()
 
 

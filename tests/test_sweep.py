@@ -1,3 +1,4 @@
+import hashlib
 import re
 
 import numpy as np
@@ -19,7 +20,13 @@ def metrics(node, seed):
         column: 1.0 for column in sweep.COLUMNS if column not in ("node", "agreement", "latency_ms", "bytes_nncodec")
     }
     accuracy = 0.9 + 0.01 * seed - 0.02 * NODES.index(node) * (1 + seed)
-    return numbers | {"seed": seed, "test_accuracy": accuracy, "bytes_file": BYTES[node] + seed, "history": []}
+    digest = hashlib.sha256(coded(node, seed)).hexdigest()
+    numbers |= {"seed": seed, "test_accuracy": accuracy, "bytes_file": BYTES[node] + seed, "file_sha256": digest}
+    return numbers | {"history": []}
+
+
+def coded(node, seed) -> bytes:
+    return bytes(BYTES[node] + seed)
 
 
 def logits(node, seed) -> torch.Tensor:
@@ -35,7 +42,7 @@ def run(tmp_path):
         for node in NODES:
             folder = tmp_path / f"seed{seed}" / node
             store.write_json(folder / "metrics.json", metrics(node, seed))
-            (folder / "model.slnc").write_bytes(bytes(BYTES[node] + seed))
+            (folder / "model.slnc").write_bytes(coded(node, seed))
             store.write_tensors(
                 folder / "test_logits.safetensors", {"logits": logits(node, seed), "labels": torch.arange(10) % 3}
             )
@@ -111,8 +118,8 @@ def test_a_node_that_was_not_run_is_named(run, node):
 
 def test_a_file_that_is_not_the_one_measured_is_named(run):
     file = run / "seed1" / "teacher-kd" / "model.slnc"
-    file.write_bytes(b"SLNC")
-    with pytest.raises(ValueError, match=r"seed1/teacher-kd/model.slnc: 4 bytes, 401 when it was measured"):
+    file.write_bytes(bytes(400) + b"1")  # as long as before
+    with pytest.raises(ValueError, match=r"seed1/teacher-kd/model.slnc: not the file that was measured"):
         sweep.read(run, NODES, [0, 1])
     file.unlink()
     with pytest.raises(FileNotFoundError, match=r"seed1/teacher-kd/model.slnc"):

@@ -1,9 +1,11 @@
+import hashlib
 import json
 import resource
 import struct
 import subprocess
 import sys
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,7 +13,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from studylib import codec, inference, lowrank, models, quantize, size, store
+from studylib import codec, entropy, inference, lowrank, models, quantize, size, store
 
 ARGS = {"in_channels": 1, "image_size": 8, "classes": 10}
 IMAGES = torch.randn(16, 1, 8, 8, generator=torch.Generator().manual_seed(0))
@@ -149,12 +151,64 @@ def test_two_encodings_are_the_same_bytes(int8_model):
     assert codec.encode(int8_model) == codec.encode(models.duplicate(int8_model))
 
 
-def test_the_format_of_version_1_stays_readable():
-    """A file written by an earlier run, as text: what is published must decode for ever."""
-    file = bytes.fromhex(GOLDEN)
-    decoded = codec.decode(file)
-    assert codec.encode(int8_convnet(7, (2, 2, 2), (2, 2), 4, 0.5)) == file
-    assert decoded.spec["name"] == "convnet" and decoded.fc2.weight.shape[1] <= 2
+def structured_convnet():
+    """Weights that each way to tell positions and most ways to tell magnitudes are best for somewhere."""
+    model = int8_convnet(5, (24, 32, 200), (48, 32), 8, 1.0)
+    draw = torch.Generator().manual_seed(5)
+    first, second, third, wide, same, last = (layer.weight for layer in models.weight_layers(model).values())
+
+    def thin(weight, *shape):
+        density = torch.rand(shape, generator=draw) ** 6
+        weight *= density > torch.rand(weight.shape, generator=draw)
+
+    first.clamp_(-1, 1)
+    second[:16] //= 16  # two kinds of row
+    thin(third, 1, 32, 1, 1)
+    thin(wide, 48, 1)
+    wide[:, :20] = 0
+    same.fill_(-7)
+    last.clamp_(-3, 3)
+    return model
+
+
+def test_the_format_of_this_version_stays(monkeypatch):
+    """What is published must decode for ever: every way of coding, by its digest, and a small file by its bytes."""
+    ways, choose = set(), entropy.Tensors._choose
+
+    def watched(self, method, *arguments):
+        way = choose(self, method, *arguments)
+        ways.add((method, way))
+        return way
+
+    monkeypatch.setattr(entropy.Tensors, "_choose", watched)
+    model = structured_convnet()
+    files = [codec.encode(model), codec.encode(model, floats="float16")]
+    assert {way for method, way in ways if method == "_cells"} == set(entropy.POSITIONS)
+    assert {way for method, way in ways if method == "_magnitudes"} >= {("classes", "wide"), ("tensor", "sharp")}
+    assert [hashlib.sha256(file).hexdigest()[:16] for file in files] == DIGESTS
+    codec.verify(inference.apply(model), codec.decode(files[0]))
+    small = bytes.fromhex(GOLDEN)
+    assert codec.encode(int8_convnet(7, (2, 2, 2), (2, 2), 4, 0.5)) == small
+    assert codec.decode(small).spec["name"] == "convnet"
+
+
+@pytest.mark.parametrize("hidden", [(0, 3), (3, 0), (0, 0)])
+@pytest.mark.parametrize("kind", ["int8", "float"])
+@pytest.mark.filterwarnings("ignore:Initializing zero-element tensors")
+def test_layers_without_any_weight_come_back(kind, hidden):
+    model = int8_convnet(0, (3, 4, 5), hidden, 8, 1.0) if kind == "int8" else convnet(0, (3, 4, 5), hidden)
+    reference = inference.apply(model)
+    decoded = codec.decode(codec.encode(model))
+    codec.verify(reference, decoded)
+    assert torch.equal(outputs(decoded), outputs(reference))
+
+
+def test_weights_of_few_bits_take_fewer_bytes_than_zstandard_and_little_more_than_their_entropy(digits, teacher_model):
+    for bits in (2, 3, 4):
+        model = quantize.apply(teacher_model, digits, calibration_images=64, bits=bits)
+        counted, file = size.accountings(model), codec.encode(model)
+        assert len(file) < counted["bytes_zstd"] and len(file) < 1.03 * (counted["bytes_entropy"] + 600)
+        codec.verify(inference.apply(model), codec.decode(file))
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
@@ -167,10 +221,32 @@ def test_numbers_that_are_not_finite_are_refused(student_model, bad):
 
 
 def test_tensors_of_other_types_are_refused(student_model):
+    with pytest.raises(codec.CodecError, match=r"bfloat16.*expected float32"):
+        codec.encode(models.duplicate(student_model).bfloat16())
     with pytest.raises(codec.CodecError, match=r"float64.*expected float32"):
         codec.encode(models.duplicate(student_model).double())
     with pytest.raises(ValueError, match=r"int4.*float32, float16"):
         codec.encode(student_model, floats="int4")
+
+
+def test_models_that_have_no_spec_of_json_are_refused(student_model):
+    with pytest.raises(codec.CodecError, match="Linear has no spec"):
+        codec.encode(torch.nn.Linear(2, 2))
+    for bad in (float("nan"), {1, 2}, "\ud800"):
+        model = models.with_change(models.duplicate(student_model), "x", {"value": bad})
+        with pytest.raises(codec.CodecError, match="not JSON data"):
+            codec.encode(model)
+
+
+@pytest.mark.parametrize("file", [None, "model.slnc", 3, Path("model.slnc")])
+def test_what_is_no_bytes_is_refused(file):
+    with pytest.raises(TypeError, match="expected the bytes of a file"):
+        codec.decode(file)
+
+
+def test_numbers_that_shape_nothing_may_be_large(student_model):
+    model = models.with_change(models.duplicate(student_model), "x", {"epochs": 10**6})
+    assert codec.decode(codec.encode(model)).spec["changes"][-2] == {"technique": "x", "epochs": 10**6}
 
 
 def test_decoding_needs_torch_numpy_and_the_coder_only(int8_model, teacher_model, tmp_path):
@@ -208,7 +284,7 @@ def with_spec(spec, kind=0) -> bytes:
     plain = spec if isinstance(spec, bytes) else json.dumps(spec).encode()
     deflate = zlib.compressobj(9, zlib.DEFLATED, -15, 9, zdict=codec.KNOWN)
     text = deflate.compress(plain) + deflate.flush()
-    return sealed(codec.HEAD.pack(codec.MAGIC, 1, kind, len(text), min(len(plain), 0xFFFF), 0, 0, 0) + text)
+    return sealed(codec.HEAD.pack(codec.MAGIC, codec.VERSION, kind, len(text), min(len(plain), 0xFFFF), 0, 0, 0) + text)
 
 
 def spec_of(name="convnet", changes=(), **args):
@@ -243,23 +319,24 @@ def test_every_flipped_bit_is_noticed(small_file):
     [
         (b"", "ends too early"),
         (b"PK\x03\x04" + bytes(60), "starts with b'PK"),
-        (sealed(codec.HEAD.pack(b"SLNC", 2, 0, 0, 0, 0, 0, 0)), "version 2: this studylib reads version 1"),
-        (sealed(codec.HEAD.pack(b"SLNC", 1, 7, 0, 0, 0, 0, 0)), "floats of kind 7"),
-        (sealed(codec.HEAD.pack(b"SLNC", 1, 0, 60_000, 60_000, 0, 0, 0)), "header does not fit"),
-        (sealed(codec.HEAD.pack(b"SLNC", 1, 0, 0, 0, 9, 3, 1)), "header does not fit"),
-        (sealed(codec.HEAD.pack(b"SLNC", 1, 0, 1, 1, 0, 0, 0) + b"\xff"), "spec is damaged"),
+        (sealed(codec.HEAD.pack(b"SLNC", 1, 0, 0, 0, 0, 0, 0)), "version 1: this studylib reads version 2"),
+        (sealed(codec.HEAD.pack(b"SLNC", codec.VERSION, 7, 0, 0, 0, 0, 0)), "floats of kind 7"),
+        (sealed(codec.HEAD.pack(b"SLNC", codec.VERSION, 0, 60_000, 60_000, 0, 0, 0)), "header does not fit"),
+        (sealed(codec.HEAD.pack(b"SLNC", codec.VERSION, 0, 0, 0, 9, 3, 1)), "header does not fit"),
+        (sealed(codec.HEAD.pack(b"SLNC", codec.VERSION, 0, 1, 1, 0, 0, 0) + b"\xff"), "spec is damaged"),
         (with_spec(b"x" * 70_000), "spec is"),
         (with_spec(b"[" * 60_000), "spec is damaged"),
         (with_spec(b"{}"), "spec does not build"),
         (with_spec([]), "spec does not build"),
-        (with_spec({"format": 7, "changes": []}), "spec format 7"),
+        (with_spec({**spec_of(), "format": 7}), "spec format 7"),
         (with_spec(b"[" * 900 + b"]" * 900), "spec does not build"),
-        (with_spec(spec_of("densenet", [change("inference", widths={})] * 900, depth=1003)), "900 changes in the spec"),
+        (with_spec(spec_of(widths=[10**3000, 1, 1])), r"10+\.\.\.0+ in the spec"),
+        (with_spec(spec_of("densenet", [change("inference", widths={})] * 900, depth=103)), "900 changes in the spec"),
         (with_spec({"format": 1, "name": "os.system", "args": {}, "changes": []}), "os.system"),
         (with_spec(spec_of(depth=3)), "does not build"),
         (with_spec(spec_of(widths=[10**9, 1, 1])), "1000000000 in the spec: expected at most 4096"),
         (with_spec(spec_of(widths=[1e308, 1, 1])), "expected at most 4096"),
-        (with_spec(b'{"format": NaN}'), "nan in the spec"),
+        (with_spec(b'{"format": NaN}'), "spec is damaged: NaN"),
         (with_spec(spec_of(widths=[4096, 4096, 4096])), "expected at most 67108864"),
         (with_spec(spec_of(image_size=4096)), "expected at most 67108864"),
         (with_spec(spec_of("densenet", depth=4096, growth=4096)), "expected at most"),
@@ -294,6 +371,44 @@ def test_a_few_bytes_cannot_ask_for_a_million_weights():
     for words in (b"", b"\xff" * 4, b"\xff" * 8, bytes(8), bytes(range(64))):
         with pytest.raises(codec.CodecError):
             codec.decode(sealed(body + words))
+
+
+def test_values_beyond_the_bits_or_scales_of_a_layer_are_refused():
+    def file(change):
+        model = int8_convnet(0, (3, 4, 5), (6, 5), 4, 1.0)
+        model.spec["changes"][-1]["structure"]["bits"] = 4
+        for layer in models.weight_layers(model).values():
+            layer.bits = 4
+        change(model)
+        return codec.encode(model)
+
+    assert codec.decode(file(lambda model: None)).fc2.bits == 4
+    for change, message in (
+        (lambda model: model.fc2.weight.fill_(8), "fc2 has weights beyond its bits"),
+        (lambda model: model.fc2.weight.fill_(-9), "fc2 has weights beyond its bits"),
+        (lambda model: model.fc2.weight_scale.fill_(-1), "fc2 has a scale"),
+        (lambda model: model.fc2.input_scale.fill_(0), "fc2 has a scale"),
+    ):
+        with pytest.raises(codec.CodecError, match=message):
+            codec.decode(file(change))
+
+
+def test_a_file_cannot_ask_for_updates_without_end(monkeypatch):
+    """A wide layer with a handful of nonzeros: no number of its columns makes reading it slow."""
+    model = convnet(0, (3, 4, 40), (300, 5))
+    with torch.no_grad():
+        model.fc1.weight.zero_()
+        model.fc1.weight[:, :4] = 1
+    count, blocks, row = [], entropy.BLOCKS, entropy.Tensors._adaptive_row
+    monkeypatch.setattr(entropy.Tensors, "_adaptive_row", lambda self, *a: count.append(1) or row(self, *a))
+    file = codec.encode(model)
+    monkeypatch.setattr(entropy, "BLOCKS", 10)
+    small = codec.encode(model)
+    count.clear()
+    codec.decode(small)
+    assert len(count) <= 10 < blocks
+    monkeypatch.setattr(entropy, "BLOCKS", blocks)
+    codec.verify(inference.apply(model), codec.decode(file))
 
 
 def mutated(file: bytes, rng: np.random.Generator) -> bytes:
@@ -336,11 +451,12 @@ def test_twenty_thousand_damaged_files_are_refused_or_decode_to_a_model_within_t
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200 * 1024
 
 
+DIGESTS = ["f2628778df3e367d", "4510c4a64fcb3f87"]
 GOLDEN = (
-    "534c4e4301004400a90101020323ceab28b61ba2da6e81623922ad461be90021729080b8781c87969007201d03a39e98fc6c"
-    "84353f93908b315c024c2ee0a002173140b6612cb49c018699612c38d30300ae95352af1d29d0e8d69959b3100ac2169f6c0"
-    "68198b00f80e6685f67f433e34d0e9de71e0cebf4adeaf8270d5d4f8b602cdf31282c2801589d50c0873f6839527414310c9"
-    "38d3830a5f39e811f1bdc2d43d5adb21bd38f01bc84af573ba2069a6f8c3c16212e6f89ebc7f6eeaf5f885578c19df6cc145"
-    "111da0fbc5bec16aee1409b7895013e7184634e5d5bb4733320fec33532719369e45f139b22c41ab163084e64cc1e2267172"
-    "590c986aaca911e484d0fae9c5c6e3ad5eeb5e3cb6ba8de97b19279b207aa8"
+    "534c4e4302004400a90101020323ceab28b61ba2da6e81623922ad461be90021729080b8781c87969007201d03a39e98fc6c"
+    "84353f93908b315c024c2ee0a002173140b6612cb49c018699612c38d303006395352a0913a3c0c6b4d9bc1dd30291584567"
+    "257128ac63a54c734e29f69148c4c247e502c903773126dc4e28ee4614f6691cce34dea5af86c997047833985211af37e63c"
+    "d4ca9fe9103de59022f03e41d4380a4c1eedf215ab44c1c7f2ce03c861ad913896ce8c83d3ea58e5375d2d7d9c5d85272262"
+    "a41decaee75f0849f7fef380d234c12050dbf4ae326ec5ca7b7143d9c938daabd581431cbf7124b3768ce1a3ead528d9bc32"
+    "79277184aa232947a70bff1962d9b124c3b4d651fe07f35c2b449e08beccb4"
 )

@@ -103,6 +103,13 @@ def test_few_levels_take_little_more_than_their_entropy(reach):
     assert size_of(tensor) < 1.02 * bound(tensor) + 80
 
 
+def test_a_row_on_an_edge_is_of_the_class_above():
+    """A part of the format: reader and writer must agree, and those of another day."""
+    model = entropy.Tensors(coder.Writer(), [3, 9, 50])
+    rows = [[2, 3], [3, 3], [8, 9], [9, 9], [50], [127]]
+    assert [model._class_of(np.array(row)) for row in rows] == [0, 1, 1, 2, 3, 3]
+
+
 def test_blocks_are_limited_for_a_whole_file(monkeypatch):
     """A few bytes may not ask for updates without end."""
     rng, tensor = np.random.default_rng(0), gaussian(0, density=1.0)

@@ -145,6 +145,20 @@ def test_int8_models_are_sliced_alike(name):
     assert all(layer.weight.dtype == torch.int8 for layer in models.weight_layers(new).values())
 
 
+@pytest.mark.parametrize("activations", quantize.ACTIVATIONS)
+def test_slicing_changes_no_output_whatever_rounds_the_inputs(activations):
+    """A channel that nothing reads widens the range of a batch, where that decides the rounding."""
+    digits = datasets.load("digits", 0)
+    model = network("convnet")
+    with torch.no_grad():
+        model.fc1.weight[:, 0] = 0  # unread
+        model.features[4].norm.weight[0] = 50.0  # and large
+    int8 = quantize.with_activations(quantize.apply(model, digits, calibration_images=64), model, activations)
+    new = inference.apply(int8)
+    assert torch.allclose(outputs(new), outputs(int8), atol=1e-5)
+    assert ("inference" in [change["technique"] for change in new.spec["changes"]]) == (activations != "dynamic")
+
+
 @pytest.mark.parametrize("name", NETWORKS)
 def test_a_sliced_model_is_stored_and_rebuilt(name, tmp_path, same_tensors):
     new = inference.apply(prune(network(name), 0.4, 0))
@@ -175,6 +189,7 @@ def test_half_precision_rounds_every_float(int8_model, student_model):
     ("change", "floats", "message"),
     [
         (lambda m: m.fc3.bias.data.fill_(1e6), "float16", "fc3.bias"),
+        (lambda m: m.features[0].norm.weight.data.fill_(1e9), "float16", r"features.0.conv"),
         (lambda m: None, "bfloat16", "bfloat16.*float32, float16"),
     ],
 )

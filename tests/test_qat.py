@@ -318,3 +318,11 @@ def test_a_budget_that_is_too_small_is_refused_with_the_least():
     assert qat.choose_bits(rows, 0.3, tenths) == {"l0": 8, "l1": 8}  # 0.1 + 0.2 > 0.3
     with pytest.raises(ValueError, match="costs of l0 in 3 bits"):
         qat.choose_bits(rows, 100, {"l0": {2: 1}, "l1": {}})
+
+
+def test_numbers_that_are_none_choose_no_bits():
+    rows = [{"layer": "a", "bits": b, "weights": 8, "increase": 1.0 / b} for b in (2, 4)]
+    with pytest.raises(ValueError, match="budget_bytes=nan"):
+        qat.choose_bits(rows, float("nan"))
+    with pytest.raises(ValueError, match="a in 2 bits: increase nan"):
+        qat.choose_bits([{**rows[0], "increase": float("nan")}, rows[1]], 100)

@@ -1,7 +1,7 @@
 """Bytes and speed of the coded file, over the nodes of the digits run and a DenseNet-40 with 5 % of its weights.
 
 codec_over_entropy: the file over its entropy bound + 600 bytes, worst of the int8 networks of at least 20 kB.
-codec_over_entropy_few_bits: the same of DenseNet-40's and the teacher's weights in 2, 3 and 4 bits, whatever their size.
+codec_over_entropy_few_bits: the same of the weights of DenseNet-40 and the teacher at 2, 3 and 4 bits, of any size.
 codec_over_zstd: the file over the same tensors in safetensors through Zstandard at level 19, worst of all networks.
 codec_over_nncodec: the file over the reference coder of ISO/IEC 15938-17 (where it is installed), worst of int8.
 codec_encode, codec_decode: seconds on one core, DenseNet-40, beside Zstandard's for the safetensors file.

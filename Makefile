@@ -2,6 +2,7 @@
 PROFILE ?= digits
 SEEDS ?=
 STAGES ?=
+ROOT ?=
 CORES ?= all
 ARGS ?=
 A ?=
@@ -15,12 +16,12 @@ export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 .PHONY: help study test figures compare notebooks lint clean setup bench nncodec
 
 help: ## this list
-	@echo "make COMMAND [PROFILE=digits] [SEEDS='0 1 2'] [STAGES='kd imp svd int8'] [CORES=all] [ARGS=-n]"
+	@echo "make COMMAND [PROFILE=digits] [SEEDS='0 1 2'] [STAGES='kd imp svd int8'] [ROOT=moo] [CORES=all] [ARGS=-n]"
 	@sed -n 's/^\([a-z]*\):[^#]*## /  \1\t/p' Makefile | expand -t 14
 	@echo "profiles: $$(ls papermill_params | sed -n 's/\.yaml$$//p' | grep -vx stages | tr '\n' ' ')"
 
 study: $(READY) ## train and compress every combination of PROFILE, print the table (ARGS=-n: only say what would run)
-	@$(PY) engine/study.py --profile "$(PROFILE)" --seeds "$(SEEDS)" --stages "$(STAGES)" --cores "$(CORES)" -- $(ARGS)
+	@$(PY) engine/study.py --profile "$(PROFILE)" --seeds "$(SEEDS)" --stages "$(STAGES)" --root "$(ROOT)" --cores "$(CORES)" -- $(ARGS)
 
 test: $(READY) ## unit tests, the smoke profile, the notebooks
 	@$(PY) engine/test.py

@@ -12,14 +12,17 @@ from studylib import sweep
 min_version("9.0")
 
 PROFILE = config.get("profile", "digits")
-SECTIONS = parameters.load(PROFILE, config.get("seeds", ""), config.get("stages", ""))
+ROOT = config.get("root", "")
+SECTIONS = parameters.load(PROFILE, config.get("seeds", ""), config.get("stages", ""), ROOT)
+NAME = parameters.run_name(PROFILE, ROOT)
 STUDY, NOTEBOOKS = SECTIONS["study"], parameters.notebooks()
 STAGES, SEEDS, NODES = STUDY["stages"], STUDY["seeds"], sweep.nodes(STUDY["stages"])
-RUN = f"runs/{PROFILE}"
+RUN = f"runs/{NAME}"
 FILES = ["model.safetensors", "model.json", "model.slnc", "metrics.json", "test_logits.safetensors"]
 CHAPTERS = {NOTEBOOKS[stage].stem: stage for stage in ["teacher", *STAGES] if STUDY["lessons"]}
 COMPARES = {"svd": {"student": "teacher-kd", "pruned": "teacher-kd-imp"}, "int8": {"pruned": "teacher-imp"}}
 REFERENCE = [f"{RUN}/{sweep.NNCODEC}"] if Path(RUN, sweep.NNCODEC).exists() else []  # of make nncodec, if it was run
+COMPARISON = f"{RUN}/chapters/{NOTEBOOKS['moo'].stem}"  # of ways to train, a chapter without nodes
 LAST = f"{RUN}/chapters/{NOTEBOOKS['sweep'].stem}"  # the sweep's own chapter
 CORES = workflow.resource_settings.cores or 4  # on a cluster, which has no such number: four of one machine
 # through the run's warm process where there is one; what it starts dies with Snakemake even on SIGKILL
@@ -56,6 +59,7 @@ rule all:
         f"{RUN}/sweep.csv",
         expand(RUN + "/seed{seed}/{node}/{file}", seed=SEEDS, node=NODES, file=FILES),
         expand(RUN + "/chapters/{chapter}/metrics.json", chapter=CHAPTERS),
+        f"{COMPARISON}/comparison.csv" if STUDY["lessons"] else [],
         f"{LAST}/effects.csv" if STUDY["lessons"] and STAGES else [],  # one node has nothing to compare
     message:
         "every node, every chapter and the table"
@@ -138,6 +142,30 @@ for chapter, stage in CHAPTERS.items():
             " --set {params.reads} out={params.out} seed={params.seed} threads={threads} lesson=true > {log} 2>&1"
 
 
+rule chapter_moo:
+    input:
+        files(f"{RUN}/seed{SEEDS[0]}/teacher"),
+        ancient(f"{RUN}/latency.json"),
+    output:
+        f"{COMPARISON}/comparison.csv",
+    params:
+        notebook=NOTEBOOKS["moo"],
+        given=given("moo", lesson=True),
+        code=code.digest(NOTEBOOKS["moo"]),
+        parent=f"{RUN}/seed{SEEDS[0]}/teacher",
+        out=COMPARISON,
+        seed=SEEDS[0],
+    priority: 1
+    log:
+        f"{COMPARISON}/log.txt",
+    threads: STUDY["threads"]
+    message:
+        "{params.out}"
+    shell:
+        EXECUTE + " {params.notebook:q} {params.out}/notebook.ipynb --parameters {params.given:q}"
+        " --set parent={params.parent} out={params.out} seed={params.seed} threads={threads} lesson=true > {log} 2>&1"
+
+
 rule latency:
     # with every core to itself: two jobs side by side would spoil it
     input:
@@ -168,7 +196,7 @@ rule sweep:
         f"{RUN}/sweep.csv",
     params:
         notebook=NOTEBOOKS["sweep"],
-        given=json.dumps({"seeds": SEEDS, "stages": STAGES, "profile": PROFILE}),
+        given=json.dumps({"seeds": SEEDS, "stages": STAGES, "profile": NAME}),
         code=code.digest(NOTEBOOKS["sweep"], lesson=False),
         run=RUN,
     log:
@@ -191,7 +219,7 @@ rule chapter_sweep:
         given=json.dumps(
             {k: v for k, v in json.loads(given("teacher")).items() if k in parameters.types_of(NOTEBOOKS["sweep"])}
             | SECTIONS["sweep"]
-            | {"seeds": SEEDS, "stages": STAGES, "profile": PROFILE}
+            | {"seeds": SEEDS, "stages": STAGES, "profile": NAME}
         ),
         code=code.digest(NOTEBOOKS["sweep"]),
         run=RUN,

@@ -7,7 +7,7 @@ from engine import parameters
 
 def check_values(sections: dict[str, dict]) -> None:
     """Raises ParameterError for a value that a stage would refuse, perhaps hours later; loads the data to know."""
-    from studylib import data, distill, lowrank, models, prune, train
+    from studylib import data, distill, lowrank, models, multiobjective, prune, train
 
     study = sections["study"]
     _try("study", train.set_up, 0, study["device"])
@@ -26,9 +26,13 @@ def check_values(sections: dict[str, dict]) -> None:
     images = sections["int8"].get("calibration_images", 1)
     if not 1 <= images <= len(loaded.train):
         raise parameters.ParameterError(f"int8.calibration_images={images}: expected 1 to {len(loaded.train)}")
+    names = {"penalty": "", "aggregator": "PCD", "normalize": True, "tau": 0.5}
+    penalty, *options = [sections["teacher"].get(name, default) for name, default in names.items()]
+    _try("teacher", multiobjective.penalized, penalty, options[0], normalize=options[1], tau=options[2])
     if study["lessons"]:
         _check_lessons(sections, loaded)
-    wants = [stage for stage in ("teacher", "kd", "imp") if sections[stage].get("compile")]
+        _check_comparison(sections["moo"], loaded)
+    wants = [stage for stage in ("teacher", "kd", "imp", "moo") if sections[stage].get("compile")]
     if wants:
         from studylib import latency  # two seconds of import
 
@@ -76,6 +80,28 @@ def _check_lessons(sections: dict[str, dict], loaded) -> None:
     images = given("sweep", "calibration_images", 1)
     if not 1 <= images <= len(loaded.train):
         raise parameters.ParameterError(f"sweep.lesson_calibration_images={images}: expected 1 to {len(loaded.train)}")
+
+
+def _check_comparison(given: dict, loaded) -> None:
+    from studylib import comparison, models, train
+
+    fields = train.Recipe.__dataclass_fields__
+    recipe = _try("moo", train.Recipe, **{"epochs": 1} | {k: v for k, v in given.items() if k in fields})
+    tuning = {"epochs": given.get("tuning_epochs", 1), "lr": given.get("tuning_lr", recipe.lr)}
+    _try("moo.tuning", train.Recipe, **tuning)
+    _try("moo.sparsities", comparison.Plan, recipe, recipe, tuple(given.get("sparsities", [0.5])))
+    _try("moo.repetitions", _at_least_one, given.get("repetitions", 1))
+    settings = {name: given[name] for name in ("sums", "shrinkages", "taus", "rates") if name in given}
+    if settings:  # all four or none: each must have as many values
+        if len(settings) < 4:
+            raise parameters.ParameterError(f"moo: {', '.join(settings)}: expected sums, shrinkages, taus and rates")
+        for way in _try("moo", comparison.ways, **settings):
+            for value in way.values:
+                _try(f"moo: {way.label}", comparison.step_of, way, value)
+                if way.setting == "learning rate":
+                    _try("moo.rates", train.Recipe, 1, value)
+    shape = {key: value for key, value in given.items() if key in ("widths", "hidden")}
+    _try("moo", models.create, "convnet", 0, **shape, **loaded.model_args)
 
 
 def _at_least_one(number: int) -> None:

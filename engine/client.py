@@ -24,7 +24,7 @@ def main() -> None:
 
 
 def _ask(address: str, command: list[str]) -> int | str | None:
-    """The exit status; a message if the warm process ended before the job did; None if it never took it on."""
+    """The exit status; a message if the run, or only its warm process, ended before the job did; else None."""
     request = {"command": command, "cwd": os.getcwd(), "environment": dict(os.environ)}
     try:
         connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -32,7 +32,8 @@ def _ask(address: str, command: list[str]) -> int | str | None:
         socket.send_fds(connection, [json.dumps(request).encode()], [1, 2])
         pid = int(connection.recv(99))
     except (OSError, ValueError):
-        return None
+        ended = address and not os.path.exists(os.path.dirname(address))  # study.py's end, not the warm process's own
+        return "this run has ended" if ended else None
     signal.signal(signal.SIGINT, lambda number, _: os.kill(pid, number))
     status = connection.recv(99)
     if not status:

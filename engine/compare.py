@@ -28,9 +28,8 @@ def table_of(name: str) -> pd.DataFrame:
     return rows
 
 
-def main(a: str, b: str) -> None:
-    if not a or not b:
-        sys.exit(USAGE)
+def side_by_side(a: str, b: str) -> str:
+    """The nodes that both runs have, a line each."""
     rows = []
     for _, row in sweep.compare(table_of(a), table_of(b)).iterrows():
         rows.append(
@@ -44,8 +43,14 @@ def main(a: str, b: str) -> None:
                 "bytes B / A": report.plus_minus(row["bytes_ratio"], float("nan"), 3),
             }
         )
-    print(pd.DataFrame(rows).to_string(index=False))
-    print("test accuracy, means over seeds; ± is the deviation of the difference over the seeds that both have")
+    note = "test accuracy, means over seeds; ± is the deviation of the difference over the seeds that both have"
+    return f"{pd.DataFrame(rows).to_string(index=False)}\n{note}"
+
+
+def main(a: str, b: str) -> None:
+    if not a or not b:
+        sys.exit(USAGE)
+    print(side_by_side(a, b))
 
 
 if __name__ == "__main__":

@@ -11,6 +11,8 @@ ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "papermill_params"
 STAGES_FILE = FOLDER / "stages.yaml"
 SWEEP = "sweep"  # the section and notebook that read all nodes
+COMPARISON = "moo"  # those that compare ways to train: a chapter, no stage of the tree
+ROOTS = "roots"  # the section of other teachers: name → parameters in which they differ
 STUDY = {
     "dataset": "str",
     "device": "str",
@@ -70,19 +72,25 @@ def notebooks() -> dict[str, Path]:
 
 
 def stages() -> list[str]:
-    """The techniques in the order in which they are applied; the root and the sweep are none."""
-    return [stage for stage in notebooks() if stage not in ("teacher", SWEEP)]
+    """The techniques in the order in which they are applied; the root, the comparison and the sweep are none."""
+    return [stage for stage in notebooks() if stage not in ("teacher", COMPARISON, SWEEP)]
 
 
-def load(profile: str, seeds: str = "", chosen: str = "") -> dict[str, dict]:
+def run_name(profile: str, root: str = "") -> str:
+    """The folder below runs/, and the name by which a run is compared and published."""
+    return f"{profile}-{root}" if root else profile
+
+
+def load(profile: str, seeds: str = "", chosen: str = "", root: str = "") -> dict[str, dict]:
     """The profile's sections, complete and checked.
 
     Args:
         seeds: whole numbers with spaces or commas between, in the place of the profile's own.
         chosen: techniques alike, or the word none.
+        root: the teacher of that name in the section roots, in the place of the profile's own; chapters are left out.
 
     Raises:
-        ParameterError: an unknown section, key, stage or profile (names the nearest), or a value of the wrong type.
+        ParameterError: an unknown section, key, stage, root or profile (names the nearest); a value of the wrong type.
     """
     path = FOLDER / f"{profile}.yaml"
     if not re.fullmatch(r"[a-z][a-z0-9_]*", profile) or path == STAGES_FILE:
@@ -91,6 +99,7 @@ def load(profile: str, seeds: str = "", chosen: str = "") -> dict[str, dict]:
     where = f"{FOLDER.name}/{profile}.yaml"
     files = notebooks()
     known = {"study": STUDY, "latency": LATENCY}
+    roots = content.pop(ROOTS, None) or {}
     _check_names(content, [*known, *files], f"{where}: section")
     for section, values in content.items():
         if not isinstance(values, dict | None):
@@ -100,6 +109,9 @@ def load(profile: str, seeds: str = "", chosen: str = "") -> dict[str, dict]:
             raise ParameterError(f"{where}: {section}.{taken[0]}: the engine sets it; see the section study")
         types = known[section] if section in known else types_of(files[section])
         _check(values or {}, types, f"{where}: {section}")
+    teachers = _check_roots(roots, types_of(files["teacher"]), f"{where}: {ROOTS}")
+    if root not in ("", *teachers):
+        raise ParameterError(f"root {root!r}: unknown{_nearest(root, list(teachers))}; see {ROOTS} in {where}")
     _check_notebooks(files)
     study = {
         "device": "auto",
@@ -119,6 +131,8 @@ def load(profile: str, seeds: str = "", chosen: str = "") -> dict[str, dict]:
         if stage not in stages():
             raise ParameterError(f"stage {stage!r}: unknown{_nearest(stage, stages())}")
     study["stages"] = [stage for stage in stages() if stage in study["stages"]]
+    if root:
+        study["lessons"] = False
     if "dataset" not in study:
         raise ParameterError(f"{where}: study.dataset is missing: expected the name of a data set, such as digits")
     if not study["seeds"] or len(set(study["seeds"])) != len(study["seeds"]) or min(study["seeds"]) < 0:
@@ -126,7 +140,20 @@ def load(profile: str, seeds: str = "", chosen: str = "") -> dict[str, dict]:
     if study["threads"] < 1:
         raise ParameterError(f"{where}: study.threads={study['threads']}: expected at least 1")
     latency = {"batch": 64, "repeats": 20, "compiled": True, **(content.get("latency") or {})}
-    return {stage: dict(content.get(stage) or {}) for stage in files} | {"study": study, "latency": latency}
+    sections = {stage: dict(content.get(stage) or {}) for stage in files} | {"study": study, "latency": latency}
+    return sections | {"teacher": sections["teacher"] | teachers.get(root, {})}
+
+
+def _check_roots(roots: dict, types: dict[str, str], where: str) -> dict[str, dict]:
+    if not isinstance(roots, dict):
+        raise ParameterError(f"{where}: expected a name and its parameters, found {roots!r}")
+    for name, values in roots.items():
+        if not re.fullmatch(r"[a-z][a-z0-9_]*", str(name)) or not isinstance(values, dict):
+            raise ParameterError(f"{where}: {name}: expected a name and key: value pairs, found {values!r}")
+        if taken := sorted(set(values) & (FROM_ENGINE | FROM_STUDY)):
+            raise ParameterError(f"{where}: {name}.{taken[0]}: the engine sets it; see the section study")
+        _check(values, types, f"{where}: {name}")
+    return roots
 
 
 def _check_notebooks(files: dict[str, Path]) -> None:
@@ -134,7 +161,8 @@ def _check_notebooks(files: dict[str, Path]) -> None:
     for stage, path in files.items():
         needed = {"run", "out", "profile", "seeds", "stages"} if stage == SWEEP else FROM_STUDY | {"out", "seed"}
         if stage != SWEEP:
-            needed |= {"threads", "lesson", "made"} | ({"parent"} if stage != "teacher" else set())
+            needed |= {"threads", "lesson"} | ({"made"} if stage != COMPARISON else set())
+            needed |= {"parent"} if stage != "teacher" else set()
         for name in sorted(needed - set(types_of(path))):
             raise ParameterError(f"{path.relative_to(ROOT)}: its parameters cell must have {name!r}")
 

@@ -1,6 +1,6 @@
 """Runs the study: checks the profile, takes the run's lock, hands over to Snakemake, prints the table.
 
-python engine/study.py --profile digits [--seeds "0 1"] [--stages "imp int8"] [-- SNAKEMAKE ARGUMENTS]
+python engine/study.py --profile digits [--seeds "0 1"] [--stages "imp int8"] [--root moo] [-- SNAKEMAKE ARGUMENTS]
 """
 
 import argparse
@@ -15,7 +15,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from engine import parameters, warm
+from engine import compare, parameters, warm
 from engine.check import check_values
 from engine.lock import hold
 
@@ -40,16 +40,18 @@ def main() -> None:
     parser.add_argument("--profile", default="digits")
     parser.add_argument("--seeds", default="", help="whole numbers; default: the profile's")
     parser.add_argument("--stages", default="", help="techniques, or the word none; default: the profile's")
+    parser.add_argument("--root", default="", help="a teacher of the profile's section roots; default: its own")
     parser.add_argument("--cores", default="all")
     parser.add_argument("snakemake", nargs="*", help="handed on as they are: -n, --profile engine/slurm, …")
     args = parser.parse_args()
     started = time.time()
-    run = ROOT / "runs" / args.profile
+    args.root = args.root.strip()
+    run = ROOT / "runs" / parameters.run_name(args.profile, args.root)
     dry = bool({"-n", "--dry-run", "--dryrun"} & set(args.snakemake))
     elsewhere = bool({"--profile", "--executor", "-e"} & set(args.snakemake))
     with contextlib.ExitStack() as stack:
         try:
-            sections = parameters.load(args.profile, args.seeds, args.stages)
+            sections = parameters.load(args.profile, args.seeds, args.stages, args.root)
             if not dry:
                 run.mkdir(parents=True, exist_ok=True)
             handles = [hold(run)] if run.exists() else []
@@ -59,17 +61,22 @@ def main() -> None:
             check_values(sections)
         except parameters.ParameterError as error:
             sys.exit(str(error))
-        config = [f"{key}={value}" for key in ("profile", "seeds", "stages") if (value := getattr(args, key).strip())]
+        config = [
+            f"{key}={value}" for key in ("profile", "seeds", "stages", "root") if (value := getattr(args, key).strip())
+        ]
         own_profile = [] if "--profile" in args.snakemake else ["--cores", args.cores]
         command = [sys.executable, "-m", "snakemake", "--workflow-profile", "engine/profile", *own_profile]
         command += ["--config", *config, *args.snakemake]
-        if shutil.which("setpriv"):  # Snakemake ends with this process, however it ends
-            command = ["setpriv", "--pdeathsig", "TERM", *command]
+        if shutil.which("setpriv"):  # Snakemake ends with this process, however it ends; on TERM it waits for its jobs
+            command = ["setpriv", "--pdeathsig", "KILL", *command]
         code = _run(command, environment, handles, quiet=not dry)
     if code:
-        sys.exit(f"The study is not complete. What failed is named above; `make study PROFILE={args.profile}` goes on.")
+        again = f"make study PROFILE={args.profile}" + (f" ROOT={args.root}" if args.root else "")
+        sys.exit(f"The study is not complete. What failed is named above; `{again}` goes on.")
     if not dry:
         report(run, started)
+        if args.root and (ROOT / "runs" / args.profile / "sweep.csv").exists():
+            print(f"\nbeside the tree of the profile's own teacher:\n\n{compare.side_by_side(args.profile, run.name)}")
 
 
 def _run(command: list[str], environment: dict[str, str], handles: list[int], quiet: bool) -> int:

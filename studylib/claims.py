@@ -1,6 +1,7 @@
-"""What the paper and the survey claim, as data, and the verdict on each claim from what was measured.
+"""What the paper, the survey and the thesis claim, as data, and the verdict on each claim from what was measured.
 
-*The paper* is Mountain and Bharatia, Combinatorics with Model Compression; *the survey* a study of model-zoo sizes.
+*The paper* is Mountain and Bharatia, Combinatorics with Model Compression; *the survey* a study of model-zoo sizes;
+*the thesis* one on compression by multi-objective optimization.
 This is the only place where their figures are typed.
 """
 
@@ -68,6 +69,32 @@ CLAIMS = {
         56.0,
         "%",
         elsewhere="the mean of twelve other models, by their share of linear layers",
+    ),
+    "moo_one_shot": Claim(
+        "moo",
+        "common descent outperforms the weighted sum one-shot",
+        "the thesis, abstract",
+        0.0,
+        "points",
+        direction="+",
+        anywhere=True,
+    ),
+    "moo_tuned": Claim(
+        "moo",
+        "and after fine-tuning",
+        "the thesis, abstract",
+        0.0,
+        "points",
+        direction="+",
+        anywhere=True,
+    ),
+    "moo_common": Claim(
+        "moo",
+        "every step descends all objectives: {} of steps raise one",
+        "the thesis, abstract",
+        0.0,
+        "%",
+        anywhere=True,
     ),
     "pruned_loses_less": Claim(
         "sweep", "pruned weights lose less to int8 (KL)", "section 5.2", 0.0, "nats", direction="-", anywhere=True

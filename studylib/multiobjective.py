@@ -68,6 +68,7 @@ class Descent(train.Step):
         self.objectives, self.normalize = list(objectives), normalize
         self._aggregator, self._model = aggregation.Runner(aggregator, len(names), seed), None
         self.identity = ["descent", names, aggregation.describe(aggregator), normalize, seed]
+        self.label = f"{', '.join(names)} by {type(aggregator).__name__}"
 
     def start(self, model: nn.Module, masks: dict[str, torch.Tensor] | None = None) -> None:
         """Forgets everything; the rows of J are zero where ``masks`` are False."""
@@ -190,6 +191,7 @@ class Proximal(train.Step):
             raise ValueError(f"weight={weight!r}: expected at least 0")
         self.weight, self.step = weight, step or train.Step()
         self.identity = ["proximal", weight, self.step.identity]
+        self.label = f"{self.step.label} and a soft threshold".strip()
         self.start, self.gradients, self.row = self.step.start, self.step.gradients, self.step.row
         self.state_dict, self.load_state_dict = self.step.state_dict, self.step.load_state_dict
 
@@ -216,6 +218,26 @@ def weighted_sum(objectives: Sequence[Objective], weights: Sequence[float]) -> t
             return sum(w * o(model, (images, labels), outputs.float()) for o, w in used), outputs
 
     return loss
+
+
+def penalized(penalty: str, aggregator: str, *, normalize: bool = True, tau: float | None = None) -> Descent | None:
+    """Cross-entropy and a penalty by name, as a step; None where the name is empty.
+
+    Args:
+        penalty: a name of :data:`studylib.objectives.PENALTIES`, or empty.
+        aggregator, normalize: as for :class:`Descent`.
+        tau: of PCD; not handed to another aggregator.
+
+    Raises:
+        ValueError: an unknown penalty or aggregator, or a τ that PCD refuses.
+    """
+    if not penalty:
+        return None
+    if penalty not in objectives_.PENALTIES:
+        raise ValueError(f"penalty {penalty!r}: expected one of {', '.join(objectives_.PENALTIES)}, or none")
+    pair = [objectives_.cross_entropy, objectives_.PENALTIES[penalty]]
+    options = {"tau": tau} if aggregator == "PCD" and tau is not None else {}
+    return Descent(pair, aggregator, normalize=normalize, **options)
 
 
 def hypervolume(points: Iterable[Sequence[float]], reference: Sequence[float]) -> float:

@@ -125,6 +125,10 @@ def nuclear_norm(model):
     return _total(model, one)
 
 
+#: Name → objective that is small for weights that compress well.
+PENALTIES = {o.name: o for o in (l1, group_lasso, nuclear_norm)}
+
+
 def quantization_error(bits: int = 8) -> Objective:
     """Σ (w − ŵ)², ŵ the nearest point of w's symmetric grid of integers × scale, one scale an output channel.
 

@@ -141,7 +141,8 @@ def trajectory(
 ) -> list[nn.Module]:
     """``model`` at each of the rising ``sparsities``, each trained by the whole of ``recipe``: one of :data:`METHODS`.
 
-    A model's ``history`` is the rows of its training, ``accuracy_before`` the validation accuracy just before it.
+    A model's ``history`` is the rows of its training, ``accuracy_before`` the validation accuracy just before it. Where
+    ``model`` has more zeros than a sparsity asks for, it keeps them all.
 
     Args:
         sparsities: shares of the prunable weights that are zero, rising.
@@ -164,7 +165,7 @@ def trajectory(
         else:
             source = model if method == "one_shot" else current
             living, total = _count(masks := masks_of(model) if method == "one_shot" else masks)
-            masks = _without_smallest(prunable(source), masks, living - (total - round(sparsity * total)))
+            masks = _without_smallest(prunable(source), masks, max(0, living - (total - round(sparsity * total))))
         current = models.duplicate(current)
         if method != "learning_rate":
             current.load_state_dict(start)

@@ -16,16 +16,22 @@ def apply(
     recipe: train.Recipe,
     seed: int,
     device="cpu",
+    step: train.Step | None = None,
     scratch: Path | None = None,
 ) -> nn.Module:
     """A DenseNet trained by ``recipe`` with cross-entropy, its best validation epoch kept (the paper, section 3.1).
 
+    With a ``step`` of several objectives the last epoch is kept: what a compression objective does, it does slowly.
+
     Args:
         depth: convolutions and linear layers in all, 3·n + 4.
         growth: channels that each layer adds.
+        step: what is done with a batch, see :func:`studylib.train.fit`; None follows cross-entropy.
         scratch: folder in which an interrupted training leaves what it needs to go on.
     """
     model = models.create("densenet", seed, depth=depth, growth=growth, **data.model_args).to(device)
     checkpoint = scratch / "teacher.safetensors" if scratch else None
-    history = train.fit(model, data, recipe, seed=seed, checkpoint=checkpoint)
-    return models.with_change(model, "teacher", {"epochs": len(history)}, history=history)
+    keep = "last" if step else "best"
+    history = train.fit(model, data, recipe, seed=seed, step=step, checkpoint=checkpoint, keep=keep)
+    about = {"epochs": len(history)} | ({"descends": step.label} if step else {})
+    return models.with_change(model, "teacher", about, history=history)

@@ -24,7 +24,7 @@ Loss = Callable[[nn.Module, torch.Tensor, torch.Tensor], tuple[torch.Tensor, tor
 class Step:
     """What :func:`fit` does with each batch. This one follows the gradient of the loss; subclasses do otherwise."""
 
-    identity: object = None  # JSON data; a checkpoint made under another is not used
+    identity, label = None, ""  # JSON data (a checkpoint made under another is not used); what it descends, in words
 
     def start(self, model: nn.Module, masks: dict[str, torch.Tensor]) -> None:
         """A training begins or goes on: what an earlier one left here is to be forgotten."""
@@ -125,8 +125,9 @@ def fit(
     checkpoint_seconds: float = 60.0,
     identity: object = None,
     watch: Callable[[nn.Module], dict] | None = None,
+    keep: str = "best",
 ) -> list[dict]:
-    """Trains ``model`` in place and leaves it with the weights of its best validation epoch.
+    """Trains ``model`` in place and leaves it with the weights of its best validation epoch, or of its last.
 
     Best means highest validation accuracy, ties broken by the lower validation loss. Each epoch draws its
     order and views from ``(seed, epoch)`` alone, so that an interrupted training continues as if it had not
@@ -139,22 +140,25 @@ def fit(
         target: stop after the first epoch whose validation accuracy reaches this.
         identity: JSON data that tells ``loss`` from another; a checkpoint made under another is not used.
         watch: what it says of the model after each epoch is added to the epoch's row and decides nothing.
+        keep: "last" for a training whose other objectives have not done their work in the epochs that score best.
 
     Returns:
         One row an epoch: epoch, lr, train_loss, train_accuracy, val_loss, val_accuracy, seconds, best; ``step``'s.
 
     Raises:
+        ValueError: ``keep`` is neither.
         FloatingPointError: the loss is no longer finite, or ``step`` skipped every batch of an epoch.
     """
+    if keep not in ("best", "last"):
+        raise ValueError(f"keep={keep!r}: expected best or last")
     device = next(model.parameters()).device
-    data = data.to(device)
-    masks = {name: mask.to(device) for name, mask in (masks or {}).items()}
+    data, masks = data.to(device), {name: mask.to(device) for name, mask in (masks or {}).items()}
     optimizer = torch.optim.Adam(model.parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay)
     net = torch.compile(model) if recipe.compile else model
     _apply_masks(model, masks)
     step = step or Step()
     arguments = [dataclasses.asdict(recipe), seed, data.name, data.seed, data.sizes, target, identity]
-    arguments += [] if step.identity is None else [step.identity]
+    arguments += [each for each in (step.identity, {"best": None}.get(keep, keep)) if each is not None]
     key = checkpoints.key([arguments, model.spec], model)
     history, best, state = [], None, {}
     if checkpoint is not None and checkpoint.exists():
@@ -184,7 +188,7 @@ def fit(
             saved = time.monotonic()
     if checkpoint is not None and len(history) > resumed:
         checkpoints.save(checkpoint, key, model, optimizer, history, best, step.state_dict())
-    if best is not None:
+    if best is not None and keep == "best":
         model.load_state_dict(best)
     model.eval()
     return history

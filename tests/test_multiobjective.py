@@ -13,7 +13,7 @@ from torchjd.aggregation import PCD, Aggregator, Mean
 from torchjd.autojac import backward, jac_to_grad
 
 from studylib import aggregation, models, objectives, store, train
-from studylib.multiobjective import Descent, Proximal, hypervolume, weighted_sum
+from studylib.multiobjective import Descent, Proximal, hypervolume, penalized, weighted_sum
 from studylib.objectives import Objective, objective
 
 QUICK = train.Recipe(epochs=3, lr=5e-3, batch_size=32)
@@ -359,6 +359,16 @@ def test_a_missing_package_is_named(monkeypatch):
 def test_a_descent_that_cannot_work_is_refused_before_it_starts(arguments, options, message):
     with pytest.raises(ValueError, match=message):
         Descent(*arguments, **options)
+
+
+def test_a_penalty_by_name():
+    assert penalized("", "PCD") is None
+    found = penalized("nuclear_norm", "PCD", normalize=False, tau=0.3)
+    assert [o.name for o in found.objectives] == ["cross_entropy", "nuclear_norm"] and not found.normalize
+    assert "0.3" in found.identity[2] and penalized("l1", "MGDA", tau=0.3).normalize
+    for arguments, message in [(("l2", "PCD"), "l1, group_lasso, nuclear_norm"), (("l1", "PDC"), "aggregator 'PDC'")]:
+        with pytest.raises(ValueError, match=message):
+            penalized(*arguments)
 
 
 def test_options_reach_the_aggregator_and_an_instance_is_left_alone():

@@ -11,6 +11,7 @@ SCALE = {  # what decides how large and how long: no profile may inherit it from
     "svd": {"delta"},
     "int8": {"calibration_images"},
 }
+COMPARED = {"repetitions", "widths", "hidden", "epochs", "lr", "batch_size", "sparsities", "tuning_epochs", "tuning_lr"}
 
 
 @pytest.fixture
@@ -33,6 +34,10 @@ def test_every_profile_is_valid_and_states_its_scale(name):
     sections = parameters.load(name)
     for stage, keys in SCALE.items():
         assert keys <= set(sections[stage]), f"{name}: {stage}"
+    if sections["study"]["lessons"]:
+        assert COMPARED | {"sums", "shrinkages", "taus", "rates"} <= set(sections["moo"])
+        assert sections["moo"]["repetitions"] >= 3
+    assert parameters.load(name, root="moo")["teacher"]["penalty"] == "l1"
 
 
 def test_the_paper_profile_is_the_paper():
@@ -68,6 +73,32 @@ def test_a_misspelt_section_names_itself_and_the_nearest(profile):
 def test_a_value_of_the_wrong_type_is_named_with_the_right_type(profile, text, found):
     with pytest.raises(parameters.ParameterError, match=found):
         profile(text)
+
+
+def test_a_root_changes_the_teacher_and_leaves_chapters_out(profile):
+    text = "teacher: {depth: 7, epochs: 3}\nroots: {wide: {growth: 24, epochs: 5}}"
+    assert profile(text)["teacher"] == {"depth": 7, "epochs": 3}
+    sections = profile(text, root="wide")
+    assert sections["teacher"] == {"depth": 7, "epochs": 5, "growth": 24}
+    assert profile(text)["study"]["lessons"] and not sections["study"]["lessons"]
+    assert (parameters.run_name("mine"), parameters.run_name("mine", "wide")) == ("mine", "mine-wide")
+
+
+@pytest.mark.parametrize(
+    ("text", "options", "message"),
+    [
+        ("roots: {wide: {growth: 24}}", {"root": "wise"}, "root 'wise': unknown; did you mean 'wide'"),
+        ("", {"root": "moo"}, "root 'moo': unknown"),
+        ("roots: {wide: {grwth: 24}}", {}, "roots: wide: 'grwth' is unknown; did you mean 'growth'"),
+        ("roots: {wide: {growth: x}}", {}, "roots: wide.growth: found 'x'"),
+        ("roots: {wide: {seed: 3}}", {}, "roots: wide.seed: the engine sets it"),
+        ("roots: {Wi-de: {growth: 3}}", {}, "Wi-de: expected a name"),
+        ("roots: [wide]", {}, "roots: expected a name and its parameters"),
+    ],
+)
+def test_a_root_that_cannot_be_is_named(profile, text, options, message):
+    with pytest.raises(parameters.ParameterError, match=message):
+        profile(text, **options)
 
 
 def test_an_exponent_is_a_number(profile):
@@ -129,6 +160,15 @@ def test_an_unknown_stage_or_seed_is_named(profile, options, message):
         ("int8: {lesson_bits: [4, 3]}", r"int8.lesson_bits=\[4, 3\]: expected ascending"),
         ("int8: {lesson_bits: [1, 4]}", "int8.lesson_bits: bits=1 of"),
         ("int8: {lesson_lr: 0.0}", "int8 lesson: lr=0.0: expected above 0"),
+        ("teacher: {penalty: l2}", "teacher: penalty 'l2': expected one of l1, group_lasso, nuclear_norm"),
+        ("teacher: {penalty: l1, aggregator: PDC}", "teacher: aggregator 'PDC': expected one of"),
+        ("moo: {repetitions: 0}", "moo.repetitions: 0: expected at least 1"),
+        ("moo: {sparsities: [0.9, 0.5]}", "moo.sparsities: sparsities="),
+        ("moo: {tuning_lr: 0.0}", "moo.tuning: lr=0.0"),
+        ("moo: {widths: [8]}", "moo: convnet widths="),
+        ("moo: {taus: [0.1]}", "moo: taus: expected sums, shrinkages, taus and rates"),
+        ("moo: {sums: [1.0], shrinkages: [1.0], taus: [0.1], rates: [0.1, 0.2]}", "moo: .* equally many"),
+        ("moo: {sums: [1.0], shrinkages: [1.0], taus: [-0.1], rates: [0.1]}", "moo: .* above 0"),
         ("sweep: {lesson_growths: [0]}", "sweep.lesson_growths: 0: expected at least 1"),
         ("sweep: {lesson_calibration_images: 601}", "sweep.lesson_calibration_images=601"),
     ],

@@ -304,6 +304,16 @@ def test_one_shot_removes_the_smallest_trained_weights(ways, student_model):
         )
 
 
+def test_a_model_with_more_zeros_than_asked_for_keeps_them_all(student_model, tiny):
+    model, none = models.duplicate(student_model), train.Recipe(epochs=0)
+    for layer in models.weight_layers(model).values():
+        layer.weight.data[layer.weight.abs() < layer.weight.abs().flatten().quantile(0.8)] = 0
+    zeros = prune.masks_of(model)
+    few, many = prune.trajectory(model, tiny, [0.5, 0.95], method="one_shot", recipe=none, seed=0)
+    assert all(torch.equal(prune.masks_of(few)[name], mask) for name, mask in zeros.items())
+    assert sum(int(m.sum()) for m in prune.masks_of(many).values()) < sum(int(m.sum()) for m in zeros.values())
+
+
 @pytest.mark.parametrize(
     "wrong, message",
     [

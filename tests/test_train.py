@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from studylib import models, store, teacher, train
+from studylib import models, multiobjective, store, teacher, train
 from studylib.data import Split
 from studylib.train import Recipe
 
@@ -159,6 +159,22 @@ def test_each_epoch_has_an_order_and_views_of_its_own(new_student, tiny):
         assert len(first) == 3 and not torch.equal(first[0], first[1]) and not torch.equal(first[1], first[2])
 
 
+def test_the_last_epoch_is_kept_where_that_is_asked_for(new_student, tiny, same_tensors, tmp_path):
+    recipe = dataclasses.replace(QUICK, lr=0.05, min_lr=0.05, epochs=6)
+    runs = {keep: new_student() for keep in ("best", "last")}
+    rows = {keep: train.fit(model, tiny, recipe, seed=0, keep=keep) for keep, model in runs.items()}
+    assert not rows["best"][-1]["best"]  # else the two are the same and this shows nothing
+    assert not same_tensors(runs["best"], runs["last"])
+    assert train.accuracy(runs["last"], tiny.validation, tiny) == rows["last"][-1]["val_accuracy"]
+    file = tmp_path / "checkpoint.safetensors"
+    train.fit(new_student(), tiny, recipe, seed=0, checkpoint=file)
+    again = new_student()
+    train.fit(again, tiny, recipe, seed=0, checkpoint=file, keep="last")  # a checkpoint of the other is not used
+    assert same_tensors(again, runs["last"])
+    with pytest.raises(ValueError, match="keep='first'"):
+        train.fit(new_student(), tiny, recipe, seed=0, keep="first")
+
+
 def test_the_best_validation_epoch_is_kept(new_student, tiny):
     steps = 0
 
@@ -305,6 +321,15 @@ def test_the_teacher_is_a_densenet_that_learns(teacher_model, digits):
     accuracy = train.accuracy(teacher_model, digits.validation, digits)
     assert accuracy == max(row["val_accuracy"] for row in teacher_model.history)
     assert accuracy > 0.5  # by chance 0.1
+
+
+def test_a_teacher_with_a_penalty_is_that_of_the_last_epoch_and_says_so(tiny, monkeypatch):
+    step, kept, fit = multiobjective.penalized("l1", "PCD", tau=0.2), [], train.fit
+    monkeypatch.setattr(train, "fit", lambda *a, **k: kept.append(k["keep"]) or fit(*a, **k))
+    model = teacher.apply(tiny, depth=7, growth=4, recipe=QUICK, seed=0, step=step)
+    plain = teacher.apply(tiny, depth=7, growth=4, recipe=QUICK, seed=0)
+    assert kept == ["last", "best"] and "value_l1" in model.history[0] and "value_l1" not in plain.history[0]
+    assert model.spec["changes"][0]["descends"] == "cross_entropy, l1 by PCD"
 
 
 def test_an_interrupted_teacher_goes_on_from_its_scratch_folder(tiny, tmp_path, monkeypatch, same_tensors):

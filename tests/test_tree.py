@@ -38,6 +38,14 @@ def test_one_more_name_in_the_list_of_stages_grows_the_tree(project):
     assert "seed0/teacher-kd-imp-svd-again-int8" in found
 
 
+def test_a_root_has_a_tree_of_its_own_and_no_chapters(project):
+    result = study(project, "--profile", "digits", "--root", "moo", "--", "-n")
+    assert result.returncode == 0, result.stdout
+    found = re.findall(r"runs/digits-moo/(seed\d+/teacher[\w-]*)$", result.stdout, flags=re.M)
+    assert len(found) == len(set(found)) == 48
+    assert "chapters" not in result.stdout and "runs/digits/" not in result.stdout
+
+
 def test_a_second_run_of_one_profile_is_refused_while_the_first_goes_on(project):
     import fcntl
 
@@ -78,8 +86,8 @@ def chapters(project, profile, *arguments):
 
 def test_each_chapter_runs_its_lesson_once_a_profile(project):
     names = ["01_train_teacher", "02_distill", "03_iterative_magnitude_pruning", "04_svd", "05_quantize"]
-    last = "07_combinatorial_sweep"
-    assert chapters(project, "digits") == [*names, last]
-    assert chapters(project, "digits", "--stages", "svd") == [names[0], names[3], last]
-    assert chapters(project, "digits", "--stages", "none") == [names[0]]
+    last = ["06_moo_vs_weighted_sum", "07_combinatorial_sweep"]
+    assert chapters(project, "digits") == [*names, *last]
+    assert chapters(project, "digits", "--stages", "svd") == [names[0], names[3], *last]
+    assert chapters(project, "digits", "--stages", "none") == [names[0], last[0]]
     assert chapters(project, "smoke") == []  # nbval runs them

@@ -94,10 +94,15 @@ def test_a_module_runs_as_by_dash_m(warmed):
     assert "Beautiful is better than ugly." in ask(warmed, "-m", "this").stdout
 
 
-@pytest.mark.parametrize("address", ["", "/nowhere/warm"])
+@pytest.mark.parametrize("address", ["", "/tmp/a process that has ended otherwise than with its run"])
 def test_without_a_warm_process_the_client_runs_the_script_itself(script, address):
     done = ask(environment(ROOT) | {"STUDY_WARM": address}, script("print('fractions' in __import__('sys').modules)"))
     assert done.stdout == "False\n" and done.returncode == 0
+
+
+def test_a_client_that_comes_after_the_end_of_the_run_starts_nothing(script, tmp_path):
+    done = ask(environment(ROOT) | {"STUDY_WARM": str(tmp_path / "removed" / "warm")}, script("print('orphan')"))
+    assert done.returncode == 1 and done.stdout == "" and "this run has ended" in done.stderr
 
 
 def test_a_killed_client_leaves_nothing_and_the_next_job_runs(warmed, script, tmp_path):

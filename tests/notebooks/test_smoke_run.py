@@ -175,13 +175,25 @@ def test_code_edited_between_two_runs_is_what_the_second_runs(project):
     assert metrics(project / "runs/smoke", "teacher-svd")["changes"][-1]["edited"]
 
 
+def test_a_teacher_of_several_objectives_roots_a_tree_that_is_compared_with_the_plain_one(project):
+    result = study(project, "--profile", "smoke", "--root", "moo", "--stages", "int8")
+    assert result.returncode == 0, result.stdout
+    rows = result.stdout.partition("beside the tree of the profile's own teacher")[2]
+    assert re.search(r"^ *teacher-int8 +[\d.]+ +[\d.]+ +-?[\d.]+", rows, flags=re.M)
+    ours, plain = (metrics(project / "runs" / run, "teacher") for run in ("smoke-moo", "smoke"))
+    assert ours["changes"][-1]["descends"] == "cross_entropy, l1 by PCD" and "descends" not in plain["changes"][-1]
+    assert ours["history"][-1]["value_l1"] < ours["history"][0]["value_l1"]
+    assert ours["file_sha256"] != plain["file_sha256"]
+
+
 def processes_of(project):
-    """Process ids of what runs in the folder ``project``."""
-    found = []
+    """Process id, state and command of what runs in the folder ``project``."""
+    found = {}
     for process in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
             if Path(os.readlink(process / "cwd")).is_relative_to(project):
-                found.append(int(process.name))
+                state = (process / "stat").read_text().rpartition(")")[2].split()[0]
+                found[int(process.name)] = f"{state} {(process / 'cmdline').read_text()}"
     return found
 
 

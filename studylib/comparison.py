@@ -1,0 +1,282 @@
+"""Ways to train for compression, each tuned as often, and what is left of their networks at rising sparsity.
+
+Every way trains the same network from the same weights, in the same batches, for as many epochs, and is then pruned
+and fine-tuned alike. Its one setting is tried at as many values as everyone's, on the first seed; the value with the
+largest hypervolume on validation images is kept for every seed. What is said of a way is then of test images.
+"""
+
+import dataclasses
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+import torch
+from torch import nn
+
+from studylib import codec, factorial, models, multiobjective, prune, store, train
+from studylib.data import Data
+from studylib.objectives import cross_entropy, l1
+
+STAGES = ("one-shot", "fine-tuned")
+SUMS = ("weighted sum", "proximal L1", "magnitude pruning", "iterative pruning")  # without an aggregator
+
+
+@dataclasses.dataclass(frozen=True)
+class Way:
+    """A way to train, and the values of its setting that are tried.
+
+    Attributes:
+        name: one of :data:`SUMS`, or TorchJD's aggregator of common descent.
+        setting: what ``values`` are: "λ" (weight of L1), "shrinkage" (of the soft threshold), "τ", "learning rate".
+        normalize: gradients are brought to norm 1 before they are aggregated.
+    """
+
+    name: str
+    setting: str
+    values: tuple[float, ...]
+    normalize: bool = False
+
+    @property
+    def label(self) -> str:
+        return f"{self.name}, normalized" if self.normalize else self.name
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What every way has in common.
+
+    Attributes:
+        recipe: of the training.
+        tuning: of the fine-tuning at each sparsity.
+        sparsities: shares of the weights that are zero, rising.
+
+    Raises:
+        ValueError: ``sparsities`` do not rise within 0…1.
+    """
+
+    recipe: train.Recipe
+    tuning: train.Recipe
+    sparsities: tuple[float, ...]
+
+    def __post_init__(self):
+        prune.check_sparsities(list(self.sparsities))
+
+
+def ways(
+    sums: Sequence[float], shrinkages: Sequence[float], taus: Sequence[float], rates: Sequence[float]
+) -> list[Way]:
+    """Every way that is compared; each of the four settings must have as many values.
+
+    Args:
+        sums: λ of cross-entropy + λ ‖w‖₁.
+        shrinkages: λ of :class:`studylib.multiobjective.Proximal`.
+        taus: τ of priority-constrained descent.
+        rates: learning rates, of the ways that have no other setting.
+
+    Raises:
+        ValueError: the settings have not equally many values, or none, or one twice, or one that is not above 0.
+    """
+    settings = [tuple(values) for values in (sums, shrinkages, taus, rates)]
+    if len(set(map(len, settings))) != 1 or not sums or any(len(set(v)) < len(v) for v in settings):
+        raise ValueError(f"{settings}: expected equally many values for each setting, one or more, all different")
+    if not all(0 < value < math.inf for values in settings for value in values):
+        raise ValueError(f"{settings}: expected finite values above 0")
+    sums, shrinkages, taus, rates = settings
+    found = [Way("weighted sum", "λ", sums), Way("proximal L1", "shrinkage", shrinkages)]
+    found += [Way(name, "learning rate", rates) for name in SUMS[2:]]
+    for normalize in (False, True):
+        found += [Way(name, "learning rate", rates, normalize) for name in ("MGDA", "UPGrad")]
+        found.append(Way("PCD", "τ", taus, normalize))
+    return found
+
+
+def step_of(way: Way, value: float) -> train.Step:
+    """What ``way`` does with a batch; cross-entropy and L1 are followed or, where they are not, only recorded."""
+    pair = [cross_entropy, l1]
+    if way.name in SUMS:
+        weights = torch.tensor([1.0, value if way.setting == "λ" else 0.0])
+        step = multiobjective.Descent(pair, "Constant", weights=weights)
+        return multiobjective.Proximal(value, step) if way.setting == "shrinkage" else step
+    options = {"tau": value} if way.setting == "τ" else {}
+    return multiobjective.Descent(pair, way.name, normalize=way.normalize, **options)
+
+
+def trained(way: Way, value: float, start: nn.Module, data: Data, recipe: train.Recipe, seed: int) -> nn.Module:
+    """A copy of ``start`` trained that way, as it is after the last epoch; ``history`` has the rows of the training.
+
+    Raises:
+        FloatingPointError: the training did not stay finite.
+    """
+    model = models.duplicate(start)
+    if way.setting == "learning rate":
+        recipe = dataclasses.replace(recipe, lr=value, min_lr=min(recipe.min_lr, value))
+    model.history = train.fit(model, data, recipe, seed=seed, step=step_of(way, value), keep="last")
+    return model
+
+
+def pruned(way: Way, model: nn.Module, data: Data, plan: Plan, seed: int) -> dict[str, list[nn.Module]]:
+    """Stage → ``model`` at each sparsity of ``plan``: just pruned, and fine-tuned.
+
+    All but iterative pruning start each sparsity from ``model``; that one goes on from the sparsity before, so that its
+    k-th has had k times the fine-tuning.
+    """
+    sparsities, none = list(plan.sparsities), dataclasses.replace(plan.tuning, epochs=0)
+
+    def cut(model, sparsities, recipe=none, method="one_shot"):
+        return prune.trajectory(model, data, sparsities, method=method, recipe=recipe, seed=seed)
+
+    if way.name != "iterative pruning":
+        found = cut(model, sparsities), cut(model, sparsities, plan.tuning)
+    else:
+        tuned = cut(model, sparsities, plan.tuning, "learning_rate")
+        found = [cut(m, [s])[0] for m, s in zip([model, *tuned], sparsities, strict=False)], tuned
+    return dict(zip(STAGES, found, strict=True))
+
+
+def run(
+    way: Way, value: float, start: nn.Module, data: Data, plan: Plan, seed: int, folder: Path | None = None
+) -> tuple[list[dict], list[dict]]:
+    """One training of ``way`` at ``value`` and what becomes of it, and the training's history.
+
+    Args:
+        start: the network as it is before; the same for every way.
+        folder: what is finished is left there and read by a later call with the same arguments.
+
+    Returns:
+        Rows, one a stage and sparsity: way, value, seed, stage, sparsity (asked for), val_accuracy, zeros (reached),
+        test_accuracy and, once fine-tuned, bytes (of the coded file); and the rows of :func:`studylib.train.fit` with
+        way, value and seed. A training that did not stay finite has chance for its accuracies, no zeros or bytes, and
+        no history.
+    """
+    return _Runs(start, data, plan, seed, folder).measured(way, value)
+
+
+def search(
+    way: Way, start: nn.Module, data: Data, plan: Plan, seed: int, folder: Path | None = None
+) -> tuple[list[dict], float, tuple[list[dict], list[dict]]]:
+    """Every value of ``way`` on validation images, the best of them, and what :func:`run` gives for that one.
+
+    Only the best is seen on test images. Arguments as for :func:`run`.
+
+    Returns:
+        Rows (way, value, seed, stage, sparsity, val_accuracy) of all values; the value of :func:`best_values`; and
+        rows and history at that.
+    """
+    runs = _Runs(start, data, plan, seed, folder)
+    rows = [row for value in way.values for row in runs.validated(way, value)]
+    best = best_values(pd.DataFrame(rows), len(data.classes))[way.label]
+    return rows, best, runs.measured(way, best)
+
+
+class _Runs:
+    """Trainings that start alike; what each gives is left in ``folder``, the last networks here."""
+
+    def __init__(self, start: nn.Module, data: Data, plan: Plan, seed: int, folder: Path | None):
+        self.start, self.data, self.plan, self.seed, self.folder = start, data, plan, seed, folder
+        self._made: dict[tuple[str, float], tuple[dict, list[dict]]] = {}
+
+    def validated(self, way: Way, value: float) -> list[dict]:
+        return self._once("validated", way, value, lambda: self._rows(way, value, self._seen))
+
+    def measured(self, way: Way, value: float) -> tuple[list[dict], list[dict]]:
+        found = self._once(
+            "measured", way, value, lambda: (self._rows(way, value, self._measure), self._networks(way, value)[1])
+        )
+        self._made.clear()
+        return tuple(found)
+
+    def _once(self, what: str, way: Way, value: float, make):
+        path = self.folder / f"{way.label}-{value:g}-{self.seed}-{what}.json" if self.folder else None
+        about = [way.label, value, self.seed, dataclasses.asdict(self.plan), self.start.spec]
+        key = json.loads(json.dumps([*about, self.data.name, self.data.seed, self.data.sizes]))
+        if path and path.exists() and (kept := store.read_json(path))["key"] == key:
+            return kept["found"]
+        found = make()
+        if path:
+            store.write_json(path, {"key": key, "found": found})
+        return found
+
+    def _networks(self, way: Way, value: float) -> tuple[dict, list[dict]]:
+        """Stage → networks (None where the training did not stay finite), and the history."""
+        if (way.label, value) not in self._made:
+            about = {"way": way.label, "value": value, "seed": self.seed}
+            try:
+                model = trained(way, value, self.start, self.data, self.plan.recipe, self.seed)
+                found = pruned(way, model, self.data, self.plan, self.seed)
+                history = [{**about, **row} for row in model.history]
+            except FloatingPointError:
+                found, history = {stage: [None] * len(self.plan.sparsities) for stage in STAGES}, []
+            self._made[way.label, value] = found, history
+        return self._made[way.label, value]
+
+    def _rows(self, way: Way, value: float, see) -> list[dict]:
+        about = {"way": way.label, "value": value, "seed": self.seed}
+        return [
+            {**about, "stage": stage, "sparsity": sparsity, **see(model, stage)}
+            for stage, networks in self._networks(way, value)[0].items()
+            for sparsity, model in zip(self.plan.sparsities, networks, strict=True)
+        ]
+
+    def _seen(self, model: nn.Module | None, stage: str) -> dict:
+        chance = 1 / len(self.data.classes)
+        return {"val_accuracy": train.accuracy(model, self.data.validation, self.data) if model else chance}
+
+    def _measure(self, model: nn.Module | None, stage: str) -> dict:
+        row = self._seen(model, stage)
+        if model is None:
+            return row | {"zeros": None, "test_accuracy": row["val_accuracy"], "bytes": None}
+        masks = prune.masks_of(model).values()
+        return row | {
+            "zeros": 1 - sum(int(m.sum()) for m in masks) / sum(m.numel() for m in masks),
+            "test_accuracy": train.accuracy(model, self.data.test, self.data),
+            "bytes": len(codec.encode(model)) if stage == STAGES[1] else None,
+        }
+
+
+def volume(rows: pd.DataFrame, column: str, classes: int) -> float:
+    """Dominated hypervolume of the rows of one way, value, seed and stage, as a share of the most that is possible.
+
+    The axes are log₂(weights / weights left) and the accuracy in ``column``; the reference point is (0, 1 / classes), a
+    dense network at chance. 1 would be full accuracy at the highest sparsity.
+    """
+    depth = -(1 - rows["sparsity"]).map(math.log2)
+    points = list(zip(depth, rows[column], strict=True))
+    return multiobjective.hypervolume(points, (0.0, 1 / classes)) / (depth.max() * (1 - 1 / classes))
+
+
+def volumes(rows: pd.DataFrame, column: str, classes: int) -> pd.DataFrame:
+    """:func:`volume` of each way, value, stage and seed: a row each, in the order of ``rows``."""
+    keys = ["way", "value", "stage", "seed"]
+    found = rows.groupby(keys, sort=False)[["sparsity", column]].apply(volume, column, classes)
+    return found.rename("volume").reset_index()
+
+
+def best_values(rows: pd.DataFrame, classes: int) -> dict[str, float]:
+    """Way → the value with the largest mean of both stages' volumes on validation images; the first of equals."""
+    mean = volumes(rows, "val_accuracy", classes).groupby(["way", "value"], sort=False)["volume"].mean()
+    return {way: float(part.idxmax()[1]) for way, part in mean.groupby(level=0, sort=False)}
+
+
+def against(volumes: pd.DataFrame, rival: str = SUMS[0]) -> pd.DataFrame:
+    """Each way's volume beside ``rival``'s, seed by seed: a row a stage and way, in the order of ``volumes``.
+
+    Args:
+        volumes: rows of :func:`volumes`, one value a way.
+
+    Returns:
+        stage, way, mean and sd of its volume, gain (mean difference from ``rival``), Student's interval low and high of
+        it at 95 %, verdict ("more", "less" or "cannot tell"; a dash for ``rival``) and seeds.
+    """
+    words, rows = {factorial.HELP: "more", factorial.HURT: "less"}, []
+    for stage, part in volumes.groupby("stage", sort=False):
+        wide = part.pivot(index="seed", columns="way", values="volume")
+        for way in part["way"].unique():
+            gain = (wide[way] - wide[rival]).to_numpy()
+            low, high = factorial.t_interval(gain)
+            verdict = factorial.judge((low, high))
+            row = {"stage": stage, "way": way, "mean": wide[way].mean(), "sd": wide[way].std(), "gain": gain.mean()}
+            row |= {"low": low, "high": high, "verdict": words.get(verdict, verdict) if way != rival else "–"}
+            rows.append(row | {"seeds": len(gain)})
+    return pd.DataFrame(rows)

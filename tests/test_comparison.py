@@ -1,0 +1,183 @@
+import itertools
+import json
+import math
+
+import pandas as pd
+import pytest
+import torch
+
+from studylib import comparison, models, multiobjective, objectives, prune, train
+
+QUICK = train.Recipe(epochs=2, lr=5e-3, batch_size=32, augment=False)
+SETTINGS = {"sums": [1e-3, 1e-2], "shrinkages": [0.1, 1.0], "taus": [0.2, 0.5], "rates": [5e-3, 1e-2]}
+WAYS = {way.label: way for way in comparison.ways(**SETTINGS)}
+
+
+@pytest.fixture
+def plan():
+    return comparison.Plan(QUICK, train.Recipe(epochs=1, lr=5e-3, batch_size=32, augment=False), (0.5, 0.9))
+
+
+def test_every_way_is_tried_equally_often_and_once():
+    assert {len(way.values) for way in WAYS.values()} == {2}
+    assert list(WAYS) == [
+        *comparison.SUMS,
+        *("MGDA", "UPGrad", "PCD"),
+        *("MGDA, normalized", "UPGrad, normalized", "PCD, normalized"),
+    ]
+
+
+@pytest.mark.parametrize("change", [{"taus": [0.2]}, {"rates": [1e-2, 1e-2]}, {"sums": [0.0, 1.0]}])
+def test_settings_that_are_no_fair_comparison_are_refused(change):
+    with pytest.raises(ValueError, match="expected"):
+        comparison.ways(**SETTINGS | change)
+    with pytest.raises(ValueError, match="equally many"):
+        comparison.ways([], [], [], [])
+
+
+def test_sparsities_that_fall_are_refused():
+    with pytest.raises(ValueError, match="sparsities"):
+        comparison.Plan(QUICK, QUICK, (0.9, 0.5))
+
+
+def gradients(model, step, images, labels):
+    model.zero_grad()
+    step.start(model, {})
+    logits = model(images)
+    assert step.gradients(model, torch.nn.functional.cross_entropy(logits, labels), logits, (images, labels))
+    return [p.grad.clone() for p in model.parameters()]
+
+
+def test_the_weighted_sum_is_followed_and_its_parts_recorded(new_student, digits):
+    model, images, labels = new_student(), digits.normalize(digits.train.images[:32]), digits.train.labels[:32]
+    step = comparison.step_of(WAYS["weighted sum"], 0.01)
+    found = gradients(model, step, images, labels)
+    row = step.row()
+    model.zero_grad()
+    task = torch.nn.functional.cross_entropy(model(images), labels)
+    norm = sum(w.abs().sum() for w in objectives.weights(model))
+    (task + 0.01 * norm).backward()
+    for ours, parameter in zip(found, model.parameters(), strict=True):
+        torch.testing.assert_close(ours, parameter.grad, rtol=1e-4, atol=1e-6)
+    assert row["value_cross_entropy"] == pytest.approx(task.item(), rel=1e-5)
+    assert row["value_l1"] == pytest.approx(norm.item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("label", ["magnitude pruning", "iterative pruning", "proximal L1"])
+def test_ways_without_a_compression_loss_follow_the_task(new_student, digits, label):
+    model, images, labels = new_student(), digits.normalize(digits.train.images[:32]), digits.train.labels[:32]
+    found = gradients(model, comparison.step_of(WAYS[label], 0.01), images, labels)
+    model.zero_grad()
+    torch.nn.functional.cross_entropy(model(images), labels).backward()
+    for ours, parameter in zip(found, model.parameters(), strict=True):
+        torch.testing.assert_close(ours, parameter.grad, rtol=1e-4, atol=1e-6)
+
+
+def test_steps_are_what_the_ways_are_called():
+    assert isinstance(comparison.step_of(WAYS["proximal L1"], 0.1), multiobjective.Proximal)
+    step = comparison.step_of(WAYS["PCD, normalized"], 0.3)
+    assert step.normalize and "0.3" in step.identity[2] and not comparison.step_of(WAYS["PCD"], 0.3).normalize
+
+
+def test_a_learning_rate_reaches_the_training(new_student, tiny):
+    slow, fast = (
+        comparison.trained(WAYS["magnitude pruning"], rate, new_student(), tiny, QUICK, 0) for rate in (1e-7, 1e-2)
+    )
+    start = next(new_student().parameters())
+    assert (next(fast.parameters()) - start).abs().max() > 100 * (next(slow.parameters()) - start).abs().max()
+
+
+def test_the_weights_are_those_after_the_last_epoch(new_student, tiny):
+    model = comparison.trained(WAYS["weighted sum"], 1e-3, new_student(), tiny, QUICK, 0)
+    other = models.duplicate(new_student())
+    train.fit(other, tiny, QUICK, seed=0, step=comparison.step_of(WAYS["weighted sum"], 1e-3), keep="last")
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), other.parameters(), strict=True))
+
+
+def test_only_iterative_pruning_goes_on_from_the_sparsity_before(new_student, tiny, plan):
+    def zeros(model):
+        return {name: ~mask for name, mask in prune.masks_of(model).items()}
+
+    model = comparison.trained(WAYS["iterative pruning"], 5e-3, new_student(), tiny, QUICK, 0)
+    cut = comparison.pruned(WAYS["iterative pruning"], model, tiny, plan, 0)
+    one_shot, tuned = ([zeros(m) for m in cut[stage]] for stage in comparison.STAGES)
+    for name in one_shot[0]:
+        assert (one_shot[1][name] & tuned[0][name]).sum() == tuned[0][name].sum()  # what was cut stays cut
+    plain = comparison.pruned(WAYS["magnitude pruning"], model, tiny, plan, 0)
+    assert any(not torch.equal(one_shot[1][n], zeros(plain["one-shot"][1])[n]) for n in one_shot[1])
+    for found in (cut, plain):
+        for stage, (k, asked) in itertools.product(comparison.STAGES, enumerate(plan.sparsities)):
+            masks = prune.masks_of(found[stage][k]).values()
+            assert 1 - sum(int(m.sum()) for m in masks) / sum(m.numel() for m in masks) == pytest.approx(
+                asked, abs=2e-3
+            )
+
+
+def test_a_run_measures_every_stage_and_sparsity_and_is_read_back(new_student, tiny, plan, tmp_path, monkeypatch):
+    arguments = (WAYS["PCD, normalized"], 0.5, new_student(), tiny, plan, 0)
+    rows, history = comparison.run(*arguments, tmp_path)
+    assert [(r["stage"], r["sparsity"]) for r in rows] == [(s, p) for s in comparison.STAGES for p in (0.5, 0.9)]
+    assert all((r["bytes"] is None) == (r["stage"] == "one-shot") for r in rows)
+    assert [h["epoch"] for h in history] == [1, 2] and all("cosine_l1" in h for h in history)
+    monkeypatch.setattr(comparison, "trained", lambda *_: pytest.fail("trained again"))
+    assert comparison.run(*arguments, tmp_path) == (rows, history)
+    with pytest.raises(BaseException, match="trained again"):
+        comparison.run(*arguments[:-1], 1, tmp_path)
+    file = next(tmp_path.glob("*.json"))
+    file.write_text(json.dumps({"key": "another", "found": []}))
+    with pytest.raises(BaseException, match="trained again"):
+        comparison.run(*arguments, tmp_path)
+
+
+def test_a_search_sees_test_images_with_the_best_value_only(new_student, tiny, plan, tmp_path, monkeypatch):
+    real, taken = train.accuracy, []
+    monkeypatch.setattr(train, "accuracy", lambda m, s, d: taken.append("test" if s is d.test else "") or real(m, s, d))
+    way, real_trained, trainings = WAYS["PCD"], comparison.trained, []
+    monkeypatch.setattr(comparison, "trained", lambda *a: trainings.append(a[1]) or real_trained(*a))
+    rows, best, (chosen, history) = comparison.search(way, new_student(), tiny, plan, 0, tmp_path)
+    assert len(rows) == 2 * 2 * 2 and all("test_accuracy" not in row for row in rows)
+    assert taken.count("test") == len(chosen) == 4 and trainings == list(way.values)
+    assert {row["value"] for row in [*chosen, *history]} == {best}
+    assert best == comparison.best_values(pd.DataFrame(rows), 10)["PCD"]
+    again = comparison.search(way, new_student(), tiny, plan, 0, tmp_path)
+    assert again == (rows, best, (chosen, history)) and trainings == list(way.values)
+
+
+def test_a_training_that_does_not_stay_finite_is_at_chance(new_student, tiny, plan, monkeypatch):
+    def diverge(*_):
+        raise FloatingPointError("the loss is nan")
+
+    monkeypatch.setattr(comparison, "trained", diverge)
+    rows, history = comparison.run(WAYS["weighted sum"], 1e-2, new_student(), tiny, plan, 0)
+    assert history == [] and {row["test_accuracy"] for row in rows} == {0.1} and len(rows) == 4
+
+
+def table(rows):
+    return pd.DataFrame(rows, columns=["way", "value", "stage", "seed", "sparsity", "val_accuracy"])
+
+
+def test_the_volume_is_the_share_of_the_plane_below_the_points():
+    rows = table([("a", 1, "one-shot", 0, 0.5, 1.0), ("a", 1, "one-shot", 0, 0.75, 0.55)])
+    assert comparison.volume(rows, "val_accuracy", 10) == pytest.approx((1 * 0.9 + 1 * 0.45) / (2 * 0.9))
+    full = table([("a", 1, "one-shot", 0, 0.5, 0.3), ("a", 1, "one-shot", 0, 0.75, 1.0)])
+    assert comparison.volume(full, "val_accuracy", 10) == pytest.approx(1)
+
+
+def test_the_best_value_has_the_largest_mean_over_both_stages():
+    rows = [("a", v, s, 0, 0.9, a) for v, s, a in [(1, "one-shot", 0.9), (1, "fine-tuned", 0.2)]]
+    rows += [("a", v, s, 0, 0.9, a) for v, s, a in [(2, "one-shot", 0.5), (2, "fine-tuned", 0.7)]]
+    rows += [("b", 7, s, 0, 0.9, 0.5) for s in comparison.STAGES]
+    found = comparison.best_values(table(rows), 10)
+    assert found == {"a": 2.0, "b": 7.0} and all(type(value) is float for value in found.values())
+
+
+def test_against_says_more_only_when_the_interval_lies_above_zero():
+    seeds, rival = range(3), [0.30, 0.40, 0.50]
+    ways = {"weighted sum": rival, "more": [0.41, 0.50, 0.61], "less": [0.1, 0.2, 0.3], "unsure": [0.5, 0.3, 0.6]}
+    rows = [{"way": w, "stage": "one-shot", "seed": s, "volume": v[s]} for w, v in ways.items() for s in seeds]
+    found = comparison.against(pd.DataFrame(rows)).set_index("way")
+    assert found["verdict"].to_dict() == {"weighted sum": "–", "more": "more", "less": "less", "unsure": "cannot tell"}
+    assert found.loc["more", "gain"] == pytest.approx((0.11 + 0.10 + 0.11) / 3)
+    spread, t = math.sqrt(2 / 3) * 0.01 / math.sqrt(2), 4.302652729911275  # of Student, two degrees of freedom
+    assert found.loc["more", "high"] - found.loc["more", "gain"] == pytest.approx(t * spread / math.sqrt(3), rel=1e-6)
+    assert (found["seeds"] == 3).all()

@@ -101,7 +101,7 @@ def typed_numbers(text: str) -> list[str]:
         ("It reaches 91.65 % in 6,200 bytes.", ["91.65", "6,200"]),
         ("It has `97.3` or $97.3$ in 2048 bytes, a model-97.", ["97.3", "97.3", "2048", "97."]),
         ("It loses 3 points, see Figure 5 and section 3.6 of Hsu et al. (2022).", ["3"]),
-        ("# 4. SVD\n\n1. int8, float32, CIFAR-10, L1 and PT2E\n2. $r = 12$ and `epochs=3`, [chapter 7](07_x.ipynb)", []),
+        ("# 4. SVD\n\n1. int8, float32, CIFAR-10, L1, PT2E\n2. $r = 12$ and `epochs=3`, [chapter 7](07_x.ipynb)", []),
     ],
 )
 def test_the_search_for_typed_numbers_finds_them(prose, found):

@@ -36,7 +36,9 @@ def main(profile: str) -> None:
     else:
         rows, source = results[results["profile"] == profile].drop(columns="profile"), RESULTS
         if rows.empty:
-            sys.exit(f"{profile}: neither run here nor published in figures/results.csv; make study PROFILE={profile}")
+            base, _, root = profile.partition("-")
+            command = f"make study PROFILE={base}" + (f" ROOT={root}" if root else "")
+            sys.exit(f"{profile}: neither run here nor published in figures/results.csv; {command}")
         about = store.read_json(about_file)
     report.style()
     summary = sweep.summary(rows)

@@ -29,7 +29,8 @@ def test_an_edit_changes_the_stages_that_use_the_module_and_no_other(project):
     after = digests(project, lesson=False)
     assert {stage for stage in before if before[stage] != after[stage]} == {"imp", "moo"}
     after = digests(project)
-    assert {stage for stage in chapters if chapters[stage] != after[stage]} == {"imp", "int8", "moo", "sweep"}  # which use it
+    users = {"imp", "int8", "moo", "sweep"}
+    assert {stage for stage in chapters if chapters[stage] != after[stage]} == users
 
 
 def test_an_edit_below_reaches_every_stage_above(project):

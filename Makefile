@@ -3,8 +3,10 @@ PROFILE ?= digits
 SEEDS ?=
 STAGES ?=
 ROOT ?=
+MINUTES ?=
 CORES ?= all
 ARGS ?=
+ARCHIVE ?=
 A ?=
 B ?=
 PYTHON ?= python3
@@ -13,15 +15,15 @@ PY := $(VENV)/bin/python
 READY := $(VENV)/.ready
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 .DEFAULT_GOAL := help
-.PHONY: help study test figures compare notebooks lint clean setup bench nncodec
+.PHONY: help study test figures compare pack unpack notebooks lint clean setup bench nncodec
 
 help: ## this list
-	@echo "make COMMAND [PROFILE=digits] [SEEDS='0 1 2'] [STAGES='kd imp svd int8'] [ROOT=moo] [CORES=all] [ARGS=-n]"
+	@echo "make COMMAND [PROFILE=digits] [SEEDS='0 1 2'] [STAGES='kd imp svd int8'] [ROOT=moo] [MINUTES=60] [CORES=all] [ARGS=-n]"
 	@sed -n 's/^\([a-z]*\):[^#]*## /  \1\t/p' Makefile | expand -t 14
 	@echo "profiles: $$(ls papermill_params | sed -n 's/\.yaml$$//p' | grep -vx stages | tr '\n' ' ')"
 
 study: $(READY) ## train and compress every combination of PROFILE, print the table (ARGS=-n: only say what would run)
-	@$(PY) engine/study.py --profile "$(PROFILE)" --seeds "$(SEEDS)" --stages "$(STAGES)" --root "$(ROOT)" --cores "$(CORES)" -- $(ARGS)
+	@$(PY) engine/study.py --profile "$(PROFILE)" --seeds "$(SEEDS)" --stages "$(STAGES)" --root "$(ROOT)" --minutes "$(MINUTES)" --cores "$(CORES)" -- $(ARGS)
 
 test: $(READY) ## unit tests, the smoke profile, the notebooks
 	@$(PY) engine/test.py
@@ -31,6 +33,12 @@ figures: $(READY) ## redraw figures/ and the README's table from the results of 
 
 compare: $(READY) ## two runs side by side: A=digits B=smoke (profiles, or paths of a sweep.csv)
 	@$(PY) engine/compare.py "$(A)" "$(B)"
+
+pack: $(READY) ## the run of PROFILE as one file, to go on elsewhere: unfinished trainings, too (ARCHIVE=PROFILE.tar)
+	@$(PY) engine/pack.py pack "$(PROFILE)" "$(ARCHIVE)"
+
+unpack: $(READY) ## put the run in ARCHIVE below runs/; make study goes on with it
+	@$(PY) engine/pack.py unpack "$(ARCHIVE)"
 
 notebooks: $(READY) ## run each notebook as it stands and keep its outputs in it (needs the smoke run)
 	@$(PY) engine/store_outputs.py

@@ -16,6 +16,7 @@ ROOT = config.get("root", "")
 SECTIONS = parameters.load(PROFILE, config.get("seeds", ""), config.get("stages", ""), ROOT)
 NAME = parameters.run_name(PROFILE, ROOT)
 STUDY, NOTEBOOKS = SECTIONS["study"], parameters.notebooks()
+PATHS = {stage: path.relative_to(parameters.ROOT).as_posix() for stage, path in NOTEBOOKS.items()}  # a moved run stays valid
 STAGES, SEEDS, NODES = STUDY["stages"], STUDY["seeds"], sweep.nodes(STUDY["stages"])
 RUN = f"runs/{NAME}"
 FILES = ["model.safetensors", "model.json", "model.slnc", "metrics.json", "test_logits.safetensors"]
@@ -69,7 +70,7 @@ rule teacher:
     output:
         files(RUN + "/seed{seed}/teacher"),
     params:
-        notebook=NOTEBOOKS["teacher"],
+        notebook=PATHS["teacher"],
         given=given("teacher"),
         code=code.digest(NOTEBOOKS["teacher"], lesson=False),
         out=RUN + "/seed{seed}/teacher",
@@ -94,7 +95,7 @@ for i, stage in enumerate(STAGES):
         output:
             files(RUN + "/seed{seed}/{parent}-" + stage),
         params:
-            notebook=NOTEBOOKS[stage],
+            notebook=PATHS[stage],
             given=given(stage),
             code=code.digest(NOTEBOOKS[stage], lesson=False),
             parent=RUN + "/seed{seed}/{parent}",
@@ -125,7 +126,7 @@ for chapter, stage in CHAPTERS.items():
         output:
             files(f"{RUN}/chapters/{chapter}"),
         params:
-            notebook=NOTEBOOKS[stage],
+            notebook=PATHS[stage],
             given=given(stage, lesson=True),
             code=code.digest(NOTEBOOKS[stage]),
             reads=" ".join(f"{key}={folder}" for key, folder in read_by_chapter(stage).items()),
@@ -149,7 +150,7 @@ rule chapter_moo:
     output:
         f"{COMPARISON}/comparison.csv",
     params:
-        notebook=NOTEBOOKS["moo"],
+        notebook=PATHS["moo"],
         given=given("moo", lesson=True),
         code=code.digest(NOTEBOOKS["moo"]),
         parent=f"{RUN}/seed{SEEDS[0]}/teacher",
@@ -195,7 +196,7 @@ rule sweep:
     output:
         f"{RUN}/sweep.csv",
     params:
-        notebook=NOTEBOOKS["sweep"],
+        notebook=PATHS["sweep"],
         given=json.dumps({"seeds": SEEDS, "stages": STAGES, "profile": NAME}),
         code=code.digest(NOTEBOOKS["sweep"], lesson=False),
         run=RUN,
@@ -215,7 +216,7 @@ rule chapter_sweep:
     output:
         f"{LAST}/effects.csv",
     params:
-        notebook=NOTEBOOKS["sweep"],
+        notebook=PATHS["sweep"],
         given=json.dumps(
             {k: v for k, v in json.loads(given("teacher")).items() if k in parameters.types_of(NOTEBOOKS["sweep"])}
             | SECTIONS["sweep"]

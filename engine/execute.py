@@ -23,6 +23,8 @@ from papermill.engines import NBClientEngine, papermill_engines
 from papermill.exceptions import PapermillExecutionError
 from traitlets.config import Config
 
+from studylib import budget
+
 CLIENT = Path(__file__).resolve().with_name("client.py")
 
 
@@ -97,6 +99,8 @@ def main() -> None:
         except ValueError:
             parameters[name] = value
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
+    if budget.left() <= 0:
+        sys.exit(f"{budget.Paused.__name__}: not begun, the time is up")
     try:
         execute(args.notebook, args.executed, parameters)
     except PapermillExecutionError as error:

@@ -5,6 +5,7 @@ python engine/study.py --profile digits [--seeds "0 1"] [--stages "imp int8"] [-
 
 import argparse
 import contextlib
+import math
 import os
 import re
 import shutil
@@ -18,6 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from engine import compare, parameters, warm
 from engine.check import check_values
 from engine.lock import hold
+from studylib import budget
 
 ROOT = parameters.ROOT
 NOISE = [  # what Snakemake says when all is well
@@ -33,6 +35,11 @@ NOISE = [  # what Snakemake says when all is well
     r"localrule all:",
     r"Complete log\(s\): .*",
 ]
+ENDED = [  # what it says in the end where a job has failed
+    r"Exiting because a job execution failed\..*",
+    r"WorkflowError:",
+    r"At least one job did not complete successfully\.",
+]
 
 
 def main() -> None:
@@ -42,9 +49,11 @@ def main() -> None:
     parser.add_argument("--stages", default="", help="techniques, or the word none; default: the profile's")
     parser.add_argument("--root", default="", help="a teacher of the profile's section roots; default: its own")
     parser.add_argument("--cores", default="all")
+    parser.add_argument("--minutes", default="", help="stop cleanly after so many; default: never")
     parser.add_argument("snakemake", nargs="*", help="handed on as they are: -n, --profile engine/slurm, …")
     args = parser.parse_args()
     started = time.time()
+    minutes = _minutes(args.minutes)
     args.root = args.root.strip()
     run = ROOT / "runs" / parameters.run_name(args.profile, args.root)
     dry = bool({"-n", "--dry-run", "--dryrun"} & set(args.snakemake))
@@ -56,6 +65,8 @@ def main() -> None:
                 run.mkdir(parents=True, exist_ok=True)
             handles = [hold(run)] if run.exists() else []
             environment = _environment()
+            if minutes is not None:
+                environment[budget.STOP_AT] = str(started + 60 * minutes)
             if not dry and not elsewhere:  # beside the check: both import torch
                 environment = stack.enter_context(warm.process(environment, handles))
             check_values(sections)
@@ -69,9 +80,11 @@ def main() -> None:
         command += ["--config", *config, *args.snakemake]
         if shutil.which("setpriv"):  # Snakemake ends with this process, however it ends; on TERM it waits for its jobs
             command = ["setpriv", "--pdeathsig", "KILL", *command]
-        code = _run(command, environment, handles, quiet=not dry)
+        code, paused = _run(command, environment, handles, quiet=not dry)
     if code:
         again = f"make study PROFILE={args.profile}" + (f" ROOT={args.root}" if args.root else "")
+        if paused:
+            sys.exit(f"The time is up, and the study is not complete; `{again}` goes on.")
         sys.exit(f"The study is not complete. What failed is named above; `{again}` goes on.")
     if not dry:
         report(run, started)
@@ -79,8 +92,22 @@ def main() -> None:
             print(f"\nbeside the tree of the profile's own teacher:\n\n{compare.side_by_side(args.profile, run.name)}")
 
 
-def _run(command: list[str], environment: dict[str, str], handles: list[int], quiet: bool) -> int:
-    """Snakemake's exit status; ``quiet`` makes one line of what it says of each job, and leaves errors whole."""
+def _minutes(text: str) -> float | None:
+    """The time that a run may take; None: as long as it wants."""
+    try:
+        minutes = float(text) if text.strip() else None
+    except ValueError:
+        minutes = math.nan
+    if minutes is not None and not 0 < minutes < math.inf:
+        sys.exit(f"MINUTES={text.strip()}: expected a number above 0")
+    return minutes
+
+
+def _run(command: list[str], environment: dict[str, str], handles: list[int], quiet: bool) -> tuple[int, bool]:
+    """Snakemake's exit status, and whether all that failed was paused.
+
+    ``quiet`` makes one line of what it says of each job, paused ones too, and leaves errors whole.
+    """
     process = subprocess.Popen(
         command,
         cwd=ROOT,
@@ -91,12 +118,23 @@ def _run(command: list[str], environment: dict[str, str], handles: list[int], qu
         stderr=subprocess.STDOUT,
     )
     jobs: dict[str, tuple[str, float]] = {}
-    last = ""
+    last, paused, failed = "", 0, 0
+    failure: list[str] = []  # what is said of one job, up to the second line of =
     try:
         for line in process.stdout:
             line = line.rstrip()
             if not quiet:
                 print(line, flush=True)
+            elif failure or line == "RuleException:":
+                failure.append(line)
+                if sum(set(each) == {"="} for each in failure) == 2:
+                    if why := [each for each in failure if each.startswith(budget.Paused.__name__)]:
+                        paused += 1
+                        print(f"paused: {_named(failure)}: {why[0].partition(': ')[2]}", flush=True)
+                    else:
+                        failed += 1
+                        print("\n".join(failure), flush=True)
+                    failure = []
             elif match := re.fullmatch(r"Job (\d+): (.*)", line):
                 jobs[match[1]] = (match[2], time.monotonic())
             elif match := re.fullmatch(r"Finished job(?:id:)? (\d+).*", line):
@@ -105,12 +143,21 @@ def _run(command: list[str], environment: dict[str, str], handles: list[int], qu
             elif match := re.fullmatch(r"(\d+) of (\d+) steps .*done", line):
                 if last:
                     print(f"[{match[1]:>3}/{match[2]}] {last}", flush=True)
+            elif paused and re.fullmatch("|".join(ENDED), line):
+                pass
             elif not any(re.fullmatch(pattern, line) for pattern in NOISE):
                 print(line, flush=True)
     except KeyboardInterrupt:
         process.wait()
         sys.exit("Interrupted; the same command goes on.")
-    return process.wait()
+    print("\n".join(failure), end="\n" if failure else "")
+    return process.wait(), bool(paused) and not failed
+
+
+def _named(failure: list[str]) -> str:
+    """The folder of the job that ``failure`` is about."""
+    logs = [line.strip() for line in failure if line.startswith("    log: ")]
+    return str(Path(logs[0].split()[1]).parent.relative_to("runs")) if logs else "?"
 
 
 def report(run: Path, started: float) -> None:

@@ -1,5 +1,6 @@
 """The checkpoint of an unfinished training: what :func:`studylib.train.fit` leaves and goes on from."""
 
+import collections
 import hashlib
 import json
 import logging
@@ -35,17 +36,18 @@ def save(
     optimizer: torch.optim.Optimizer,
     history: list[dict],
     best: dict[str, torch.Tensor],
-    step: dict[str, torch.Tensor],
+    parts: dict[str, dict[str, torch.Tensor]],
 ) -> None:
     """Writes a training's state to ``path``: one safetensors file, complete or not there.
 
     Args:
         key: from :func:`key`, of the training's arguments.
         best: the ``state_dict`` of the best epoch so far.
-        step: the ``state_dict`` of the training's :class:`studylib.train.Step`.
+        parts: name → ``state_dict`` of what else the training is made of.
     """
     tensors = {f"model/{k}": v for k, v in model.state_dict().items()}
-    tensors |= {f"best/{k}": v for k, v in best.items()} | {f"step/{k}": v for k, v in step.items()}
+    for part, state in {"best": best, **parts}.items():
+        tensors |= {f"{part}/{k}": v for k, v in state.items()}
     for i, state in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer/{i}/{k}": v for k, v in state.items()}
     store.write_tensors(path, tensors, {"key": key, "history": history})
@@ -53,11 +55,11 @@ def save(
 
 def resume(
     path: Path, key: str, model: nn.Module, optimizer: torch.optim.Optimizer
-) -> tuple[list[dict], dict[str, torch.Tensor] | None, dict[str, torch.Tensor]]:
+) -> tuple[list[dict], dict[str, torch.Tensor] | None, dict[str, dict[str, torch.Tensor]]]:
     """Sets ``model`` and ``optimizer`` to what :func:`save` left; leaves them alone if that is another training's.
 
     Returns:
-        History, best weights and the step's state; ([], None, {}) if ``key`` is another.
+        History, best weights and the other parts; ([], None, {}) if ``key`` is another.
 
     Raises:
         store.CheckpointError: the file is damaged.
@@ -66,7 +68,7 @@ def resume(
     if about.get("key") != key:
         return [], None, {}
     device = next(model.parameters()).device
-    parts: dict[str, dict] = {"model": {}, "best": {}, "optimizer": {}, "step": {}}
+    parts: dict[str, dict] = collections.defaultdict(dict)
     for name, tensor in tensors.items():
         part, _, rest = name.partition("/")
         parts[part][rest] = tensor
@@ -77,4 +79,4 @@ def resume(
         states.setdefault(int(i), {})[field] = tensor
     optimizer.load_state_dict({"state": states, "param_groups": optimizer.state_dict()["param_groups"]})
     log.info("continuing after epoch %d from %s", len(about["history"]), path)
-    return about["history"], {k: v.to(device) for k, v in parts["best"].items()}, parts["step"]
+    return about["history"], {k: v.to(device) for k, v in parts["best"].items()}, parts

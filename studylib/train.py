@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import functools
 import hashlib
 import logging
 import math
@@ -13,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from studylib import budget
 from studylib import checkpoint as checkpoints
 from studylib.data import Data, Split, batches
 
@@ -52,18 +54,44 @@ class Step:
         """Takes up what :meth:`state_dict` gave; called after :meth:`start`."""
 
 
+OPTIMIZERS = {
+    "adam": torch.optim.Adam,  # the paper's
+    "adamw": torch.optim.AdamW,
+    "sgd": functools.partial(torch.optim.SGD, momentum=0.9, nesterov=True),
+}
+
+
+def cosine(done: float, epochs: int) -> float:
+    """The paper's: half a cosine from 1 to 0, the rate standing still within an epoch."""
+    return (1 + math.cos(math.pi * math.floor(done) / epochs)) / 2
+
+
+def one_cycle(done: float, epochs: int, warm: float = 0.25) -> float:
+    """Up in a straight line from 4 % to 1 in the first quarter of the steps, then straight down to 0 (Smith 2018)."""
+    share = done / epochs
+    return 0.04 + 0.96 * share / warm if share < warm else (1 - share) / (1 - warm)
+
+
+SCHEDULES = {"cosine": cosine, "one_cycle": one_cycle}  # (epochs done, a fraction; epochs) → share of the way up to lr
+
+
 @dataclasses.dataclass(frozen=True)
 class Recipe:
     """How a model is trained; the defaults are the paper's (section 3.1).
 
     Attributes:
         epochs: passes over the training images.
-        lr: Adam's learning rate at the start.
-        min_lr: the learning rate after the last epoch, reached by cosine annealing.
+        lr: the highest learning rate: the one at the start, or of "one_cycle" the one at its peak.
+        min_lr: the learning rate at the end.
         batch_size: images a step.
-        weight_decay: L2 penalty inside Adam.
+        weight_decay: of the optimizer, L2 inside Adam and SGD, decoupled in AdamW (Loshchilov and Hutter 2019).
         amp: compute in bfloat16 where autocast allows it.
         compile: run the training step through torch.compile.
+        optimizer: one of :data:`OPTIMIZERS`.
+        schedule: one of :data:`SCHEDULES`.
+        label_smoothing: share of each label that goes to all classes alike (Szegedy et al. 2016, section 7).
+        ema: decay a step of the exponential moving average of the weights, which is then what is evaluated and kept;
+            the k-th step decays by at most (k + 1) / (k + 10). 0: no average.
         augment: train on augmented views.
     """
 
@@ -74,6 +102,10 @@ class Recipe:
     weight_decay: float = 0.0
     amp: bool = False
     compile: bool = False
+    optimizer: str = "adam"
+    schedule: str = "cosine"
+    label_smoothing: float = 0.0
+    ema: float = 0.0
     augment: bool = True
 
     def __post_init__(self):
@@ -83,16 +115,58 @@ class Recipe:
             "min_lr": (0 <= self.min_lr <= self.lr, f"between 0 and lr={self.lr}"),
             "batch_size": (self.batch_size >= 2, "at least 2"),
             "weight_decay": (self.weight_decay >= 0, "at least 0"),
+            "optimizer": (self.optimizer in OPTIMIZERS, f"one of {', '.join(OPTIMIZERS)}"),
+            "schedule": (self.schedule in SCHEDULES, f"one of {', '.join(SCHEDULES)}"),
+            "label_smoothing": (0 <= self.label_smoothing < 1, "from 0 to below 1"),
+            "ema": (0 <= self.ema < 1, "from 0 to below 1"),
         }
         for name, (holds, expected) in checks.items():
             if not holds:
                 raise ValueError(f"{name}={getattr(self, name)!r}: expected {expected}")
 
+    def rate(self, done: float) -> float:
+        """The learning rate once ``done`` epochs, a fraction among them, are behind."""
+        return self.min_lr + (self.lr - self.min_lr) * SCHEDULES[self.schedule](done, self.epochs)
 
-def task_loss(model: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Cross-entropy with the labels; returns (loss, logits)."""
+
+def task_loss(
+    model: nn.Module, images: torch.Tensor, labels: torch.Tensor, smoothing: float = 0.0
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Cross-entropy with the labels, smoothed or not; returns (loss, logits)."""
     logits = model(images)
-    return F.cross_entropy(logits.float(), labels), logits
+    return F.cross_entropy(logits.float(), labels, label_smoothing=smoothing), logits
+
+
+class Average:
+    """An exponential moving average of a model's weights and buffers: ``model`` is that model.
+
+    Args:
+        of: the model that is trained.
+        decay: of the k-th step, at most (k + 1) / (k + 10), so that the first weights are soon forgotten.
+    """
+
+    def __init__(self, of: nn.Module, decay: float):
+        self.model, self.decay, self.steps = copy.deepcopy(of), decay, 0
+        pairs = list(zip(self.model.state_dict().values(), of.state_dict().values(), strict=True))
+        self._floats = [pair for pair in pairs if pair[0].is_floating_point()]
+        self._counts = [pair for pair in pairs if not pair[0].is_floating_point()]
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """The model that is trained has made a step."""
+        decay = min(self.decay, (self.steps + 1) / (self.steps + 10))
+        self.steps += 1
+        averages, weights = zip(*self._floats, strict=True)
+        torch._foreach_lerp_(averages, weights, 1 - decay)
+        for average, count in self._counts:
+            average.copy_(count)
+
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        return self.model.state_dict() | {"steps": torch.tensor(self.steps)}
+
+    def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
+        self.steps = int(state["steps"])
+        self.model.load_state_dict({name: value for name, value in state.items() if name != "steps"})
 
 
 def set_up(threads: int = 0, device: str = "auto") -> torch.device:
@@ -117,7 +191,7 @@ def fit(
     recipe: Recipe,
     *,
     seed: int,
-    loss: Loss = task_loss,
+    loss: Loss | None = None,
     step: Step | None = None,
     masks: dict[str, torch.Tensor] | None = None,
     target: float | None = None,
@@ -135,6 +209,7 @@ def fit(
     a later call with the same arguments goes on from it.
 
     Args:
+        loss: what is descended; without it, cross-entropy with the labels, smoothed as the recipe says.
         step: turns a batch's loss into the weights' gradients; without it, the loss is followed.
         masks: weight name → bool, True where a weight may live; the others are held at exactly zero.
         target: stop after the first epoch whose validation accuracy reaches this.
@@ -146,50 +221,64 @@ def fit(
         One row an epoch: epoch, lr, train_loss, train_accuracy, val_loss, val_accuracy, seconds, best; ``step``'s.
 
     Raises:
-        ValueError: ``keep`` is neither.
+        ValueError: ``keep`` is neither; labels are to be smoothed beside a ``loss`` or ``step``, which do not do that.
+        studylib.budget.Paused: the time is up before the next epoch's end; what is done is in ``checkpoint``.
         FloatingPointError: the loss is no longer finite, or ``step`` skipped every batch of an epoch.
     """
     if keep not in ("best", "last"):
         raise ValueError(f"keep={keep!r}: expected best or last")
+    if recipe.label_smoothing and (loss or step):
+        raise ValueError(f"label_smoothing={recipe.label_smoothing}: expected 0 beside another loss than the labels'")
+    loss = loss or functools.partial(task_loss, smoothing=recipe.label_smoothing)
     device = next(model.parameters()).device
     data, masks = data.to(device), {name: mask.to(device) for name, mask in (masks or {}).items()}
-    optimizer = torch.optim.Adam(model.parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay)
+    optimizer = OPTIMIZERS[recipe.optimizer](model.parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay)
     net = torch.compile(model) if recipe.compile else model
     _apply_masks(model, masks)
     step = step or Step()
     arguments = [dataclasses.asdict(recipe), seed, data.name, data.seed, data.sizes, target, identity]
     arguments += [each for each in (step.identity, {"best": None}.get(keep, keep)) if each is not None]
     key = checkpoints.key([arguments, model.spec], model)
-    history, best, state = [], None, {}
+    history, best, parts = [], None, {}
     if checkpoint is not None and checkpoint.exists():
-        history, best, state = checkpoints.resume(checkpoint, key, model, optimizer)
+        history, best, parts = checkpoints.resume(checkpoint, key, model, optimizer)
     step.start(model, masks)
+    average = Average(model, recipe.ema) if recipe.ema else None
     if history:
-        step.load_state_dict(state)
+        step.load_state_dict(parts["step"])
+        if average:
+            average.load_state_dict(parts["average"])
+    kept = average.model if average else model
+
+    def save():
+        if checkpoint is not None and history:
+            parts = {"step": step.state_dict(), "average": average.state_dict() if average else {}}
+            checkpoints.save(checkpoint, key, model, optimizer, history, best, parts)
+
     resumed, saved = len(history), time.monotonic()
     while len(history) < recipe.epochs and not _reached(history, target):
+        if budget.left() < (history[-1]["seconds"] if history else 0):
+            save()
+            raise budget.Paused(f"epoch {len(history)} of {recipe.epochs} is done and the time is up; it can go on")
         epoch, started = len(history), time.monotonic()
-        lr = recipe.min_lr + (recipe.lr - recipe.min_lr) * (1 + math.cos(math.pi * epoch / recipe.epochs)) / 2
-        for group in optimizer.param_groups:
-            group["lr"] = lr
-        row = {"epoch": epoch + 1, "lr": lr}
-        row |= _epoch(net, model, data, recipe, loss, step, optimizer, masks, (seed, epoch)) | step.row()
-        row |= {f"val_{k}": v for k, v in scores(predict(model, data.validation, data), data.validation.labels).items()}
+        row = {"epoch": epoch + 1, "lr": recipe.rate(epoch)}
+        row |= _epoch(net, model, data, recipe, loss, step, optimizer, masks, average, (seed, epoch)) | step.row()
+        row |= {f"val_{k}": v for k, v in scores(predict(kept, data.validation, data), data.validation.labels).items()}
         row |= {"val_loss": row.pop("val_nll"), "seconds": time.monotonic() - started}
-        row |= watch(model) if watch else {}
+        row |= watch(kept) if watch else {}
         row["best"] = not history or _rank(row) > max(map(_rank, history))
         row.pop("val_ece")
         history.append(row)
         if row["best"]:
-            best = copy.deepcopy(model.state_dict())
+            best = copy.deepcopy(kept.state_dict())
         log.info("epoch %(epoch)d: loss %(train_loss).4f, validation accuracy %(val_accuracy).4f", row)
         if checkpoint is not None and time.monotonic() - saved >= checkpoint_seconds:
-            checkpoints.save(checkpoint, key, model, optimizer, history, best, step.state_dict())
+            save()
             saved = time.monotonic()
-    if checkpoint is not None and len(history) > resumed:
-        checkpoints.save(checkpoint, key, model, optimizer, history, best, step.state_dict())
-    if best is not None and keep == "best":
-        model.load_state_dict(best)
+    if len(history) > resumed:
+        save()
+    if history:
+        model.load_state_dict(best if keep == "best" else kept.state_dict())
     model.eval()
     return history
 
@@ -202,12 +291,14 @@ def _reached(history: list[dict], target: float | None) -> bool:
     return bool(history) and target is not None and history[-1]["val_accuracy"] >= target
 
 
-def _epoch(net, model, data, recipe, loss, step, optimizer, masks, seeds) -> dict:
-    device = data.mean.device
+def _epoch(net, model, data, recipe, loss, step, optimizer, masks, average, seeds) -> dict:
+    device, steps = data.mean.device, math.ceil(len(data.train) / recipe.batch_size)
     generator = torch.Generator(device=device).manual_seed(_mix(*seeds))
     model.train()
     total, correct, count = torch.zeros((), device=device), torch.zeros((), device=device), 0
-    for images, labels in batches(data, recipe.batch_size, generator, recipe.augment):
+    for k, (images, labels) in enumerate(batches(data, recipe.batch_size, generator, recipe.augment)):
+        for group in optimizer.param_groups:
+            group["lr"] = recipe.rate(seeds[1] + k / steps)
         images = images.contiguous(memory_format=torch.channels_last)
         with torch.autocast(device.type, torch.bfloat16, enabled=recipe.amp):
             value, logits = loss(net, images, labels)
@@ -217,6 +308,8 @@ def _epoch(net, model, data, recipe, loss, step, optimizer, masks, seeds) -> dic
         optimizer.step()
         _apply_masks(model, masks)
         step.after(model, optimizer.param_groups[0]["lr"])
+        if average:
+            average.update()
         total += value.detach() * len(labels)
         correct += (logits.detach().argmax(1) == labels).sum()
         count += len(labels)

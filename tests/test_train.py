@@ -85,6 +85,11 @@ def test_accuracy_is_the_share_of_right_answers(student_model, digits):
         {"min_lr": -1e-9},
         {"batch_size": 1},
         {"weight_decay": -0.1},
+        {"optimizer": "sdg"},
+        {"schedule": "cosin"},
+        {"label_smoothing": 1.0},
+        {"ema": 1.0},
+        {"ema": -0.1},
     ],
 )
 def test_a_bad_recipe_names_its_field(wrong):
@@ -215,6 +220,91 @@ def test_the_learning_rate_follows_the_cosine(new_student, tiny):
     assert scheduler.get_last_lr()[0] == pytest.approx(1e-4)  # where the next epoch would be
 
 
+@given(st.integers(1, 40), st.floats(0, 1), st.sampled_from(sorted(train.SCHEDULES)))
+def test_the_learning_rate_stays_between_its_ends(epochs, share, schedule):
+    recipe = Recipe(epochs=epochs, lr=0.3, min_lr=1e-3, schedule=schedule)
+    assert 1e-3 * (1 - 1e-9) <= recipe.rate(share * epochs) <= 0.3 * (1 + 1e-9)
+    assert recipe.rate(epochs) == pytest.approx(1e-3)
+
+
+def test_one_cycle_is_torchs_own(new_student, tiny):
+    recipe, seen = Recipe(epochs=8, lr=0.2, min_lr=0.0, batch_size=50, augment=False, schedule="one_cycle"), []
+
+    class Watched(train.Step):
+        def after(self, model, lr):
+            seen.append(lr)
+
+    train.fit(new_student(), tiny, recipe, seed=0, step=Watched())
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+    steps = {"total_steps": len(seen) + 1, "pct_start": (len(seen) / 4 + 1) / (len(seen) + 1)}  # torch counts from 1
+    scheduler = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, 0.2, anneal_strategy="linear", div_factor=25, final_div_factor=1e9, cycle_momentum=False, **steps
+    )
+    expected = []
+    for _ in seen:
+        expected.append(scheduler.get_last_lr()[0])
+        optimizer.step()
+        scheduler.step()
+    assert len(seen) == 8 * math.ceil(len(tiny.train) / 50)
+    assert seen == pytest.approx(expected, abs=1e-6)
+    assert max(seen) == pytest.approx(0.2)
+
+
+@pytest.mark.parametrize("name, torchs", [("adamw", "AdamW"), ("sgd", "SGD"), ("adam", "Adam")])
+def test_optimizers_are_torchs(name, torchs):
+    optimizer = train.OPTIMIZERS[name]([torch.zeros(1, requires_grad=True)], lr=0.1, weight_decay=0.3)
+    assert type(optimizer).__name__ == torchs
+    assert optimizer.defaults["weight_decay"] == 0.3
+    assert name != "sgd" or (optimizer.defaults["momentum"], optimizer.defaults["nesterov"]) == (0.9, True)
+
+
+def test_smoothed_labels_are_what_cross_entropy_with_mixed_targets_gives(new_student, tiny):
+    model = new_student().eval()
+    images, labels = tiny.normalize(tiny.train.images[:20]), tiny.train.labels[:20]
+    value, logits = train.task_loss(model, images, labels, 0.2)
+    targets = 0.8 * torch.nn.functional.one_hot(labels, 10) + 0.02
+    assert torch.allclose(value, -(targets * logits.log_softmax(1)).sum(1).mean(), atol=1e-6)
+    plain, smoothed = (
+        train.fit(new_student(), tiny, dataclasses.replace(QUICK, label_smoothing=s), seed=0)[0] for s in (0.0, 0.2)
+    )
+    assert plain["train_loss"] != smoothed["train_loss"]
+
+
+def test_labels_are_not_smoothed_beside_another_loss(new_student, tiny):
+    recipe = dataclasses.replace(QUICK, label_smoothing=0.1)
+    for other in ({"loss": train.task_loss}, {"step": train.Step()}):
+        with pytest.raises(ValueError, match=r"label_smoothing=0\.1"):
+            train.fit(new_student(), tiny, recipe, seed=0, **other)
+
+
+def test_the_average_is_kept_and_is_of_the_weights_along_the_way(new_student, tiny):
+    recipe, states = dataclasses.replace(QUICK, ema=0.7), []
+
+    class Watched(train.Step):
+        def after(self, model, lr):
+            states.append({name: value.clone() for name, value in model.state_dict().items()})
+
+    averaged, plain = new_student(), new_student()
+    states.append({name: value.clone() for name, value in averaged.state_dict().items()})
+    train.fit(averaged, tiny, recipe, seed=0, step=Watched(), keep="last")
+    train.fit(plain, tiny, dataclasses.replace(recipe, ema=0.0), seed=0, keep="last")
+    expected = states[0]
+    for k, state in enumerate(states[1:]):
+        decay = min(0.7, (k + 1) / (k + 10))
+        for name, value in state.items():
+            expected[name] = decay * expected[name] + (1 - decay) * value if value.is_floating_point() else value
+    for name, value in averaged.state_dict().items():
+        assert torch.allclose(value, expected[name], atol=1e-5), name
+        assert value.is_floating_point() == (not torch.equal(value, plain.state_dict()[name])), name
+
+
+def test_masked_weights_are_zero_in_the_average(new_student, tiny):
+    model = new_student()
+    masks = {"fc1.weight": torch.rand_like(model.fc1.weight) > 0.5}
+    train.fit(model, tiny, dataclasses.replace(QUICK, ema=0.9), seed=0, masks=masks)
+    assert not model.fc1.weight[~masks["fc1.weight"]].any()
+
+
 def test_a_target_ends_training_early(new_student, tiny):
     assert len(train.fit(new_student(), tiny, QUICK, seed=0, target=0.0)) == 1
     assert len(train.fit(new_student(), tiny, QUICK, seed=0, target=1.1)) == 3
@@ -254,9 +344,13 @@ def test_a_loss_that_is_not_finite_is_an_error(new_student, tiny):
 # --- checkpoints ----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("masked", [False, True])
-def test_an_interrupted_training_ends_as_if_it_had_not_been(new_student, tiny, same_tensors, tmp_path, masked):
-    checkpoint, recipe = tmp_path / "unfinished" / "x.safetensors", dataclasses.replace(QUICK, epochs=4)
+ADAMW = {"schedule": "one_cycle", "weight_decay": 1e-3, "optimizer": "adamw"}
+SGD = ADAMW | {"optimizer": "sgd", "ema": 0.9}
+
+
+@pytest.mark.parametrize("masked, changes", [(False, {}), (True, {}), (True, SGD), (False, ADAMW)])
+def test_an_interrupted_training_ends_as_if_it_had_not_been(new_student, tiny, same_tensors, tmp_path, masked, changes):
+    checkpoint, recipe = tmp_path / "unfinished" / "x.safetensors", dataclasses.replace(QUICK, epochs=4, **changes)
     masks = {"fc1.weight": new_student().fc1.weight > 0} if masked else None
     undisturbed = new_student()
     history = train.fit(undisturbed, tiny, recipe, seed=3, masks=masks)
@@ -274,6 +368,34 @@ def test_an_interrupted_training_ends_as_if_it_had_not_been(new_student, tiny, s
     assert len(steps) == 8  # the two epochs that were left
     assert same_tensors(resumed, undisturbed)
     assert without_seconds(resumed_history) == without_seconds(history)
+
+
+def test_a_training_whose_time_is_up_stops_after_an_epoch_and_goes_on_later(
+    new_student, tiny, same_tensors, tmp_path, monkeypatch
+):
+    recipe, undisturbed = dataclasses.replace(QUICK, epochs=3, ema=0.9), new_student()
+    history = train.fit(undisturbed, tiny, recipe, seed=0)
+    options = {"seed": 0, "checkpoint": tmp_path / "x.safetensors"}
+    for done in (1, 2):
+        left = iter([9.0, 1e-9])  # enough for one epoch, not for another
+        monkeypatch.setattr(train.budget, "left", lambda left=left: next(left))
+        with pytest.raises(train.budget.Paused, match=f"epoch {done} of 3"):
+            train.fit(new_student(), tiny, recipe, **options)
+    monkeypatch.undo()
+    resumed = new_student()
+    assert without_seconds(train.fit(resumed, tiny, recipe, **options)) == without_seconds(history)
+    assert same_tensors(resumed, undisturbed)
+
+
+def test_no_time_at_all_trains_nothing(new_student, tiny, same_tensors, monkeypatch):
+    monkeypatch.setenv("STUDY_STOP_AT", "1")
+    model = new_student()
+    with pytest.raises(train.budget.Paused, match="epoch 0 of 3"):
+        train.fit(model, tiny, QUICK, seed=0)
+    assert same_tensors(model, new_student())
+    monkeypatch.setenv("STUDY_STOP_AT", "soon")
+    with pytest.raises(ValueError, match="STUDY_STOP_AT='soon'"):
+        train.fit(model, tiny, QUICK, seed=0)
 
 
 def test_a_finished_training_is_not_done_again(new_student, tiny, same_tensors, tmp_path):

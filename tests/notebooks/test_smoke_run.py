@@ -254,6 +254,31 @@ def test_killed_midway_and_started_again_gives_the_numbers_of_an_undisturbed_run
         assert same[0] == same[1], node
 
 
+def test_a_run_whose_time_is_up_says_so_and_the_same_command_goes_on(project):
+    shutil.rmtree(project / "runs" / "smoke" / "seed0" / "teacher-imp")
+    arguments = ["--profile", "smoke", "--stages", "imp"]
+    result = study(project, *arguments, "--minutes", "0.001")
+    assert result.returncode != 0 and "paused: smoke/seed0/teacher-imp: not begun, the time is up" in result.stdout
+    assert "`make study PROFILE=smoke` goes on" in result.stdout and "Error" not in result.stdout
+    assert study(project, *arguments, "--minutes", "60").returncode == 0
+    assert metrics(project / "runs/smoke", "teacher-imp")["test_nll"] == metrics(RUN, "teacher-imp")["test_nll"]
+
+
+@pytest.mark.parametrize("minutes", ["0", "-1", "nan", "inf", "an hour"])
+def test_minutes_must_be_a_number_above_0(project, minutes):
+    result = study(project, "--profile", "smoke", "--minutes=" + minutes)
+    assert result.returncode != 0 and f"MINUTES={minutes}: expected a number above 0" in result.stdout
+
+
+def test_a_run_goes_on_in_another_folder_after_pack_and_unpack(project, tmp_path):
+    (project / "runs/smoke/seed0/teacher-svd/metrics.json").unlink()
+    other, archive = copy_project(tmp_path / "other"), str(tmp_path / "smoke.tar")
+    for folder, arguments in ((project, ["pack", "smoke"]), (other, ["unpack"])):
+        command = [sys.executable, "engine/pack.py", *arguments, archive]
+        subprocess.run(command, cwd=folder, env=environment(folder), check=True, stdout=subprocess.DEVNULL)
+    assert planned(other) == planned(project) == {"teacher-svd", "teacher-svd-int8"}
+
+
 def test_a_damaged_model_is_refused_with_what_to_do(project):
     path = project / "runs/smoke/seed0/teacher-imp/model.safetensors"
     path.write_bytes(path.read_bytes()[:1000])

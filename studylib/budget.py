@@ -1,0 +1,24 @@
+"""The time that a run may take: trainings stop before it is over and go on from their checkpoints later."""
+
+import math
+import os
+import time
+
+STOP_AT = "STUDY_STOP_AT"  # environment: seconds since 1970 at which everything should have stopped
+
+
+class Paused(RuntimeError):
+    """A training has stopped for now; the same call goes on where it was."""
+
+
+def left() -> float:
+    """Seconds until the time named by the environment variable ``STUDY_STOP_AT``; without it, infinitely many.
+
+    Raises:
+        ValueError: it is not a number.
+    """
+    named = os.environ.get(STOP_AT)
+    try:
+        return float(named) - time.time() if named else math.inf
+    except ValueError as error:
+        raise ValueError(f"{STOP_AT}={named!r}: expected seconds since 1970") from error

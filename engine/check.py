@@ -20,7 +20,7 @@ def check_values(sections: dict[str, dict]) -> None:
         args = {k: v for k, v in sections[stage].items() if k in keys}
         _try(stage, models.create, name, 0, **args, **loaded.model_args)
     kd, imp = sections["kd"], sections["imp"]
-    _try("kd", distill.loss_against, None, kd.get("temperature", 5.0), kd.get("alpha", 0.7))
+    _try("kd", distill.Distillation, None, kd.get("temperature", 5.0), kd.get("alpha", 0.7))
     _try("imp", prune.check, imp.get("rounds", 1), imp.get("fraction", 0.2), imp.get("tolerance", 0.0))
     _try("svd", lowrank.rank_for, 8, 8, sections["svd"].get("delta", 1))
     images = sections["int8"].get("calibration_images", 1)
@@ -58,9 +58,9 @@ def _check_lessons(sections: dict[str, dict], loaded) -> None:
             if not value or (isinstance(value, int) and value < 1):
                 raise parameters.ParameterError(f"{stage}.{name}={value!r}: expected at least one")
     for temperature in given("kd", "temperatures", []):
-        _try("kd.lesson_temperatures", distill.loss_against, None, temperature, 0.5)
+        _try("kd.lesson_temperatures", distill.Distillation, None, temperature, 0.5)
     for alpha in given("kd", "alphas", []):
-        _try("kd.lesson_alphas", distill.loss_against, None, 1.0, alpha)
+        _try("kd.lesson_alphas", distill.Distillation, None, 1.0, alpha)
     _try("imp.lesson_sparsities", prune.check_sparsities, given("imp", "sparsities", [0.5]))
     _try("imp.lesson_epochs", _at_least_one, given("imp", "epochs", 1))
     _try("svd.lesson_epochs", _at_least_one, given("svd", "epochs", 1))

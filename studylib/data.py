@@ -17,6 +17,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+VIEW_SEED = 1_000_000_007  # of view 0; far from what epochs draw from
 DIGITS_TEST_SEED = 0  # fixes the test set of digits, whatever the seed of the study
 
 
@@ -212,6 +213,17 @@ def batches(
         if augment_images:
             images = augment(images, data.augmentation, generator)
         yield data.normalize(images), data.train.labels[chosen]
+
+
+def view(data: Data, number: int, chunk: int = 1000) -> Split:
+    """The training images as the view ``number`` shows them: each changed once, by that number alone, back in uint8.
+
+    Whoever trains on the same images sees the same views, so that a teacher's answers to them can be kept.
+    """
+    device = data.train.images.device
+    generator = torch.Generator(device=device).manual_seed(VIEW_SEED + number)
+    parts = [augment(images, data.augmentation, generator) for images in data.train.images.split(chunk)]
+    return Split(torch.cat([part.round_().to(torch.uint8) for part in parts]), data.train.labels)
 
 
 def augment(images: torch.Tensor, how: Augmentation, generator: torch.Generator) -> torch.Tensor:

@@ -1,6 +1,5 @@
 """Knowledge distillation: a small ConvNet learns from the teacher's soft targets."""
 
-import hashlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from studylib import models, train
+from studylib import models, store, train
 from studylib.checkpoint import weights_digest
 from studylib.data import Data
 
@@ -26,40 +25,85 @@ def distillation_loss(student: torch.Tensor, teacher: torch.Tensor, temperature:
     return temperature**2 * F.kl_div(log_student, log_teacher, reduction="batchmean", log_target=True)
 
 
-def remember(teacher: nn.Module) -> Callable[[torch.Tensor], torch.Tensor]:
-    """``teacher``, which looks at the same batch of views only once: for students that see the same views.
+class Teacher:
+    """A teacher whose answers to the views of a recipe are kept, so that it looks at each only once for all students.
 
-    Keeps every answer in memory, 4 bytes × classes for each image and epoch.
+    In memory they take 4 bytes × classes for each image and view.
+
+    Args:
+        model: the network; it is not trained, and its answers are those of evaluation mode.
+        folder: answers are left there, too, for other students of the same teacher and images; None: nowhere.
     """
-    answers: dict[bytes, torch.Tensor] = {}
 
-    def answer(images: torch.Tensor) -> torch.Tensor:
-        key = hashlib.sha256(images.detach().cpu().contiguous().numpy()).digest()
-        if key not in answers:
-            answers[key] = teacher(images)
-        return answers[key]
+    def __init__(self, model: nn.Module, folder: Path | None = None):
+        self.model = models.duplicate(model).eval().requires_grad_(False)
+        self.digest, self.folder = weights_digest(self.model), folder
+        self._answers: dict[tuple, torch.Tensor] = {}
 
-    return answer
+    def __call__(self, images: torch.Tensor) -> torch.Tensor:
+        return self.model(images)
+
+    def answers(self, shown: Data, number: int) -> torch.Tensor:
+        """Logits (n, classes) for the training images of ``shown``, which are the view ``number``.
+
+        Raises:
+            studylib.store.CheckpointError: a file of answers is damaged.
+        """
+        key = (shown.name, shown.seed, len(shown.train), number)
+        if key not in self._answers:
+            self._answers[key] = self._read(key) if self.folder else None
+        if self._answers[key] is None:
+            self._answers[key] = train.predict(self.model, shown.train, shown)
+            if self.folder:
+                store.write_tensors(self._path(key), {"logits": self._answers[key].cpu()}, {"of": self._about(key)})
+        return self._answers[key].to(shown.train.images.device)
+
+    def _path(self, key: tuple) -> Path:
+        return self.folder / f"{key[0]}-{key[1]}-{key[3]}.safetensors"
+
+    def _about(self, key: tuple) -> list:
+        return [self.digest, *key]
+
+    def _read(self, key: tuple) -> torch.Tensor | None:
+        if not self._path(key).exists():
+            return None
+        tensors, about = store.read_tensors(self._path(key))
+        return tensors["logits"] if about.get("of") == self._about(key) else None
 
 
-def loss_against(teacher: Callable[[torch.Tensor], torch.Tensor], temperature: float, alpha: float) -> train.Loss:
-    """α · distillation + (1 − α) · cross-entropy; teacher and student see the same views (Beyer et al. 2022).
+class Distillation:
+    """The loss α · distillation + (1 − α) · cross-entropy; teacher and student see the same views (Beyer et al. 2022).
+
+    Args:
+        teacher: a function of images to logits, or a :class:`Teacher`, whose answers to a recipe's views are kept.
+        temperature, alpha: as for :func:`apply`.
 
     Raises:
         ValueError: ``temperature`` is not above 0 or ``alpha`` is outside 0…1.
     """
-    if not temperature > 0:
-        raise ValueError(f"temperature={temperature!r}: expected above 0")
-    if not 0 <= alpha <= 1:
-        raise ValueError(f"alpha={alpha!r}: expected between 0 (labels only) and 1 (teacher only)")
 
-    def loss(student, images, labels):
-        with torch.no_grad():
-            soft = teacher(images)
+    def __init__(self, teacher: Callable[[torch.Tensor], torch.Tensor], temperature: float, alpha: float):
+        if not temperature > 0:
+            raise ValueError(f"temperature={temperature!r}: expected above 0")
+        if not 0 <= alpha <= 1:
+            raise ValueError(f"alpha={alpha!r}: expected between 0 (labels only) and 1 (teacher only)")
+        self.teacher, self.temperature, self.alpha = teacher, temperature, alpha
+        self._answers = None
+
+    def show(self, shown: Data, number: int) -> None:
+        """The next epoch's images are those of ``shown``, which is the view ``number``."""
+        self._answers = self.teacher.answers(shown, number) if self.alpha else None
+
+    def __call__(self, student, images, labels, chosen: torch.Tensor | None = None):
+        if not self.alpha:
+            return train.task_loss(student, images, labels)
+        if chosen is None:
+            with torch.no_grad():
+                soft = self.teacher(images)
+        else:
+            soft = self._answers[chosen]
         hard_loss, logits = train.task_loss(student, images, labels)
-        return alpha * distillation_loss(logits, soft, temperature) + (1 - alpha) * hard_loss, logits
-
-    return loss
+        return self.alpha * distillation_loss(logits, soft, self.temperature) + (1 - self.alpha) * hard_loss, logits
 
 
 def apply(
@@ -73,6 +117,7 @@ def apply(
     widths: list[int] = (32, 64, 128),
     hidden: list[int] = (128, 64),
     scratch: Path | None = None,
+    views: Path | None = None,
 ) -> nn.Module:
     """A ConvNet distilled from ``model`` (the paper, section 3.3: T = 5, α = 0.7).
 
@@ -81,14 +126,15 @@ def apply(
         alpha: weight of the teacher's soft targets; the labels get 1 − α.
         widths, hidden: the student's channels and features, see :class:`studylib.models.ConvNet`.
         scratch: folder in which an interrupted training leaves what it needs to go on.
+        views: folder for the teacher's answers to the recipe's views, shared with other students; None: none.
     """
     device = next(model.parameters()).device
-    teacher = models.duplicate(model).eval().requires_grad_(False)
-    loss = loss_against(teacher, temperature, alpha)
+    teacher = Teacher(model, views)
+    loss = Distillation(teacher, temperature, alpha)
     args = {**data.model_args, "widths": list(widths), "hidden": list(hidden)}
     student = models.create("convnet", seed, **args).to(device)
     checkpoint = scratch / "kd.safetensors" if scratch else None
-    identity = [temperature, alpha, weights_digest(teacher)] if scratch else None
+    identity = [temperature, alpha, teacher.digest] if scratch else None
     history = train.fit(student, data, recipe, seed=seed, loss=loss, checkpoint=checkpoint, identity=identity)
     did = {"temperature": temperature, "alpha": alpha, "epochs": len(history)}
     return models.with_change(student, "kd", did, history=history)

@@ -16,7 +16,7 @@ from torch import nn
 
 from studylib import budget
 from studylib import checkpoint as checkpoints
-from studylib.data import Data, Split, batches
+from studylib.data import Data, Split, batches, view
 
 log = logging.getLogger(__name__)
 
@@ -93,6 +93,8 @@ class Recipe:
         ema: decay a step of the exponential moving average of the weights, which is then what is evaluated and kept;
             the k-th step decays by at most (k + 1) / (k + 10). 0: no average.
         augment: train on augmented views.
+        views: how many of each image there are in all (:func:`studylib.data.view`), one an epoch in turn, so that a
+            teacher's answers to them can be kept; 0: new ones in every epoch.
     """
 
     epochs: int = 100
@@ -107,6 +109,7 @@ class Recipe:
     label_smoothing: float = 0.0
     ema: float = 0.0
     augment: bool = True
+    views: int = 0
 
     def __post_init__(self):
         checks = {
@@ -119,6 +122,7 @@ class Recipe:
             "schedule": (self.schedule in SCHEDULES, f"one of {', '.join(SCHEDULES)}"),
             "label_smoothing": (0 <= self.label_smoothing < 1, "from 0 to below 1"),
             "ema": (0 <= self.ema < 1, "from 0 to below 1"),
+            "views": (self.views >= 0 and (self.augment or not self.views), "at least 0, and 0 without augment"),
         }
         for name, (holds, expected) in checks.items():
             if not holds:
@@ -209,7 +213,9 @@ def fit(
     a later call with the same arguments goes on from it.
 
     Args:
-        loss: what is descended; without it, cross-entropy with the labels, smoothed as the recipe says.
+        loss: what is descended; without it, cross-entropy with the labels, smoothed as the recipe says. One with a
+            method ``show`` is told, where the recipe has views, before each epoch what is shown, (data, number of the
+            view), and is then called with the numbers of the batch's images as a fourth argument.
         step: turns a batch's loss into the weights' gradients; without it, the loss is followed.
         masks: weight name → bool, True where a weight may live; the others are held at exactly zero.
         target: stop after the first epoch whose validation accuracy reaches this.
@@ -262,7 +268,12 @@ def fit(
             raise budget.Paused(f"epoch {len(history)} of {recipe.epochs} is done and the time is up; it can go on")
         epoch, started = len(history), time.monotonic()
         row = {"epoch": epoch + 1, "lr": recipe.rate(epoch)}
-        row |= _epoch(net, model, data, recipe, loss, step, optimizer, masks, average, (seed, epoch)) | step.row()
+        shown = data
+        if recipe.views:
+            shown = dataclasses.replace(data, train=view(data, epoch % recipe.views))
+            if hasattr(loss, "show"):
+                loss.show(shown, epoch % recipe.views)
+        row |= _epoch(net, model, shown, recipe, loss, step, optimizer, masks, average, (seed, epoch)) | step.row()
         row |= {f"val_{k}": v for k, v in scores(predict(kept, data.validation, data), data.validation.labels).items()}
         row |= {"val_loss": row.pop("val_nll"), "seconds": time.monotonic() - started}
         row |= watch(kept) if watch else {}
@@ -296,12 +307,18 @@ def _epoch(net, model, data, recipe, loss, step, optimizer, masks, average, seed
     generator = torch.Generator(device=device).manual_seed(_mix(*seeds))
     model.train()
     total, correct, count = torch.zeros((), device=device), torch.zeros((), device=device), 0
-    for k, (images, labels) in enumerate(batches(data, recipe.batch_size, generator, recipe.augment)):
+    labels_of, numbers = data.train.labels, torch.arange(len(data.train), device=device)
+    data = dataclasses.replace(data, train=dataclasses.replace(data.train, labels=numbers))
+    told = bool(recipe.views) and hasattr(loss, "show")
+    for k, (images, chosen) in enumerate(
+        batches(data, recipe.batch_size, generator, recipe.augment and not recipe.views)
+    ):
+        labels = labels_of[chosen]
         for group in optimizer.param_groups:
             group["lr"] = recipe.rate(seeds[1] + k / steps)
         images = images.contiguous(memory_format=torch.channels_last)
         with torch.autocast(device.type, torch.bfloat16, enabled=recipe.amp):
-            value, logits = loss(net, images, labels)
+            value, logits = loss(net, images, labels, *([chosen] if told else []))
         optimizer.zero_grad(set_to_none=True)
         if not step.gradients(model, value, logits, (images, labels)):
             continue

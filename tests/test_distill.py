@@ -1,3 +1,4 @@
+import dataclasses
 import math
 
 import pytest
@@ -7,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from studylib import distill, models, train
+from studylib import data, distill, models, store, train
 from studylib.distill import distillation_loss
 from studylib.train import Recipe
 
@@ -62,7 +63,7 @@ def test_gradient_tends_to_matching_logits_at_high_temperature():
 
 def test_no_weight_on_the_teacher_is_cross_entropy():
     labels = torch.arange(6) % 5
-    loss = distill.loss_against(Table(logits(0)), 5.0, 0.0)
+    loss = distill.Distillation(Table(logits(0)), 5.0, 0.0)
     value, out = loss(Table(logits(1)), torch.zeros(6), labels)
     assert torch.allclose(value, F.cross_entropy(logits(1), labels))
     assert torch.equal(out, logits(1))
@@ -70,7 +71,7 @@ def test_no_weight_on_the_teacher_is_cross_entropy():
 
 def test_the_two_losses_are_weighed_by_alpha():
     labels, student, teacher = torch.arange(6) % 5, Table(logits(1)), Table(logits(0))
-    value, _ = distill.loss_against(teacher, 5.0, 0.7)(student, torch.zeros(6), labels)
+    value, _ = distill.Distillation(teacher, 5.0, 0.7)(student, torch.zeros(6), labels)
     expected = 0.7 * distillation_loss(logits(1), logits(0), 5.0) + 0.3 * F.cross_entropy(logits(1), labels)
     assert torch.allclose(value, expected)
     value.backward()
@@ -80,13 +81,13 @@ def test_the_two_losses_are_weighed_by_alpha():
 @pytest.mark.parametrize("temperature", [0, -1.0, math.nan])
 def test_a_bad_temperature_is_named(temperature):
     with pytest.raises(ValueError, match=f"temperature={temperature}"):
-        distill.loss_against(Table(logits(0)), temperature, 0.5)
+        distill.Distillation(Table(logits(0)), temperature, 0.5)
 
 
 @pytest.mark.parametrize("alpha", [-0.1, 1.1, math.nan])
 def test_a_bad_alpha_is_named(alpha):
     with pytest.raises(ValueError, match=f"alpha={alpha}"):
-        distill.loss_against(Table(logits(0)), 5.0, alpha)
+        distill.Distillation(Table(logits(0)), 5.0, alpha)
 
 
 def test_teacher_and_student_see_the_very_same_views(teacher_model, tiny, monkeypatch):
@@ -163,26 +164,57 @@ def test_what_was_left_by_other_arguments_is_not_used(teacher_model, tiny, same_
     assert same_tensors(distill.apply(source, tiny, scratch=tmp_path, **options), plain)
 
 
-def test_a_teacher_that_remembers_looks_once_at_the_same_views(teacher_model, tiny):
-    calls = []
-
-    def watched(images):
-        calls.append(len(images))
-        return teacher_model(images)
-
-    remembered = distill.remember(watched)
-    images = tiny.normalize(tiny.train.images[:8])
-    first = remembered(images)
-    assert torch.equal(first, teacher_model(images)) and remembered(images.clone()) is first and calls == [8]
-    remembered(images + 1)
-    assert calls == [8, 8]
+VIEWS = train.Recipe(epochs=5, lr=5e-3, batch_size=50, views=2)
 
 
-def test_a_student_of_a_teacher_that_remembers_is_the_same_student(teacher_model, tiny, new_student, same_tensors):
-    recipe, teacher = train.Recipe(epochs=2, lr=5e-3, batch_size=50), teacher_model.eval()
-    remembered, students = distill.remember(teacher), []
-    for source in (teacher, remembered, remembered):
-        student = new_student()
-        train.fit(student, tiny, recipe, seed=0, loss=distill.loss_against(source, 5.0, 0.7))
-        students.append(student)
-    assert same_tensors(students[0], students[1]) and same_tensors(students[0], students[2])
+def looks(monkeypatch):
+    """How many images a DenseNet has been shown, call by call."""
+    calls, forward = [], models.DenseNet.forward
+    monkeypatch.setattr(models.DenseNet, "forward", lambda self, x: calls.append(len(x)) or forward(self, x))
+    return calls
+
+
+def test_a_teacher_looks_once_at_each_view_for_all_students(teacher_model, tiny, tmp_path, monkeypatch, new_student):
+    calls, students = looks(monkeypatch), []
+    for folder in (tmp_path, tmp_path, None):
+        loss = distill.Distillation(distill.Teacher(teacher_model, folder), 5.0, 0.7)
+        for seed in (0, 1):
+            students.append(new_student(seed))
+            train.fit(students[-1], tiny, VIEWS, seed=seed, loss=loss)
+        assert sum(calls) == 2 * len(tiny.train) * (1 if folder else 2)
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_kept_answers_are_what_the_teacher_says_of_the_very_images(
+    teacher_model, tiny, tmp_path, same_tensors, new_student
+):
+    students, teacher = [], teacher_model.eval()
+    told = distill.Distillation(distill.Teacher(teacher, tmp_path), 5.0, 0.7)
+    asked = distill.Distillation(distill.Teacher(teacher), 5.0, 0.7)
+    for loss in (told, lambda model, images, labels: asked(model, images, labels)):  # which is not told what is shown
+        students.append(new_student())
+        train.fit(students[-1], tiny, VIEWS, seed=3, loss=loss)
+    for ours, theirs in zip(students[0].parameters(), students[1].parameters(), strict=True):
+        assert torch.allclose(ours, theirs, atol=1e-4)
+    assert not same_tensors(students[0], new_student())
+
+
+@pytest.mark.parametrize("other", ["teacher", "split", "views"])
+def test_answers_of_another_teacher_or_other_images_are_not_taken(teacher_model, tiny, tmp_path, other):
+    teacher, shown = distill.Teacher(teacher_model, tmp_path), dataclasses.replace(tiny, train=data.view(tiny, 0))
+    first = teacher.answers(shown, 0)
+    if other == "teacher":
+        teacher = distill.Teacher(models.create("densenet", 5, **teacher_model.spec["args"]), tmp_path)
+    shown = dataclasses.replace(shown, seed=9) if other == "split" else shown
+    shown = dataclasses.replace(tiny, train=data.view(tiny, 1)) if other == "views" else shown
+    again = teacher.answers(shown, 1 if other == "views" else 0)
+    assert torch.equal(again, train.predict(teacher.model, shown.train, shown))
+    assert torch.equal(again, first) == (other == "split")
+
+
+def test_damaged_answers_are_refused(teacher_model, tiny, tmp_path):
+    distill.Teacher(teacher_model, tmp_path).answers(tiny, 0)
+    (path,) = tmp_path.iterdir()
+    path.write_bytes(path.read_bytes()[:-3])
+    with pytest.raises(store.CheckpointError, match=path.name):
+        distill.Teacher(teacher_model, tmp_path).answers(tiny, 0)

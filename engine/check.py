@@ -89,7 +89,7 @@ def _check_comparison(given: dict, loaded) -> None:
     recipe = _try("moo", train.Recipe, **{"epochs": 1} | {k: v for k, v in given.items() if k in fields})
     tuning = {"epochs": given.get("tuning_epochs", 1), "lr": given.get("tuning_lr", recipe.lr)}
     _try("moo.tuning", train.Recipe, **tuning)
-    _try("moo.sparsities", comparison.Plan, recipe, recipe, tuple(given.get("sparsities", [0.5])))
+    _try("moo", comparison.Plan, recipe, recipe, tuple(given.get("sparsities", [0.5])))
     _try("moo.repetitions", _at_least_one, given.get("repetitions", 1))
     settings = {name: given[name] for name in ("sums", "shrinkages", "taus", "rates") if name in given}
     if settings:  # all four or none: each must have as many values

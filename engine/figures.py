@@ -14,6 +14,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import pandas as pd
 
+from engine import parameters
 from engine.parameters import ROOT
 from studylib import plots, report, store, sweep
 
@@ -36,7 +37,11 @@ def main(profile: str) -> None:
     else:
         rows, source = results[results["profile"] == profile].drop(columns="profile"), RESULTS
         if rows.empty:
-            base, _, root = profile.partition("-")
+            try:
+                base, _, root = profile.partition("-")
+                parameters.load(base, root=root)
+            except parameters.ParameterError as error:
+                sys.exit(f"{profile}: neither run here nor published in figures/results.csv; {error}")
             command = f"make study PROFILE={base}" + (f" ROOT={root}" if root else "")
             sys.exit(f"{profile}: neither run here nor published in figures/results.csv; {command}")
         about = store.read_json(about_file)
@@ -53,6 +58,9 @@ def main(profile: str) -> None:
         for suffix in (".png", ".pdf"):
             if drawn.with_suffix(suffix).exists():  # a table has none
                 store.write_bytes(target.with_suffix(suffix), drawn.with_suffix(suffix).read_bytes())
+    plain = results[results["profile"] == profile.partition("-")[0]]
+    if "-" in profile and not plain.empty:
+        report.save_table(ROOT / "figures" / profile / "beside", sweep.compare(plain, rows), about)
     print(f"figures/{profile}/ redrawn from {source.relative_to(ROOT)}")
     if profile == README_PROFILE:
         write_readme_table(summary, about)

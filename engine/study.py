@@ -181,7 +181,8 @@ def report(run: Path, started: float) -> None:
         "executed notebooks": run / "seed*" / "*" / "notebook.ipynb",
         "the sweep's notebook": run / "sweep.ipynb",
     }.items():
-        print(f"{what:>21}: {where.relative_to(ROOT)}")
+        if next(ROOT.glob(str(where.relative_to(ROOT))), None):
+            print(f"{what:>21}: {where.relative_to(ROOT)}")
 
 
 def _environment() -> dict[str, str]:

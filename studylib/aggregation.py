@@ -47,6 +47,10 @@ def make(name: str, count: int, **options) -> Aggregator:
     demanded["weights"] = torch.ones(count)
     parameters = inspect.signature(known[name]).parameters.values()
     given = {p.name: demanded[p.name] for p in parameters if p.default is p.empty and p.name in demanded}
+    if "weights" in options:
+        options["weights"] = torch.as_tensor(options["weights"], dtype=torch.float32)
+        if not options["weights"].isfinite().all():
+            raise ValueError(f"aggregator {name!r} with weights {options['weights'].tolist()}: expected finite numbers")
     try:
         return known[name](**given | options)
     except ImportError as error:

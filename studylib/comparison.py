@@ -7,6 +7,7 @@ largest hypervolume on validation images is kept for every seed. What is said of
 
 import dataclasses
 import json
+import logging
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,11 +17,15 @@ import torch
 from torch import nn
 
 from studylib import codec, factorial, models, multiobjective, prune, store, train
+from studylib.checkpoint import weights_digest
 from studylib.data import Data
 from studylib.objectives import cross_entropy, l1
 
+log = logging.getLogger(__name__)
+
 STAGES = ("one-shot", "fine-tuned")
-SUMS = ("weighted sum", "proximal L1", "magnitude pruning", "iterative pruning")  # without an aggregator
+SUMS = ("weighted sum", "proximal L1", "magnitude pruning", "iterative pruning")  # without common descent
+RIVALS = ("weighted sum", "weighted sum, normalized")  # what common descent has to beat: the better of them
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,7 +34,8 @@ class Way:
 
     Attributes:
         name: one of :data:`SUMS`, or TorchJD's aggregator of common descent.
-        setting: what ``values`` are: "λ" (weight of L1), "shrinkage" (of the soft threshold), "τ", "learning rate".
+        setting: what ``values`` are: "λ" (weight of L1, or of its normalized gradient), "shrinkage" (of the soft
+            threshold), "τ", "learning rate".
         normalize: gradients are brought to norm 1 before they are aggregated.
     """
 
@@ -62,6 +68,10 @@ class Plan:
 
     def __post_init__(self):
         prune.check_sparsities(list(self.sparsities))
+        if not self.sparsities[-1] > 0 or not self.recipe.epochs:
+            raise ValueError(
+                f"{self.recipe.epochs} epochs, sparsities {self.sparsities}: expected some of each above 0"
+            )
 
 
 def ways(
@@ -72,21 +82,24 @@ def ways(
     Args:
         sums: λ of cross-entropy + λ ‖w‖₁.
         shrinkages: λ of :class:`studylib.multiobjective.Proximal`.
-        taus: τ of priority-constrained descent.
+        taus: τ of priority-constrained descent, and λ of the weighted sum of normalized gradients (:func:`likeness`).
         rates: learning rates, of the ways that have no other setting.
 
     Raises:
         ValueError: the settings have not equally many values, or none, or one twice, or one that is not above 0.
     """
-    settings = [tuple(values) for values in (sums, shrinkages, taus, rates)]
-    if len(set(map(len, settings))) != 1 or not sums or any(len(set(v)) < len(v) for v in settings):
-        raise ValueError(f"{settings}: expected equally many values for each setting, one or more, all different")
-    if not all(0 < value < math.inf for values in settings for value in values):
-        raise ValueError(f"{settings}: expected finite values above 0")
-    sums, shrinkages, taus, rates = settings
+    given = {"sums": sums, "shrinkages": shrinkages, "taus": taus, "rates": rates}
+    if len({len(values) for values in given.values()}) != 1 or not sums:
+        raise ValueError(f"{given}: expected equally many values for each setting, one or more")
+    for name, values in given.items():
+        if len(set(values)) < len(values) or not all(0 < value < math.inf for value in values):
+            raise ValueError(f"{name}={values!r}: expected different finite values above 0")
+    sums, shrinkages, taus, rates = map(tuple, given.values())
     found = [Way("weighted sum", "λ", sums), Way("proximal L1", "shrinkage", shrinkages)]
     found += [Way(name, "learning rate", rates) for name in SUMS[2:]]
     for normalize in (False, True):
+        if normalize:
+            found.append(Way("weighted sum", "λ", taus, normalize))
         found += [Way(name, "learning rate", rates, normalize) for name in ("MGDA", "UPGrad")]
         found.append(Way("PCD", "τ", taus, normalize))
     return found
@@ -97,7 +110,7 @@ def step_of(way: Way, value: float) -> train.Step:
     pair = [cross_entropy, l1]
     if way.name in SUMS:
         weights = torch.tensor([1.0, value if way.setting == "λ" else 0.0])
-        step = multiobjective.Descent(pair, "Constant", weights=weights)
+        step = multiobjective.Descent(pair, "Constant", normalize=way.normalize, weights=weights)
         return multiobjective.Proximal(value, step) if way.setting == "shrinkage" else step
     options = {"tau": value} if way.setting == "τ" else {}
     return multiobjective.Descent(pair, way.name, normalize=way.normalize, **options)
@@ -142,7 +155,7 @@ def run(
 
     Args:
         start: the network as it is before; the same for every way.
-        folder: what is finished is left there and read by a later call with the same arguments.
+        folder: what is finished is left there and read by a later call with the same arguments and the same code.
 
     Returns:
         Rows, one a stage and sparsity: way, value, seed, stage, sparsity (asked for), val_accuracy, zeros (reached),
@@ -175,6 +188,7 @@ class _Runs:
 
     def __init__(self, start: nn.Module, data: Data, plan: Plan, seed: int, folder: Path | None):
         self.start, self.data, self.plan, self.seed, self.folder = start, data, plan, seed, folder
+        self.begins = [weights_digest(start), store.code_digest()] if folder else None
         self._made: dict[tuple[str, float], tuple[dict, list[dict]]] = {}
 
     def validated(self, way: Way, value: float) -> list[dict]:
@@ -189,14 +203,23 @@ class _Runs:
 
     def _once(self, what: str, way: Way, value: float, make):
         path = self.folder / f"{way.label}-{value:g}-{self.seed}-{what}.json" if self.folder else None
-        about = [way.label, value, self.seed, dataclasses.asdict(self.plan), self.start.spec]
+        about = [way.label, value, self.seed, dataclasses.asdict(self.plan), self.start.spec, self.begins]
         key = json.loads(json.dumps([*about, self.data.name, self.data.seed, self.data.sizes]))
-        if path and path.exists() and (kept := store.read_json(path))["key"] == key:
+        if path and path.exists() and (kept := self._read(path)).get("key") == key:
             return kept["found"]
         found = make()
         if path:
             store.write_json(path, {"key": key, "found": found})
         return found
+
+    def _read(self, path: Path) -> dict:
+        """What was left at ``path``; nothing if that is damaged, for it can be made again."""
+        try:
+            found = store.read_json(path)
+        except store.CheckpointError as error:
+            log.warning("%s; it is made again", error)
+            return {}
+        return found if isinstance(found, dict) else {}
 
     def _networks(self, way: Way, value: float) -> tuple[dict, list[dict]]:
         """Stage → networks (None where the training did not stay finite), and the history."""
@@ -233,6 +256,25 @@ class _Runs:
             "test_accuracy": train.accuracy(model, self.data.test, self.data),
             "bytes": len(codec.encode(model)) if stage == STAGES[1] else None,
         }
+
+
+def likeness(tau: float, cosine: float) -> float:
+    """Cosine between PCD's direction and g̃₁ + τ g̃₂, the weighted sum of normalized gradients, of two objectives.
+
+    PCD's is g̃₁ + max(τ − cosine, 0) g̃₂ (arXiv 2606.29521, the closed form for two objectives), so that the nearer to
+    orthogonal the gradients are, the less it is anything else than that sum.
+
+    Args:
+        tau: τ and λ alike.
+        cosine: between the two gradients, both of norm 1.
+    """
+    pcd, weighted = (1.0, max(tau - cosine, 0.0)), (1.0, tau)
+
+    def product(a, b):
+        return a[0] * b[0] + a[1] * b[1] + cosine * (a[0] * b[1] + a[1] * b[0])
+
+    lengths = product(pcd, pcd) * product(weighted, weighted)
+    return product(pcd, weighted) / math.sqrt(lengths) if lengths > 0 else 0.0
 
 
 def volume(rows: pd.DataFrame, column: str, classes: int) -> float:

@@ -85,6 +85,11 @@ class Data:
         return (images - 255 * self.mean[:, None, None]) / scale
 
     @property
+    def scaling(self) -> dict[str, list[float]]:
+        """Mean and deviation a channel as JSON values, short ones that are these float32 numbers exactly."""
+        return {name: [float(str(x)) for x in getattr(self, name).cpu().numpy()] for name in ("mean", "std")}
+
+    @property
     def model_args(self) -> dict:
         """The arguments a model needs to fit this data."""
         _, channels, size, _ = self.train.images.shape

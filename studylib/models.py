@@ -2,8 +2,10 @@
 
 A spec is plain JSON data::
 
-    {"format": 1, "name": "densenet", "args": {"depth": 22, ...}, "changes": [...]}
+    {"format": 1, "name": "densenet", "args": {"depth": 22, ...}, "changes": [...],
+     "input": {"mean": [...], "std": [...]}}
 
+``input``, of a model that a stage has made, is what :func:`normalize` brings images to.
 ``changes`` lists, in order, what each technique did to the model.  A change that altered the structure
 (factorized a layer, say) names the module of studylib that can do so again; :func:`build` asks it.
 """
@@ -114,6 +116,8 @@ class ConvNet(nn.Module):
         super().__init__()
         if len(widths) != 3 or len(hidden) != 2:
             raise SpecError(f"convnet widths={widths!r} hidden={hidden!r}: expected 3 and 2 numbers")
+        if min(*widths, *hidden) < 1:
+            raise SpecError(f"convnet widths={widths!r} hidden={hidden!r}: expected at least 1 each")
         if image_size < 8:
             raise SpecError(f"convnet image_size={image_size!r}: expected at least 8, it is halved three times")
         channels = [in_channels, *widths]
@@ -204,6 +208,27 @@ def with_change(
     model.spec = {**model.spec, "changes": [*copy.deepcopy(model.spec["changes"]), change]}
     model.history = list(history or [])
     return model
+
+
+def normalize(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
+    """Images as ``model`` wants them: pixels of mean 0 and deviation 1 a channel, by the numbers in its spec.
+
+    Args:
+        images: (n, c, h, w), 0…255, of any type.
+
+    Returns:
+        float32 (n, c, h, w), bit for bit what :meth:`studylib.data.Data.normalize` gives for the same data set.
+
+    Raises:
+        SpecError: the spec does not say: the model was not made by a stage of the study.
+    """
+    try:
+        mean, std = (torch.tensor(model.spec["input"][name], dtype=torch.float32) for name in ("mean", "std"))
+        shaped = mean.to(images.device)[:, None, None], std.to(images.device)[:, None, None]
+    except (KeyError, TypeError, ValueError, IndexError) as error:
+        found = model.spec.get("input")
+        raise SpecError(f"input {found!r} in the spec: expected mean and std, a number a channel") from error
+    return (images - 255 * shaped[0]) / (255 * shaped[1])
 
 
 def duplicate(model: nn.Module) -> nn.Module:

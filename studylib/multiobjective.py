@@ -45,6 +45,7 @@ class Descent(train.Step):
         options: of the aggregator, given by name.
 
     Raises:
+        TypeError: something that is no objective, such as a plain function.
         ValueError: no objectives, two of one name, or an aggregator that cannot be made or not for so many.
         ImportError: a package that the aggregator needs is missing.
     """
@@ -58,6 +59,9 @@ class Descent(train.Step):
         seed: int = 0,
         **options,
     ):
+        for o in objectives:
+            if not isinstance(o, Objective):
+                raise TypeError(f"{o!r}: expected an objective, made by the decorator studylib.objectives.objective")
         names = [o.name for o in objectives]
         if not names or len(set(names)) < len(names):
             raise ValueError(f"objectives {names}: expected one or more, of different names")

@@ -90,6 +90,7 @@ class Node:
             studylib.codec.CodecError: the model cannot be coded, or what is read back is not what was written.
         """
         seconds, history = time.perf_counter() - self.started, model.history
+        model.spec = {**model.spec, "input": self.data.scaling}  # inference needs that, too
         store.save_model(self.out, model)
         shipped, file = self._ship(model, "float32")
         store.write_bytes(self.out / CODED, file)

@@ -178,6 +178,14 @@ def provenance() -> dict:
     }
 
 
+def code_digest() -> str:
+    """SHA-256 of studylib's modules: whether unfinished results were made by the code as it is now."""
+    digest = hashlib.sha256()
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
 def _git_commit() -> str:
     """The commit of the study's folder, with ``+`` where tracked files were changed since; or "unknown"."""
 

@@ -114,7 +114,7 @@ class Recipe:
     def __post_init__(self):
         checks = {
             "epochs": (self.epochs >= 0, "at least 0"),
-            "lr": (self.lr > 0, "above 0"),
+            "lr": (0 < self.lr < math.inf, "above 0 and finite"),
             "min_lr": (0 <= self.min_lr <= self.lr, f"between 0 and lr={self.lr}"),
             "batch_size": (self.batch_size >= 2, "at least 2"),
             "weight_decay": (self.weight_decay >= 0, "at least 0"),
@@ -229,7 +229,8 @@ def fit(
     Raises:
         ValueError: ``keep`` is neither; labels are to be smoothed beside a ``loss`` or ``step``, which do not do that.
         studylib.budget.Paused: the time is up before the next epoch's end; what is done is in ``checkpoint``.
-        FloatingPointError: the loss is no longer finite, or ``step`` skipped every batch of an epoch.
+        FloatingPointError: the loss, or that of validation images, is no longer finite, or ``step`` skipped every
+            batch of an epoch.
     """
     if keep not in ("best", "last"):
         raise ValueError(f"keep={keep!r}: expected best or last")
@@ -277,6 +278,8 @@ def fit(
         row |= {f"val_{k}": v for k, v in scores(predict(kept, data.validation, data), data.validation.labels).items()}
         row |= {"val_loss": row.pop("val_nll"), "seconds": time.monotonic() - started}
         row |= watch(kept) if watch else {}
+        if not math.isfinite(row["val_loss"]):
+            raise FloatingPointError(f"epoch {epoch + 1}: the validation loss is {row['val_loss']}; try a smaller lr")
         row["best"] = not history or _rank(row) > max(map(_rank, history))
         row.pop("val_ece")
         history.append(row)
@@ -376,7 +379,7 @@ def scores(logits: torch.Tensor, labels: torch.Tensor, bins: int = 15) -> dict[s
     logits, labels = logits.double().cpu(), labels.cpu()
     confidence, predicted = logits.softmax(1).max(1)
     hit = (predicted == labels).double()
-    which = (confidence * bins).long().clamp_(max=bins - 1)
+    which = (confidence.nan_to_num(0) * bins).long().clamp_(max=bins - 1)
     gaps = torch.zeros(bins, dtype=torch.float64).index_add_(0, which, hit - confidence)
     return {
         "accuracy": hit.mean().item(),

@@ -1,3 +1,4 @@
+import dataclasses
 import itertools
 import json
 import math
@@ -23,21 +24,58 @@ def test_every_way_is_tried_equally_often_and_once():
     assert list(WAYS) == [
         *comparison.SUMS,
         *("MGDA", "UPGrad", "PCD"),
-        *("MGDA, normalized", "UPGrad, normalized", "PCD, normalized"),
+        *("weighted sum, normalized", "MGDA, normalized", "UPGrad, normalized", "PCD, normalized"),
     ]
 
 
 @pytest.mark.parametrize("change", [{"taus": [0.2]}, {"rates": [1e-2, 1e-2]}, {"sums": [0.0, 1.0]}])
 def test_settings_that_are_no_fair_comparison_are_refused(change):
-    with pytest.raises(ValueError, match="expected"):
+    (name,) = change
+    with pytest.raises(ValueError, match=f"{name}.*expected"):
         comparison.ways(**SETTINGS | change)
     with pytest.raises(ValueError, match="equally many"):
         comparison.ways([], [], [], [])
 
 
-def test_sparsities_that_fall_are_refused():
+@pytest.mark.parametrize("sparsities", [(0.9, 0.5), (0.0,), ()])
+def test_sparsities_that_fall_or_prune_nothing_are_refused(sparsities):
     with pytest.raises(ValueError, match="sparsities"):
-        comparison.Plan(QUICK, QUICK, (0.9, 0.5))
+        comparison.Plan(QUICK, QUICK, sparsities)
+    with pytest.raises(ValueError, match="0 epochs"):
+        comparison.Plan(dataclasses.replace(QUICK, epochs=0), QUICK, (0.5,))
+
+
+@pytest.mark.parametrize("tau", [0.1, 0.4, 1.0])
+def test_likeness_is_the_cosine_between_the_directions_that_are_taken(new_student, digits, tau):
+    images, labels = digits.normalize(digits.train.images[:32]), digits.train.labels[:32]
+    found, rows = [], []
+    for way in comparison.ways([1e-3], [0.1], [tau], [1e-2]):
+        if way.normalize and way.setting in ("τ", "λ"):
+            step = comparison.step_of(way, tau)
+            parts = gradients(new_student(), step, images, labels)
+            found.append(torch.cat([part.flatten() for part in parts]).double())
+            rows.append(step.row())
+    cosine = torch.cosine_similarity(*found, dim=0).item()
+    assert comparison.likeness(tau, rows[0]["cosine_l1"]) == pytest.approx(cosine, abs=1e-4)
+
+
+def test_likeness_falls_as_the_gradients_agree_or_oppose():
+    assert comparison.likeness(0.4, 0.0) == pytest.approx(1)
+    assert comparison.likeness(0.4, -0.9) < comparison.likeness(0.4, -0.3) < 1 > comparison.likeness(0.4, 0.3)
+
+
+def test_the_normalized_sum_weighs_gradients_of_length_1(new_student, digits):
+    model, images, labels = new_student(), digits.normalize(digits.train.images[:32]), digits.train.labels[:32]
+    found = gradients(model, comparison.step_of(WAYS["weighted sum, normalized"], 0.5), images, labels)
+    found, rows = torch.cat([part.flatten() for part in found]), []
+    for o in (objectives.cross_entropy, objectives.l1):
+        model.zero_grad()
+        o(model, (images, labels), model(images)).backward()
+        parts = [torch.zeros_like(p) if p.grad is None else p.grad for p in model.parameters()]
+        rows.append(torch.cat([part.flatten() for part in parts]))
+    expected = rows[0] / rows[0].norm() + 0.5 * rows[1] / rows[1].norm()
+    torch.testing.assert_close(found / found.norm(), expected / expected.norm(), rtol=1e-3, atol=1e-5)
+    assert found.norm().item() == pytest.approx(rows[0].norm().item(), rel=1e-4)
 
 
 def gradients(model, step, images, labels):
@@ -123,10 +161,19 @@ def test_a_run_measures_every_stage_and_sparsity_and_is_read_back(new_student, t
     assert comparison.run(*arguments, tmp_path) == (rows, history)
     with pytest.raises(BaseException, match="trained again"):
         comparison.run(*arguments[:-1], 1, tmp_path)
+    other = list(arguments)
+    other[2] = new_student(7)
+    with pytest.raises(BaseException, match="trained again"):  # other weights to start from
+        comparison.run(*other, tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(comparison.store, "code_digest", lambda: "other code")
+        with pytest.raises(BaseException, match="trained again"):
+            comparison.run(*arguments, tmp_path)
     file = next(tmp_path.glob("*.json"))
-    file.write_text(json.dumps({"key": "another", "found": []}))
-    with pytest.raises(BaseException, match="trained again"):
-        comparison.run(*arguments, tmp_path)
+    for content in (json.dumps({"key": "another", "found": []}), "{}", "[]", '{"key": '):
+        file.write_text(content)
+        with pytest.raises(BaseException, match="trained again"):
+            comparison.run(*arguments, tmp_path)
 
 
 def test_a_search_sees_test_images_with_the_best_value_only(new_student, tiny, plan, tmp_path, monkeypatch):
@@ -150,6 +197,11 @@ def test_a_training_that_does_not_stay_finite_is_at_chance(new_student, tiny, pl
     monkeypatch.setattr(comparison, "trained", diverge)
     rows, history = comparison.run(WAYS["weighted sum"], 1e-2, new_student(), tiny, plan, 0)
     assert history == [] and {row["test_accuracy"] for row in rows} == {0.1} and len(rows) == 4
+
+
+def test_a_training_that_runs_away_is_at_chance(new_student, tiny, plan):
+    rows, history = comparison.run(WAYS["magnitude pruning"], 1e9, new_student(), tiny, plan, 0)
+    assert history == [] and {row["test_accuracy"] for row in rows} == {0.1}
 
 
 def table(rows):

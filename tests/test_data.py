@@ -1,5 +1,6 @@
 import dataclasses
 import gc
+import json
 
 import numpy as np
 import pytest
@@ -326,3 +327,16 @@ def test_a_study_data_that_is_no_folder_is_named(tmp_path, monkeypatch):
         with pytest.raises(FileNotFoundError, match=f"STUDY_DATA={wrong}: expected a folder"):
             datasets.load("cifar10")
         assert not (tmp_path / "nowhere").exists()
+
+
+def test_a_view_is_drawn_by_its_number_alone_and_back_in_uint8(digits):
+    first, again, other = (datasets.view(digits, number) for number in (0, 0, 1))
+    assert first.images.dtype == torch.uint8 and first.images.shape == digits.train.images.shape
+    assert torch.equal(first.images, again.images) and not torch.equal(first.images, other.images)
+    assert torch.equal(first.labels, digits.train.labels)
+    assert (first.images.float() - digits.train.images.float()).abs().mean() < 80  # of 255: changed, not another image
+
+
+def test_scaling_is_json_that_is_the_float32_numbers_exactly(digits):
+    for name, values in json.loads(json.dumps(digits.scaling)).items():
+        assert torch.equal(torch.tensor(values, dtype=torch.float32), getattr(digits, name))

@@ -182,3 +182,19 @@ def test_every_weight_layer_matters(student_model, digits):
             without = models.duplicate(student_model)
             without.get_submodule(name).weight.zero_()
             assert not torch.allclose(without(images), whole, atol=1e-2), name
+
+
+@pytest.mark.parametrize(
+    "said", [None, {}, {"mean": [0.5]}, {"mean": ["x"], "std": [1.0]}, {"mean": 0.5, "std": 1.0}, 3]
+)
+def test_a_spec_that_does_not_say_how_images_are_scaled_is_named(said):
+    model = models.create("convnet", 0, in_channels=1, image_size=8)
+    model.spec = model.spec | ({} if said is None else {"input": said})
+    with pytest.raises(models.SpecError, match=r"input .* in the spec: expected mean and std"):
+        models.normalize(model, torch.zeros(1, 1, 8, 8))
+
+
+@pytest.mark.parametrize("wrong", [{"widths": [0, 8, 8]}, {"hidden": [8, -1]}])
+def test_widths_are_at_least_1(wrong):
+    with pytest.raises(models.SpecError, match="at least 1"):
+        models.create("convnet", 0, **wrong)

@@ -249,6 +249,32 @@ def test_a_step_that_is_not_finite_leaves_everything_as_it_was(new_student, tiny
     assert row["skipped"] == 1 and all(math.isfinite(v) for v in row.values())
 
 
+@pytest.mark.parametrize("tau", [0.1, 1.0])
+def test_pcd_raises_the_primary_where_the_two_oppose_and_that_is_counted(new_student, tiny, tau):
+    against = objectives.objective("against")(
+        lambda model, batch, outputs: -objectives.cross_entropy(model, batch, outputs)
+    )
+    model, descent = new_student(), Descent([objectives.cross_entropy, against], "PCD", normalize=True, tau=tau)
+    images, labels = tiny.normalize(tiny.train.images[:16]), tiny.train.labels[:16]
+    value, logits = train.task_loss(model, images, labels)
+    assert descent.gradients(model, value, logits, (images, labels))
+    row = descent.row()
+    assert row["cosine_against"] == pytest.approx(-1, abs=1e-5)
+    assert (row["ascends_cross_entropy"], row["ascends_against"], row["fallbacks"]) == (1, 0, 0)
+
+
+@pytest.mark.parametrize("other", [lambda model, batch, outputs: 0, "l1", None])
+def test_what_is_no_objective_is_said_to_be_none(other):
+    with pytest.raises(TypeError, match="expected an objective, made by the decorator"):
+        Descent([objectives.cross_entropy, other], "MGDA")
+
+
+def test_constant_weights_may_be_a_list_and_must_be_finite():
+    assert "0.5" in str(Descent(PAIR, "Constant", weights=[1, 0.5]).identity)
+    with pytest.raises(ValueError, match="expected finite numbers"):
+        Descent(PAIR, "Constant", weights=[1, math.nan])
+
+
 def test_fit_skips_bad_batches_and_counts_the_rest(new_student, tiny):
     calls = []
 

@@ -60,6 +60,13 @@ def test_the_coded_file_gives_the_stored_logits(finished, digits):
         assert torch.allclose(train.predict(again, digits.test, digits), stored, atol=1e-4)
 
 
+def test_the_file_knows_how_images_are_to_be_scaled(finished, digits):
+    decoded = codec.decode((finished[0] / sweep.CODED).read_bytes())
+    scaled = models.normalize(decoded, digits.test.images[:50])
+    assert torch.equal(scaled, digits.normalize(digits.test.images[:50]))
+    assert torch.equal(models.normalize(store.load_model(finished[0]), digits.test.images[:50]), scaled)
+
+
 def test_metrics_say_the_sizes(finished, digits):
     folder, metrics, _, model = finished
     for name, value in size.accountings(model).items():

@@ -163,7 +163,7 @@ def test_an_unknown_stage_or_seed_is_named(profile, options, message):
         ("teacher: {penalty: l2}", "teacher: penalty 'l2': expected one of l1, group_lasso, nuclear_norm"),
         ("teacher: {penalty: l1, aggregator: PDC}", "teacher: aggregator 'PDC': expected one of"),
         ("moo: {repetitions: 0}", "moo.repetitions: 0: expected at least 1"),
-        ("moo: {sparsities: [0.9, 0.5]}", "moo.sparsities: sparsities="),
+        ("moo: {sparsities: [0.9, 0.5]}", "moo: sparsities="),
         ("moo: {tuning_lr: 0.0}", "moo.tuning: lr=0.0"),
         ("moo: {widths: [8]}", "moo: convnet widths="),
         ("moo: {taus: [0.1]}", "moo: taus: expected sums, shrinkages, taus and rates"),

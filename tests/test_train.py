@@ -72,6 +72,11 @@ def test_accuracy_is_the_share_of_right_answers(student_model, digits):
     assert train.accuracy(student_model, Split(right.images, half), digits) == 0.5
 
 
+def test_logits_that_are_no_numbers_are_scored_not_refused():
+    found = train.scores(torch.full((4, 3), math.nan), torch.tensor([0, 1, 2, 0]))
+    assert 0 <= found["accuracy"] <= 0.5 and math.isnan(found["nll"])
+
+
 # --- recipe and set-up ----------------------------------------------------------------------------------------
 
 
@@ -339,6 +344,11 @@ def test_a_loss_that_is_not_finite_is_an_error(new_student, tiny):
 
     with pytest.raises(FloatingPointError, match=r"epoch 1.*nan"):
         train.fit(new_student(), tiny, QUICK, seed=0, loss=broken)
+
+
+def test_a_network_that_has_run_away_is_an_error(new_student, tiny):
+    with pytest.raises(FloatingPointError, match=r"epoch \d"):
+        train.fit(new_student(), tiny, dataclasses.replace(QUICK, lr=1e9), seed=0)
 
 
 # --- checkpoints ----------------------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ def check_values(sections: dict[str, dict]) -> None:
     fields = train.Recipe.__dataclass_fields__
     for stage in ("teacher", "kd", "imp"):
         _try(stage, train.Recipe, **{k: v for k, v in sections[stage].items() if k in fields})
+    _check_widths("kd", sections["kd"])
     shapes = {"teacher": ("densenet", ("depth", "growth")), "kd": ("convnet", ("widths", "hidden"))}
     for stage, (name, keys) in shapes.items():
         args = {k: v for k, v in sections[stage].items() if k in keys}
@@ -101,7 +102,14 @@ def _check_comparison(given: dict, loaded) -> None:
                 if way.setting == "learning rate":
                     _try("moo.rates", train.Recipe, 1, value)
     shape = {key: value for key, value in given.items() if key in ("widths", "hidden")}
+    _check_widths("moo", given)
     _try("moo", models.create, "convnet", 0, **shape, **loaded.model_args)
+
+
+def _check_widths(section: str, given: dict) -> None:
+    for name in ("widths", "hidden"):
+        if min(given.get(name, [1]), default=1) < 1:
+            raise parameters.ParameterError(f"{section}.{name}={given[name]!r}: expected numbers of at least 1")
 
 
 def _at_least_one(number: int) -> None:

@@ -116,8 +116,6 @@ class ConvNet(nn.Module):
         super().__init__()
         if len(widths) != 3 or len(hidden) != 2:
             raise SpecError(f"convnet widths={widths!r} hidden={hidden!r}: expected 3 and 2 numbers")
-        if min(*widths, *hidden) < 1:
-            raise SpecError(f"convnet widths={widths!r} hidden={hidden!r}: expected at least 1 each")
         if image_size < 8:
             raise SpecError(f"convnet image_size={image_size!r}: expected at least 8, it is halved three times")
         channels = [in_channels, *widths]

@@ -192,9 +192,3 @@ def test_a_spec_that_does_not_say_how_images_are_scaled_is_named(said):
     model.spec = model.spec | ({} if said is None else {"input": said})
     with pytest.raises(models.SpecError, match=r"input .* in the spec: expected mean and std"):
         models.normalize(model, torch.zeros(1, 1, 8, 8))
-
-
-@pytest.mark.parametrize("wrong", [{"widths": [0, 8, 8]}, {"hidden": [8, -1]}])
-def test_widths_are_at_least_1(wrong):
-    with pytest.raises(models.SpecError, match="at least 1"):
-        models.create("convnet", 0, **wrong)

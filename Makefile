@@ -7,6 +7,8 @@ MINUTES ?=
 CORES ?= all
 ARGS ?=
 ARCHIVE ?=
+MODEL ?=
+DATASET ?=
 A ?=
 B ?=
 PYTHON ?= python3
@@ -15,7 +17,7 @@ PY := $(VENV)/bin/python
 READY := $(VENV)/.ready
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 .DEFAULT_GOAL := help
-.PHONY: help study test figures compare pack unpack notebooks lint clean setup bench nncodec
+.PHONY: help study test figures compare evaluate pack unpack notebooks lint clean setup bench nncodec
 
 help: ## this list
 	@echo "make COMMAND [PROFILE=digits] [SEEDS='0 1 2'] [STAGES='kd imp svd int8'] [ROOT=moo] [MINUTES=60] [CORES=all] [ARGS=-n]"
@@ -33,6 +35,9 @@ figures: $(READY) ## redraw figures/ and the README's table from the results of 
 
 compare: $(READY) ## two runs side by side: A=digits B=smoke (profiles, or paths of a sweep.csv)
 	@$(PY) engine/compare.py "$(A)" "$(B)"
+
+evaluate: $(READY) ## bytes and test accuracy of a coded file, beside what was published of it (MODEL=figures/models/….slnc)
+	@$(PY) engine/evaluate.py "$(MODEL)" --dataset "$(DATASET)"
 
 pack: $(READY) ## the run of PROFILE as one file, to go on elsewhere: unfinished trainings, too (ARCHIVE=PROFILE.tar)
 	@$(PY) engine/pack.py pack "$(PROFILE)" "$(ARCHIVE)"

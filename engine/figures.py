@@ -15,10 +15,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import pandas as pd
 
 from engine import parameters
+from engine.evaluate import LIST
 from engine.parameters import ROOT
-from studylib import plots, report, store, sweep
+from studylib import factorial, plots, report, store, sweep
 
 RESULTS = ROOT / "figures" / "results.csv"
+MODEL_BYTES = 200_000  # the most that a file in figures/models/ may have
 README_PROFILE = "digits"  # whose table and figure the README shows
 
 
@@ -33,6 +35,7 @@ def main(profile: str) -> None:
         results = results[["profile", *sweep.COLUMNS]]
         store.write_bytes(RESULTS, results.to_csv(index=False).encode())
         store.write_json(about_file, about)
+        publish_models(run, rows, profile)
         source = run / "sweep.csv"
     else:
         rows, source = results[results["profile"] == profile].drop(columns="profile"), RESULTS
@@ -64,6 +67,25 @@ def main(profile: str) -> None:
     print(f"figures/{profile}/ redrawn from {source.relative_to(ROOT)}")
     if profile == README_PROFILE:
         write_readme_table(summary, about)
+
+
+def publish_models(run: Path, rows: pd.DataFrame, profile: str) -> None:
+    """Copies the coded files on the front that are small enough, of the first seed, to figures/models/."""
+    folder, summary, seed = ROOT / "figures" / "models", sweep.summary(rows), rows["seed"].min()
+    known = store.read_json(folder / LIST) if (folder / LIST).exists() else {}
+    for name in [name for name, about in known.items() if about["profile"] == profile]:
+        (folder / name).unlink(missing_ok=True)
+        del known[name]
+    for node in summary.loc[factorial.pareto(summary, "bytes_file", "test_accuracy"), "node"]:
+        metrics = store.read_json(run / f"seed{seed}" / node / sweep.METRICS)
+        if metrics["bytes_file"] > MODEL_BYTES:
+            continue
+        name = f"{profile}-{node}.slnc"
+        store.write_bytes(folder / name, (run / f"seed{seed}" / node / sweep.CODED).read_bytes())
+        about = {"profile": profile, "node": node, "seed": int(seed), "dataset": metrics["data"]["name"]}
+        about |= {"bytes": metrics["bytes_file"], "sha256": metrics["file_sha256"]}
+        known[name] = about | {"test_accuracy": metrics["test_accuracy"]}
+    store.write_json(folder / LIST, known)
 
 
 def provenance(run: Path, rows: pd.DataFrame, profile: str) -> dict:

@@ -300,6 +300,12 @@ def test_figures_are_redrawn_from_results_and_the_readme_with_them(project):
     assert all(f"| {node} |" in readme for node in NODES)
     rows = json.loads((project / "figures/smoke/front.json").read_text())["rows"]
     assert [row["node"] for row in rows] == NODES
+    published = json.loads((project / "figures/models/models.json").read_text())
+    ours = [name for name, about in published.items() if about["profile"] == "smoke"]
+    assert ours and all((project / "figures/models" / name).stat().st_size <= 200_000 for name in ours)
+    evaluate = [sys.executable, "engine/evaluate.py", f"figures/models/{ours[0]}"]
+    said = subprocess.run(evaluate, cwd=project, env=environment(project), text=True, capture_output=True)
+    assert said.returncode == 0 and f"published: {published[ours[0]]['bytes']:,} bytes" in said.stdout, said.stderr
     shutil.rmtree(project / "runs")  # and without the run, from what was published
     (project / "figures/smoke/front.png").unlink()
     again = subprocess.run(command, cwd=project, env=environment(project), text=True, capture_output=True)

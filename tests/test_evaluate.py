@@ -1,0 +1,74 @@
+import hashlib
+import json
+
+import pytest
+
+from engine import evaluate
+from studylib import codec, inference, models, train
+
+
+@pytest.fixture
+def file(int8_model, digits, tmp_path):
+    """A coded file, its model, and the list beside it that says the truth."""
+    model = models.duplicate(int8_model)
+    model.spec = {**model.spec, "input": digits.scaling}
+    path = tmp_path / "digits-x.slnc"
+    path.write_bytes(codec.encode(model))
+    about = {"bytes": path.stat().st_size, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+    about |= {"test_accuracy": train.accuracy(inference.apply(model), digits.test, digits)}
+    (tmp_path / evaluate.LIST).write_text(json.dumps({path.name: about}))
+    return path
+
+
+def said(monkeypatch, capsys, *arguments):
+    """What the command prints, and what it exits with."""
+    monkeypatch.setattr("sys.argv", ["evaluate.py", *map(str, arguments)])
+    try:
+        evaluate.main()
+        code = None
+    except SystemExit as stopped:
+        code = stopped.code
+    return capsys.readouterr().out, code
+
+
+def relist(file, **changes):
+    path = file.parent / evaluate.LIST
+    about = json.loads(path.read_text())
+    path.write_text(json.dumps({file.name: about[file.name] | changes}))
+
+
+def test_a_published_file_is_worth_what_was_published(file, monkeypatch, capsys, digits):
+    out, code = said(monkeypatch, capsys, file)
+    cited = json.loads((file.parent / evaluate.LIST).read_text())[file.name]
+    assert code is None and f"{cited['test_accuracy']:.2%} of the 997 test images of digits right" in out
+    assert f"published: {cited['bytes']:,} bytes, {cited['test_accuracy']:.2%}" in out
+
+
+def test_another_accuracy_than_was_published_fails(file, monkeypatch, capsys):
+    relist(file, test_accuracy=0.5)
+    assert "expected 50.00%" in said(monkeypatch, capsys, file)[1]
+
+
+def test_another_file_than_was_published_fails(file, monkeypatch, capsys):
+    relist(file, sha256="0")
+    assert "not the file that was published" in said(monkeypatch, capsys, file)[1]
+
+
+def test_a_file_that_was_not_published_is_only_evaluated(file, monkeypatch, capsys):
+    (file.parent / evaluate.LIST).unlink()
+    out, code = said(monkeypatch, capsys, file)
+    assert code is None and "published" not in out
+
+
+def test_what_cannot_be_evaluated_is_said(file, monkeypatch, capsys, student_model):
+    assert (
+        "expected digits for the data set, found 'cifar10'"
+        in said(monkeypatch, capsys, file, "--dataset", "cifar10")[1]
+    )
+    assert "No such file" in said(monkeypatch, capsys, file.parent / "none.slnc")[1]
+    file.write_bytes(codec.encode(student_model))
+    assert "input None in the spec: expected mean and std" in said(monkeypatch, capsys, file)[1]
+    file.write_bytes(file.read_bytes()[:-5])
+    assert "checksum" in said(monkeypatch, capsys, file)[1]
+    file.write_bytes(codec.encode(models.create("convnet", 0, in_channels=1, image_size=16)))
+    assert "images of 1 × 16 × 16: expected none" in said(monkeypatch, capsys, file)[1]

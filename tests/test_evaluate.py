@@ -4,6 +4,7 @@ import json
 import pytest
 
 from engine import evaluate
+from engine.parameters import ROOT
 from studylib import codec, inference, models, train
 
 
@@ -72,3 +73,18 @@ def test_what_cannot_be_evaluated_is_said(file, monkeypatch, capsys, student_mod
     assert "checksum" in said(monkeypatch, capsys, file)[1]
     file.write_bytes(codec.encode(models.create("convnet", 0, in_channels=1, image_size=16)))
     assert "images of 1 × 16 × 16: expected none" in said(monkeypatch, capsys, file)[1]
+
+
+PUBLISHED = json.loads((ROOT / "figures" / "models" / evaluate.LIST).read_text())
+
+
+@pytest.mark.parametrize("name", [name for name, about in PUBLISHED.items() if about["dataset"] == "digits"])
+def test_every_published_model_is_worth_what_it_is_cited_with(name, monkeypatch, capsys):
+    out, code = said(monkeypatch, capsys, ROOT / "figures" / "models" / name)
+    assert code is None and f"published: {PUBLISHED[name]['bytes']:,} bytes" in out
+
+
+def test_only_listed_files_of_at_most_200_kb_are_published():
+    files = {path.name: path.stat().st_size for path in (ROOT / "figures" / "models").glob("*.slnc")}
+    assert files == {name: about["bytes"] for name, about in PUBLISHED.items()}
+    assert max(files.values()) <= 200_000

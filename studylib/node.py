@@ -83,6 +83,8 @@ class Node:
         The test set is read here, once; its logits are stored, and whatever is said of them later comes
         from there.
 
+        ``model.spec`` gets ``input``, how images are scaled (:func:`studylib.models.normalize`).
+
         Returns:
             What ``metrics.json`` holds.
 

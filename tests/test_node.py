@@ -108,7 +108,7 @@ def test_a_file_that_decodes_to_another_model_is_not_reported(student_model, tmp
 
     monkeypatch.setattr(codec, "decode", wrong)
     with pytest.raises(codec.CodecError, match=r"fc3.weight" if damage == "weights" else "outputs"):
-        Node(tmp_path, "digits", 0, device="cpu").finish(student_model)
+        Node(tmp_path, "digits", 0, device="cpu").finish(models.duplicate(student_model))
     assert not (tmp_path / "metrics.json").exists()
 
 

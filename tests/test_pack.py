@@ -150,3 +150,13 @@ def test_a_cut_archive_is_refused(here, there, tmp_path):
         (tmp_path / "a.tar").write_bytes(whole[: int(share * len(whole))])
         good, _ = packed(there, "unpack", str(tmp_path / "a.tar"))
         assert not good and not (there / "runs").exists() and not list(there.glob(".unpack*"))
+
+
+@pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE, tarfile.DIRTYPE])
+def test_an_archive_of_anything_but_files_is_refused(there, tmp_path, kind):
+    with tarfile.open(tmp_path / "x.tar", "w") as tar:
+        about = tarfile.TarInfo("runs/cifar10/link")
+        about.type, about.linkname = kind, "/etc/passwd"
+        tar.addfile(about)
+    good, said = packed(there, "unpack", str(tmp_path / "x.tar"))
+    assert not good and "runs/cifar10/link: expected files" in said and not (there / "runs").exists()

@@ -16,7 +16,7 @@ import pandas as pd
 import torch
 from torch import nn
 
-from studylib import codec, factorial, models, multiobjective, prune, store, train
+from studylib import codec, dominance, models, multiobjective, prune, store, train
 from studylib.checkpoint import weights_digest
 from studylib.data import Data
 from studylib.objectives import cross_entropy, l1
@@ -82,7 +82,8 @@ def ways(
     Args:
         sums: λ of cross-entropy + λ ‖w‖₁.
         shrinkages: λ of :class:`studylib.multiobjective.Proximal`.
-        taus: τ of priority-constrained descent, and λ of the weighted sum of normalized gradients (:func:`likeness`).
+        taus: τ of priority-constrained descent, and λ of the weighted sum of normalized gradients
+            (:func:`studylib.dominance.likeness`).
         rates: learning rates, of the ways that have no other setting.
 
     Raises:
@@ -174,12 +175,12 @@ def search(
     Only the best is seen on test images. Arguments as for :func:`run`.
 
     Returns:
-        Rows (way, value, seed, stage, sparsity, val_accuracy) of all values; the value of :func:`best_values`; and
-        rows and history at that.
+        Rows (way, value, seed, stage, sparsity, val_accuracy) of all values; the value of
+        :func:`studylib.dominance.best_values`; and rows and history at that.
     """
     runs = _Runs(start, data, plan, seed, folder)
     rows = [row for value in way.values for row in runs.validated(way, value)]
-    best = best_values(pd.DataFrame(rows), len(data.classes))[way.label]
+    best = dominance.best_values(pd.DataFrame(rows), len(data.classes))[way.label]
     return rows, best, runs.measured(way, best)
 
 
@@ -256,69 +257,3 @@ class _Runs:
             "test_accuracy": train.accuracy(model, self.data.test, self.data),
             "bytes": len(codec.encode(model)) if stage == STAGES[1] else None,
         }
-
-
-def likeness(tau: float, cosine: float) -> float:
-    """Cosine between PCD's direction and g̃₁ + τ g̃₂, the weighted sum of normalized gradients, of two objectives.
-
-    PCD's is g̃₁ + max(τ − cosine, 0) g̃₂ (arXiv 2606.29521, the closed form for two objectives), so that the nearer to
-    orthogonal the gradients are, the less it is anything else than that sum.
-
-    Args:
-        tau: τ and λ alike.
-        cosine: between the two gradients, both of norm 1.
-    """
-    pcd, weighted = (1.0, max(tau - cosine, 0.0)), (1.0, tau)
-
-    def product(a, b):
-        return a[0] * b[0] + a[1] * b[1] + cosine * (a[0] * b[1] + a[1] * b[0])
-
-    lengths = product(pcd, pcd) * product(weighted, weighted)
-    return product(pcd, weighted) / math.sqrt(lengths) if lengths > 0 else 0.0
-
-
-def volume(rows: pd.DataFrame, column: str, classes: int) -> float:
-    """Dominated hypervolume of the rows of one way, value, seed and stage, as a share of the most that is possible.
-
-    The axes are log₂(weights / weights left) and the accuracy in ``column``; the reference point is (0, 1 / classes), a
-    dense network at chance. 1 would be full accuracy at the highest sparsity.
-    """
-    depth = -(1 - rows["sparsity"]).map(math.log2)
-    points = list(zip(depth, rows[column], strict=True))
-    return multiobjective.hypervolume(points, (0.0, 1 / classes)) / (depth.max() * (1 - 1 / classes))
-
-
-def volumes(rows: pd.DataFrame, column: str, classes: int) -> pd.DataFrame:
-    """:func:`volume` of each way, value, stage and seed: a row each, in the order of ``rows``."""
-    keys = ["way", "value", "stage", "seed"]
-    found = rows.groupby(keys, sort=False)[["sparsity", column]].apply(volume, column, classes)
-    return found.rename("volume").reset_index()
-
-
-def best_values(rows: pd.DataFrame, classes: int) -> dict[str, float]:
-    """Way → the value with the largest mean of both stages' volumes on validation images; the first of equals."""
-    mean = volumes(rows, "val_accuracy", classes).groupby(["way", "value"], sort=False)["volume"].mean()
-    return {way: float(part.idxmax()[1]) for way, part in mean.groupby(level=0, sort=False)}
-
-
-def against(volumes: pd.DataFrame, rival: str = SUMS[0]) -> pd.DataFrame:
-    """Each way's volume beside ``rival``'s, seed by seed: a row a stage and way, in the order of ``volumes``.
-
-    Args:
-        volumes: rows of :func:`volumes`, one value a way.
-
-    Returns:
-        stage, way, mean and sd of its volume, gain (mean difference from ``rival``), Student's interval low and high of
-        it at 95 %, verdict ("more", "less" or "cannot tell"; a dash for ``rival``) and seeds.
-    """
-    words, rows = {factorial.HELP: "more", factorial.HURT: "less"}, []
-    for stage, part in volumes.groupby("stage", sort=False):
-        wide = part.pivot(index="seed", columns="way", values="volume")
-        for way in part["way"].unique():
-            gain = (wide[way] - wide[rival]).to_numpy()
-            low, high = factorial.t_interval(gain)
-            verdict = factorial.judge((low, high))
-            row = {"stage": stage, "way": way, "mean": wide[way].mean(), "sd": wide[way].std(), "gain": gain.mean()}
-            row |= {"low": low, "high": high, "verdict": words.get(verdict, verdict) if way != rival else "–"}
-            rows.append(row | {"seeds": len(gain)})
-    return pd.DataFrame(rows)

@@ -17,6 +17,7 @@ from torch import nn
 from studylib import budget
 from studylib import checkpoint as checkpoints
 from studylib.data import Data, Split, batches, view
+from studylib.recipe import OPTIMIZERS, Average, Recipe
 
 log = logging.getLogger(__name__)
 
@@ -54,123 +55,12 @@ class Step:
         """Takes up what :meth:`state_dict` gave; called after :meth:`start`."""
 
 
-OPTIMIZERS = {
-    "adam": torch.optim.Adam,  # the paper's
-    "adamw": torch.optim.AdamW,
-    "sgd": functools.partial(torch.optim.SGD, momentum=0.9, nesterov=True),
-}
-
-
-def cosine(done: float, epochs: int) -> float:
-    """The paper's: half a cosine from 1 to 0, the rate standing still within an epoch."""
-    return (1 + math.cos(math.pi * math.floor(done) / epochs)) / 2
-
-
-def one_cycle(done: float, epochs: int, warm: float = 0.25) -> float:
-    """Up in a straight line from 4 % to 1 in the first quarter of the steps, then straight down to 0 (Smith 2018)."""
-    share = done / epochs
-    return 0.04 + 0.96 * share / warm if share < warm else (1 - share) / (1 - warm)
-
-
-SCHEDULES = {"cosine": cosine, "one_cycle": one_cycle}  # (epochs done, a fraction; epochs) → share of the way up to lr
-
-
-@dataclasses.dataclass(frozen=True)
-class Recipe:
-    """How a model is trained; the defaults are the paper's (section 3.1).
-
-    Attributes:
-        epochs: passes over the training images.
-        lr: the highest learning rate: the one at the start, or of "one_cycle" the one at its peak.
-        min_lr: the learning rate at the end.
-        batch_size: images a step.
-        weight_decay: of the optimizer, L2 inside Adam and SGD, decoupled in AdamW (Loshchilov and Hutter 2019).
-        amp: compute in bfloat16 where autocast allows it.
-        compile: run the training step through torch.compile.
-        optimizer: one of :data:`OPTIMIZERS`.
-        schedule: one of :data:`SCHEDULES`.
-        label_smoothing: share of each label that goes to all classes alike (Szegedy et al. 2016, section 7).
-        ema: decay a step of the exponential moving average of the weights, which is then what is evaluated and kept;
-            the k-th step decays by at most (k + 1) / (k + 10). 0: no average.
-        augment: train on augmented views.
-        views: how many of each image there are in all (:func:`studylib.data.view`), one an epoch in turn, so that a
-            teacher's answers to them can be kept; 0: new ones in every epoch.
-    """
-
-    epochs: int = 100
-    lr: float = 1e-3
-    min_lr: float = 1e-7
-    batch_size: int = 128
-    weight_decay: float = 0.0
-    amp: bool = False
-    compile: bool = False
-    optimizer: str = "adam"
-    schedule: str = "cosine"
-    label_smoothing: float = 0.0
-    ema: float = 0.0
-    augment: bool = True
-    views: int = 0
-
-    def __post_init__(self):
-        checks = {
-            "epochs": (self.epochs >= 0, "at least 0"),
-            "lr": (0 < self.lr < math.inf, "above 0 and finite"),
-            "min_lr": (0 <= self.min_lr <= self.lr, f"between 0 and lr={self.lr}"),
-            "batch_size": (self.batch_size >= 2, "at least 2"),
-            "weight_decay": (self.weight_decay >= 0, "at least 0"),
-            "optimizer": (self.optimizer in OPTIMIZERS, f"one of {', '.join(OPTIMIZERS)}"),
-            "schedule": (self.schedule in SCHEDULES, f"one of {', '.join(SCHEDULES)}"),
-            "label_smoothing": (0 <= self.label_smoothing < 1, "from 0 to below 1"),
-            "ema": (0 <= self.ema < 1, "from 0 to below 1"),
-            "views": (self.views >= 0 and (self.augment or not self.views), "at least 0, and 0 without augment"),
-        }
-        for name, (holds, expected) in checks.items():
-            if not holds:
-                raise ValueError(f"{name}={getattr(self, name)!r}: expected {expected}")
-
-    def rate(self, done: float) -> float:
-        """The learning rate once ``done`` epochs, a fraction among them, are behind."""
-        return self.min_lr + (self.lr - self.min_lr) * SCHEDULES[self.schedule](done, self.epochs)
-
-
 def task_loss(
     model: nn.Module, images: torch.Tensor, labels: torch.Tensor, smoothing: float = 0.0
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Cross-entropy with the labels, smoothed or not; returns (loss, logits)."""
     logits = model(images)
     return F.cross_entropy(logits.float(), labels, label_smoothing=smoothing), logits
-
-
-class Average:
-    """An exponential moving average of a model's weights and buffers: ``model`` is that model.
-
-    Args:
-        of: the model that is trained.
-        decay: of the k-th step, at most (k + 1) / (k + 10), so that the first weights are soon forgotten.
-    """
-
-    def __init__(self, of: nn.Module, decay: float):
-        self.model, self.decay, self.steps = copy.deepcopy(of), decay, 0
-        pairs = list(zip(self.model.state_dict().values(), of.state_dict().values(), strict=True))
-        self._floats = [pair for pair in pairs if pair[0].is_floating_point()]
-        self._counts = [pair for pair in pairs if not pair[0].is_floating_point()]
-
-    @torch.no_grad()
-    def update(self) -> None:
-        """The model that is trained has made a step."""
-        decay = min(self.decay, (self.steps + 1) / (self.steps + 10))
-        self.steps += 1
-        averages, weights = zip(*self._floats, strict=True)
-        torch._foreach_lerp_(averages, weights, 1 - decay)
-        for average, count in self._counts:
-            average.copy_(count)
-
-    def state_dict(self) -> dict[str, torch.Tensor]:
-        return self.model.state_dict() | {"steps": torch.tensor(self.steps)}
-
-    def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
-        self.steps = int(state["steps"])
-        self.model.load_state_dict({name: value for name, value in state.items() if name != "steps"})
 
 
 def set_up(threads: int = 0, device: str = "auto") -> torch.device:

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 import torch
 
-from studylib import comparison, models, multiobjective, objectives, prune, train
+from studylib import comparison, dominance, models, multiobjective, objectives, prune, train
 
 QUICK = train.Recipe(epochs=2, lr=5e-3, batch_size=32, augment=False)
 SETTINGS = {"sums": [1e-3, 1e-2], "shrinkages": [0.1, 1.0], "taus": [0.2, 0.5], "rates": [5e-3, 1e-2]}
@@ -56,12 +56,12 @@ def test_likeness_is_the_cosine_between_the_directions_that_are_taken(new_studen
             found.append(torch.cat([part.flatten() for part in parts]).double())
             rows.append(step.row())
     cosine = torch.cosine_similarity(*found, dim=0).item()
-    assert comparison.likeness(tau, rows[0]["cosine_l1"]) == pytest.approx(cosine, abs=1e-4)
+    assert dominance.likeness(tau, rows[0]["cosine_l1"]) == pytest.approx(cosine, abs=1e-4)
 
 
 def test_likeness_falls_as_the_gradients_agree_or_oppose():
-    assert comparison.likeness(0.4, 0.0) == pytest.approx(1)
-    assert comparison.likeness(0.4, -0.9) < comparison.likeness(0.4, -0.3) < 1 > comparison.likeness(0.4, 0.3)
+    assert dominance.likeness(0.4, 0.0) == pytest.approx(1)
+    assert dominance.likeness(0.4, -0.9) < dominance.likeness(0.4, -0.3) < 1 > dominance.likeness(0.4, 0.3)
 
 
 def test_the_normalized_sum_weighs_gradients_of_length_1(new_student, digits):
@@ -185,7 +185,7 @@ def test_a_search_sees_test_images_with_the_best_value_only(new_student, tiny, p
     assert len(rows) == 2 * 2 * 2 and all("test_accuracy" not in row for row in rows)
     assert taken.count("test") == len(chosen) == 4 and trainings == list(way.values)
     assert {row["value"] for row in [*chosen, *history]} == {best}
-    assert best == comparison.best_values(pd.DataFrame(rows), 10)["PCD"]
+    assert best == dominance.best_values(pd.DataFrame(rows), 10)["PCD"]
     again = comparison.search(way, new_student(), tiny, plan, 0, tmp_path)
     assert again == (rows, best, (chosen, history)) and trainings == list(way.values)
 
@@ -210,16 +210,16 @@ def table(rows):
 
 def test_the_volume_is_the_share_of_the_plane_below_the_points():
     rows = table([("a", 1, "one-shot", 0, 0.5, 1.0), ("a", 1, "one-shot", 0, 0.75, 0.55)])
-    assert comparison.volume(rows, "val_accuracy", 10) == pytest.approx((1 * 0.9 + 1 * 0.45) / (2 * 0.9))
+    assert dominance.volume(rows, "val_accuracy", 10) == pytest.approx((1 * 0.9 + 1 * 0.45) / (2 * 0.9))
     full = table([("a", 1, "one-shot", 0, 0.5, 0.3), ("a", 1, "one-shot", 0, 0.75, 1.0)])
-    assert comparison.volume(full, "val_accuracy", 10) == pytest.approx(1)
+    assert dominance.volume(full, "val_accuracy", 10) == pytest.approx(1)
 
 
 def test_the_best_value_has_the_largest_mean_over_both_stages():
     rows = [("a", v, s, 0, 0.9, a) for v, s, a in [(1, "one-shot", 0.9), (1, "fine-tuned", 0.2)]]
     rows += [("a", v, s, 0, 0.9, a) for v, s, a in [(2, "one-shot", 0.5), (2, "fine-tuned", 0.7)]]
     rows += [("b", 7, s, 0, 0.9, 0.5) for s in comparison.STAGES]
-    found = comparison.best_values(table(rows), 10)
+    found = dominance.best_values(table(rows), 10)
     assert found == {"a": 2.0, "b": 7.0} and all(type(value) is float for value in found.values())
 
 
@@ -227,7 +227,7 @@ def test_against_says_more_only_when_the_interval_lies_above_zero():
     seeds, rival = range(3), [0.30, 0.40, 0.50]
     ways = {"weighted sum": rival, "more": [0.41, 0.50, 0.61], "less": [0.1, 0.2, 0.3], "unsure": [0.5, 0.3, 0.6]}
     rows = [{"way": w, "stage": "one-shot", "seed": s, "volume": v[s]} for w, v in ways.items() for s in seeds]
-    found = comparison.against(pd.DataFrame(rows)).set_index("way")
+    found = dominance.against(pd.DataFrame(rows), "weighted sum").set_index("way")
     assert found["verdict"].to_dict() == {"weighted sum": "–", "more": "more", "less": "less", "unsure": "cannot tell"}
     assert found.loc["more", "gain"] == pytest.approx((0.11 + 0.10 + 0.11) / 3)
     spread, t = math.sqrt(2 / 3) * 0.01 / math.sqrt(2), 4.302652729911275  # of Student, two degrees of freedom

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from studylib import models, multiobjective, store, teacher, train
 from studylib.data import Split
+from studylib.recipe import OPTIMIZERS, SCHEDULES
 from studylib.train import Recipe
 
 QUICK = Recipe(epochs=3, lr=5e-3, batch_size=32)
@@ -225,7 +226,7 @@ def test_the_learning_rate_follows_the_cosine(new_student, tiny):
     assert scheduler.get_last_lr()[0] == pytest.approx(1e-4)  # where the next epoch would be
 
 
-@given(st.integers(1, 40), st.floats(0, 1), st.sampled_from(sorted(train.SCHEDULES)))
+@given(st.integers(1, 40), st.floats(0, 1), st.sampled_from(sorted(SCHEDULES)))
 def test_the_learning_rate_stays_between_its_ends(epochs, share, schedule):
     recipe = Recipe(epochs=epochs, lr=0.3, min_lr=1e-3, schedule=schedule)
     assert 1e-3 * (1 - 1e-9) <= recipe.rate(share * epochs) <= 0.3 * (1 + 1e-9)
@@ -257,7 +258,7 @@ def test_one_cycle_is_torchs_own(new_student, tiny):
 
 @pytest.mark.parametrize("name, torchs", [("adamw", "AdamW"), ("sgd", "SGD"), ("adam", "Adam")])
 def test_optimizers_are_torchs(name, torchs):
-    optimizer = train.OPTIMIZERS[name]([torch.zeros(1, requires_grad=True)], lr=0.1, weight_decay=0.3)
+    optimizer = OPTIMIZERS[name]([torch.zeros(1, requires_grad=True)], lr=0.1, weight_decay=0.3)
     assert type(optimizer).__name__ == torchs
     assert optimizer.defaults["weight_decay"] == 0.3
     assert name != "sgd" or (optimizer.defaults["momentum"], optimizer.defaults["nesterov"]) == (0.9, True)

@@ -79,6 +79,10 @@ class Data:
         tensors = ("train", "validation", "test", "mean", "std")
         return dataclasses.replace(self, **{name: getattr(self, name).to(device) for name in tensors})
 
+    def cropped_only(self) -> "Data":
+        """The same images, their training views only shifted and, where they were, mirrored: exact pixels."""
+        return dataclasses.replace(self, augmentation=dataclasses.replace(self.augmentation, rotation=0.0, jitter=0.0))
+
     def normalize(self, images: torch.Tensor) -> torch.Tensor:
         """uint8 (or float 0…255) images → float32 with mean 0 and deviation 1 a channel."""
         scale = (255 * self.std)[:, None, None]

@@ -1,5 +1,6 @@
 """Knowledge distillation: a small ConvNet learns from the teacher's soft targets."""
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
@@ -49,7 +50,7 @@ class Teacher:
         Raises:
             studylib.store.CheckpointError: a file of answers is damaged.
         """
-        key = (shown.name, shown.seed, len(shown.train), number)
+        key = (shown.name, shown.seed, len(shown.train), number, *dataclasses.astuple(shown.augmentation))
         if key not in self._answers:
             self._answers[key] = self._read(key) if self.folder else None
         if self._answers[key] is None:

@@ -26,6 +26,7 @@ def one_cycle(done: float, epochs: int, warm: float = 0.25) -> float:
     return 0.04 + 0.96 * share / warm if share < warm else (1 - share) / (1 - warm)
 
 
+AUGMENTATIONS = ("all", "crops", "none")  # what of a data set's own a training uses
 SCHEDULES = {"cosine": cosine, "one_cycle": one_cycle}  # (epochs done, a fraction; epochs) → share of the way up to lr
 
 
@@ -46,7 +47,8 @@ class Recipe:
         label_smoothing: share of each label that goes to all classes alike (Szegedy et al. 2016, section 7).
         ema: decay a step of the exponential moving average of the weights, which is then what is evaluated and kept;
             the k-th step decays by at most (k + 1) / (k + 10). 0: no average.
-        augment: train on augmented views.
+        augmentation: of the training images, one of :data:`AUGMENTATIONS`: all that the data set has, its crops and
+            mirroring alone, or none.
         views: how many of each image there are in all (:func:`studylib.data.view`), one an epoch in turn, so that a
             teacher's answers to them can be kept; 0: new ones in every epoch.
     """
@@ -62,7 +64,7 @@ class Recipe:
     schedule: str = "cosine"
     label_smoothing: float = 0.0
     ema: float = 0.0
-    augment: bool = True
+    augmentation: str = "all"
     views: int = 0
 
     def __post_init__(self):
@@ -76,11 +78,16 @@ class Recipe:
             "schedule": (self.schedule in SCHEDULES, f"one of {', '.join(SCHEDULES)}"),
             "label_smoothing": (0 <= self.label_smoothing < 1, "from 0 to below 1"),
             "ema": (0 <= self.ema < 1, "from 0 to below 1"),
-            "views": (self.views >= 0 and (self.augment or not self.views), "at least 0, and 0 without augment"),
+            "augmentation": (self.augmentation in AUGMENTATIONS, f"one of {', '.join(AUGMENTATIONS)}"),
+            "views": (self.views >= 0 and (not self.views or self.augments), "at least 0, and 0 without augmentation"),
         }
         for name, (holds, expected) in checks.items():
             if not holds:
                 raise ValueError(f"{name}={getattr(self, name)!r}: expected {expected}")
+
+    @property
+    def augments(self) -> bool:
+        return self.augmentation != "none"
 
     def rate(self, done: float) -> float:
         """The learning rate once ``done`` epochs, a fraction among them, are behind."""

@@ -128,6 +128,7 @@ def fit(
         raise ValueError(f"label_smoothing={recipe.label_smoothing}: expected 0 beside another loss than the labels'")
     loss = loss or functools.partial(task_loss, smoothing=recipe.label_smoothing)
     device = next(model.parameters()).device
+    data = data.cropped_only() if recipe.augmentation == "crops" else data
     data, masks = data.to(device), {name: mask.to(device) for name, mask in (masks or {}).items()}
     optimizer = OPTIMIZERS[recipe.optimizer](model.parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay)
     net = torch.compile(model) if recipe.compile else model
@@ -204,7 +205,7 @@ def _epoch(net, model, data, recipe, loss, step, optimizer, masks, average, seed
     data = dataclasses.replace(data, train=dataclasses.replace(data.train, labels=numbers))
     told = bool(recipe.views) and hasattr(loss, "show")
     for k, (images, chosen) in enumerate(
-        batches(data, recipe.batch_size, generator, recipe.augment and not recipe.views)
+        batches(data, recipe.batch_size, generator, recipe.augments and not recipe.views)
     ):
         labels = labels_of[chosen]
         for group in optimizer.param_groups:

@@ -36,7 +36,7 @@ def tiny(digits) -> datasets.Data:
 @pytest.fixture(scope="session")
 def teacher_model(digits):
     """A DenseNet that gets most digits right. Shared: copy it before changing it."""
-    recipe = train.Recipe(epochs=4, lr=5e-3, batch_size=64, augment=False)
+    recipe = train.Recipe(epochs=4, lr=5e-3, batch_size=64, augmentation="none")
     return teacher.apply(digits, depth=7, growth=8, recipe=recipe, seed=0)
 
 
@@ -44,7 +44,7 @@ def teacher_model(digits):
 def student_model(digits):
     """A ConvNet that gets most digits right. Shared: copy it before changing it."""
     model = models.create("convnet", 0, **digits.model_args, **SMALL)
-    train.fit(model, digits, train.Recipe(epochs=6, lr=1e-2, batch_size=32, augment=False), seed=0)
+    train.fit(model, digits, train.Recipe(epochs=6, lr=1e-2, batch_size=32, augmentation="none"), seed=0)
     return model
 
 

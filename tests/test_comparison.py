@@ -9,14 +9,14 @@ import torch
 
 from studylib import comparison, dominance, models, multiobjective, objectives, prune, train
 
-QUICK = train.Recipe(epochs=2, lr=5e-3, batch_size=32, augment=False)
+QUICK = train.Recipe(epochs=2, lr=5e-3, batch_size=32, augmentation="none")
 SETTINGS = {"sums": [1e-3, 1e-2], "shrinkages": [0.1, 1.0], "taus": [0.2, 0.5], "rates": [5e-3, 1e-2]}
 WAYS = {way.label: way for way in comparison.ways(**SETTINGS)}
 
 
 @pytest.fixture
 def plan():
-    return comparison.Plan(QUICK, train.Recipe(epochs=1, lr=5e-3, batch_size=32, augment=False), (0.5, 0.9))
+    return comparison.Plan(QUICK, train.Recipe(epochs=1, lr=5e-3, batch_size=32, augmentation="none"), (0.5, 0.9))
 
 
 def test_every_way_is_tried_equally_often_and_once():

@@ -123,7 +123,7 @@ def test_the_student_says_how_it_was_distilled(teacher_model, tiny):
 
 
 def test_a_student_learns_from_the_teacher_alone(teacher_model, digits):
-    recipe = Recipe(epochs=8, lr=1e-2, batch_size=32, augment=False)
+    recipe = Recipe(epochs=8, lr=1e-2, batch_size=32, augmentation="none")
     student = distill.apply(
         teacher_model, digits, recipe=recipe, seed=0, alpha=1.0, widths=[8, 12, 16], hidden=[16, 12]
     )
@@ -199,7 +199,7 @@ def test_kept_answers_are_what_the_teacher_says_of_the_very_images(
     assert not same_tensors(students[0], new_student())
 
 
-@pytest.mark.parametrize("other", ["teacher", "split", "views"])
+@pytest.mark.parametrize("other", ["teacher", "split", "views", "augmentation"])
 def test_answers_of_another_teacher_or_other_images_are_not_taken(teacher_model, tiny, tmp_path, other):
     teacher, shown = distill.Teacher(teacher_model, tmp_path), dataclasses.replace(tiny, train=data.view(tiny, 0))
     first = teacher.answers(shown, 0)
@@ -207,6 +207,9 @@ def test_answers_of_another_teacher_or_other_images_are_not_taken(teacher_model,
         teacher = distill.Teacher(models.create("densenet", 5, **teacher_model.spec["args"]), tmp_path)
     shown = dataclasses.replace(shown, seed=9) if other == "split" else shown
     shown = dataclasses.replace(tiny, train=data.view(tiny, 1)) if other == "views" else shown
+    if other == "augmentation":
+        crops = tiny.cropped_only()
+        shown = dataclasses.replace(crops, train=data.view(crops, 0))
     again = teacher.answers(shown, 1 if other == "views" else 0)
     assert torch.equal(again, train.predict(teacher.model, shown.train, shown))
     assert torch.equal(again, first) == (other == "split")

@@ -511,7 +511,7 @@ def test_one_objective_is_ordinary_training(new_student, tiny, same_tensors):
 
 def test_a_descent_makes_weights_smaller_and_still_learns(new_student, tiny):
     plain, ours, masks = new_student(), new_student(), {"fc1.weight": torch.rand(16, 16) > 0.5}
-    recipe = train.Recipe(epochs=6, lr=1e-2, batch_size=32, augment=False)
+    recipe = train.Recipe(epochs=6, lr=1e-2, batch_size=32, augmentation="none")
     train.fit(plain, tiny, recipe, seed=0, masks=masks)
     history = train.fit(ours, tiny, recipe, seed=0, masks=masks, step=Descent(PAIR, "PCD", tau=0.2))
     sizes = [objectives.l1(model, None, None).item() for model in (plain, ours)]
@@ -540,7 +540,7 @@ def test_a_compiled_training_step(new_student, tiny, monkeypatch):
     compiler = torch.compile
     monkeypatch.setattr(torch, "compile", lambda model: compiler(model, backend="aot_eager"))  # in seconds
     found = [objectives.cross_entropy, objectives.knowledge_alignment(new_student(1)), objectives.l1]
-    recipe = train.Recipe(epochs=1, lr=5e-3, batch_size=50, augment=False)
+    recipe = train.Recipe(epochs=1, lr=5e-3, batch_size=50, augmentation="none")
     plain, compiled = new_student(), new_student()
     rows = [
         train.fit(m, tiny, dataclasses.replace(recipe, compile=c), seed=0, step=Descent(found, "PCD"))[0]

@@ -230,7 +230,7 @@ def test_a_round_that_training_only_made_worse_keeps_the_untrained_weights(stude
 # --- ways of pruning compared -----------------------------------------------------------------------------------
 
 LEVELS = [0.5, 0.8]
-STEP = Recipe(epochs=1, lr=5e-3, batch_size=50, augment=False)
+STEP = Recipe(epochs=1, lr=5e-3, batch_size=50, augmentation="none")
 COMMON = {"recipe": STEP, "seed": 3}
 
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from studylib import lowrank, models, prune, pt2e, qat, quantize, store, train
 
-RECIPE = train.Recipe(epochs=4, lr=3e-3, batch_size=32, augment=False)
+RECIPE = train.Recipe(epochs=4, lr=3e-3, batch_size=32, augmentation="none")
 BITS = {
     "features.0.conv": 4,
     "features.2.conv": 2,
@@ -103,7 +103,8 @@ def test_bits_epochs_and_history_are_recorded_and_survive_the_disk(trained, digi
 
 def test_a_densenet_is_trained_and_converted(teacher_model, digits):
     before = models.duplicate(teacher_model)
-    model = qat.apply(teacher_model, digits, recipe=train.Recipe(epochs=1, lr=1e-3, augment=False), seed=0, bits=3)
+    recipe = train.Recipe(epochs=1, lr=1e-3, augmentation="none")
+    model = qat.apply(teacher_model, digits, recipe=recipe, seed=0, bits=3)
     assert train.accuracy(model, digits.validation, digits) > 0.6
     assert {layer.weight.abs().max().item() for layer in models.weight_layers(model).values()} == {3}
     assert all(torch.equal(a, b) for a, b in zip(before.parameters(), teacher_model.parameters(), strict=True))
@@ -141,7 +142,7 @@ def test_both_modes_share_their_tensors_and_take_batches_of_any_size(rounded, st
 
 
 def test_training_in_bfloat16_works(rounded, digits):
-    history = train.fit(rounded, digits, train.Recipe(epochs=1, lr=1e-3, amp=True, augment=False), seed=0)
+    history = train.fit(rounded, digits, train.Recipe(epochs=1, lr=1e-3, amp=True, augmentation="none"), seed=0)
     assert history[0]["train_loss"] < 5
 
 

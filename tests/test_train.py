@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from studylib import models, multiobjective, store, teacher, train
 from studylib.data import Split
-from studylib.recipe import OPTIMIZERS, SCHEDULES
+from studylib.recipe import AUGMENTATIONS, OPTIMIZERS, SCHEDULES
 from studylib.train import Recipe
 
 QUICK = Recipe(epochs=3, lr=5e-3, batch_size=32)
@@ -96,6 +96,8 @@ def test_logits_that_are_no_numbers_are_scored_not_refused():
         {"label_smoothing": 1.0},
         {"ema": 1.0},
         {"ema": -0.1},
+        {"augmentation": "crop"},
+        {"augmentation": "none", "views": 2},
     ],
 )
 def test_a_bad_recipe_names_its_field(wrong):
@@ -164,10 +166,27 @@ def test_each_epoch_has_an_order_and_views_of_its_own(new_student, tiny):
         return train.task_loss(model, images, labels)
 
     recipe = dataclasses.replace(QUICK, batch_size=100)
-    for augmented in (True, False):
+    for augmentation in AUGMENTATIONS:
         first.clear()
-        train.fit(new_student(), tiny, dataclasses.replace(recipe, augment=augmented), seed=0, loss=seen)
+        train.fit(new_student(), tiny, dataclasses.replace(recipe, augmentation=augmentation), seed=0, loss=seen)
         assert len(first) == 3 and not torch.equal(first[0], first[1]) and not torch.equal(first[1], first[2])
+
+
+def test_crops_are_exact_pixels_of_the_images_and_all_that_the_data_set_has_are_not(new_student, tiny):
+    shown = {}
+    for augmentation in AUGMENTATIONS:
+        seen = shown.setdefault(augmentation, [])
+
+        def looked(model, images, labels, seen=seen):
+            seen.append(images)
+            return train.task_loss(model, images, labels)
+
+        recipe = dataclasses.replace(QUICK, epochs=1, augmentation=augmentation)
+        train.fit(new_student(), tiny, recipe, seed=0, loss=looked)
+    pixels = {name: (tiny.std * 255 * torch.cat(images) + 255 * tiny.mean) for name, images in shown.items()}
+    off_grid = {name: (x - x.round()).abs().max() for name, x in pixels.items()}
+    assert off_grid["none"] < 1e-3 and off_grid["crops"] < 1e-3 < 0.1 < off_grid["all"]
+    assert not torch.equal(pixels["none"].flatten(1).sum(1).sort()[0], pixels["crops"].flatten(1).sum(1).sort()[0])
 
 
 def test_the_last_epoch_is_kept_where_that_is_asked_for(new_student, tiny, same_tensors, tmp_path):
@@ -196,7 +215,7 @@ def test_the_best_validation_epoch_is_kept(new_student, tiny):
         return (value if steps <= 8 else -value), logits
 
     model = new_student()
-    recipe = dataclasses.replace(QUICK, epochs=4, augment=False)
+    recipe = dataclasses.replace(QUICK, epochs=4, augmentation="none")
     history = train.fit(model, tiny, recipe, seed=0, loss=spoilt_after_two_epochs)
     kept = [row for row in history if row["best"]][-1]
     assert kept["epoch"] < 4
@@ -213,7 +232,7 @@ def test_equal_accuracies_are_ranked_by_the_lower_loss():
 
 
 def test_the_learning_rate_follows_the_cosine(new_student, tiny):
-    recipe = Recipe(epochs=5, lr=1e-2, min_lr=1e-4, batch_size=100, augment=False)
+    recipe = Recipe(epochs=5, lr=1e-2, min_lr=1e-4, batch_size=100, augmentation="none")
     rates = [row["lr"] for row in train.fit(new_student(), tiny, recipe, seed=0)]
     optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1e-2)
     scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=5, eta_min=1e-4)
@@ -234,7 +253,7 @@ def test_the_learning_rate_stays_between_its_ends(epochs, share, schedule):
 
 
 def test_one_cycle_is_torchs_own(new_student, tiny):
-    recipe, seen = Recipe(epochs=8, lr=0.2, min_lr=0.0, batch_size=50, augment=False, schedule="one_cycle"), []
+    recipe, seen = Recipe(epochs=8, lr=0.2, min_lr=0.0, batch_size=50, augmentation="none", schedule="one_cycle"), []
 
     class Watched(train.Step):
         def after(self, model, lr):

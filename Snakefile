@@ -20,10 +20,11 @@ PATHS = {stage: path.relative_to(parameters.ROOT).as_posix() for stage, path in 
 STAGES, SEEDS, NODES = STUDY["stages"], STUDY["seeds"], sweep.nodes(STUDY["stages"])
 RUN = f"runs/{NAME}"
 FILES = ["model.safetensors", "model.json", "model.slnc", "metrics.json", "test_logits.safetensors"]
-CHAPTERS = {NOTEBOOKS[stage].stem: stage for stage in ["teacher", *STAGES] if STUDY["lessons"]}
+CHAPTERS = {NOTEBOOKS[stage].stem: stage for stage in ["teacher", *STAGES] if stage in STUDY["chapters"]}
 COMPARES = {"svd": {"student": "teacher-kd", "pruned": "teacher-kd-imp"}, "int8": {"pruned": "teacher-imp"}}
 REFERENCE = [f"{RUN}/{sweep.NNCODEC}"] if Path(RUN, sweep.NNCODEC).exists() else []  # of make nncodec, if it was run
 COMPARISON = f"{RUN}/chapters/{NOTEBOOKS['moo'].stem}"  # of ways to train, a chapter without nodes
+FRONTIER = f"{RUN}/chapters/{NOTEBOOKS['frontier'].stem}"  # networks made as small as can be, another such
 LAST = f"{RUN}/chapters/{NOTEBOOKS['sweep'].stem}"  # the sweep's own chapter
 CORES = workflow.resource_settings.cores or 4  # on a cluster, which has no such number: four of one machine
 # through the run's warm process where there is one; what it starts dies with Snakemake even on SIGKILL
@@ -46,6 +47,10 @@ def read_by_chapter(stage):
     return {key: f"{RUN}/seed{SEEDS[0]}/{node}" if node in NODES else "" for key, node in nodes.items()}
 
 
+NODE = {node: f"{RUN}/seed{SEEDS[0]}/{node}" for node in NODES}
+TAUGHT_BY = {"parent": NODE["teacher"], "student": NODE.get("teacher-kd", "")}
+
+
 def files(folder):
     return [f"{folder}/{name}" for name in FILES]
 
@@ -60,8 +65,9 @@ rule all:
         f"{RUN}/sweep.csv",
         expand(RUN + "/seed{seed}/{node}/{file}", seed=SEEDS, node=NODES, file=FILES),
         expand(RUN + "/chapters/{chapter}/metrics.json", chapter=CHAPTERS),
-        f"{COMPARISON}/comparison.csv" if STUDY["lessons"] else [],
-        f"{LAST}/effects.csv" if STUDY["lessons"] and STAGES else [],  # one node has nothing to compare
+        f"{COMPARISON}/comparison.csv" if "moo" in STUDY["chapters"] else [],
+        f"{LAST}/effects.csv" if "sweep" in STUDY["chapters"] and STAGES else [],  # one node has nothing to compare
+        f"{FRONTIER}/frontier.csv" if "frontier" in STUDY["chapters"] else [],
     message:
         "every node, every chapter and the table"
 
@@ -165,6 +171,30 @@ rule chapter_moo:
     shell:
         EXECUTE + " {params.notebook:q} {params.out}/notebook.ipynb --parameters {params.given:q}"
         " --set parent={params.parent} out={params.out} seed={params.seed} threads={threads} lesson=true > {log} 2>&1"
+
+
+rule chapter_frontier:
+    input:
+        [file for folder in TAUGHT_BY.values() if folder for file in files(folder)],
+        ancient(f"{RUN}/latency.json"),
+    output:
+        f"{FRONTIER}/frontier.csv",
+    params:
+        notebook=PATHS["frontier"],
+        given=given("frontier", lesson=True),
+        code=code.digest(NOTEBOOKS["frontier"]),
+        reads=" ".join(f"{key}={folder}" for key, folder in TAUGHT_BY.items()),
+        out=FRONTIER,
+        seed=SEEDS[0],
+    priority: 1
+    log:
+        f"{FRONTIER}/log.txt",
+    threads: STUDY["threads"]
+    message:
+        "{params.out}"
+    shell:
+        EXECUTE + " {params.notebook:q} {params.out}/notebook.ipynb --parameters {params.given:q}"
+        " --set {params.reads} out={params.out} seed={params.seed} threads={threads} > {log} 2>&1"
 
 
 rule latency:

@@ -33,7 +33,8 @@ def check_values(sections: dict[str, dict]) -> None:
     if study["lessons"]:
         _check_lessons(sections, loaded)
         _check_comparison(sections["moo"], loaded)
-    wants = [stage for stage in ("teacher", "kd", "imp", "moo") if sections[stage].get("compile")]
+        _check_frontier(sections["frontier"], sections["teacher"], loaded)
+    wants = [stage for stage in ("teacher", "kd", "imp", "moo", "frontier") if sections[stage].get("compile")]
     if wants:
         from studylib import latency  # two seconds of import
 
@@ -104,6 +105,26 @@ def _check_comparison(given: dict, loaded) -> None:
     shape = {key: value for key, value in given.items() if key in ("widths", "hidden")}
     _check_widths("moo", given)
     _try("moo", models.create, "convnet", 0, **shape, **loaded.model_args)
+
+
+def _check_frontier(given: dict, teacher: dict, loaded) -> None:
+    from studylib import distill, frontier, models, train
+
+    fields = {"epochs": 1} | {k: v for k, v in given.items() if k in train.Recipe.__dataclass_fields__}
+    dense = _try("frontier", train.Recipe, **fields)
+    steps = [
+        _try(f"frontier.{name}", train.Recipe, given.get(f"{name}_epochs", 1), given.get("tuning_lr", dense.lr))
+        for name in ("tuning", "rounding")
+    ]
+    images, bits = given.get("calibration_images", 1), given.get("bits", [4])
+    _try("frontier", frontier.Plan, dense, *steps, tuple(given.get("sparsities", [0.5])), tuple(bits), images)
+    if not 1 <= images <= len(loaded.train):
+        raise parameters.ParameterError(f"frontier.calibration_images={images}: expected 1 to {len(loaded.train)}")
+    _try("frontier", distill.Distillation, None, given.get("temperature", 4.0), given.get("alpha", 0.9))
+    for growth in given.get("growths", []):
+        _try("frontier.growths", _at_least_one, growth)
+        depth = {k: v for k, v in teacher.items() if k == "depth"}
+        _try("frontier.growths", models.create, "densenet", 0, growth=growth, **depth, **loaded.model_args)
 
 
 def _check_widths(section: str, given: dict) -> None:

@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "papermill_params"
 STAGES_FILE = FOLDER / "stages.yaml"
 SWEEP = "sweep"  # the section and notebook that read all nodes
-COMPARISON = "moo"  # those that compare ways to train: a chapter, no stage of the tree
+COMPARISON, FRONTIER = "moo", "frontier"  # chapters that train networks of their own; no stages of the tree
 ROOTS = "roots"  # the section of other teachers: name → parameters in which they differ
 STUDY = {
     "dataset": "str",
@@ -20,6 +20,7 @@ STUDY = {
     "stages": "list[str]",
     "threads": "int",
     "lessons": "bool",
+    "chapters": "list[str]",
 }
 LATENCY = {"batch": "int", "repeats": "int", "compiled": "bool"}
 FROM_STUDY = {"dataset", "device"}  # handed to every stage
@@ -67,13 +68,13 @@ def read_yaml(path: Path) -> dict:
 
 
 def notebooks() -> dict[str, Path]:
-    """Stage → notebook, in the order of stages.yaml; the sweep is the last."""
+    """Stage → notebook, in the order of stages.yaml."""
     return {stage: ROOT / "notebooks" / f"{name}.ipynb" for stage, name in read_yaml(STAGES_FILE).items()}
 
 
 def stages() -> list[str]:
-    """The techniques in the order in which they are applied; the root, the comparison and the sweep are none."""
-    return [stage for stage in notebooks() if stage not in ("teacher", COMPARISON, SWEEP)]
+    """The techniques in the order in which they are applied; the root and what is only a chapter are none."""
+    return [stage for stage in notebooks() if stage not in ("teacher", COMPARISON, SWEEP, FRONTIER)]
 
 
 def run_name(profile: str, root: str = "") -> str:
@@ -119,6 +120,7 @@ def load(profile: str, seeds: str = "", chosen: str = "", root: str = "") -> dic
         "seeds": [0],
         "stages": stages(),
         "lessons": True,
+        "chapters": list(files),
         **(content.get("study") or {}),
     }
     if words := _words(seeds):
@@ -131,8 +133,12 @@ def load(profile: str, seeds: str = "", chosen: str = "", root: str = "") -> dic
         if stage not in stages():
             raise ParameterError(f"stage {stage!r}: unknown{_nearest(stage, stages())}")
     study["stages"] = [stage for stage in stages() if stage in study["stages"]]
-    if root:
-        study["lessons"] = False
+    for chapter in study["chapters"]:
+        if chapter not in files:
+            raise ParameterError(f"{where}: study.chapters: {chapter!r} is unknown{_nearest(chapter, list(files))}")
+    if root or not study["lessons"]:
+        study["chapters"] = []
+    study["lessons"] = bool(study["chapters"])
     if "dataset" not in study:
         raise ParameterError(f"{where}: study.dataset is missing: expected the name of a data set, such as digits")
     if not study["seeds"] or len(set(study["seeds"])) != len(study["seeds"]) or min(study["seeds"]) < 0:
@@ -161,7 +167,8 @@ def _check_notebooks(files: dict[str, Path]) -> None:
     for stage, path in files.items():
         needed = {"run", "out", "profile", "seeds", "stages"} if stage == SWEEP else FROM_STUDY | {"out", "seed"}
         if stage != SWEEP:
-            needed |= {"threads", "lesson"} | ({"made"} if stage != COMPARISON else set())
+            needed |= {"threads"} | ({"lesson"} if stage != FRONTIER else set())
+            needed |= {"made"} if stage not in (COMPARISON, FRONTIER) else set()
             needed |= {"parent"} if stage != "teacher" else set()
         for name in sorted(needed - set(types_of(path))):
             raise ParameterError(f"{path.relative_to(ROOT)}: its parameters cell must have {name!r}")

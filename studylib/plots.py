@@ -179,6 +179,31 @@ def draw_control(summary: pd.DataFrame, controls: pd.DataFrame) -> tuple[Figure,
     return figure, list(best["node"])
 
 
+def draw_frontier(points: pd.DataFrame, marks: list) -> tuple[Figure, list[str]]:
+    """Test accuracy against bytes of the file, a colour a network, a mark a number of bits, and what others reported.
+
+    Args:
+        points: rows of name, network, bits, bytes, test_accuracy.
+        marks: of :data:`studylib.claims.MARKS`, stars; [] for another data set.
+
+    Returns:
+        The figure, and the names on the front.
+    """
+    figure, axis = plt.subplots(figsize=(8, 4.4), layout="constrained")
+    shown = points.assign(percent=100 * points["test_accuracy"], bits=points["bits"].astype(str) + " bits")
+    sns.scatterplot(shown, x="bytes", y="percent", hue="network", style="bits", s=45, ax=axis)
+    best = points[factorial.pareto(points, "bytes", "test_accuracy")].sort_values("bytes")
+    axis.plot(best["bytes"], 100 * best["test_accuracy"], color="0.3", linewidth=1.2, label="front", zorder=0)
+    for mark in marks:
+        axis.plot(mark.bytes, mark.accuracy, "*", color="0.1", markersize=10)
+        axis.annotate(
+            mark.whose.split(" (")[0], (mark.bytes, mark.accuracy), (5, 4), textcoords="offset points", size=7
+        )
+    axis.set(xscale="log", xlabel="bytes of the file", ylabel="test accuracy (%)")
+    sns.move_legend(axis, "center left", bbox_to_anchor=(1.01, 0.5), frameon=False, fontsize=8)
+    return figure, list(best["name"])
+
+
 def draw_effects(effects: pd.DataFrame) -> Figure:
     """Effects with their intervals, a panel a measure: black over seeds, grey over test images; filled where certain.
 

@@ -138,6 +138,9 @@ def trajectory(
     seed: int,
     initial: nn.Module | None = None,
     like: list[Masks] | None = None,
+    loss: train.Loss | None = None,
+    identity: object = None,
+    scratch: Path | None = None,
 ) -> list[nn.Module]:
     """``model`` at each of the rising ``sparsities``, each trained by the whole of ``recipe``: one of :data:`METHODS`.
 
@@ -148,6 +151,8 @@ def trajectory(
         sparsities: shares of the prunable weights that are zero, rising.
         initial: the model as ``model`` was before its training; needed by "initial".
         like: masks whose number of living weights in each layer is taken; needed by "random", one a sparsity.
+        loss, identity: as for :func:`studylib.train.fit`.
+        scratch: folder in which each sparsity's training leaves what it needs to go on.
 
     Raises:
         ValueError: an unknown method, sparsities that do not rise within 0…1, or what the method needs is missing.
@@ -171,7 +176,9 @@ def trajectory(
             current.load_state_dict(start)
         _zero(current, masks)
         current.accuracy_before = train.accuracy(current, data.validation, data)
-        current.history = train.fit(current, data, recipe, seed=seed + 1000 * (k + 1), masks=masks)
+        seeds = {"seed": seed + 1000 * (k + 1), "identity": identity}
+        checkpoint = scratch / f"{method}-{sparsity:g}.safetensors" if scratch else None
+        current.history = train.fit(current, data, recipe, **seeds, loss=loss, masks=masks, checkpoint=checkpoint)
         found.append(current)
     return found
 

@@ -62,3 +62,27 @@ def test_the_audit_finds_the_one_figure_that_does_not_follow():
     assert [abs(ratio - 1) > 0.01 for ratio in ratios] == [True, True, False, False, False, False, False]
     assert rows[1]["implied"] == pytest.approx(126_443, abs=1)  # 3.95 MB × 11.9 % × 26.9 %
     assert rows[0]["implied"] == pytest.approx(96.8, abs=0.01)
+
+
+def point(name, bytes_, val, test):
+    return {"name": name, "bytes": bytes_, "val_accuracy": val, "test_accuracy": test}
+
+
+def test_a_mark_is_held_against_the_smallest_file_that_validation_images_choose(monkeypatch):
+    monkeypatch.setattr(claims, "MARKS", (claims.Mark(90.0, 1000.0, "theirs"),))
+    large, small, lucky = (
+        point("large", 900, 0.92, 0.91),
+        point("small", 500, 0.9, 0.901),
+        point("lucky", 10, 0.89, 0.95),
+    )
+    (row,) = claims.against_marks([large, small, lucky], "cifar10")
+    assert (row["ours"], row["our kB"], row["verdict"]) == ("small", 0.5, "passed")
+    assert row["our %"] == pytest.approx(90.1)
+
+    def verdict(*points):
+        return claims.against_marks(list(points), "cifar10")[0]["verdict"]
+
+    assert verdict(large, point("unlucky", 500, 0.9, 0.899)) == "less accurate on test images"
+    assert verdict(point("wide", 1001, 0.92, 0.91)) == "larger"
+    assert verdict(lucky) == "not reached (89.00 %)"
+    assert claims.against_marks([large], "digits") == []

@@ -10,6 +10,7 @@ SCALE = {  # what decides how large and how long: no profile may inherit it from
     "imp": {"rounds", "epochs", "lr", "batch_size", "tolerance"},
     "svd": {"delta"},
     "int8": {"calibration_images"},
+    "frontier": {"growths", "epochs", "lr", "batch_size", "sparsities", "bits", "tuning_epochs", "rounding_epochs"},
 }
 COMPARED = {"repetitions", "widths", "hidden", "epochs", "lr", "batch_size", "sparsities", "tuning_epochs", "tuning_lr"}
 
@@ -32,12 +33,16 @@ def profile(tmp_path, monkeypatch):
 @pytest.mark.parametrize("name", PROFILES)
 def test_every_profile_is_valid_and_states_its_scale(name):
     sections = parameters.load(name)
+    chapters = sections["study"]["chapters"]
     for stage, keys in SCALE.items():
-        assert keys <= set(sections[stage]), f"{name}: {stage}"
-    if sections["study"]["lessons"]:
+        if stage in ("teacher", "frontier") or stage in sections["study"]["stages"]:
+            needed = stage != "frontier" or stage in chapters
+            assert keys <= set(sections[stage]) or not needed, f"{name}: {stage}"
+    if "moo" in chapters:
         assert COMPARED | {"sums", "shrinkages", "taus", "rates"} <= set(sections["moo"])
         assert sections["moo"]["repetitions"] >= 3
-    assert parameters.load(name, root="moo")["teacher"]["penalty"] == "l1"
+    if name != "frontier":
+        assert parameters.load(name, root="moo")["teacher"]["penalty"] == "l1"
 
 
 def test_the_paper_profile_is_the_paper():
@@ -82,6 +87,18 @@ def test_a_root_changes_the_teacher_and_leaves_chapters_out(profile):
     assert sections["teacher"] == {"depth": 7, "epochs": 5, "growth": 24}
     assert profile(text)["study"]["lessons"] and not sections["study"]["lessons"]
     assert (parameters.run_name("mine"), parameters.run_name("mine", "wide")) == ("mine", "mine-wide")
+
+
+def test_a_profile_may_have_some_of_the_chapters(tmp_path, monkeypatch, profile):
+    def load(study):
+        (tmp_path / "some.yaml").write_text(f"study: {{dataset: digits, {study}}}")
+        return parameters.load("some")["study"]
+
+    assert load("seeds: [0]")["chapters"] == list(parameters.notebooks())
+    assert load("chapters: [kd, frontier]")["chapters"] == ["kd", "frontier"] and load("chapters: [kd]")["lessons"]
+    assert not load("lessons: false, chapters: [kd]")["chapters"] and not load("chapters: []")["lessons"]
+    with pytest.raises(parameters.ParameterError, match="'frontir' is unknown; did you mean 'frontier'"):
+        load("chapters: [frontir]")
 
 
 @pytest.mark.parametrize(
@@ -175,6 +192,11 @@ def test_an_unknown_stage_or_seed_is_named(profile, options, message):
         ("moo: {taus: [0.1]}", "moo: taus: expected sums, shrinkages, taus and rates"),
         ("moo: {sums: [1.0], shrinkages: [1.0], taus: [0.1], rates: [0.1, 0.2]}", "moo: .* equally many"),
         ("moo: {sums: [1.0], shrinkages: [1.0], taus: [-0.1], rates: [0.1]}", "moo: .* above 0"),
+        ("frontier: {bits: [4, 9]}", r"frontier: bits=\(4, 9\): expected different whole numbers of 2 to 8"),
+        ("frontier: {sparsities: [0.9, 0.5]}", "frontier: sparsities="),
+        ("frontier: {tuning_lr: 0.0}", "frontier.tuning: lr=0.0"),
+        ("frontier: {growths: [0]}", "frontier.growths: 0: expected at least 1"),
+        ("frontier: {alpha: 1.5}", "frontier: alpha=1.5"),
         ("sweep: {lesson_growths: [0]}", "sweep.lesson_growths: 0: expected at least 1"),
         ("sweep: {lesson_calibration_images: 601}", "sweep.lesson_calibration_images=601"),
     ],

@@ -1,0 +1,99 @@
+"""How small a file can be at an accuracy: a network pruned further and further, taught, and trained in few bits."""
+
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+
+from torch import nn
+
+from studylib import distill, models, prune, qat, train
+from studylib.data import Data
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """How networks are made small; the same for each.
+
+    Attributes:
+        dense: the training of a network that is not there yet.
+        pruning: the training after each step of pruning.
+        rounding: the training with rounded weights; it runs uncompiled.
+        sparsities: shares of the prunable weights that are zero, rising; 0: none are pruned.
+        bits: of the weights, each 2 to 8.
+        calibration_images: that the ranges of activations start from.
+
+    Raises:
+        ValueError: ``sparsities`` do not rise within 0…1, ``bits`` are none, or not different numbers of 2 to 8.
+    """
+
+    dense: train.Recipe
+    pruning: train.Recipe
+    rounding: train.Recipe
+    sparsities: tuple[float, ...]
+    bits: tuple[int, ...]
+    calibration_images: int = 512
+
+    def __post_init__(self):
+        prune.check_sparsities(list(self.sparsities))
+        if not self.bits or len(set(self.bits)) < len(self.bits) or not set(self.bits) <= set(range(2, 9)):
+            raise ValueError(f"bits={self.bits!r}: expected different whole numbers of 2 to 8")
+
+
+@dataclasses.dataclass(frozen=True)
+class Lesson:
+    """What a network is taught by: a teacher's soft targets beside the labels (:class:`studylib.distill.Distillation`).
+
+    Attributes:
+        teacher: whose answers to a recipe's views are kept.
+        temperature, alpha: as for :func:`studylib.distill.apply`.
+    """
+
+    teacher: distill.Teacher
+    temperature: float = 4.0
+    alpha: float = 0.9
+
+    @property
+    def loss(self) -> distill.Distillation:
+        return distill.Distillation(self.teacher, self.temperature, self.alpha)
+
+    @property
+    def identity(self) -> list:
+        return [self.temperature, self.alpha, self.teacher.digest]
+
+
+def grown(name: str, args: dict, data: Data, plan: Plan, lesson: Lesson, *, seed: int, scratch: Path) -> nn.Module:
+    """A new network, taught from the start.
+
+    Args:
+        name, args: of :func:`studylib.models.create`.
+        scratch: folder in which an interrupted training leaves what it needs to go on.
+    """
+    model = models.create(name, seed, **args).to(next(lesson.teacher.model.parameters()).device)
+    checkpoint = scratch / "dense.safetensors"
+    made = {"seed": seed, "loss": lesson.loss, "identity": lesson.identity, "checkpoint": checkpoint}
+    history = train.fit(model, data, plan.dense, **made)
+    return models.with_change(model, "taught", {"epochs": len(history)}, history=history)
+
+
+def points(
+    model: nn.Module, data: Data, plan: Plan, lesson: Lesson, *, seed: int, scratch: Path
+) -> Iterator[tuple[float, int, nn.Module]]:
+    """``model`` at each sparsity of ``plan`` and, from there, in each number of bits, taught all the way.
+
+    Pruning is by magnitude over all layers, from sparsity to sparsity, survivors keeping their weights while the
+    schedule starts again (learning-rate rewinding, Renda et al. 2020); rounding is in training (:mod:`studylib.qat`).
+
+    Yields:
+        (sparsity, bits, int8 model on the CPU), whose spec records both steps and whose ``history`` is the rows of
+        its last training.
+    """
+    common = {"seed": seed, "loss": lesson.loss, "identity": lesson.identity}
+    cut = prune.trajectory(
+        model, data, plan.sparsities, method="learning_rate", recipe=plan.pruning, scratch=scratch, **common
+    )
+    for sparsity, pruned in zip(plan.sparsities, cut, strict=True):
+        did = {"sparsity": sparsity, "epochs": len(pruned.history)}
+        pruned = models.with_change(pruned, "pruned", did, history=pruned.history)
+        for bits in plan.bits:
+            rest = {"calibration_images": plan.calibration_images, "scratch": scratch / f"{sparsity:g}-{bits}"}
+            yield sparsity, bits, qat.apply(pruned, data, recipe=plan.rounding, bits=bits, **rest, **common)

@@ -1,0 +1,85 @@
+import dataclasses
+
+import pytest
+import torch
+
+from studylib import codec, distill, frontier, inference, models, prune, size, train
+from studylib.budget import STOP_AT, Paused
+from studylib.train import Recipe
+
+STEP = Recipe(epochs=2, lr=5e-3, batch_size=50, views=2)
+PLAN = frontier.Plan(STEP, STEP, dataclasses.replace(STEP, lr=5e-4), (0.0, 0.9), (3, 8), calibration_images=64)
+
+
+@pytest.fixture(scope="module")
+def lesson(teacher_model):
+    return frontier.Lesson(distill.Teacher(teacher_model))
+
+
+@pytest.fixture(scope="module")
+def made(student_model, tiny, lesson, tmp_path_factory):
+    scratch = tmp_path_factory.mktemp("unfinished")
+    return list(frontier.points(student_model, tiny, PLAN, lesson, seed=0, scratch=scratch))
+
+
+def test_every_sparsity_in_every_number_of_bits(made, student_model):
+    assert [(s, b) for s, b, _ in made] == [(s, b) for s in PLAN.sparsities for b in PLAN.bits]
+    total = sum(w.numel() for w in prune.prunable(student_model).values())
+    for sparsity, bits, model in made:
+        assert size.sparsity(model) >= round(sparsity * total) / total  # rounding may add zeros, never take them
+        assert {layer.bits for layer in models.weight_layers(model).values()} == {bits}
+        assert [change["technique"] for change in model.spec["changes"]] == ["pruned", "qat"]
+        assert len(model.history) == PLAN.rounding.epochs
+    assert all(change["epochs"] == 2 for _, _, model in made for change in model.spec["changes"])
+
+
+def test_sparser_and_fewer_bits_take_fewer_bytes_and_the_file_is_the_model(made, tiny):
+    files = {(s, b): codec.encode(inference.apply(model)) for s, b, model in made}
+    for s, b, model in made:
+        again = codec.decode(files[s, b])
+        assert torch.equal(
+            train.predict(again, tiny.test, tiny), train.predict(inference.apply(model), tiny.test, tiny)
+        )
+    for bits in PLAN.bits:
+        sizes = [len(files[s, bits]) for s in PLAN.sparsities]
+        assert sizes == sorted(sizes, reverse=True) and len(set(sizes)) == len(sizes)
+    assert all(len(files[s, 3]) < len(files[s, 8]) for s in PLAN.sparsities)
+
+
+def test_what_was_interrupted_goes_on_and_comes_out_the_same(
+    made, student_model, tiny, lesson, tmp_path, monkeypatch, same_tensors
+):
+    plan = dataclasses.replace(PLAN, sparsities=(0.0,), bits=(3,))
+
+    def again():
+        return next(frontier.points(student_model, tiny, plan, lesson, seed=0, scratch=tmp_path))[2]
+
+    monkeypatch.setenv(STOP_AT, "0")  # long ago
+    with pytest.raises(Paused):
+        again()
+    monkeypatch.delenv(STOP_AT)
+    assert same_tensors(again(), made[0][2])
+
+
+def test_a_new_network_is_taught_and_remembers_it(tiny, lesson, tmp_path, student_model, same_tensors):
+    args = student_model.spec["args"]
+    model = frontier.grown("convnet", args, tiny, PLAN, lesson, seed=0, scratch=tmp_path)
+    assert model.spec["changes"] == [{"technique": "taught", "epochs": 2}] and len(model.history) == 2
+    other = frontier.Lesson(lesson.teacher, alpha=0.0)
+    assert not same_tensors(model, frontier.grown("convnet", args, tiny, PLAN, other, seed=0, scratch=tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"sparsities": (0.9, 0.5)}, "sparsities="),
+        ({"sparsities": ()}, "sparsities="),
+        ({"bits": ()}, "bits="),
+        ({"bits": (4, 4)}, "bits="),
+        ({"bits": (1,)}, "bits="),
+        ({"bits": (9,)}, "bits="),
+    ],
+)
+def test_a_plan_that_cannot_be_followed_is_refused(wrong, message):
+    with pytest.raises(ValueError, match=message):
+        dataclasses.replace(PLAN, **wrong)

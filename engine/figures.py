@@ -20,6 +20,7 @@ from engine.parameters import ROOT
 from studylib import factorial, plots, report, store, sweep
 
 RESULTS = ROOT / "figures" / "results.csv"
+FRONTIER_TABLE = "frontier.csv"
 MODEL_BYTES = 200_000  # the most that a file in figures/models/ may have
 README_PROFILE = "digits"  # whose table and figure the README shows
 
@@ -67,6 +68,8 @@ def main(profile: str) -> None:
     print(f"figures/{profile}/ redrawn from {source.relative_to(ROOT)}")
     if profile == README_PROFILE:
         write_readme_table(summary, about)
+    write_between("marks", marks_table(ROOT / "figures"))
+    write_between("what was run", runs_table(ROOT / "figures"))
 
 
 def publish_models(run: Path, rows: pd.DataFrame, profile: str) -> None:
@@ -77,15 +80,23 @@ def publish_models(run: Path, rows: pd.DataFrame, profile: str) -> None:
         (folder / name).unlink(missing_ok=True)
         del known[name]
     for node in summary.loc[factorial.pareto(summary, "bytes_file", "test_accuracy"), "node"]:
-        metrics = store.read_json(run / f"seed{seed}" / node / sweep.METRICS)
-        if metrics["bytes_file"] > MODEL_BYTES:
-            continue
-        name = f"{profile}-{node}.slnc"
-        store.write_bytes(folder / name, (run / f"seed{seed}" / node / sweep.CODED).read_bytes())
-        about = {"profile": profile, "node": node, "seed": int(seed), "dataset": metrics["data"]["name"]}
-        about |= {"bytes": metrics["bytes_file"], "sha256": metrics["file_sha256"]}
-        known[name] = about | {"test_accuracy": metrics["test_accuracy"]}
+        _publish(run / f"seed{seed}" / node, f"{profile}-{node}.slnc", {"profile": profile, "node": node}, known)
+    points = run / "chapters" / parameters.notebooks()[parameters.FRONTIER].stem
+    if (points / FRONTIER_TABLE).exists():
+        made = pd.read_csv(points / FRONTIER_TABLE)
+        for name in made.loc[factorial.pareto(made, "bytes", "test_accuracy"), "name"]:
+            _publish(points / "points" / name, f"{profile}-{name}.slnc", {"profile": profile, "node": name}, known)
     store.write_json(folder / LIST, known)
+
+
+def _publish(made: Path, name: str, about: dict, known: dict) -> None:
+    """Copies one coded file, unless it is too large, and notes in ``known`` what it is."""
+    metrics = store.read_json(made / sweep.METRICS)
+    if metrics["bytes_file"] > MODEL_BYTES:
+        return
+    store.write_bytes(ROOT / "figures" / "models" / name, (made / sweep.CODED).read_bytes())
+    about |= {"seed": metrics["seed"], "dataset": metrics["data"]["name"], "bytes": metrics["bytes_file"]}
+    known[name] = about | {"sha256": metrics["file_sha256"], "test_accuracy": metrics["test_accuracy"]}
 
 
 def provenance(run: Path, rows: pd.DataFrame, profile: str) -> dict:
@@ -103,17 +114,14 @@ def provenance(run: Path, rows: pd.DataFrame, profile: str) -> dict:
         "hardware": sorted({s["hardware"] for s in said}),
         "python": sorted({s["python"] for s in said}),
         "packages": said[0]["packages"],
+        "nodes": sweep.order(rows),
+        "chapters": sorted(path.parent.name for path in (run / "chapters").glob("*/notebook.ipynb") if _done(path)),
         "latency": {key: latency[key] for key in ("batch", "compiled", "threads", "seed", "device")},
     }
 
 
 def write_readme_table(summary: pd.DataFrame, about: dict) -> None:
     """Replaces what stands between the README's two markers."""
-    readme = ROOT / "README.md"
-    text = readme.read_text()
-    begin, end = "<!-- results: made by make figures -->", "<!-- end of results -->"
-    if text.count(begin) != 1 or text.count(end) != 1:
-        sys.exit(f"README.md: expected the markers {begin} and {end}, once each")
     columns = ["node", "test accuracy %", "file kB", "saved %", "entropy kB", "zstd kB", "sparse kB"]
     columns += ["nonzeros × width kB", "latency ms"]
     data, latency = about["data"], about["latency"]
@@ -125,9 +133,56 @@ def write_readme_table(summary: pd.DataFrame, about: dict) -> None:
         f"of {latency['batch']}, {'compiled' if latency['compiled'] else 'eager'}, {latency['threads']} threads."
     )
     table = report.markdown_table(summary, columns)
-    new = f"{text.partition(begin)[0]}{begin}\n\n{table}\n\n{caption}\n\n{end}{text.partition(end)[2]}"
+    write_between("results", f"{table}\n\n{caption}")
+
+
+def write_between(name: str, content: str) -> None:
+    """Replaces what stands between the README's two markers of that name."""
+    readme = ROOT / "README.md"
+    text = readme.read_text()
+    begin, end = f"<!-- {name}: made by make figures -->", f"<!-- end of {name} -->"
+    if text.count(begin) != 1 or text.count(end) != 1:
+        sys.exit(f"README.md: expected the markers {begin} and {end}, once each")
+    new = f"{text.partition(begin)[0]}{begin}\n\n{content}\n\n{end}{text.partition(end)[2]}"
     store.write_bytes(readme, new.encode())
-    print("README.md: results table written")
+    print(f"README.md: {name} written")
+
+
+def marks_table(folder: Path) -> str:
+    """What others have reported beside ours, of every published profile that has it; below, whose ours is."""
+    parts = []
+    for path in sorted(folder.glob("*/marks.json")):
+        content = store.read_json(path)
+        if content["rows"]:
+            said = content["about"]["provenance"]
+            rows = report.markdown_rows(pd.DataFrame(content["rows"]).astype({"our kB": float, "our %": float}))
+            parts.append(f"{rows}\n\nProfile `{path.parent.name}`, commit {said['git_commit']}, {said['date'][:10]}.")
+    return "\n\n".join(parts) or "Not measured yet: no CIFAR-10 run of chapter 8 is published."
+
+
+def runs_table(folder: Path) -> str:
+    """Of every profile what is published, and what it would have beside that: nobody is to think that it was run."""
+    rows = []
+    for profile in sorted(path.stem for path in parameters.FOLDER.glob("*.yaml") if path != parameters.STAGES_FILE):
+        study, known = parameters.load(profile)["study"], folder / profile / "about.json"
+        about = store.read_json(known) if known.exists() else {}
+        files, nodes = parameters.notebooks(), sweep.nodes(study["stages"])
+        wanted = [files[chapter].stem for chapter in study["chapters"]]
+        seeds = ", ".join(map(str, about.get("seeds", []))) or "–"
+        row = {"profile": profile, "published nodes": f"{len(about.get('nodes', []))} of {len(nodes)}", "seeds": seeds}
+        run = [name[:2] for name in wanted if name in about.get("chapters", [])]
+        missing = [name[:2] for name in wanted if name not in about.get("chapters", [])]
+        rows.append({**row, "chapters run": ", ".join(run) or "–", "not run": ", ".join(missing) or "–"})
+    return report.markdown_rows(pd.DataFrame(rows))
+
+
+def _done(executed: Path) -> bool:
+    """Whether every code cell of an executed notebook ran, none with an error."""
+    cells = [cell for cell in json.loads(executed.read_text())["cells"] if cell["cell_type"] == "code"]
+    return all(
+        cell["execution_count"] and not any(output["output_type"] == "error" for output in cell["outputs"])
+        for cell in cells
+    )
 
 
 if __name__ == "__main__":

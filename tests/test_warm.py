@@ -135,7 +135,8 @@ def test_a_killed_warm_process_takes_its_jobs_along_and_the_client_says_so(warme
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 def test_it_ends_with_who_started_it_and_takes_its_folder_along(script, tmp_path, number):
     text = (
-        "import os, time; from engine import warm\n"
+        "import os, signal, time; from engine import warm\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # what runs in the background has it ignored
         "with warm.process(dict(os.environ), [], []) as found:\n"
         "    print(found['STUDY_WARM'], flush=True); time.sleep(600)"
     )

@@ -105,6 +105,7 @@ CLAIMS = {
     "teacher_accuracy_method": Claim("audit", "DenseNet reaches {}", "sections 3.1 and 3.2", 92.7, "%", 0.05),
     "best_relative": Claim("audit", "it costs {} of the accuracy", "abstract", 1.24, "%", 0.005),
     "pruned_int8_cost": Claim("audit", "int8 costs the pruned network {}", "section 5.2", 0.21, "points", 0.3),
+    "small_bytes": Claim("frontier", "what reaches 91.65 % takes {}", "section 5", 6200.0, "bytes", 50.0),
     "best_cost": Claim("sweep", "and costs {} of accuracy", "section 5", 1.15, "points", 0.5),
     "svd_worst": Claim(
         "sweep", "SVD hurts more on a pruned network", "section 5.1", 0.0, "points", direction="+", anywhere=True

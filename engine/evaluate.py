@@ -38,7 +38,9 @@ def evaluate(path: Path, dataset: str) -> tuple[str, float, int]:
         )
     test = data.load(dataset, 0).test
     with torch.no_grad():
-        parts = [model(models.normalize(model, images)).float() for images in test.images.split(1000)]
+        parts = [
+            model(models.normalize(model, images)).float() for images in test.images.split(train.batch_of(test.images))
+        ]
     return dataset, train.scores(torch.cat(parts), test.labels)["accuracy"], len(test)
 
 

@@ -1,4 +1,4 @@
-"""The one training loop of the study, and evaluation."""
+"""The one training loop of the study; what :mod:`studylib.scoring` says of models goes by its name, too."""
 
 import copy
 import dataclasses
@@ -16,9 +16,12 @@ from torch import nn
 
 from studylib import budget
 from studylib import checkpoint as checkpoints
-from studylib.data import Data, Split, batches, view
+from studylib.data import Data, batches, view
 from studylib.recipe import OPTIMIZERS, Average, Recipe
+from studylib.scoring import accuracy, batch_of, class_accuracy, predict, reliability, scores
 
+__all__ = ["Loss", "Recipe", "Step", "fit", "set_up", "task_loss"]
+__all__ += ["accuracy", "batch_of", "class_accuracy", "predict", "reliability", "scores"]
 log = logging.getLogger(__name__)
 
 Loss = Callable[[nn.Module, torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
@@ -241,64 +244,3 @@ def _apply_masks(model: nn.Module, masks: dict[str, torch.Tensor]) -> None:
     parameters = dict(model.named_parameters())
     for name, mask in masks.items():
         parameters[name].mul_(mask)
-
-
-@torch.no_grad()
-def predict(model: nn.Module, split: Split, data: Data, batch_size: int = 1000) -> torch.Tensor:
-    """Logits float32 (n, classes) on the model's device, for the images of ``split`` as they are."""
-    device = next((t.device for t in model.state_dict().values()), torch.device("cpu"))
-    data, split = data.to(device), split.to(device)
-    model.eval()
-    return torch.cat([model(data.normalize(images)).float() for images in split.images.split(batch_size)])
-
-
-def class_accuracy(logits: torch.Tensor, labels: torch.Tensor, classes: int) -> list[float]:
-    """Share of each class's images that ``logits`` (n, classes) get right; NaN for a class without images."""
-    hit = (logits.argmax(1) == labels.to(logits.device)).double().cpu()
-    labels = labels.cpu()
-    return [hit[labels == c].mean().item() for c in range(classes)]
-
-
-def scores(logits: torch.Tensor, labels: torch.Tensor, bins: int = 15) -> dict[str, float]:
-    """Accuracy, negative log-likelihood (nats) and expected calibration error (Guo et al. 2017, eq. 3).
-
-    Args:
-        logits: (n, classes).
-        labels: (n,).
-        bins: equal-width bins of confidence for the calibration error.
-    """
-    logits, labels = logits.double().cpu(), labels.cpu()
-    confidence, predicted = logits.softmax(1).max(1)
-    hit = (predicted == labels).double()
-    which = (confidence.nan_to_num(0) * bins).long().clamp_(max=bins - 1)
-    gaps = torch.zeros(bins, dtype=torch.float64).index_add_(0, which, hit - confidence)
-    return {
-        "accuracy": hit.mean().item(),
-        "nll": F.cross_entropy(logits, labels).item(),
-        "ece": (gaps.abs().sum() / len(labels)).item(),
-    }
-
-
-def reliability(logits: torch.Tensor, labels: torch.Tensor, bins: int = 15) -> list[dict]:
-    """The diagram behind the calibration error (Guo et al. 2017, Figure 1): a row for each bin that is not empty.
-
-    Args:
-        logits, labels: (n, classes) and (n,).
-
-    Returns:
-        Rows of confidence and accuracy (both the mean of the bin) and images.
-    """
-    logits, labels = logits.double().cpu(), labels.cpu()
-    confidence, predicted = logits.softmax(1).max(1)
-    which, hit = (confidence * bins).long().clamp_(max=bins - 1), (predicted == labels).double()
-    chosen = [which == b for b in range(bins)]
-    return [
-        {"confidence": confidence[c].mean().item(), "accuracy": hit[c].mean().item(), "images": int(c.sum())}
-        for c in chosen
-        if c.any()
-    ]
-
-
-def accuracy(model: nn.Module, split: Split, data: Data) -> float:
-    """Share of ``split`` that ``model`` gets right."""
-    return scores(predict(model, split, data), split.labels)["accuracy"]

@@ -186,7 +186,7 @@ rule chapter_frontier:
         reads=" ".join(f"{key}={folder}" for key, folder in TAUGHT_BY.items()),
         out=FRONTIER,
         seed=SEEDS[0],
-    priority: 1
+    priority: 2  # the longest of all
     log:
         f"{FRONTIER}/log.txt",
     threads: STUDY["threads"]

@@ -6,8 +6,9 @@ from pathlib import Path
 
 from torch import nn
 
-from studylib import distill, models, prune, qat, train
+from studylib import distill, inference, models, prune, qat, train
 from studylib.data import Data
+from studylib.node import Node
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,6 +60,19 @@ class Lesson:
     @property
     def identity(self) -> list:
         return [self.temperature, self.alpha, self.teacher.digest]
+
+
+class Point(Node):
+    """A node whose file holds in half precision the floats that remain: biases and scales, a quarter of a small file.
+
+    Where half precision cannot hold one of them, all stay as they are.
+    """
+
+    def _ship(self, model: nn.Module, floats: str) -> tuple[nn.Module, bytes]:
+        try:
+            return super()._ship(model, "float16")
+        except inference.HalfPrecisionError:
+            return super()._ship(model, floats)
 
 
 def grown(name: str, args: dict, data: Data, plan: Plan, lesson: Lesson, *, seed: int, scratch: Path) -> nn.Module:

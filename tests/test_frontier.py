@@ -3,7 +3,7 @@ import dataclasses
 import pytest
 import torch
 
-from studylib import codec, distill, frontier, inference, models, prune, size, train
+from studylib import codec, data, distill, frontier, inference, models, prune, size, sweep, train
 from studylib.budget import STOP_AT, Paused
 from studylib.train import Recipe
 
@@ -44,6 +44,22 @@ def test_sparser_and_fewer_bits_take_fewer_bytes_and_the_file_is_the_model(made,
         sizes = [len(files[s, bits]) for s in PLAN.sparsities]
         assert sizes == sorted(sizes, reverse=True) and len(set(sizes)) == len(sizes)
     assert all(len(files[s, 3]) < len(files[s, 8]) for s in PLAN.sparsities)
+
+
+def test_a_point_is_a_file_with_half_precision_and_what_is_measured_is_that_file(made, study_root):
+    model, floats = models.duplicate(made[-1][2]), []
+    for name in ("point", "kept"):
+        metrics = frontier.Point(name, "digits", 0, device="cpu").finish(models.duplicate(model))
+        content = (study_root / name / sweep.CODED).read_bytes()
+        again = codec.decode(content)
+        floats.append(inference.floats_of(again))
+        digits = data.load("digits", 0)
+        assert metrics["bytes_file"] == len(content)
+        assert metrics["test_accuracy"] == train.accuracy(again, digits.test, digits)
+        if name == "point":
+            assert metrics["bytes_file_float16"] == len(content) < len(codec.encode(inference.apply(model)))
+            next(iter(models.weight_layers(model).values())).weight_scale.fill_(1e-30)  # half precision has none such
+    assert floats == ["float16", "float32"] and metrics["bytes_file_float16"] is None
 
 
 def test_what_was_interrupted_goes_on_and_comes_out_the_same(

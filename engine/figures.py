@@ -22,7 +22,7 @@ from studylib import factorial, plots, report, store, sweep
 RESULTS = ROOT / "figures" / "results.csv"
 FRONTIER_TABLE = "frontier.csv"
 MODEL_BYTES = 200_000  # the most that a file in figures/models/ may have
-README_PROFILE = "digits"  # whose table and figure the README shows
+README_TABLES = ("digits", "cifar10")  # profiles whose table the README has, between markers of that name
 
 
 def main(profile: str) -> None:
@@ -33,7 +33,7 @@ def main(profile: str) -> None:
         rows = pd.read_csv(run / "sweep.csv")
         about = provenance(run, rows, profile)
         results = pd.concat([results[results["profile"] != profile], rows.assign(profile=profile)])
-        results = results[["profile", *sweep.COLUMNS]]
+        results = results[["profile", *sweep.COLUMNS]].sort_values("profile", kind="stable")
         store.write_bytes(RESULTS, results.to_csv(index=False).encode())
         store.write_json(about_file, about)
         publish_models(run, rows, profile)
@@ -66,7 +66,7 @@ def main(profile: str) -> None:
     if "-" in profile and not plain.empty:
         report.save_table(ROOT / "figures" / profile / "beside", sweep.compare(plain, rows), about)
     print(f"figures/{profile}/ redrawn from {source.relative_to(ROOT)}")
-    if profile == README_PROFILE:
+    if profile in README_TABLES:
         write_readme_table(summary, about)
     write_between("marks", marks_table(ROOT / "figures"))
     write_between("what was run", runs_table(ROOT / "figures"))
@@ -86,7 +86,7 @@ def publish_models(run: Path, rows: pd.DataFrame, profile: str) -> None:
         made = pd.read_csv(points / FRONTIER_TABLE)
         for name in made.loc[factorial.pareto(made, "bytes", "test_accuracy"), "name"]:
             _publish(points / "points" / name, f"{profile}-{name}.slnc", {"profile": profile, "node": name}, known)
-    store.write_json(folder / LIST, known)
+    store.write_json(folder / LIST, dict(sorted(known.items())))
 
 
 def _publish(made: Path, name: str, about: dict, known: dict) -> None:
@@ -127,13 +127,19 @@ def write_readme_table(summary: pd.DataFrame, about: dict) -> None:
     data, latency = about["data"], about["latency"]
     caption = (
         f"Profile `{about['profile']}`: {data['name']}, {data['train']} training, {data['validation']} validation and "
-        f"{data['test']} test images; mean ± standard deviation over n = {len(about['seeds'])} seeds "
-        f"({', '.join(map(str, about['seeds']))}). Commit {', '.join(about['git_commit'])}, {about['date'][:10]}, "
-        f"torch {about['packages']['torch']}, {'; '.join(about['hardware'])}. kB are 1,000 bytes; latency: one batch "
-        f"of {latency['batch']}, {'compiled' if latency['compiled'] else 'eager'}, {latency['threads']} threads."
+        f"{data['test']} test images; {_of_seeds(about['seeds'])}. Commit {', '.join(about['git_commit'])}, "
+        f"{about['date'][:10]}, torch {about['packages']['torch']}, {'; '.join(about['hardware'])}. kB are 1,000 bytes; "
+        f"latency: one batch of {latency['batch']}, {'compiled' if latency['compiled'] else 'eager'}, {latency['threads']} threads."
     )
     table = report.markdown_table(summary, columns)
-    write_between("results", f"{table}\n\n{caption}")
+    write_between(f"results of {about['profile']}", f"{table}\n\n{caption}")
+
+
+def _of_seeds(seeds: list[int]) -> str:
+    """What a table's figures are over: one seed, or the mean of several."""
+    if len(seeds) == 1:
+        return f"one seed ({seeds[0]}): no deviation is known"
+    return f"mean ± standard deviation over n = {len(seeds)} seeds ({', '.join(map(str, seeds))})"
 
 
 def write_between(name: str, content: str) -> None:

@@ -60,4 +60,4 @@ def test_the_readme_keeps_what_is_outside_the_markers(tmp_path, monkeypatch):
     figures.write_between("marks", "new")
     assert (tmp_path / "README.md").read_text() == f"before\n{begin}\n\nnew\n\n{end}\nafter\n"
     with pytest.raises(SystemExit, match="markers"):
-        figures.write_between("results", "new")
+        figures.write_between("results of digits", "new")

@@ -128,8 +128,9 @@ def write_readme_table(summary: pd.DataFrame, about: dict) -> None:
     caption = (
         f"Profile `{about['profile']}`: {data['name']}, {data['train']} training, {data['validation']} validation and "
         f"{data['test']} test images; {_of_seeds(about['seeds'])}. Commit {', '.join(about['git_commit'])}, "
-        f"{about['date'][:10]}, torch {about['packages']['torch']}, {'; '.join(about['hardware'])}. kB are 1,000 bytes; "
-        f"latency: one batch of {latency['batch']}, {'compiled' if latency['compiled'] else 'eager'}, {latency['threads']} threads."
+        f"{about['date'][:10]}, torch {about['packages']['torch']}, {'; '.join(about['hardware'])}. kB are "
+        f"1,000 bytes; latency: one batch of {latency['batch']}, {'compiled' if latency['compiled'] else 'eager'}, "
+        f"{latency['threads']} threads."
     )
     table = report.markdown_table(summary, columns)
     write_between(f"results of {about['profile']}", f"{table}\n\n{caption}")

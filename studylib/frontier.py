@@ -98,8 +98,8 @@ def points(
     schedule starts again (learning-rate rewinding, Renda et al. 2020); rounding is in training (:mod:`studylib.qat`).
 
     Yields:
-        (sparsity, bits, int8 model on the CPU), whose spec records both steps and whose ``history`` is the rows of
-        its last training.
+        (sparsity, bits, int8 model on the CPU), whose spec records both steps and whose ``history`` has the rows of
+        both trainings, each with its ``training``, "pruning" or "rounding".
     """
     common = {"seed": seed, "loss": lesson.loss, "identity": lesson.identity}
     cut = prune.trajectory(
@@ -110,4 +110,7 @@ def points(
         pruned = models.with_change(pruned, "pruned", did, history=pruned.history)
         for bits in plan.bits:
             rest = {"calibration_images": plan.calibration_images, "scratch": scratch / f"{sparsity:g}-{bits}"}
-            yield sparsity, bits, qat.apply(pruned, data, recipe=plan.rounding, bits=bits, **rest, **common)
+            small = qat.apply(pruned, data, recipe=plan.rounding, bits=bits, **rest, **common)
+            parts = {"pruning": pruned.history, "rounding": small.history}
+            small.history = [{**row, "training": name} for name, rows in parts.items() for row in rows]
+            yield sparsity, bits, small

@@ -121,6 +121,8 @@ def _check_frontier(given: dict, teacher: dict, loaded) -> None:
     if not 1 <= images <= len(loaded.train):
         raise parameters.ParameterError(f"frontier.calibration_images={images}: expected 1 to {len(loaded.train)}")
     _try("frontier", distill.Distillation, None, given.get("temperature", 4.0), given.get("alpha", 0.9))
+    for width in given.get("widths", []):
+        _try("frontier.widths", _at_least_one, width)
     for growth in given.get("growths", []):
         _try("frontier.growths", _at_least_one, growth)
         depth = {k: v for k, v in teacher.items() if k == "depth"}

@@ -10,7 +10,17 @@ SCALE = {  # what decides how large and how long: no profile may inherit it from
     "imp": {"rounds", "epochs", "lr", "batch_size", "tolerance"},
     "svd": {"delta"},
     "int8": {"calibration_images"},
-    "frontier": {"growths", "epochs", "lr", "batch_size", "sparsities", "bits", "tuning_epochs", "rounding_epochs"},
+    "frontier": {
+        "growths",
+        "widths",
+        "epochs",
+        "lr",
+        "batch_size",
+        "sparsities",
+        "bits",
+        "tuning_epochs",
+        "rounding_epochs",
+    },
 }
 COMPARED = {"repetitions", "widths", "hidden", "epochs", "lr", "batch_size", "sparsities", "tuning_epochs", "tuning_lr"}
 
@@ -196,6 +206,7 @@ def test_an_unknown_stage_or_seed_is_named(profile, options, message):
         ("frontier: {sparsities: [0.9, 0.5]}", "frontier: sparsities="),
         ("frontier: {tuning_lr: 0.0}", "frontier.tuning: lr=0.0"),
         ("frontier: {growths: [0]}", "frontier.growths: 0: expected at least 1"),
+        ("frontier: {widths: [8, 0]}", "frontier.widths: 0: expected at least 1"),
         ("frontier: {alpha: 1.5}", "frontier: alpha=1.5"),
         ("sweep: {lesson_growths: [0]}", "sweep.lesson_growths: 0: expected at least 1"),
         ("sweep: {lesson_calibration_images: 601}", "sweep.lesson_calibration_images=601"),

@@ -14,15 +14,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import pandas as pd
 
-from engine import parameters
+from engine import parameters, readme
 from engine.evaluate import LIST
 from engine.parameters import ROOT
-from studylib import factorial, plots, report, store, sweep
+from studylib import claims, factorial, plots, report, store, sweep
 
-RESULTS = ROOT / "figures" / "results.csv"
+RESULTS = ROOT / "figures" / readme.RESULTS_FILE
 FRONTIER_TABLE = "frontier.csv"
 MODEL_BYTES = 200_000  # the most that a file in figures/models/ may have
-README_TABLES = ("digits", "cifar10")  # profiles whose table the README has, between markers of that name
 
 
 def main(profile: str) -> None:
@@ -54,7 +53,8 @@ def main(profile: str) -> None:
     own = {"tree": plots.draw_tree, "front": plots.draw_front}
     for name, draw in own.items():
         report.save_figure(draw(summary), ROOT / "figures" / profile / name, summary, about)
-    for drawn in sorted((run / "chapters").glob("*/figures/*.json")):  # what the chapters drew when they ran
+    done = [path.parent for path in sorted((run / "chapters").glob("*/notebook.ipynb")) if _done(path)]
+    for drawn in [path for chapter in done for path in sorted(chapter.glob("figures/*.json"))]:
         if drawn.stem in own:
             continue
         target, content = ROOT / "figures" / profile / drawn.name, store.read_json(drawn)
@@ -62,14 +62,14 @@ def main(profile: str) -> None:
         for suffix in (".png", ".pdf"):
             if drawn.with_suffix(suffix).exists():  # a table has none
                 store.write_bytes(target.with_suffix(suffix), drawn.with_suffix(suffix).read_bytes())
+    if said := [row for chapter in done for row in claims_of(chapter, about["data"]["name"])]:
+        report.save_table(ROOT / "figures" / profile / readme.CLAIMS_FILE, pd.DataFrame(said), about)
+    draw_files(ROOT / "figures")
     plain = results[results["profile"] == profile.partition("-")[0]]
     if "-" in profile and not plain.empty:
         report.save_table(ROOT / "figures" / profile / "beside", sweep.compare(plain, rows), about)
     print(f"figures/{profile}/ redrawn from {source.relative_to(ROOT)}")
-    if profile in README_TABLES:
-        write_readme_table(summary, about)
-    write_between("marks", marks_table(ROOT / "figures"))
-    write_between("what was run", runs_table(ROOT / "figures"))
+    readme.write(summary, about)
 
 
 def publish_models(run: Path, rows: pd.DataFrame, profile: str) -> None:
@@ -120,67 +120,24 @@ def provenance(run: Path, rows: pd.DataFrame, profile: str) -> dict:
     }
 
 
-def write_readme_table(summary: pd.DataFrame, about: dict) -> None:
-    """Replaces what stands between the README's two markers."""
-    columns = ["node", "test accuracy %", "file kB", "saved %", "entropy kB", "zstd kB", "sparse kB"]
-    columns += ["nonzeros × width kB", "latency ms"]
-    data, latency = about["data"], about["latency"]
-    caption = (
-        f"Profile `{about['profile']}`: {data['name']}, {data['train']} training, {data['validation']} validation and "
-        f"{data['test']} test images; {_of_seeds(about['seeds'])}. Commit {', '.join(about['git_commit'])}, "
-        f"{about['date'][:10]}, torch {about['packages']['torch']}, {'; '.join(about['hardware'])}. kB are "
-        f"1,000 bytes; latency: one batch of {latency['batch']}, {'compiled' if latency['compiled'] else 'eager'}, "
-        f"{latency['threads']} threads."
-    )
-    table = report.markdown_table(summary, columns)
-    write_between(f"results of {about['profile']}", f"{table}\n\n{caption}")
+def claims_of(chapter: Path, dataset: str) -> list[dict]:
+    """The last table of an executed chapter: rows of chapter, paper says, where, we measured, verdict, dataset."""
+    cells = json.loads((chapter / "notebook.ipynb").read_text())["cells"]
+    outputs = [output for cell in cells for output in cell.get("outputs", [])]
+    texts = ["".join(output.get("data", {}).get("text/markdown", "")) for output in outputs]
+    return [{"chapter": chapter.name[:2], **row, "dataset": dataset} for text in texts for row in claims.rows(text)]
 
 
-def _of_seeds(seeds: list[int]) -> str:
-    """What a table's figures are over: one seed, or the mean of several."""
-    if len(seeds) == 1:
-        return f"one seed ({seeds[0]}): no deviation is known"
-    return f"mean ± standard deviation over n = {len(seeds)} seeds ({', '.join(map(str, seeds))})"
-
-
-def write_between(name: str, content: str) -> None:
-    """Replaces what stands between the README's two markers of that name."""
-    readme = ROOT / "README.md"
-    text = readme.read_text()
-    begin, end = f"<!-- {name}: made by make figures -->", f"<!-- end of {name} -->"
-    if text.count(begin) != 1 or text.count(end) != 1:
-        sys.exit(f"README.md: expected the markers {begin} and {end}, once each")
-    new = f"{text.partition(begin)[0]}{begin}\n\n{content}\n\n{end}{text.partition(end)[2]}"
-    store.write_bytes(readme, new.encode())
-    print(f"README.md: {name} written")
-
-
-def marks_table(folder: Path) -> str:
-    """What others have reported beside ours, of every published profile that has it; below, whose ours is."""
-    parts = []
-    for path in sorted(folder.glob("*/marks.json")):
-        content = store.read_json(path)
-        if content["rows"]:
-            said = content["about"]["provenance"]
-            rows = report.markdown_rows(pd.DataFrame(content["rows"]).astype({"our kB": float, "our %": float}))
-            parts.append(f"{rows}\n\nProfile `{path.parent.name}`, commit {said['git_commit']}, {said['date'][:10]}.")
-    return "\n\n".join(parts) or "Not measured yet: no CIFAR-10 run of chapter 8 is published."
-
-
-def runs_table(folder: Path) -> str:
-    """Of every profile what is published, and what it would have beside that: nobody is to think that it was run."""
-    rows = []
-    for profile in sorted(path.stem for path in parameters.FOLDER.glob("*.yaml") if path != parameters.STAGES_FILE):
-        study, known = parameters.load(profile)["study"], folder / profile / "about.json"
-        about = store.read_json(known) if known.exists() else {}
-        files, nodes = parameters.notebooks(), sweep.nodes(study["stages"])
-        wanted = [files[chapter].stem for chapter in study["chapters"]]
-        seeds = ", ".join(map(str, about.get("seeds", []))) or "–"
-        row = {"profile": profile, "published nodes": f"{len(about.get('nodes', []))} of {len(nodes)}", "seeds": seeds}
-        run = [name[:2] for name in wanted if name in about.get("chapters", [])]
-        missing = [name[:2] for name in wanted if name not in about.get("chapters", [])]
-        rows.append({**row, "chapters run": ", ".join(run) or "–", "not run": ", ".join(missing) or "–"})
-    return report.markdown_rows(pd.DataFrame(rows))
+def draw_files(folder: Path) -> None:
+    """The points of chapter 8 of all published CIFAR-10 profiles beside what others have reported, in one figure."""
+    every = readme.files(folder)
+    points = every.dropna(subset="network")
+    if points.empty:
+        return
+    if points["profile"].nunique() > 1:
+        points = points.assign(network=points["profile"] + ": " + points["network"])
+    about = {name: store.read_json(folder / name / "frontier.json")["about"] for name in points["profile"].unique()}
+    report.save_figure(plots.draw_frontier(points, claims.MARKS)[0], folder / "files", points, about)
 
 
 def _done(executed: Path) -> bool:

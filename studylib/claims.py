@@ -167,6 +167,9 @@ def verdict(claim: Claim, measured: Measured | None, dataset: str) -> str:
     return REPRODUCED if near else CONTRADICTED
 
 
+HEADER = "| paper says | where | we measured | verdict |"  # of the table that a chapter ends with
+
+
 @dataclass(frozen=True)
 class Mark:
     """A file on CIFAR-10 that others have reported: test accuracy in %, its bytes, whose it is."""
@@ -182,6 +185,10 @@ MARKS = (
     Mark(86.5, 11_400, "µNAS, int8, not entropy coded (Liberis et al. 2021)"),
     Mark(91.65, 15_000, "the paper's smallest, with positions and biases counted (our estimate)"),
 )
+
+TEACHER_GOAL = 91.0, "our goal"  # % of test images
+STUDENT_GOAL = 85.0, "our goal"
+PRUNED_GOAL = 0.95, 0.5, "Liu et al. 2017 (network slimming); Renda et al. 2020"  # share of zeros, points it may cost
 
 
 def against_marks(points: list[dict], dataset: str) -> list[dict]:
@@ -248,12 +255,26 @@ def table(chapter: str, measured: dict[str, Measured | None], dataset: str) -> s
     for key in measured:
         if key not in claims:
             raise KeyError(f"{key!r}: expected one of the claims of {chapter}: {', '.join(claims)}")
-    lines = ["| paper says | where | we measured | verdict |", "|---|---|---:|---|"]
+    lines = [HEADER, "|---|---|---:|---|"]
     for key, claim in claims.items():
         found = measured.get(key)
-        said = claim.says.format(_with_unit(claim.value, claim.unit))
-        lines.append(f"| {said} | {claim.where} | {_text(found, claim.unit)} | {verdict(claim, found, dataset)} |")
+        cells = [statement(claim), claim.where, _text(found, claim.unit), verdict(claim, found, dataset)]
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def statement(claim: Claim) -> str:
+    """What ``claim`` says, its value in it."""
+    return claim.says.format(_with_unit(claim.value, claim.unit))
+
+
+def rows(table: str) -> list[dict[str, str]]:
+    """What :func:`table` wrote, a dictionary a claim, its keys those of :data:`HEADER`; [] for another text."""
+    lines = table.strip().splitlines()
+    if not lines or lines[0] != HEADER:
+        return []
+    names, *said = ([cell.strip() for cell in line.strip("| ").split(" | ")] for line in [lines[0], *lines[2:]])
+    return [dict(zip(names, cells, strict=True)) for cells in said]
 
 
 def _with_unit(value: float, unit: str, digits: int | None = None) -> str:

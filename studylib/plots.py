@@ -8,6 +8,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from studylib import factorial, report, sweep
 
@@ -180,7 +181,7 @@ def draw_control(summary: pd.DataFrame, controls: pd.DataFrame) -> tuple[Figure,
 
 
 def draw_frontier(points: pd.DataFrame, marks: list) -> tuple[Figure, list[str]]:
-    """Test accuracy against bytes of the file, a colour a network, a mark a number of bits, and what others reported.
+    """Test accuracy against the file's size, a colour a network, a mark a number of bits, and what others reported.
 
     Args:
         points: rows of name, network, bits, bytes, test_accuracy.
@@ -190,16 +191,21 @@ def draw_frontier(points: pd.DataFrame, marks: list) -> tuple[Figure, list[str]]
         The figure, and the names on the front.
     """
     figure, axis = plt.subplots(figsize=(8, 4.4), layout="constrained")
-    shown = points.assign(percent=100 * points["test_accuracy"], bits=points["bits"].astype(str) + " bits")
-    sns.scatterplot(shown, x="bytes", y="percent", hue="network", style="bits", s=45, ax=axis)
+    shown = points.assign(percent=100 * points["test_accuracy"], kB=points["bytes"] / 1000)
+    shown["bits"] = shown["bits"].astype(str) + " bits"
+    style = "bits" if shown["bits"].nunique() > 1 else None
+    sns.scatterplot(shown, x="kB", y="percent", hue="network", style=style, s=45, ax=axis)
     best = points[factorial.pareto(points, "bytes", "test_accuracy")].sort_values("bytes")
-    axis.plot(best["bytes"], 100 * best["test_accuracy"], color="0.3", linewidth=1.2, label="front", zorder=0)
+    axis.plot(best["bytes"] / 1000, 100 * best["test_accuracy"], color="0.3", linewidth=1.2, label="front", zorder=0)
     for mark in marks:
-        axis.plot(mark.bytes, mark.accuracy, "*", color="0.1", markersize=10)
-        axis.annotate(
-            mark.whose.split(" (")[0], (mark.bytes, mark.accuracy), (5, 4), textcoords="offset points", size=7
-        )
-    axis.set(xscale="log", xlabel="bytes of the file", ylabel="test accuracy (%)")
+        axis.plot(mark.bytes / 1000, mark.accuracy, "*", color="0.1", markersize=10)
+        where = {"xy": (mark.bytes / 1000, mark.accuracy), "xytext": (0, 6), "textcoords": "offset points"}
+        axis.annotate(mark.whose.split(" (")[0], **where, size=7, ha="right")
+    axis.margins(y=0.08)
+    axis.set(xscale="log", xlabel="file (kB of 1,000 bytes)", ylabel="test accuracy (%)")
+    axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.xaxis.set_major_formatter(FuncFormatter(lambda kb, _: f"{kb:g}"))
+    axis.xaxis.set_minor_formatter(NullFormatter())
     sns.move_legend(axis, "center left", bbox_to_anchor=(1.01, 0.5), frameon=False, fontsize=8)
     return figure, list(best["name"])
 

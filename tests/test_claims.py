@@ -86,3 +86,12 @@ def test_a_mark_is_held_against_the_smallest_file_that_validation_images_choose(
     assert verdict(point("wide", 1001, 0.92, 0.91)) == "larger"
     assert verdict(lucky) == "not reached (89.00 %)"
     assert claims.against_marks([large], "digits") == []
+
+
+def test_a_table_can_be_read_again():
+    table = claims.table("kd", {"kd_gain": claims.Measured(5.5, 4.0, 7.0, n=3)}, "cifar10")
+    rows = {row["paper says"]: row for row in claims.rows(table)}
+    assert set(rows) == {claims.statement(claim) for claim in claims.CLAIMS.values() if claim.chapter == "kd"}
+    found = rows[claims.statement(claims.CLAIMS["kd_gain"])]
+    assert (found["we measured"], found["verdict"]) == ("+5.50 points (+4.00 to +7.00)", claims.REPRODUCED)
+    assert claims.rows("") == [] and claims.rows("| a |\n|---|\n| 1 |") == []

@@ -1,0 +1,161 @@
+"""The tables of README.md, between markers, from what is published in figures/: nobody types a figure there."""
+
+import math
+import sys
+from pathlib import Path
+
+import pandas as pd
+
+from engine import parameters
+from engine.parameters import ROOT
+from studylib import claims, report, store, sweep
+
+RESULTS_FILE, CLAIMS_FILE = "results.csv", "claims.json"  # in figures/, and in figures/<profile>/
+TABLES = ("digits", "cifar10")  # profiles whose nodes the README lists
+
+
+def write(summary: pd.DataFrame, about: dict) -> None:
+    """Writes every table: the nodes of one profile, and what is of all of them.
+
+    Args:
+        summary: of :func:`studylib.sweep.summary`.
+        about: where its rows come from.
+    """
+    folder = ROOT / "figures"
+    if about["profile"] in TABLES:
+        write_between(f"results of {about['profile']}", nodes_table(summary, about))
+    write_between("marks", marks_table(folder))
+    write_between("goals", goals_table(folder))
+    write_between("what the paper says", claims_table(folder, claims.PAPER_DATA))
+    write_between("what was run", runs_table(folder))
+
+
+def write_between(name: str, content: str) -> None:
+    """Replaces what stands between the README's two markers of that name."""
+    readme = ROOT / "README.md"
+    text = readme.read_text()
+    begin, end = f"<!-- {name}: made by make figures -->", f"<!-- end of {name} -->"
+    if text.count(begin) != 1 or text.count(end) != 1:
+        sys.exit(f"README.md: expected the markers {begin} and {end}, once each")
+    new = f"{text.partition(begin)[0]}{begin}\n\n{content}\n\n{end}{text.partition(end)[2]}"
+    store.write_bytes(readme, new.encode())
+    print(f"README.md: {name} written")
+
+
+def nodes_table(summary: pd.DataFrame, about: dict) -> str:
+    """Accuracy and sizes of every node, and below where they come from."""
+    columns = ["node", "test accuracy %", "file kB", "saved %", "entropy kB", "zstd kB", "sparse kB"]
+    columns += ["nonzeros × width kB", "latency ms"]
+    data, latency = about["data"], about["latency"]
+    caption = (
+        f"Profile `{about['profile']}`: {data['name']}, {data['train']} training, {data['validation']} validation and "
+        f"{data['test']} test images; {_of_seeds(about['seeds'])}. Commit {', '.join(about['git_commit'])}, "
+        f"{about['date'][:10]}, torch {about['packages']['torch']}, {'; '.join(about['hardware'])}. kB are "
+        f"1,000 bytes; latency: one batch of {latency['batch']}, {'compiled' if latency['compiled'] else 'eager'}, "
+        f"{latency['threads']} threads."
+    )
+    return f"{report.markdown_table(summary, columns)}\n\n{caption}"
+
+
+def _of_seeds(seeds: list[int]) -> str:
+    """What a table's figures are over: one seed, or the mean of several."""
+    if len(seeds) == 1:
+        return f"one seed ({seeds[0]}): no deviation is known"
+    return f"mean ± standard deviation over n = {len(seeds)} seeds ({', '.join(map(str, seeds))})"
+
+
+def files(folder: Path) -> pd.DataFrame:
+    """Every published file of a CIFAR-10 network: the first seed's nodes, and the points of chapter 8.
+
+    Args:
+        folder: with results.csv and, by profile, about.json and frontier.json.
+
+    Returns:
+        Rows of profile, name (as in figures/models/), node, network, bytes, val_accuracy, test_accuracy (0…1); of
+        points also bits, sparsity, val_accuracy_pruned.
+    """
+    parts = []
+    for path in sorted(folder.glob("*/about.json")):
+        profile, about = path.parent.name, store.read_json(path)
+        if about["data"]["name"] != claims.PAPER_DATA:
+            continue
+        nodes = pd.read_csv(folder / RESULTS_FILE).query("profile == @profile and seed == @about['seeds'][0]")
+        nodes = nodes[["node", "val_accuracy", "test_accuracy", "bytes_file"]].rename(columns={"bytes_file": "bytes"})
+        parts.append(nodes.assign(profile=profile))
+        if (points := path.with_name("frontier.json")).exists():
+            points = pd.DataFrame(store.read_json(points)["rows"])
+            parts.append(points.rename(columns={"name": "node"}).assign(profile=profile))
+    if not parts:
+        return pd.DataFrame(columns=["profile", "name", "node", "network", "bytes", "val_accuracy", "test_accuracy"])
+    every = pd.concat(parts, ignore_index=True)
+    return every.assign(name=every["profile"] + "-" + every["node"])
+
+
+def marks_table(folder: Path) -> str:
+    """What others have reported, each beside the smallest of our files that holds its accuracy."""
+    every = files(folder)
+    if every.empty:
+        return "Not measured yet: no CIFAR-10 run is published."
+    rows = pd.DataFrame(claims.against_marks(every.to_dict("records"), claims.PAPER_DATA))
+    return report.markdown_rows(rows.astype({"our kB": float, "our %": float}))
+
+
+def goals_table(folder: Path) -> str:
+    """What CIFAR-10 networks are to reach that are no files of a size, each beside the best of ours."""
+    every, rows = files(folder), []
+    if every.empty:
+        return "Not measured yet: no CIFAR-10 run is published."
+
+    def row(what: str, goal: str, whose: str, ours: pd.Series, unit: str, passed) -> None:
+        name = ours.idxmax() if passed(math.inf) else ours.idxmin()
+        verdict = "passed" if passed(ours[name]) else "not reached"
+        rows.append({"what": what, "goal": goal, "from": whose, "ours": f"{ours[name]:.2f} {unit} (`{name}`)"})
+        rows[-1]["verdict"] = verdict
+
+    named = every.set_index("name")
+    for node, what, (least, whose) in (
+        (sweep.ROOT, "teacher, test accuracy", claims.TEACHER_GOAL),
+        (f"{sweep.ROOT}-kd", "distilled student, test accuracy", claims.STUDENT_GOAL),
+    ):
+        found = 100 * named.loc[named["node"] == node, "test_accuracy"]
+        if len(found):
+            row(what, f"≥ {least:g} %", whose, found, "%", lambda value, least=least: value >= least)
+    zeros, most, whose = claims.PRUNED_GOAL
+    if "sparsity" in every:
+        whole = every[every["node"] == sweep.ROOT].set_index("profile")["val_accuracy"]
+        pruned = named[(named["network"] == sweep.ROOT) & (named["sparsity"] >= zeros)]
+        lost = 100 * (pruned["profile"].map(whole) - pruned["val_accuracy_pruned"])
+        if len(lost):
+            what = f"DenseNet with {100 * zeros:g} % zeros or more, lost on validation images before rounding"
+            row(what, f"≤ {most:g} points", whose, lost, "points", lambda value: value <= most)
+    claim = claims.CLAIMS["kd_gain"]
+    for path in sorted(folder.glob(f"*/{CLAIMS_FILE}")):
+        for said in store.read_json(path)["rows"]:
+            if said["paper says"] == claims.statement(claim) and said["dataset"] == claims.PAPER_DATA:
+                goal = {"what": "gain from distillation", "goal": f"{claim.value:+g} {claim.unit}", "from": "the paper"}
+                ours = f"{said['we measured']} (`{path.parent.name}`)"
+                rows.append(goal | {"ours": ours, "verdict": said["verdict"]})
+    return report.markdown_rows(pd.DataFrame(rows))
+
+
+def claims_table(folder: Path, profile: str) -> str:
+    """Paper says, we measured, verdict: every claim of the chapters that the profile has run."""
+    if not (path := folder / profile / CLAIMS_FILE).exists():
+        return f"No chapter of profile `{profile}` is published."
+    return report.markdown_rows(pd.DataFrame(store.read_json(path)["rows"]).drop(columns="dataset"))
+
+
+def runs_table(folder: Path) -> str:
+    """Of every profile what is published, and what it would have beside that: nobody is to think that it was run."""
+    rows = []
+    for profile in sorted(path.stem for path in parameters.FOLDER.glob("*.yaml") if path != parameters.STAGES_FILE):
+        study, known = parameters.load(profile)["study"], folder / profile / "about.json"
+        about = store.read_json(known) if known.exists() else {}
+        chapters, nodes = parameters.notebooks(), sweep.nodes(study["stages"])
+        wanted = [chapters[chapter].stem for chapter in study["chapters"]]
+        seeds = ", ".join(map(str, about.get("seeds", []))) or "–"
+        row = {"profile": profile, "published nodes": f"{len(about.get('nodes', []))} of {len(nodes)}", "seeds": seeds}
+        run = [name[:2] for name in wanted if name in about.get("chapters", [])]
+        missing = [name[:2] for name in wanted if name not in about.get("chapters", [])]
+        rows.append({**row, "chapters run": ", ".join(run) or "–", "not run": ", ".join(missing) or "–"})
+    return report.markdown_rows(pd.DataFrame(rows))

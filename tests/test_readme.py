@@ -1,0 +1,96 @@
+import json
+
+import pandas as pd
+import pytest
+
+from engine import parameters, readme
+from studylib import claims
+
+NODES = [("teacher", 0.92, 0.915, 900_000), ("teacher-kd", 0.85, 0.84, 500_000), ("teacher-int8", 0.92, 0.914, 60_000)]
+POINT = {"network": "teacher", "bits": 4, "sparsity": 0.95, "val_accuracy_pruned": 0.917}
+POINTS = [
+    {**POINT, "name": "teacher-950-4bit", "bytes": 11_000, "val_accuracy": 0.91, "test_accuracy": 0.905},
+    {
+        **POINT,
+        "name": "student-950-4bit",
+        "network": "student",
+        "bytes": 9_000,
+        "val_accuracy": 0.8,
+        "test_accuracy": 0.8,
+    },
+]
+
+
+@pytest.fixture
+def published(tmp_path):
+    """A folder as figures/, with one profile on CIFAR-10 and one on the digits."""
+    rows = []
+    for profile, dataset in (("mine", "cifar10"), ("easy", "digits")):
+        (tmp_path / profile).mkdir()
+        about = {"data": {"name": dataset}, "seeds": [0], "nodes": [node for node, *_ in NODES], "chapters": []}
+        (tmp_path / profile / "about.json").write_text(json.dumps(about))
+        (tmp_path / profile / "frontier.json").write_text(json.dumps({"about": {}, "rows": POINTS}))
+        names = ["node", "val_accuracy", "test_accuracy", "bytes_file"]
+        for seed in (0, 1):  # of the second, nothing is to be seen
+            rows += [dict(zip(names, row, strict=True)) | {"seed": seed, "profile": profile} for row in NODES]
+    pd.DataFrame(rows).to_csv(tmp_path / "results.csv", index=False)
+    return tmp_path
+
+
+def lines(table):
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()[2:]]
+
+
+def test_what_is_not_published_is_said_not_to_have_been_run(tmp_path):
+    (tmp_path / "digits").mkdir()
+    about = {"seeds": [0, 2], "nodes": ["teacher", "teacher-kd"], "chapters": ["02_distill"]}
+    (tmp_path / "digits" / "about.json").write_text(json.dumps(about))
+    rows = {line.split("|")[1].strip(): line for line in readme.runs_table(tmp_path).splitlines()[2:]}
+    every = {path.stem for path in parameters.FOLDER.glob("*.yaml")} - {"stages"}
+    assert set(rows) == every
+    assert "| 2 of 16 | 0, 2 | 02 | 01, 03, 04, 05, 06, 07, 08 |" in rows["digits"]
+    assert "| 0 of 16 | – | – | 01, 02, 03, 04, 05, 06, 07, 08 |" in rows["paper"]
+
+
+def test_a_mark_stands_beside_the_smallest_file_of_any_cifar_10_profile(published):
+    rows = {float(row[0]): row for row in lines(readme.marks_table(published))}
+    assert rows[91.5][3:] == ["mine-teacher-int8", "60.00", "91.40", "less accurate on test images"]
+    assert rows[90.0][3:] == ["mine-teacher-950-4bit", "11.00", "90.50", "passed"]
+    assert rows[91.65][3:] == ["mine-teacher-int8", "60.00", "91.40", "less accurate on test images"]
+
+
+def test_a_mark_that_no_file_holds_has_none_beside_it(published):
+    (published / "mine" / "frontier.json").unlink()
+    table = pd.read_csv(published / "results.csv")
+    table.assign(val_accuracy=0.89).to_csv(published / "results.csv", index=False)
+    assert all(row[3:] == ["–", "–", "–", "not reached (89.00 %)"] for row in lines(readme.marks_table(published))[:2])
+
+
+def test_goals_name_the_network_that_comes_nearest(published):
+    rows = lines(readme.goals_table(published))
+    assert rows[0][3:] == ["91.50 % (`mine-teacher`)", "passed"]
+    assert rows[1][3:] == ["84.00 % (`mine-teacher-kd`)", "not reached"]
+    assert rows[2][3:] == ["0.30 points (`mine-teacher-950-4bit`)", "passed"] and len(rows) == 3
+    claim = claims.CLAIMS["kd_gain"]
+    said = {"paper says": claims.statement(claim), "we measured": "+4.00 points", "verdict": claims.REPRODUCED}
+    for profile, dataset in (("mine", "cifar10"), ("easy", "digits")):
+        text = json.dumps({"rows": [said | {"dataset": dataset}]})
+        (published / profile / readme.CLAIMS_FILE).write_text(text)
+    assert lines(readme.goals_table(published))[3:] == [
+        ["gain from distillation", "+5 points", "the paper", "+4.00 points (`mine`)", claims.REPRODUCED]
+    ]
+
+
+def test_what_is_not_measured_yet_is_said(tmp_path):
+    assert "Not measured yet" in readme.marks_table(tmp_path) and "Not measured yet" in readme.goals_table(tmp_path)
+    assert "No chapter" in readme.claims_table(tmp_path, "cifar10")
+
+
+def test_the_readme_keeps_what_is_outside_the_markers(tmp_path, monkeypatch):
+    monkeypatch.setattr(readme, "ROOT", tmp_path)
+    begin, end = "<!-- marks: made by make figures -->", "<!-- end of marks -->"
+    (tmp_path / "README.md").write_text(f"before\n{begin}\nold\n{end}\nafter\n")
+    readme.write_between("marks", "new")
+    assert (tmp_path / "README.md").read_text() == f"before\n{begin}\n\nnew\n\n{end}\nafter\n"
+    with pytest.raises(SystemExit, match="markers"):
+        readme.write_between("results of digits", "new")

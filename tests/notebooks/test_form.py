@@ -77,6 +77,12 @@ def test_it_follows_the_plan_of_a_chapter(stage):
     assert promises >= 2 and len(re.findall(r"^\d\. ", takeaway, flags=re.M)) == promises
 
 
+def test_what_it_links_to_is_there(stage):
+    text = "\n".join(cell.source for cell in cells(stage, "markdown"))
+    links = [link for link in re.findall(r"\]\(([^)]*)\)", text) if "://" not in link]
+    assert [link for link in links if not (NOTEBOOKS[stage].parent / link).is_file()] == []
+
+
 def test_no_path_of_a_machine_is_stored(stage):
     text = NOTEBOOKS[stage].read_text()
     assert not re.search(r"/home/|/root/|/tmp/|/Users/", text)

@@ -16,10 +16,10 @@ def check_values(sections: dict[str, dict]) -> None:
     for stage in ("teacher", "kd", "imp"):
         _try(stage, train.Recipe, **{k: v for k, v in sections[stage].items() if k in fields})
     _check_widths("kd", sections["kd"])
-    shapes = {"teacher": ("densenet", ("depth", "growth")), "kd": ("convnet", ("widths", "hidden"))}
-    for stage, (name, keys) in shapes.items():
-        args = {k: v for k, v in sections[stage].items() if k in keys}
-        _try(stage, models.create, name, 0, **args, **loaded.model_args)
+    shape = {k: v for k, v in sections["kd"].items() if k in ("widths", "hidden")}
+    _try("kd", models.create, "convnet", 0, **shape, **loaded.model_args)
+    network = _network(sections["teacher"])
+    _try("teacher", models.create, *network[:1], 0, **network[1], **loaded.model_args)
     kd, imp = sections["kd"], sections["imp"]
     _try("kd", distill.Distillation, None, kd.get("temperature", 5.0), kd.get("alpha", 0.7))
     _try("imp", prune.check, imp.get("rounds", 1), imp.get("fraction", 0.2), imp.get("tolerance", 0.0))
@@ -27,9 +27,9 @@ def check_values(sections: dict[str, dict]) -> None:
     images = sections["int8"].get("calibration_images", 1)
     if not 1 <= images <= len(loaded.train):
         raise parameters.ParameterError(f"int8.calibration_images={images}: expected 1 to {len(loaded.train)}")
-    names = {"penalty": "", "aggregator": "PCD", "normalize": True, "tau": 0.5}
-    penalty, *options = [sections["teacher"].get(name, default) for name, default in names.items()]
-    _try("teacher", multiobjective.penalized, penalty, options[0], normalize=options[1], tau=options[2])
+    names = {"penalty": "", "aggregator": "PCD", "tau": 0.5}
+    penalty, aggregator, tau = [sections["teacher"].get(name, default) for name, default in names.items()]
+    _try("teacher", multiobjective.penalized, penalty, aggregator, normalize=True, tau=tau)
     if study["lessons"]:
         _check_lessons(sections, loaded)
         _check_comparison(sections["moo"], loaded)
@@ -125,8 +125,16 @@ def _check_frontier(given: dict, teacher: dict, loaded) -> None:
         _try("frontier.widths", _at_least_one, width)
     for growth in given.get("growths", []):
         _try("frontier.growths", _at_least_one, growth)
-        depth = {k: v for k, v in teacher.items() if k == "depth"}
-        _try("frontier.growths", models.create, "densenet", 0, growth=growth, **depth, **loaded.model_args)
+        name, args = _network(teacher)
+        args = args | {models.BREADTH[name]: growth}
+        _try("frontier.growths", models.create, name, 0, **args, **loaded.model_args)
+
+
+def _network(teacher: dict) -> tuple[str, dict]:
+    """Kind and arguments of the network that the teacher's section asks for."""
+    if teacher.get("vgg", 0):
+        return "vgg", {"width": teacher["vgg"]}
+    return "densenet", {key: value for key, value in teacher.items() if key in ("depth", "growth")}
 
 
 def _check_widths(section: str, given: dict) -> None:

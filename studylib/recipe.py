@@ -30,6 +30,11 @@ AUGMENTATIONS = ("all", "crops", "none")  # what of a data set's own a training 
 SCHEDULES = {"cosine": cosine, "one_cycle": one_cycle}  # (epochs done, a fraction; epochs) → share of the way up to lr
 
 
+def has_bfloat16(device: torch.device) -> bool:
+    """Whether ``device`` computes in bfloat16 faster than it emulates it, which takes ten times as long as float32."""
+    return device.type != "cpu" or torch.ops.mkldnn._is_mkldnn_bf16_supported()
+
+
 @dataclasses.dataclass(frozen=True)
 class Recipe:
     """How a model is trained; the defaults are the paper's (section 3.1).
@@ -40,7 +45,7 @@ class Recipe:
         min_lr: the learning rate at the end.
         batch_size: images a step.
         weight_decay: of the optimizer, L2 inside Adam and SGD, decoupled in AdamW (Loshchilov and Hutter 2019).
-        amp: compute in bfloat16 where autocast allows it.
+        amp: compute in bfloat16 where autocast allows it, on a processor that can (:func:`has_bfloat16`).
         compile: run the training step through torch.compile.
         optimizer: one of :data:`OPTIMIZERS`.
         schedule: one of :data:`SCHEDULES`.

@@ -1,4 +1,4 @@
-"""The root of the tree: a DenseNet trained on the labels."""
+"""The root of the tree: a DenseNet, or another network, trained on the labels."""
 
 from pathlib import Path
 
@@ -13,23 +13,26 @@ def apply(
     *,
     depth: int,
     growth: int = 12,
+    vgg: int = 0,
     recipe: train.Recipe,
     seed: int,
     device="cpu",
     step: train.Step | None = None,
     scratch: Path | None = None,
 ) -> nn.Module:
-    """A DenseNet trained by ``recipe`` with cross-entropy, its best validation epoch kept (the paper, section 3.1).
+    """A network trained by ``recipe`` with cross-entropy, its best validation epoch kept (the paper, section 3.1).
 
     With a ``step`` of several objectives the last epoch is kept: what a compression objective does, it does slowly.
 
     Args:
-        depth: convolutions and linear layers in all, 3·n + 4.
-        growth: channels that each layer adds.
+        depth: convolutions and linear layers of a DenseNet in all, 3·n + 4.
+        growth: channels that each of its layers adds.
+        vgg: width of a :class:`studylib.models.VGG` in the DenseNet's place; 0: the DenseNet.
         step: what is done with a batch, see :func:`studylib.train.fit`; None follows cross-entropy.
         scratch: folder in which an interrupted training leaves what it needs to go on.
     """
-    model = models.create("densenet", seed, depth=depth, growth=growth, **data.model_args).to(device)
+    name, args = ("vgg", {"width": vgg}) if vgg else ("densenet", {"depth": depth, "growth": growth})
+    model = models.create(name, seed, **args, **data.model_args).to(device)
     checkpoint = scratch / "teacher.safetensors" if scratch else None
     keep = "last" if step else "best"
     history = train.fit(model, data, recipe, seed=seed, step=step, checkpoint=checkpoint, keep=keep)

@@ -17,7 +17,7 @@ from torch import nn
 from studylib import budget
 from studylib import checkpoint as checkpoints
 from studylib.data import Data, batches, view
-from studylib.recipe import OPTIMIZERS, Average, Recipe
+from studylib.recipe import OPTIMIZERS, Average, Recipe, has_bfloat16
 from studylib.scoring import accuracy, batch_of, class_accuracy, predict, reliability, scores
 
 __all__ = ["Loss", "Recipe", "Step", "fit", "set_up", "task_loss"]
@@ -134,6 +134,9 @@ def fit(
     data = data.cropped_only() if recipe.augmentation == "crops" else data
     data, masks = data.to(device), {name: mask.to(device) for name, mask in (masks or {}).items()}
     optimizer = OPTIMIZERS[recipe.optimizer](model.parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay)
+    if recipe.amp and not has_bfloat16(device):
+        log.warning("amp=True: this processor has no bfloat16; training in float32")
+        recipe = dataclasses.replace(recipe, amp=False)
     net = torch.compile(model) if recipe.compile else model
     _apply_masks(model, masks)
     step = step or Step()

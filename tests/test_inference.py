@@ -10,6 +10,7 @@ from studylib import inference, lowrank, models, quantize, size, store
 IMAGES = torch.randn(32, 1, 8, 8, generator=torch.Generator().manual_seed(0))
 NETWORKS = {
     "convnet": ("convnet", {"widths": [6, 8, 10], "hidden": [12, 9]}),
+    "vgg": ("vgg", {"width": 4}),
     "densenet": ("densenet", {"depth": 10, "growth": 4, "stem": 6}),
 }
 

@@ -19,7 +19,7 @@ def test_densenet_40_is_the_size_that_the_paper_says():
     assert len(models.weight_layers(model)) == 40
 
 
-@pytest.mark.parametrize("name", ["densenet", "convnet"])
+@pytest.mark.parametrize("name", ["densenet", "convnet", "vgg"])
 @pytest.mark.parametrize(("channels", "size"), [(1, 8), (3, 32)])
 def test_models_fit_both_data_sets(name, channels, size):
     model = models.create(
@@ -44,6 +44,8 @@ def test_bad_depth_is_named(depth):
     [
         ("densenet", {"image_size": 2}, "image_size=2"),
         ("convnet", {"image_size": 4}, "image_size=4"),
+        ("vgg", {"image_size": 4}, "image_size=4"),
+        ("vgg", {"width": 0}, "width=0"),
         ("convnet", {"widths": [8, 8]}, r"widths=\[8, 8\]"),
         ("convnet", {"hidden": [8]}, r"hidden=\[8\]"),
         ("convnet", {"colour": 1}, "colour"),

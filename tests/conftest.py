@@ -55,6 +55,12 @@ def int8_model(student_model, digits):
 
 
 @pytest.fixture
+def bfloat16(monkeypatch):
+    """Trainings with amp compute in bfloat16 even where the processor has to emulate it."""
+    monkeypatch.setattr(train, "has_bfloat16", lambda device: True)
+
+
+@pytest.fixture
 def new_student(digits):
     """Makes the same untrained small ConvNet at every call."""
     return lambda seed=0, **args: models.create("convnet", seed, **{**digits.model_args, **SMALL, **args})

@@ -521,7 +521,7 @@ def test_a_descent_makes_weights_smaller_and_still_learns(new_student, tiny):
     assert not ours.fc1.weight[~masks["fc1.weight"]].any()
 
 
-def test_bfloat16_and_several_passes(new_student, tiny):
+def test_bfloat16_and_several_passes(new_student, tiny, bfloat16):
     seen = []
 
     @objective("entropy")

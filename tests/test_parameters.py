@@ -47,6 +47,7 @@ def test_every_profile_is_valid_and_states_its_scale(name):
     for stage, keys in SCALE.items():
         if stage in ("teacher", "frontier") or stage in sections["study"]["stages"]:
             needed = stage != "frontier" or stage in chapters
+            keys = keys - {"depth"} | {"vgg"} if "vgg" in sections[stage] else keys
             assert keys <= set(sections[stage]) or not needed, f"{name}: {stage}"
     if "moo" in chapters:
         assert COMPARED | {"sums", "shrinkages", "taus", "rates"} <= set(sections["moo"])
@@ -206,6 +207,8 @@ def test_an_unknown_stage_or_seed_is_named(profile, options, message):
         ("frontier: {sparsities: [0.9, 0.5]}", "frontier: sparsities="),
         ("frontier: {tuning_lr: 0.0}", "frontier.tuning: lr=0.0"),
         ("frontier: {growths: [0]}", "frontier.growths: 0: expected at least 1"),
+        ("teacher: {vgg: 8}\nfrontier: {growths: [0]}", "frontier.growths: 0: expected at least 1"),
+        ("teacher: {vgg: -1}", "teacher: vgg width=-1: expected at least 1"),
         ("frontier: {widths: [8, 0]}", "frontier.widths: 0: expected at least 1"),
         ("frontier: {alpha: 1.5}", "frontier: alpha=1.5"),
         ("sweep: {lesson_growths: [0]}", "sweep.lesson_growths: 0: expected at least 1"),

@@ -141,7 +141,7 @@ def test_both_modes_share_their_tensors_and_take_batches_of_any_size(rounded, st
         assert rounded.train()(images.contiguous(memory_format=torch.channels_last)).shape == (37, 10)
 
 
-def test_training_in_bfloat16_works(rounded, digits):
+def test_training_in_bfloat16_works(rounded, digits, bfloat16):
     history = train.fit(rounded, digits, train.Recipe(epochs=1, lr=1e-3, amp=True, augmentation="none"), seed=0)
     assert history[0]["train_loss"] < 5
 

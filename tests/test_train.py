@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from studylib import models, multiobjective, store, teacher, train
 from studylib.data import Split
-from studylib.recipe import AUGMENTATIONS, OPTIMIZERS, SCHEDULES
+from studylib.recipe import AUGMENTATIONS, OPTIMIZERS, SCHEDULES, has_bfloat16
 from studylib.train import Recipe
 
 QUICK = Recipe(epochs=3, lr=5e-3, batch_size=32)
@@ -350,11 +350,29 @@ def test_masked_weights_stay_exactly_zero(new_student, tiny):
         assert not weight[~mask].any() and weight[mask].any(), name
 
 
-def test_bfloat16_training_keeps_float32_weights(new_student, tiny):
-    model = new_student()
+def test_bfloat16_training_keeps_float32_weights(new_student, tiny, bfloat16, same_tensors):
+    model, plain = new_student(), new_student()
     history = train.fit(model, tiny, dataclasses.replace(QUICK, amp=True), seed=0)
     assert {p.dtype for p in model.parameters()} == {torch.float32}
     assert history[-1]["train_loss"] < history[0]["train_loss"]
+    train.fit(plain, tiny, QUICK, seed=0)
+    assert not same_tensors(model, plain)
+
+
+def test_where_bfloat16_is_emulated_training_is_in_float32_and_says_so(
+    new_student, tiny, monkeypatch, caplog, same_tensors
+):
+    monkeypatch.setattr(train, "has_bfloat16", lambda device: False)
+    model, plain = new_student(), new_student()
+    train.fit(model, tiny, dataclasses.replace(QUICK, amp=True), seed=0)
+    assert "has no bfloat16" in caplog.text
+    train.fit(plain, tiny, QUICK, seed=0)
+    assert same_tensors(model, plain)
+
+
+def test_a_gpu_is_always_asked_for_bfloat16():
+    assert has_bfloat16(torch.device("cuda"))
+    assert isinstance(has_bfloat16(torch.device("cpu")), bool)
 
 
 def test_a_loss_that_is_not_finite_is_an_error(new_student, tiny):
@@ -473,6 +491,12 @@ def test_the_teacher_is_a_densenet_that_learns(teacher_model, digits):
     accuracy = train.accuracy(teacher_model, digits.validation, digits)
     assert accuracy == max(row["val_accuracy"] for row in teacher_model.history)
     assert accuracy > 0.5  # by chance 0.1
+
+
+def test_a_vgg_can_be_the_teacher(tiny):
+    model = teacher.apply(tiny, depth=7, vgg=4, recipe=Recipe(epochs=1), seed=0)
+    assert model.spec["name"] == "vgg" and model.spec["args"] == {"width": 4, **tiny.model_args}
+    assert len(models.weight_layers(model)) == 8
 
 
 def test_a_teacher_with_a_penalty_is_that_of_the_last_epoch_and_says_so(tiny, monkeypatch):

@@ -11,6 +11,7 @@ from engine.parameters import ROOT
 from studylib import claims, report, store, sweep
 
 RESULTS_FILE, CLAIMS_FILE = "results.csv", "claims.json"  # in figures/, and in figures/<profile>/
+DENSENET = "DenseNet"  # of networks, the one that the paper's goals are about
 TABLES = ("digits", "cifar10")  # profiles whose nodes the README lists
 
 
@@ -26,7 +27,7 @@ def write(summary: pd.DataFrame, about: dict) -> None:
         write_between(f"results of {about['profile']}", nodes_table(summary, about))
     write_between("marks", marks_table(folder))
     write_between("goals", goals_table(folder))
-    write_between("what the paper says", claims_table(folder, claims.PAPER_DATA))
+    write_between("what the paper says", claims_table(folder))
     write_between("what was run", runs_table(folder))
 
 
@@ -113,17 +114,19 @@ def goals_table(folder: Path) -> str:
         rows[-1]["verdict"] = verdict
 
     named = every.set_index("name")
-    for node, what, (least, whose) in (
-        (sweep.ROOT, "teacher, test accuracy", claims.TEACHER_GOAL),
-        (f"{sweep.ROOT}-kd", "distilled student, test accuracy", claims.STUDENT_GOAL),
-    ):
-        found = 100 * named.loc[named["node"] == node, "test_accuracy"]
+    kind = named["profile"].map({profile: teacher_kind(profile) for profile in every["profile"].unique()})
+    wanted = [
+        (sweep.ROOT, kind == each, f"teacher, a {each}, test accuracy", claims.TEACHER_GOAL) for each in kind.unique()
+    ]
+    wanted += [(f"{sweep.ROOT}-kd", True, "distilled student, test accuracy", claims.STUDENT_GOAL)]
+    for node, of_kind, what, (least, whose) in wanted:
+        found = 100 * named.loc[(named["node"] == node) & of_kind, "test_accuracy"]
         if len(found):
             row(what, f"≥ {least:g} %", whose, found, "%", lambda value, least=least: value >= least)
     zeros, most, whose = claims.PRUNED_GOAL
     if "sparsity" in every:
         whole = every[every["node"] == sweep.ROOT].set_index("profile")["val_accuracy"]
-        pruned = named[(named["network"] == sweep.ROOT) & (named["sparsity"] >= zeros)]
+        pruned = named[(named["network"] == sweep.ROOT) & (named["sparsity"] >= zeros) & (kind == DENSENET)]
         lost = 100 * (pruned["profile"].map(whole) - pruned["val_accuracy_pruned"])
         if len(lost):
             what = f"DenseNet with {100 * zeros:g} % zeros or more, lost on validation images before rounding"
@@ -138,11 +141,80 @@ def goals_table(folder: Path) -> str:
     return report.markdown_rows(pd.DataFrame(rows))
 
 
-def claims_table(folder: Path, profile: str) -> str:
-    """Paper says, we measured, verdict: every claim of the chapters that the profile has run."""
-    if not (path := folder / profile / CLAIMS_FILE).exists():
-        return f"No chapter of profile `{profile}` is published."
-    return report.markdown_rows(pd.DataFrame(store.read_json(path)["rows"]).drop(columns="dataset"))
+def teacher_kind(profile: str) -> str:
+    """What network the teacher of a published run is, by the profile as it stands."""
+    base, _, root = profile.partition("-")
+    known = (parameters.FOLDER / f"{base}.yaml").exists()
+    return "VGG" if known and parameters.load(base, root=root)["teacher"].get("vgg", 0) else DENSENET
+
+
+def claims_table(folder: Path) -> str:
+    """Paper says, we measured, verdict: every claim that a published CIFAR-10 profile answers, by chapter and profile.
+
+    What a chapter would say that a profile has not run, its published nodes say where they can: without an interval.
+    """
+    said, chapters = [], parameters.notebooks()
+    for path in sorted(folder.glob("*/about.json")):
+        profile, about = path.parent.name, store.read_json(path)
+        if about["data"]["name"] != claims.PAPER_DATA:
+            continue
+        if (known := path.with_name(CLAIMS_FILE)).exists():
+            said += [{**row, "profile": profile} for row in store.read_json(known)["rows"]]
+        answered = {row["chapter"] for row in said if row["profile"] == profile}
+        rows = pd.read_csv(folder / RESULTS_FILE).query("profile == @profile and seed == @about['seeds'][0]")
+        for stage, measured in of_nodes(rows.set_index("node")).items():
+            number = chapters[stage].name[:2]
+            table = claims.rows(claims.table(stage, measured, claims.PAPER_DATA))
+            known = [row for row in table if row["we measured"] != "–" and number not in answered]
+            said += [{"chapter": f"{number}, by its nodes", **row, "profile": profile} for row in known]
+    if not said:
+        return "No chapter on CIFAR-10 is published."
+    rows = pd.DataFrame(said).drop(columns="dataset", errors="ignore")
+    return report.markdown_rows(rows.sort_values(["chapter", "profile"], kind="stable"))
+
+
+def of_nodes(nodes: pd.DataFrame) -> dict[str, dict[str, claims.Measured]]:
+    """Stage → claims that the nodes of one seed can answer, all of test accuracies and parameters' bytes.
+
+    Args:
+        nodes: rows of results.csv, indexed by node; a claim about nodes that are not there is left out.
+    """
+    t, k, q, p, s = (sweep.ROOT + end for end in ("", "-kd", "-int8", "-imp", "-svd"))
+    pq, ps, kps = f"{p}-int8", f"{p}-svd", f"{k}-imp-svd"
+    percent, nodes_there = 100 * nodes["test_accuracy"], set(nodes.index)
+
+    def sums(weights: dict[str, int]) -> claims.Measured | None:
+        if not set(weights) <= nodes_there:
+            return None
+        return claims.Measured(sum(weight * percent[node] for node, weight in weights.items()))
+
+    def saved(node: str, column: str) -> claims.Measured | None:
+        if not {t, node} <= nodes_there:
+            return None
+        return claims.Measured(100 * (1 - nodes.loc[node, column] / nodes.loc[t, "bytes_dense"]))
+
+    def taken(node: str, column: str) -> claims.Measured | None:
+        return claims.Measured(float(nodes.loc[node, column])) if node in nodes_there else None
+
+    return {
+        "teacher": {"teacher_accuracy": sums({t: 1}), "teacher_bytes": taken(t, "bytes_dense")},
+        "kd": {"kd_taught": sums({k: 1})},
+        "int8": {
+            "int8_saved": saved(q, "bytes_dense"),
+            "static_saved": saved(q, "bytes_dense"),
+            "int8_cost": sums({t: 1, q: -1}),
+        },
+        "sweep": {
+            "best_bytes": taken(pq, "bytes_nonzero"),
+            "best_saved": saved(pq, "bytes_nonzero"),
+            "best_accuracy": sums({pq: 1}),
+            "best_cost": sums({t: 1, pq: -1}),
+            "svd_worst": sums({t: -1, s: 1, p: 1, ps: -1}),
+            "int8_mends": sums({f"{ps}-int8": 1, ps: -1}),
+            "int8_mends_kd": sums({f"{kps}-int8": 1, kps: -1}),
+            "pruning_helps_int8": sums({t: 1, q: -1, p: -1, pq: 1}),
+        },
+    }
 
 
 def runs_table(folder: Path) -> str:

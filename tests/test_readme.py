@@ -33,7 +33,9 @@ def published(tmp_path):
         names = ["node", "val_accuracy", "test_accuracy", "bytes_file"]
         for seed in (0, 1):  # of the second, nothing is to be seen
             rows += [dict(zip(names, row, strict=True)) | {"seed": seed, "profile": profile} for row in NODES]
-    pd.DataFrame(rows).to_csv(tmp_path / "results.csv", index=False)
+    table = pd.DataFrame(rows)
+    table = table.assign(bytes_dense=table["bytes_file"], bytes_nonzero=table["bytes_file"])
+    table.to_csv(tmp_path / "results.csv", index=False)
     return tmp_path
 
 
@@ -81,9 +83,48 @@ def test_goals_name_the_network_that_comes_nearest(published):
     ]
 
 
+def test_a_vgg_is_no_densenet_among_the_goals(published, monkeypatch):
+    monkeypatch.setattr(readme, "teacher_kind", lambda profile: "VGG")
+    rows = lines(readme.goals_table(published))
+    assert [row[0] for row in rows] == ["teacher, a VGG, test accuracy", "distilled student, test accuracy"]
+    assert readme.teacher_kind("frontier_cpu") == "VGG"
+
+
+def test_what_a_chapter_has_not_said_the_nodes_say(published):
+    rows = lines(readme.claims_table(published))
+    assert [row[0] for row in rows] == [f"{n}, by its nodes" for n in ("01", "01", "02", "05", "05", "05")]
+    by_claim = {row[1]: row[3] for row in rows}
+    assert (
+        by_claim["DenseNet reaches 92.8 %"] == "91.50 %"
+        and by_claim["it costs 0.3 points of accuracy"] == "+0.10 points"
+    )
+    said = {"chapter": "01", "paper says": "a", "where": "b", "we measured": "c", "verdict": "d", "dataset": "cifar10"}
+    (published / "mine" / readme.CLAIMS_FILE).write_text(json.dumps({"rows": [said]}))
+    assert [row[0] for row in lines(readme.claims_table(published))] == ["01", "02, by its nodes"] + 3 * [
+        "05, by its nodes"
+    ]
+
+
+def test_what_the_nodes_say_is_by_the_counts_that_the_paper_has():
+    nodes = {
+        "teacher": (0.92, 4000, 4000),
+        "teacher-imp": (0.91, 4000, 400),
+        "teacher-int8": (0.915, 1000, 990),
+        "teacher-imp-int8": (0.9, 1000, 100),
+    }
+    table = pd.DataFrame.from_dict(nodes, orient="index", columns=["test_accuracy", "bytes_dense", "bytes_nonzero"])
+    said = readme.of_nodes(table)
+    assert said["kd"] == {"kd_taught": None} and said["sweep"]["svd_worst"] is None
+    assert said["int8"]["int8_saved"].value == pytest.approx(75) and said["int8"]["int8_cost"].value == pytest.approx(
+        0.5
+    )
+    assert said["sweep"]["best_saved"].value == pytest.approx(97.5)
+    assert said["sweep"]["pruning_helps_int8"].value == pytest.approx(-0.5)
+
+
 def test_what_is_not_measured_yet_is_said(tmp_path):
     assert "Not measured yet" in readme.marks_table(tmp_path) and "Not measured yet" in readme.goals_table(tmp_path)
-    assert "No chapter" in readme.claims_table(tmp_path, "cifar10")
+    assert "No chapter" in readme.claims_table(tmp_path)
 
 
 def test_the_readme_keeps_what_is_outside_the_markers(tmp_path, monkeypatch):

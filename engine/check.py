@@ -116,18 +116,13 @@ def _check_frontier(given: dict, teacher: dict, loaded) -> None:
         _try(f"frontier.{name}", train.Recipe, given.get(f"{name}_epochs", 1), given.get("tuning_lr", dense.lr))
         for name in ("tuning", "rounding")
     ]
-    images, bits = given.get("calibration_images", 1), given.get("bits", [4])
-    _try("frontier", frontier.Plan, dense, *steps, tuple(given.get("sparsities", [0.5])), tuple(bits), images)
-    if not 1 <= images <= len(loaded.train):
-        raise parameters.ParameterError(f"frontier.calibration_images={images}: expected 1 to {len(loaded.train)}")
+    small = tuple(given.get("sparsities", [0.5])), tuple(given.get("bits", [4])), given.get("coding", 0.0)
+    _try("frontier", frontier.Plan, dense, *steps, *small)
     _try("frontier", distill.Distillation, None, given.get("temperature", 4.0), given.get("alpha", 0.9))
-    for width in given.get("widths", []):
-        _try("frontier.widths", _at_least_one, width)
-    for growth in given.get("growths", []):
-        _try("frontier.growths", _at_least_one, growth)
-        name, args = _network(teacher)
-        args = args | {models.BREADTH[name]: growth}
-        _try("frontier.growths", models.create, name, 0, **args, **loaded.model_args)
+    kind, args = _network(teacher)
+    for text in given.get("networks", []):
+        name, shape = _try("frontier.networks", frontier.sized, text, {"name": kind, "args": args}, loaded.model_args)
+        _try("frontier.networks", models.create, name, 0, **shape)
 
 
 def _network(teacher: dict) -> tuple[str, dict]:

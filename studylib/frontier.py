@@ -1,12 +1,14 @@
 """How small a file can be at an accuracy: a network pruned further and further, taught, and trained in few bits."""
 
 import dataclasses
+import math
 from collections.abc import Iterator
 from pathlib import Path
 
+import torch
 from torch import nn
 
-from studylib import distill, inference, models, prune, qat, train
+from studylib import distill, inference, models, objectives, prune, qat, train
 from studylib.data import Data
 from studylib.node import Node
 
@@ -21,10 +23,13 @@ class Plan:
         rounding: the training with rounded weights; it runs uncompiled.
         sparsities: shares of the prunable weights that are zero, rising; 0: none are pruned.
         bits: of the weights, each 2 to 8.
+        coding: weight, beside the lesson's loss in ``pruning``, of the bits that an ideal entropy coder takes for a
+            weight rounded to the fewest of ``bits`` (:class:`Coded`); 0: none.
         calibration_images: that the ranges of activations start from.
 
     Raises:
-        ValueError: ``sparsities`` do not rise within 0…1, ``bits`` are none, or not different numbers of 2 to 8.
+        ValueError: ``sparsities`` do not rise within 0…1, ``bits`` are none, or not different numbers of 2 to 8, or
+            ``coding`` is below 0 or not finite.
     """
 
     dense: train.Recipe
@@ -32,12 +37,15 @@ class Plan:
     rounding: train.Recipe
     sparsities: tuple[float, ...]
     bits: tuple[int, ...]
+    coding: float = 0.0
     calibration_images: int = 512
 
     def __post_init__(self):
         prune.check_sparsities(list(self.sparsities))
         if not self.bits or len(set(self.bits)) < len(self.bits) or not set(self.bits) <= set(range(2, 9)):
             raise ValueError(f"bits={self.bits!r}: expected different whole numbers of 2 to 8")
+        if not 0 <= self.coding < math.inf:
+            raise ValueError(f"coding={self.coding!r}: expected from 0, finite")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,6 +68,47 @@ class Lesson:
     @property
     def identity(self) -> list:
         return [self.temperature, self.alpha, self.teacher.digest]
+
+
+class Coded:
+    """A lesson's loss + ``coding`` × the bits a weight that an ideal entropy coder takes (after Oktay et al. 2020).
+
+    The bits are those of :func:`studylib.objectives.coded_bytes` over the number of weights, zeros among them, so that
+    ``coding`` means the same for a large network as for a small one.
+    """
+
+    def __init__(self, loss: distill.Distillation, bits: int, coding: float):
+        self.loss, self.bytes, self.coding = loss, objectives.coded_bytes(bits), coding
+        self.show = loss.show
+
+    def __call__(self, model, images, labels, *chosen):
+        value, logits = self.loss(model, images, labels, *chosen)
+        many = sum(weight.numel() for weight in objectives.weights(model))
+        with torch.autocast(images.device.type, enabled=False):
+            return value + self.coding * 8 / many * self.bytes(model, None, None), logits
+
+
+def sized(text: str, teacher: dict, model_args: dict) -> tuple[str, dict]:
+    """Name and arguments, for :func:`studylib.models.create`, of a network in words: its kind and how wide it is.
+
+    Args:
+        text: "densenet 6" adds 6 channels a layer, "vgg 12" has a stem of 12; both are otherwise as the teacher is,
+            if it is of their kind. "convnet 16" has 16, 32 and 64 channels, 32 and 16 features.
+        teacher: its spec.
+        model_args: what a network needs to fit the data.
+
+    Raises:
+        ValueError: another kind, or no whole number of at least 1 after it.
+    """
+    kind, _, number = text.partition(" ")
+    kinds = ["convnet", *models.BREADTH]
+    if kind not in kinds or not number.isdecimal() or int(number) < 1:
+        raise ValueError(f"network {text!r}: expected one of {', '.join(kinds)}, and a number of at least 1")
+    w = int(number)
+    if kind == "convnet":
+        return kind, {**model_args, "widths": [w, 2 * w, 4 * w], "hidden": [2 * w, w]}
+    same = teacher["args"] if teacher["name"] == kind else {}
+    return kind, {**same, **model_args, models.BREADTH[kind]: w}
 
 
 class Point(Node):
@@ -102,8 +151,13 @@ def points(
         both trainings, each with its ``training``, "pruning" or "rounding".
     """
     common = {"seed": seed, "loss": lesson.loss, "identity": lesson.identity}
+    taught = dict(common)
+    if plan.coding:
+        fewest = min(plan.bits)
+        taught |= {"loss": Coded(lesson.loss, fewest, plan.coding)}
+        taught |= {"identity": [*lesson.identity, "coded", fewest, plan.coding]}
     cut = prune.trajectory(
-        model, data, plan.sparsities, method="learning_rate", recipe=plan.pruning, scratch=scratch, **common
+        model, data, plan.sparsities, method="learning_rate", recipe=plan.pruning, scratch=scratch, **taught
     )
     for sparsity, pruned in zip(plan.sparsities, cut, strict=True):
         did = {"sparsity": sparsity, "epochs": len(pruned.history)}

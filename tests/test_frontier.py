@@ -3,7 +3,7 @@ import dataclasses
 import pytest
 import torch
 
-from studylib import codec, data, distill, frontier, inference, models, prune, size, sweep, train
+from studylib import codec, data, distill, frontier, inference, models, objectives, prune, size, sweep, train
 from studylib.budget import STOP_AT, Paused
 from studylib.train import Recipe
 
@@ -85,6 +85,36 @@ def test_a_new_network_is_taught_and_remembers_it(tiny, lesson, tmp_path, studen
     assert not same_tensors(model, frontier.grown("convnet", args, tiny, PLAN, other, seed=0, scratch=tmp_path))
 
 
+def test_networks_in_words(tiny):
+    teacher = {"name": "densenet", "args": {"depth": 10, "growth": 12}}
+    args = tiny.model_args
+    assert frontier.sized("densenet 6", teacher, args) == ("densenet", {"depth": 10, "growth": 6, **args})
+    assert frontier.sized("vgg 4", teacher, args) == ("vgg", {"width": 4, **args})
+    assert frontier.sized("convnet 3", teacher, args) == ("convnet", {"widths": [3, 6, 12], "hidden": [6, 3], **args})
+    for wrong in ("convnet", "resnet 8", "vgg 0", "vgg -1", "vgg 4.5"):
+        with pytest.raises(ValueError, match=f"network {wrong!r}: expected one of convnet, densenet, vgg"):
+            frontier.sized(wrong, teacher, args)
+
+
+def test_coding_is_its_part_of_the_loss_and_takes_fewer_bytes(student_model, tiny, lesson, tmp_path):
+    images, labels = tiny.normalize(tiny.train.images[:9]), tiny.train.labels[:9]
+    plain, both = lesson.loss(student_model, images, labels), frontier.Coded(lesson.loss, 4, 0.5)
+    total, logits = both(student_model, images, labels)
+    many = sum(w.numel() for w in objectives.weights(student_model))
+    bits = 8 * objectives.coded_bytes(4)(student_model, None, None) / many
+    assert torch.equal(logits, plain[1]) and total.item() == pytest.approx((plain[0] + 0.5 * bits).item())
+    plan, sizes = (
+        dataclasses.replace(PLAN, pruning=dataclasses.replace(STEP, epochs=8), sparsities=(0.5,), bits=(4,)),
+        [],
+    )
+    for coding in (0.0, 3.0):
+        made = frontier.points(
+            student_model, tiny, dataclasses.replace(plan, coding=coding), lesson, seed=0, scratch=tmp_path
+        )
+        sizes.append(len(codec.encode(inference.apply(next(made)[2]))))
+    assert sizes[1] < 0.97 * sizes[0]
+
+
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
@@ -94,6 +124,8 @@ def test_a_new_network_is_taught_and_remembers_it(tiny, lesson, tmp_path, studen
         ({"bits": (4, 4)}, "bits="),
         ({"bits": (1,)}, "bits="),
         ({"bits": (9,)}, "bits="),
+        ({"coding": -0.1}, "coding=-0.1"),
+        ({"coding": float("inf")}, "coding=inf"),
     ],
 )
 def test_a_plan_that_cannot_be_followed_is_refused(wrong, message):

@@ -17,7 +17,7 @@ import pandas as pd
 from engine import parameters, readme
 from engine.evaluate import LIST
 from engine.parameters import ROOT
-from studylib import claims, factorial, plots, report, store, sweep
+from studylib import claims, factorial, marks, plots, report, store, sweep
 
 RESULTS = ROOT / "figures" / readme.RESULTS_FILE
 FRONTIER_TABLE = "frontier.csv"
@@ -137,7 +137,7 @@ def draw_files(folder: Path) -> None:
     if points["profile"].nunique() > 1:
         points = points.assign(network=points["profile"] + ": " + points["network"])
     about = {name: store.read_json(folder / name / "frontier.json")["about"] for name in points["profile"].unique()}
-    report.save_figure(plots.draw_frontier(points, claims.MARKS)[0], folder / "files", points, about)
+    report.save_figure(plots.draw_frontier(points, marks.MARKS)[0], folder / "files", points, about)
 
 
 def _done(executed: Path) -> bool:

@@ -8,7 +8,7 @@ import pandas as pd
 
 from engine import parameters
 from engine.parameters import ROOT
-from studylib import claims, report, store, sweep
+from studylib import claims, marks, report, store, sweep
 
 RESULTS_FILE, CLAIMS_FILE = "results.csv", "claims.json"  # in figures/, and in figures/<profile>/
 DENSENET = "DenseNet"  # of networks, the one that the paper's goals are about
@@ -97,7 +97,7 @@ def marks_table(folder: Path) -> str:
     every = files(folder)
     if every.empty:
         return "Not measured yet: no CIFAR-10 run is published."
-    rows = pd.DataFrame(claims.against_marks(every.to_dict("records"), claims.PAPER_DATA))
+    rows = pd.DataFrame(marks.against_marks(every.to_dict("records"), claims.PAPER_DATA))
     return report.markdown_rows(rows.astype({"our kB": float, "our %": float}))
 
 
@@ -116,14 +116,14 @@ def goals_table(folder: Path) -> str:
     named = every.set_index("name")
     kind = named["profile"].map({profile: teacher_kind(profile) for profile in every["profile"].unique()})
     wanted = [
-        (sweep.ROOT, kind == each, f"teacher, a {each}, test accuracy", claims.TEACHER_GOAL) for each in kind.unique()
+        (sweep.ROOT, kind == each, f"teacher, a {each}, test accuracy", marks.TEACHER_GOAL) for each in kind.unique()
     ]
-    wanted += [(f"{sweep.ROOT}-kd", True, "distilled student, test accuracy", claims.STUDENT_GOAL)]
+    wanted += [(f"{sweep.ROOT}-kd", True, "distilled student, test accuracy", marks.STUDENT_GOAL)]
     for node, of_kind, what, (least, whose) in wanted:
         found = 100 * named.loc[(named["node"] == node) & of_kind, "test_accuracy"]
         if len(found):
             row(what, f"≥ {least:g} %", whose, found, "%", lambda value, least=least: value >= least)
-    zeros, most, whose = claims.PRUNED_GOAL
+    zeros, most, whose = marks.PRUNED_GOAL
     if "sparsity" in every:
         whole = every[every["node"] == sweep.ROOT].set_index("profile")["val_accuracy"]
         pruned = named[(named["network"] == sweep.ROOT) & (named["sparsity"] >= zeros) & (kind == DENSENET)]

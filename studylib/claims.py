@@ -2,7 +2,7 @@
 
 *The paper* is Mountain and Bharatia, Combinatorics with Model Compression; *the survey* a study of model-zoo sizes;
 *the thesis* one on compression by multi-objective optimization.
-This is the only place where their figures are typed.
+This is the only place where their figures are typed; :mod:`studylib.marks` has those of others.
 """
 
 import math
@@ -138,7 +138,8 @@ CLAIMS = {
 class Measured:
     """What was measured for a claim, in the claim's unit: the value, an interval of confidence if there is one, and n.
 
-    ``n`` is the number of seeds behind it; of a direction seen on a single one, the verdict says so.
+    ``n`` is the number of seeds behind it; of a direction seen on a single one, the verdict says so. An infinite value:
+    it was looked for, and nothing has it.
     """
 
     value: float
@@ -168,59 +169,6 @@ def verdict(claim: Claim, measured: Measured | None, dataset: str) -> str:
 
 
 HEADER = "| paper says | where | we measured | verdict |"  # of the table that a chapter ends with
-
-
-@dataclass(frozen=True)
-class Mark:
-    """A file on CIFAR-10 that others have reported: test accuracy in %, its bytes, whose it is."""
-
-    accuracy: float
-    bytes: float
-    whose: str
-
-
-MARKS = (
-    Mark(91.5, 66_000, "LilNetX, ResNet-20-4 (Girish et al. 2023)"),
-    Mark(90.0, 76_000, "LilNetX, VGG-16 (Girish et al. 2023)"),
-    Mark(86.5, 11_400, "µNAS, int8, not entropy coded (Liberis et al. 2021)"),
-    Mark(91.65, 15_000, "the paper's smallest, with positions and biases counted (our estimate)"),
-)
-
-TEACHER_GOAL = 91.0, "our goal"  # % of test images
-STUDENT_GOAL = 85.0, "our goal"
-PRUNED_GOAL = 0.95, 0.5, "Liu et al. 2017 (network slimming); Renda et al. 2020"  # share of zeros, points it may cost
-
-
-def against_marks(points: list[dict], dataset: str) -> list[dict]:
-    """Each of :data:`MARKS` beside the smallest file that holds its accuracy on **validation** images.
-
-    What is chosen so has seen no test image; whether it passes is then said by the test set.
-
-    Args:
-        points: rows of name, bytes, val_accuracy and test_accuracy (0…1).
-        dataset: what they were measured on.
-
-    Returns:
-        Rows of mark %, kB, from, ours (name), our kB, our %, verdict; no rows for another data set than CIFAR-10.
-    """
-    rows = []
-    for mark in MARKS if dataset == PAPER_DATA else ():
-        row = {"mark %": mark.accuracy, "kB": mark.bytes / 1000, "from": mark.whose}
-        enough = [point for point in points if 100 * point["val_accuracy"] >= mark.accuracy]
-        if not enough:
-            best = max((100 * point["val_accuracy"] for point in points), default=math.nan)
-            rows.append(
-                {**row, "ours": "–", "our kB": math.nan, "our %": math.nan, "verdict": f"not reached ({best:.2f} %)"}
-            )
-            continue
-        ours = min(enough, key=lambda point: point["bytes"])
-        held = 100 * ours["test_accuracy"] >= mark.accuracy
-        verdict = (
-            "passed" if held and ours["bytes"] <= mark.bytes else "larger" if held else "less accurate on test images"
-        )
-        found = {"our kB": ours["bytes"] / 1000, "our %": 100 * ours["test_accuracy"], "verdict": verdict}
-        rows.append({**row, "ours": ours["name"], **found})
-    return rows
 
 
 def audit() -> list[dict]:
@@ -293,6 +241,8 @@ def _with_unit(value: float, unit: str, digits: int | None = None) -> str:
 def _text(found: Measured | None, unit: str) -> str:
     if found is None or math.isnan(found.value):
         return "–"
+    if math.isinf(found.value):
+        return "none does"
     digits = {"nats": 5}.get(unit, 2)
     text = _with_unit(found.value, unit, digits)
     if not math.isnan(found.low):

@@ -183,30 +183,34 @@ def draw_control(summary: pd.DataFrame, controls: pd.DataFrame) -> tuple[Figure,
 def draw_frontier(points: pd.DataFrame, marks: list) -> tuple[Figure, list[str]]:
     """Test accuracy against the file's size, a colour a network, a mark a number of bits, and what others reported.
 
+    The front is a step: a file of so many bytes, or more, can have that accuracy.
+
     Args:
         points: rows of name, network, bits, bytes, test_accuracy.
-        marks: of :data:`studylib.claims.MARKS`, stars; [] for another data set.
+        marks: of :data:`studylib.marks.MARKS`, stars, hollow where nobody made such a file; [] for another data set.
 
     Returns:
         The figure, and the names on the front.
     """
     figure, axis = plt.subplots(figsize=(8, 4.4), layout="constrained")
     shown = points.assign(percent=100 * points["test_accuracy"], kB=points["bytes"] / 1000)
-    shown["bits"] = shown["bits"].astype(str) + " bits"
+    shown["bits"] = shown["bits"].astype(int).astype(str) + " bits"
     style = "bits" if shown["bits"].nunique() > 1 else None
     sns.scatterplot(shown, x="kB", y="percent", hue="network", style=style, s=45, ax=axis)
     best = points[factorial.pareto(points, "bytes", "test_accuracy")].sort_values("bytes")
-    axis.plot(best["bytes"] / 1000, 100 * best["test_accuracy"], color="0.3", linewidth=1.2, label="front", zorder=0)
+    line = {"color": "0.3", "linewidth": 1.2, "drawstyle": "steps-post", "label": "front", "zorder": 0}
+    axis.plot(best["bytes"] / 1000, 100 * best["test_accuracy"], **line)
     for mark in marks:
-        axis.plot(mark.bytes / 1000, mark.accuracy, "*", color="0.1", markersize=10)
-        where = {"xy": (mark.bytes / 1000, mark.accuracy), "xytext": (0, 6), "textcoords": "offset points"}
-        axis.annotate(mark.whose.split(" (")[0], **where, size=7, ha="right")
+        face = "none" if mark.estimate else "0.1"
+        axis.plot(mark.bytes / 1000, mark.accuracy, "*", color="0.1", markerfacecolor=face, markersize=10)
+        where = {"xy": (mark.bytes / 1000, mark.accuracy), "xytext": (-7, -2), "textcoords": "offset points"}
+        axis.annotate(mark.label, **where, size=7, ha="right")
     axis.margins(y=0.08)
     axis.set(xscale="log", xlabel="file (kB of 1,000 bytes)", ylabel="test accuracy (%)")
     axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axis.xaxis.set_major_formatter(FuncFormatter(lambda kb, _: f"{kb:g}"))
     axis.xaxis.set_minor_formatter(NullFormatter())
-    sns.move_legend(axis, "center left", bbox_to_anchor=(1.01, 0.5), frameon=False, fontsize=8)
+    axis.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, fontsize=8)
     return figure, list(best["name"])
 
 

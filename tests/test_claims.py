@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from studylib import claims
+from studylib import claims, marks
 from studylib.claims import Claim, Measured
 
 VALUE = Claim("imp", "it saves {}", "section 1", 88.1, "%", 2.0)
@@ -69,23 +69,23 @@ def point(name, bytes_, val, test):
 
 
 def test_a_mark_is_held_against_the_smallest_file_that_validation_images_choose(monkeypatch):
-    monkeypatch.setattr(claims, "MARKS", (claims.Mark(90.0, 1000.0, "theirs"),))
+    monkeypatch.setattr(marks, "MARKS", (marks.Mark(90.0, 1000.0, "theirs"),))
     large, small, lucky = (
         point("large", 900, 0.92, 0.91),
         point("small", 500, 0.9, 0.901),
         point("lucky", 10, 0.89, 0.95),
     )
-    (row,) = claims.against_marks([large, small, lucky], "cifar10")
+    (row,) = marks.against_marks([large, small, lucky], "cifar10")
     assert (row["ours"], row["our kB"], row["verdict"]) == ("small", 0.5, "passed")
     assert row["our %"] == pytest.approx(90.1)
 
     def verdict(*points):
-        return claims.against_marks(list(points), "cifar10")[0]["verdict"]
+        return marks.against_marks(list(points), "cifar10")[0]["verdict"]
 
     assert verdict(large, point("unlucky", 500, 0.9, 0.899)) == "less accurate on test images"
     assert verdict(point("wide", 1001, 0.92, 0.91)) == "larger"
-    assert verdict(lucky) == "not reached (89.00 %)"
-    assert claims.against_marks([large], "digits") == []
+    assert verdict(lucky) == "not reached (validation 89.00 %)"
+    assert marks.against_marks([large], "digits") == []
 
 
 def test_a_table_can_be_read_again():

@@ -65,7 +65,10 @@ def test_a_mark_that_no_file_holds_has_none_beside_it(published):
     (published / "mine" / "frontier.json").unlink()
     table = pd.read_csv(published / "results.csv")
     table.assign(val_accuracy=0.89).to_csv(published / "results.csv", index=False)
-    assert all(row[3:] == ["–", "–", "–", "not reached (89.00 %)"] for row in lines(readme.marks_table(published))[:2])
+    assert all(
+        row[3:] == ["–", "–", "–", "not reached (validation 89.00 %)"]
+        for row in lines(readme.marks_table(published))[:2]
+    )
 
 
 def test_goals_name_the_network_that_comes_nearest(published):

@@ -31,7 +31,7 @@ test: $(READY) ## unit tests, the smoke profile, the notebooks
 	@$(PY) engine/test.py
 
 figures: $(READY) ## redraw figures/ and the README's table from the results of PROFILE, training nothing
-	@$(PY) engine/figures.py "$(PROFILE)"
+	@$(PY) engine/figures.py "$(PROFILE)" $(ARGS)
 
 compare: $(READY) ## two runs side by side: A=digits B=smoke (profiles, or paths of a sweep.csv)
 	@$(PY) engine/compare.py "$(A)" "$(B)"

@@ -1,8 +1,12 @@
 """Publishes a run: its rows into figures/results.csv, its figures into figures/<profile>/, its table into README.md.
 
 Nothing is trained. Without a run of the profile, the figures are redrawn from the rows that are published already.
+A run that has less than what is published (nodes, seeds, chapters) is refused, unless it is to take its place.
+
+python engine/figures.py PROFILE [--replace]
 """
 
+import argparse
 import json
 import sys
 from pathlib import Path
@@ -24,13 +28,18 @@ FRONTIER_TABLE = "frontier.csv"
 MODEL_BYTES = 200_000  # the most that a file in figures/models/ may have
 
 
-def main(profile: str) -> None:
+def main(profile: str, replace: bool = False) -> None:
     results = pd.read_csv(RESULTS) if RESULTS.exists() else pd.DataFrame(columns=["profile", *sweep.COLUMNS])
     run = ROOT / "runs" / profile
     about_file = ROOT / "figures" / profile / "about.json"
     if (run / "sweep.csv").exists():
         rows = pd.read_csv(run / "sweep.csv")
         about = provenance(run, rows, profile)
+        if about_file.exists() and not replace and (lost := _lost(store.read_json(about_file), about)):
+            sys.exit(
+                f"runs/{profile} lacks {lost}, which figures/{profile}/ has: expected a run with all that is "
+                f"published; make figures PROFILE={profile} ARGS=--replace publishes it all the same"
+            )
         results = pd.concat([results[results["profile"] != profile], rows.assign(profile=profile)])
         results = results[["profile", *sweep.COLUMNS]].sort_values("profile", kind="stable")
         store.write_bytes(RESULTS, results.to_csv(index=False).encode())
@@ -49,6 +58,11 @@ def main(profile: str) -> None:
             sys.exit(f"{profile}: neither run here nor published in figures/results.csv; {command}")
         about = store.read_json(about_file)
     report.style()
+    if source == RESULTS and (drawn := about_file.with_name("frontier.json")).exists():
+        points = store.read_json(drawn)
+        stars = marks.MARKS if about["data"]["name"] == claims.PAPER_DATA else ()
+        rows_of = pd.DataFrame(points["rows"])
+        report.save_figure(plots.draw_frontier(rows_of, stars)[0], drawn.with_suffix(""), rows_of, points["about"])
     summary = sweep.summary(rows)
     own = {"tree": plots.draw_tree, "front": plots.draw_front}
     for name, draw in own.items():
@@ -64,12 +78,31 @@ def main(profile: str) -> None:
                 store.write_bytes(target.with_suffix(suffix), drawn.with_suffix(suffix).read_bytes())
     if said := [row for chapter in done for row in claims_of(chapter, about["data"]["name"])]:
         report.save_table(ROOT / "figures" / profile / readme.CLAIMS_FILE, pd.DataFrame(said), about)
+    for path in (ROOT / "figures" / profile).glob("*.json"):
+        name_seeds(path)
     draw_files(ROOT / "figures")
     plain = results[results["profile"] == profile.partition("-")[0]]
     if "-" in profile and not plain.empty:
         report.save_table(ROOT / "figures" / profile / "beside", sweep.compare(plain, rows), about)
     print(f"figures/{profile}/ redrawn from {source.relative_to(ROOT)}")
     readme.write(summary, about)
+
+
+def _lost(published: dict, about: dict) -> str:
+    """What is published and not in a run, in words; empty: nothing."""
+    kinds = ("nodes", "seeds", "chapters")
+    lost = {kind: [str(each) for each in published[kind] if each not in about[kind]] for kind in kinds}
+    return "; ".join(f"{kind} {', '.join(each)}" for kind, each in lost.items() if each)
+
+
+def name_seeds(path: Path) -> None:
+    """Says in a figure's or table's JSON which seeds its rows are of, where it does not: theirs, or the split's."""
+    content = store.read_json(path)
+    about = content.get("about", {})
+    if "seeds" in about or "data" not in about:
+        return
+    seeds = sorted({int(row["seed"]) for row in content["rows"] if "seed" in row}) or [about["data"]["seed"]]
+    store.write_json(path, {**content, "about": {**about, "seeds": seeds}})
 
 
 def publish_models(run: Path, rows: pd.DataFrame, profile: str) -> None:
@@ -131,9 +164,9 @@ def claims_of(chapter: Path, dataset: str) -> list[dict]:
 def draw_files(folder: Path) -> None:
     """The points of chapter 8 of all published CIFAR-10 profiles beside what others have reported, in one figure."""
     every = readme.files(folder)
-    points = every.dropna(subset="network")
-    if points.empty:
+    if "bits" not in every:  # chapter 8 is published of none
         return
+    points = every.dropna(subset="network").astype({"bits": int})
     if points["profile"].nunique() > 1:
         points = points.assign(network=points["profile"] + ": " + points["network"])
     about = {name: store.read_json(folder / name / "frontier.json")["about"] for name in points["profile"].unique()}
@@ -150,4 +183,8 @@ def _done(executed: Path) -> bool:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("profile")
+    parser.add_argument("--replace", action="store_true", help="publish a run that has less than what is published")
+    args = parser.parse_args()
+    main(args.profile, args.replace)

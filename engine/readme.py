@@ -1,6 +1,7 @@
 """The tables of README.md, between markers, from what is published in figures/: nobody types a figure there."""
 
 import math
+import re
 import sys
 from pathlib import Path
 
@@ -11,6 +12,10 @@ from engine.parameters import ROOT
 from studylib import claims, marks, report, store, sweep
 
 RESULTS_FILE, CLAIMS_FILE = "results.csv", "claims.json"  # in figures/, and in figures/<profile>/
+ABSOLUTE = {  # what is said of the paper's own network, whatever the technique; ours are others
+    claims.statement(claims.CLAIMS[key])
+    for key in ("teacher_accuracy", "teacher_bytes", "kd_taught", "best_bytes", "best_accuracy")
+}
 DENSENET = "DenseNet"  # of networks, the one that the paper's goals are about
 TABLES = ("digits", "cifar10")  # profiles whose nodes the README lists
 
@@ -131,13 +136,15 @@ def goals_table(folder: Path) -> str:
         if len(lost):
             what = f"DenseNet with {100 * zeros:g} % zeros or more, lost on validation images before rounding"
             row(what, f"≤ {most:g} points", whose, lost, "points", lambda value: value <= most)
-    claim = claims.CLAIMS["kd_gain"]
+    claim, known = claims.CLAIMS["kd_gain"], len(rows)
+    goal = {"what": "gain from distillation", "goal": f"{claim.value:+g} {claim.unit}", "from": "the paper"}
     for path in sorted(folder.glob(f"*/{CLAIMS_FILE}")):
         for said in store.read_json(path)["rows"]:
             if said["paper says"] == claims.statement(claim) and said["dataset"] == claims.PAPER_DATA:
-                goal = {"what": "gain from distillation", "goal": f"{claim.value:+g} {claim.unit}", "from": "the paper"}
                 ours = f"{said['we measured']} (`{path.parent.name}`)"
                 rows.append(goal | {"ours": ours, "verdict": said["verdict"]})
+    if len(rows) == known:
+        rows.append(goal | {"ours": "–", "verdict": claims.NOT_MEASURED})
     return report.markdown_rows(pd.DataFrame(rows))
 
 
@@ -146,6 +153,16 @@ def teacher_kind(profile: str) -> str:
     base, _, root = profile.partition("-")
     known = (parameters.FOLDER / f"{base}.yaml").exists()
     return "VGG" if known and parameters.load(base, root=root)["teacher"].get("vgg", 0) else DENSENET
+
+
+def another_network(profile: str) -> str:
+    """A verdict on what is said of the paper's own network, if the profile's teacher is another; else empty."""
+    base, _, root = profile.partition("-")
+    if not (parameters.FOLDER / f"{base}.yaml").exists():
+        return ""
+    teacher = parameters.load(base, root=root)["teacher"]
+    ours = f"VGG of width {teacher['vgg']}" if teacher.get("vgg") else f"{DENSENET}-{teacher['depth']}"
+    return "" if ours == f"{DENSENET}-{claims.PAPER_DEPTH}" else f"{claims.NOT_COMPARABLE}: {ours} and its student"
 
 
 def claims_table(folder: Path) -> str:
@@ -166,6 +183,8 @@ def claims_table(folder: Path) -> str:
             number = chapters[stage].name[:2]
             table = claims.rows(claims.table(stage, measured, claims.PAPER_DATA))
             known = [row for row in table if row["we measured"] != "–" and number not in answered]
+            if other := another_network(profile):
+                known = [row | {"verdict": other} if row["paper says"] in ABSOLUTE else row for row in known]
             said += [{"chapter": f"{number}, by its nodes", **row, "profile": profile} for row in known]
     if not said:
         return "No chapter on CIFAR-10 is published."
@@ -228,6 +247,17 @@ def runs_table(folder: Path) -> str:
         seeds = ", ".join(map(str, about.get("seeds", []))) or "–"
         row = {"profile": profile, "published nodes": f"{len(about.get('nodes', []))} of {len(nodes)}", "seeds": seeds}
         run = [name[:2] for name in wanted if name in about.get("chapters", [])]
-        missing = [name[:2] for name in wanted if name not in about.get("chapters", [])]
-        rows.append({**row, "chapters run": ", ".join(run) or "–", "not run": ", ".join(missing) or "–"})
+        missing = [name for name in wanted if name not in about.get("chapters", [])]
+        parts = [name[:2] for name in missing if _drawn(name, known.parent)]
+        missing = [name[:2] for name in missing if name[:2] not in parts]
+        row |= {"chapters run": ", ".join(run) or "–", "only figures of an earlier run": ", ".join(parts) or "–"}
+        rows.append({**row, "not run": ", ".join(missing) or "–"})
     return report.markdown_rows(pd.DataFrame(rows))
+
+
+def _drawn(chapter: str, folder: Path) -> bool:
+    """Whether ``folder`` has figures or tables that a chapter, and no other, makes."""
+    own = {"tree", "front"}  # make figures draws them from the nodes
+    code = (ROOT / "notebooks" / f"{chapter}.ipynb").read_text()
+    names = set(re.findall(r"figures(?:/|\\\" / \\\")([a-z_0-9]+)", code)) - own
+    return any((folder / f"{name}.json").exists() for name in names)

@@ -1,5 +1,7 @@
 import json
 
+import pytest
+
 from engine import figures
 from studylib import claims
 
@@ -43,3 +45,38 @@ def test_what_a_chapter_says_of_the_paper_is_taken_from_its_last_table(tmp_path)
         "dataset": "cifar10",
     }
     assert figures.claims_of(chapter(tmp_path / "04_svd", "nothing"), "cifar10") == []
+
+
+def test_a_run_with_less_than_is_published_is_refused_before_anything_is_written(tmp_path, monkeypatch):
+    published = {"nodes": ["teacher", "teacher-kd"], "seeds": [0, 1], "chapters": ["02_distill"]}
+    whole = {"nodes": ["teacher", "teacher-kd", "teacher-imp"], "seeds": [0, 1, 2], "chapters": ["02_distill"]}
+    assert figures._lost(published, whole) == ""
+    part = {"nodes": ["teacher"], "seeds": [1], "chapters": []}
+    assert figures._lost(published, part) == "nodes teacher-kd; seeds 0; chapters 02_distill"
+    (tmp_path / "runs" / "digits").mkdir(parents=True)
+    (tmp_path / "runs" / "digits" / "sweep.csv").write_text("node,seed\nteacher,1\n")
+    (tmp_path / "figures" / "digits").mkdir(parents=True)
+    (tmp_path / "figures" / "digits" / "about.json").write_text(json.dumps(published))
+    monkeypatch.setattr(figures, "ROOT", tmp_path)
+    monkeypatch.setattr(figures, "RESULTS", tmp_path / "figures" / "results.csv")
+    monkeypatch.setattr(figures, "provenance", lambda run, rows, profile: part)
+    with pytest.raises(SystemExit, match="lacks nodes teacher-kd; seeds 0; chapters 02_distill"):
+        figures.main("digits")
+    assert not (tmp_path / "figures" / "results.csv").exists()
+
+
+def test_files_are_drawn_only_where_chapter_8_is_published(tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "about.json").write_text(json.dumps({"data": {"name": "cifar10"}, "seeds": [0]}))
+    columns = "profile,node,seed,val_accuracy,test_accuracy,bytes_file"
+    (tmp_path / "results.csv").write_text(f"{columns}\nmine,teacher,0,0.9,0.9,1000\n")
+    figures.draw_files(tmp_path)
+    assert not list(tmp_path.glob("files.*"))
+
+
+def test_a_figure_says_of_which_seeds_it_is(tmp_path):
+    path = tmp_path / "a.json"
+    for rows, seeds in (([{"seed": 2}, {"seed": 0}], [0, 2]), ([{"x": 1}], [7])):
+        path.write_text(json.dumps({"about": {"data": {"seed": 7}}, "rows": rows}))
+        figures.name_seeds(path)
+        assert json.loads(path.read_text())["about"]["seeds"] == seeds

@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 
 from engine import parameters, readme
-from studylib import claims
+from studylib import claims, sweep
 
 NODES = [("teacher", 0.92, 0.915, 900_000), ("teacher-kd", 0.85, 0.84, 500_000), ("teacher-int8", 0.92, 0.914, 60_000)]
 POINT = {"network": "teacher", "bits": 4, "sparsity": 0.95, "val_accuracy_pruned": 0.917}
@@ -50,8 +50,10 @@ def test_what_is_not_published_is_said_not_to_have_been_run(tmp_path):
     rows = {line.split("|")[1].strip(): line for line in readme.runs_table(tmp_path).splitlines()[2:]}
     every = {path.stem for path in parameters.FOLDER.glob("*.yaml")} - {"stages"}
     assert set(rows) == every
-    assert "| 2 of 16 | 0, 2 | 02 | 01, 03, 04, 05, 06, 07, 08 |" in rows["digits"]
-    assert "| 0 of 16 | – | – | 01, 02, 03, 04, 05, 06, 07, 08 |" in rows["paper"]
+    assert "| 2 of 16 | 0, 2 | 02 | – | 01, 03, 04, 05, 06, 07, 08 |" in rows["digits"]
+    assert "| 0 of 16 | – | – | – | 01, 02, 03, 04, 05, 06, 07, 08 |" in rows["paper"]
+    (tmp_path / "digits" / "error_by_layer.json").write_text("{}")
+    assert "| 02 | 05 | 01, 03, 04, 06, 07, 08 |" in readme.runs_table(tmp_path)
 
 
 def test_a_mark_stands_beside_the_smallest_file_of_any_cifar_10_profile(published):
@@ -75,7 +77,8 @@ def test_goals_name_the_network_that_comes_nearest(published):
     rows = lines(readme.goals_table(published))
     assert rows[0][3:] == ["91.50 % (`mine-teacher`)", "passed"]
     assert rows[1][3:] == ["84.00 % (`mine-teacher-kd`)", "not reached"]
-    assert rows[2][3:] == ["0.30 points (`mine-teacher-950-4bit`)", "passed"] and len(rows) == 3
+    assert rows[2][3:] == ["0.30 points (`mine-teacher-950-4bit`)", "passed"]
+    assert rows[3][2:] == ["the paper", "–", "not measured"] and len(rows) == 4
     claim = claims.CLAIMS["kd_gain"]
     said = {"paper says": claims.statement(claim), "we measured": "+4.00 points", "verdict": claims.REPRODUCED}
     for profile, dataset in (("mine", "cifar10"), ("easy", "digits")):
@@ -89,7 +92,8 @@ def test_goals_name_the_network_that_comes_nearest(published):
 def test_a_vgg_is_no_densenet_among_the_goals(published, monkeypatch):
     monkeypatch.setattr(readme, "teacher_kind", lambda profile: "VGG")
     rows = lines(readme.goals_table(published))
-    assert [row[0] for row in rows] == ["teacher, a VGG, test accuracy", "distilled student, test accuracy"]
+    assert [row[0] for row in rows][:2] == ["teacher, a VGG, test accuracy", "distilled student, test accuracy"]
+    assert len(rows) == 3
     assert readme.teacher_kind("frontier_cpu") == "VGG"
 
 
@@ -106,6 +110,32 @@ def test_what_a_chapter_has_not_said_the_nodes_say(published):
     assert [row[0] for row in lines(readme.claims_table(published))] == ["01", "02, by its nodes"] + 3 * [
         "05, by its nodes"
     ]
+
+
+def test_what_is_said_of_the_papers_own_network_is_held_against_no_other(published):
+    assert readme.another_network("mine") == "" == readme.another_network("paper")
+    assert readme.another_network("cifar10") == "not comparable: DenseNet-22 and its student"
+    assert readme.another_network("frontier_cpu").startswith("not comparable: VGG of width")
+    for path in (published / "mine").glob("*"):
+        (published / "cifar10").mkdir(exist_ok=True)
+        (published / "cifar10" / path.name).write_text(path.read_text())
+    rows = (published / "results.csv").read_text().replace("mine", "cifar10")
+    (published / "results.csv").write_text(rows)
+    verdicts = {row[1]: row[4] for row in lines(readme.claims_table(published)) if row[5] == "cifar10"}
+    assert verdicts["DenseNet reaches 92.8 %"].startswith("not comparable")
+    assert verdicts["int8 alone saves 73.1 %"] == claims.CONTRADICTED
+
+
+def test_the_readme_is_what_make_figures_would_write(monkeypatch):
+    text, found = (readme.ROOT / "README.md").read_text(), {}
+    monkeypatch.setattr(readme, "write_between", found.__setitem__)
+    for profile in readme.TABLES:
+        rows = pd.read_csv(readme.ROOT / "figures" / readme.RESULTS_FILE).query("profile == @profile")
+        about = json.loads((readme.ROOT / "figures" / profile / "about.json").read_text())
+        readme.write(sweep.summary(rows.drop(columns="profile")), about)
+    assert len(found) >= 6
+    for name, content in found.items():
+        assert f"<!-- {name}: made by make figures -->\n\n{content}\n\n<!-- end of {name} -->" in text, name
 
 
 def test_what_the_nodes_say_is_by_the_counts_that_the_paper_has():

@@ -9,6 +9,7 @@ import math
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -65,6 +66,8 @@ def main() -> None:
                 run.mkdir(parents=True, exist_ok=True)
             handles = [hold(run)] if run.exists() else []
             environment = _environment()
+            if not dry:
+                environment[budget.STOP_FILE] = str(stack.enter_context(_stop_on_term(run)))
             if minutes is not None:
                 environment[budget.STOP_AT] = str(started + 60 * minutes)
             if not dry and not elsewhere:  # beside the check: both import torch
@@ -84,12 +87,25 @@ def main() -> None:
     if code:
         again = f"make study PROFILE={args.profile}" + (f" ROOT={args.root}" if args.root else "")
         if paused:
-            sys.exit(f"The time is up, and the study is not complete; `{again}` goes on.")
+            sys.exit(f"Stopped in time, and the study is not complete; `{again}` goes on.")
         sys.exit(f"The study is not complete. What failed is named above; `{again}` goes on.")
     if not dry:
         report(run, started)
         if args.root and (ROOT / "runs" / args.profile / "sweep.csv").exists():
             print(f"\nbeside the tree of the profile's own teacher:\n\n{compare.side_by_side(args.profile, run.name)}")
+
+
+@contextlib.contextmanager
+def _stop_on_term(run: Path):
+    """A file that is made at SIGTERM: trainings then stop after their epoch, as when the time is up."""
+    file = run / ".stop"
+    file.unlink(missing_ok=True)
+    before = signal.signal(signal.SIGTERM, lambda *_: file.touch())
+    try:
+        yield file
+    finally:
+        signal.signal(signal.SIGTERM, before)
+        file.unlink(missing_ok=True)
 
 
 def _minutes(text: str) -> float | None:

@@ -5,6 +5,7 @@ import os
 import time
 
 STOP_AT = "STUDY_STOP_AT"  # environment: seconds since 1970 at which everything should have stopped
+STOP_FILE = "STUDY_STOP_FILE"  # environment: a file that is made when everything should stop as soon as it can
 
 
 class Paused(RuntimeError):
@@ -14,9 +15,13 @@ class Paused(RuntimeError):
 def left() -> float:
     """Seconds until the time named by the environment variable ``STUDY_STOP_AT``; without it, infinitely many.
 
+    Below 0 once there is the file named by ``STUDY_STOP_FILE``.
+
     Raises:
-        ValueError: it is not a number.
+        ValueError: the time is not a number.
     """
+    if (file := os.environ.get(STOP_FILE)) and os.path.exists(file):
+        return -math.inf
     named = os.environ.get(STOP_AT)
     try:
         return float(named) - time.time() if named else math.inf

@@ -134,9 +134,9 @@ def fit(
     data = data.cropped_only() if recipe.augmentation == "crops" else data
     data, masks = data.to(device), {name: mask.to(device) for name, mask in (masks or {}).items()}
     optimizer = OPTIMIZERS[recipe.optimizer](model.parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay)
-    if recipe.amp and not has_bfloat16(device):
+    amp = recipe.amp and has_bfloat16(device)  # not in the key: a training goes on on a processor of another kind
+    if recipe.amp and not amp:
         log.warning("amp=True: this processor has no bfloat16; training in float32")
-        recipe = dataclasses.replace(recipe, amp=False)
     net = torch.compile(model) if recipe.compile else model
     _apply_masks(model, masks)
     step = step or Step()
@@ -171,7 +171,21 @@ def fit(
             shown = dataclasses.replace(data, train=view(data, epoch % recipe.views))
             if hasattr(loss, "show"):
                 loss.show(shown, epoch % recipe.views)
-        row |= _epoch(net, model, shown, recipe, loss, step, optimizer, masks, average, (seed, epoch)) | step.row()
+        row |= (
+            _epoch(
+                net,
+                model,
+                shown,
+                dataclasses.replace(recipe, amp=amp),
+                loss,
+                step,
+                optimizer,
+                masks,
+                average,
+                (seed, epoch),
+            )
+            | step.row()
+        )
         row |= {f"val_{k}": v for k, v in scores(predict(kept, data.validation, data), data.validation.labels).items()}
         row |= {"val_loss": row.pop("val_nll"), "seconds": time.monotonic() - started}
         row |= watch(kept) if watch else {}

@@ -370,6 +370,24 @@ def test_where_bfloat16_is_emulated_training_is_in_float32_and_says_so(
     assert same_tensors(model, plain)
 
 
+def test_a_training_begun_in_bfloat16_goes_on_where_there_is_none(new_student, tiny, monkeypatch, tmp_path, bfloat16):
+    recipe, options = dataclasses.replace(QUICK, amp=True), {"seed": 0, "checkpoint": tmp_path / "x.safetensors"}
+    left = iter([9.0, 1e-9])
+    with monkeypatch.context() as patch:
+        patch.setattr(train.budget, "left", lambda: next(left))
+        with pytest.raises(train.budget.Paused):
+            train.fit(new_student(), tiny, recipe, **options)
+    monkeypatch.setattr(train, "has_bfloat16", lambda device: False)
+    steps = []
+
+    def counted(model, images, labels):
+        steps.append(1)
+        return train.task_loss(model, images, labels)
+
+    assert len(train.fit(new_student(), tiny, recipe, loss=counted, **options)) == 3
+    assert len(steps) == 2 * math.ceil(len(tiny.train) / recipe.batch_size)
+
+
 def test_a_gpu_is_always_asked_for_bfloat16():
     assert has_bfloat16(torch.device("cuda"))
     assert isinstance(has_bfloat16(torch.device("cpu")), bool)
@@ -435,12 +453,19 @@ def test_a_training_whose_time_is_up_stops_after_an_epoch_and_goes_on_later(
     assert same_tensors(resumed, undisturbed)
 
 
-def test_no_time_at_all_trains_nothing(new_student, tiny, same_tensors, monkeypatch):
+def test_no_time_at_all_trains_nothing(new_student, tiny, same_tensors, monkeypatch, tmp_path):
     monkeypatch.setenv("STUDY_STOP_AT", "1")
     model = new_student()
     with pytest.raises(train.budget.Paused, match="epoch 0 of 3"):
         train.fit(model, tiny, QUICK, seed=0)
     assert same_tensors(model, new_student())
+    monkeypatch.delenv("STUDY_STOP_AT")
+    monkeypatch.setenv("STUDY_STOP_FILE", str(tmp_path / "stop"))
+    assert train.budget.left() > 0
+    (tmp_path / "stop").touch()
+    with pytest.raises(train.budget.Paused, match="epoch 0 of 3"):
+        train.fit(model, tiny, QUICK, seed=0)
+    monkeypatch.delenv("STUDY_STOP_FILE")
     monkeypatch.setenv("STUDY_STOP_AT", "soon")
     with pytest.raises(ValueError, match="STUDY_STOP_AT='soon'"):
         train.fit(model, tiny, QUICK, seed=0)

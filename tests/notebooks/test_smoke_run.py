@@ -264,6 +264,30 @@ def test_a_run_whose_time_is_up_says_so_and_the_same_command_goes_on(project):
     assert metrics(project / "runs/smoke", "teacher-imp")["test_nll"] == metrics(RUN, "teacher-imp")["test_nll"]
 
 
+def test_at_sigterm_a_training_stops_after_its_epoch_and_what_it_has_is_kept(project):
+    profile = project / "papermill_params/slow.yaml"
+    profile.write_text(
+        "study: {dataset: digits, lessons: false}\nlatency: {compiled: false}\n"
+        "teacher: {depth: 7, epochs: 100000, lr: 1e-3, batch_size: 32}\n"
+    )
+    command = [sys.executable, "engine/study.py", "--profile", "slow", "--stages", "none"]
+    options = {"env": environment(project), "text": True, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    with subprocess.Popen(command, cwd=project, start_new_session=True, **options) as first:
+        log = project / "runs/slow/seed0/teacher/log.txt"
+        deadline = time.monotonic() + 100
+        while not (log.exists() and "Executing Cell 6-" in log.read_text()):  # the training begins
+            assert first.poll() is None and time.monotonic() < deadline
+            time.sleep(0.05)
+        time.sleep(2)
+        first.terminate()
+        said = first.communicate(timeout=60)[0]
+    assert first.returncode == 1 and "Stopped in time" in said and "`make study PROFILE=slow` goes on" in said, said
+    assert list((project / "runs/slow/seed0/teacher/unfinished").glob("*.safetensors"))
+    assert not (project / "runs/slow/.stop").exists() and not processes_of(project)
+    profile.unlink()
+    shutil.rmtree(project / "runs/slow")
+
+
 @pytest.mark.parametrize("minutes", ["0", "-1", "nan", "inf", "an hour"])
 def test_minutes_must_be_a_number_above_0(project, minutes):
     result = study(project, "--profile", "smoke", "--minutes=" + minutes)

@@ -182,6 +182,9 @@ def report(run: Path, started: float) -> None:
 
     from studylib import report, sweep
 
+    if not (run / "sweep.csv").exists():  # Snakemake was asked for a part: --until, say
+        print(f"\n{run / 'sweep.csv'}: not made by this command")
+        return
     table = pd.read_csv(run / "sweep.csv")
     if missing := [column for column in sweep.COLUMNS if column not in table]:
         print(f"\n{run / 'sweep.csv'}: of an earlier version ({missing[0]} is missing), not made anew by this command")

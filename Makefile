@@ -46,7 +46,7 @@ unpack: $(READY) ## put the run in ARCHIVE below runs/; make study goes on with 
 	@$(PY) engine/pack.py unpack "$(ARCHIVE)"
 
 notebooks: $(READY) ## run each notebook as it stands and keep its outputs in it (needs the smoke run)
-	@$(PY) engine/store_outputs.py
+	@$(PY) engine/store_outputs.py $(ARGS)
 
 bench: $(READY) ## paired timings; nothing else should be running (ARGS=augment: only that one)
 	@OMP_WAIT_POLICY=passive $(PY) tests/benchmarks/run.py $(ARGS)

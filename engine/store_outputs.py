@@ -1,4 +1,7 @@
-"""Runs each notebook in its default form and keeps the outputs in it: the notebook as stored is as tested."""
+"""Runs each notebook in its default form and keeps the outputs in it: the notebook as stored is as tested.
+
+python engine/store_outputs.py [01 08 …]  (those whose names begin so; default: all)
+"""
 
 import json
 import sys
@@ -16,7 +19,8 @@ KEPT = {"tags"}  # of a cell's metadata; times and papermill's notes would chang
 
 
 def main() -> None:
-    for notebook in parameters.notebooks().values():
+    wanted = tuple(sys.argv[1:]) or ("",)
+    for notebook in [path for path in parameters.notebooks().values() if path.name.startswith(wanted)]:
         with tempfile.TemporaryDirectory() as folder:
             executed = Path(folder) / notebook.name
             execute.execute(notebook, executed, {})

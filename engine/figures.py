@@ -58,11 +58,6 @@ def main(profile: str, replace: bool = False) -> None:
             sys.exit(f"{profile}: neither run here nor published in figures/results.csv; {command}")
         about = store.read_json(about_file)
     report.style()
-    if source == RESULTS and (drawn := about_file.with_name("frontier.json")).exists():
-        points = store.read_json(drawn)
-        stars = marks.MARKS if about["data"]["name"] == claims.PAPER_DATA else ()
-        rows_of = pd.DataFrame(points["rows"])
-        report.save_figure(plots.draw_frontier(rows_of, stars)[0], drawn.with_suffix(""), rows_of, points["about"])
     summary = sweep.summary(rows)
     own = {"tree": plots.draw_tree, "front": plots.draw_front}
     for name, draw in own.items():
@@ -76,6 +71,7 @@ def main(profile: str, replace: bool = False) -> None:
         for suffix in (".png", ".pdf"):
             if drawn.with_suffix(suffix).exists():  # a table has none
                 store.write_bytes(target.with_suffix(suffix), drawn.with_suffix(suffix).read_bytes())
+    draw_frontier(ROOT / "figures" / profile)
     if said := [row for chapter in done for row in claims_of(chapter, about["data"]["name"])]:
         report.save_table(ROOT / "figures" / profile / readme.CLAIMS_FILE, pd.DataFrame(said), about)
     for path in (ROOT / "figures" / profile).glob("*.json"):
@@ -159,6 +155,16 @@ def claims_of(chapter: Path, dataset: str) -> list[dict]:
     outputs = [output for cell in cells for output in cell.get("outputs", [])]
     texts = ["".join(output.get("data", {}).get("text/markdown", "")) for output in outputs]
     return [{"chapter": chapter.name[:2], **row, "dataset": dataset} for text in texts for row in claims.rows(text)]
+
+
+def draw_frontier(folder: Path) -> None:
+    """The figure of chapter 8 from its published rows, if there are any."""
+    if not (file := folder / "frontier.json").exists():
+        return
+    content = store.read_json(file)
+    points, about = pd.DataFrame(content["rows"]), content["about"]
+    stars = marks.MARKS if about["data"]["name"] == claims.PAPER_DATA else ()
+    report.save_figure(plots.draw_frontier(points, stars)[0], file.with_suffix(""), points, about)
 
 
 def draw_files(folder: Path) -> None:

@@ -203,10 +203,12 @@ def draw_frontier(points: pd.DataFrame, marks: list) -> tuple[Figure, list[str]]
     for mark in marks:
         face = "none" if mark.estimate else "0.1"
         axis.plot(mark.bytes / 1000, mark.accuracy, "*", color="0.1", markerfacecolor=face, markersize=10)
-        where = {"xy": (mark.bytes / 1000, mark.accuracy), "xytext": (-7, -2), "textcoords": "offset points"}
-        axis.annotate(mark.label, **where, size=7, ha="right")
     axis.margins(y=0.08)
     axis.set(xscale="log", xlabel="file (kB of 1,000 bytes)", ylabel="test accuracy (%)")
+    for mark in marks:
+        left = (mark.bytes / 1000) ** 2 < np.prod(axis.get_xlim())  # of the middle: the words go to the right
+        where = {"xytext": (7 if left else -7, -2), "textcoords": "offset points", "ha": "left" if left else "right"}
+        axis.annotate(mark.label, (mark.bytes / 1000, mark.accuracy), size=7, **where)
     axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axis.xaxis.set_major_formatter(FuncFormatter(lambda kb, _: f"{kb:g}"))
     axis.xaxis.set_minor_formatter(NullFormatter())

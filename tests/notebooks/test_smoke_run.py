@@ -316,7 +316,7 @@ def test_a_damaged_model_is_refused_with_what_to_do(project):
 
 def test_figures_are_redrawn_from_results_and_the_readme_with_them(project):
     shutil.copytree(ROOT / "figures", project / "figures")
-    edit(project / "engine" / "figures.py", 'README_TABLES = ("digits", ', 'README_TABLES = ("smoke", ')
+    edit(project / "engine" / "readme.py", 'TABLES = ("digits", ', 'TABLES = ("smoke", ')
     edit(project / "README.md", "<!-- results of digits: ", "<!-- results of smoke: ")
     edit(project / "README.md", "<!-- end of results of digits -->", "<!-- end of results of smoke -->")
     command = [sys.executable, "engine/figures.py", "smoke"]

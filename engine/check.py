@@ -121,14 +121,16 @@ def _check_frontier(given: dict, teacher: dict, loaded) -> None:
     _try("frontier", distill.Distillation, None, given.get("temperature", 4.0), given.get("alpha", 0.9))
     kind, args = _network(teacher)
     for text in given.get("networks", []):
-        name, shape = _try("frontier.networks", frontier.sized, text, {"name": kind, "args": args}, loaded.model_args)
+        name, shape = _try("frontier.networks", models.described, text, {"name": kind, "args": args}, loaded.model_args)
         _try("frontier.networks", models.create, name, 0, **shape)
 
 
 def _network(teacher: dict) -> tuple[str, dict]:
     """Kind and arguments of the network that the teacher's section asks for."""
-    if teacher.get("vgg", 0):
-        return "vgg", {"width": teacher["vgg"]}
+    from studylib import models
+
+    if text := teacher.get("network", ""):
+        return _try("teacher", models.described, text, {"name": ""}, {})
     return "densenet", {key: value for key, value in teacher.items() if key in ("depth", "growth")}
 
 

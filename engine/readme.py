@@ -17,6 +17,7 @@ ABSOLUTE = {  # what is said of the paper's own network, whatever the technique;
     for key in ("teacher_accuracy", "teacher_bytes", "kd_taught", "best_bytes", "best_accuracy")
 }
 DENSENET = "DenseNet"  # of networks, the one that the paper's goals are about
+KINDS = {"densenet": DENSENET, "vgg": "VGG", "whitened": "whitened VGG", "convnet": "ConvNet"}
 TABLES = ("digits", "cifar10")  # profiles whose nodes the README lists
 
 
@@ -152,7 +153,8 @@ def teacher_kind(profile: str) -> str:
     """What network the teacher of a published run is, by the profile as it stands."""
     base, _, root = profile.partition("-")
     known = (parameters.FOLDER / f"{base}.yaml").exists()
-    return "VGG" if known and parameters.load(base, root=root)["teacher"].get("vgg", 0) else DENSENET
+    network = parameters.load(base, root=root)["teacher"].get("network", "") if known else ""
+    return KINDS[network.split()[0]] if network else DENSENET
 
 
 def another_network(profile: str) -> str:
@@ -161,7 +163,8 @@ def another_network(profile: str) -> str:
     if not (parameters.FOLDER / f"{base}.yaml").exists():
         return ""
     teacher = parameters.load(base, root=root)["teacher"]
-    ours = f"VGG of width {teacher['vgg']}" if teacher.get("vgg") else f"{DENSENET}-{teacher['depth']}"
+    kind, _, width = teacher.get("network", "").partition(" ")
+    ours = f"{KINDS[kind]} of width {width}" if kind else f"{DENSENET}-{teacher['depth']}"
     return "" if ours == f"{DENSENET}-{claims.PAPER_DEPTH}" else f"{claims.NOT_COMPARABLE}: {ours} and its student"
 
 

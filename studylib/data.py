@@ -79,9 +79,11 @@ class Data:
         tensors = ("train", "validation", "test", "mean", "std")
         return dataclasses.replace(self, **{name: getattr(self, name).to(device) for name in tensors})
 
-    def cropped_only(self) -> "Data":
-        """The same images, their training views only shifted and, where they were, mirrored: exact pixels."""
-        return dataclasses.replace(self, augmentation=dataclasses.replace(self.augmentation, rotation=0.0, jitter=0.0))
+    def cropped_only(self, small: bool = False) -> "Data":
+        """The same images, their training views only shifted (``small``: by half as much, rounded up) and mirrored."""
+        how = dataclasses.replace(self.augmentation, rotation=0.0, jitter=0.0)
+        padding = -(-how.padding // 2) if small else how.padding
+        return dataclasses.replace(self, augmentation=dataclasses.replace(how, padding=padding))
 
     def normalize(self, images: torch.Tensor) -> torch.Tensor:
         """uint8 (or float 0…255) images → float32 with mean 0 and deviation 1 a channel."""

@@ -88,29 +88,6 @@ class Coded:
             return value + self.coding * 8 / many * self.bytes(model, None, None), logits
 
 
-def sized(text: str, teacher: dict, model_args: dict) -> tuple[str, dict]:
-    """Name and arguments, for :func:`studylib.models.create`, of a network in words: its kind and how wide it is.
-
-    Args:
-        text: "densenet 6" adds 6 channels a layer, "vgg 12" has a stem of 12; both are otherwise as the teacher is,
-            if it is of their kind. "convnet 16" has 16, 32 and 64 channels, 32 and 16 features.
-        teacher: its spec.
-        model_args: what a network needs to fit the data.
-
-    Raises:
-        ValueError: another kind, or no whole number of at least 1 after it.
-    """
-    kind, _, number = text.partition(" ")
-    kinds = ["convnet", *models.BREADTH]
-    if kind not in kinds or not number.isdecimal() or int(number) < 1:
-        raise ValueError(f"network {text!r}: expected one of {', '.join(kinds)}, and a number of at least 1")
-    w = int(number)
-    if kind == "convnet":
-        return kind, {**model_args, "widths": [w, 2 * w, 4 * w], "hidden": [2 * w, w]}
-    same = teacher["args"] if teacher["name"] == kind else {}
-    return kind, {**same, **model_args, models.BREADTH[kind]: w}
-
-
 class Point(Node):
     """A node whose file holds in half precision the floats that remain: biases and scales, a quarter of a small file.
 
@@ -131,7 +108,8 @@ def grown(name: str, args: dict, data: Data, plan: Plan, lesson: Lesson, *, seed
         name, args: of :func:`studylib.models.create`.
         scratch: folder in which an interrupted training leaves what it needs to go on.
     """
-    model = models.create(name, seed, **args).to(next(lesson.teacher.model.parameters()).device)
+    images = data.normalize(data.train.images[: models.WHITENING_IMAGES])
+    model = models.create(name, seed, images=images, **args).to(next(lesson.teacher.model.parameters()).device)
     checkpoint = scratch / "dense.safetensors"
     made = {"seed": seed, "loss": lesson.loss, "identity": lesson.identity, "checkpoint": checkpoint}
     history = train.fit(model, data, plan.dense, **made)

@@ -19,7 +19,12 @@ from torch import nn
 
 SPEC_FORMAT = 1
 ARCHITECTURES: dict[str, type[nn.Module]] = {}
-BREADTH = {"densenet": "growth", "vgg": "width"}  # the argument that makes a network of the kind narrower or wider
+BREADTH = {
+    "densenet": "growth",
+    "vgg": "width",
+    "whitened": "width",
+}  # the argument that says how wide
+WHITENING_IMAGES, WHITENING_EPS = 5000, 5e-4  # whose patches are whitened; added to each variance
 
 
 class SpecError(ValueError):
@@ -39,9 +44,10 @@ def architecture(name: str):
 class ConvUnit(nn.Sequential):
     """Convolution → batch norm → ReLU, the order in which the three fuse into one (int8) layer."""
 
-    def __init__(self, in_channels: int, out_channels: int, kernel_size: int):
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: int, padding: int | None = None):
         super().__init__()
-        self.conv = nn.Conv2d(in_channels, out_channels, kernel_size, padding=kernel_size // 2, bias=False)
+        padding = kernel_size // 2 if padding is None else padding
+        self.conv = nn.Conv2d(in_channels, out_channels, kernel_size, padding=padding, bias=False)
         self.norm = nn.BatchNorm2d(out_channels)
         self.relu = nn.ReLU()
 
@@ -169,12 +175,71 @@ class VGG(nn.Module):
         return _chain([*(f"features.{i}.conv" for i in (0, 1, 3, 4, 6, 7, 9)), "classifier"])
 
 
+@architecture("whitened")
+class Whitened(nn.Module):
+    """A VGG that learns in few epochs: its first layer starts as the whitening of the images' patches (Jordan 2024).
+
+    A 2 × 2 convolution without padding, whose channels are the principal components of 2 × 2 patches, each divided by
+    its deviation, and their negatives (section 3.2; it trains on, there it does not); then three stages of ``width``,
+    4 and 4 times as many channels, each a 3 × 3 convolution, a 2 × 2 maximum and another convolution, which start as
+    the identity as far as they go (section 3.3); then the maximum over what is left of the image, and a linear layer.
+    Width 64 gives 2.0 M parameters.  Batch norm comes before the maximum, and ReLU is in GELU's place, for int8.
+    Input (batch, in_channels, image_size, image_size), output (batch, classes) logits.
+    """
+
+    def __init__(self, in_channels=3, image_size=32, classes=10, width=64):
+        super().__init__()
+        if width < 1:
+            raise SpecError(f"whitened width={width!r}: expected at least 1")
+        if image_size < 7:
+            raise SpecError(f"whitened image_size={image_size!r}: expected at least 7, it is halved three times")
+        self.features = nn.Sequential(ConvUnit(in_channels, 8 * in_channels, 2, padding=int(image_size < 9)))
+        for channels in (width, 4 * width, 4 * width):
+            self.features.append(ConvUnit(self.features[-1].conv.out_channels, channels, 3))
+            self.features.append(nn.MaxPool2d(2))
+            self.features.append(ConvUnit(channels, channels, 3))
+        self.pool = nn.AdaptiveMaxPool2d(1)
+        self.classifier = nn.Linear(4 * width, classes)
+
+    def forward(self, x):
+        return self.classifier(self.pool(self.features(x)).flatten(1))
+
+    def start(self, images: torch.Tensor | None) -> None:
+        """The weights of a new model where they are not drawn; ``images`` as :func:`create` takes them."""
+        for unit in (self.features[i] for i in (1, 3, 4, 6, 7, 9)):
+            nn.init.dirac_(unit.conv.weight.data[: unit.conv.in_channels])
+        if images is not None:
+            whitening = whitening_filters(images[:WHITENING_IMAGES])
+            self.features[0].conv.weight.data.copy_(torch.cat([whitening, -whitening]))
+
+    def wiring(self) -> list[tuple[str, list[str]]]:
+        """Each layer, and the layers whose channels it reads, in the order of its columns; [] reads the image."""
+        return _chain([*(f"features.{i}.conv" for i in (0, 1, 3, 4, 6, 7, 9)), "classifier"])
+
+
+def whitening_filters(images: torch.Tensor) -> torch.Tensor:
+    """Filters (4 c, c, 2, 2) whose answers to the patches of ``images`` (n, c, h, w) are uncorrelated, of variance 1.
+
+    The eigenvectors of the patches' second moments, each over the root of its eigenvalue and :data:`WHITENING_EPS`,
+    the least first, the largest entry of each positive (Jordan 2024, section 3.2).
+    """
+    patches = images.unfold(2, 2, 1).unfold(3, 2, 1).permute(0, 2, 3, 1, 4, 5).flatten(3).flatten(0, 2).double()
+    values, vectors = torch.linalg.eigh(patches.T @ patches / len(patches))
+    filters = (vectors / (values.clamp(min=0) + WHITENING_EPS).sqrt()).T
+    largest = filters.gather(1, filters.abs().argmax(1, keepdim=True))
+    return (filters * largest.sign()).float().unflatten(1, (images.shape[1], 2, 2))
+
+
 def _chain(layers: list[str]) -> list[tuple[str, list[str]]]:
     return [(layer, layers[i - 1 : i] if i else []) for i, layer in enumerate(layers)]
 
 
-def create(name: str, seed: int, **args) -> nn.Module:
+def create(name: str, seed: int, *, images: torch.Tensor | None = None, **args) -> nn.Module:
     """A new model, drawn from ``seed``: He-normal convolutions (fan in), linear layers as PyTorch starts them.
+
+    Args:
+        images: training images (n, c, h, w), normalized, of which "whitened" learns its first layer; the first
+            :data:`WHITENING_IMAGES` are enough. Others need none.
 
     Fan in keeps the classifier's weights nearer the size of the last convolutions' than fan out does, so that
     global magnitude pruning leaves more of the classifier.
@@ -188,7 +253,33 @@ def create(name: str, seed: int, **args) -> nn.Module:
         for module in model.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+        if hasattr(model, "start"):
+            model.start(images)
     return model
+
+
+def described(text: str, like: dict, model_args: dict) -> tuple[str, dict]:
+    """Name and arguments, for :func:`create`, of a network in words: its kind and how wide it is.
+
+    Args:
+        text: "densenet 6" adds 6 channels a layer, "vgg 12" has a stem of 12, "whitened 64" first stages of 64; they
+            are otherwise as ``like``, if it is of their kind. "convnet 16" has 16, 32 and 64 channels, 32 and 16
+            features.
+        like: a spec, or its name and args.
+        model_args: what a network needs to fit the data.
+
+    Raises:
+        ValueError: another kind, or no whole number of at least 1 after it.
+    """
+    kind, _, number = text.partition(" ")
+    kinds = ["convnet", *BREADTH]
+    if kind not in kinds or not number.isdecimal() or int(number) < 1:
+        raise ValueError(f"network {text!r}: expected one of {', '.join(kinds)}, and a number of at least 1")
+    w = int(number)
+    if kind == "convnet":
+        return kind, {**model_args, "widths": [w, 2 * w, 4 * w], "hidden": [2 * w, w]}
+    same = like["args"] if like["name"] == kind else {}
+    return kind, {**same, **model_args, BREADTH[kind]: w}
 
 
 def build(spec: dict) -> nn.Module:

@@ -12,7 +12,9 @@ OPTIMIZERS = {
     "adam": torch.optim.Adam,  # the paper's
     "adamw": torch.optim.AdamW,
     "sgd": functools.partial(torch.optim.SGD, momentum=0.9, nesterov=True),
+    "sgd_biases": functools.partial(torch.optim.SGD, momentum=0.9, nesterov=True),  # see optimizer_of
 }
+BIAS_RATE = 64  # times the rate of the other weights (Jordan 2024, section 3.4)
 
 
 def cosine(done: float, epochs: int) -> float:
@@ -26,7 +28,7 @@ def one_cycle(done: float, epochs: int, warm: float = 0.25) -> float:
     return 0.04 + 0.96 * share / warm if share < warm else (1 - share) / (1 - warm)
 
 
-AUGMENTATIONS = ("all", "crops", "none")  # what of a data set's own a training uses
+AUGMENTATIONS = ("all", "crops", "small_crops", "none")  # what of a data set's own a training uses
 SCHEDULES = {"cosine": cosine, "one_cycle": one_cycle}  # (epochs done, a fraction; epochs) → share of the way up to lr
 
 
@@ -53,7 +55,7 @@ class Recipe:
         ema: decay a step of the exponential moving average of the weights, which is then what is evaluated and kept;
             the k-th step decays by at most (k + 1) / (k + 10). 0: no average.
         augmentation: of the training images, one of :data:`AUGMENTATIONS`: all that the data set has, its crops and
-            mirroring alone, or none.
+            mirroring alone, those with half the shift, or none.
         views: how many of each image there are in all (:func:`studylib.data.view`), one an epoch in turn, so that a
             teacher's answers to them can be kept; 0: new ones in every epoch.
     """
@@ -97,6 +99,21 @@ class Recipe:
     def rate(self, done: float) -> float:
         """The learning rate once ``done`` epochs, a fraction among them, are behind."""
         return self.min_lr + (self.lr - self.min_lr) * SCHEDULES[self.schedule](done, self.epochs)
+
+
+def optimizer_of(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+    """The optimizer of ``recipe`` for the weights of ``model``; the rate of a group is ``times`` the recipe's.
+
+    "sgd_biases" is "sgd" with the biases of batch norm at :data:`BIAS_RATE` times the rate and as little decay.
+    """
+    make = OPTIMIZERS[recipe.optimizer]
+    if recipe.optimizer != "sgd_biases":
+        return make([{"params": list(model.parameters()), "times": 1}], lr=recipe.lr, weight_decay=recipe.weight_decay)
+    biases = {id(module.bias) for module in model.modules() if isinstance(module, nn.BatchNorm2d)}
+    fast = [p for p in model.parameters() if id(p) in biases]
+    groups = [{"params": [p for p in model.parameters() if id(p) not in biases], "times": 1}]
+    groups += [{"params": fast, "times": BIAS_RATE, "weight_decay": recipe.weight_decay / BIAS_RATE}] if fast else []
+    return make(groups, lr=recipe.lr, weight_decay=recipe.weight_decay)
 
 
 class Average:

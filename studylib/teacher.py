@@ -13,7 +13,7 @@ def apply(
     *,
     depth: int,
     growth: int = 12,
-    vgg: int = 0,
+    network: str = "",
     recipe: train.Recipe,
     seed: int,
     device="cpu",
@@ -27,12 +27,15 @@ def apply(
     Args:
         depth: convolutions and linear layers of a DenseNet in all, 3·n + 4.
         growth: channels that each of its layers adds.
-        vgg: width of a :class:`studylib.models.VGG` in the DenseNet's place; 0: the DenseNet.
+        network: another in the DenseNet's place, in words (:func:`studylib.models.described`); empty: the DenseNet.
         step: what is done with a batch, see :func:`studylib.train.fit`; None follows cross-entropy.
         scratch: folder in which an interrupted training leaves what it needs to go on.
     """
-    name, args = ("vgg", {"width": vgg}) if vgg else ("densenet", {"depth": depth, "growth": growth})
-    model = models.create(name, seed, **args, **data.model_args).to(device)
+    name, args = "densenet", {"depth": depth, "growth": growth, **data.model_args}
+    if network:
+        name, args = models.described(network, {"name": name, "args": args}, data.model_args)
+    images = data.normalize(data.train.images[: models.WHITENING_IMAGES])
+    model = models.create(name, seed, images=images, **args).to(device)
     checkpoint = scratch / "teacher.safetensors" if scratch else None
     keep = "last" if step else "best"
     history = train.fit(model, data, recipe, seed=seed, step=step, checkpoint=checkpoint, keep=keep)

@@ -17,7 +17,7 @@ from torch import nn
 from studylib import budget
 from studylib import checkpoint as checkpoints
 from studylib.data import Data, batches, view
-from studylib.recipe import OPTIMIZERS, Average, Recipe, has_bfloat16
+from studylib.recipe import Average, Recipe, has_bfloat16, optimizer_of
 from studylib.scoring import accuracy, batch_of, class_accuracy, predict, reliability, scores
 
 __all__ = ["Loss", "Recipe", "Step", "fit", "set_up", "task_loss"]
@@ -131,9 +131,9 @@ def fit(
         raise ValueError(f"label_smoothing={recipe.label_smoothing}: expected 0 beside another loss than the labels'")
     loss = loss or functools.partial(task_loss, smoothing=recipe.label_smoothing)
     device = next(model.parameters()).device
-    data = data.cropped_only() if recipe.augmentation == "crops" else data
+    data = data.cropped_only(recipe.augmentation == "small_crops") if "crops" in recipe.augmentation else data
     data, masks = data.to(device), {name: mask.to(device) for name, mask in (masks or {}).items()}
-    optimizer = OPTIMIZERS[recipe.optimizer](model.parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay)
+    optimizer = optimizer_of(model, recipe)
     amp = recipe.amp and has_bfloat16(device)  # not in the key: a training goes on on a processor of another kind
     if recipe.amp and not amp:
         log.warning("amp=True: this processor has no bfloat16; training in float32")
@@ -229,7 +229,7 @@ def _epoch(net, model, data, recipe, loss, step, optimizer, masks, average, seed
     ):
         labels = labels_of[chosen]
         for group in optimizer.param_groups:
-            group["lr"] = recipe.rate(seeds[1] + k / steps)
+            group["lr"] = group["times"] * recipe.rate(seeds[1] + k / steps)
         images = images.contiguous(memory_format=torch.channels_last)
         with torch.autocast(device.type, torch.bfloat16, enabled=recipe.amp):
             value, logits = loss(net, images, labels, *([chosen] if told else []))

@@ -85,17 +85,6 @@ def test_a_new_network_is_taught_and_remembers_it(tiny, lesson, tmp_path, studen
     assert not same_tensors(model, frontier.grown("convnet", args, tiny, PLAN, other, seed=0, scratch=tmp_path))
 
 
-def test_networks_in_words(tiny):
-    teacher = {"name": "densenet", "args": {"depth": 10, "growth": 12}}
-    args = tiny.model_args
-    assert frontier.sized("densenet 6", teacher, args) == ("densenet", {"depth": 10, "growth": 6, **args})
-    assert frontier.sized("vgg 4", teacher, args) == ("vgg", {"width": 4, **args})
-    assert frontier.sized("convnet 3", teacher, args) == ("convnet", {"widths": [3, 6, 12], "hidden": [6, 3], **args})
-    for wrong in ("convnet", "resnet 8", "vgg 0", "vgg -1", "vgg 4.5"):
-        with pytest.raises(ValueError, match=f"network {wrong!r}: expected one of convnet, densenet, vgg"):
-            frontier.sized(wrong, teacher, args)
-
-
 def test_coding_is_its_part_of_the_loss_and_leaves_fewer_bits(student_model, tiny, lesson, tmp_path, monkeypatch):
     images, labels = tiny.normalize(tiny.train.images[:9]), tiny.train.labels[:9]
     plain, both = lesson.loss(student_model, images, labels), frontier.Coded(lesson.loss, 4, 0.5)

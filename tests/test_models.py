@@ -19,7 +19,7 @@ def test_densenet_40_is_the_size_that_the_paper_says():
     assert len(models.weight_layers(model)) == 40
 
 
-@pytest.mark.parametrize("name", ["densenet", "convnet", "vgg"])
+@pytest.mark.parametrize("name", ["densenet", "convnet", "vgg", "whitened"])
 @pytest.mark.parametrize(("channels", "size"), [(1, 8), (3, 32)])
 def test_models_fit_both_data_sets(name, channels, size):
     model = models.create(
@@ -46,6 +46,8 @@ def test_bad_depth_is_named(depth):
         ("convnet", {"image_size": 4}, "image_size=4"),
         ("vgg", {"image_size": 4}, "image_size=4"),
         ("vgg", {"width": 0}, "width=0"),
+        ("whitened", {"image_size": 6}, "image_size=6"),
+        ("whitened", {"width": 0}, "whitened width=0"),
         ("convnet", {"widths": [8, 8]}, r"widths=\[8, 8\]"),
         ("convnet", {"hidden": [8]}, r"hidden=\[8\]"),
         ("convnet", {"colour": 1}, "colour"),
@@ -76,6 +78,39 @@ def test_convolutions_start_he_normal():
     assert drawn.mean().item() == pytest.approx(0, abs=0.01)
     assert drawn.std().item() == pytest.approx(1, rel=0.01)
     assert max(weight.std().item() * (weight[0].numel() / 2) ** 0.5 for weight in weights) < 1.2
+
+
+def test_a_whitened_vgg_starts_with_uncorrelated_channels_and_identities():
+    draw = torch.Generator().manual_seed(0)
+    mixed = torch.nn.functional.avg_pool2d(torch.randn(64, 3, 32, 32, generator=draw), 3, 1, 1)
+    images = 0.1 * mixed + mixed[:, :1]  # neighbours and colours alike
+    model = models.create("whitened", 0, images=images, width=4)
+    answers = model.features[0].conv(images).permute(1, 0, 2, 3).flatten(1).double()
+    second = answers[:12] @ answers[:12].T / answers.shape[1]
+    values = torch.linalg.eigvalsh(_patches(images).T @ _patches(images) / len(_patches(images)))
+    assert torch.allclose(second, torch.diag(values / (values + models.WHITENING_EPS)), atol=1e-4)
+    assert torch.equal(answers[12:], -answers[:12])
+    for unit in (model.features[6], model.features[9]):
+        reads = unit.conv.in_channels
+        x = torch.randn(2, reads, 5, 5, generator=draw)
+        assert torch.allclose(unit.conv(x)[:, :reads], x, atol=1e-6)
+    again = models.create("whitened", 0, images=images, width=4).state_dict()
+    assert all(torch.equal(value, again[name]) for name, value in model.state_dict().items())
+
+
+def _patches(images):
+    return images.unfold(2, 2, 1).unfold(3, 2, 1).permute(0, 2, 3, 1, 4, 5).reshape(-1, 12).double()
+
+
+def test_networks_in_words():
+    like, args = {"name": "densenet", "args": {"depth": 10, "growth": 12}}, {"image_size": 8}
+    assert models.described("densenet 6", like, args) == ("densenet", {"depth": 10, "growth": 6, **args})
+    assert models.described("vgg 4", like, args) == ("vgg", {"width": 4, **args})
+    assert models.described("whitened 4", like, args) == ("whitened", {"width": 4, **args})
+    assert models.described("convnet 3", like, args) == ("convnet", {"widths": [3, 6, 12], "hidden": [6, 3], **args})
+    for wrong in ("", "convnet", "resnet 8", "vgg 0", "vgg -1", "vgg 4.5"):
+        with pytest.raises(ValueError, match=f"network {wrong!r}: expected one of convnet, densenet, vgg"):
+            models.described(wrong, like, args)
 
 
 def test_build_keeps_a_copy_of_the_spec():

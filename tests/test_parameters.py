@@ -46,12 +46,12 @@ def test_every_profile_is_valid_and_states_its_scale(name):
     for stage, keys in SCALE.items():
         if stage in ("teacher", "frontier") or stage in sections["study"]["stages"]:
             needed = stage != "frontier" or stage in chapters
-            keys = keys - {"depth"} | {"vgg"} if "vgg" in sections[stage] else keys
+            keys = keys - {"depth"} | {"network"} if "network" in sections[stage] else keys
             assert keys <= set(sections[stage]) or not needed, f"{name}: {stage}"
     if "moo" in chapters:
         assert COMPARED | {"sums", "shrinkages", "taus", "rates"} <= set(sections["moo"])
         assert sections["moo"]["repetitions"] >= 3
-    if not name.startswith("frontier"):
+    if not sections["teacher"].get("network") and name != "frontier":
         assert parameters.load(name, root="moo")["teacher"]["penalty"] == "l1"
 
 
@@ -211,7 +211,7 @@ def test_an_unknown_stage_or_seed_is_named(profile, options, message):
             "frontier.networks: network 'resnet 8': expected one of convnet, densenet",
         ),
         ("frontier: {coding: -1.0}", "frontier: coding=-1.0: expected from 0"),
-        ("teacher: {vgg: -1}", "teacher: vgg width=-1: expected at least 1"),
+        ("teacher: {network: vgg -1}", "teacher: network 'vgg -1': expected one of convnet, densenet, vgg, whitened"),
         ("frontier: {networks: [convnet]}", "frontier.networks: network 'convnet': expected one of"),
         ("frontier: {alpha: 1.5}", "frontier: alpha=1.5"),
         ("sweep: {lesson_growths: [0]}", "sweep.lesson_growths: 0: expected at least 1"),

@@ -6,9 +6,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from studylib import data as datasets
 from studylib import models, multiobjective, store, teacher, train
 from studylib.data import Split
-from studylib.recipe import AUGMENTATIONS, OPTIMIZERS, SCHEDULES, has_bfloat16
+from studylib.recipe import AUGMENTATIONS, OPTIMIZERS, SCHEDULES, has_bfloat16, optimizer_of
 from studylib.train import Recipe
 
 QUICK = Recipe(epochs=3, lr=5e-3, batch_size=32)
@@ -187,6 +188,15 @@ def test_crops_are_exact_pixels_of_the_images_and_all_that_the_data_set_has_are_
     off_grid = {name: (x - x.round()).abs().max() for name, x in pixels.items()}
     assert off_grid["none"] < 1e-3 and off_grid["crops"] < 1e-3 < 0.1 < off_grid["all"]
     assert not torch.equal(pixels["none"].flatten(1).sum(1).sort()[0], pixels["crops"].flatten(1).sum(1).sort()[0])
+    assert off_grid["small_crops"] < 1e-3
+
+
+def test_small_crops_shift_by_half_as_much():
+    tiny = datasets.load("digits", 0)
+    four = dataclasses.replace(tiny, augmentation=datasets.AUGMENTATIONS["cifar10"])
+    assert four.cropped_only().augmentation == datasets.Augmentation(padding=4, flip=True)
+    assert four.cropped_only(small=True).augmentation == datasets.Augmentation(padding=2, flip=True)
+    assert tiny.cropped_only(small=True).augmentation == datasets.Augmentation(padding=1)
 
 
 def test_the_last_epoch_is_kept_where_that_is_asked_for(new_student, tiny, same_tensors, tmp_path):
@@ -281,6 +291,31 @@ def test_optimizers_are_torchs(name, torchs):
     assert type(optimizer).__name__ == torchs
     assert optimizer.defaults["weight_decay"] == 0.3
     assert name != "sgd" or (optimizer.defaults["momentum"], optimizer.defaults["nesterov"]) == (0.9, True)
+
+
+def test_biases_of_batch_norm_can_take_larger_steps(new_student, tiny):
+    model, recipe = new_student(), dataclasses.replace(QUICK, optimizer="sgd_biases", weight_decay=0.1, lr=0.2)
+    rest, biases = optimizer_of(model, recipe).param_groups
+    assert [p.shape for p in biases["params"]] == [
+        m.bias.shape for m in model.modules() if isinstance(m, torch.nn.BatchNorm2d)
+    ]
+    assert len(rest["params"]) + len(biases["params"]) == len(list(model.parameters()))
+    assert (biases["times"], rest["times"]) == (64, 1)
+    assert biases["weight_decay"] == pytest.approx(rest["weight_decay"] / 64)
+    (plain,) = optimizer_of(model, dataclasses.replace(recipe, optimizer="sgd")).param_groups
+    assert plain["times"] == 1 and plain["momentum"] == rest["momentum"] == biases["momentum"] == 0.9
+
+    def step(optimizer):
+        one_step = dataclasses.replace(recipe, optimizer=optimizer, epochs=1, batch_size=len(tiny.train), min_lr=0.0)
+        net = new_student()
+        before = {name: p.detach().clone() for name, p in net.named_parameters()}
+        train.fit(net, tiny, dataclasses.replace(one_step, weight_decay=0.0), seed=0)
+        return {name: p.detach() - before[name] for name, p in net.named_parameters()}
+
+    slow, fast = step("sgd"), step("sgd_biases")
+    for name in slow:
+        times = 64 if name.endswith("norm.bias") else 1
+        assert torch.allclose(fast[name], times * slow[name], rtol=1e-3, atol=1e-6), name
 
 
 def test_smoothed_labels_are_what_cross_entropy_with_mixed_targets_gives(new_student, tiny):
@@ -518,10 +553,14 @@ def test_the_teacher_is_a_densenet_that_learns(teacher_model, digits):
     assert accuracy > 0.5  # by chance 0.1
 
 
-def test_a_vgg_can_be_the_teacher(tiny):
-    model = teacher.apply(tiny, depth=7, vgg=4, recipe=Recipe(epochs=1), seed=0)
-    assert model.spec["name"] == "vgg" and model.spec["args"] == {"width": 4, **tiny.model_args}
+@pytest.mark.parametrize("name", ["vgg", "whitened"])
+def test_another_network_can_be_the_teacher(tiny, name):
+    model = teacher.apply(tiny, depth=7, network=f"{name} 4", recipe=Recipe(epochs=0), seed=0)
+    assert model.spec["name"] == name and model.spec["args"] == {"width": 4, **tiny.model_args}
     assert len(models.weight_layers(model)) == 8
+    drawn = models.create(name, 0, **model.spec["args"])
+    stem = torch.equal(model.features[0].conv.weight, drawn.features[0].conv.weight)
+    assert stem == (name == "vgg")  # the other's has seen images
 
 
 def test_a_teacher_with_a_penalty_is_that_of_the_last_epoch_and_says_so(tiny, monkeypatch):

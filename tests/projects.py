@@ -14,7 +14,7 @@ def copy_project(target: Path, *more: str) -> Path:
     for name in (*PARTS, *more):
         source = ROOT / name
         if source.is_dir():
-            shutil.copytree(source, target / name, ignore=shutil.ignore_patterns("__pycache__", ".lock"))
+            shutil.copytree(source, target / name, ignore=shutil.ignore_patterns("__pycache__", ".lock", "views"))
         else:
             (target / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(source, target / name)

@@ -94,7 +94,11 @@ def test_a_vgg_is_no_densenet_among_the_goals(published, monkeypatch):
     rows = lines(readme.goals_table(published))
     assert [row[0] for row in rows][:2] == ["teacher, a VGG, test accuracy", "distilled student, test accuracy"]
     assert len(rows) == 3
-    assert readme.teacher_kind("frontier_cpu") == "VGG" and readme.teacher_kind("whitened_cpu") == "whitened VGG"
+
+
+def test_what_network_the_teacher_of_a_profile_is():
+    kinds = {"frontier_cpu": "VGG", "whitened_cpu": "whitened VGG", "cifar10": "DenseNet", "no_such": "DenseNet"}
+    assert {profile: readme.teacher_kind(profile) for profile in kinds} == kinds
 
 
 def test_what_a_chapter_has_not_said_the_nodes_say(published):

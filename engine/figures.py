@@ -60,7 +60,7 @@ def main(profile: str, replace: bool = False) -> None:
     report.style()
     summary = sweep.summary(rows)
     own = {"tree": plots.draw_tree, "front": plots.draw_front}
-    for name, draw in own.items():
+    for name, draw in own.items() if len(summary) > 1 else ():  # one node is neither
         report.save_figure(draw(summary), ROOT / "figures" / profile / name, summary, about)
     done = [path.parent for path in sorted((run / "chapters").glob("*/notebook.ipynb")) if _done(path)]
     for drawn in [path for chapter in done for path in sorted(chapter.glob("figures/*.json"))]:

@@ -143,8 +143,36 @@ class ConvNet(nn.Module):
         return _chain(["features.0.conv", "features.2.conv", "features.4.conv", "fc1", "fc2", "fc3"])
 
 
+class Chain(nn.Module):
+    """A first convolution, stages of a convolution, a 2 × 2 maximum and a convolution, what pools, and a linear layer.
+
+    Args:
+        stem: the first.
+        stages: channels of each, 3 × 3 convolutions with batch norm.
+        pool: brings (batch, channels, height, width) to (batch, channels, 1, 1).
+    """
+
+    def __init__(self, stem: ConvUnit, stages: tuple[int, int, int], pool: nn.Module, classes: int):
+        super().__init__()
+        self.features = nn.Sequential(stem)
+        for channels in stages:
+            self.features.append(ConvUnit(self.features[-1].conv.out_channels, channels, 3))
+            self.features.append(nn.MaxPool2d(2))
+            self.features.append(ConvUnit(channels, channels, 3))
+        self.pool = pool
+        self.classifier = nn.Linear(stages[-1], classes)
+
+    def forward(self, x):
+        return self.classifier(self.pool(self.features(x)).flatten(1))
+
+    def wiring(self) -> list[tuple[str, list[str]]]:
+        """Each layer, and the layers whose channels it reads, in the order of its columns; [] reads the image."""
+        units = (name for name, part in self.features.named_children() if isinstance(part, ConvUnit))
+        return _chain([*(f"features.{name}.conv" for name in units), "classifier"])
+
+
 @architecture("vgg")
-class VGG(nn.Module):
+class VGG(Chain):
     """3 × 3 convolutions with batch norm in three stages, without shortcuts (after Simonyan and Zisserman 2015).
 
     A stem of ``width`` channels, then stages of 2, 4 and 8 times as many, each a convolution, a 2 × 2 maximum and a
@@ -153,30 +181,16 @@ class VGG(nn.Module):
     """
 
     def __init__(self, in_channels=3, image_size=32, classes=10, width=24):
-        super().__init__()
         if width < 1:
             raise SpecError(f"vgg width={width!r}: expected at least 1")
         if image_size < 8:
             raise SpecError(f"vgg image_size={image_size!r}: expected at least 8, it is halved three times")
-        self.features = nn.Sequential(ConvUnit(in_channels, width, 3))
-        for channels in (2 * width, 4 * width, 8 * width):
-            before = self.features[-1].conv.out_channels
-            self.features.append(ConvUnit(before, channels, 3))
-            self.features.append(nn.MaxPool2d(2))
-            self.features.append(ConvUnit(channels, channels, 3))
-        self.pool = nn.AdaptiveAvgPool2d(1)
-        self.classifier = nn.Linear(8 * width, classes)
-
-    def forward(self, x):
-        return self.classifier(self.pool(self.features(x)).flatten(1))
-
-    def wiring(self) -> list[tuple[str, list[str]]]:
-        """Each layer, and the layers whose channels it reads, in the order of its columns; [] reads the image."""
-        return _chain([*(f"features.{i}.conv" for i in (0, 1, 3, 4, 6, 7, 9)), "classifier"])
+        stages = (2 * width, 4 * width, 8 * width)
+        super().__init__(ConvUnit(in_channels, width, 3), stages, nn.AdaptiveAvgPool2d(1), classes)
 
 
 @architecture("whitened")
-class Whitened(nn.Module):
+class Whitened(Chain):
     """A VGG that learns in few epochs: its first layer starts as the whitening of the images' patches (Jordan 2024).
 
     A 2 × 2 convolution without padding, whose channels are the principal components of 2 × 2 patches, each divided by
@@ -184,37 +198,25 @@ class Whitened(nn.Module):
     4 and 4 times as many channels, each a 3 × 3 convolution, a 2 × 2 maximum and another convolution, which start as
     the identity as far as they go (section 3.3); then the maximum over what is left of the image, and a linear layer.
     Width 64 gives 2.0 M parameters.  Batch norm comes before the maximum, and ReLU is in GELU's place, for int8.
+    An image smaller than 9 pixels is padded by one.
     Input (batch, in_channels, image_size, image_size), output (batch, classes) logits.
     """
 
     def __init__(self, in_channels=3, image_size=32, classes=10, width=64):
-        super().__init__()
         if width < 1:
             raise SpecError(f"whitened width={width!r}: expected at least 1")
         if image_size < 7:
             raise SpecError(f"whitened image_size={image_size!r}: expected at least 7, it is halved three times")
-        self.features = nn.Sequential(ConvUnit(in_channels, 8 * in_channels, 2, padding=int(image_size < 9)))
-        for channels in (width, 4 * width, 4 * width):
-            self.features.append(ConvUnit(self.features[-1].conv.out_channels, channels, 3))
-            self.features.append(nn.MaxPool2d(2))
-            self.features.append(ConvUnit(channels, channels, 3))
-        self.pool = nn.AdaptiveMaxPool2d(1)
-        self.classifier = nn.Linear(4 * width, classes)
-
-    def forward(self, x):
-        return self.classifier(self.pool(self.features(x)).flatten(1))
+        stem = ConvUnit(in_channels, 8 * in_channels, 2, padding=int(image_size < 9))
+        super().__init__(stem, (width, 4 * width, 4 * width), nn.AdaptiveMaxPool2d(1), classes)
 
     def start(self, images: torch.Tensor | None) -> None:
         """The weights of a new model where they are not drawn; ``images`` as :func:`create` takes them."""
-        for unit in (self.features[i] for i in (1, 3, 4, 6, 7, 9)):
+        for unit in [part for part in self.features if isinstance(part, ConvUnit)][1:]:
             nn.init.dirac_(unit.conv.weight.data[: unit.conv.in_channels])
         if images is not None:
             whitening = whitening_filters(images[:WHITENING_IMAGES])
             self.features[0].conv.weight.data.copy_(torch.cat([whitening, -whitening]))
-
-    def wiring(self) -> list[tuple[str, list[str]]]:
-        """Each layer, and the layers whose channels it reads, in the order of its columns; [] reads the image."""
-        return _chain([*(f"features.{i}.conv" for i in (0, 1, 3, 4, 6, 7, 9)), "classifier"])
 
 
 def whitening_filters(images: torch.Tensor) -> torch.Tensor:

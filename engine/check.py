@@ -129,9 +129,10 @@ def _network(teacher: dict) -> tuple[str, dict]:
     """Kind and arguments of the network that the teacher's section asks for."""
     from studylib import models
 
+    args = {key: value for key, value in teacher.items() if key in ("depth", "growth")}
     if text := teacher.get("network", ""):
-        return _try("teacher", models.described, text, {"name": ""}, {})
-    return "densenet", {key: value for key, value in teacher.items() if key in ("depth", "growth")}
+        return _try("teacher", models.described, text, {"name": "densenet", "args": args}, {})
+    return "densenet", args
 
 
 def _check_widths(section: str, given: dict) -> None:

@@ -220,7 +220,7 @@ class Whitened(Chain):
 
 
 def whitening_filters(images: torch.Tensor) -> torch.Tensor:
-    """Filters (4 c, c, 2, 2) whose answers to the patches of ``images`` (n, c, h, w) are uncorrelated, of variance 1.
+    """Filters (4 c, c, 2, 2) whose answers to patches of ``images`` (n, c, h, w) have second moments near the identity.
 
     The eigenvectors of the patches' second moments, each over the root of its eigenvalue and :data:`WHITENING_EPS`,
     the least first, the largest entry of each positive (Jordan 2024, section 3.2).

@@ -104,7 +104,8 @@ class Recipe:
 def optimizer_of(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     """The optimizer of ``recipe`` for the weights of ``model``; the rate of a group is ``times`` the recipe's.
 
-    "sgd_biases" is "sgd" with the biases of batch norm at :data:`BIAS_RATE` times the rate and as little decay.
+    "sgd_biases" is "sgd" with the biases of batch norm at :data:`BIAS_RATE` times the rate and a
+    :data:`BIAS_RATE`-th of the decay. Where a graph has been made of them (:mod:`studylib.qat`) it is plain "sgd".
     """
     make = OPTIMIZERS[recipe.optimizer]
     if recipe.optimizer != "sgd_biases":

@@ -211,6 +211,7 @@ def test_an_unknown_stage_or_seed_is_named(profile, options, message):
             "frontier.networks: network 'resnet 8': expected one of convnet, densenet",
         ),
         ("frontier: {coding: -1.0}", "frontier: coding=-1.0: expected from 0"),
+        ("teacher: {depth: 9, network: densenet 6}", "teacher: densenet depth=9"),
         ("teacher: {network: vgg -1}", "teacher: network 'vgg -1': expected one of convnet, densenet, vgg, whitened"),
         ("frontier: {networks: [convnet]}", "frontier.networks: network 'convnet': expected one of"),
         ("frontier: {alpha: 1.5}", "frontier: alpha=1.5"),

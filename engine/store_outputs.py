@@ -3,7 +3,6 @@
 python engine/store_outputs.py [01 08 …]  (those whose names begin so; default: all)
 """
 
-import json
 import sys
 import tempfile
 from pathlib import Path
@@ -30,8 +29,7 @@ def main() -> None:
         for cell in content.cells:
             cell.metadata = {key: value for key, value in cell.metadata.items() if key in KEPT}
         nbformat.validate(content)
-        text = json.dumps(content, indent=1, ensure_ascii=False, sort_keys=True)
-        store.write_bytes(notebook, (text + "\n").encode())
+        store.write_bytes(notebook, (nbformat.writes(content) + "\n").encode())  # a line of code, a line of the file
         print(f"{notebook.name}: outputs stored", flush=True)
 
 

@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -43,13 +43,16 @@ def main() -> None:
         started = time.monotonic()
         print(f"== {name}", flush=True)
         alone = len(lanes) == 1
-        shared = {} if alone else {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // len(lanes)))}
+        shared = {} if alone else {"OMP_NUM_THREADS": str(max(1, len(os.sched_getaffinity(0)) // len(lanes)))}
         with ThreadPoolExecutor(len(lanes)) as pool:
             given = functools.partial(follow, environment=environment | shared, alone=alone)
-            ends = list(pool.map(given, lanes))
-        sys.stdout.buffer.write(b"".join(printed for _, printed in ends))
-        sys.stdout.flush()
-        if failed := [command for command, _ in ends if command]:
+            failed = []
+            for end in as_completed(pool.submit(given, lane) for lane in lanes):
+                command, printed = end.result()
+                sys.stdout.buffer.write(printed)
+                sys.stdout.flush()
+                failed += [command] if command else []
+        if failed:
             sys.exit(f"== {name}: failed ({'; '.join(failed)})")
         print(f"== {name}: passed in {time.monotonic() - started:.0f} s", flush=True)
 

@@ -108,8 +108,7 @@ def grown(name: str, args: dict, data: Data, plan: Plan, lesson: Lesson, *, seed
         name, args: of :func:`studylib.models.create`.
         scratch: folder in which an interrupted training leaves what it needs to go on.
     """
-    images = data.normalize(data.train.images[: models.WHITENING_IMAGES])
-    model = models.create(name, seed, images=images, **args).to(next(lesson.teacher.model.parameters()).device)
+    model = models.create(name, seed, data=data, **args).to(next(lesson.teacher.model.parameters()).device)
     checkpoint = scratch / "dense.safetensors"
     made = {"seed": seed, "loss": lesson.loss, "identity": lesson.identity, "checkpoint": checkpoint}
     history = train.fit(model, data, plan.dense, **made)

@@ -34,8 +34,7 @@ def apply(
     name, args = "densenet", {"depth": depth, "growth": growth, **data.model_args}
     if network:
         name, args = models.described(network, {"name": name, "args": args}, data.model_args)
-    images = data.normalize(data.train.images[: models.WHITENING_IMAGES])
-    model = models.create(name, seed, images=images, **args).to(device)
+    model = models.create(name, seed, data=data, **args).to(device)
     checkpoint = scratch / "teacher.safetensors" if scratch else None
     keep = "last" if step else "best"
     history = train.fit(model, data, recipe, seed=seed, step=step, checkpoint=checkpoint, keep=keep)

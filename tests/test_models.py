@@ -1,4 +1,5 @@
 import copy
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -6,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from studylib import models
+from studylib import models, networks
 from studylib.models import SpecError
 
 SPEC = {"format": 1, "name": "convnet", "args": {"in_channels": 1, "image_size": 8}, "changes": []}
@@ -84,17 +85,18 @@ def test_a_whitened_vgg_starts_with_uncorrelated_channels_and_identities():
     draw = torch.Generator().manual_seed(0)
     mixed = torch.nn.functional.avg_pool2d(torch.randn(64, 3, 32, 32, generator=draw), 3, 1, 1)
     images = 0.1 * mixed + mixed[:, :1]  # neighbours and colours alike
-    model = models.create("whitened", 0, images=images, width=4)
+    data = SimpleNamespace(normalize=lambda pixels: pixels, train=SimpleNamespace(images=images))
+    model = models.create("whitened", 0, data=data, width=4)
     answers = model.features[0].conv(images).permute(1, 0, 2, 3).flatten(1).double()
     second = answers[:12] @ answers[:12].T / answers.shape[1]
     values = torch.linalg.eigvalsh(_patches(images).T @ _patches(images) / len(_patches(images)))
-    assert torch.allclose(second, torch.diag(values / (values + models.WHITENING_EPS)), atol=1e-4)
+    assert torch.allclose(second, torch.diag(values / (values + networks.WHITENING_EPS)), atol=1e-4)
     assert torch.equal(answers[12:], -answers[:12])
     for unit in (model.features[6], model.features[9]):
         reads = unit.conv.in_channels
         x = torch.randn(2, reads, 5, 5, generator=draw)
         assert torch.allclose(unit.conv(x)[:, :reads], x, atol=1e-6)
-    again = models.create("whitened", 0, images=images, width=4).state_dict()
+    again = models.create("whitened", 0, data=data, width=4).state_dict()
     assert all(torch.equal(value, again[name]) for name, value in model.state_dict().items())
 
 

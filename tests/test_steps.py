@@ -20,7 +20,7 @@ def test_a_lane_stops_at_the_first_command_that_fails_and_keeps_what_was_printed
 def test_lanes_run_side_by_side_and_any_that_fails_ends_the_run(tmp_path, monkeypatch, capfdbinary):
     def waits(mine, other, code):  # each goes on only once the other has begun
         begin = f"import os, sys, time; open({mine!r}, 'w').close()\n"
-        wait = f"while not os.path.exists({other!r}): time.sleep(0.01)\n"
+        wait = f"for _ in range(3000):\n  if os.path.exists({other!r}): break\n  time.sleep(0.01)\nelse: sys.exit(9)\n"
         return [sys.executable, "-c", begin + wait + f"print({code}); sys.exit({code})"]
 
     a, b = str(tmp_path / "a"), str(tmp_path / "b")
@@ -29,7 +29,7 @@ def test_lanes_run_side_by_side_and_any_that_fails_ends_the_run(tmp_path, monkey
     with pytest.raises(SystemExit, match="== pair: failed"):
         steps.main()
     shown = capfdbinary.readouterr().out
-    assert b"0\n7\n" in shown and b"never" not in shown
+    assert b"0\n" in shown and b"7\n" in shown and b"never" not in shown
     monkeypatch.setattr(steps, "STEPS", {"pair": [[waits(a, b, 0)], [waits(b, a, 0)]]})
     steps.main()
     assert b"== pair: passed" in capfdbinary.readouterr().out

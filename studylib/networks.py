@@ -13,7 +13,7 @@ class SpecError(ValueError):
 
 
 def architecture(name: str):
-    """Class decorator: lets :func:`create` and :func:`build` make the class under ``name``."""
+    """Class decorator: lets :mod:`studylib.models` make the class under ``name``."""
 
     def register(cls):
         ARCHITECTURES[name] = cls

@@ -1,5 +1,6 @@
 """Holds a profile's values against what studylib accepts, before anything trains."""
 
+import dataclasses
 from collections.abc import Callable
 
 from engine import parameters
@@ -18,7 +19,7 @@ def check_values(sections: dict[str, dict]) -> None:
     _check_widths("kd", sections["kd"])
     shape = {k: v for k, v in sections["kd"].items() if k in ("widths", "hidden")}
     _try("kd", models.create, "convnet", 0, **shape, **loaded.model_args)
-    network = _network(sections["teacher"])
+    network = _network(sections["teacher"], loaded, study["seeds"])
     _try("teacher", models.create, *network[:1], 0, **network[1], **loaded.model_args)
     kd, imp = sections["kd"], sections["imp"]
     _try("kd", distill.Distillation, None, kd.get("temperature", 5.0), kd.get("alpha", 0.7))
@@ -33,7 +34,7 @@ def check_values(sections: dict[str, dict]) -> None:
     if study["lessons"]:
         _check_lessons(sections, loaded)
         _check_comparison(sections["moo"], loaded)
-        _check_frontier(sections["frontier"], sections["teacher"], loaded)
+        _check_frontier(sections["frontier"], network, loaded, study["seeds"])
     wants = [stage for stage in ("teacher", "kd", "imp", "moo", "frontier") if sections[stage].get("compile")]
     if wants:
         from studylib import latency  # two seconds of import
@@ -107,7 +108,7 @@ def _check_comparison(given: dict, loaded) -> None:
     _try("moo", models.create, "convnet", 0, **shape, **loaded.model_args)
 
 
-def _check_frontier(given: dict, teacher: dict, loaded) -> None:
+def _check_frontier(given: dict, network: tuple[str, dict], loaded, seeds: list[int]) -> None:
     from studylib import distill, frontier, models, train
 
     fields = {"epochs": 1} | {k: v for k, v in given.items() if k in train.Recipe.__dataclass_fields__}
@@ -119,20 +120,35 @@ def _check_frontier(given: dict, teacher: dict, loaded) -> None:
     small = tuple(given.get("sparsities", [0.5])), tuple(given.get("bits", [4])), given.get("coding", 0.0)
     _try("frontier", frontier.Plan, dense, *steps, *small)
     _try("frontier", distill.Distillation, None, given.get("temperature", 4.0), given.get("alpha", 0.9))
-    kind, args = _network(teacher)
+    for file in given.get("teachers", []):
+        _published("frontier.teachers", file, loaded, seeds)
+    kind, args = network
     for text in given.get("networks", []):
         name, shape = _try("frontier.networks", models.described, text, {"name": kind, "args": args}, loaded.model_args)
         _try("frontier.networks", models.create, name, 0, **shape)
 
 
-def _network(teacher: dict) -> tuple[str, dict]:
+def _network(teacher: dict, loaded, seeds: list[int]) -> tuple[str, dict]:
     """Kind and arguments of the network that the teacher's section asks for."""
-    from studylib import models
+    from studylib import models, restore
 
     args = {key: value for key, value in teacher.items() if key in ("depth", "growth")}
-    if text := teacher.get("network", ""):
+    text = teacher.get("network", "")
+    if text.endswith(restore.ENDING):
+        spec = _published("teacher", text, loaded, seeds)
+        return spec["name"], {name: value for name, value in spec["args"].items() if name not in loaded.model_args}
+    if text:
         return _try("teacher", models.described, text, {"name": "densenet", "args": args}, {})
     return "densenet", args
+
+
+def _published(section: str, file: str, loaded, seeds: list[int]) -> dict:
+    """The spec of the network in the published ``file``, which each of ``seeds`` may go on from."""
+    from studylib import restore
+
+    for seed in seeds:
+        model = _try(section, restore.published, file, dataclasses.replace(loaded, seed=seed))
+    return model.spec
 
 
 def _check_widths(section: str, given: dict) -> None:

@@ -72,6 +72,28 @@ class Teacher:
         return tensors["logits"] if about.get("of") == self._about(key) else None
 
 
+class Committee(nn.Module):
+    """Several networks as one teacher (an ensemble): the mean of their logits.
+
+    Its soft targets are the normalized geometric mean of theirs (Hinton et al. 2015, section 1, name it).
+
+    Args:
+        members: networks of the same classes, at least one.
+
+    Raises:
+        ValueError: there is no member.
+    """
+
+    def __init__(self, members: list[nn.Module]):
+        super().__init__()
+        if not members:
+            raise ValueError("members=[]: expected at least one network")
+        self.members = nn.ModuleList(members)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return torch.stack([member(images).float() for member in self.members]).mean(0)
+
+
 class Distillation:
     """The loss α · distillation + (1 − α) · cross-entropy; teacher and student see the same views (Beyer et al. 2022).
 

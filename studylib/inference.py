@@ -23,7 +23,7 @@ class HalfPrecisionError(ValueError):
 
 
 @dataclasses.dataclass
-class _Reader:
+class Reader:
     """A layer, and for each of its input channels the layer's column block that reads it."""
 
     name: str
@@ -97,7 +97,7 @@ def _widths(layer: nn.Module) -> tuple[int, int]:
     return tuple(layer.weight.shape[:2])
 
 
-def _readers(model: nn.Module) -> list[_Reader]:
+def readers(model: nn.Module) -> list[Reader]:
     """Every layer with the channels it reads, those of the images left out."""
     layers, found = models.weight_layers(model), []
     for name, producers in model.wiring():
@@ -108,37 +108,37 @@ def _readers(model: nn.Module) -> list[_Reader]:
             rows += [(producer, i) for i in range(layers[producer].weight.shape[0])]
         if rows:
             each = layers[first].weight.shape[1] // len(rows)  # features of one channel, where an image is flattened
-            found.append(_Reader(first, [source for source in rows for _ in range(each)]))
+            found.append(Reader(first, [source for source in rows for _ in range(each)]))
         if last != first:
-            found.append(_Reader(last, [(first, i) for i in range(layers[first].weight.shape[0])]))
+            found.append(Reader(last, [(first, i) for i in range(layers[first].weight.shape[0])]))
     return found
 
 
 @torch.no_grad()
 def _slice(model: nn.Module) -> int:
     """Takes dead channels out of ``model``, in place, until there is none; how many they were."""
-    layers, readers, count = models.weight_layers(model), _readers(model), 0
+    layers, found, count = models.weight_layers(model), readers(model), 0
     while True:
-        dead = _dead(layers, readers)
+        dead = _dead(layers, found)
         if not dead:
             return count
         count += len(dead)
         rows, columns = {}, {}
         for name in {name for name, _ in dead}:
             rows[name] = [i for i in range(len(layers[name].weight)) if (name, i) not in dead]
-        for reader in readers:
+        for reader in found:
             columns[reader.name] = [j for j, source in enumerate(reader.sources) if source not in dead]
         for name in rows.keys() | {n for n, kept in columns.items() if len(kept) < layers[n].weight.shape[1]}:
             _keep(layers[name], rows.get(name), columns.get(name))
-        for reader in readers:  # the rows that remain have new numbers
+        for reader in found:  # the rows that remain have new numbers
             renumber = {n: {old: new for new, old in enumerate(kept)} for n, kept in rows.items()}
             kept = [source for source in reader.sources if source not in dead]
             reader.sources = [(n, renumber[n][i] if n in renumber else i) for n, i in kept]
 
 
-def _dead(layers: dict, readers: list[_Reader]) -> set[tuple[str, int]]:
+def _dead(layers: dict, found: list[Reader]) -> set[tuple[str, int]]:
     read = {}
-    for reader in readers:
+    for reader in found:
         used = (layers[reader.name].weight != 0).transpose(0, 1).flatten(1).any(1)
         if getattr(layers[reader.name], "activations", "") == "dynamic":
             used = torch.ones_like(used)  # what a channel holds is in the range of the batch

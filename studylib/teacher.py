@@ -4,7 +4,7 @@ from pathlib import Path
 
 from torch import nn
 
-from studylib import models, train
+from studylib import models, restore, train
 from studylib.data import Data
 
 
@@ -27,14 +27,22 @@ def apply(
     Args:
         depth: convolutions and linear layers of a DenseNet in all, 3·n + 4.
         growth: channels that each of its layers adds.
-        network: another in the DenseNet's place, in words (:func:`studylib.models.described`); empty: the DenseNet.
+        network: another in the DenseNet's place: in words (:func:`studylib.models.described`), or a published file,
+            whose network is trained on (:func:`studylib.restore.apply`); empty: the DenseNet.
         step: what is done with a batch, see :func:`studylib.train.fit`; None follows cross-entropy.
         scratch: folder in which an interrupted training leaves what it needs to go on.
+
+    Raises:
+        ValueError: words that name no network, or a file that cannot be gone on from.
     """
     name, args = "densenet", {"depth": depth, "growth": growth, **data.model_args}
-    if network:
-        name, args = models.described(network, {"name": name, "args": args}, data.model_args)
-    model = models.create(name, seed, data=data, **args).to(device)
+    if network.endswith(restore.ENDING):
+        model = restore.apply(network, data)
+    else:
+        if network:
+            name, args = models.described(network, {"name": name, "args": args}, data.model_args)
+        model = models.create(name, seed, data=data, **args)
+    model = model.to(device)
     checkpoint = scratch / "teacher.safetensors" if scratch else None
     keep = "last" if step else "best"
     history = train.fit(model, data, recipe, seed=seed, step=step, checkpoint=checkpoint, keep=keep)

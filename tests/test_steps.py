@@ -5,6 +5,7 @@ import sys
 
 import pytest
 
+from engine import parameters
 from engine import test as steps
 
 SAY = [sys.executable, "-c", "import sys; print(sys.argv[1]); sys.exit(int(sys.argv[2]))"]
@@ -15,6 +16,12 @@ def test_a_lane_stops_at_the_first_command_that_fails_and_keeps_what_was_printed
     failed, printed = steps.follow(lane, dict(os.environ), alone=False)
     assert failed == " ".join(lane[1]) and printed.split() == [b"one", b"two"]
     assert steps.follow(lane[:1], dict(os.environ), alone=False) == ("", printed[:4])
+
+
+def test_every_notebook_is_run_against_its_stored_outputs():
+    commands = [command for lanes in steps.STEPS.values() for lane in lanes for command in lane]
+    named = [part for command in commands if "--nbval-lax" in command for part in command if part.endswith(".ipynb")]
+    assert sorted(named) == sorted(f"notebooks/{path.name}" for path in parameters.notebooks().values())
 
 
 def test_lanes_run_side_by_side_and_any_that_fails_ends_the_run(tmp_path, monkeypatch, capfdbinary):

@@ -1,0 +1,122 @@
+"""Coded files as networks again that can be trained on, or teach.
+
+What was published of a run is its files; a longer study starts from them instead of from its beginning.
+"""
+
+import hashlib
+import math
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from studylib import codec, inference, models, store, train
+from studylib.data import Data
+
+ENDING = ".slnc"
+LIST = "models.json"  # beside published files: name → sha256, dataset, seed, …
+IMAGES = 2000  # training images from which batch norms take their statistics
+NORM = math.sqrt(2)  # of a filter: what He's initialization gives on average, whatever its fan in
+
+
+def published(path: str | Path, data: Data) -> nn.Module:
+    """The model in a published file, as :func:`studylib.codec.decode` gives it.
+
+    Args:
+        path: of the file, absolute or below the study's root; :data:`LIST` stands beside it.
+        data: whose training images are to be seen; the file's seed must be its own, else the network has been trained
+            on what here are validation images.
+
+    Raises:
+        ValueError: no such file, not in the list or not the file listed, or of other data or another seed.
+        studylib.codec.CodecError: not a coded model.
+    """
+    path = store.resolve(path)
+    known = store.read_json(path.parent / LIST) if (path.parent / LIST).exists() else {}
+    if path.name not in known or not path.exists():
+        raise ValueError(f"{path}: expected a published file, one that {path.parent / LIST} lists")
+    file, listed = path.read_bytes(), known[path.name]
+    if hashlib.sha256(file).hexdigest() != listed["sha256"]:
+        raise ValueError(f"{path}: not the file that was published, its checksum is another")
+    if (listed["dataset"], listed["seed"]) != (data.name, data.seed):
+        raise ValueError(
+            f"{path}: of {listed['dataset']}, seed {listed['seed']}: expected {data.name}, seed {data.seed},"
+            " whose validation images it has not been trained on"
+        )
+    return codec.decode(file)
+
+
+def apply(path: str | Path, data: Data) -> nn.Module:
+    """The network of a published file in float32, with batch norms, to be trained on; its zeros are zeros.
+
+    Weights are those that the integers stand for, inputs are no longer rounded. Channels that were sliced away are
+    there again, without a weight, behind those that were kept. Each batch norm computes the identity and the bias on
+    the statistics of training images, and each filter before one is brought to :data:`NORM`, which changes nothing but
+    how fast it learns: in evaluation mode the network computes what the file's does, but for the rounding of inputs.
+
+    Raises:
+        ValueError: as :func:`published`.
+        models.SpecError: a network that was factorized.
+    """
+    coded = published(path, data)
+    model = _whole(coded)
+    order = torch.randperm(len(data.train), generator=torch.Generator().manual_seed(data.seed))[:IMAGES]
+    _put_norms_back(model, data.normalize(data.train.images[order].cpu()))
+    digest = hashlib.sha256(store.resolve(path).read_bytes()).hexdigest()
+    return models.with_change(model, "restored", {"file": digest[:12]})
+
+
+@torch.no_grad()
+def _whole(coded: nn.Module) -> nn.Module:
+    """``coded`` in float32 and at the widths its arguments say, batch norms folded still."""
+    plain = {**coded.spec, "changes": []}
+    model = models.fold_batch_norm(models.build({name: plain[name] for name in ("format", "name", "args", "changes")}))
+    layers, kept = models.weight_layers(model), models.weight_layers(coded)
+    if layers.keys() != kept.keys():
+        raise models.SpecError(f"layers {', '.join(kept.keys() ^ layers.keys())}: expected a network not factorized")
+    there = {reader.name: set(reader.sources) for reader in inference.readers(coded)}
+    columns = {reader.name: reader.sources for reader in inference.readers(model)}
+    for name, layer in layers.items():
+        weight, bias = kept[name].weight, kept[name].bias
+        weight = kept[name].dequantized_weight() if weight.dtype == torch.int8 else weight
+        chosen = [j for j, source in enumerate(columns.get(name, [])) if source in there[name]]
+        wide = torch.zeros(len(weight), *layer.weight.shape[1:])
+        wide[:, chosen or slice(None)] = weight
+        layer.weight.zero_()[: len(weight)] = wide
+        layer.bias.zero_()[: len(weight)] = bias
+    return model.eval()
+
+
+@torch.no_grad()
+def _put_norms_back(model: nn.Module, images: torch.Tensor) -> None:
+    """Gives each convolution of ``model`` a batch norm in place of its bias; ``images`` (n, c, h, w), normalized."""
+    units = {name: unit for name, unit in model.named_modules() if isinstance(unit, models.ConvUnit)}
+    moments = {name: [0, 0.0, 0.0] for name in units}  # of what each convolution gives: count, sum, sum of squares
+
+    def watch(name):
+        def add(_module, _inputs, output):
+            output = (output - units[name].conv.bias[:, None, None]).double()
+            for i, value in enumerate((output[:, 0].numel(), output.sum((0, 2, 3)), output.square().sum((0, 2, 3)))):
+                moments[name][i] = moments[name][i] + value
+
+        return add
+
+    hooks = [unit.conv.register_forward_hook(watch(name)) for name, unit in units.items()]
+    for chunk in images.split(train.batch_of(images)):
+        model(chunk)
+    for hook in hooks:
+        hook.remove()
+    for name, unit in units.items():
+        count, total, squares = moments[name]
+        mean, conv = total / count, unit.conv
+        norms = conv.weight.flatten(1).norm(dim=1)
+        times = torch.where(norms > 0, NORM / norms.clamp(min=1e-30), 1.0)
+        spread = (squares / count - mean.square()).clamp(min=0).float()
+        mean, alive = mean.float(), spread > 0
+        norm = nn.BatchNorm2d(len(mean))
+        norm.running_mean.copy_(times * mean)
+        norm.running_var.copy_(torch.where(alive, times.square() * spread, 1.0))
+        norm.weight.copy_(torch.where(alive, (norm.running_var + norm.eps).sqrt() / times, 1.0))
+        norm.bias.copy_(mean + conv.bias)
+        conv.weight.mul_(times[:, None, None, None])
+        conv.bias, unit.norm = None, norm.eval()

@@ -1,0 +1,106 @@
+import hashlib
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from studylib import codec, data, inference, models, prune, quantize, restore, teacher, train
+from tests.test_inference import NETWORKS, network, outputs
+from tests.test_inference import prune as without_rows
+
+PUBLISHED = Path(__file__).parents[1] / "figures" / "models" / "digits-teacher-imp-int8.slnc"
+
+
+@pytest.fixture(scope="module")
+def images():
+    return data.load("digits", 0)
+
+
+def listed(folder, model, name="small.slnc", **about):
+    """``model`` as a published file in ``folder``."""
+    file = codec.encode(model)
+    about = {"dataset": "digits", "seed": 0, "sha256": hashlib.sha256(file).hexdigest(), **about}
+    (folder / name).write_bytes(file)
+    (folder / restore.LIST).write_text(json.dumps({name: about}))
+    return folder / name
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_sliced_network_computes_what_its_file_does_at_full_width(name, tmp_path, images):
+    model = without_rows(network(name, seed=3), 0.4, seed=3)
+    sliced = inference.apply(model)
+    assert any(change.get("structure", {}).get("widths") for change in sliced.spec["changes"])
+    path = listed(tmp_path, sliced)
+    restored = restore.apply(path, images)
+    assert {n: p.shape for n, p in restored.named_parameters()} == {n: p.shape for n, p in model.named_parameters()}
+    seen = images.normalize(images.validation.images)
+    assert torch.allclose(outputs(restored, seen), outputs(sliced, seen), rtol=1e-3, atol=1e-3)
+    zeros = sum(int((layer.weight == 0).sum()) for layer in models.weight_layers(restored).values())
+    assert zeros >= sum(int((layer.weight == 0).sum()) for layer in models.weight_layers(model).values())
+    for unit in restored.modules():  # the scale that training sees is that of a new network
+        if isinstance(unit, models.ConvUnit):
+            norms = unit.conv.weight.flatten(1).norm(dim=1)
+            assert torch.allclose(norms[norms > 0], torch.tensor(restore.NORM))
+
+
+def test_in_training_the_batch_norms_start_from_what_they_were(images):
+    restored = restore.apply(PUBLISHED, images)
+    before = outputs(restored, images.normalize(images.train.images))
+    after = restored.train()(images.normalize(images.train.images)).detach()
+    assert (before - after).square().mean() < 1e-3 * before.square().mean()
+
+
+def test_an_int8_file_is_the_network_whose_weights_its_integers_stand_for(images):
+    coded, restored = codec.decode(PUBLISHED.read_bytes()), restore.apply(PUBLISHED, images)
+    spec = restored.spec
+    digest = hashlib.sha256(PUBLISHED.read_bytes()).hexdigest()[:12]
+    assert spec["changes"] == [{"technique": "restored", "file": digest}]
+    assert not [m for m in restored.modules() if isinstance(m, quantize.Int8Layer)]
+    assert sum(isinstance(m, nn.BatchNorm2d) for m in restored.modules()) > 1
+    both = [train.predict(model, images.validation, images) for model in (coded, restored)]
+    assert (both[0].argmax(1) == both[1].argmax(1)).float().mean() >= 0.98
+    again = quantize.apply(restored, images, calibration_images=512)
+    assert codec.decode(codec.encode(again)).spec["changes"][0]["technique"] == "restored"
+
+
+def test_it_trains_on_and_what_was_zero_stays_so(images):
+    trained = teacher.apply(
+        images, depth=10, network=str(PUBLISHED), recipe=train.Recipe(epochs=0, batch_size=64), seed=0
+    )
+    assert [change["technique"] for change in trained.spec["changes"]] == ["restored", "teacher"]
+    masks = prune.masks_of(trained)
+    assert 0.8 < 1 - sum(int(m.sum()) for m in masks.values()) / sum(m.numel() for m in masks.values()) < 0.95
+    recipe = train.Recipe(epochs=1, lr=0.01, batch_size=64, optimizer="sgd")
+    (pruned,) = prune.trajectory(trained, images, [0.5], method="learning_rate", recipe=recipe, seed=0)
+    for name, weight in prune.prunable(pruned).items():
+        assert not weight[~masks[name]].any()
+    assert pruned.history[0]["val_accuracy"] > 0.9
+    assert any(not torch.equal(weight, prune.prunable(trained)[name]) for name, weight in prune.prunable(pruned).items())
+
+
+def test_what_is_no_published_file_of_these_images_is_refused(tmp_path, images):
+    model = network("convnet")
+    with pytest.raises(ValueError, match="absent.slnc: expected a published file"):
+        restore.apply(tmp_path / "absent.slnc", images)
+    with pytest.raises(ValueError, match="of digits, seed 1: expected digits, seed 0"):
+        restore.apply(listed(tmp_path, model, seed=1), images)
+    with pytest.raises(ValueError, match="of cifar10, seed 0: expected digits, seed 0"):
+        restore.apply(listed(tmp_path, model, dataset="cifar10"), images)
+    path = listed(tmp_path, model)
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(ValueError, match="not the file that was published"):
+        restore.apply(path, images)
+    path = listed(tmp_path, model)
+    path.rename(tmp_path / "other.slnc")
+    with pytest.raises(ValueError, match="other.slnc: expected a published file, one that .*models.json lists"):
+        restore.apply(tmp_path / "other.slnc", images)
+
+
+def test_a_factorized_network_is_refused(tmp_path, images):
+    from studylib import lowrank
+
+    factorized = lowrank.apply(network("convnet"), delta=1)
+    with pytest.raises(models.SpecError, match="first.*expected a network not factorized"):
+        restore.apply(listed(tmp_path, factorized), images)

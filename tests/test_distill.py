@@ -221,3 +221,15 @@ def test_damaged_answers_are_refused(teacher_model, tiny, tmp_path):
     path.write_bytes(path.read_bytes()[:-3])
     with pytest.raises(store.CheckpointError, match=path.name):
         distill.Teacher(teacher_model, tmp_path).answers(tiny, 0)
+
+
+def test_a_committee_teaches_the_geometric_mean_of_its_members():
+    tables = [Table(logits(seed)) for seed in range(3)]
+    together = distill.Committee(tables)
+    probabilities = torch.stack([logits(seed).softmax(1) for seed in range(3)])
+    expected = probabilities.log().mean(0).exp()
+    assert torch.allclose(together(None).softmax(1), expected / expected.sum(1, keepdim=True), atol=1e-5)
+    digests = {distill.Teacher(distill.Committee(part)).digest for part in (tables, tables[:2], tables[1:])}
+    assert len(digests) == 3  # the answers of one are not taken for those of another
+    with pytest.raises(ValueError, match=r"members=.*at least one"):
+        distill.Committee([])

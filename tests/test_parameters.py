@@ -213,6 +213,11 @@ def test_an_unknown_stage_or_seed_is_named(profile, options, message):
         ("frontier: {coding: -1.0}", "frontier: coding=-1.0: expected from 0"),
         ("teacher: {depth: 9, network: densenet 6}", "teacher: densenet depth=9"),
         ("teacher: {network: vgg -1}", "teacher: network 'vgg -1': expected one of convnet, densenet, vgg, whitened"),
+        ("teacher: {network: figures/models/absent.slnc}", "teacher: .*absent.slnc: expected a published file"),
+        (
+            "frontier: {teachers: [figures/models/cifar10-teacher-800-4bit.slnc]}",
+            "frontier.teachers: .*of cifar10, seed 0: expected digits, seed 0",
+        ),
         ("frontier: {networks: [convnet]}", "frontier.networks: network 'convnet': expected one of"),
         ("frontier: {alpha: 1.5}", "frontier: alpha=1.5"),
         ("sweep: {lesson_growths: [0]}", "sweep.lesson_growths: 0: expected at least 1"),

@@ -12,10 +12,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
 
-from studylib import codec, data, models, store, train
+from studylib import codec, data, models, restore, store, train
 
 SHAPES = {"digits": (1, 8), "cifar10": (3, 32)}  # of images: channels, pixels a side
-LIST = "models.json"  # beside the files: name → bytes, sha256, test_accuracy, dataset, node, seed, profile
+LIST = restore.LIST  # beside the files: name → bytes, sha256, test_accuracy, dataset, node, seed, profile
 ROUNDING = 3, 0.001  # how many test images another machine may see otherwise, or which share of them if that is more
 
 

@@ -9,7 +9,7 @@ import pandas as pd
 
 from engine import parameters
 from engine.parameters import ROOT
-from studylib import claims, marks, report, store, sweep
+from studylib import claims, marks, report, restore, store, sweep
 
 RESULTS_FILE, CLAIMS_FILE = "results.csv", "claims.json"  # in figures/, and in figures/<profile>/
 ABSOLUTE = {  # what is said of the paper's own network, whatever the technique; ours are others
@@ -18,6 +18,7 @@ ABSOLUTE = {  # what is said of the paper's own network, whatever the technique;
 }
 DENSENET = "DenseNet"  # of networks, the one that the paper's goals are about
 KINDS = {"densenet": DENSENET, "vgg": "VGG", "whitened": "whitened VGG", "convnet": "ConvNet"}
+RESTORED = "restored network"  # one that a profile takes from a published file and does not train
 TABLES = ("digits", "cifar10")  # profiles whose nodes the README lists
 
 
@@ -122,7 +123,9 @@ def goals_table(folder: Path) -> str:
     named = every.set_index("name")
     kind = named["profile"].map({profile: teacher_kind(profile) for profile in every["profile"].unique()})
     wanted = [
-        (sweep.ROOT, kind == each, f"teacher, a {each}, test accuracy", marks.TEACHER_GOAL) for each in kind.unique()
+        (sweep.ROOT, kind == each, f"teacher, a {each}, test accuracy", marks.TEACHER_GOAL)
+        for each in kind.unique()
+        if each != RESTORED
     ]
     wanted += [(f"{sweep.ROOT}-kd", True, "distilled student, test accuracy", marks.STUDENT_GOAL)]
     for node, of_kind, what, (least, whose) in wanted:
@@ -151,21 +154,25 @@ def goals_table(folder: Path) -> str:
 
 def teacher_kind(profile: str) -> str:
     """What network the teacher of a published run is, by the profile as it stands."""
-    base, _, root = profile.partition("-")
-    known = (parameters.FOLDER / f"{base}.yaml").exists()
-    network = parameters.load(base, root=root)["teacher"].get("network", "") if known else ""
+    network = _teacher(profile).get("network", "")
+    if network.endswith(restore.ENDING):
+        return RESTORED
     return KINDS[network.split()[0]] if network else DENSENET
 
 
 def another_network(profile: str) -> str:
     """A verdict on what is said of the paper's own network, if the profile's teacher is another; else empty."""
-    base, _, root = profile.partition("-")
-    if not (parameters.FOLDER / f"{base}.yaml").exists():
+    if not (teacher := _teacher(profile)):
         return ""
-    teacher = parameters.load(base, root=root)["teacher"]
     kind, _, width = teacher.get("network", "").partition(" ")
     ours = f"{KINDS[kind]} of width {width}" if kind else f"{DENSENET}-{teacher['depth']}"
     return "" if ours == f"{DENSENET}-{claims.PAPER_DEPTH}" else f"{claims.NOT_COMPARABLE}: {ours} and its student"
+
+
+def _teacher(profile: str) -> dict:
+    """The teacher's section of a profile or of one of its roots; empty where there is no such profile any more."""
+    base, _, root = profile.partition("-")
+    return parameters.load(base, root=root)["teacher"] if (parameters.FOLDER / f"{base}.yaml").exists() else {}
 
 
 def claims_table(folder: Path) -> str:
@@ -180,6 +187,8 @@ def claims_table(folder: Path) -> str:
             continue
         if (known := path.with_name(CLAIMS_FILE)).exists():
             said += [{**row, "profile": profile} for row in store.read_json(known)["rows"]]
+        if teacher_kind(profile) == RESTORED:
+            continue  # its teacher is another profile's file
         answered = {row["chapter"] for row in said if row["profile"] == profile}
         rows = pd.read_csv(folder / RESULTS_FILE).query("profile == @profile and seed == @about['seeds'][0]")
         for stage, measured in of_nodes(rows.set_index("node")).items():

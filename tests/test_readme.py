@@ -96,8 +96,20 @@ def test_a_vgg_is_no_densenet_among_the_goals(published, monkeypatch):
     assert len(rows) == 3
 
 
+def test_a_network_that_was_not_trained_here_reaches_no_goal_of_training(published, monkeypatch):
+    monkeypatch.setattr(readme, "teacher_kind", lambda profile: readme.RESTORED)
+    assert not [row for row in lines(readme.goals_table(published)) if row[0].startswith(("teacher", "DenseNet"))]
+    assert readme.claims_table(published) == "No chapter on CIFAR-10 is published."
+
+
 def test_what_network_the_teacher_of_a_profile_is():
-    kinds = {"frontier_cpu": "VGG", "whitened_cpu": "whitened VGG", "cifar10": "DenseNet", "no_such": "DenseNet"}
+    kinds = {
+        "restored_cpu": readme.RESTORED,
+        "frontier_cpu": "VGG",
+        "whitened_cpu": "whitened VGG",
+        "cifar10": "DenseNet",
+        "no_such": "DenseNet",
+    }
     assert {profile: readme.teacher_kind(profile) for profile in kinds} == kinds
 
 

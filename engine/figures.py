@@ -102,13 +102,17 @@ def name_seeds(path: Path) -> None:
 
 
 def publish_models(run: Path, rows: pd.DataFrame, profile: str) -> None:
-    """Copies the coded files on the front that are small enough, of the first seed, to figures/models/."""
+    """Copies the coded files on the front that are small enough, of the first seed, to figures/models/.
+
+    A node that only holds what is another profile's published file is not published once more.
+    """
     folder, summary, seed = ROOT / "figures" / "models", sweep.summary(rows), rows["seed"].min()
     known = store.read_json(folder / LIST) if (folder / LIST).exists() else {}
     for name in [name for name, about in known.items() if about["profile"] == profile]:
         (folder / name).unlink(missing_ok=True)
         del known[name]
-    for node in summary.loc[factorial.pareto(summary, "bytes_file", "test_accuracy"), "node"]:
+    own = summary[~summary["node"].eq(sweep.ROOT) | (readme.teacher_kind(profile) != readme.RESTORED)]
+    for node in own.loc[factorial.pareto(own, "bytes_file", "test_accuracy"), "node"]:
         _publish(run / f"seed{seed}" / node, f"{profile}-{node}.slnc", {"profile": profile, "node": node}, known)
     points = run / "chapters" / parameters.notebooks()[parameters.FRONTIER].stem
     if (points / FRONTIER_TABLE).exists():

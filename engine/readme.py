@@ -100,11 +100,20 @@ def files(folder: Path) -> pd.DataFrame:
 
 
 def marks_table(folder: Path) -> str:
-    """What others have reported, each beside the smallest of our files that holds its accuracy."""
+    """What others have reported, each beside the smallest of our files that holds its accuracy.
+
+    That is chosen by validation images; the last column has the smallest by test images, as is usual elsewhere.
+    """
     every = files(folder)
     if every.empty:
         return "Not measured yet: no CIFAR-10 run is published."
     rows = pd.DataFrame(marks.against_marks(every.to_dict("records"), claims.PAPER_DATA))
+
+    def luckiest(mark: float) -> str:
+        enough = every[100 * every["test_accuracy"] >= mark - 1e-9].sort_values("bytes", kind="stable")
+        return "–" if enough.empty else f"{enough['bytes'].iloc[0] / 1000:.2f} kB (`{enough['name'].iloc[0]}`)"
+
+    rows = rows.assign(**{"if chosen by test images": rows["mark %"].map(luckiest)})
     return report.markdown_rows(rows.astype({"our kB": float, "our %": float}))
 
 

@@ -39,6 +39,11 @@ def given(stage, lesson=False):
     return json.dumps(common | own, sort_keys=True)
 
 
+def code_of(stage, lesson=False):
+    """A hash of a stage's code and of the published files that its section names."""
+    return code.digest(NOTEBOOKS[stage], lesson=lesson) + code.of_files(SECTIONS[stage])
+
+
 def read_by_chapter(stage):
     """Parameter → folder of the node that a chapter reads: its parent, its own node, and what its lesson compares."""
     if stage == "teacher":
@@ -78,7 +83,7 @@ rule teacher:
     params:
         notebook=PATHS["teacher"],
         given=given("teacher"),
-        code=code.digest(NOTEBOOKS["teacher"], lesson=False),
+        code=code_of("teacher", lesson=False),
         out=RUN + "/seed{seed}/teacher",
     log:
         RUN + "/seed{seed}/teacher/log.txt",
@@ -182,7 +187,7 @@ rule chapter_frontier:
     params:
         notebook=PATHS["frontier"],
         given=given("frontier", lesson=True),
-        code=code.digest(NOTEBOOKS["frontier"]),
+        code=code_of("frontier", lesson=True),
         reads=" ".join(f"{key}={folder}" for key, folder in TAUGHT_BY.items()),
         out=FRONTIER,
         seed=SEEDS[0],

@@ -34,7 +34,14 @@ def check_values(sections: dict[str, dict]) -> None:
     if study["lessons"]:
         _check_lessons(sections, loaded)
         _check_comparison(sections["moo"], loaded)
-        _check_frontier(sections["frontier"], network, loaded, study["seeds"])
+        _check_frontier(sections["frontier"], network, loaded)
+        if "frontier" in study["chapters"]:  # which is of the first seed
+            for file in sections["frontier"].get("teachers", []):
+                _published("frontier.teachers", file, loaded, study["seeds"][:1])
+    if sections["teacher"].get("epochs") == 0 and "teacher" in study["chapters"]:
+        raise parameters.ParameterError(
+            "teacher.epochs=0: expected at least 1 where its chapter, which shows it, is run"
+        )
     wants = [stage for stage in ("teacher", "kd", "imp", "moo", "frontier") if sections[stage].get("compile")]
     if wants:
         from studylib import latency  # two seconds of import
@@ -108,7 +115,7 @@ def _check_comparison(given: dict, loaded) -> None:
     _try("moo", models.create, "convnet", 0, **shape, **loaded.model_args)
 
 
-def _check_frontier(given: dict, network: tuple[str, dict], loaded, seeds: list[int]) -> None:
+def _check_frontier(given: dict, network: tuple[str, dict], loaded) -> None:
     from studylib import distill, frontier, models, train
 
     fields = {"epochs": 1} | {k: v for k, v in given.items() if k in train.Recipe.__dataclass_fields__}
@@ -120,8 +127,6 @@ def _check_frontier(given: dict, network: tuple[str, dict], loaded, seeds: list[
     small = tuple(given.get("sparsities", [0.5])), tuple(given.get("bits", [4])), given.get("coding", 0.0)
     _try("frontier", frontier.Plan, dense, *steps, *small)
     _try("frontier", distill.Distillation, None, given.get("temperature", 4.0), given.get("alpha", 0.9))
-    for file in given.get("teachers", []):
-        _published("frontier.teachers", file, loaded, seeds)
     kind, args = network
     for text in given.get("networks", []):
         name, shape = _try("frontier.networks", models.described, text, {"name": kind, "args": args}, loaded.model_args)

@@ -8,6 +8,8 @@ from pathlib import Path
 
 from engine.parameters import ROOT
 
+PUBLISHED = ".slnc"  # how a published file's name ends; studylib.restore, which is slow to import, says so, too
+
 
 def digest(path: Path, lesson: bool = True) -> str:
     """A hash of a notebook's cells (or a script) and of every module of studylib it uses, directly or not.
@@ -28,6 +30,14 @@ def digest(path: Path, lesson: bool = True) -> str:
     for module in sorted(_reach(_imports(code))):
         found.update(_essence((ROOT / "studylib" / f"{module}.py").read_text()).encode())
     return found.hexdigest()[:16]
+
+
+def of_files(section: dict) -> str:
+    """A hash of the published files that a profile's section names; empty where it names none."""
+    values = [each for value in section.values() for each in (value if isinstance(value, list) else [value])]
+    named = [ROOT / value for value in values if isinstance(value, str) and value.endswith(PUBLISHED)]
+    found = hashlib.sha256(b"".join(path.read_bytes() for path in named if path.is_file()))
+    return found.hexdigest()[:16] if named else ""
 
 
 class _WithoutLesson(ast.NodeTransformer):

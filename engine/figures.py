@@ -35,7 +35,9 @@ def main(profile: str, replace: bool = False) -> None:
     if (run / "sweep.csv").exists():
         rows = pd.read_csv(run / "sweep.csv")
         about = provenance(run, rows, profile)
-        if about_file.exists() and not replace and (lost := _lost(store.read_json(about_file), about)):
+        lost = [_lost(store.read_json(about_file), about)] if about_file.exists() else []
+        lost = "; ".join(filter(None, [*lost, *_gone_on_from(run, profile)]))
+        if lost and not replace:
             sys.exit(
                 f"runs/{profile} lacks {lost}, which figures/{profile}/ has: expected a run with all that is "
                 f"published; make figures PROFILE={profile} ARGS=--replace publishes it all the same"
@@ -91,6 +93,27 @@ def _lost(published: dict, about: dict) -> str:
     return "; ".join(f"{kind} {', '.join(each)}" for kind, each in lost.items() if each)
 
 
+def _named_by(name: str) -> list[str]:
+    """The profiles that go on from, or are taught by, the published file ``name``."""
+    return [
+        path.stem for path in sorted(parameters.FOLDER.glob("*.yaml")) if f"figures/models/{name}" in path.read_text()
+    ]
+
+
+def _gone_on_from(run: Path, profile: str) -> list[str]:
+    """The published files of ``profile`` that others go on from and that ``run`` has not, in words."""
+    known = ROOT / "figures" / "models" / LIST
+    of_it = {name: about for name, about in _read(known).items() if about["profile"] == profile}
+    metrics = [*run.glob(f"seed*/*/{sweep.METRICS}"), *run.glob(f"chapters/*/points/*/{sweep.METRICS}")]
+    there = {store.read_json(path).get("file_sha256") for path in metrics}
+    lost = {name: _named_by(name) for name, about in of_it.items() if about["sha256"] not in there}
+    return [f"figures/models/{name} that {', '.join(who)} names" for name, who in lost.items() if who]
+
+
+def _read(path: Path) -> dict:
+    return store.read_json(path) if path.exists() else {}
+
+
 def name_seeds(path: Path) -> None:
     """Says in a figure's or table's JSON which seeds its rows are of, where it does not: theirs, or the split's."""
     content = store.read_json(path)
@@ -104,11 +127,12 @@ def name_seeds(path: Path) -> None:
 def publish_models(run: Path, rows: pd.DataFrame, profile: str) -> None:
     """Copies the coded files on the front that are small enough, of the first seed, to figures/models/.
 
-    A node that only holds what is another profile's published file is not published once more.
+    Those that a profile names stay, on the front or not. A node that only holds what is another profile's published
+    file is not published once more.
     """
     folder, summary, seed = ROOT / "figures" / "models", sweep.summary(rows), rows["seed"].min()
-    known = store.read_json(folder / LIST) if (folder / LIST).exists() else {}
-    for name in [name for name, about in known.items() if about["profile"] == profile]:
+    known = _read(folder / LIST)
+    for name in [name for name, about in known.items() if about["profile"] == profile and not _named_by(name)]:
         (folder / name).unlink(missing_ok=True)
         del known[name]
     own = summary[~summary["node"].eq(sweep.ROOT) | (readme.teacher_kind(profile) != readme.RESTORED)]

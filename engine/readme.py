@@ -171,7 +171,7 @@ def teacher_kind(profile: str) -> str:
 
 def another_network(profile: str) -> str:
     """A verdict on what is said of the paper's own network, if the profile's teacher is another; else empty."""
-    if not (teacher := _teacher(profile)):
+    if not (teacher := _teacher(profile)) or teacher_kind(profile) == RESTORED:
         return ""
     kind, _, width = teacher.get("network", "").partition(" ")
     ours = f"{KINDS[kind]} of width {width}" if kind else f"{DENSENET}-{teacher['depth']}"

@@ -30,11 +30,12 @@ def published(path: str | Path, data: Data) -> nn.Module:
     Raises:
         ValueError: no such file, not in the list or not the file listed, or of other data or another seed.
         studylib.codec.CodecError: not a coded model.
+        studylib.models.SpecError: a network that was factorized.
     """
-    path = store.resolve(path)
+    named, path = path, store.resolve(path)
     known = store.read_json(path.parent / LIST) if (path.parent / LIST).exists() else {}
     if path.name not in known or not path.exists():
-        raise ValueError(f"{path}: expected a published file, one that {path.parent / LIST} lists")
+        raise ValueError(f"{str(named)!r}: expected a published file, one that {path.parent / LIST} lists")
     file, listed = path.read_bytes(), known[path.name]
     if hashlib.sha256(file).hexdigest() != listed["sha256"]:
         raise ValueError(f"{path}: not the file that was published, its checksum is another")
@@ -43,7 +44,11 @@ def published(path: str | Path, data: Data) -> nn.Module:
             f"{path}: of {listed['dataset']}, seed {listed['seed']}: expected {data.name}, seed {data.seed},"
             " whose validation images it has not been trained on"
         )
-    return codec.decode(file)
+    model = codec.decode(file)
+    plain = set(models.weight_layers(models.build({**model.spec, "changes": []})))
+    if other := plain ^ set(models.weight_layers(model)):
+        raise models.SpecError(f"{path}: layers {', '.join(sorted(other))}: expected a network not factorized")
+    return model
 
 
 def apply(path: str | Path, data: Data) -> nn.Module:
@@ -51,17 +56,17 @@ def apply(path: str | Path, data: Data) -> nn.Module:
 
     Weights are those that the integers stand for, inputs are no longer rounded. Channels that were sliced away are
     there again, without a weight, behind those that were kept. Each batch norm computes the identity and the bias on
-    the statistics of training images, and each filter before one is brought to :data:`NORM`, which changes nothing but
-    how fast it learns: in evaluation mode the network computes what the file's does, but for the rounding of inputs.
+    the statistics of training images, and each filter before one is brought to :data:`NORM`: in evaluation mode the
+    network computes what the file's does, but for the rounding of inputs. The norm decides how fast a filter learns
+    and which weights pruning by magnitude takes first.
 
     Raises:
-        ValueError: as :func:`published`.
-        models.SpecError: a network that was factorized.
+        ValueError, studylib.codec.CodecError, studylib.models.SpecError: as :func:`published`.
     """
     coded = published(path, data)
     model = _whole(coded)
     order = torch.randperm(len(data.train), generator=torch.Generator().manual_seed(data.seed))[:IMAGES]
-    _put_norms_back(model, data.normalize(data.train.images[order].cpu()))
+    _put_norms_back(model, data.normalize(data.train.images[order]).cpu())
     digest = hashlib.sha256(store.resolve(path).read_bytes()).hexdigest()
     return models.with_change(model, "restored", {"file": digest[:12]})
 
@@ -69,11 +74,9 @@ def apply(path: str | Path, data: Data) -> nn.Module:
 @torch.no_grad()
 def _whole(coded: nn.Module) -> nn.Module:
     """``coded`` in float32 and at the widths its arguments say, batch norms folded still."""
-    plain = {**coded.spec, "changes": []}
-    model = models.fold_batch_norm(models.build({name: plain[name] for name in ("format", "name", "args", "changes")}))
+    plain = {name: coded.spec[name] for name in ("format", "name", "args")}
+    model = models.fold_batch_norm(models.build(plain | {"changes": []}))
     layers, kept = models.weight_layers(model), models.weight_layers(coded)
-    if layers.keys() != kept.keys():
-        raise models.SpecError(f"layers {', '.join(kept.keys() ^ layers.keys())}: expected a network not factorized")
     there = {reader.name: set(reader.sources) for reader in inference.readers(coded)}
     columns = {reader.name: reader.sources for reader in inference.readers(model)}
     for name, layer in layers.items():
@@ -112,11 +115,11 @@ def _put_norms_back(model: nn.Module, images: torch.Tensor) -> None:
         norms = conv.weight.flatten(1).norm(dim=1)
         times = torch.where(norms > 0, NORM / norms.clamp(min=1e-30), 1.0)
         spread = (squares / count - mean.square()).clamp(min=0).float()
-        mean, alive = mean.float(), spread > 0
+        mean = mean.float()
         norm = nn.BatchNorm2d(len(mean))
         norm.running_mean.copy_(times * mean)
-        norm.running_var.copy_(torch.where(alive, times.square() * spread, 1.0))
-        norm.weight.copy_(torch.where(alive, (norm.running_var + norm.eps).sqrt() / times, 1.0))
+        norm.running_var.copy_(times.square() * spread)
+        norm.weight.copy_((norm.running_var + norm.eps).sqrt() / times)
         norm.bias.copy_(mean + conv.bias)
         conv.weight.mul_(times[:, None, None, None])
         conv.bias, unit.norm = None, norm.eval()

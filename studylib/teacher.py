@@ -28,7 +28,7 @@ def apply(
         depth: convolutions and linear layers of a DenseNet in all, 3·n + 4.
         growth: channels that each of its layers adds.
         network: another in the DenseNet's place: in words (:func:`studylib.models.described`), or a published file,
-            whose network is trained on (:func:`studylib.restore.apply`); empty: the DenseNet.
+            whose network is trained on (:func:`studylib.restore.apply`), its zeros held at zero; empty: the DenseNet.
         step: what is done with a batch, see :func:`studylib.train.fit`; None follows cross-entropy.
         scratch: folder in which an interrupted training leaves what it needs to go on.
 
@@ -36,8 +36,10 @@ def apply(
         ValueError: words that name no network, or a file that cannot be gone on from.
     """
     name, args = "densenet", {"depth": depth, "growth": growth, **data.model_args}
+    masks = None
     if network.endswith(restore.ENDING):
         model = restore.apply(network, data)
+        masks = {f"{name}.weight": layer.weight.detach() != 0 for name, layer in models.weight_layers(model).items()}
     else:
         if network:
             name, args = models.described(network, {"name": name, "args": args}, data.model_args)
@@ -45,6 +47,6 @@ def apply(
     model = model.to(device)
     checkpoint = scratch / "teacher.safetensors" if scratch else None
     keep = "last" if step else "best"
-    history = train.fit(model, data, recipe, seed=seed, step=step, checkpoint=checkpoint, keep=keep)
+    history = train.fit(model, data, recipe, seed=seed, step=step, masks=masks, checkpoint=checkpoint, keep=keep)
     about = {"epochs": len(history)} | ({"descends": step.label} if step else {})
     return models.with_change(model, "teacher", about, history=history)

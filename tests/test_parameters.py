@@ -213,11 +213,16 @@ def test_an_unknown_stage_or_seed_is_named(profile, options, message):
         ("frontier: {coding: -1.0}", "frontier: coding=-1.0: expected from 0"),
         ("teacher: {depth: 9, network: densenet 6}", "teacher: densenet depth=9"),
         ("teacher: {network: vgg -1}", "teacher: network 'vgg -1': expected one of convnet, densenet, vgg, whitened"),
-        ("teacher: {network: figures/models/absent.slnc}", "teacher: .*absent.slnc: expected a published file"),
+        ("teacher: {network: figures/models/absent.slnc}", "teacher: .*absent.slnc': expected a published file"),
         (
             "frontier: {teachers: [figures/models/cifar10-teacher-800-4bit.slnc]}",
             "frontier.teachers: .*of cifar10, seed 0: expected digits, seed 0",
         ),
+        (
+            "teacher: {network: figures/models/digits-teacher-svd-int8.slnc}",
+            "teacher: .*expected a network not factorized",
+        ),
+        ("teacher: {epochs: 0}", "teacher.epochs=0: expected at least 1"),
         ("frontier: {networks: [convnet]}", "frontier.networks: network 'convnet': expected one of"),
         ("frontier: {alpha: 1.5}", "frontier: alpha=1.5"),
         ("sweep: {lesson_growths: [0]}", "sweep.lesson_growths: 0: expected at least 1"),
@@ -228,6 +233,17 @@ def test_a_value_out_of_range_is_named_before_anything_trains(profile, text, mes
     check.check_values(profile("teacher: {depth: 7}"))
     with pytest.raises(parameters.ParameterError, match=message):
         check.check_values(profile(text))
+
+
+def test_a_published_file_serves_its_own_seed_alone(profile):
+    text = "teacher: {network: figures/models/digits-teacher-imp-int8.slnc}"
+    check.check_values(profile(text, seeds="0"))
+    with pytest.raises(parameters.ParameterError, match=r"teacher: .*seed 0: expected digits, seed 1"):
+        check.check_values(profile(text, seeds="0 1"))
+    files = "frontier: {teachers: [figures/models/digits-teacher-imp-int8.slnc]}\nteacher: {depth: 7}"
+    check.check_values(profile(files, seeds="0 1"))  # chapter 8 is of the first
+    with pytest.raises(parameters.ParameterError, match=r"frontier.teachers: .*seed 0: expected digits, seed 1"):
+        check.check_values(profile(files, seeds="1 0"))
 
 
 @pytest.mark.parametrize(("study_section", "message"), [("dataset: digit", "'digit'"), ("device: gpu", "'gpu'")])

@@ -1,3 +1,4 @@
+import dataclasses
 import hashlib
 import json
 from pathlib import Path
@@ -65,12 +66,26 @@ def test_an_int8_file_is_the_network_whose_weights_its_integers_stand_for(images
     assert codec.decode(codec.encode(again)).spec["changes"][0]["technique"] == "restored"
 
 
+def test_a_filter_that_says_nothing_of_these_images_is_whole_for_others(tmp_path, images):
+    model = network("convnet", seed=5)
+    for layer in (model.features[0].conv, model.features[2].conv):
+        layer.weight.data[0, 0] = 0
+    model.features[0].conv.weight.data[0, 0, 0, 0] = 0.5  # reads the corner left above a pixel
+    seen = dataclasses.replace(images, train=images.train.take(range(64)))
+    seen.train.images[:] = 7
+    restored = restore.apply(listed(tmp_path, model), seen)
+    others = images.normalize(images.validation.images)
+    assert torch.allclose(outputs(restored, others), outputs(model, others), rtol=1e-3, atol=1e-3)
+
+
 def test_it_trains_on_and_what_was_zero_stays_so(images):
     trained = teacher.apply(
-        images, depth=10, network=str(PUBLISHED), recipe=train.Recipe(epochs=0, batch_size=64), seed=0
+        images, depth=10, network=str(PUBLISHED), recipe=train.Recipe(epochs=1, lr=1e-3, batch_size=64), seed=0
     )
+    first = prune.masks_of(restore.apply(PUBLISHED, images))
     assert [change["technique"] for change in trained.spec["changes"]] == ["restored", "teacher"]
     masks = prune.masks_of(trained)
+    assert all(torch.equal(mask, first[name]) for name, mask in masks.items())
     assert 0.8 < 1 - sum(int(m.sum()) for m in masks.values()) / sum(m.numel() for m in masks.values()) < 0.95
     recipe = train.Recipe(epochs=1, lr=0.01, batch_size=64, optimizer="sgd")
     (pruned,) = prune.trajectory(trained, images, [0.5], method="learning_rate", recipe=recipe, seed=0)
@@ -82,7 +97,7 @@ def test_it_trains_on_and_what_was_zero_stays_so(images):
 
 def test_what_is_no_published_file_of_these_images_is_refused(tmp_path, images):
     model = network("convnet")
-    with pytest.raises(ValueError, match=r"absent.slnc: expected a published file"):
+    with pytest.raises(ValueError, match=r"absent.slnc': expected a published file"):
         restore.apply(tmp_path / "absent.slnc", images)
     with pytest.raises(ValueError, match="of digits, seed 1: expected digits, seed 0"):
         restore.apply(listed(tmp_path, model, seed=1), images)
@@ -94,7 +109,7 @@ def test_what_is_no_published_file_of_these_images_is_refused(tmp_path, images):
         restore.apply(path, images)
     path = listed(tmp_path, model)
     path.rename(tmp_path / "other.slnc")
-    with pytest.raises(ValueError, match=r"other.slnc: expected a published file, one that .*models.json lists"):
+    with pytest.raises(ValueError, match=r"other.slnc': expected a published file, one that .*models.json lists"):
         restore.apply(tmp_path / "other.slnc", images)
 
 

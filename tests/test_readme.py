@@ -58,9 +58,15 @@ def test_what_is_not_published_is_said_not_to_have_been_run(tmp_path):
 
 def test_a_mark_stands_beside_the_smallest_file_of_any_cifar_10_profile(published):
     rows = {float(row[0]): row for row in lines(readme.marks_table(published))}
-    assert rows[91.5][3:] == ["mine-teacher-int8", "60.00", "91.40", "less accurate on test images"]
-    assert rows[90.0][3:] == ["mine-teacher-950-4bit", "11.00", "90.50", "passed"]
-    assert rows[91.65][3:] == ["mine-teacher-int8", "60.00", "91.40", "less accurate on test images"]
+    assert rows[91.5][3:7] == ["mine-teacher-int8", "60.00", "91.40", "less accurate on test images"]
+    assert rows[90.0][3:7] == ["mine-teacher-950-4bit", "11.00", "90.50", "passed"]
+    assert rows[91.65][3:7] == ["mine-teacher-int8", "60.00", "91.40", "less accurate on test images"]
+    every = readme.files(published)
+    for mark, row in rows.items():  # beside it, what the test images would have chosen
+        enough = every[100 * every["test_accuracy"] >= mark - 1e-9]
+        least = enough["bytes"].min() / 1000 if len(enough) else None
+        assert row[7].split(" (")[0] == (f"{least:.2f} kB" if least else "–")
+    assert rows[90.0][7] == "11.00 kB (`mine-teacher-950-4bit`)" and rows[91.65][7] == "–"
 
 
 def test_a_mark_that_no_file_holds_has_none_beside_it(published):
@@ -68,7 +74,7 @@ def test_a_mark_that_no_file_holds_has_none_beside_it(published):
     table = pd.read_csv(published / "results.csv")
     table.assign(val_accuracy=0.89).to_csv(published / "results.csv", index=False)
     assert all(
-        row[3:] == ["–", "–", "–", "not reached (validation 89.00 %)"]
+        row[3:7] == ["–", "–", "–", "not reached (validation 89.00 %)"]
         for row in lines(readme.marks_table(published))[:2]
     )
 

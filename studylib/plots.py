@@ -206,8 +206,7 @@ def draw_frontier(points: pd.DataFrame, marks: list) -> tuple[Figure, list[str]]
     axis.margins(y=0.08)
     axis.set(xscale="log", xlabel="file (kB of 1,000 bytes)", ylabel="test accuracy (%)")
     for mark in marks:
-        left = (mark.bytes / 1000) ** 2 < np.prod(axis.get_xlim())  # of the middle: the words go to the right
-        where = {"xytext": (7 if left else -7, -2), "textcoords": "offset points", "ha": "left" if left else "right"}
+        where = {"xytext": (0, 6), "textcoords": "offset points", "ha": "center"}
         axis.annotate(mark.label, (mark.bytes / 1000, mark.accuracy), size=7, **where)
     axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axis.xaxis.set_major_formatter(FuncFormatter(lambda kb, _: f"{kb:g}"))

@@ -1,10 +1,13 @@
 import dataclasses
+from pathlib import Path
 
+import nbformat
 import pytest
 import torch
 
-from studylib import codec, data, distill, frontier, inference, models, objectives, prune, size, sweep, train
+from studylib import codec, data, distill, frontier, inference, models, objectives, prune, restore, size, sweep, train
 from studylib.budget import STOP_AT, Paused
+from studylib.node import Node
 from studylib.train import Recipe
 
 STEP = Recipe(epochs=2, lr=5e-3, batch_size=50, views=2)
@@ -117,3 +120,19 @@ def test_coding_is_its_part_of_the_loss_and_leaves_fewer_bits(student_model, tin
 def test_a_plan_that_cannot_be_followed_is_refused(wrong, message):
     with pytest.raises(ValueError, match=message):
         dataclasses.replace(PLAN, **wrong)
+
+
+def test_published_files_teach_together_in_chapter_8(tmp_path):
+    images, root = data.load("digits", 0), Path(__file__).parents[1]
+    files = [str(root / "figures" / "models" / f"digits-teacher-{name}.slnc") for name in ("int8", "imp-int8")]
+    Node(tmp_path / "parent", "digits", 0).finish(restore.apply(files[1], images))
+    cells = [c for c in nbformat.read(root / "notebooks" / "08_frontier.ipynb", 4).cells if c.cell_type == "code"]
+    names = {}
+    exec(cells[0].source, names)
+    names |= {"parent": str(tmp_path / "parent"), "student": "", "out": str(tmp_path / "out"), "teachers": files}
+    exec(cells[1].source, names)
+    seen = images.normalize(images.validation.images[:50])
+    with torch.no_grad():
+        expected = sum(restore.apply(file, images)(seen) for file in files) / 2
+        assert torch.allclose(names["lesson"].teacher(seen), expected, atol=1e-4)
+        assert not torch.allclose(names["teacher"](seen), expected, atol=0.1)

@@ -126,7 +126,7 @@ def _check_frontier(given: dict, network: tuple[str, dict], loaded) -> None:
     ]
     small = tuple(given.get("sparsities", [0.5])), tuple(given.get("bits", [4])), given.get("coding", 0.0)
     _try("frontier", frontier.Plan, dense, *steps, *small)
-    _try("frontier", distill.Distillation, None, given.get("temperature", 4.0), given.get("alpha", 0.9))
+    _try("frontier", distill.Distillation, None, given.get("temperature", 4.0), 0.9)
     kind, args = network
     for text in given.get("networks", []):
         name, shape = _try("frontier.networks", models.described, text, {"name": kind, "args": args}, loaded.model_args)

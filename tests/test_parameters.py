@@ -224,7 +224,7 @@ def test_an_unknown_stage_or_seed_is_named(profile, options, message):
         ),
         ("teacher: {epochs: 0}", "teacher.epochs=0: expected at least 1"),
         ("frontier: {networks: [convnet]}", "frontier.networks: network 'convnet': expected one of"),
-        ("frontier: {alpha: 1.5}", "frontier: alpha=1.5"),
+        ("frontier: {temperature: 0.0}", "frontier: temperature=0.0"),
         ("sweep: {lesson_growths: [0]}", "sweep.lesson_growths: 0: expected at least 1"),
         ("sweep: {lesson_calibration_images: 601}", "sweep.lesson_calibration_images=601"),
     ],

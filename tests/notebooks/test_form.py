@@ -63,8 +63,7 @@ def test_it_shows_a_figure(stage):
 
 def test_its_cells_are_short_and_define_no_classes(stage):
     for cell in cells(stage):
-        most = 30 if "parameters" in cell.metadata.get("tags", []) else 25  # a list of parameters, one a line
-        assert len(cell.source.splitlines()) <= most, cell.source
+        assert len(cell.source.splitlines()) <= 25, cell.source
         assert not re.search(r"^\s*class \w+[:(]", cell.source, flags=re.M)
 
 

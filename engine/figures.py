@@ -202,7 +202,8 @@ def draw_files(folder: Path) -> None:
         return
     points = every.dropna(subset="network").astype({"bits": int})
     if points["profile"].nunique() > 1:
-        points = points.assign(network=points["profile"] + ": " + points["network"])
+        named = [readme.network_name(*pair) for pair in zip(points["profile"], points["network"], strict=True)]
+        points = points.assign(network=named)
     about = {name: store.read_json(folder / name / "frontier.json")["about"] for name in points["profile"].unique()}
     report.save_figure(plots.draw_frontier(points, marks.MARKS)[0], folder / "files", points, about)
 

@@ -171,11 +171,33 @@ def teacher_kind(profile: str) -> str:
 
 def another_network(profile: str) -> str:
     """A verdict on what is said of the paper's own network, if the profile's teacher is another; else empty."""
-    if not (teacher := _teacher(profile)) or teacher_kind(profile) == RESTORED:
+    if not _teacher(profile) or teacher_kind(profile) == RESTORED:
         return ""
-    kind, _, width = teacher.get("network", "").partition(" ")
-    ours = f"{KINDS[kind]} of width {width}" if kind else f"{DENSENET}-{teacher['depth']}"
+    ours = teacher_name(profile)
     return "" if ours == f"{DENSENET}-{claims.PAPER_DEPTH}" else f"{claims.NOT_COMPARABLE}: {ours} and its student"
+
+
+def teacher_name(profile: str) -> str:
+    """The teacher of a profile: kind and depth or width; of a published file: that of the profile it is from."""
+    teacher = _teacher(profile)
+    kind, _, width = teacher.get("network", "").partition(" ")
+    if kind.endswith(restore.ENDING):
+        known = store.read_json(ROOT / "figures" / "models" / restore.LIST)
+        return f"{teacher_name(known[Path(kind).name]['profile'])}, trained on"
+    return f"{KINDS[kind]} of width {width}" if kind else f"{DENSENET}-{teacher['depth']}"
+
+
+def network_name(profile: str, network: str) -> str:
+    """A network of chapter 8 in words, for a figure of several profiles: its name there is relative to the profile."""
+    kind, _, number = network.partition(" ")
+    own = {
+        sweep.ROOT: lambda: teacher_name(profile),
+        "student": lambda: "its student",
+        "growth": lambda: f"{DENSENET}, {number} channels a layer",
+        "width": lambda: f"ConvNet of width {number}",
+    }
+    name = own[kind]() if kind in own else f"{KINDS.get(kind, kind)} {number}".strip()
+    return f"{name} ({profile})"
 
 
 def _teacher(profile: str) -> dict:

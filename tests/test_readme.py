@@ -119,6 +119,19 @@ def test_what_network_the_teacher_of_a_profile_is():
     assert {profile: readme.teacher_kind(profile) for profile in kinds} == kinds
 
 
+def test_networks_of_several_profiles_have_names_that_a_reader_knows():
+    names = {
+        ("cifar10", "teacher"): "DenseNet-22 (cifar10)",
+        ("cifar10", "student"): "its student (cifar10)",
+        ("cifar10", "growth 6"): "DenseNet, 6 channels a layer (cifar10)",
+        ("cifar10", "width 16"): "ConvNet of width 16 (cifar10)",
+        ("whitened_cpu", "teacher"): "whitened VGG of width 48 (whitened_cpu)",
+        ("restored_cpu", "teacher"): "DenseNet-22, trained on (restored_cpu)",
+        ("frontier", "vgg 12"): "VGG 12 (frontier)",
+    }
+    assert {pair: readme.network_name(*pair) for pair in names} == names
+
+
 def test_what_a_chapter_has_not_said_the_nodes_say(published):
     rows = lines(readme.claims_table(published))
     assert [row[0] for row in rows] == [f"{n}, by its nodes" for n in ("01", "01", "02", "05", "05", "05")]

@@ -28,7 +28,8 @@ def published(path: str | Path, data: Data) -> nn.Module:
             on what here are validation images.
 
     Raises:
-        ValueError: no such file, not in the list or not the file listed, or of other data or another seed.
+        ValueError: no such file, not in the list, not the file listed or listed in part, or of other data or another
+            seed.
         studylib.codec.CodecError: not a coded model.
         studylib.models.SpecError: a network that was factorized.
     """
@@ -37,6 +38,8 @@ def published(path: str | Path, data: Data) -> nn.Module:
     if path.name not in known or not path.exists():
         raise ValueError(f"{str(named)!r}: expected a published file, one that {path.parent / LIST} lists")
     file, listed = path.read_bytes(), known[path.name]
+    if missing := {"sha256", "dataset", "seed"} - set(listed):
+        raise ValueError(f"{path.parent / LIST}: {path.name} without {', '.join(sorted(missing))}: expected all three")
     if hashlib.sha256(file).hexdigest() != listed["sha256"]:
         raise ValueError(f"{path}: not the file that was published, its checksum is another")
     if (listed["dataset"], listed["seed"]) != (data.name, data.seed):

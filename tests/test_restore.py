@@ -108,6 +108,12 @@ def test_what_is_no_published_file_of_these_images_is_refused(tmp_path, images):
     with pytest.raises(ValueError, match="not the file that was published"):
         restore.apply(path, images)
     path = listed(tmp_path, model)
+    about = json.loads((tmp_path / "models.json").read_text())
+    del about[path.name]["seed"]
+    (tmp_path / "models.json").write_text(json.dumps(about))
+    with pytest.raises(ValueError, match="models.json: .* without seed: expected all three"):
+        restore.apply(path, images)
+    path = listed(tmp_path, model)
     path.rename(tmp_path / "other.slnc")
     with pytest.raises(ValueError, match=r"other.slnc': expected a published file, one that .*models.json lists"):
         restore.apply(tmp_path / "other.slnc", images)

@@ -38,10 +38,11 @@ def check_values(sections: dict[str, dict]) -> None:
         if "frontier" in study["chapters"]:  # which is of the first seed
             for file in sections["frontier"].get("teachers", []):
                 _published("frontier.teachers", file, loaded, study["seeds"][:1])
-    if sections["teacher"].get("epochs") == 0 and "teacher" in study["chapters"]:
-        raise parameters.ParameterError(
-            "teacher.epochs=0: expected at least 1 where its chapter, which shows it, is run"
-        )
+    for stage in ("teacher", "kd"):
+        if sections[stage].get("epochs") == 0 and stage in study["chapters"]:
+            raise parameters.ParameterError(
+                f"{stage}.epochs=0: expected at least 1 where its chapter, which shows it, is run"
+            )
     wants = [stage for stage in ("teacher", "kd", "imp", "moo", "frontier") if sections[stage].get("compile")]
     if wants:
         from studylib import latency  # two seconds of import
@@ -63,7 +64,14 @@ def _check_lessons(sections: dict[str, dict], loaded) -> None:
         return sections[stage].get(f"lesson_{name}", default)
 
     for stage, values in sections.items():
-        for name in ("lesson_seeds", "lesson_batch", "lesson_growths", "lesson_temperatures", "lesson_alphas"):
+        for name in (
+            "lesson_seeds",
+            "lesson_batch",
+            "lesson_batch_size",
+            "lesson_growths",
+            "lesson_temperatures",
+            "lesson_alphas",
+        ):
             value = values.get(name, 1)
             if not value or (isinstance(value, int) and value < 1):
                 raise parameters.ParameterError(f"{stage}.{name}={value!r}: expected at least one")
@@ -72,8 +80,9 @@ def _check_lessons(sections: dict[str, dict], loaded) -> None:
     for alpha in given("kd", "alphas", []):
         _try("kd.lesson_alphas", distill.Distillation, None, 1.0, alpha)
     _try("imp.lesson_sparsities", prune.check_sparsities, given("imp", "sparsities", [0.5]))
-    _try("imp.lesson_epochs", _at_least_one, given("imp", "epochs", 1))
-    _try("svd.lesson_epochs", _at_least_one, given("svd", "epochs", 1))
+    for stage in ("imp", "svd", "sweep"):
+        _try(f"{stage}.lesson_epochs", _at_least_one, given(stage, "epochs", 1))
+        _try(f"{stage} lesson", train.Recipe, 1, given(stage, "lr", 1e-3), 0.0, given(stage, "batch_size", 32))
     for delta in given("svd", "deltas", []):
         _try("svd.lesson_deltas", lowrank.rank_for, 8, 8, delta)
     bits = given("int8", "bits", [4])
@@ -124,6 +133,7 @@ def _check_frontier(given: dict, network: tuple[str, dict], loaded) -> None:
         _try(f"frontier.{name}", train.Recipe, given.get(f"{name}_epochs", 1), given.get("tuning_lr", dense.lr))
         for name in ("tuning", "rounding")
     ]
+    _try("frontier.tuning_epochs", _at_least_one, given.get("tuning_epochs", 1))
     small = tuple(given.get("sparsities", [0.5])), tuple(given.get("bits", [4])), given.get("coding", 0.0)
     _try("frontier", frontier.Plan, dense, *steps, *small)
     _try("frontier", distill.Distillation, None, given.get("temperature", 4.0), 0.9)

@@ -18,12 +18,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import pandas as pd
 
-from engine import parameters, readme
+from engine import naming, parameters, readme, verdicts
 from engine.evaluate import LIST
 from engine.parameters import ROOT
-from studylib import claims, factorial, marks, plots, report, store, sweep
+from studylib import claims, comparison, factorial, fronts, marks, plots, report, store, sweep
 
-RESULTS = ROOT / "figures" / readme.RESULTS_FILE
+RESULTS = ROOT / "figures" / verdicts.RESULTS_FILE
 FRONTIER_TABLE = "frontier.csv"
 MODEL_BYTES = 200_000  # the most that a file in figures/models/ may have
 
@@ -34,6 +34,8 @@ def main(profile: str, replace: bool = False) -> None:
     about_file = ROOT / "figures" / profile / "about.json"
     if (run / "sweep.csv").exists():
         rows = pd.read_csv(run / "sweep.csv")
+        if naming.teacher_kind(profile) == naming.RESTORED:  # its latency is published where it is from
+            rows.loc[rows["node"] == sweep.ROOT, "latency_ms"] = float("nan")
         about = provenance(run, rows, profile)
         lost = [_lost(store.read_json(about_file), about)] if about_file.exists() else []
         lost = "; ".join(filter(None, [*lost, *_gone_on_from(run, profile)]))
@@ -42,6 +44,8 @@ def main(profile: str, replace: bool = False) -> None:
                 f"runs/{profile} lacks {lost}, which figures/{profile}/ has: expected a run with all that is "
                 f"published; make figures PROFILE={profile} ARGS=--replace publishes it all the same"
             )
+        if loose := [commit for commit in about["git_commit"] if commit.endswith("+")]:
+            print(f"note: made with changes that no commit has: {', '.join(loose)}", file=sys.stderr)
         results = pd.concat([results[results["profile"] != profile], rows.assign(profile=profile)])
         results = results[["profile", *sweep.COLUMNS]].sort_values("profile", kind="stable")
         store.write_bytes(RESULTS, results.to_csv(index=False).encode())
@@ -61,7 +65,7 @@ def main(profile: str, replace: bool = False) -> None:
         about = store.read_json(about_file)
     report.style()
     summary = sweep.summary(rows)
-    own = {"tree": plots.draw_tree, "front": plots.draw_front}
+    own = {"tree": plots.draw_tree, "front": fronts.draw_front}
     for name, draw in own.items() if len(summary) > 1 else ():  # one node is neither
         report.save_figure(draw(summary), ROOT / "figures" / profile / name, summary, about)
     done = [path.parent for path in sorted((run / "chapters").glob("*/notebook.ipynb")) if _done(path)]
@@ -74,10 +78,13 @@ def main(profile: str, replace: bool = False) -> None:
             if drawn.with_suffix(suffix).exists():  # a table has none
                 store.write_bytes(target.with_suffix(suffix), drawn.with_suffix(suffix).read_bytes())
     draw_frontier(ROOT / "figures" / profile)
-    if said := [row for chapter in done for row in claims_of(chapter, about["data"]["name"])]:
-        report.save_table(ROOT / "figures" / profile / readme.CLAIMS_FILE, pd.DataFrame(said), about)
+    draw_ways(ROOT / "figures" / profile)
+    draw_comparisons(ROOT / "figures" / profile)
+    if claimed := [row for chapter in done for row in claims_of(chapter, about["data"]["name"])]:
+        store.write_json(ROOT / "figures" / profile / verdicts.CLAIMS_FILE, {"about": {}, "rows": claimed})
     for path in (ROOT / "figures" / profile).glob("*.json"):
         name_seeds(path)
+    name_chapters(ROOT / "figures" / profile)
     draw_files(ROOT / "figures")
     plain = results[results["profile"] == profile.partition("-")[0]]
     if "-" in profile and not plain.empty:
@@ -115,13 +122,42 @@ def _read(path: Path) -> dict:
 
 
 def name_seeds(path: Path) -> None:
-    """Says in a figure's or table's JSON which seeds its rows are of, where it does not: theirs, or the split's."""
+    """Says in a figure's or table's JSON which seeds its rows are of, where it does not: theirs, or the split's and on.
+
+    A row that is of several says how many: ``seeds``.
+    """
     content = store.read_json(path)
     about = content.get("about", {})
-    if "seeds" in about or "data" not in about:
+    if "seed" not in about.get("data", {}):
         return
-    seeds = sorted({int(row["seed"]) for row in content["rows"] if "seed" in row}) or [about["data"]["seed"]]
+    counts = [row["seeds"] for row in content["rows"] if isinstance(row.get("seeds"), int | float)]
+    first, many = about["data"]["seed"], int(max([1, *counts]))
+    seeds = sorted({int(row["seed"]) for row in content["rows"] if "seed" in row}) or list(range(first, first + many))
+    if about.get("seeds", []) == seeds or ("seeds" in about and many == 1):
+        return
     store.write_json(path, {**content, "about": {**about, "seeds": seeds}})
+
+
+def name_chapters(folder: Path) -> None:
+    """Says of each published claim which commit, when and on which seeds the chapter that answers it was run."""
+    if not (path := folder / verdicts.CLAIMS_FILE).exists():
+        return
+    content, newest, seeds = store.read_json(path), {}, set()
+    for row in content["rows"]:
+        number = row["chapter"]
+        chapter = next(file.stem for file in parameters.notebooks().values() if file.stem.startswith(number))
+        abouts = [store.read_json(file)["about"] for file in verdicts.drawn_by(chapter, folder)]
+        abouts = [about for about in abouts if "provenance" in about]
+        if not abouts:
+            continue
+        newest = max([*filter(None, [newest]), *abouts], key=lambda about: about["provenance"]["date"])
+        last = max(abouts, key=lambda about: about["provenance"]["date"])["provenance"]
+        of = sorted({seed for about in abouts for seed in about["seeds"]})
+        row |= {"git_commit": last["git_commit"], "date": last["date"], "seeds": of}
+        seeds |= set(of)
+    if newest:
+        content["about"] = {**newest, "seeds": sorted(seeds)}
+    store.write_json(path, content)
 
 
 def publish_models(run: Path, rows: pd.DataFrame, profile: str) -> None:
@@ -135,7 +171,7 @@ def publish_models(run: Path, rows: pd.DataFrame, profile: str) -> None:
     for name in [name for name, about in known.items() if about["profile"] == profile and not _named_by(name)]:
         (folder / name).unlink(missing_ok=True)
         del known[name]
-    own = summary[~summary["node"].eq(sweep.ROOT) | (readme.teacher_kind(profile) != readme.RESTORED)]
+    own = summary[~summary["node"].eq(sweep.ROOT) | (naming.teacher_kind(profile) != naming.RESTORED)]
     for node in own.loc[factorial.pareto(own, "bytes_file", "test_accuracy"), "node"]:
         _publish(run / f"seed{seed}" / node, f"{profile}-{node}.slnc", {"profile": profile, "node": node}, known)
     points = run / "chapters" / parameters.notebooks()[parameters.FRONTIER].stem
@@ -160,17 +196,18 @@ def provenance(run: Path, rows: pd.DataFrame, profile: str) -> dict:
     """Where the rows come from: profile, seeds, data, and what every node says of commit, versions, hardware."""
     files = [run / f"seed{row.seed}" / row.node / "metrics.json" for row in rows.itertuples()]
     metrics = [json.loads(path.read_text()) for path in files]
-    said = [m["provenance"] for m in metrics]
+    made = [m["provenance"] for m in metrics]
     latency = store.read_json(run / "latency.json")
     return {
         "profile": profile,
         "seeds": sorted(int(seed) for seed in rows["seed"].unique()),
         "data": {key: value for key, value in metrics[0]["data"].items() if key != "seed"},
-        "git_commit": sorted({s["git_commit"] for s in said}),
-        "date": max(s["date"] for s in said),
-        "hardware": sorted({s["hardware"] for s in said}),
-        "python": sorted({s["python"] for s in said}),
-        "packages": said[0]["packages"],
+        "git_commit": sorted({s["git_commit"] for s in made}),
+        "date": max(s["date"] for s in made),
+        "hardware": sorted({s["hardware"] for s in made}),
+        "python": sorted({s["python"] for s in made}),
+        "threads": sorted({s["threads"] for s in made}),
+        "packages": made[0]["packages"],
         "nodes": sweep.order(rows),
         "chapters": sorted(path.parent.name for path in (run / "chapters").glob("*/notebook.ipynb") if _done(path)),
         "latency": {key: latency[key] for key in ("batch", "compiled", "threads", "seed", "device")},
@@ -186,13 +223,45 @@ def claims_of(chapter: Path, dataset: str) -> list[dict]:
 
 
 def draw_frontier(folder: Path) -> None:
-    """The figure of chapter 8 from its published rows, if there are any."""
+    """The figure of chapter 8, and its table of marks, from its published rows, if there are any."""
     if not (file := folder / "frontier.json").exists():
         return
     content = store.read_json(file)
     points, about = pd.DataFrame(content["rows"]), content["about"]
     stars = marks.MARKS if about["data"]["name"] == claims.PAPER_DATA else ()
-    report.save_figure(plots.draw_frontier(points, stars)[0], file.with_suffix(""), points, about)
+    report.save_figure(fronts.draw_frontier(points, stars)[0], file.with_suffix(""), points, about)
+    if beside := marks.against_marks(points.to_dict("records"), about["data"]["name"]):
+        report.save_table(folder / "marks", pd.DataFrame(beside), about)
+
+
+def draw_ways(folder: Path) -> None:
+    """The figure of chapter 6 against bytes from its published rows, those of the one against sparsity."""
+    if not (file := folder / "moo_sparsity.json").exists():
+        return
+    content = store.read_json(file)
+    rows = pd.DataFrame(content["rows"])
+    figure, small = fronts.draw_ways(rows[rows["stage"] == comparison.STAGES[1]], list(rows["way"].unique()))
+    report.save_figure(figure, folder / "moo_front", small, content["about"])
+
+
+def draw_comparisons(folder: Path) -> None:
+    """The figures of chapter 7 from their published rows: beside narrower dense networks, and effects."""
+    if (file := folder / "control.json").exists():
+        content = store.read_json(file)
+        rows = _with_numbers(content["rows"], {"node", "kind"})
+        made = rows["kind"] == "combination"
+        figure, _ = fronts.draw_control(rows[made], rows[~made])
+        report.save_figure(figure, file.with_suffix(""), rows, content["about"])
+    if (file := folder / "effects.json").exists():
+        content = store.read_json(file)
+        effects = _with_numbers(content["rows"], {"effect", "measure", "verdict"})
+        report.save_figure(plots.draw_effects(effects), file.with_suffix(""), effects, content["about"])
+
+
+def _with_numbers(rows: list[dict], words: set[str]) -> pd.DataFrame:
+    """Rows from JSON, in which NaN is null; every column but ``words`` is of floats."""
+    found = pd.DataFrame(rows)
+    return found.astype({name: float for name in found if name not in words})
 
 
 def draw_files(folder: Path) -> None:
@@ -202,10 +271,10 @@ def draw_files(folder: Path) -> None:
         return
     points = every.dropna(subset="network").astype({"bits": int})
     if points["profile"].nunique() > 1:
-        named = [readme.network_name(*pair) for pair in zip(points["profile"], points["network"], strict=True)]
+        named = [naming.network_name(*pair) for pair in zip(points["profile"], points["network"], strict=True)]
         points = points.assign(network=named)
     about = {name: store.read_json(folder / name / "frontier.json")["about"] for name in points["profile"].unique()}
-    report.save_figure(plots.draw_frontier(points, marks.MARKS)[0], folder / "files", points, about)
+    report.save_figure(fronts.draw_frontier(points, marks.MARKS)[0], folder / "files", points, about)
 
 
 def _done(executed: Path) -> bool:

@@ -86,7 +86,8 @@ def load(profile: str, seeds: str = "", chosen: str = "", root: str = "") -> dic
     """The profile's sections, complete and checked.
 
     Args:
-        seeds: whole numbers with spaces or commas between, in the place of the profile's own.
+        seeds: whole numbers with spaces or commas between, in the place of the profile's own; chapters, which are about
+            the first, are left out where another is.
         chosen: techniques alike, or the word none.
         root: the teacher of that name in the section roots, in the place of the profile's own; chapters are left out.
 
@@ -126,7 +127,9 @@ def load(profile: str, seeds: str = "", chosen: str = "", root: str = "") -> dic
     if words := _words(seeds):
         if not all(re.fullmatch(r"\d+", word) for word in words):
             raise ParameterError(f"seeds {seeds!r}: expected whole numbers, such as '0 1 2'")
-        study["seeds"] = [int(word) for word in words]
+        first, study["seeds"] = study["seeds"][:1], [int(word) for word in words]
+        if study["seeds"][:1] != first:  # chapters are about the first seed: another's would take their place
+            study["chapters"] = []
     if words := _words(chosen):
         study["stages"] = [] if words == ["none"] else words
     for stage in study["stages"]:

@@ -1,24 +1,15 @@
 """The tables of README.md, between markers, from what is published in figures/: nobody types a figure there."""
 
 import math
-import re
 import sys
 from pathlib import Path
 
 import pandas as pd
 
-from engine import parameters
+from engine import naming, parameters, verdicts
 from engine.parameters import ROOT
-from studylib import claims, marks, report, restore, store, sweep
+from studylib import claims, marks, report, store, sweep
 
-RESULTS_FILE, CLAIMS_FILE = "results.csv", "claims.json"  # in figures/, and in figures/<profile>/
-ABSOLUTE = {  # what is said of the paper's own network, whatever the technique; ours are others
-    claims.statement(claims.CLAIMS[key])
-    for key in ("teacher_accuracy", "teacher_bytes", "kd_taught", "best_bytes", "best_accuracy")
-}
-DENSENET = "DenseNet"  # of networks, the one that the paper's goals are about
-KINDS = {"densenet": DENSENET, "vgg": "VGG", "whitened": "whitened VGG", "convnet": "ConvNet"}
-RESTORED = "restored network"  # one that a profile takes from a published file and does not train
 TABLES = ("digits", "cifar10")  # profiles whose nodes the README lists
 
 
@@ -32,9 +23,10 @@ def write(summary: pd.DataFrame, about: dict) -> None:
     folder = ROOT / "figures"
     if about["profile"] in TABLES:
         write_between(f"results of {about['profile']}", nodes_table(summary, about))
+    write_between("margins", margins_text(folder))
     write_between("marks", marks_table(folder))
     write_between("goals", goals_table(folder))
-    write_between("what the paper says", claims_table(folder))
+    write_between("what the paper says", verdicts.claims_table(folder))
     write_between("what was run", runs_table(folder))
 
 
@@ -65,6 +57,20 @@ def nodes_table(summary: pd.DataFrame, about: dict) -> str:
     return f"{report.markdown_table(summary, columns)}\n\n{caption}"
 
 
+def margins_text(folder: Path) -> str:
+    """How many combinations on the digits beat narrower dense networks at equal bytes, by chapter 7's margins."""
+    if not (file := folder / "digits" / "margins.json").exists():
+        return "Beside narrower dense networks at equal bytes: not published yet."
+    content = store.read_json(file)
+    rows, seeds = pd.DataFrame(content["rows"]), content["about"]["seeds"]
+    groups = {verdict: [report.label(node) for node in of["node"]] for verdict, of in rows.groupby("verdict")}
+    said = [f"{verdict}: {len(names)} ({'; '.join(names)})" for verdict, names in groups.items()]
+    return (
+        f"At equal bytes, of {len(rows)} combinations on the digits, each beside the narrower dense networks' line "
+        f"(seed by seed, n = {len(seeds)}, Student's interval): {', '.join(said)}."
+    )
+
+
 def _of_seeds(seeds: list[int]) -> str:
     """What a table's figures are over: one seed, or the mean of several."""
     if len(seeds) == 1:
@@ -87,7 +93,7 @@ def files(folder: Path) -> pd.DataFrame:
         profile, about = path.parent.name, store.read_json(path)
         if about["data"]["name"] != claims.PAPER_DATA:
             continue
-        nodes = pd.read_csv(folder / RESULTS_FILE).query("profile == @profile and seed == @about['seeds'][0]")
+        nodes = pd.read_csv(folder / verdicts.RESULTS_FILE).query("profile == @profile and seed == @about['seeds'][0]")
         nodes = nodes[["node", "val_accuracy", "test_accuracy", "bytes_file"]].rename(columns={"bytes_file": "bytes"})
         parts.append(nodes.assign(profile=profile))
         if (points := path.with_name("frontier.json")).exists():
@@ -130,11 +136,11 @@ def goals_table(folder: Path) -> str:
         rows[-1]["verdict"] = verdict
 
     named = every.set_index("name")
-    kind = named["profile"].map({profile: teacher_kind(profile) for profile in every["profile"].unique()})
+    kind = named["profile"].map({profile: naming.teacher_kind(profile) for profile in every["profile"].unique()})
     wanted = [
         (sweep.ROOT, kind == each, f"teacher, a {each}, test accuracy", marks.TEACHER_GOAL)
         for each in kind.unique()
-        if each != RESTORED
+        if each != naming.RESTORED
     ]
     wanted += [(f"{sweep.ROOT}-kd", True, "distilled student, test accuracy", marks.STUDENT_GOAL)]
     for node, of_kind, what, (least, whose) in wanted:
@@ -144,14 +150,14 @@ def goals_table(folder: Path) -> str:
     zeros, most, whose = marks.PRUNED_GOAL
     if "sparsity" in every:
         whole = every[every["node"] == sweep.ROOT].set_index("profile")["val_accuracy"]
-        pruned = named[(named["network"] == sweep.ROOT) & (named["sparsity"] >= zeros) & (kind == DENSENET)]
+        pruned = named[(named["network"] == sweep.ROOT) & (named["sparsity"] >= zeros) & (kind == naming.DENSENET)]
         lost = 100 * (pruned["profile"].map(whole) - pruned["val_accuracy_pruned"])
         if len(lost):
             what = f"DenseNet with {100 * zeros:g} % zeros or more, lost on validation images before rounding"
             row(what, f"≤ {most:g} points", whose, lost, "points", lambda value: value <= most)
     claim, known = claims.CLAIMS["kd_gain"], len(rows)
     goal = {"what": "gain from distillation", "goal": f"{claim.value:+g} {claim.unit}", "from": "the paper"}
-    for path in sorted(folder.glob(f"*/{CLAIMS_FILE}")):
+    for path in sorted(folder.glob(f"*/{verdicts.CLAIMS_FILE}")):
         for said in store.read_json(path)["rows"]:
             if said["paper says"] == claims.statement(claim) and said["dataset"] == claims.PAPER_DATA:
                 ours = f"{said['we measured']} (`{path.parent.name}`)"
@@ -159,124 +165,6 @@ def goals_table(folder: Path) -> str:
     if len(rows) == known:
         rows.append(goal | {"ours": "–", "verdict": claims.NOT_MEASURED})
     return report.markdown_rows(pd.DataFrame(rows))
-
-
-def teacher_kind(profile: str) -> str:
-    """What network the teacher of a published run is, by the profile as it stands."""
-    network = _teacher(profile).get("network", "")
-    if network.endswith(restore.ENDING):
-        return RESTORED
-    return KINDS[network.split()[0]] if network else DENSENET
-
-
-def another_network(profile: str) -> str:
-    """A verdict on what is said of the paper's own network, if the profile's teacher is another; else empty."""
-    if not _teacher(profile) or teacher_kind(profile) == RESTORED:
-        return ""
-    ours = teacher_name(profile)
-    return "" if ours == f"{DENSENET}-{claims.PAPER_DEPTH}" else f"{claims.NOT_COMPARABLE}: {ours} and its student"
-
-
-def teacher_name(profile: str) -> str:
-    """The teacher of a profile: kind and depth or width; of a published file: that of the profile it is from."""
-    teacher = _teacher(profile)
-    kind, _, width = teacher.get("network", "").partition(" ")
-    if kind.endswith(restore.ENDING):
-        known = store.read_json(ROOT / "figures" / "models" / restore.LIST)
-        return f"{teacher_name(known[Path(kind).name]['profile'])}, trained on"
-    return f"{KINDS[kind]} of width {width}" if kind else f"{DENSENET}-{teacher['depth']}"
-
-
-def network_name(profile: str, network: str) -> str:
-    """A network of chapter 8 in words, for a figure of several profiles: its name there is relative to the profile."""
-    kind, _, number = network.partition(" ")
-    own = {
-        sweep.ROOT: lambda: teacher_name(profile),
-        "student": lambda: "its student",
-        "growth": lambda: f"{DENSENET}, {number} channels a layer",
-        "width": lambda: f"ConvNet of width {number}",
-    }
-    name = own[kind]() if kind in own else f"{KINDS.get(kind, kind)} {number}".strip()
-    return f"{name} ({profile})"
-
-
-def _teacher(profile: str) -> dict:
-    """The teacher's section of a profile or of one of its roots; empty where there is no such profile any more."""
-    base, _, root = profile.partition("-")
-    return parameters.load(base, root=root)["teacher"] if (parameters.FOLDER / f"{base}.yaml").exists() else {}
-
-
-def claims_table(folder: Path) -> str:
-    """Paper says, we measured, verdict: every claim that a published CIFAR-10 profile answers, by chapter and profile.
-
-    What a chapter would say that a profile has not run, its published nodes say where they can: without an interval.
-    """
-    said, chapters = [], parameters.notebooks()
-    for path in sorted(folder.glob("*/about.json")):
-        profile, about = path.parent.name, store.read_json(path)
-        if about["data"]["name"] != claims.PAPER_DATA:
-            continue
-        if (known := path.with_name(CLAIMS_FILE)).exists():
-            said += [{**row, "profile": profile} for row in store.read_json(known)["rows"]]
-        if teacher_kind(profile) == RESTORED:
-            continue  # its teacher is another profile's file
-        answered = {row["chapter"] for row in said if row["profile"] == profile}
-        rows = pd.read_csv(folder / RESULTS_FILE).query("profile == @profile and seed == @about['seeds'][0]")
-        for stage, measured in of_nodes(rows.set_index("node")).items():
-            number = chapters[stage].name[:2]
-            table = claims.rows(claims.table(stage, measured, claims.PAPER_DATA))
-            known = [row for row in table if row["we measured"] != "–" and number not in answered]
-            if other := another_network(profile):
-                known = [row | {"verdict": other} if row["paper says"] in ABSOLUTE else row for row in known]
-            said += [{"chapter": f"{number}, by its nodes", **row, "profile": profile} for row in known]
-    if not said:
-        return "No chapter on CIFAR-10 is published."
-    rows = pd.DataFrame(said).drop(columns="dataset", errors="ignore")
-    return report.markdown_rows(rows.sort_values(["chapter", "profile"], kind="stable"))
-
-
-def of_nodes(nodes: pd.DataFrame) -> dict[str, dict[str, claims.Measured]]:
-    """Stage → claims that the nodes of one seed can answer, all of test accuracies and parameters' bytes.
-
-    Args:
-        nodes: rows of results.csv, indexed by node; a claim about nodes that are not there is left out.
-    """
-    t, k, q, p, s = (sweep.ROOT + end for end in ("", "-kd", "-int8", "-imp", "-svd"))
-    pq, ps, kps = f"{p}-int8", f"{p}-svd", f"{k}-imp-svd"
-    percent, nodes_there = 100 * nodes["test_accuracy"], set(nodes.index)
-
-    def sums(weights: dict[str, int]) -> claims.Measured | None:
-        if not set(weights) <= nodes_there:
-            return None
-        return claims.Measured(sum(weight * percent[node] for node, weight in weights.items()))
-
-    def saved(node: str, column: str) -> claims.Measured | None:
-        if not {t, node} <= nodes_there:
-            return None
-        return claims.Measured(100 * (1 - nodes.loc[node, column] / nodes.loc[t, "bytes_dense"]))
-
-    def taken(node: str, column: str) -> claims.Measured | None:
-        return claims.Measured(float(nodes.loc[node, column])) if node in nodes_there else None
-
-    return {
-        "teacher": {"teacher_accuracy": sums({t: 1}), "teacher_bytes": taken(t, "bytes_dense")},
-        "kd": {"kd_taught": sums({k: 1})},
-        "int8": {
-            "int8_saved": saved(q, "bytes_dense"),
-            "static_saved": saved(q, "bytes_dense"),
-            "int8_cost": sums({t: 1, q: -1}),
-        },
-        "sweep": {
-            "best_bytes": taken(pq, "bytes_nonzero"),
-            "best_saved": saved(pq, "bytes_nonzero"),
-            "best_accuracy": sums({pq: 1}),
-            "best_cost": sums({t: 1, pq: -1}),
-            "svd_worst": sums({t: -1, s: 1, p: 1, ps: -1}),
-            "int8_mends": sums({f"{ps}-int8": 1, ps: -1}),
-            "int8_mends_kd": sums({f"{kps}-int8": 1, kps: -1}),
-            "pruning_helps_int8": sums({t: 1, q: -1, p: -1, pq: 1}),
-        },
-    }
 
 
 def runs_table(folder: Path) -> str:
@@ -291,16 +179,8 @@ def runs_table(folder: Path) -> str:
         row = {"profile": profile, "published nodes": f"{len(about.get('nodes', []))} of {len(nodes)}", "seeds": seeds}
         run = [name[:2] for name in wanted if name in about.get("chapters", [])]
         missing = [name for name in wanted if name not in about.get("chapters", [])]
-        parts = [name[:2] for name in missing if _drawn(name, known.parent)]
+        parts = [name[:2] for name in missing if verdicts.drawn_by(name, known.parent)]
         missing = [name[:2] for name in missing if name[:2] not in parts]
         row |= {"chapters run": ", ".join(run) or "–", "only figures of an earlier run": ", ".join(parts) or "–"}
         rows.append({**row, "not run": ", ".join(missing) or "–"})
     return report.markdown_rows(pd.DataFrame(rows))
-
-
-def _drawn(chapter: str, folder: Path) -> bool:
-    """Whether ``folder`` has figures or tables that a chapter, and no other, makes."""
-    own = {"tree", "front"}  # make figures draws them from the nodes
-    code = (ROOT / "notebooks" / f"{chapter}.ipynb").read_text()
-    names = set(re.findall(r"figures(?:/|\\\" / \\\")([a-z_0-9]+)", code)) - own
-    return any((folder / f"{name}.json").exists() for name in names)

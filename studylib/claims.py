@@ -12,6 +12,8 @@ PAPER_DATA = "cifar10"
 LAST_DIGIT = 0.005  # points of a saving that the paper gives with two decimals
 PAPER_DEPTH = 40  # our inference: growth 12 then gives about its bytes; the paper names no depth
 
+PLANE = "points of the plane"  # hypervolume: what a way to train dominates, chapter 6
+
 REPRODUCED, CONTRADICTED, UNDECIDED = "reproduced", "not reproduced", "undecided"
 NOT_COMPARABLE, NOT_MEASURED = "not comparable", "not measured"
 
@@ -25,7 +27,7 @@ class Claim:
         says: the statement; ``{}`` stands for the published value.
         where: section or figure.
         value: what was published, in ``unit``; the threshold where ``direction`` is set.
-        unit: %, points (of accuracy), bytes.
+        unit: %, points (of accuracy), points of the plane (dominated), nats, bytes.
         tolerance: how far a measured value may lie from ``value`` and count as the same.
         direction: + or −: the claim is only that the measured value lies above or below ``value``.
         anywhere: it can be held against any data set; else against the paper's own only.
@@ -75,7 +77,7 @@ CLAIMS = {
         "common descent outperforms the weighted sum one-shot",
         "the thesis, abstract",
         0.0,
-        "points",
+        PLANE,
         direction="+",
         anywhere=True,
     ),
@@ -84,7 +86,7 @@ CLAIMS = {
         "and after fine-tuning",
         "the thesis, abstract",
         0.0,
-        "points",
+        PLANE,
         direction="+",
         anywhere=True,
     ),
@@ -232,7 +234,7 @@ def _with_unit(value: float, unit: str, digits: int | None = None) -> str:
         f"{value:g}"
         if digits is None
         else f"{value:+.{digits}f}"
-        if unit in ("points", "nats")
+        if unit in ("points", PLANE, "nats")
         else f"{value:.{digits}f}"
     )
     return f"{number} {unit}"

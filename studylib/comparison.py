@@ -25,6 +25,7 @@ log = logging.getLogger(__name__)
 
 STAGES = ("one-shot", "fine-tuned")
 SUMS = ("weighted sum", "proximal L1", "magnitude pruning", "iterative pruning")  # without common descent
+METHOD = "PCD, normalized"  # the thesis's way of common descent
 RIVALS = ("weighted sum", "weighted sum, normalized")  # what common descent has to beat: the better of them
 
 

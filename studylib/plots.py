@@ -1,14 +1,11 @@
 """The figures that more than a few lines draw, each from a table of rows; style and saving are report's."""
 
-import math
-
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from studylib import factorial, report, sweep
 
@@ -102,119 +99,6 @@ def draw_tree(summary: pd.DataFrame, baseline: str = sweep.ROOT) -> Figure:
     return figure
 
 
-def _marks(nodes: pd.Series) -> dict[str, dict]:
-    """How each node is drawn. Colour: distilled or not; filled: int8; shape: what was done in between."""
-    palette, shapes, found = sns.color_palette("colorblind"), {}, {}
-    for node in nodes:
-        techniques = node.split("-")[1:]
-        between = tuple(t for t in techniques if t not in ("kd", "int8"))
-        colour = palette[0 if "kd" in techniques else 3]
-        found[node] = {
-            "fmt": shapes.setdefault(between, "osD^vP*Xph<>"[len(shapes) % 12]),
-            "color": colour,
-            "markersize": 7,
-            "markeredgewidth": 1.3,
-            "markerfacecolor": colour if "int8" in techniques else "white",
-            "capsize": 2,
-            "label": report.label(node),
-        }
-    return found
-
-
-def draw_front(summary: pd.DataFrame) -> Figure:
-    """Test accuracy against bytes, all nodes, ± one standard deviation (the paper, Figure 6).
-
-    Left the bytes of the file that was written and read back, right the paper's accounting (nonzeros at their
-    stored width, positions free), on one scale. Colour: distilled or not; filled: int8; shape: what was done between.
-
-    Args:
-        summary: of :func:`studylib.sweep.summary`.
-    """
-    figure, axes = plt.subplots(1, 2, figsize=(9.5, 4.2), sharex=True, sharey=True, layout="constrained")
-    marks = _marks(summary["node"])
-    for _, row in summary.iterrows():
-        for axis, column in zip(axes, ("bytes_file", "bytes_nonzero"), strict=True):
-            axis.errorbar(
-                row[column],
-                100 * row["test_accuracy"],
-                yerr=100 * (0 if math.isnan(row["test_accuracy_sd"]) else row["test_accuracy_sd"]),
-                **marks[row["node"]],
-            )
-    axes[0].set(xscale="log", xlabel="bytes of the file", ylabel="test accuracy (%)")
-    axes[1].set(xlabel="bytes by the paper's count")
-    handles, names = axes[0].get_legend_handles_labels()
-    handles = [container.lines[0] for container in handles]
-    figure.legend(handles, names, loc="outside right center", fontsize=7.5, frameon=False)
-    return figure
-
-
-def draw_control(summary: pd.DataFrame, controls: pd.DataFrame) -> tuple[Figure, list[str]]:
-    """Test accuracy against bytes of the file: the combinations, their Pareto front, and dense controls.
-
-    Args:
-        summary: of :func:`studylib.sweep.summary`.
-        controls: rows of kind, bytes, accuracy, sd: narrower dense networks.
-
-    Returns:
-        The figure, and the nodes of the front.
-    """
-    figure, axis = plt.subplots(figsize=(8.5, 4.6), layout="constrained")
-    palette, marks = sns.color_palette("colorblind"), _marks(summary["node"])
-    best = summary[factorial.pareto(summary, "bytes_file", "test_accuracy")].sort_values("bytes_file")
-    axis.plot(best["bytes_file"], 100 * best["test_accuracy"], color="0.2", linewidth=1.6, label="front", zorder=1)
-    for _, row in summary.iterrows():
-        deviation = 0 if math.isnan(row["test_accuracy_sd"]) else 100 * row["test_accuracy_sd"]
-        axis.errorbar(row["bytes_file"], 100 * row["test_accuracy"], yerr=deviation, **marks[row["node"]])
-    for (kind, rows), line, colour in zip(
-        controls.groupby("kind"), ("s--", "^:"), (palette[2], palette[4]), strict=False
-    ):
-        rows = rows.sort_values("bytes")
-        percent, sd = 100 * rows["accuracy"], 100 * rows["sd"]
-        axis.errorbar(
-            rows["bytes"], percent, yerr=sd, fmt=line, color=colour, capsize=2, label=f"narrower dense network, {kind}"
-        )
-    axis.set(xscale="log", xlabel="bytes of the file", ylabel="test accuracy (%)")
-    handles, names = axis.get_legend_handles_labels()
-    handles = [h.lines[0] if hasattr(h, "lines") else h for h in handles]
-    figure.legend(handles, names, loc="outside right center", fontsize=7.5, frameon=False)
-    return figure, list(best["node"])
-
-
-def draw_frontier(points: pd.DataFrame, marks: list) -> tuple[Figure, list[str]]:
-    """Test accuracy against the file's size, a colour a network, a mark a number of bits, and what others reported.
-
-    The front is a step: a file of so many bytes, or more, can have that accuracy.
-
-    Args:
-        points: rows of name, network, bits, bytes, test_accuracy.
-        marks: of :data:`studylib.marks.MARKS`, stars, hollow where nobody made such a file; [] for another data set.
-
-    Returns:
-        The figure, and the names on the front.
-    """
-    figure, axis = plt.subplots(figsize=(8, 4.4), layout="constrained")
-    shown = points.assign(percent=100 * points["test_accuracy"], kB=points["bytes"] / 1000)
-    shown["bits"] = shown["bits"].astype(int).astype(str) + " bits"
-    style = "bits" if shown["bits"].nunique() > 1 else None
-    sns.scatterplot(shown, x="kB", y="percent", hue="network", style=style, s=45, ax=axis)
-    best = points[factorial.pareto(points, "bytes", "test_accuracy")].sort_values("bytes")
-    line = {"color": "0.3", "linewidth": 1.2, "drawstyle": "steps-post", "label": "front", "zorder": 0}
-    axis.plot(best["bytes"] / 1000, 100 * best["test_accuracy"], **line)
-    for mark in marks:
-        face = "none" if mark.estimate else "0.1"
-        axis.plot(mark.bytes / 1000, mark.accuracy, "*", color="0.1", markerfacecolor=face, markersize=10)
-    axis.margins(y=0.08)
-    axis.set(xscale="log", xlabel="file (kB of 1,000 bytes)", ylabel="test accuracy (%)")
-    for mark in marks:
-        where = {"xytext": (0, 6), "textcoords": "offset points", "ha": "center"}
-        axis.annotate(mark.label, (mark.bytes / 1000, mark.accuracy), size=7, **where)
-    axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axis.xaxis.set_major_formatter(FuncFormatter(lambda kb, _: f"{kb:g}"))
-    axis.xaxis.set_minor_formatter(NullFormatter())
-    axis.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, fontsize=8)
-    return figure, list(best["name"])
-
-
 def draw_effects(effects: pd.DataFrame) -> Figure:
     """Effects with their intervals, a panel a measure: black over seeds, grey over test images; filled where certain.
 
@@ -245,11 +129,14 @@ def draw_effects(effects: pd.DataFrame) -> Figure:
     np.atleast_1d(axes)[0].invert_yaxis()
     look = {"color": "black", "linestyle": "none", "marker": "o", "markersize": 5}
     handles = [
-        Line2D([], [], color="0.1", linewidth=1, label="over seeds"),
         Line2D([], [], color="0.7", linewidth=5, label="over test images"),
-        Line2D([], [], **look, label="neither holds zero"),
         Line2D([], [], **look, markerfacecolor="white", label="cannot tell"),
     ]
+    if effects["seed_low"].notna().any():
+        handles.insert(0, Line2D([], [], color="0.1", linewidth=1, label="over seeds"))
+        handles.insert(2, Line2D([], [], **look, label="neither holds zero"))
+    else:
+        handles[1].set_label("one seed: not told apart from luck of the seed")
     figure.legend(handles=handles, loc="outside upper center", ncols=4, frameon=False, fontsize=8)
     return figure
 

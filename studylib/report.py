@@ -49,6 +49,12 @@ def save_table(path: Path, rows: pd.DataFrame, about: dict | None = None) -> Non
     store.write_json(store.resolve(path).with_suffix(".json"), {"about": about or {}, "rows": _records(rows)})
 
 
+def ticks(percent: pd.Series) -> list[float]:
+    """Round numbers for a logarithmic axis of percentages, those within the range of ``percent``."""
+    low, high = 0.999 * percent.min(), 1.001 * percent.max()  # 100 · (1 − 0.8) is a little below 20
+    return [tick for tick in (100, 50, 20, 10, 5, 2, 1, 0.5, 0.2, 0.1) if low <= tick <= high]
+
+
 def label(node: str) -> str:
     """A node's name for people: ``teacher-kd-int8`` → ``distillation + int8``."""
     techniques = [TECHNIQUE_NAMES.get(t, t) for t in node.split("-") if t != sweep.ROOT]

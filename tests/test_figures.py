@@ -74,9 +74,42 @@ def test_files_are_drawn_only_where_chapter_8_is_published(tmp_path):
     assert not list(tmp_path.glob("files.*"))
 
 
+def test_the_ways_to_train_are_redrawn_from_what_is_published_of_them(tmp_path):
+    figures.draw_ways(tmp_path)
+    assert not list(tmp_path.iterdir())
+    row = {"way": "PCD", "seed": 0, "sparsity": 0.5, "test_accuracy": 0.5}
+    rows = [row | {"stage": "one-shot", "bytes": None}, row | {"stage": "fine-tuned", "bytes": 4000.0}]
+    (tmp_path / "moo_sparsity.json").write_text(json.dumps({"about": {"seeds": [0]}, "rows": rows}))
+    figures.draw_ways(tmp_path)
+    drawn = json.loads((tmp_path / "moo_front.json").read_text())
+    assert drawn["about"] == {"seeds": [0]} and [row["bytes"] for row in drawn["rows"]] == [4000.0]
+    assert (tmp_path / "moo_front.png").exists() and (tmp_path / "moo_front.pdf").exists()
+
+
 def test_a_figure_says_of_which_seeds_it_is(tmp_path):
     path = tmp_path / "a.json"
-    for rows, seeds in (([{"seed": 2}, {"seed": 0}], [0, 2]), ([{"x": 1}], [7])):
+    for rows, seeds in (([{"seed": 2}, {"seed": 0}], [0, 2]), ([{"x": 1}], [7]), ([{"seeds": 3.0}], [7, 8, 9])):
         path.write_text(json.dumps({"about": {"data": {"seed": 7}}, "rows": rows}))
         figures.name_seeds(path)
         assert json.loads(path.read_text())["about"]["seeds"] == seeds
+
+
+def test_a_claim_says_when_the_chapter_that_answers_it_was_run(tmp_path):
+    figures.name_chapters(tmp_path)
+    assert not list(tmp_path.iterdir())
+    claimed = [{"chapter": "04", "verdict": "a"}, {"chapter": "08", "verdict": "b"}, {"chapter": "01", "verdict": "c"}]
+    (tmp_path / "claims.json").write_text(json.dumps({"about": {"date": "nodes"}, "rows": claimed}))
+    drawn = {
+        "spectra": ("old", "1", [0]),
+        "accuracy_against_delta": ("new", "2", [0, 1]),
+        "frontier": ("last", "3", [0]),
+    }
+    for name, (commit, date, seeds) in drawn.items():
+        about = {"seeds": seeds, "provenance": {"git_commit": commit, "date": date}}
+        (tmp_path / f"{name}.json").write_text(json.dumps({"about": about, "rows": []}))
+    figures.name_chapters(tmp_path)
+    content = json.loads((tmp_path / "claims.json").read_text())
+    assert content["about"] == {"seeds": [0, 1], "provenance": {"git_commit": "last", "date": "3"}}
+    assert content["rows"][0] == claimed[0] | {"git_commit": "new", "date": "2", "seeds": [0, 1]}
+    assert content["rows"][1] == claimed[1] | {"git_commit": "last", "date": "3", "seeds": [0]}
+    assert content["rows"][2] == claimed[2]

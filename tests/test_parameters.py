@@ -32,8 +32,8 @@ def profile(tmp_path, monkeypatch):
     monkeypatch.setattr(parameters, "FOLDER", tmp_path)
     monkeypatch.setattr(parameters, "STAGES_FILE", tmp_path / "stages.yaml")
 
-    def load(text, **options):
-        (tmp_path / "mine.yaml").write_text("study: {dataset: digits}\n" + text)
+    def load(text, study="dataset: digits", **options):
+        (tmp_path / "mine.yaml").write_text(f"study: {{{study}}}\n" + text)
         return parameters.load("mine", **options)
 
     return load
@@ -153,6 +153,12 @@ def test_seeds_and_stages_can_be_chosen_and_keep_their_order(profile):
     assert profile("", chosen="none")["study"]["stages"] == []
 
 
+def test_other_seeds_take_no_chapter_in_the_place_of_the_first_ones(profile):
+    own = profile("", study="dataset: digits, seeds: [1, 2]")["study"]["chapters"]
+    assert own and profile("", study="dataset: digits, seeds: [1, 2]", seeds="1 5")["study"]["chapters"] == own
+    assert profile("", study="dataset: digits, seeds: [1, 2]", seeds="2")["study"]["chapters"] == []
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -184,6 +190,12 @@ def test_an_unknown_stage_or_seed_is_named(profile, options, message):
         ("imp: {lesson_sparsities: [0.9, 0.5]}", "imp.lesson_sparsities: sparsities="),
         ("imp: {lesson_epochs: 0}", "imp.lesson_epochs: 0: expected at least 1"),
         ("svd: {lesson_deltas: [-1]}", "svd.lesson_deltas: delta=-1"),
+        ("svd: {lesson_batch_size: 1}", "svd lesson: batch_size=1: expected at least 2"),
+        ("svd: {lesson_lr: 0.0}", "svd lesson: lr=0.0: expected above 0"),
+        ("sweep: {lesson_epochs: 0}", "sweep.lesson_epochs: 0: expected at least 1"),
+        ("sweep: {lesson_batch_size: 0}", "sweep.lesson_batch_size=0: expected at least one"),
+        ("frontier: {tuning_epochs: 0}", "frontier.tuning_epochs: 0: expected at least 1"),
+        ("kd: {epochs: 0}", "kd.epochs=0: expected at least 1"),
         ("int8: {lesson_bits: [4, 3]}", r"int8.lesson_bits=\[4, 3\]: expected ascending"),
         ("int8: {lesson_bits: [1, 4]}", "int8.lesson_bits: bits=1 of"),
         ("int8: {lesson_lr: 0.0}", "int8 lesson: lr=0.0: expected above 0"),
@@ -243,7 +255,7 @@ def test_a_published_file_serves_its_own_seed_alone(profile):
     files = "frontier: {teachers: [figures/models/digits-teacher-imp-int8.slnc]}\nteacher: {depth: 7}"
     check.check_values(profile(files, seeds="0 1"))  # chapter 8 is of the first
     with pytest.raises(parameters.ParameterError, match=r"frontier.teachers: .*seed 0: expected digits, seed 1"):
-        check.check_values(profile(files, seeds="1 0"))
+        check.check_values(profile(files, study="dataset: digits, seeds: [1, 0]"))
 
 
 @pytest.mark.parametrize(("study_section", "message"), [("dataset: digit", "'digit'"), ("device: gpu", "'gpu'")])

@@ -3,8 +3,8 @@ import json
 import pandas as pd
 import pytest
 
-from engine import parameters, readme
-from studylib import claims, sweep
+from engine import naming, parameters, readme, verdicts
+from studylib import claims, comparison, sweep
 
 NODES = [("teacher", 0.92, 0.915, 900_000), ("teacher-kd", 0.85, 0.84, 500_000), ("teacher-int8", 0.92, 0.914, 60_000)]
 POINT = {"network": "teacher", "bits": 4, "sparsity": 0.95, "val_accuracy_pruned": 0.917}
@@ -89,34 +89,34 @@ def test_goals_name_the_network_that_comes_nearest(published):
     said = {"paper says": claims.statement(claim), "we measured": "+4.00 points", "verdict": claims.REPRODUCED}
     for profile, dataset in (("mine", "cifar10"), ("easy", "digits")):
         text = json.dumps({"rows": [said | {"dataset": dataset}]})
-        (published / profile / readme.CLAIMS_FILE).write_text(text)
+        (published / profile / verdicts.CLAIMS_FILE).write_text(text)
     assert lines(readme.goals_table(published))[3:] == [
         ["gain from distillation", "+5 points", "the paper", "+4.00 points (`mine`)", claims.REPRODUCED]
     ]
 
 
 def test_a_vgg_is_no_densenet_among_the_goals(published, monkeypatch):
-    monkeypatch.setattr(readme, "teacher_kind", lambda profile: "VGG")
+    monkeypatch.setattr(naming, "teacher_kind", lambda profile: "VGG")
     rows = lines(readme.goals_table(published))
     assert [row[0] for row in rows][:2] == ["teacher, a VGG, test accuracy", "distilled student, test accuracy"]
     assert len(rows) == 3
 
 
 def test_a_network_that_was_not_trained_here_reaches_no_goal_of_training(published, monkeypatch):
-    monkeypatch.setattr(readme, "teacher_kind", lambda profile: readme.RESTORED)
+    monkeypatch.setattr(naming, "teacher_kind", lambda profile: naming.RESTORED)
     assert not [row for row in lines(readme.goals_table(published)) if row[0].startswith(("teacher", "DenseNet"))]
-    assert readme.claims_table(published) == "No chapter on CIFAR-10 is published."
+    assert [row[0] for row in lines(verdicts.claims_table(published))] == ["08"]
 
 
 def test_what_network_the_teacher_of_a_profile_is():
     kinds = {
-        "restored_cpu": readme.RESTORED,
+        "restored_cpu": naming.RESTORED,
         "frontier_cpu": "VGG",
         "whitened_cpu": "whitened VGG",
         "cifar10": "DenseNet",
         "no_such": "DenseNet",
     }
-    assert {profile: readme.teacher_kind(profile) for profile in kinds} == kinds
+    assert {profile: naming.teacher_kind(profile) for profile in kinds} == kinds
 
 
 def test_networks_of_several_profiles_have_names_that_a_reader_knows():
@@ -127,45 +127,84 @@ def test_networks_of_several_profiles_have_names_that_a_reader_knows():
         ("cifar10", "width 16"): "ConvNet of width 16 (cifar10)",
         ("whitened_cpu", "teacher"): "whitened VGG of width 48 (whitened_cpu)",
         ("restored_cpu", "teacher"): "DenseNet-22, trained on (restored_cpu)",
+        ("restored_longer_cpu", "teacher"): "DenseNet-22, trained on (restored_longer_cpu)",
         ("frontier", "vgg 12"): "VGG 12 (frontier)",
     }
-    assert {pair: readme.network_name(*pair) for pair in names} == names
+    assert {pair: naming.network_name(*pair) for pair in names} == names
 
 
 def test_what_a_chapter_has_not_said_the_nodes_say(published):
-    rows = lines(readme.claims_table(published))
-    assert [row[0] for row in rows] == [f"{n}, by its nodes" for n in ("01", "01", "02", "05", "05", "05")]
+    rows = lines(verdicts.claims_table(published))
+    assert [row[0] for row in rows] == [*(f"{n}, by its nodes" for n in ("01", "01", "02", "05", "05", "05")), "08"]
     by_claim = {row[1]: row[3] for row in rows}
     assert (
         by_claim["DenseNet reaches 92.8 %"] == "91.50 %"
         and by_claim["it costs 0.3 points of accuracy"] == "+0.10 points"
     )
     said = {"chapter": "01", "paper says": "a", "where": "b", "we measured": "c", "verdict": "d", "dataset": "cifar10"}
-    (published / "mine" / readme.CLAIMS_FILE).write_text(json.dumps({"rows": [said]}))
-    assert [row[0] for row in lines(readme.claims_table(published))] == ["01", "02, by its nodes"] + 3 * [
+    (published / "mine" / verdicts.CLAIMS_FILE).write_text(json.dumps({"rows": [said]}))
+    assert [row[0] for row in lines(verdicts.claims_table(published))] == ["01", "02, by its nodes"] + 3 * [
         "05, by its nodes"
+    ] + ["08"]
+
+
+def test_chapters_6_and_8_are_answered_by_their_published_rows(published):
+    folder = published / "mine"
+    old = {"where": "", "we measured": "–", "verdict": "not measured", "dataset": "cifar10"}
+    says = [("06", "moo_one_shot"), ("06", "moo_common"), ("08", "small_bytes")]
+    rows = [{"chapter": chapter, "paper says": claims.statement(claims.CLAIMS[key]), **old} for chapter, key in says]
+    (folder / verdicts.CLAIMS_FILE).write_text(json.dumps({"rows": rows}))
+    way = {"way": "PCD, normalized", "stage": "one-shot", "seeds": 3}
+    against = [
+        {**way, "rival": "weighted sum", "gain": -0.01, "low": -0.03, "high": 0.01},
+        {**way, "rival": "weighted sum, normalized", "gain": -0.04, "low": -0.05, "high": -0.03},
+        {**way, "way": "MGDA", "rival": "weighted sum", "gain": 0.5, "low": 0.4, "high": 0.6},
     ]
+    (folder / "hypervolume.json").write_text(json.dumps({"rows": against}))
+    found = [row[1:5] for row in lines(verdicts.claims_table(published)) if row[0] in ("06", "08")]
+    first, common, small = (row["paper says"] for row in rows)
+    assert [common, "", "–", "not measured"] in found
+    gains = {row[0]: row[2:] for row in found if row[0].startswith(f"{first} (against")}
+    undecided, worse = (gains[f"{first} (against the {rival})"] for rival in comparison.RIVALS)
+    assert undecided == ["-1.00 points of the plane (-3.00 to +1.00)", "undecided: within noise"]
+    assert worse == ["-4.00 points of the plane (-5.00 to -3.00)", claims.CONTRADICTED]
+    assert [row for row in found if row[0] == small] == [[small, "section 5", "none does", claims.CONTRADICTED]]
+    points = json.loads((folder / "frontier.json").read_text())
+    points["rows"][0]["val_accuracy"] = 0.9165
+    (folder / "frontier.json").write_text(json.dumps(points))
+    assert [row[3] for row in lines(verdicts.claims_table(published)) if row[1] == small] == ["11,000 bytes"]
+
+
+def test_margins_are_counted_by_verdict(published):
+    assert "not published yet" in readme.margins_text(published)
+    rows = [{"node": "teacher", "verdict": "beats it"}, {"node": "teacher-kd", "verdict": "is beaten"}]
+    (published / "digits").mkdir(exist_ok=True)
+    content = {"about": {"seeds": [0, 1, 2]}, "rows": [*rows, {"node": "teacher-imp", "verdict": "is beaten"}]}
+    (published / "digits" / "margins.json").write_text(json.dumps(content))
+    text = readme.margins_text(published)
+    assert "of 3 combinations" in text and "n = 3" in text
+    assert "beats it: 1 (teacher), is beaten: 2 (distillation; pruning)." in text
 
 
 def test_what_is_said_of_the_papers_own_network_is_held_against_no_other(published):
-    assert readme.another_network("mine") == "" == readme.another_network("paper")
-    assert readme.another_network("cifar10") == "not comparable: DenseNet-22 and its student"
-    assert readme.another_network("frontier_cpu").startswith("not comparable: VGG of width")
+    assert naming.another_network("mine") == "" == naming.another_network("paper")
+    assert naming.another_network("cifar10") == "not comparable: DenseNet-22 and its student"
+    assert naming.another_network("frontier_cpu").startswith("not comparable: VGG of width")
     for path in (published / "mine").glob("*"):
         (published / "cifar10").mkdir(exist_ok=True)
         (published / "cifar10" / path.name).write_text(path.read_text())
     rows = (published / "results.csv").read_text().replace("mine", "cifar10")
     (published / "results.csv").write_text(rows)
-    verdicts = {row[1]: row[4] for row in lines(readme.claims_table(published)) if row[5] == "cifar10"}
-    assert verdicts["DenseNet reaches 92.8 %"].startswith("not comparable")
-    assert verdicts["int8 alone saves 73.1 %"] == claims.CONTRADICTED
+    found = {row[1]: row[4] for row in lines(verdicts.claims_table(published)) if row[5] == "cifar10"}
+    assert found["DenseNet reaches 92.8 %"].startswith("not comparable")
+    assert found["int8 alone saves 73.1 %"] == claims.CONTRADICTED
 
 
 def test_the_readme_is_what_make_figures_would_write(monkeypatch):
     text, found = (readme.ROOT / "README.md").read_text(), {}
     monkeypatch.setattr(readme, "write_between", found.__setitem__)
     for profile in readme.TABLES:
-        rows = pd.read_csv(readme.ROOT / "figures" / readme.RESULTS_FILE).query("profile == @profile")
+        rows = pd.read_csv(readme.ROOT / "figures" / verdicts.RESULTS_FILE).query("profile == @profile")
         about = json.loads((readme.ROOT / "figures" / profile / "about.json").read_text())
         readme.write(sweep.summary(rows.drop(columns="profile")), about)
     assert len(found) >= 6
@@ -181,7 +220,7 @@ def test_what_the_nodes_say_is_by_the_counts_that_the_paper_has():
         "teacher-imp-int8": (0.9, 1000, 100),
     }
     table = pd.DataFrame.from_dict(nodes, orient="index", columns=["test_accuracy", "bytes_dense", "bytes_nonzero"])
-    said = readme.of_nodes(table)
+    said = verdicts.of_nodes(table)
     assert said["kd"] == {"kd_taught": None} and said["sweep"]["svd_worst"] is None
     assert said["int8"]["int8_saved"].value == pytest.approx(75) and said["int8"]["int8_cost"].value == pytest.approx(
         0.5
@@ -192,7 +231,7 @@ def test_what_the_nodes_say_is_by_the_counts_that_the_paper_has():
 
 def test_what_is_not_measured_yet_is_said(tmp_path):
     assert "Not measured yet" in readme.marks_table(tmp_path) and "Not measured yet" in readme.goals_table(tmp_path)
-    assert "No chapter" in readme.claims_table(tmp_path)
+    assert "No chapter" in verdicts.claims_table(tmp_path)
 
 
 def test_the_readme_keeps_what_is_outside_the_markers(tmp_path, monkeypatch):

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from studylib import factorial, plots, report, sweep
+from studylib import factorial, fronts, plots, report, sweep
 
 matplotlib.use("Agg")
 NODES = sweep.nodes(["kd", "imp", "svd", "int8"])
@@ -101,7 +101,7 @@ def test_a_tree_of_one_node_is_drawn():
 @pytest.mark.parametrize("seeds", [(0,), (0, 1)])
 def test_the_front_shows_every_node(seeds):
     summary = sweep.summary(table(NODES, seeds))
-    figure = plots.draw_front(summary)
+    figure = fronts.draw_front(summary)
     assert [t.get_text() for t in figure.legends[0].get_texts()] == [report.label(node) for node in NODES]
     for axis, column in zip(figure.axes, ("bytes_file", "bytes_nonzero"), strict=True):
         marks = [container.lines[0] for container in axis.containers]
@@ -111,7 +111,7 @@ def test_the_front_shows_every_node(seeds):
 
 
 def test_marks_of_the_front_tell_the_nodes_apart(summary):
-    containers = plots.draw_front(summary).axes[0].containers
+    containers = fronts.draw_front(summary).axes[0].containers
     looks = [
         (m.get_marker(), str(m.get_color()), str(m.get_markerfacecolor())) for m in (c.lines[0] for c in containers)
     ]
@@ -142,7 +142,7 @@ def test_the_control_shows_every_node_the_front_and_the_dense_networks(summary):
     controls = pd.DataFrame(
         {"kind": ["float32", "int8"], "bytes": [9e4, 3e4], "accuracy": [0.9, 0.89], "sd": [0.01, 0]}
     )
-    figure, front = plots.draw_control(summary, controls)
+    figure, front = fronts.draw_control(summary, controls)
     expected = summary[factorial.pareto(summary, "bytes_file", "test_accuracy")]
     assert set(front) == set(expected["node"])
     assert len(figure.axes[0].containers) == len(NODES) + 2
@@ -150,6 +150,22 @@ def test_the_control_shows_every_node_the_front_and_the_dense_networks(summary):
     assert {"front", "narrower dense network, int8", *map(report.label, NODES)} == {*names} - {
         "narrower dense network, float32"
     }
+
+
+def test_ways_to_train_have_a_panel_a_sparsity_and_a_ring_where_none_beats_them():
+    rows = [
+        {"way": way, "sparsity": sparsity, "bytes": size + seed, "test_accuracy": accuracy + 0.02 * seed}
+        for way, sparsity, size, accuracy in (("a", 0.5, 5000, 0.8), ("b", 0.5, 6000, 0.7), ("a", 0.9, 1000, 0.6))
+        for seed in (0, 1)
+    ]
+    figure, mean = fronts.draw_ways(pd.DataFrame([*rows, rows[0] | {"bytes": None}]), ["a", "b"])
+    assert [axis.get_title() for axis in figure.axes] == ["90 % zeros", "50 % zeros"]
+    assert mean["front"].tolist() == [True, False, True]
+    assert mean["bytes"].tolist() == [5000.5, 6000.5, 1000.5]
+    assert mean["test_accuracy_sd"].tolist() == pytest.approx(3 * [0.02 / 2**0.5])
+    rings = [axis.collections[-1].get_offsets().tolist() for axis in figure.axes]
+    assert rings == [[pytest.approx([1.0005, 61])], [pytest.approx([5.0005, 81])]]
+    assert [text.get_text() for text in figure.axes[1].get_legend().get_texts()] == ["a", "b", "not beaten"]
 
 
 def test_few_bits_are_drawn_against_bits_and_bytes():

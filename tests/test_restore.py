@@ -111,7 +111,7 @@ def test_what_is_no_published_file_of_these_images_is_refused(tmp_path, images):
     about = json.loads((tmp_path / "models.json").read_text())
     del about[path.name]["seed"]
     (tmp_path / "models.json").write_text(json.dumps(about))
-    with pytest.raises(ValueError, match="models.json: .* without seed: expected all three"):
+    with pytest.raises(ValueError, match=r"models.json: .* without seed: expected all three"):
         restore.apply(path, images)
     path = listed(tmp_path, model)
     path.rename(tmp_path / "other.slnc")

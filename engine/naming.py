@@ -1,0 +1,57 @@
+"""What the networks of profiles are called, for tables and figures of several profiles."""
+
+from pathlib import Path
+
+from engine import parameters
+from engine.parameters import ROOT
+from studylib import claims, restore, store, sweep
+
+DENSENET = "DenseNet"  # of networks, the one that the paper's goals are about
+KINDS = {"densenet": DENSENET, "vgg": "VGG", "whitened": "whitened VGG", "convnet": "ConvNet"}
+TRAINED_ON = ", trained on"
+RESTORED = "restored network"  # one that a profile takes from a published file and does not train
+
+
+def teacher_kind(profile: str) -> str:
+    """What network the teacher of a published run is, by the profile as it stands."""
+    network = _teacher(profile).get("network", "")
+    if network.endswith(restore.ENDING):
+        return RESTORED
+    return KINDS[network.split()[0]] if network else DENSENET
+
+
+def another_network(profile: str) -> str:
+    """A verdict on what is said of the paper's own network, if the profile's teacher is another; else empty."""
+    if not _teacher(profile) or teacher_kind(profile) == RESTORED:
+        return ""
+    ours = teacher_name(profile)
+    return "" if ours == f"{DENSENET}-{claims.PAPER_DEPTH}" else f"{claims.NOT_COMPARABLE}: {ours} and its student"
+
+
+def teacher_name(profile: str) -> str:
+    """The teacher of a profile: kind and depth or width; of a published file: that of the profile it is from."""
+    teacher = _teacher(profile)
+    kind, _, width = teacher.get("network", "").partition(" ")
+    if kind.endswith(restore.ENDING):
+        known = store.read_json(ROOT / "figures" / "models" / restore.LIST)
+        return f"{teacher_name(known[Path(kind).name]['profile']).removesuffix(TRAINED_ON)}{TRAINED_ON}"
+    return f"{KINDS[kind]} of width {width}" if kind else f"{DENSENET}-{teacher['depth']}"
+
+
+def network_name(profile: str, network: str) -> str:
+    """A network of chapter 8 in words, for a figure of several profiles: its name there is relative to the profile."""
+    kind, _, number = network.partition(" ")
+    own = {
+        sweep.ROOT: lambda: teacher_name(profile),
+        "student": lambda: "its student",
+        "growth": lambda: f"{DENSENET}, {number} channels a layer",
+        "width": lambda: f"ConvNet of width {number}",
+    }
+    name = own[kind]() if kind in own else f"{KINDS.get(kind, kind)} {number}".strip()
+    return f"{name} ({profile})"
+
+
+def _teacher(profile: str) -> dict:
+    """The teacher's section of a profile or of one of its roots; empty where there is no such profile any more."""
+    base, _, root = profile.partition("-")
+    return parameters.load(base, root=root)["teacher"] if (parameters.FOLDER / f"{base}.yaml").exists() else {}

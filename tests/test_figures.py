@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 
 import pytest
 
@@ -84,6 +85,19 @@ def test_the_ways_to_train_are_redrawn_from_what_is_published_of_them(tmp_path):
     drawn = json.loads((tmp_path / "moo_front.json").read_text())
     assert drawn["about"] == {"seeds": [0]} and [row["bytes"] for row in drawn["rows"]] == [4000.0]
     assert (tmp_path / "moo_front.png").exists() and (tmp_path / "moo_front.pdf").exists()
+
+
+def test_chapter_7_is_redrawn_from_its_published_rows(tmp_path):
+    for profile in ("cifar10", "digits"):  # of one seed, and of three
+        folder, published = tmp_path / profile, Path(figures.ROOT) / "figures" / profile
+        folder.mkdir()
+        for name in ("control", "effects"):
+            (folder / f"{name}.json").write_bytes((published / f"{name}.json").read_bytes())
+        figures.draw_comparisons(folder)
+        for name in ("control", "effects"):
+            assert (folder / f"{name}.png").exists() and (folder / f"{name}.pdf").exists()
+            before, after = (json.loads((where / f"{name}.json").read_text()) for where in (published, folder))
+            assert after == before
 
 
 def test_a_figure_says_of_which_seeds_it_is(tmp_path):

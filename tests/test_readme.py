@@ -175,15 +175,23 @@ def test_chapters_6_and_8_are_answered_by_their_published_rows(published):
     assert [row[3] for row in lines(verdicts.claims_table(published)) if row[1] == small] == ["11,000 bytes"]
 
 
-def test_margins_are_counted_by_verdict(published):
+def test_combinations_are_counted_beside_narrower_networks_of_their_bytes(published):
     assert "not published yet" in readme.margins_text(published)
-    rows = [{"node": "teacher", "verdict": "beats it"}, {"node": "teacher-kd", "verdict": "is beaten"}]
+    made = {"kind": "combination", "growth": None, "bytes": None, "accuracy": None}
+    nodes = [
+        ("teacher", 0.9, 100.0),
+        ("teacher-kd", 0.7, 100.0),
+        ("teacher-imp", 0.9, 1.0),
+        ("teacher-svd", 0.74, 40.0),
+    ]
+    rows = [made | {"node": node, "test_accuracy": accuracy, "bytes_file": size} for node, accuracy, size in nodes]
+    control = {"kind": "int8", "node": None, "test_accuracy": None, "bytes_file": None}
+    rows += [control | {"growth": g, "bytes": b, "accuracy": a} for g, b, a in ((1.0, 10.0, 0.7), (2.0, 90.0, 0.8))]
     (published / "digits").mkdir(exist_ok=True)
-    content = {"about": {"seeds": [0, 1, 2]}, "rows": [*rows, {"node": "teacher-imp", "verdict": "is beaten"}]}
-    (published / "digits" / "margins.json").write_text(json.dumps(content))
+    (published / "digits" / "control.json").write_text(json.dumps({"rows": rows}))
     text = readme.margins_text(published)
-    assert "of 3 combinations" in text and "n = 3" in text
-    assert "beats it: 1 (teacher), is beaten: 2 (distillation; pruning)." in text
+    assert "`digits`, 4 combinations, 2 narrower networks" in text
+    assert "1 above (teacher), 2 below (distillation; SVD), 1 no narrower network as small (pruning)." in text
 
 
 def test_what_is_said_of_the_papers_own_network_is_held_against_no_other(published):

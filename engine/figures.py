@@ -124,7 +124,7 @@ def _read(path: Path) -> dict:
 def name_seeds(path: Path) -> None:
     """Says in a figure's or table's JSON which seeds its rows are of, where it does not: theirs, or the split's and on.
 
-    A row that is of several says how many: ``seeds``.
+    A row that is of several says how many: ``seeds``; then it is said anew.
     """
     content = store.read_json(path)
     about = content.get("about", {})
@@ -139,7 +139,7 @@ def name_seeds(path: Path) -> None:
 
 
 def name_chapters(folder: Path) -> None:
-    """Says of each published claim which commit, when and on which seeds the chapter that answers it was run."""
+    """Says of each published claim what the figures of the chapter that answers it say: commits, newest date, seeds."""
     if not (path := folder / verdicts.CLAIMS_FILE).exists():
         return
     content, newest, seeds = store.read_json(path), {}, set()
@@ -153,7 +153,8 @@ def name_chapters(folder: Path) -> None:
         newest = max([*filter(None, [newest]), *abouts], key=lambda about: about["provenance"]["date"])
         last = max(abouts, key=lambda about: about["provenance"]["date"])["provenance"]
         of = sorted({seed for about in abouts for seed in about["seeds"]})
-        row |= {"git_commit": last["git_commit"], "date": last["date"], "seeds": of}
+        commits = sorted({about["provenance"]["git_commit"] for about in abouts})
+        row |= {"git_commit": commits, "date": last["date"], "seeds": of}
         seeds |= set(of)
     if newest:
         content["about"] = {**newest, "seeds": sorted(seeds)}

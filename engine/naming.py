@@ -31,6 +31,8 @@ def another_network(profile: str) -> str:
 def teacher_name(profile: str) -> str:
     """The teacher of a profile: kind and depth or width; of a published file: that of the profile it is from."""
     teacher = _teacher(profile)
+    if not teacher.get("network") and "depth" not in teacher:
+        return DENSENET
     kind, _, width = teacher.get("network", "").partition(" ")
     if kind.endswith(restore.ENDING):
         known = store.read_json(ROOT / "figures" / "models" / restore.LIST)

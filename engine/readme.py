@@ -76,7 +76,7 @@ def margins_text(folder: Path) -> str:
             groups["below" if row.test_accuracy < rival else kind].append(report.label(row.node))
         said = [f"{len(names)} {where} ({'; '.join(names)})" for where, names in groups.items() if names]
         networks = rivals["growth"].nunique()
-        trained = f"{networks} narrower network{'s' if networks > 1 else ''}, as they are and in int8"
+        trained = f"{networks} narrower network{'s' if networks > 1 else ''} in floats and int8"
         found.append(f"`{profile}`, {int(made.sum())} combinations, {trained}: {', '.join(said)}.")
     if not found:
         return "Beside narrower dense networks at equal bytes: not published yet."

@@ -126,7 +126,7 @@ def of_nodes(nodes: pd.DataFrame) -> dict[str, dict[str, claims.Measured]]:
 
 
 def drawn_by(chapter: str, folder: Path) -> list[Path]:
-    """The JSON in ``folder`` of figures and tables that the notebook ``chapter`` makes, and no other."""
+    """The JSON in ``folder`` of figures and tables that the notebook ``chapter`` names, tree and front aside."""
     own = {"tree", "front"}  # make figures draws them from the nodes
     code = (ROOT / "notebooks" / f"{chapter}.ipynb").read_text()
     names = set(re.findall(r"figures(?:/|\\\" / \\\")([a-z_0-9]+)", code)) - own

@@ -124,6 +124,6 @@ def test_a_claim_says_when_the_chapter_that_answers_it_was_run(tmp_path):
     figures.name_chapters(tmp_path)
     content = json.loads((tmp_path / "claims.json").read_text())
     assert content["about"] == {"seeds": [0, 1], "provenance": {"git_commit": "last", "date": "3"}}
-    assert content["rows"][0] == claimed[0] | {"git_commit": "new", "date": "2", "seeds": [0, 1]}
-    assert content["rows"][1] == claimed[1] | {"git_commit": "last", "date": "3", "seeds": [0]}
+    assert content["rows"][0] == claimed[0] | {"git_commit": ["new", "old"], "date": "2", "seeds": [0, 1]}
+    assert content["rows"][1] == claimed[1] | {"git_commit": ["last"], "date": "3", "seeds": [0]}
     assert content["rows"][2] == claimed[2]

@@ -129,6 +129,7 @@ def test_networks_of_several_profiles_have_names_that_a_reader_knows():
         ("restored_cpu", "teacher"): "DenseNet-22, trained on (restored_cpu)",
         ("restored_longer_cpu", "teacher"): "DenseNet-22, trained on (restored_longer_cpu)",
         ("frontier", "vgg 12"): "VGG 12 (frontier)",
+        ("no_such", "teacher"): "DenseNet (no_such)",
     }
     assert {pair: naming.network_name(*pair) for pair in names} == names
 

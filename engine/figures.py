@@ -81,7 +81,7 @@ def main(profile: str, replace: bool = False) -> None:
     draw_ways(ROOT / "figures" / profile)
     draw_comparisons(ROOT / "figures" / profile)
     if claimed := [row for chapter in done for row in claims_of(chapter, about["data"]["name"])]:
-        store.write_json(ROOT / "figures" / profile / verdicts.CLAIMS_FILE, {"about": {}, "rows": claimed})
+        store.write_json(ROOT / "figures" / profile / verdicts.CLAIMS_FILE, {"about": about, "rows": claimed})
     for path in (ROOT / "figures" / profile).glob("*.json"):
         name_seeds(path)
     name_chapters(ROOT / "figures" / profile)

@@ -1,6 +1,5 @@
 """Everything that must hold: unit tests, the smoke profile, the notebooks. Stops at the first step that does not."""
 
-import functools
 import os
 import subprocess
 import sys
@@ -10,53 +9,64 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 NBVAL = ["--nbval-lax", "--nbval-cell-timeout=300", "--nbval-kernel-name=python3", "-p", "no:cov"]
-CHAPTERS = [str(path.relative_to(ROOT)) for path in sorted(ROOT.glob("notebooks/*.ipynb"))]
-# The name of each step, and its lanes: a step's lanes run side by side, the commands of a lane one after the other.
+# Those that take long first: what is left for the end is short, and both processes end at about the same time.
+LONG = ("06", "07", "08", "05")
+CHAPTERS = sorted(
+    (str(path.relative_to(ROOT)) for path in ROOT.glob("notebooks/*.ipynb")),
+    key=lambda name: (not Path(name).name.startswith(LONG), name),
+)
+# The commands of each step, and how many of them run side by side.
 STEPS = {
-    "lint": [[["ruff", "check", "."], ["ruff", "format", "--check", "."]]],
-    "smoke study": [[["make", "--no-print-directory", "study", "PROFILE=smoke"]]],
-    "unit tests and notebooks": [
+    "lint": (1, [["ruff", "check", "."], ["ruff", "format", "--check", "."]]),
+    "smoke study": (1, [["make", "--no-print-directory", "study", "PROFILE=smoke"]]),
+    "unit tests and notebooks": (
+        2,
         [
             ["pytest", "-q", "tests", "--ignore=tests/notebooks", "--cov", "--cov-report=term"],
-            ["pytest", "-q", *NBVAL, *CHAPTERS[::2]],
-        ],
-        [
             ["pytest", "-q", "tests/notebooks"],
-            ["pytest", "-q", *NBVAL, *CHAPTERS[1::2]],
+            *(["pytest", "-q", *NBVAL, chapter] for chapter in CHAPTERS),
         ],
-    ],
+    ),
 }
 
 
-def follow(lane: list[list[str]], environment: dict[str, str], alone: bool) -> tuple[str, bytes]:
-    """Runs the commands of a lane up to the first that fails: that one, and what they printed if there are others."""
-    printed = b""
-    for command in lane:
-        pipes = {} if alone else {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
-        done = subprocess.run(command, cwd=ROOT, env=environment, **pipes)
-        printed += done.stdout or b""
+class Step:
+    """Commands of which several run side by side, each with its share of the processors.
+
+    After the first that fails none is begun. Alone, a command prints as it goes, else when it has ended.
+    """
+
+    def __init__(self, commands: list[list[str]], beside: int) -> None:
+        self.commands, self.beside, self.failed = commands, beside, []
+        self.environment = os.environ | {"OMP_WAIT_POLICY": "passive", "PYTHONHASHSEED": "0"}
+        self.environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{self.environment['PATH']}"
+        if beside > 1:
+            self.environment["OMP_NUM_THREADS"] = str(max(1, len(os.sched_getaffinity(0)) // beside))
+
+    def one(self, command: list[str]) -> bytes:
+        if self.failed:
+            return b""
+        pipes = {} if self.beside == 1 else {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+        started = time.monotonic()
+        done = subprocess.run(command, cwd=ROOT, env=self.environment, **pipes)
         if done.returncode:
-            return " ".join(command), printed
-    return "", printed
+            self.failed.append(" ".join(command))
+        return (done.stdout or b"") + f"-- {' '.join(command)}: {time.monotonic() - started:.0f} s\n".encode()
+
+    def run(self) -> list[str]:
+        """The commands that failed."""
+        with ThreadPoolExecutor(self.beside) as pool:
+            for end in as_completed([pool.submit(self.one, command) for command in self.commands]):
+                sys.stdout.buffer.write(end.result())
+                sys.stdout.flush()
+        return self.failed
 
 
 def main() -> None:
-    environment = os.environ | {"OMP_WAIT_POLICY": "passive", "PYTHONHASHSEED": "0"}
-    environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
-    for name, lanes in STEPS.items():
+    for name, (beside, commands) in STEPS.items():
         started = time.monotonic()
         print(f"== {name}", flush=True)
-        alone = len(lanes) == 1
-        shared = {} if alone else {"OMP_NUM_THREADS": str(max(1, len(os.sched_getaffinity(0)) // len(lanes)))}
-        with ThreadPoolExecutor(len(lanes)) as pool:
-            given = functools.partial(follow, environment=environment | shared, alone=alone)
-            failed = []
-            for end in as_completed(pool.submit(given, lane) for lane in lanes):
-                command, printed = end.result()
-                sys.stdout.buffer.write(printed)
-                sys.stdout.flush()
-                failed += [command] if command else []
-        if failed:
+        if failed := Step(commands, beside).run():
             sys.exit(f"== {name}: failed ({'; '.join(failed)})")
         print(f"== {name}: passed in {time.monotonic() - started:.0f} s", flush=True)
 

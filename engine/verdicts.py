@@ -2,6 +2,7 @@
 
 import math
 import re
+import statistics
 from pathlib import Path
 
 import pandas as pd
@@ -11,6 +12,7 @@ from engine.parameters import ROOT
 from studylib import claims, comparison, report, store, sweep
 
 CLAIMS_FILE, RESULTS_FILE = "claims.json", "results.csv"  # in figures/<profile>/ and in figures/
+NORMAL = statistics.NormalDist().inv_cdf(0.975)  # half-width of an interval of 95 %, in standard deviations
 ABSOLUTE = {  # what is said of the paper's own network, whatever the technique; ours are others
     claims.statement(claims.CLAIMS[key])
     for key in ("teacher_accuracy", "teacher_bytes", "kd_alone", "kd_taught", "best_bytes", "best_accuracy")
@@ -21,7 +23,8 @@ def claims_table(folder: Path) -> str:
     """Paper says, we measured, verdict: every claim that a published CIFAR-10 profile answers, by chapter and profile.
 
     Chapters 6 and 8 are answered by their published rows, the first against both weighted sums.  What a chapter would
-    say that a profile has not run, its published nodes say where they can: without an interval.
+    say that a profile has not run, its published nodes say where they can; they also put an interval behind a
+    difference that a chapter has printed without.
     """
     said, chapters = [], parameters.notebooks()
     for path in sorted(folder.glob("*/about.json")):
@@ -36,18 +39,22 @@ def claims_table(folder: Path) -> str:
         rows = [*(row for row in rows if row["paper says"] not in again), *told]
         if naming.teacher_kind(profile) != naming.RESTORED:  # whose teacher is another profile's file
             nodes = pd.read_csv(folder / RESULTS_FILE).query("profile == @profile and seed == @about['seeds'][0]")
-            for stage, measured in of_nodes(nodes.set_index("node")).items():
+            for stage, measured in of_nodes(nodes.set_index("node"), about["data"]["test"]).items():
                 number = chapters[stage].name[:2]
                 table = claims.rows(claims.table(stage, measured, claims.PAPER_DATA))
-                known = [row for row in table if row["we measured"] != "–" and number not in answered]
-                rows += [{"chapter": f"{number}, by its nodes", **row} for row in known]
+                known = [row for row in table if row["we measured"] != "–"]
+                if number not in answered:
+                    rows += [{"chapter": f"{number}, by its nodes", **row} for row in known]
+                rows = [_with_interval(row, known) for row in rows]
             if other := naming.another_network(profile):
                 rows = [row | {"verdict": other} if row["paper says"] in ABSOLUTE else row for row in rows]
         said += [{**row, "profile": profile} for row in rows]
     if not said:
         return "No chapter on CIFAR-10 is published."
     columns = ["chapter", "paper says", "where", "we measured", "verdict", "profile"]
-    return report.markdown_rows(pd.DataFrame(said)[columns].sort_values(["chapter", "profile"], kind="stable"))
+    table = pd.DataFrame(said)[columns].sort_values(["chapter", "profile"], kind="stable")
+    alike = table.groupby(columns[:-1], sort=False)["profile"].agg(", ".join)  # what several found, in one row
+    return report.markdown_rows(alike.reset_index())
 
 
 def _of_ways(folder: Path) -> list[dict]:
@@ -73,6 +80,14 @@ def _of_files(folder: Path) -> list[dict]:
     return [_told("08", "frontier", "small_bytes", claims.Measured(least))]
 
 
+def _with_interval(row: dict, known: list[dict]) -> dict:
+    """``row``, its text and verdict those of the one of ``known`` that has an interval about the same value, if any."""
+    for other in known:
+        if other["paper says"] == row["paper says"] and other["we measured"].startswith(row["we measured"] + " ("):
+            return row | other
+    return row
+
+
 def _told(chapter: str, stage: str, key: str, measured: claims.Measured, more: str = "") -> dict:
     """A row of the table; ``more`` goes behind what is said, which it takes the place of."""
     says = claims.statement(claims.CLAIMS[key])
@@ -81,11 +96,15 @@ def _told(chapter: str, stage: str, key: str, measured: claims.Measured, more: s
     return {"chapter": chapter, **row, "paper says": says + more, "instead of": says}
 
 
-def of_nodes(nodes: pd.DataFrame) -> dict[str, dict[str, claims.Measured]]:
+def of_nodes(nodes: pd.DataFrame, images: int) -> dict[str, dict[str, claims.Measured]]:
     """Stage → claims that the nodes of one seed can answer, all of test accuracies and parameters' bytes.
+
+    Intervals are over the test images (95 %, binomial). Which image which node had right is not published, so that they
+    count as drawn anew for each node: nodes of one teacher agree on most, and an interval is wide, if anything.
 
     Args:
         nodes: rows of results.csv, indexed by node; a claim about nodes that are not there is left out.
+        images: of the test set.
     """
     t, k, q, p, s = (sweep.ROOT + end for end in ("", "-kd", "-int8", "-imp", "-svd"))
     pq, ps, kps = f"{p}-int8", f"{p}-svd", f"{k}-imp-svd"
@@ -94,7 +113,10 @@ def of_nodes(nodes: pd.DataFrame) -> dict[str, dict[str, claims.Measured]]:
     def sums(weights: dict[str, int]) -> claims.Measured | None:
         if not set(weights) <= nodes_there:
             return None
-        return claims.Measured(sum(weight * percent[node] for node, weight in weights.items()))
+        value = sum(weight * percent[node] for node, weight in weights.items())
+        spread = sum(weight**2 * percent[node] * (100 - percent[node]) for node, weight in weights.items())
+        half = NORMAL * math.sqrt(spread / images)
+        return claims.Measured(value, value - half, value + half)
 
     def saved(node: str, column: str) -> claims.Measured | None:
         if not {t, node} <= nodes_there:
@@ -107,6 +129,7 @@ def of_nodes(nodes: pd.DataFrame) -> dict[str, dict[str, claims.Measured]]:
     return {
         "teacher": {"teacher_accuracy": sums({t: 1}), "teacher_bytes": taken(t, "bytes_dense")},
         "kd": {"kd_taught": sums({k: 1})},
+        "imp": {"imp_cost": sums({t: 1, p: -1})},
         "int8": {
             "int8_saved": saved(q, "bytes_dense"),
             "static_saved": saved(q, "bytes_dense"),

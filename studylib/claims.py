@@ -28,7 +28,7 @@ class Claim:
         where: section or figure.
         value: what was published, in ``unit``; the threshold where ``direction`` is set.
         unit: %, points (of accuracy), points of the plane (dominated), nats, bytes.
-        tolerance: how far a measured value may lie from ``value`` and count as the same.
+        tolerance: how far a measured value may lie from ``value`` and count as the same (:func:`verdict`).
         direction: + or −: the claim is only that the measured value lies above or below ``value``.
         anywhere: it can be held against any data set; else against the paper's own only.
         elsewhere: why it can be held against nothing here.
@@ -140,8 +140,8 @@ CLAIMS = {
 class Measured:
     """What was measured for a claim, in the claim's unit: the value, an interval of confidence if there is one, and n.
 
-    ``n`` is the number of seeds behind it; of a direction seen on a single one, the verdict says so. An infinite value:
-    it was looked for, and nothing has it.
+    ``n`` is the number of seeds behind it; of an interval over the images of a single one, the verdict says so. An
+    infinite value: it was looked for, and nothing has it.
     """
 
     value: float
@@ -151,23 +151,33 @@ class Measured:
 
 
 def verdict(claim: Claim, measured: Measured | None, dataset: str) -> str:
-    """One of the five verdicts, with the reason where it is not a plain yes or no."""
+    """One of the five verdicts, with the reason where it is not a plain yes or no.
+
+    A direction is reproduced, or not, where the whole interval lies on one side of the claim's value. A value is
+    reproduced where the measured one lies within the claim's tolerance of it, and not where the whole interval lies
+    beyond; between the two it is undecided. Differences of accuracies have noise, so that without an interval they are
+    undecided; shares of bytes have none.
+    """
     if measured is None or math.isnan(measured.value):
         return NOT_MEASURED
     if claim.elsewhere:
         return f"{NOT_COMPARABLE}: {claim.elsewhere}"
     if not claim.anywhere and dataset != PAPER_DATA:
         return f"{NOT_COMPARABLE}: {dataset}, not CIFAR-10"
-    low, high = (measured.value if math.isnan(end) else end for end in (measured.low, measured.high))
+    bare = math.isnan(measured.low)
+    if bare and (claim.direction or claim.unit == "points"):
+        return f"{UNDECIDED}: no interval"
+    low, high = (measured.value, measured.value) if bare else (measured.low, measured.high)
     if claim.direction:
-        if math.isnan(measured.low):
-            return f"{UNDECIDED}: no interval"
-        if low <= claim.value <= high:
-            return f"{UNDECIDED}: within noise"
+        within = low <= claim.value <= high
         found = REPRODUCED if (low > claim.value) == (claim.direction == "+") else CONTRADICTED
-        return found if measured.n > 1 else f"{found} (one seed)"
-    near = low - claim.tolerance <= claim.value <= high + claim.tolerance
-    return REPRODUCED if near else CONTRADICTED
+    else:
+        near = abs(measured.value - claim.value) <= claim.tolerance
+        within = not near and low - claim.tolerance <= claim.value <= high + claim.tolerance
+        found = REPRODUCED if near else CONTRADICTED
+    if within:
+        return f"{UNDECIDED}: within noise"
+    return found if bare or measured.n > 1 else f"{found} (one seed)"
 
 
 HEADER = "| paper says | where | we measured | verdict |"  # of the table that a chapter ends with

@@ -18,7 +18,7 @@ SMALL = {"widths": [8, 12, 16], "hidden": [16, 12]}
 @pytest.fixture(scope="session", autouse=True)
 def _torch():
     train.set_up(device="cpu")
-    torch.set_num_threads(2)
+    torch.set_num_threads(1)  # test.py runs two processes side by side
 
 
 @pytest.fixture(scope="session")

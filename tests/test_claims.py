@@ -7,6 +7,7 @@ from studylib.claims import Claim, Measured
 
 VALUE = Claim("imp", "it saves {}", "section 1", 88.1, "%", 2.0)
 ANYWHERE = Claim("imp", "it saves {}", "section 1", 88.1, "%", 2.0, anywhere=True)
+COST = Claim("imp", "it costs {}", "section 1", 0.9, "points", 0.5)
 RISES = Claim("kd", "it helps", "section 1", 0.0, "points", direction="+", anywhere=True)
 OTHERS = Claim("int8", "it saves {}", "the survey", 56.0, "%", elsewhere="other models")
 FALLS = Claim("kd", "it hurts", "section 1", 0.0, "points", direction="-", anywhere=True)
@@ -17,7 +18,13 @@ FALLS = Claim("kd", "it hurts", "section 1", 0.0, "points", direction="-", anywh
     [
         (VALUE, Measured(89.0), "cifar10", "reproduced"),
         (VALUE, Measured(70.0), "cifar10", "not reproduced"),
-        (VALUE, Measured(70.0, 60.0, 87.0), "cifar10", "reproduced"),  # the interval reaches it
+        (VALUE, Measured(70.0, 60.0, 87.0), "cifar10", "undecided: within noise"),  # the interval reaches it
+        (VALUE, Measured(70.0, 60.0, 80.0, n=3), "cifar10", "not reproduced"),
+        (VALUE, Measured(70.0, 60.0, 80.0), "cifar10", "not reproduced (one seed)"),
+        (VALUE, Measured(88.1, 60.0, 95.0, n=3), "cifar10", "reproduced"),
+        (COST, Measured(1.0), "cifar10", "undecided: no interval"),
+        (COST, Measured(1.0, 0.9, 1.1), "cifar10", "reproduced (one seed)"),
+        (COST, Measured(1.7, 1.3, 2.1, n=3), "cifar10", "undecided: within noise"),
         (VALUE, Measured(88.1), "digits", "not comparable: digits, not CIFAR-10"),
         (ANYWHERE, Measured(88.1), "digits", "reproduced"),
         (OTHERS, Measured(56.0), "cifar10", "not comparable: other models"),

@@ -11,7 +11,7 @@ def check_values(sections: dict[str, dict]) -> None:
     from studylib import data, distill, lowrank, models, multiobjective, prune, train
 
     study = sections["study"]
-    _try("study", train.set_up, 0, study["device"])
+    _try("study", train.pick_device, study["device"])
     loaded = _try("study", data.load, study["dataset"], 0)
     fields = train.Recipe.__dataclass_fields__
     for stage in ("teacher", "kd", "imp"):

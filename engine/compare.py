@@ -8,7 +8,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import pandas as pd
 
 from engine.parameters import ROOT
-from studylib import report, sweep
+from studylib import sweep
 
 USAGE = "make compare A=<profile or sweep.csv> B=<profile or sweep.csv>"
 
@@ -30,6 +30,8 @@ def table_of(name: str) -> pd.DataFrame:
 
 def side_by_side(a: str, b: str) -> str:
     """The nodes that both runs have, a line each."""
+    from studylib import report  # two seconds of import, which study.py shall not wait for
+
     rows = []
     for _, row in sweep.compare(table_of(a), table_of(b)).iterrows():
         rows.append(

@@ -11,7 +11,7 @@ def check_values(sections: dict[str, dict]) -> None:
     from studylib import data, distill, lowrank, models, multiobjective, prune, train
 
     study = sections["study"]
-    _try("study", train.pick_device, study["device"])
+    _check_device(study["device"])
     loaded = _try("study", data.load, study["dataset"], 0)
     fields = train.Recipe.__dataclass_fields__
     for stage in ("teacher", "kd", "imp"):
@@ -165,6 +165,16 @@ def _published(section: str, file: str, loaded, seeds: list[int]) -> dict:
     for seed in seeds:
         model = _try(section, restore.published, file, dataclasses.replace(loaded, seed=seed))
     return model.spec
+
+
+def _check_device(device: str) -> None:
+    """What studylib.train.set_up refuses, which also hands torch settings: that takes three seconds of import."""
+    import torch
+
+    if device not in ("auto", "cpu", "cuda"):
+        raise parameters.ParameterError(f"study: device={device!r}: expected auto, cpu or cuda")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise parameters.ParameterError("study: device='cuda': this machine has no CUDA device; use auto or cpu")
 
 
 def _check_widths(section: str, given: dict) -> None:

@@ -170,7 +170,7 @@ def goals_table(folder: Path) -> str:
     claim, known = claims.CLAIMS["kd_gain"], len(rows)
     goal = {"what": "gain from distillation", "goal": f"{claim.value:+g} {claim.unit}", "from": "the paper"}
     for path in sorted(folder.glob(f"*/{verdicts.CLAIMS_FILE}")):
-        for said in store.read_json(path)["rows"]:
+        for said in verdicts.said_by_chapters(path):
             if said["paper says"] == claims.statement(claim) and said["dataset"] == claims.PAPER_DATA:
                 ours = f"{said['we measured']} (`{path.parent.name}`)"
                 rows.append(goal | {"ours": ours, "verdict": said["verdict"]})

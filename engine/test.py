@@ -10,11 +10,14 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 NBVAL = ["--nbval-lax", "--nbval-cell-timeout=300", "--nbval-kernel-name=python3", "-p", "no:cov"]
 # Those that take long first: what is left for the end is short, and both processes end at about the same time.
-LONG = ("06", "07", "08", "05")
-CHAPTERS = sorted(
-    (str(path.relative_to(ROOT)) for path in ROOT.glob("notebooks/*.ipynb")),
-    key=lambda name: (not Path(name).name.startswith(LONG), name),
-)
+LONG = ("06", "05", "08", "07")
+CHAPTERS = [
+    str(path.relative_to(ROOT))
+    for path in sorted(
+        ROOT.glob("notebooks/*.ipynb"),
+        key=lambda path: (LONG.index(path.name[:2]) if path.name[:2] in LONG else len(LONG), path.name),
+    )
+]
 # The commands of each step, and how many of them run side by side.
 STEPS = {
     "lint": (1, [["ruff", "check", "."], ["ruff", "format", "--check", "."]]),
@@ -31,9 +34,10 @@ STEPS = {
 
 
 class Step:
-    """Commands of which several run side by side, each with its share of the processors.
+    """Commands of which several run side by side, each given its share of the processors (OMP_NUM_THREADS).
 
-    After the first that fails none is begun. Alone, a command prints as it goes, else when it has ended.
+    After the first that fails, or cannot be started, none is begun. Alone, a command prints as it goes, else when it
+    has ended.
     """
 
     def __init__(self, commands: list[list[str]], beside: int) -> None:
@@ -48,7 +52,11 @@ class Step:
             return b""
         pipes = {} if self.beside == 1 else {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
         started = time.monotonic()
-        done = subprocess.run(command, cwd=ROOT, env=self.environment, **pipes)
+        try:
+            done = subprocess.run(command, cwd=ROOT, env=self.environment, **pipes)
+        except OSError as error:
+            self.failed.append(f"{' '.join(command)}: {error}")
+            return b""
         if done.returncode:
             self.failed.append(" ".join(command))
         return (done.stdout or b"") + f"-- {' '.join(command)}: {time.monotonic() - started:.0f} s\n".encode()

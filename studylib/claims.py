@@ -6,6 +6,7 @@ This is the only place where their figures are typed; :mod:`studylib.marks` has 
 """
 
 import math
+import re
 from dataclasses import dataclass
 
 PAPER_DATA = "cifar10"
@@ -32,6 +33,7 @@ class Claim:
         direction: + or −: the claim is only that the measured value lies above or below ``value``.
         anywhere: it can be held against any data set; else against the paper's own only.
         elsewhere: why it can be held against nothing here.
+        sampled: it is an accuracy or a mean over images, which without an interval says nothing.
     """
 
     chapter: str
@@ -43,13 +45,14 @@ class Claim:
     direction: str = ""
     anywhere: bool = False
     elsewhere: str = ""
+    sampled: bool = False
 
 
 CLAIMS = {
-    "teacher_accuracy": Claim("teacher", "DenseNet reaches {}", "section 5", 92.8, "%", 0.5),
+    "teacher_accuracy": Claim("teacher", "DenseNet reaches {}", "section 5", 92.8, "%", 0.5, sampled=True),
     "teacher_bytes": Claim("teacher", "its parameters take {}", "section 5", 3.95e6, "bytes", 0.2e6),
-    "kd_alone": Claim("kd", "the student without a teacher reaches {}", "Figure 3", 75.0, "%", 2.0),
-    "kd_taught": Claim("kd", "the student with a teacher reaches {}", "Figure 4", 80.0, "%", 2.0),
+    "kd_alone": Claim("kd", "the student without a teacher reaches {}", "Figure 3", 75.0, "%", 2.0, sampled=True),
+    "kd_taught": Claim("kd", "the student with a teacher reaches {}", "Figure 4", 80.0, "%", 2.0, sampled=True),
     "kd_gain": Claim("kd", "a teacher adds {}", "section 3.3", 5.0, "points", 2.0),
     "kd_helps": Claim("kd", "a teacher helps at all", "section 3.3", 0.0, "points", direction="+", anywhere=True),
     "imp_saved": Claim("imp", "pruning alone saves {}", "section 5.2", 88.1, "%", 2.0),
@@ -103,7 +106,7 @@ CLAIMS = {
     ),
     "best_bytes": Claim("sweep", "pruning + int8 takes {}", "section 5", 6200.0, "bytes", 50.0),
     "best_saved": Claim("sweep", "pruning + int8 saves {}", "abstract", 99.84, "%", 0.5, anywhere=True),
-    "best_accuracy": Claim("sweep", "it reaches {}", "section 5", 91.65, "%", 0.5),
+    "best_accuracy": Claim("sweep", "it reaches {}", "section 5", 91.65, "%", 0.5, sampled=True),
     "teacher_accuracy_method": Claim("audit", "DenseNet reaches {}", "sections 3.1 and 3.2", 92.7, "%", 0.05),
     "best_relative": Claim("audit", "it costs {} of the accuracy", "abstract", 1.24, "%", 0.005),
     "pruned_int8_cost": Claim("audit", "int8 costs the pruned network {}", "section 5.2", 0.21, "points", 0.3),
@@ -153,10 +156,10 @@ class Measured:
 def verdict(claim: Claim, measured: Measured | None, dataset: str) -> str:
     """One of the five verdicts, with the reason where it is not a plain yes or no.
 
-    A direction is reproduced, or not, where the whole interval lies on one side of the claim's value. A value is
-    reproduced where the measured one lies within the claim's tolerance of it, and not where the whole interval lies
-    beyond; between the two it is undecided. Differences of accuracies have noise, so that without an interval they are
-    undecided; shares of bytes have none.
+    A direction is reproduced where the whole interval lies on its side of the claim's value, and not where it lies on
+    the other. A value is reproduced where the whole interval lies within the claim's tolerance of it, and not where the
+    interval lies beyond. Anything else is undecided; so is what was sampled and has no interval. Shares of bytes, and
+    bytes, are exact: they are judged as they are.
     """
     if measured is None or math.isnan(measured.value):
         return NOT_MEASURED
@@ -165,18 +168,18 @@ def verdict(claim: Claim, measured: Measured | None, dataset: str) -> str:
     if not claim.anywhere and dataset != PAPER_DATA:
         return f"{NOT_COMPARABLE}: {dataset}, not CIFAR-10"
     bare = math.isnan(measured.low)
-    if bare and (claim.direction or claim.unit == "points"):
+    if bare and (claim.direction or claim.sampled or claim.unit == "points"):
         return f"{UNDECIDED}: no interval"
     low, high = (measured.value, measured.value) if bare else (measured.low, measured.high)
     if claim.direction:
-        within = low <= claim.value <= high
-        found = REPRODUCED if (low > claim.value) == (claim.direction == "+") else CONTRADICTED
+        above, below = low > claim.value, high < claim.value
+        yes, no = (above, below) if claim.direction == "+" else (below, above)
     else:
-        near = abs(measured.value - claim.value) <= claim.tolerance
-        within = not near and low - claim.tolerance <= claim.value <= high + claim.tolerance
-        found = REPRODUCED if near else CONTRADICTED
-    if within:
+        least, most = claim.value - claim.tolerance, claim.value + claim.tolerance
+        yes, no = least <= low and high <= most, high < least or low > most
+    if not (yes or no):
         return f"{UNDECIDED}: within noise"
+    found = REPRODUCED if yes else CONTRADICTED
     return found if bare or measured.n > 1 else f"{found} (one seed)"
 
 
@@ -235,6 +238,19 @@ def rows(table: str) -> list[dict[str, str]]:
         return []
     names, *said = ([cell.strip() for cell in line.strip("| ").split(" | ")] for line in [lines[0], *lines[2:]])
     return [dict(zip(names, cells, strict=True)) for cells in said]
+
+
+def judged_again(row: dict, n: int, dataset: str) -> dict:
+    """A row of :func:`rows`, its verdict by the rules of today; what was measured, of ``n`` seeds, is in its text.
+
+    Unchanged if it says what no claim says, such as one that was worded otherwise then.
+    """
+    claim = next((claim for claim in CLAIMS.values() if statement(claim) == row["paper says"]), None)
+    if claim is None:
+        return row
+    text = row["we measured"].replace(",", "").replace("none does", "inf")
+    numbers = [float(number) for number in re.findall(r"[+-]?(?:\d+\.?\d*|inf)", text)]
+    return row | {"verdict": verdict(claim, Measured(*numbers, n=n) if numbers else None, dataset)}
 
 
 def _with_unit(value: float, unit: str, digits: int | None = None) -> str:

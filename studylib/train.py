@@ -66,8 +66,8 @@ def task_loss(
     return F.cross_entropy(logits.float(), labels, label_smoothing=smoothing), logits
 
 
-def pick_device(device: str) -> torch.device:
-    """The device of that name; auto: a GPU where there is one.
+def set_up(threads: int = 0, device: str = "auto") -> torch.device:
+    """Hands torch its threads (0 leaves them alone), makes operations deterministic, picks the device.
 
     Raises:
         ValueError: a device other than auto, cpu or cuda, or cuda where there is none.
@@ -76,21 +76,11 @@ def pick_device(device: str) -> torch.device:
         raise ValueError(f"device={device!r}: expected auto, cpu or cuda")
     if device == "cuda" and not torch.cuda.is_available():
         raise ValueError("device='cuda': this machine has no CUDA device; use auto or cpu")
-    return torch.device("cuda" if device != "cpu" and torch.cuda.is_available() else "cpu")
-
-
-def set_up(threads: int = 0, device: str = "auto") -> torch.device:
-    """Hands torch its threads (0 leaves them alone), makes operations deterministic, picks the device.
-
-    Raises:
-        ValueError: as :func:`pick_device`.
-    """
-    picked = pick_device(device)
     if threads:
         torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(True, warn_only=True)
     torch.utils.deterministic.fill_uninitialized_memory = False  # nothing reads it; filling takes a tenth of a step
-    return picked
+    return torch.device("cuda" if device != "cpu" and torch.cuda.is_available() else "cpu")
 
 
 def fit(

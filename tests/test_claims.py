@@ -8,6 +8,7 @@ from studylib.claims import Claim, Measured
 VALUE = Claim("imp", "it saves {}", "section 1", 88.1, "%", 2.0)
 ANYWHERE = Claim("imp", "it saves {}", "section 1", 88.1, "%", 2.0, anywhere=True)
 COST = Claim("imp", "it costs {}", "section 1", 0.9, "points", 0.5)
+REACHES = Claim("kd", "it reaches {}", "section 1", 75.0, "%", 2.0, sampled=True)
 RISES = Claim("kd", "it helps", "section 1", 0.0, "points", direction="+", anywhere=True)
 OTHERS = Claim("int8", "it saves {}", "the survey", 56.0, "%", elsewhere="other models")
 FALLS = Claim("kd", "it hurts", "section 1", 0.0, "points", direction="-", anywhere=True)
@@ -21,7 +22,9 @@ FALLS = Claim("kd", "it hurts", "section 1", 0.0, "points", direction="-", anywh
         (VALUE, Measured(70.0, 60.0, 87.0), "cifar10", "undecided: within noise"),  # the interval reaches it
         (VALUE, Measured(70.0, 60.0, 80.0, n=3), "cifar10", "not reproduced"),
         (VALUE, Measured(70.0, 60.0, 80.0), "cifar10", "not reproduced (one seed)"),
-        (VALUE, Measured(88.1, 60.0, 95.0, n=3), "cifar10", "reproduced"),
+        (VALUE, Measured(88.1, 60.0, 95.0, n=3), "cifar10", "undecided: within noise"),  # it may be anything
+        (VALUE, Measured(88.1, 87.0, 90.0, n=3), "cifar10", "reproduced"),
+        (REACHES, Measured(75.0), "cifar10", "undecided: no interval"),
         (COST, Measured(1.0), "cifar10", "undecided: no interval"),
         (COST, Measured(1.0, 0.9, 1.1), "cifar10", "reproduced (one seed)"),
         (COST, Measured(1.7, 1.3, 2.1, n=3), "cifar10", "undecided: within noise"),
@@ -93,6 +96,30 @@ def test_a_mark_is_held_against_the_smallest_file_that_validation_images_choose(
     assert verdict(point("wide", 1001, 0.92, 0.91)) == "larger"
     assert verdict(lucky) == "not reached (validation 89.00 %)"
     assert marks.against_marks([large], "digits") == []
+
+
+def test_a_row_is_judged_again_by_what_its_text_says_was_measured():
+    def again(key, measured, n, dataset="cifar10"):
+        chapter = claims.CLAIMS[key].chapter
+        (row,) = (
+            row
+            for row in claims.rows(claims.table(chapter, {key: measured}, "cifar10"))
+            if row["paper says"] == claims.statement(claims.CLAIMS[key])
+        )
+        judged = claims.judged_again(row | {"verdict": "old"}, n, dataset)
+        assert judged | {"verdict": ""} == row | {"verdict": ""}
+        return judged["verdict"]
+
+    assert again("kd_gain", Measured(1.39, 0.03, 2.76), 3) == "not reproduced"
+    assert again("kd_gain", Measured(1.39, 0.03, 2.76), 1) == "not reproduced (one seed)"
+    assert again("imp_cost", Measured(1.73), 1) == "undecided: no interval"
+    assert again("imp_cost", Measured(-1.73, -2.0, -1.0), 3) == "not reproduced"
+    assert again("teacher_bytes", Measured(3_950_001.0), 1) == "reproduced"
+    assert again("small_bytes", Measured(math.inf), 1) == "not reproduced"
+    assert again("small_bytes", None, 1) == "not measured"
+    assert again("pruned_loses_less", Measured(-2e-5, -3e-5, -1e-5), 3, "digits") == "reproduced"
+    other = {"paper says": "what no claim says", "we measured": "1", "verdict": "old"}
+    assert claims.judged_again(other, 1, "cifar10") == other
 
 
 def test_a_table_can_be_read_again():

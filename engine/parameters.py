@@ -82,6 +82,11 @@ def run_name(profile: str, root: str = "") -> str:
     return f"{profile}-{root}" if root else profile
 
 
+def roots(profile: str) -> list[str]:
+    """The names of the other teachers of a profile's section ``roots``."""
+    return sorted(read_yaml(FOLDER / f"{profile}.yaml").get(ROOTS) or {})
+
+
 def load(profile: str, seeds: str = "", chosen: str = "", root: str = "") -> dict[str, dict]:
     """The profile's sections, complete and checked.
 

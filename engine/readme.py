@@ -69,11 +69,14 @@ def margins_text(folder: Path) -> str:
         rows = pd.DataFrame(store.read_json(file)["rows"])
         made = rows["kind"] == "combination"
         rivals = rows[~made].astype({"bytes": float, "accuracy": float})
-        groups: dict[str, list[str]] = {"above": [], "below": [], "no narrower network as small": []}
+        larger, smaller = "larger than every narrower network, beside none", "smaller than every narrower network"
+        groups: dict[str, list[str]] = {"above": [], "below": [], larger: [], smaller: []}
         for row in rows[made].itertuples():
             rival = factorial.at_equal_cost(rivals, "bytes", "accuracy", row.bytes_file)
-            kind = "no narrower network as small" if math.isnan(rival) else "above"
-            groups["below" if row.test_accuracy < rival else kind].append(report.label(row.node))
+            where = "below" if row.test_accuracy < rival else "above"
+            if row.bytes_file > rivals["bytes"].max():
+                where = larger
+            groups[smaller if math.isnan(rival) else where].append(report.label(row.node))
         said = [f"{len(names)} {where} ({'; '.join(names)})" for where, names in groups.items() if names]
         networks = rivals["growth"].nunique()
         trained = f"{networks} narrower network{'s' if networks > 1 else ''} in floats and int8"
@@ -181,9 +184,12 @@ def goals_table(folder: Path) -> str:
 
 def runs_table(folder: Path) -> str:
     """Of every profile what is published, and what it would have beside that: nobody is to think that it was run."""
-    rows = []
+    rows, named = [], []
     for profile in sorted(path.stem for path in parameters.FOLDER.glob("*.yaml") if path != parameters.STAGES_FILE):
-        study, known = parameters.load(profile)["study"], folder / profile / "about.json"
+        named += [(profile, root) for root in ("", *parameters.roots(profile))]
+    for profile, root in named:
+        study, profile = parameters.load(profile, root=root)["study"], parameters.run_name(profile, root)
+        known = folder / profile / "about.json"
         about = store.read_json(known) if known.exists() else {}
         chapters, nodes = parameters.notebooks(), sweep.nodes(study["stages"])
         wanted = [chapters[chapter].stem for chapter in study["chapters"]]
@@ -193,6 +199,6 @@ def runs_table(folder: Path) -> str:
         missing = [name for name in wanted if name not in about.get("chapters", [])]
         parts = [name[:2] for name in missing if verdicts.drawn_by(name, known.parent)]
         missing = [name[:2] for name in missing if name[:2] not in parts]
-        row |= {"chapters run": ", ".join(run) or "–", "only figures of an earlier run": ", ".join(parts) or "–"}
+        row |= {"chapters run": ", ".join(run) or "–", "only figures": ", ".join(parts) or "–"}
         rows.append({**row, "not run": ", ".join(missing) or "–"})
     return report.markdown_rows(pd.DataFrame(rows))

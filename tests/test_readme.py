@@ -56,7 +56,8 @@ def test_what_is_not_published_is_said_not_to_have_been_run(tmp_path):
     (tmp_path / "digits" / "about.json").write_text(json.dumps(about))
     rows = {line.split("|")[1].strip(): line for line in readme.runs_table(tmp_path).splitlines()[2:]}
     every = {path.stem for path in parameters.FOLDER.glob("*.yaml")} - {"stages"}
-    assert set(rows) == every
+    roots = {"cifar10-moo", "digits-moo", "paper-moo", "smoke-moo"}
+    assert set(rows) == every | roots and "| 0 of 16 | – | – | – | – |" in rows["cifar10-moo"]
     assert "| 2 of 16 | 0, 2 | 02 | – | 01, 03, 04, 05, 06, 07, 08 |" in rows["digits"]
     assert "| 0 of 16 | – | – | – | 01, 02, 03, 04, 05, 06, 07, 08 |" in rows["paper"]
     (tmp_path / "digits" / "error_by_layer.json").write_text("{}")
@@ -198,12 +199,17 @@ def test_combinations_are_counted_beside_narrower_networks_of_their_bytes(publis
     ]
     rows = [made | {"node": node, "test_accuracy": accuracy, "bytes_file": size} for node, accuracy, size in nodes]
     control = {"kind": "int8", "node": None, "test_accuracy": None, "bytes_file": None}
-    rows += [control | {"growth": g, "bytes": b, "accuracy": a} for g, b, a in ((1.0, 10.0, 0.7), (2.0, 90.0, 0.8))]
+    rows += [control | {"growth": g, "bytes": b, "accuracy": a} for g, b, a in ((1.0, 10.0, 0.7), (2.0, 100.0, 0.8))]
+    rows += [made | {"node": "teacher-int8", "test_accuracy": 0.95, "bytes_file": 101.0}]
     (published / "digits").mkdir(exist_ok=True)
     (published / "digits" / "control.json").write_text(json.dumps({"rows": rows}))
     text = readme.margins_text(published)
-    assert "`digits`, 4 combinations, 2 narrower networks" in text
-    assert "1 above (teacher), 2 below (distillation; SVD), 1 no narrower network as small (pruning)." in text
+    assert "`digits`, 5 combinations, 2 narrower networks" in text
+    assert (
+        "1 above (teacher), 2 below (distillation; SVD), 1 larger than every narrower network, beside none (int8)"
+        in text
+    )
+    assert text.endswith("1 smaller than every narrower network (pruning).")
 
 
 def test_what_is_said_of_the_papers_own_network_is_held_against_no_other(published):

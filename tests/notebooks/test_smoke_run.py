@@ -18,7 +18,7 @@ import pytest
 from projects import ROOT, copy_project, edit, environment, study
 
 from engine import parameters
-from studylib import data, store, sweep, train
+from studylib import budget, data, store, sweep, train
 
 RUN = ROOT / "runs" / "smoke"
 NODES = sweep.nodes(["kd", "imp", "svd", "int8"])
@@ -286,6 +286,34 @@ def test_at_sigterm_a_training_stops_after_its_epoch_and_what_it_has_is_kept(pro
     assert not (project / "runs/slow/.stop").exists() and not processes_of(project)
     profile.unlink()
     shutil.rmtree(project / "runs/slow")
+
+
+@pytest.mark.parametrize("stage", ["teacher", "kd"])
+def test_a_lesson_that_is_stopped_keeps_what_it_has_trained(stage, tmp_path):
+    node = RUN / "seed0" / ("teacher" if stage == "teacher" else "teacher-kd")
+    given = {"dataset": "digits", "out": str(tmp_path), "made": str(node), "threads": 1}
+    given |= parameters.load("smoke")[stage] | {"epochs": 100_000}
+    given |= {"parent": str(RUN / "seed0" / "teacher")} if stage == "kd" else {}
+    execute = ["engine/execute.py", str(parameters.notebooks()[stage]), str(tmp_path / "notebook.ipynb")]
+    command = [sys.executable, *execute, "--parameters", json.dumps(given)]
+    stop, cells = tmp_path / "stop", nbformat.read(parameters.notebooks()[stage], 4).cells
+    number = next(k for k, cell in enumerate(cells) if 'node.out / "lesson"' in cell.source) + 2  # one is put in
+    with subprocess.Popen(
+        command,
+        cwd=ROOT,
+        env=environment(ROOT) | {budget.STOP_FILE: str(stop)},
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    ) as running:
+        while f"Executing Cell {number}-" not in (line := running.stdout.readline()):
+            assert line, "it ended before its lesson began"
+        time.sleep(5)
+        stop.touch()
+        said = running.communicate(timeout=60)[0]
+    assert running.returncode and "Paused" in said, said
+    (kept,) = (tmp_path / "lesson").glob("*.safetensors")
+    assert kept.stat().st_size
 
 
 @pytest.mark.parametrize("minutes", ["0", "-1", "nan", "inf", "an hour"])

@@ -20,6 +20,7 @@ import torch
 from torch import nn
 
 from studylib import models
+from studylib.recipe import has_bfloat16
 
 TENSORS, SPEC = "model.safetensors", "model.json"
 
@@ -207,4 +208,5 @@ def _hardware() -> str:
         name = next(line.partition(":")[2].strip() for line in info.splitlines() if line.startswith("model name"))
     except (OSError, StopIteration):
         name = platform.processor() or platform.machine()
-    return f"{name}, {os.cpu_count()} cores"
+    how = "with" if has_bfloat16(torch.device("cpu")) else "without"  # what amp=True computes in depends on it
+    return f"{name}, {os.cpu_count()} cores, {how} bfloat16"

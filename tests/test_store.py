@@ -253,7 +253,15 @@ def test_provenance_names_packages_and_hardware():
 def test_hardware_is_said_where_linux_does_not_say_it(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(store.Path, "read_text", lambda self: "processor: 0\n")
-    assert store._hardware().endswith(" cores") and len(store._hardware()) > len(f", {os.cpu_count()} cores")
+    name, cores, _ = store._hardware().split(", ")
+    assert name and cores == f"{os.cpu_count()} cores"
+
+
+@pytest.mark.parametrize(("has", "said"), [(True, "with bfloat16"), (False, "without bfloat16")])
+def test_hardware_says_whether_amp_is_bfloat16_on_this_processor(monkeypatch, has, said):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(store, "has_bfloat16", lambda device: has)
+    assert store._hardware().endswith(f" cores, {said}")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "H200")
     assert store._hardware() == "H200"

@@ -91,6 +91,7 @@ def main(profile: str, replace: bool = False) -> None:
         report.save_table(ROOT / "figures" / profile / "beside", sweep.compare(plain, rows), about)
     print(f"figures/{profile}/ redrawn from {source.relative_to(ROOT)}")
     readme.write(summary, about)
+    readme.date_citation()
 
 
 def _lost(published: dict, about: dict) -> str:

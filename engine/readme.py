@@ -1,6 +1,7 @@
 """The tables of README.md, between markers, from what is published in figures/: nobody types a figure there."""
 
 import math
+import re
 import sys
 from pathlib import Path
 
@@ -40,6 +41,14 @@ def write_between(name: str, content: str) -> None:
     new = f"{text.partition(begin)[0]}{begin}\n\n{content}\n\n{end}{text.partition(end)[2]}"
     store.write_bytes(readme, new.encode())
     print(f"README.md: {name} written")
+
+
+def date_citation() -> None:
+    """Gives CITATION.cff the day of the newest published results."""
+    newest = max(store.read_json(file)["date"] for file in (ROOT / "figures").glob("*/about.json"))
+    path = ROOT / "CITATION.cff"
+    text = re.sub(r"^date-released: .*$", f"date-released: {newest[:10]}", path.read_text(), flags=re.M)
+    store.write_bytes(path, text.encode())
 
 
 def nodes_table(summary: pd.DataFrame, about: dict) -> str:

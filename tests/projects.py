@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-PARTS = ["Snakefile", "Makefile", "README.md", "engine", "studylib", "notebooks", "papermill_params"]
+PARTS = ["Snakefile", "Makefile", "README.md", "CITATION.cff", "engine", "studylib", "notebooks", "papermill_params"]
 
 
 def copy_project(target: Path, *more: str) -> Path:

@@ -1,4 +1,5 @@
 import fcntl
+import json
 import re
 import subprocess
 import sys
@@ -59,6 +60,8 @@ def test_the_citation_is_of_this_version():
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
     assert citation["version"] == PYPROJECT["project"]["version"]
     assert citation["license"] == PYPROJECT["project"]["license"] == "MIT"
+    dates = [json.loads(file.read_text())["date"] for file in (ROOT / "figures").glob("*/about.json")]
+    assert citation["date-released"].isoformat() == max(dates)[:10]
 
 
 def test_every_stage_has_a_notebook_and_every_notebook_a_stage():

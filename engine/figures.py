@@ -78,6 +78,7 @@ def main(profile: str, replace: bool = False) -> None:
             if drawn.with_suffix(suffix).exists():  # a table has none
                 store.write_bytes(target.with_suffix(suffix), drawn.with_suffix(suffix).read_bytes())
     draw_frontier(ROOT / "figures" / profile)
+    draw_pruning(ROOT / "figures" / profile)
     draw_ways(ROOT / "figures" / profile)
     draw_comparisons(ROOT / "figures" / profile)
     if claimed := [row for chapter in done for row in claims_of(chapter, about["data"]["name"])]:
@@ -236,13 +237,26 @@ def draw_frontier(folder: Path) -> None:
         report.save_table(folder / "marks", pd.DataFrame(beside), about)
 
 
+def draw_pruning(folder: Path) -> None:
+    """The figure of chapter 3 against the weights that remain, from its published rows."""
+    if not (file := folder / "accuracy_against_sparsity.json").exists():
+        return
+    content = store.read_json(file)
+    parent = store.read_json(folder / "accuracy_by_round.json")["rows"][0]["after"]
+    rows = pd.DataFrame(content["rows"])
+    report.save_figure(plots.draw_pruning(rows, parent), file.with_suffix(""), rows, content["about"])
+
+
 def draw_ways(folder: Path) -> None:
-    """The figure of chapter 6 against bytes from its published rows, those of the one against sparsity."""
+    """The figures of chapter 6 against the weights that remain and against bytes, from the rows of the former."""
     if not (file := folder / "moo_sparsity.json").exists():
         return
     content = store.read_json(file)
     rows = pd.DataFrame(content["rows"])
-    figure, small = fronts.draw_ways(rows[rows["stage"] == comparison.STAGES[1]], list(rows["way"].unique()))
+    ways = list(rows["way"].unique())
+    figure = fronts.draw_ways_by_sparsity(rows, ways, comparison.STAGES)
+    report.save_figure(figure, file.with_suffix(""), rows, content["about"])
+    figure, small = fronts.draw_ways(rows[rows["stage"] == comparison.STAGES[1]], ways)
     report.save_figure(figure, folder / "moo_front", small, content["about"])
 
 

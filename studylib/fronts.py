@@ -136,6 +136,26 @@ def ways_look(ways: list[str]) -> dict:
     return {"hue": "way", "hue_order": ways, "palette": palette[: len(ways)], "style": "way", "style_order": ways}
 
 
+def draw_ways_by_sparsity(rows: pd.DataFrame, ways: list[str], stages: list[str]) -> Figure:
+    """Test accuracy against the weights that remain, a panel a stage: mean and deviation over seeds of each way.
+
+    Args:
+        rows: of way, stage, sparsity and test_accuracy (0…1 both), one a seed.
+        ways: all of them, in order.
+        stages: the panels, from left to right.
+    """
+    shown = rows.assign(remain=100 * (1 - rows["sparsity"]), percent=100 * rows["test_accuracy"])
+    figure, axes = plt.subplots(1, len(stages), figsize=(10, 4), sharey=True, layout="constrained")
+    bars = {"errorbar": "sd", "err_style": "bars", "markers": True, "dashes": False}
+    for axis, stage in zip(axes, stages, strict=True):
+        part = shown[shown["stage"] == stage]
+        sns.lineplot(part, x="remain", y="percent", ax=axis, legend=axis is axes[-1], **bars, **ways_look(ways))
+        axis.set(ylabel="test accuracy (%)", title=stage)
+        report.remaining_axis(axis, shown["remain"])
+    sns.move_legend(axes[-1], "center left", bbox_to_anchor=(1, 0.5), title=None, frameon=False, fontsize=8)
+    return figure
+
+
 def draw_ways(rows: pd.DataFrame, ways: list[str]) -> tuple[Figure, pd.DataFrame]:
     """Test accuracy against bytes of the file, a panel a sparsity: mean and deviation over seeds of each way to train.
 

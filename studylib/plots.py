@@ -54,6 +54,23 @@ def mean_confidence(bins: pd.DataFrame) -> float:
     return float((bins["confidence"] * bins["images"]).sum() / bins["images"].sum())
 
 
+def draw_pruning(rows: pd.DataFrame, parent: float) -> Figure:
+    """Validation accuracy against the weights that remain: mean and deviation over seeds of each way to prune.
+
+    Args:
+        rows: of method, sparsity and accuracy (0…1 both), one a seed.
+        parent: accuracy (0…1) of the network before pruning: the dashed line.
+    """
+    shown = rows.assign(remain=100 * (1 - rows["sparsity"]), percent=100 * rows["accuracy"])
+    figure, axis = plt.subplots(figsize=(6.5, 3.8), layout="constrained")
+    look = {"hue": "method", "style": "method", "markers": True, "dashes": False, "errorbar": "sd"}
+    sns.lineplot(shown, x="remain", y="percent", ax=axis, **look)
+    axis.axhline(100 * parent, color="0.4", linestyle="--", linewidth=1)
+    axis.set(ylabel="validation accuracy (%)")
+    report.remaining_axis(axis, shown["remain"])
+    return figure
+
+
 def draw_tree(summary: pd.DataFrame, baseline: str = sweep.ROOT) -> Figure:
     """The tree of combinations, each node with its test accuracy and bytes saved (the paper, Figure 1).
 

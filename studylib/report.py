@@ -7,6 +7,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import pandas as pd
 import seaborn as sns
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from studylib import store, sweep
@@ -53,6 +54,15 @@ def ticks(percent: pd.Series) -> list[float]:
     """Round numbers for a logarithmic axis of percentages, those within the range of ``percent``."""
     low, high = 0.999 * percent.min(), 1.001 * percent.max()  # 100 · (1 − 0.8) is a little below 20
     return [tick for tick in (100, 50, 20, 10, 5, 2, 1, 0.5, 0.2, 0.1) if low <= tick <= high]
+
+
+def remaining_axis(axis: Axes, percent: pd.Series) -> None:
+    """Makes x the weights that remain, in ``percent``: logarithmic, and falling from left to right."""
+    axis.set(xscale="log", xlabel="weights that remain (%)")
+    axis.set_xticks(ticks(percent))
+    axis.xaxis.set_major_formatter("{x:g}")
+    axis.minorticks_off()
+    axis.invert_xaxis()
 
 
 def label(node: str) -> str:

@@ -1,10 +1,11 @@
 import json
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from engine import figures
-from studylib import claims
+from studylib import claims, plots
 
 
 def executed(path, *cells):
@@ -85,6 +86,29 @@ def test_the_ways_to_train_are_redrawn_from_what_is_published_of_them(tmp_path):
     drawn = json.loads((tmp_path / "moo_front.json").read_text())
     assert drawn["about"] == {"seeds": [0]} and [row["bytes"] for row in drawn["rows"]] == [4000.0]
     assert (tmp_path / "moo_front.png").exists() and (tmp_path / "moo_front.pdf").exists()
+
+
+@pytest.mark.parametrize("profile", ["cifar10", "digits"])  # of one seed, and of two and three
+def test_chapters_3_and_6_are_redrawn_from_their_published_rows(tmp_path, profile):
+    figures.draw_pruning(tmp_path)
+    assert not list(tmp_path.iterdir())
+    published, names = Path(figures.ROOT) / "figures" / profile, ("accuracy_against_sparsity", "moo_sparsity")
+    for name in (*names, "accuracy_by_round"):
+        (tmp_path / f"{name}.json").write_bytes((published / f"{name}.json").read_bytes())
+    figures.draw_pruning(tmp_path)
+    figures.draw_ways(tmp_path)
+    for name in names:
+        assert (tmp_path / f"{name}.png").exists() and (tmp_path / f"{name}.pdf").exists()
+        assert json.loads((tmp_path / f"{name}.json").read_text()) == json.loads(
+            (published / f"{name}.json").read_text()
+        )
+
+
+def test_the_dashed_line_is_the_parent_and_weights_that_remain_fall(tmp_path):
+    rows = pd.DataFrame([{"method": m, "sparsity": s, "accuracy": 0.5} for m in "ab" for s in (0.5, 0.98)])
+    (axis,) = plots.draw_pruning(rows, 0.75).axes
+    assert any(list(line.get_ydata()) == [75.0, 75.0] for line in axis.lines)
+    assert axis.xaxis_inverted() and list(axis.get_xticks()) == [50, 20, 10, 5, 2]
 
 
 def test_chapter_7_is_redrawn_from_its_published_rows(tmp_path):

@@ -78,6 +78,7 @@ def main(profile: str, replace: bool = False) -> None:
             if drawn.with_suffix(suffix).exists():  # a table has none
                 store.write_bytes(target.with_suffix(suffix), drawn.with_suffix(suffix).read_bytes())
     draw_frontier(ROOT / "figures" / profile)
+    draw_students(ROOT / "figures" / profile)
     draw_pruning(ROOT / "figures" / profile)
     draw_ways(ROOT / "figures" / profile)
     draw_comparisons(ROOT / "figures" / profile)
@@ -235,6 +236,15 @@ def draw_frontier(folder: Path) -> None:
     report.save_figure(fronts.draw_frontier(points, stars)[0], file.with_suffix(""), points, about)
     if beside := marks.against_marks(points.to_dict("records"), about["data"]["name"]):
         report.save_table(folder / "marks", pd.DataFrame(beside), about)
+
+
+def draw_students(folder: Path) -> None:
+    """The figure of chapter 2 along the trainings, from its published rows."""
+    if not (file := folder / "with_and_without_teacher.json").exists():
+        return
+    content = store.read_json(file)
+    curves = pd.DataFrame(content["rows"])
+    report.save_figure(plots.draw_students(curves), file.with_suffix(""), curves, content["about"])
 
 
 def draw_pruning(folder: Path) -> None:

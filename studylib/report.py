@@ -65,6 +65,18 @@ def remaining_axis(axis: Axes, percent: pd.Series) -> None:
     axis.invert_xaxis()
 
 
+def plain_log_y(axis: Axes) -> None:
+    """Makes y logarithmic, with plain numbers: 0.5, not 5 × 10⁻¹; between powers of ten few, or more where few fit."""
+
+    def minor(y: float, _) -> str:
+        low, high = axis.get_ylim()
+        return f"{y:g}" if f"{y:e}"[0] in ("25" if high > 10 * low else "234568") else ""
+
+    axis.set_yscale("log")
+    axis.yaxis.set_major_formatter("{x:g}")
+    axis.yaxis.set_minor_formatter(minor)
+
+
 def label(node: str) -> str:
     """A node's name for people: ``teacher-kd-int8`` → ``distillation + int8``."""
     techniques = [TECHNIQUE_NAMES.get(t, t) for t in node.split("-") if t != sweep.ROOT]

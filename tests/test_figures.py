@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from engine import figures
-from studylib import claims, plots
+from studylib import claims, plots, report
 
 
 def executed(path, *cells):
@@ -102,6 +102,28 @@ def test_chapters_3_and_6_are_redrawn_from_their_published_rows(tmp_path, profil
         assert json.loads((tmp_path / f"{name}.json").read_text()) == json.loads(
             (published / f"{name}.json").read_text()
         )
+
+
+def test_chapter_2_is_redrawn_from_its_published_rows(tmp_path):
+    figures.draw_students(tmp_path)
+    assert not list(tmp_path.iterdir())
+    published, file = Path(figures.ROOT) / "figures" / "digits", "with_and_without_teacher.json"
+    (tmp_path / file).write_bytes((published / file).read_bytes())
+    figures.draw_students(tmp_path)
+    assert (tmp_path / file).with_suffix(".png").exists() and (tmp_path / file).with_suffix(".pdf").exists()
+    assert json.loads((tmp_path / file).read_text()) == json.loads((published / file).read_text())
+
+
+@pytest.mark.parametrize(("low", "high", "shown"), [(0.3, 0.9, "0.3 0.4 0.5 0.6 0.8"), (0.3, 6, "0.5 1 2 5")])
+def test_a_logarithmic_axis_has_plain_numbers(low, high, shown):
+    axis = report.plt.figure().subplots()
+    axis.plot([0, 1], [low, high])
+    report.plain_log_y(axis)
+    axis.set_ylim(low, high)
+    axis.figure.canvas.draw()
+    texts = axis.yaxis.get_ticklabels(which="both")
+    inside = [text for text in texts if 0.999 * low <= text.get_position()[1] <= 1.001 * high]
+    assert sorted(text.get_text() for text in inside if text.get_text()) == shown.split()
 
 
 def test_the_dashed_line_is_the_parent_and_weights_that_remain_fall(tmp_path):

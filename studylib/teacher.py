@@ -1,10 +1,12 @@
 """The root of the tree: a DenseNet, or another network, trained on the labels."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 from torch import nn
 
-from studylib import models, restore, train
+from studylib import models, restore, store, train
+from studylib.checkpoint import weights_digest
 from studylib.data import Data
 
 
@@ -19,6 +21,7 @@ def apply(
     device="cpu",
     step: train.Step | None = None,
     scratch: Path | None = None,
+    every_epoch: Path | None = None,
 ) -> nn.Module:
     """A network trained by ``recipe`` with cross-entropy, its best validation epoch kept (the paper, section 3.1).
 
@@ -31,6 +34,7 @@ def apply(
             whose network is trained on (:func:`studylib.restore.apply`), its zeros held at zero; empty: the DenseNet.
         step: what is done with a batch, see :func:`studylib.train.fit`; None follows cross-entropy.
         scratch: folder in which an interrupted training leaves what it needs to go on.
+        every_epoch: folder for the weights of each epoch, 4 bytes a number; :func:`look_again` reads them.
 
     Raises:
         ValueError: words that name no network, or a file that cannot be gone on from.
@@ -47,6 +51,45 @@ def apply(
     model = model.to(device)
     checkpoint = scratch / "teacher.safetensors" if scratch else None
     keep = "last" if step else "best"
-    history = train.fit(model, data, recipe, seed=seed, step=step, masks=masks, checkpoint=checkpoint, keep=keep)
+    how = {"step": step, "masks": masks, "checkpoint": checkpoint, "keep": keep}
+    history = train.fit(model, data, recipe, seed=seed, **how, watch=_leave_in(every_epoch) if every_epoch else None)
     about = {"epochs": len(history)} | ({"descends": step.label} if step else {})
     return models.with_change(model, "teacher", about, history=history)
+
+
+def look_again(model: nn.Module, folder: Path, watch: Callable[[nn.Module], dict]) -> list[dict]:
+    """What ``watch`` says of ``model`` as it was after each epoch, once its training is over.
+
+    As if :func:`studylib.train.fit` had been given ``watch``, but nothing of the training can depend on it.
+
+    Args:
+        model: as :func:`apply` returned it, with its history.
+        folder: the ``every_epoch`` of that call.
+
+    Returns:
+        The rows of ``model.history`` with what ``watch`` says in each.
+
+    Raises:
+        ValueError: the training left no weights of its epochs.
+        studylib.store.CheckpointError: the file of an epoch is missing or damaged.
+    """
+    past, rows = models.duplicate(model), []
+    for row in model.history:
+        if "weights" not in row:
+            raise ValueError(f"epoch {row['epoch']}: its weights were not left; train with every_epoch={folder}")
+        past.load_state_dict(store.read_tensors(_file(folder, row["weights"]))[0])
+        rows.append(row | watch(past.eval()))
+    return rows
+
+
+def _leave_in(folder: Path) -> Callable[[nn.Module], dict]:
+    def leave(model: nn.Module) -> dict:
+        digest = weights_digest(model)
+        store.write_tensors(_file(folder, digest), model.state_dict())
+        return {"weights": digest}
+
+    return leave
+
+
+def _file(folder: Path, digest: str) -> Path:
+    return folder / f"{digest}.safetensors"  # by its content: no other training's weights can be taken for it

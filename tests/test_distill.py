@@ -233,3 +233,15 @@ def test_a_committee_teaches_the_geometric_mean_of_its_members():
     assert len(digests) == 3  # the answers of one are not taken for those of another
     with pytest.raises(ValueError, match=r"members=.*at least one"):
         distill.Committee([])
+
+
+def test_the_student_of_the_stage_is_the_one_that_its_chapter_would_train_again(
+    teacher_model, tiny, tmp_path, same_tensors
+):
+    how = {"recipe": dataclasses.replace(QUICK, views=2), "seed": 3}
+    made = distill.apply(teacher_model, tiny, **how, **WIDTHS, views=tmp_path, scratch=tmp_path / "unfinished")
+    again = models.create("convnet", 3, **made.spec["args"])
+    loss = distill.Distillation(distill.Teacher(teacher_model, tmp_path), 5.0, 0.7)
+    history = train.fit(again, tiny, **how, loss=loss)
+    assert same_tensors(made, again)
+    assert [row["val_loss"] for row in history] == [row["val_loss"] for row in made.history]

@@ -574,6 +574,32 @@ def test_a_teacher_with_a_penalty_is_that_of_the_last_epoch_and_says_so(tiny, mo
     assert model.spec["changes"][0]["descends"] == "cross_entropy, l1 by PCD"
 
 
+def test_the_weights_of_every_epoch_are_those_that_a_watch_would_have_seen(tiny, tmp_path, same_tensors):
+    def watch(model):
+        return {"test_accuracy": train.accuracy(model, tiny.test, tiny)}
+
+    how = {"depth": 7, "growth": 4, "recipe": dataclasses.replace(QUICK, ema=0.9), "seed": 0}
+    model = teacher.apply(tiny, **how, every_epoch=tmp_path)
+    plain = teacher.apply(tiny, **how)
+    again = models.create("densenet", 0, **model.spec["args"])
+    watched = train.fit(again, tiny, how["recipe"], seed=0, watch=watch)
+    rows = teacher.look_again(model, tmp_path, watch)
+    assert len(rows) == QUICK.epochs and len({row["weights"] for row in rows}) == QUICK.epochs
+    digests = [{"weights": row["weights"]} for row in rows]
+    seen = [row | digest for row, digest in zip(without_seconds(watched), digests, strict=True)]
+    assert without_seconds(rows) == seen
+    assert same_tensors(model, plain) and same_tensors(model, again)  # neither leaving nor looking changed anything
+
+
+def test_weights_of_epochs_that_are_not_there_are_not_taken_from_elsewhere(tiny, tmp_path):
+    model = teacher.apply(tiny, depth=7, growth=4, recipe=QUICK, seed=0, every_epoch=tmp_path / "a")
+    with pytest.raises(store.CheckpointError, match="no such file"):
+        teacher.look_again(model, tmp_path / "b", lambda _: {})
+    plain = teacher.apply(tiny, depth=7, growth=4, recipe=QUICK, seed=0)
+    with pytest.raises(ValueError, match="epoch 1: its weights were not left"):
+        teacher.look_again(plain, tmp_path / "a", lambda _: {})
+
+
 def test_an_interrupted_teacher_goes_on_from_its_scratch_folder(tiny, tmp_path, monkeypatch, same_tensors):
     def make(scratch=None):
         return teacher.apply(tiny, depth=7, growth=4, recipe=QUICK, seed=0, scratch=scratch)

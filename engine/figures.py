@@ -249,10 +249,11 @@ def draw_students(folder: Path) -> None:
 
 def draw_pruning(folder: Path) -> None:
     """The figure of chapter 3 against the weights that remain, from its published rows."""
-    if not (file := folder / "accuracy_against_sparsity.json").exists():
+    file, rounds = folder / "accuracy_against_sparsity.json", folder / "accuracy_by_round.json"
+    if not (file.exists() and rounds.exists()):
         return
     content = store.read_json(file)
-    parent = store.read_json(folder / "accuracy_by_round.json")["rows"][0]["after"]
+    parent = store.read_json(rounds)["rows"][0]["after"]
     rows = pd.DataFrame(content["rows"])
     report.save_figure(plots.draw_pruning(rows, parent), file.with_suffix(""), rows, content["about"])
 

@@ -22,9 +22,9 @@ def teacher_kind(profile: str) -> str:
 
 def another_network(profile: str) -> str:
     """A verdict on what is said of the paper's own network, if the profile's teacher is another; else empty."""
-    if not _teacher(profile) or teacher_kind(profile) == RESTORED:
+    if not _teacher(profile):
         return ""
-    ours = teacher_name(profile)
+    ours = teacher_name(profile).removesuffix(TRAINED_ON)
     return "" if ours == f"{DENSENET}-{claims.PAPER_DEPTH}" else f"{claims.NOT_COMPARABLE}: {ours} and its student"
 
 

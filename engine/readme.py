@@ -44,10 +44,14 @@ def write_between(name: str, content: str) -> None:
 
 
 def date_citation() -> None:
-    """Gives CITATION.cff the day of the newest published results."""
-    newest = max(store.read_json(file)["date"] for file in (ROOT / "figures").glob("*/about.json"))
+    """Gives CITATION.cff the day of the newest published results, nodes or chapters."""
+    files = [store.read_json(file) for file in (ROOT / "figures").glob("*/*.json")]
+    found = [about for about in (file.get("about", file) for file in files) if isinstance(about, dict)]
+    newest = max(about.get("date") or about.get("provenance", {}).get("date", "") for about in found)
     path = ROOT / "CITATION.cff"
-    text = re.sub(r"^date-released: .*$", f"date-released: {newest[:10]}", path.read_text(), flags=re.M)
+    text, count = re.subn(r"^date-released: .*$", f"date-released: {newest[:10]}", path.read_text(), flags=re.M)
+    if count != 1:
+        sys.exit(f"{path}: expected one line date-released, found {count}")
     store.write_bytes(path, text.encode())
 
 

@@ -46,8 +46,8 @@ def claims_table(folder: Path) -> str:
                 if number not in answered:
                     rows += [{"chapter": f"{number}, by its nodes", **row} for row in known]
                 rows = [_with_interval(row, known) for row in rows]
-            if other := naming.another_network(profile):
-                rows = [row | {"verdict": other} if row["paper says"] in ABSOLUTE else row for row in rows]
+        if other := naming.another_network(profile):
+            rows = [row | {"verdict": other} if row["paper says"] in ABSOLUTE else row for row in rows]
         said += [{**row, "profile": profile} for row in rows]
     if not said:
         return "No chapter on CIFAR-10 is published."

@@ -37,6 +37,7 @@ class Node:
         self.device = train.set_up(threads, device)
         self.out = store.resolve(out)
         self.scratch = self.out / "unfinished"
+        self.made: dict = {}  # where a node that is shown and not trained here comes from
         self.data = datasets.load(dataset, seed)
         self.started = time.perf_counter()
 
@@ -59,14 +60,18 @@ class Node:
         if not str(made):
             return None
         model = self.load(made)
-        model.history = store.read_json(store.resolve(made) / METRICS)["history"]
+        metrics = store.read_json(store.resolve(made) / METRICS)
+        model.history, self.made = metrics["history"], metrics["provenance"]
         return model
 
     @property
     def about(self) -> dict:
-        """Where numbers made here come from: data, seed, commit, date, versions, hardware."""
+        """Where numbers made here come from: data, seed, commit, date, versions, hardware.
+
+        Those of a node taken from elsewhere (:meth:`reuse`), trained by other code or another day, under ``made``.
+        """
         data = {"name": self.data.name, "seed": self.data.seed, **self.data.sizes}
-        return {"data": data, "provenance": store.provenance()}
+        return {"data": data, "provenance": store.provenance()} | ({"made": self.made} if self.made else {})
 
     def test_logits(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Logits (n, classes) and labels (n,) of the one reading of the test set, as :meth:`finish` stored them."""

@@ -9,6 +9,8 @@ from studylib import models, restore, store, train
 from studylib.checkpoint import weights_digest
 from studylib.data import Data
 
+REMEDY = "delete the teacher's folder and train it again, or do without (every_epoch: false)"
+
 
 def apply(
     data: Data,
@@ -71,13 +73,18 @@ def look_again(model: nn.Module, folder: Path, watch: Callable[[nn.Module], dict
 
     Raises:
         ValueError: the training left no weights of its epochs.
-        studylib.store.CheckpointError: the file of an epoch is missing or damaged.
+        studylib.store.CheckpointError: the file of an epoch is missing, damaged or another's.
     """
     past, rows = models.duplicate(model), []
     for row in model.history:
         if "weights" not in row:
-            raise ValueError(f"epoch {row['epoch']}: its weights were not left; train with every_epoch={folder}")
-        past.load_state_dict(store.read_tensors(_file(folder, row["weights"]))[0])
+            raise ValueError(f"epoch {row['epoch']}: its weights were not left; {REMEDY}")
+        path = _file(folder, row["weights"])
+        tensors = store.read_tensors(path)[0]
+        if {name: t.shape for name, t in tensors.items()} == {name: t.shape for name, t in past.state_dict().items()}:
+            past.load_state_dict(tensors)
+        if weights_digest(past) != row["weights"]:
+            raise store.CheckpointError(f"{path}: not the weights after epoch {row['epoch']}; {REMEDY}")
         rows.append(row | watch(past.eval()))
     return rows
 

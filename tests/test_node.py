@@ -151,8 +151,9 @@ def test_a_failure_leaves_no_metrics(study_root, student_model, monkeypatch):
 def test_a_finished_node_is_shown_and_not_made_again(finished, tmp_path):
     folder, metrics, _, model = finished
     node = Node(tmp_path / "again", "digits", 0, device="cpu")
-    assert node.reuse("") is None
+    assert node.reuse("") is None and "made" not in node.about
     again = node.reuse(folder)
+    assert node.about["made"] == metrics["provenance"]  # whatever day and code it is from
     assert again.history == [{"epoch": 1, "val_accuracy": 0.5}]
     assert torch.equal(again.fc3.second.weight, model.fc3.second.weight)
     assert node.finish(again)["test_accuracy"] == metrics["test_accuracy"]

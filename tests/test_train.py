@@ -598,6 +598,15 @@ def test_weights_of_epochs_that_are_not_there_are_not_taken_from_elsewhere(tiny,
     plain = teacher.apply(tiny, depth=7, growth=4, recipe=QUICK, seed=0)
     with pytest.raises(ValueError, match="epoch 1: its weights were not left"):
         teacher.look_again(plain, tmp_path / "a", lambda _: {})
+    first, second = (tmp_path / "a" / f"{row['weights']}.safetensors" for row in model.history[:2])
+    kept = first.read_bytes()
+    for wrong in (second.read_bytes(), kept[:-1] + bytes([kept[-1] ^ 1])):
+        first.write_bytes(wrong)
+        with pytest.raises(store.CheckpointError, match="not the weights after epoch 1; delete"):
+            teacher.look_again(model, tmp_path / "a", lambda _: {})
+    store.write_tensors(first, {"another": torch.zeros(1)})
+    with pytest.raises(store.CheckpointError, match="not the weights after epoch 1"):
+        teacher.look_again(model, tmp_path / "a", lambda _: {})
 
 
 def test_an_interrupted_teacher_goes_on_from_its_scratch_folder(tiny, tmp_path, monkeypatch, same_tensors):

@@ -9,7 +9,8 @@ from studylib import models, restore, store, train
 from studylib.checkpoint import weights_digest
 from studylib.data import Data
 
-REMEDY = "delete the teacher's folder and train it again, or do without (every_epoch: false)"
+MOST_LEFT = 200_000_000  # bytes of a teacher's weights, four a number, after all its epochs
+REMEDY = "delete the teacher's folder and train it again"
 
 
 def apply(
@@ -36,7 +37,8 @@ def apply(
             whose network is trained on (:func:`studylib.restore.apply`), its zeros held at zero; empty: the DenseNet.
         step: what is done with a batch, see :func:`studylib.train.fit`; None follows cross-entropy.
         scratch: folder in which an interrupted training leaves what it needs to go on.
-        every_epoch: folder for the weights of each epoch, 4 bytes a number; :func:`look_again` reads them.
+        every_epoch: folder for the weights of each epoch, which :func:`look_again` reads; none are left where those of
+            all epochs would take more than :data:`MOST_LEFT` bytes.
 
     Raises:
         ValueError: words that name no network, or a file that cannot be gone on from.
@@ -53,8 +55,10 @@ def apply(
     model = model.to(device)
     checkpoint = scratch / "teacher.safetensors" if scratch else None
     keep = "last" if step else "best"
-    how = {"step": step, "masks": masks, "checkpoint": checkpoint, "keep": keep}
-    history = train.fit(model, data, recipe, seed=seed, **how, watch=_leave_in(every_epoch) if every_epoch else None)
+    small = 4 * recipe.epochs * sum(tensor.numel() for tensor in model.state_dict().values()) <= MOST_LEFT
+    watch = _leave_in(every_epoch) if every_epoch and small else None
+    how = {"step": step, "masks": masks, "checkpoint": checkpoint, "keep": keep, "watch": watch}
+    history = train.fit(model, data, recipe, seed=seed, **how)
     about = {"epochs": len(history)} | ({"descends": step.label} if step else {})
     return models.with_change(model, "teacher", about, history=history)
 

@@ -591,13 +591,16 @@ def test_the_weights_of_every_epoch_are_those_that_a_watch_would_have_seen(tiny,
     assert same_tensors(model, plain) and same_tensors(model, again)  # neither leaving nor looking changed anything
 
 
-def test_weights_of_epochs_that_are_not_there_are_not_taken_from_elsewhere(tiny, tmp_path):
+def test_weights_of_epochs_that_are_not_there_are_not_taken_from_elsewhere(tiny, tmp_path, monkeypatch):
     model = teacher.apply(tiny, depth=7, growth=4, recipe=QUICK, seed=0, every_epoch=tmp_path / "a")
     with pytest.raises(store.CheckpointError, match="no such file"):
         teacher.look_again(model, tmp_path / "b", lambda _: {})
     plain = teacher.apply(tiny, depth=7, growth=4, recipe=QUICK, seed=0)
     with pytest.raises(ValueError, match="epoch 1: its weights were not left"):
         teacher.look_again(plain, tmp_path / "a", lambda _: {})
+    monkeypatch.setattr(teacher, "MOST_LEFT", 1000)  # bytes
+    large = teacher.apply(tiny, depth=7, growth=4, recipe=QUICK, seed=0, every_epoch=tmp_path / "c")
+    assert "weights" not in large.history[0] and not (tmp_path / "c").exists()
     first, second = (tmp_path / "a" / f"{row['weights']}.safetensors" for row in model.history[:2])
     kept = first.read_bytes()
     for wrong in (second.read_bytes(), kept[:-1] + bytes([kept[-1] ^ 1])):

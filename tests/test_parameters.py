@@ -51,7 +51,7 @@ def test_every_profile_is_valid_and_states_its_scale(name):
     if "moo" in chapters:
         assert COMPARED | {"sums", "shrinkages", "taus", "rates"} <= set(sections["moo"])
         assert sections["moo"]["repetitions"] >= 3
-    if sections["study"]["stages"] == parameters.load("digits")["study"]["stages"]:  # a whole tree, and so another's, too
+    if sections["study"]["stages"] == parameters.load("digits")["study"]["stages"]:  # a whole tree
         assert parameters.load(name, root="moo")["teacher"]["penalty"] == "l1"
 
 

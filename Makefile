@@ -16,6 +16,7 @@ VENV := .venv
 PY := $(VENV)/bin/python
 READY := $(VENV)/.ready
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
+export PYTHONUTF8 := 1
 .DEFAULT_GOAL := help
 .PHONY: help study test figures compare evaluate pack unpack notebooks lint clean setup bench nncodec
 

@@ -235,6 +235,7 @@ rule sweep:
         given=json.dumps({"seeds": SEEDS, "stages": STAGES, "profile": NAME}),
         code=code.digest(NOTEBOOKS["sweep"], lesson=False),
         run=RUN,
+    priority: len(STAGES) + 2  # what readers wait for; chapters come after it
     log:
         f"{RUN}/sweep.txt",
     message:

@@ -5,3 +5,6 @@ import sys
 # jsonschema, which papermill imports to validate notebooks, compiles a grammar for internationalized addresses at
 # import: 1.6 of 2.2 s, once a node. Notebooks have no such addresses; without the module that check is left out.
 sys.modules.setdefault("rfc3987_syntax", None)
+
+if hasattr(sys.stdout, "reconfigure"):  # a terminal that has no ± or × gets a question mark, not an error
+    sys.stdout.reconfigure(errors="replace")

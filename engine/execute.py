@@ -9,6 +9,7 @@ import argparse
 import json
 import logging
 import os
+import signal
 import sys
 import tempfile
 from pathlib import Path
@@ -19,21 +20,38 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import engine  # noqa: F401, I001  (before papermill: makes its import three times as fast)
 import papermill
 from jupyter_client import AsyncKernelManager
+from jupyter_client.kernelspec import KernelSpec
+from nbclient.exceptions import DeadKernelError
 from papermill.engines import NBClientEngine, papermill_engines
 from papermill.exceptions import PapermillExecutionError
 from traitlets.config import Config
+from zmq import ZMQError
 
+from engine import places
 from studylib import budget
 
 CLIENT = Path(__file__).resolve().with_name("client.py")
 
 
 class Kernel(AsyncKernelManager):
-    """A kernel that is started through the run's warm process, where there is one, and ended without ceremony."""
+    """A kernel that is started through the run's warm process, where there is one, and ended without ceremony.
 
-    def format_kernel_cmd(self, extra_arguments=None):
-        command = super().format_kernel_cmd(extra_arguments)
-        return [sys.executable, "-I", "-S", str(CLIENT), *command[command.index("-m") :]]
+    Its settings are the study's: neither a kernel that the user has installed under the same name, nor files that the
+    user's IPython or Python runs at start, reach a notebook.
+    """
+
+    status: int | None = None  # of the last kernel's process, if it has been found dead
+
+    @property
+    def kernel_spec(self) -> KernelSpec:
+        start = [sys.executable, "-I", "-S", str(CLIENT), "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+        own = {"IPYTHONDIR": str(Path(self.connection_file).with_name("ipython")), "PYTHONSTARTUP": ""}
+        return KernelSpec(argv=start, env=own, display_name="Python 3", language="python")
+
+    async def is_alive(self):
+        if self.provisioner is not None:
+            Kernel.status = await self.provisioner.poll()
+        return await super().is_alive()
 
     async def shutdown_kernel(self, now=False, restart=False):
         """When this is called, every cell is done; asking the kernel to end, and waiting for that, takes 0.1 to 1 s."""
@@ -50,8 +68,8 @@ class IPCEngine(NBClientEngine):
     @classmethod
     def execute_managed_notebook(cls, nb_man, kernel_name, **kwargs):
         warm = Path(os.environ.get("STUDY_WARM", ""))  # its folder goes even if this process is killed
-        inside = warm.parent if warm.is_socket() else None
-        with tempfile.TemporaryDirectory(prefix="k", dir=inside) as folder:  # short: a socket's path has 107 bytes
+        inside = warm.parent if warm.is_socket() else places.for_sockets()
+        with tempfile.TemporaryDirectory(prefix="k", dir=inside) as folder:
             files = {"ip": f"{folder}/k", "connection_file": f"{folder}/connection.json"}
             config = Config(KernelManager={"transport": "ipc", **files})
             kwargs |= {"kernel_manager_class": Kernel, "config": config}
@@ -105,6 +123,21 @@ def main() -> None:
         execute(args.notebook, args.executed, parameters)
     except PapermillExecutionError as error:
         sys.exit(f"{error.ename}: {error.evalue}\nThe notebook with the error in it: {args.executed.resolve()}")
+    except (DeadKernelError, RuntimeError, OSError, ZMQError) as error:  # none of a cell's own
+        print(f"{_why(error)}\nThe notebook as far as it came: {args.executed.resolve()}", file=sys.stderr, flush=True)
+        os._exit(1)  # sockets that never met their kernel keep the interpreter from ending
+
+
+def _why(error: Exception) -> str:
+    """What ended a kernel, or kept it from starting, as far as that can be told."""
+    if not isinstance(error, DeadKernelError):
+        return f"The kernel did not start: {type(error).__name__}: {error}"
+    if Kernel.status in (-signal.SIGKILL, 128 + signal.SIGKILL):
+        return (
+            "The kernel died: it was killed (SIGKILL), as the system does when memory runs out. "
+            "Fewer jobs side by side (CORES=1) or a smaller batch_size need less."
+        )
+    return f"The kernel died, with exit status {Kernel.status}."
 
 
 if __name__ == "__main__":

@@ -35,6 +35,7 @@ NOISE = [  # what Snakemake says when all is well
     r"\[\w{3} \w{3} +\d+ [\d:]+ \d{4}\]",
     r"localrule all:",
     r"Complete log\(s\): .*",
+    r"Elapsed time: .*",
 ]
 ENDED = [  # what it says in the end where a job has failed
     r"Exiting because a job execution failed\..*",
@@ -57,8 +58,8 @@ def main() -> None:
     minutes = _minutes(args.minutes)
     args.root = args.root.strip()
     run = ROOT / "runs" / parameters.run_name(args.profile, args.root)
-    dry = bool({"-n", "--dry-run", "--dryrun"} & set(args.snakemake))
-    elsewhere = bool({"--profile", "--executor", "-e"} & set(args.snakemake))
+    asked = asked_of_snakemake(args.snakemake)
+    dry, elsewhere = asked.dryrun, bool(asked.profile or asked.executor)
     with contextlib.ExitStack() as stack:
         try:
             sections = parameters.load(args.profile, args.seeds, args.stages, args.root)
@@ -78,12 +79,12 @@ def main() -> None:
         config = [
             f"{key}={value}" for key in ("profile", "seeds", "stages", "root") if (value := getattr(args, key).strip())
         ]
-        own_profile = [] if "--profile" in args.snakemake else ["--cores", args.cores]
+        own_profile = [] if asked.profile else ["--cores", args.cores]
         command = [sys.executable, "-m", "snakemake", "--workflow-profile", "engine/profile", *own_profile]
         command += ["--config", *config, *args.snakemake]
         if shutil.which("setpriv"):  # Snakemake ends with this process, however it ends; on TERM it waits for its jobs
             command = ["setpriv", "--pdeathsig", "KILL", *command]
-        code, paused = _run(command, environment, handles, quiet=not dry)
+        code, paused = _run(command, environment, handles, quiet=not dry, table=run / "sweep.csv")
     if code:
         again = f"make study PROFILE={args.profile}" + (f" ROOT={args.root}" if args.root else "")
         if paused:
@@ -108,6 +109,15 @@ def _stop_on_term(run: Path):
         file.unlink(missing_ok=True)
 
 
+def asked_of_snakemake(arguments: list[str]) -> argparse.Namespace:
+    """What Snakemake makes of ``arguments``, in whichever of its spellings; ends with its own words if nothing."""
+    if not arguments:
+        return argparse.Namespace(dryrun=False, profile=[], executor=None)
+    from snakemake.cli import get_argument_parser  # most of a second
+
+    return get_argument_parser().parse_args(arguments)
+
+
 def _minutes(text: str) -> float | None:
     """The time that a run may take; None: as long as it wants."""
     try:
@@ -119,17 +129,21 @@ def _minutes(text: str) -> float | None:
     return minutes
 
 
-def _run(command: list[str], environment: dict[str, str], handles: list[int], quiet: bool) -> tuple[int, bool]:
+def _run(
+    command: list[str], environment: dict[str, str], handles: list[int], quiet: bool, table: Path
+) -> tuple[int, bool]:
     """Snakemake's exit status, and whether all that failed was paused.
 
-    ``quiet`` makes one line of what it says of each job, paused ones too, and leaves errors whole.
+    ``quiet`` makes one line of what it says of each job, paused ones too, and leaves errors whole; ``table`` is printed
+    as soon as it is made.
     """
     process = subprocess.Popen(
         command,
         cwd=ROOT,
         env=environment,
         pass_fds=handles,
-        text=True,
+        encoding="utf-8",
+        errors="replace",
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
     )
@@ -159,6 +173,10 @@ def _run(command: list[str], environment: dict[str, str], handles: list[int], qu
             elif match := re.fullmatch(r"(\d+) of (\d+) steps .*done", line):
                 if last:
                     print(f"[{match[1]:>3}/{match[2]}] {last}", flush=True)
+                left = int(match[2]) - int(match[1]) - 1  # the last step is none of work
+                if last.startswith(f"{table.relative_to(ROOT)},") and left:
+                    print_table(table)
+                    print(f"\nChapters that are left: {left}. More is trained in them:", flush=True)
             elif paused and re.fullmatch("|".join(ENDED), line):
                 pass
             elif not any(re.fullmatch(pattern, line) for pattern in NOISE):
@@ -178,20 +196,10 @@ def _named(failure: list[str]) -> str:
 
 def report(run: Path, started: float) -> None:
     """Prints the table of ``run`` and where the rest of it is."""
-    import pandas as pd
-
-    from studylib import report, sweep
-
-    if not (run / "sweep.csv").exists():  # Snakemake was asked for a part: --until, say
-        print(f"\n{run / 'sweep.csv'}: not made by this command")
-        return
-    table = pd.read_csv(run / "sweep.csv")
-    if missing := [column for column in sweep.COLUMNS if column not in table]:
-        print(f"\n{run / 'sweep.csv'}: of an earlier version ({missing[0]} is missing), not made anew by this command")
+    total = print_table(run / "sweep.csv")
+    if not total:
         return
     trained = sum(path.stat().st_mtime > started for path in run.glob("seed*/*/metrics.json"))
-    print("\n" + report.text_table(sweep.summary(table)))
-    total = table.groupby(["seed", "node"]).ngroups
     print(f"\n{trained} of {total} nodes run now" + ("" if trained else ": everything was up to date, nothing trained"))
     for what, where in {
         "table": run / "sweep.csv",
@@ -204,11 +212,32 @@ def report(run: Path, started: float) -> None:
             print(f"{what:>21}: {where.relative_to(ROOT)}")
 
 
+def print_table(path: Path) -> int:
+    """Prints the table of a run and returns how many nodes it has: 0, and says why, where there is none to print."""
+    import pandas as pd
+
+    from studylib import report, sweep
+
+    if not path.exists():  # Snakemake was asked for a part: --until, say
+        print(f"\n{path}: not made by this command")
+        return 0
+    table = pd.read_csv(path)
+    if missing := [column for column in sweep.COLUMNS if column not in table]:
+        print(f"\n{path}: of an earlier version ({missing[0]} is missing), not made anew by this command")
+        return 0
+    print("\n" + report.text_table(sweep.summary(table)), flush=True)
+    return table.groupby(["seed", "node"]).ngroups
+
+
 def _environment() -> dict[str, str]:
+    """That of everything the run starts: what would change its results is fixed, or left out."""
     fixed = {"PYTHONHASHSEED": "0", "CUBLAS_WORKSPACE_CONFIG": ":4096:8", "OMP_WAIT_POLICY": "passive"}
+    fixed["PYTHONUTF8"] = "1"  # files are read alike in every locale
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     python_path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-    return os.environ | fixed | {"PATH": path, "PYTHONPATH": python_path, "PYTHONUNBUFFERED": "1"}
+    own = {"PATH": path, "PYTHONPATH": python_path, "PYTHONUNBUFFERED": "1"}
+    inherited = {name: value for name, value in os.environ.items() if name != "SNAKEMAKE_PROFILE"}  # ARGS says it
+    return inherited | fixed | own
 
 
 if __name__ == "__main__":

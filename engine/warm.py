@@ -59,12 +59,13 @@ def process(environment: dict[str, str], handles: list[int], modules: list[str] 
 
     Unchanged where there can be none: on another system than Linux, or with a GPU, for CUDA does not survive a fork.
     """
-    folder = tempfile.mkdtemp(prefix="study")
-    address = f"{folder}/warm"
-    if not hasattr(os, "pidfd_open") or Path("/dev/nvidiactl").exists() or len(address) > 107:
-        os.rmdir(folder)
+    if not hasattr(os, "pidfd_open") or Path("/dev/nvidiactl").exists():
         yield environment
         return
+    from engine import places  # not in the warm process itself, whose forks read the code as it is by then
+
+    folder = tempfile.mkdtemp(prefix="study", dir=places.for_sockets())
+    address = f"{folder}/warm"
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     listener.bind(address)
     listener.listen(100)

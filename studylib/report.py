@@ -2,8 +2,10 @@
 
 import json
 import math
+import sys
 from pathlib import Path
 
+import matplotlib
 import matplotlib.pyplot as plt
 import pandas as pd
 import seaborn as sns
@@ -17,7 +19,14 @@ TECHNIQUE_NAMES = {"kd": "distillation", "imp": "pruning", "svd": "SVD", "int8":
 
 
 def style() -> None:
-    """Sets the plot style of the study: colour-blind safe, readable in print."""
+    """Sets the plot style of the study: colour-blind safe, readable in print, whatever a matplotlibrc says.
+
+    In a notebook, figures then appear below their cells, also where matplotlib was imported before the notebook began.
+    """
+    matplotlib.rcdefaults()
+    shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
+    if hasattr(shell, "kernel") and not plt.get_backend().endswith(("nbagg", "ipympl", "widget")):
+        shell.enable_matplotlib("inline")
     sns.set_theme(context="paper", style="whitegrid", palette="colorblind", font_scale=1.1)
     plt.rcParams |= {"figure.dpi": 110, "pdf.fonttype": 42}
 
@@ -39,6 +48,34 @@ def save_figure(figure: Figure, path: Path, rows: pd.DataFrame, about: dict | No
         figure.savefig(buffer, format=suffix, metadata=metadata, dpi=DPI, bbox_inches="tight")
         store.write_bytes(path.with_name(f"{path.name}.{suffix}"), buffer.getvalue())
     store.write_json(path.with_name(f"{path.name}.json"), {"about": about or {}, "rows": _records(rows)})
+
+
+def show_published(name: str, caption: str) -> None:
+    """Shows a published figure in a notebook, wherever that lies: the picture itself, its caption, where it is from.
+
+    Args:
+        name: of the figure below ``figures/``, without suffix. Where it is not there, a sentence says so.
+    """
+    from IPython.display import Image, Markdown, display
+
+    path = store.root() / "figures" / f"{name}.png"
+    if not path.is_file():
+        display(Markdown(f"*{caption}: `figures/{name}.png` is not in this copy of the study.*"))
+        return
+    display(Image(filename=path, width=900))
+    about = store.read_json(path.with_suffix(".json"))["about"]
+    display(Markdown(f"*{caption}. `figures/{name}.json` has the rows. {where_from(about)}*"))
+
+
+def where_from(about: dict) -> str:
+    """Data set, seeds, commit, hardware and date of published rows in a sentence; empty where they do not say."""
+    data, made = about.get("data", {}), about.get("provenance", about)
+    seeds = about.get("seeds", [data["seed"]] if "seed" in data else [])
+    said = {"": data.get("name"), "seed": seeds, "commit": made.get("git_commit"), "on": made.get("hardware")}
+    said |= {"dated": (made.get("date") or "")[:10]}
+    listed = {key: ", ".join(map(str, value)) if isinstance(value, list) else value for key, value in said.items()}
+    found = "; ".join(f"{key} {value}".strip() for key, value in listed.items() if value)
+    return f"Made of {found}." if found else ""
 
 
 def _records(rows: pd.DataFrame) -> list[dict]:

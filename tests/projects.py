@@ -27,11 +27,16 @@ def environment(project: Path) -> dict[str, str]:
     return {k: v for k, v in os.environ.items() if not k.startswith("COV")} | fixed
 
 
-def study(project: Path, *arguments: str) -> subprocess.CompletedProcess:
-    """`engine/study.py` in ``project``, its output as one text."""
+def study(project: Path, *arguments: str, **surroundings: str) -> subprocess.CompletedProcess:
+    """`engine/study.py` in ``project``, its output as one text; ``surroundings`` are environment variables."""
     command = [sys.executable, "engine/study.py", *arguments]
     return subprocess.run(
-        command, cwd=project, env=environment(project), text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        command,
+        cwd=project,
+        env=environment(project) | surroundings,
+        encoding="utf-8",
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
     )
 
 

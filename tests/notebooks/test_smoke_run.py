@@ -150,7 +150,50 @@ def test_a_failed_node_leaves_its_notebook_with_the_error_and_says_where(project
 def test_a_kernel_that_dies_is_said_to_have_died(project):
     edit(project / "notebooks" / "05_quantize.ipynb", "metrics = node.finish(model)", "import os; os._exit(3)")
     result = study(project, "--profile", "smoke", "--stages", "int8")
-    assert result.returncode != 0 and "DeadKernelError: Kernel died" in result.stdout
+    assert result.returncode != 0 and "The kernel died, with exit status 3." in result.stdout
+
+
+def hostile(tmp_path) -> dict[str, str]:
+    """Settings of a user, each of which has changed what the study leaves."""
+    startup = tmp_path / "ipython" / "profile_default" / "startup"
+    startup.mkdir(parents=True)
+    (startup / "mine.py").write_text("import torch; torch.randperm = lambda n, **_: torch.arange(n)\n")
+    (tmp_path / "python.py").write_text("import torch; torch.randn_like = torch.ones_like\n")
+    (tmp_path / "matplotlibrc").write_text("text.usetex: True\nfont.size: 20\nsavefig.facecolor: red\n")
+    long = tmp_path / ("x" * 150)
+    long.mkdir()
+    return {
+        "IPYTHONDIR": str(startup.parents[1]),
+        "PYTHONSTARTUP": str(tmp_path / "python.py"),
+        "MATPLOTLIBRC": str(tmp_path / "matplotlibrc"),
+        "MPLBACKEND": "Agg",
+        "SNAKEMAKE_PROFILE": "nowhere",
+        "TMPDIR": str(long),
+        **{"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"},
+    }
+
+
+def test_the_settings_of_a_user_or_a_machine_change_nothing(project, tmp_path):
+    surroundings = hostile(tmp_path)
+    again = study(project, "--profile", "smoke", **surroundings)
+    assert "0 of 16 nodes run now: everything was up to date" in again.stdout, again.stdout
+    shutil.rmtree(project / "runs" / "smoke")
+    for settings in ({}, surroundings):
+        assert study(project, "--profile", "smoke", "--stages", "svd", **settings).returncode == 0
+        run = (project / "runs" / "smoke").rename(project / "runs" / f"smoke{bool(settings)}")
+        assert (run / "sweep.csv").exists()
+    for file in ("seed0/teacher/model.slnc", "seed0/teacher-svd/model.safetensors", "figures/front.png"):
+        mine, theirs = ((project / f"runs/smoke{which}" / file).read_bytes() for which in (False, True))
+        assert mine == theirs, file
+
+
+@pytest.mark.parametrize("dry", ["-n", "-np", "-pn", "--dry-run", "--dryrun"])
+def test_a_dry_run_is_one_in_each_of_snakemakes_spellings(project, dry):
+    shutil.rmtree(project / "runs" / "smoke" / "seed0" / "teacher-svd")
+    before = {path: path.stat().st_mtime_ns for path in project.glob("runs/**/*")}
+    result = study(project, "--profile", "smoke", "--", dry)
+    assert result.returncode == 0 and "runs/smoke/seed0/teacher-svd\n" in result.stdout, result.stdout
+    assert {path: path.stat().st_mtime_ns for path in project.glob("runs/**/*")} == before
 
 
 @pytest.mark.parametrize("node", ["teacher-kd", "teacher-kd-imp", "teacher-svd", "teacher-imp-int8"])

@@ -52,8 +52,8 @@ def apply(model: nn.Module, *, slice_dead: bool = True, floats: str = "float32")
     Args:
         slice_dead: take dead channels out, all but one of a layer that has no other.
         floats: "float16" rounds every float (biases, scales, float weights) to half precision; the tensors stay
-            float32. What would become infinite is refused, and what would lose more than :data:`LOSS`: its numbers
-            have 11 digits only from 2⁻¹⁴ on, and none below 2⁻²⁵.
+            float32. What would become infinite is refused, and what would lose more than :data:`LOSS`: numbers
+            below 2⁻¹⁴ have fewer than 11 binary digits there, those below 2⁻²⁵ none.
 
     Raises:
         ValueError: unknown ``floats``.

@@ -23,15 +23,12 @@ def architecture(name: str):
 
 
 class ConvUnit(nn.Sequential):
-    """Convolution → batch norm → ReLU, the order in which the three fuse into one (int8) layer.
+    """Convolution → batch norm → ReLU, the order in which the three fuse into one (int8) layer."""
 
-    ``how`` is what else nn.Conv2d takes: stride, dilation, groups, padding_mode.
-    """
-
-    def __init__(self, in_channels: int, out_channels: int, kernel_size: int, padding=None, **how):
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: int, padding: int | None = None):
         super().__init__()
         padding = kernel_size // 2 if padding is None else padding
-        self.conv = nn.Conv2d(in_channels, out_channels, kernel_size, padding=padding, bias=False, **how)
+        self.conv = nn.Conv2d(in_channels, out_channels, kernel_size, padding=padding, bias=False)
         self.norm = nn.BatchNorm2d(out_channels)
         self.relu = nn.ReLU()
 

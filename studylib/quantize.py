@@ -238,16 +238,14 @@ def restructure(model: nn.Module, structure: dict) -> None:
         raise models.SpecError(f"activations {activations!r}: expected one of {', '.join(ACTIVATIONS)}")
     bits = pt2e.bits_of_layers(model, structure.get("bits", 8))
     for name in structure["layers"]:
-        layer, how = model.get_submodule(name), {"activations": activations, "bits": bits[name]}
-        shape, has_bias = tuple(layer.weight.shape), layer.bias is not None
-        if type(layer) is nn.Conv2d:
-            unit = model.get_submodule(name.rpartition(".")[0])
-            if isinstance(unit, models.ConvUnit) and unit.conv is layer and isinstance(unit.norm, nn.BatchNorm2d):
-                unit.norm, has_bias = nn.Identity(), True  # folded into the convolution
-            how |= {key: getattr(layer, key) for key in ("stride", "padding", "dilation", "groups", "padding_mode")}
-            new = Int8Conv2d(shape, has_bias=has_bias, **how)
-        elif type(layer) is nn.Linear:
-            new = Int8Linear(shape, has_bias, **how)
-        else:
+        layer = model.get_submodule(name)
+        if type(layer) not in (nn.Conv2d, nn.Linear):
             raise models.SpecError(f"{name} is {type(layer).__name__}: expected a convolution or linear layer")
-        models.replace_module(model, name, new)
+        how = {"has_bias": layer.bias is not None, "activations": activations, "bits": bits[name]}
+        kind = Int8Linear
+        if isinstance(layer, nn.Conv2d):
+            unit, kind = model.get_submodule(name.rpartition(".")[0]), Int8Conv2d
+            if isinstance(unit, models.ConvUnit) and unit.conv is layer and isinstance(unit.norm, nn.BatchNorm2d):
+                unit.norm, how["has_bias"] = nn.Identity(), True  # folded into the convolution
+            how |= {key: getattr(layer, key) for key in ("stride", "padding", "dilation", "groups", "padding_mode")}
+        models.replace_module(model, name, kind(tuple(layer.weight.shape), **how))

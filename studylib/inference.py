@@ -199,8 +199,11 @@ def _dead(layers: dict, found: list[Reader], passed: dict[str, bool]) -> set[tup
     read = {}
     for reader in found:
         layer = layers[reader.name]
-        if getattr(layer, "activations", "") == "dynamic" or _groups(layer) > 1:
-            used = [True] * len(reader.sources)  # what a channel holds is in the range of the batch, or a group's share
+        if getattr(layer, "activations", "") == "dynamic":
+            used = [True] * len(reader.sources)  # what a channel holds is in the range of the batch
+        elif _groups(layer) > 1:
+            passed = {name: relu for name, relu in passed.items() if (name, 0) not in reader.sources}
+            continue
         else:
             used = (layer.weight != 0).transpose(0, 1).flatten(1).any(1).tolist()
         for source, does in zip(reader.sources, used, strict=True):

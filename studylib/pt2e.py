@@ -110,7 +110,8 @@ def export(model: nn.Module, images: torch.Tensor) -> torch.fx.GraphModule:
     Paddings of ``model`` that are words become numbers, in place: PT2E reads no others.
 
     Raises:
-        models.SpecError: a layer that is neither nn.Conv2d nor nn.Linear itself, or is not called exactly once.
+        models.SpecError: a layer that is neither nn.Conv2d nor nn.Linear itself or is not called exactly once; a batch
+            norm behind a convolution outside a :class:`studylib.models.ConvUnit`, which PT2E alone would fold.
     """
     for name, layer in models.weight_layers(model).items():
         if type(layer) not in (nn.Conv2d, nn.Linear):
@@ -129,6 +130,11 @@ def export(model: nn.Module, images: torch.Tensor) -> torch.fx.GraphModule:
     for name, layer in models.weight_layers(model).items():
         if calls[layer] != 1:
             raise models.SpecError(f"{name} is called {calls[layer]} times: expected once, for its input has one scale")
+    units = {f"{name}.norm": f"{name}.conv" for name, m in model.named_modules() if isinstance(m, models.ConvUnit)}
+    for norm in (node for node in graph.graph.nodes if "batch_norm" in str(node.target)):
+        layer, name = norm.args[0], module_name(norm)
+        if layer.target == OPERATIONS[0] and (units.get(name) != module_name(layer) or len(layer.users) > 1):
+            raise models.SpecError(f"{name}: a batch norm behind a convolution: expected both in a ConvUnit")
     return graph
 
 

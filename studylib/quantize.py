@@ -141,7 +141,7 @@ def apply(
 
     Raises:
         models.SpecError: the model is int8 already, ``bits`` are not 2 to 8 or of a layer that is not there, or a
-            layer or batch norm cannot be carried over (:func:`studylib.pt2e.export`, :func:`from_pt2e`).
+            layer or batch norm cannot be carried over (:func:`studylib.pt2e.export`).
         ValueError: ``calibration_images`` is not between 1 and the number of training images.
     """
     images = calibration(data, calibration_images, seed)
@@ -158,11 +158,7 @@ def calibration(data: Data, count: int, seed: int) -> torch.Tensor:
 
 
 def from_pt2e(model: nn.Module, graph: torch.fx.GraphModule, technique="int8", did=None, history=None) -> nn.Module:
-    """The int8 model that computes what PT2E's ``graph`` of ``model`` does, bit for bit; the rest is put on record.
-
-    Raises:
-        models.SpecError: a batch norm outside a :class:`studylib.models.ConvUnit` that PT2E has folded away.
-    """
+    """The int8 model that computes what PT2E's ``graph`` of ``model`` does, bit for bit; the rest is put on record."""
     nodes = {pt2e.module_name(node): node for node in graph.graph.nodes if node.target in pt2e.OPERATIONS}
     layers = list(models.weight_layers(model))
     nodes = {name: nodes[name] for name in layers}  # what else has weights stays as it is
@@ -172,10 +168,6 @@ def from_pt2e(model: nn.Module, graph: torch.fx.GraphModule, technique="int8", d
         structure["bits"] = bits[layers[0]] if len(set(bits.values())) == 1 else low
     quantized = models.duplicate(model)
     restructure(quantized, structure)
-    normed = {pt2e.module_name(node) for node in graph.graph.nodes if "batch_norm" in str(node.target)}
-    for name, module in quantized.named_modules():
-        if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d) and name not in normed:
-            raise models.SpecError(f"{name}: a batch norm that is to be folded belongs into a ConvUnit, as its norm")
     for name, node in nodes.items():
         layer = quantized.get_submodule(name)
         activation, weight, bias = (*node.args, None)[:3]

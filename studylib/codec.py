@@ -75,12 +75,14 @@ def encode(model: nn.Module, *, floats: str | None = None) -> bytes:
     Raises:
         CodecError: no model with a spec, a number that is not finite, a tensor that is neither float32 nor int8 nor
             uint8, or a spec that is not JSON data of at most 65,535 bytes.
+        models.SpecError: a module that is not as its spec builds it (:func:`studylib.models.check_as_built`).
         ValueError: unknown ``floats``.
         inference.HalfPrecisionError: a float that half precision cannot hold.
     """
     if not isinstance(getattr(model, "spec", None), dict):
         raise CodecError(f"{type(model).__name__} has no spec: expected a model of studylib.models")
     model = inference.apply(model, floats=floats or inference.floats_of(model))
+    models.check_as_built(model)
     for name, tensor in model.state_dict().items():
         if tensor.dtype not in TYPES:
             raise CodecError(f"{name} is {tensor.dtype}: expected float32, int8 or uint8")

@@ -5,21 +5,35 @@ would let through), or where no later layer has a weight that reads it and none 
 (:data:`studylib.quantize.ACTIVATIONS`, "dynamic"). To slice it takes its row, its bias and its
 scale out of the layer that makes it and its columns out of the layers that read it. Mathematically the network
 computes what it did; a convolution over fewer channels may round otherwise, so that a reference is taken after it.
+
+Channels stay where that cannot be said of them: before another activation than ReLU, in a sum, in a convolution in
+groups and before one.
 """
 
 import copy
 import dataclasses
+import logging
 
 import torch
-from torch import nn
+import torch.nn.functional as F
+from torch import fx, nn
 
 from studylib import models
 
 FLOATS = ("float32", "float16")  # as which floats are stored; a file says which by its place here
+LOSS = 2**-8  # the most of a scale, or of a layer's largest number, that half precision may take from one of its floats
+
+# What a network may do with a channel between two layers: a ReLU, and what keeps a channel of zeros one.
+RELUS = (nn.ReLU, nn.ReLU6, torch.relu, torch.relu_, F.relu, F.relu_, F.relu6, "relu", "relu_")
+KEEPS = (nn.Identity, nn.Dropout, nn.Dropout2d, nn.Flatten, nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveMaxPool2d)
+KEEPS += (nn.AdaptiveAvgPool2d, torch.flatten, torch.cat, torch.mean, F.max_pool2d, F.avg_pool2d, F.dropout)
+KEEPS += (F.adaptive_avg_pool2d, F.adaptive_max_pool2d, "flatten", "view", "reshape", "contiguous", "mean")
+
+log = logging.getLogger(__name__)
 
 
 class HalfPrecisionError(ValueError):
-    """A float that half precision cannot hold; the message names it."""
+    """A float that half precision cannot hold, or not well enough; the message names it."""
 
 
 @dataclasses.dataclass
@@ -38,7 +52,8 @@ def apply(model: nn.Module, *, slice_dead: bool = True, floats: str = "float32")
     Args:
         slice_dead: take dead channels out, all but one of a layer that has no other.
         floats: "float16" rounds every float (biases, scales, float weights) to half precision; the tensors stay
-            float32. A scale that would become zero or infinite is refused.
+            float32. What would become infinite is refused, and what would lose more than :data:`LOSS`: numbers
+            below 2⁻¹⁴ have fewer than 11 binary digits there, those below 2⁻²⁵ none.
 
     Raises:
         ValueError: unknown ``floats``.
@@ -71,7 +86,7 @@ def restructure(model: nn.Module, structure: dict) -> None:
     for unit in list(model.modules()):
         if isinstance(unit, models.ConvUnit) and isinstance(unit.norm, nn.BatchNorm2d):
             unit.norm = nn.Identity()
-            unit.conv = _like(unit.conv, unit.conv.out_channels, unit.conv.in_channels, bias=True)
+            unit.conv = _like(unit.conv, *_widths(unit.conv), bias=True)
     for name, (out, into) in structure["widths"].items():
         layer = model.get_submodule(name)
         old = _widths(layer)
@@ -83,7 +98,8 @@ def restructure(model: nn.Module, structure: dict) -> None:
 def _like(layer: nn.Module, out: int, into: int, bias: bool) -> nn.Module:
     """An empty layer of the kind of ``layer`` with other widths."""
     if isinstance(layer, nn.Conv2d):
-        return nn.Conv2d(into, out, layer.kernel_size, padding=layer.padding, bias=bias)
+        how = {key: getattr(layer, key) for key in ("stride", "padding", "dilation", "groups", "padding_mode")}
+        return nn.Conv2d(into * layer.groups, out, layer.kernel_size, bias=bias, **how)
     if isinstance(layer, nn.Linear):
         return nn.Linear(into, out, bias=bias)
     new = copy.deepcopy(layer)  # an int8 layer: buffers only
@@ -94,7 +110,12 @@ def _like(layer: nn.Module, out: int, into: int, bias: bool) -> nn.Module:
 
 
 def _widths(layer: nn.Module) -> tuple[int, int]:
+    """Rows and columns; a convolution in groups has the columns of one."""
     return tuple(layer.weight.shape[:2])
+
+
+def _groups(layer: nn.Module) -> int:
+    return getattr(layer, "groups", 1)
 
 
 def readers(model: nn.Module) -> list[Reader]:
@@ -107,7 +128,8 @@ def readers(model: nn.Module) -> list[Reader]:
             producer = f"{producer}.second" if f"{producer}.second" in layers else producer
             rows += [(producer, i) for i in range(layers[producer].weight.shape[0])]
         if rows:
-            each = layers[first].weight.shape[1] // len(rows)  # features of one channel, where an image is flattened
+            columns = layers[first].weight.shape[1] * _groups(layers[first])
+            each = columns // len(rows)  # features of one channel, where an image is flattened
             found.append(Reader(first, [source for source in rows for _ in range(each)]))
         if last != first:
             found.append(Reader(last, [(first, i) for i in range(layers[first].weight.shape[0])]))
@@ -118,8 +140,9 @@ def readers(model: nn.Module) -> list[Reader]:
 def _slice(model: nn.Module) -> int:
     """Takes dead channels out of ``model``, in place, until there is none; how many they were."""
     layers, found, count = models.weight_layers(model), readers(model), 0
+    passed = _passed(model)
     while True:
-        dead = _dead(layers, found)
+        dead = _dead(layers, found, passed)
         if not dead:
             return count
         count += len(dead)
@@ -136,21 +159,61 @@ def _slice(model: nn.Module) -> int:
             reader.sources = [(n, renumber[n][i] if n in renumber else i) for n, i in kept]
 
 
-def _dead(layers: dict, found: list[Reader]) -> set[tuple[str, int]]:
+class _Tracer(fx.Tracer):
+    def is_leaf_module(self, module: nn.Module, name: str) -> bool:
+        return getattr(module, "is_weight_layer", False) or super().is_leaf_module(module, name)
+
+
+def _passed(model: nn.Module) -> dict[str, bool]:
+    """Layer → whether a ReLU stands behind it; layers whose channels may not be taken out are left out.
+
+    Those are they whose channels go through anything but a ReLU and :data:`KEEPS` before a layer, or leave the network.
+    """
+    layers, modules = models.weight_layers(model), dict(model.named_modules())
+    try:
+        graph = _Tracer().trace(model)
+    except Exception as error:  # a forward pass that branches on its input, say
+        log.warning("no channel is taken out: torch.fx cannot trace the network: %s", error)
+        return {}
+    known = {}  # node → what sees its value first: "relu", "layer", or something "else"
+
+    def seen(node: fx.Node) -> set[str]:
+        if node not in known:
+            known[node] = set()
+            for user in node.users:
+                if user.op == "call_module" and user.target in layers:
+                    known[node].add("layer")
+                    continue
+                kind = type(modules[user.target]) if user.op == "call_module" else user.target
+                if kind in RELUS:
+                    known[node] |= {"relu"} | seen(user) & {"else"}
+                else:
+                    known[node] |= seen(user) if kind in KEEPS else {"else"}
+        return known[node]
+
+    found = {node.target: seen(node) for node in graph.nodes if node.op == "call_module" and node.target in layers}
+    return {name: kinds == {"relu"} for name, kinds in found.items() if "else" not in kinds}
+
+
+def _dead(layers: dict, found: list[Reader], passed: dict[str, bool]) -> set[tuple[str, int]]:
     read = {}
     for reader in found:
-        used = (layers[reader.name].weight != 0).transpose(0, 1).flatten(1).any(1)
-        if getattr(layers[reader.name], "activations", "") == "dynamic":
-            used = torch.ones_like(used)  # what a channel holds is in the range of the batch
-        used = used.tolist()
+        layer = layers[reader.name]
+        if getattr(layer, "activations", "") == "dynamic":
+            used = [True] * len(reader.sources)  # what a channel holds is in the range of the batch
+        elif _groups(layer) > 1:
+            passed = {name: relu for name, relu in passed.items() if (name, 0) not in reader.sources}
+            continue
+        else:
+            used = (layer.weight != 0).transpose(0, 1).flatten(1).any(1).tolist()
         for source, does in zip(reader.sources, used, strict=True):
             read[source] = read.get(source, False) or does
     dead = set()
-    for name in {name for name, _ in read}:
+    for name in {name for name, _ in read if name in passed and _groups(layers[name]) == 1}:
         layer, rows = layers[name], len(layers[name].weight)
         silent = (layer.weight == 0).flatten(1).all(1)
-        if layer.bias is not None:  # what goes into the ReLU; a layer without a bias may have none after it
-            silent &= layer.bias <= 0
+        if layer.bias is not None:
+            silent &= layer.bias <= 0 if passed[name] else layer.bias == 0
         gone = [i for i in range(rows) if silent[i] or not read[name, i]]
         dead |= {(name, i) for i in (gone if len(gone) < rows else gone[1:])}
     return dead
@@ -173,18 +236,30 @@ def _keep(layer: nn.Module, rows: list[int] | None, columns: list[int] | None) -
 @torch.no_grad()
 def _round(model: nn.Module) -> None:
     """Every float of ``model`` to what half precision can hold, in place."""
+    layers = models.weight_layers(model)
     for name, tensor in model.state_dict(keep_vars=True).items():
         if not tensor.is_floating_point():
             continue
-        half = tensor.detach().half().float()
-        lost = ~half.isfinite() & tensor.isfinite()
+        half, layer = tensor.detach().half().float(), layers.get(name.rpartition(".")[0])
         if name.endswith("scale"):
-            lost |= (half == 0) & (tensor != 0)
+            rows = (layer.weight != 0).flatten(1).any(1)
+            needed = rows if tensor.dim() else rows.any()
+            half = torch.where(needed | (half > 0), half, 1)  # of weights that are all zero any scale will do
+            matters = tensor.abs()
+        else:
+            needed, matters = torch.tensor(True), _largest(layer) if layer is not None else tensor.abs().max()
+        lost = ~half.isfinite() & tensor.isfinite() | needed & ((half - tensor).abs() > LOSS * matters)
         if lost.any():
             raise HalfPrecisionError(
                 f"{name}: {tensor[lost].flatten()[0].item()!r} is beyond float16; use floats='float32'"
             )
         tensor.detach().copy_(half)
-    for layer in models.weight_layers(model).values():
+    for layer in layers.values():
         if hasattr(layer, "freeze"):
             layer.freeze()
+
+
+def _largest(layer: nn.Module) -> torch.Tensor:
+    """The largest magnitude of a weight or a bias of ``layer``."""
+    weight = layer.dequantized_weight() if hasattr(layer, "dequantized_weight") else layer.weight
+    return torch.cat([t.detach().flatten().abs() for t in (weight, layer.bias) if t is not None]).max()

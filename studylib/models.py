@@ -23,6 +23,7 @@ from studylib.networks import ARCHITECTURES, ConvNet, ConvUnit, DenseNet, SpecEr
 __all__ = ["ConvNet", "ConvUnit", "DenseNet", "SpecError", "described"]
 __all__ += [
     "build",
+    "check_as_built",
     "create",
     "duplicate",
     "fold_batch_norm",
@@ -33,6 +34,7 @@ __all__ += [
 ]
 
 SPEC_FORMAT = 1
+SHAPES = {"in_channels", "out_channels", "in_features", "out_features", "num_features", "inplace"}  # and no matter
 
 
 def create(name: str, seed: int, *, data: Data | None = None, **args) -> nn.Module:
@@ -81,6 +83,27 @@ def build(spec: dict) -> nn.Module:
         raise SpecError(f"spec of {spec['name']!r} does not build: {type(error).__name__}: {error}") from error
     model.spec, model.history = copy.deepcopy(spec), []
     return model
+
+
+def check_as_built(model: nn.Module) -> None:
+    """Sees that each module of ``model`` is of the kind that its spec builds, with the attributes it computes with.
+
+    Those are torch's ``__constants__`` (stride, padding, slope, …); how wide a layer is, its tensors say.
+
+    Raises:
+        SpecError: one that differs, is missing or is not in the spec: another network would be read back.
+    """
+    with torch.device("meta"):
+        built = dict(build(model.spec).named_modules())
+    found, remedy = dict(model.named_modules()), "give it to the architecture, or its arguments"
+    for name in dict.fromkeys([*built, *found]):
+        here, there = (type(each[name]).__name__ if name in each else "nothing" for each in (found, built))
+        if here != there:
+            raise SpecError(f"{name or 'the network'} is {here}, its spec builds {there}: {remedy}")
+        for key in sorted(set(getattr(found[name], "__constants__", ())) - SHAPES):
+            here, there = (getattr(each[name], key, None) for each in (found, built))
+            if here != there:
+                raise SpecError(f"{name}: {key} is {here!r}, its spec builds {there!r}: {remedy}")
 
 
 def _restructurer(module: str):

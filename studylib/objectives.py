@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from studylib import models
+from studylib import models, pt2e
 
 Slopes = dict[torch.Tensor, torch.Tensor]  # weight → gradient
 
@@ -132,9 +132,9 @@ PENALTIES = {o.name: o for o in (l1, group_lasso, nuclear_norm)}
 def quantization_error(bits: int = 8) -> Objective:
     """Σ (w − ŵ)², ŵ the nearest point of w's symmetric grid of integers × scale, one scale an output channel.
 
-    The largest magnitude of a channel is the grid's last point: scale = max|w| / (2^(bits−1) − 1), taken as a
-    constant, as ŵ is (Krishnamoorthi 2018, section 2.2). Grids are those of the weights as they are: batch norms
-    that are folded in later scale a channel and its grid alike.
+    The grid is that of :mod:`studylib.quantize`: scale = max|w| / (2^(bits−1) − 1), and max|w| / 127.5 in 8 bits,
+    taken as a constant, as ŵ is (Krishnamoorthi 2018, section 2.2). Grids are those of the weights as they are:
+    batch norms that are folded in later scale a channel and its grid alike.
 
     Raises:
         ValueError: ``bits`` is not an integer of 2 to 16.
@@ -144,8 +144,8 @@ def quantization_error(bits: int = 8) -> Objective:
     @objective(f"quantization_error_{bits}", weights_only=True, direct=True)
     def error(model):
         def one(w):
-            scale = _scale(w, bits)
-            gap = w - (w / scale).round() * scale
+            scale = pt2e.steps(w, bits)
+            gap = w - (w / scale).round().clamp(*pt2e.limits(bits)) * scale
             return gap.square().sum(), 2 * gap
 
         return _total(model, one)
@@ -165,17 +165,17 @@ def coded_bytes(bits: int = 8) -> Objective:
         ValueError: ``bits`` is not an integer of 2 to 16.
     """
     _check_bits(bits)
-    last = 2 ** (bits - 1) - 1
+    low, high = pt2e.limits(bits)
 
     @objective(f"coded_bytes_{bits}", weights_only=True)
     def estimate(model, batch, outputs):
         total = 0.0
         for weight in weights(model):
             w = weight.flatten(1)
-            place = (w / _scale(w.detach(), bits)).flatten().clamp(-last, last)
-            below = place.detach().floor().clamp_max(last - 1)
+            place = (w / pt2e.steps(w.detach(), bits)).flatten().clamp(low, high)
+            below = place.detach().floor().clamp_max(high - 1)
             above = place - below  # the share of the upper grid point
-            index, counts = (below + last).long(), place.new_zeros(2 * last + 1)
+            index, counts = (below - low).long(), place.new_zeros(high - low + 1)
             counts = counts.index_add(0, index, 1 - above).index_add(0, index + 1, above)
             total = total + (counts * (math.log2(w.numel()) - counts.clamp_min(0.5).log2())).sum() / 8
         return total
@@ -215,12 +215,6 @@ def _total(model: nn.Module, one: Callable[[torch.Tensor], tuple]) -> tuple[torc
         values.append(value)
         slopes[weight] = slope.reshape(weight.shape)
     return torch.stack(values).sum(), slopes
-
-
-def _scale(w: torch.Tensor, bits: int) -> torch.Tensor:
-    """(out, 1): the step of each row's grid; 1 for a row of zeros."""
-    largest = w.abs().amax(dim=1, keepdim=True)
-    return torch.where(largest > 0, largest / (2 ** (bits - 1) - 1), 1)
 
 
 def _check_bits(bits: int) -> None:

@@ -1,8 +1,9 @@
 """What the study asks of torchao's PT2E: export, a quantizer of 2 to 8 bits a weight, conversion."""
 
+import collections
 import contextlib
-import dataclasses
 import logging
+import math
 import warnings
 
 import torch
@@ -11,6 +12,10 @@ from torch import nn
 from studylib import models
 
 QMIN, QMAX = -128, 127  # int8 weights; also of fewer bits, whose integers lie within
+AMIN, AMAX = 0, 255  # uint8 activations
+LEAST = torch.finfo(
+    torch.float32
+).tiny  # the least scale, 2⁻¹²⁶: it is divided by; torchao's 2⁻¹² rounds layers to zero
 OPERATIONS = (torch.ops.aten.conv2d.default, torch.ops.aten.linear.default)  # that have weights
 
 
@@ -36,16 +41,27 @@ def limits(bits: int) -> tuple[int, int]:
     return (QMIN, QMAX) if bits == 8 else (1 - 2 ** (bits - 1), 2 ** (bits - 1) - 1)
 
 
+def steps(rows: torch.Tensor, bits: int) -> torch.Tensor:
+    """(out, 1): the scale that ``bits`` bits give each of ``rows`` (out, n); 1 for a row of zeros, which needs none."""
+    low, high = limits(bits)
+    largest = rows.abs().amax(1, keepdim=True)
+    return torch.where(largest > 0, (largest / ((high - low) / 2)).clamp(min=LEAST), 1)
+
+
 def convert(model: nn.Module, images: torch.Tensor, *, bits: int | dict[str, int] = 8) -> torch.fx.GraphModule:
     """PT2E's converted graph of ``model``, calibrated on the batch ``images`` (n, c, h, w), float32.
 
-    Convolutions and linear layers are quantized and nothing between them: pooling and concatenation stay
+    Convolutions and linear layers are quantized and nothing between them: pooling, concatenation and sums stay
     exact, so that each layer's input is rounded once.  ``bits``: as in :func:`studylib.quantize.apply`.
+
+    Raises:
+        models.SpecError: ``bits`` that do not fit, a layer that PT2E computes otherwise than we would (:func:`export`).
     """
     with quiet_torchao():
         from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
 
-        prepared = prepare_pt2e(export(model.eval(), images), quantizer(bits_of_layers(model, bits)))
+        graph = export(models.duplicate(model).eval(), images)
+        prepared = prepare_pt2e(graph, quantizer(bits_of_layers(model, bits)))
         with torch.no_grad():
             for chunk in images.split(128):
                 prepared(chunk)
@@ -89,31 +105,100 @@ def only_conv2d():
 
 
 def export(model: nn.Module, images: torch.Tensor) -> torch.fx.GraphModule:
-    """torch.export's graph of ``model``, in the mode it is in, for batches of any size of at least two."""
-    return torch.export.export(model, (images[:2],), dynamic_shapes=({0: torch.export.Dim.AUTO},)).module()
+    """torch.export's graph of ``model``, in the mode it is in, for batches of any size of at least two.
+
+    Paddings of ``model`` that are words become numbers, in place: PT2E reads no others.
+
+    Raises:
+        models.SpecError: a layer that is neither nn.Conv2d nor nn.Linear itself or is not called exactly once; a batch
+            norm behind a convolution outside a :class:`studylib.models.ConvUnit`, which PT2E alone would fold.
+    """
+    for name, layer in models.weight_layers(model).items():
+        if type(layer) not in (nn.Conv2d, nn.Linear):
+            raise models.SpecError(
+                f"{name} is {type(layer).__name__}: expected a convolution or linear layer of torch.nn"
+            )
+        if isinstance(layer, nn.Conv2d) and isinstance(layer.padding, str):
+            left, right, top, bottom = pads(layer)
+            if layer.padding_mode == "zeros" and (left, top) != (right, bottom):
+                layer.padding_mode = "constant"  # by nn.Conv2d's way with other modes, whose pads may be lopsided
+            layer.padding = (top, left)
+    graph = torch.export.export(model, (images[:2],), dynamic_shapes=({0: torch.export.Dim.AUTO},)).module()
+    calls = collections.Counter(
+        model.get_submodule(module_name(node)) for node in graph.graph.nodes if node.target in OPERATIONS
+    )
+    for name, layer in models.weight_layers(model).items():
+        if calls[layer] != 1:
+            raise models.SpecError(f"{name} is called {calls[layer]} times: expected once, for its input has one scale")
+    units = {f"{name}.norm": f"{name}.conv" for name, m in model.named_modules() if isinstance(m, models.ConvUnit)}
+    for norm in (node for node in graph.graph.nodes if "batch_norm" in str(node.target)):
+        layer, name = norm.args[0], module_name(norm)
+        if layer.target == OPERATIONS[0] and (units.get(name) != module_name(layer) or len(layer.users) > 1):
+            raise models.SpecError(f"{name}: a batch norm behind a convolution: expected both in a ConvUnit")
+    return graph
 
 
-def quantizer(bits: dict[str, int], config=None):
-    """torchao's quantizer for x86 CPUs, each layer's weights in ``bits[layer]`` bits; no ``config``: its default."""
-    from torchao.quantization.pt2e.quantizer import x86_inductor_quantizer as x86
+def pads(convolution: nn.Module) -> tuple[int, int, int, int]:
+    """By how much ``convolution`` (nn.Conv2d's attributes) pads its input: left, right, top, bottom."""
+    found = []
+    for i in (1, 0):
+        whole = convolution.dilation[i] * (convolution.kernel_size[i] - 1)
+        each = {"same": (whole // 2, whole - whole // 2), "valid": (0, 0)}
+        padding = convolution.padding
+        found += each[padding] if isinstance(padding, str) else (padding[i], padding[i])
+    return tuple(found)
 
-    class Quantizer(x86.X86InductorQuantizer):
+
+def quantizer(bits: dict[str, int], observers: tuple | None = None):
+    """What tells PT2E to round the input and the weight of each layer, and nothing else.
+
+    torchao's own quantizer for x86 would round the second term of a sum as well.
+
+    Args:
+        bits: layer → bits of its weights; layers that are not named stay as they are.
+        observers: what makes the observer (or fake quantizer) of an input, and that of a weight; None: histograms of
+            inputs, whose range has the least squared error, and the largest magnitude of each channel's weights.
+    """
+    from torchao.quantization.pt2e import PerChannelMinMaxObserver
+    from torchao.quantization.pt2e.quantizer import QuantizationAnnotation, QuantizationSpec, Quantizer
+
+    chosen = observers or tuple(kind.with_args(eps=LEAST) for kind in (_histogram(), PerChannelMinMaxObserver))
+
+    class Layers(Quantizer):
         def annotate(self, graph):
-            super().annotate(graph)
+            inputs = QuantizationSpec(torch.uint8, chosen[0], AMIN, AMAX, torch.per_tensor_affine)
             for node in graph.graph.nodes:
-                if (annotation := node.meta.get(x86.QUANT_ANNOTATION_KEY)) is None:
-                    continue
-                annotation.output_qspec = None  # in training torchao rounds the ReLU's output and the next input
-                if node.target in OPERATIONS:
-                    weight, (low, high) = node.args[1], limits(bits[module_name(node)])
-                    spec = dataclasses.replace(annotation.input_qspec_map[weight], quant_min=low, quant_max=high)
-                    annotation.input_qspec_map[weight] = spec
+                if node.target in OPERATIONS and (name := module_name(node)) in bits:
+                    low, high = limits(bits[name])
+                    weight = QuantizationSpec(torch.int8, chosen[1], low, high, torch.per_channel_symmetric, ch_axis=0)
+                    found = QuantizationAnnotation({node.args[0]: inputs, node.args[1]: weight}, _annotated=True)
+                    node.meta["quantization_annotation"] = found
             return graph
 
-    chosen = Quantizer()
-    for kind in (nn.Conv2d, nn.Linear):
-        chosen.set_module_type_qconfig(kind, config or x86.get_default_x86_inductor_quantization_config())
-    return chosen
+        def validate(self, graph):
+            pass
+
+    return Layers()
+
+
+def _histogram():
+    """torchao's observer of histograms, made to choose alike whatever the unit of what it sees.
+
+    It sums cubes of the bins' widths in float32, which are zero below 10⁻¹³; then it would take all bins away.
+    """
+    from torchao.quantization.pt2e import HistogramObserver
+
+    class Histogram(HistogramObserver):
+        def _non_linear_param_search(self):
+            ends = self.min_val, self.max_val
+            unit = 2.0 ** -math.frexp((self.max_val - self.min_val).item())[1]  # a power of two: no digit changes
+            self.min_val, self.max_val = (end * unit for end in ends)
+            try:
+                return tuple(end / unit for end in super()._non_linear_param_search())
+            finally:
+                self.min_val, self.max_val = ends
+
+    return Histogram
 
 
 def module_name(node: torch.fx.Node) -> str:

@@ -6,7 +6,6 @@ model with its rounded floats, but the int8 layers that PT2E's conversion of it 
 """
 
 import copy
-import dataclasses
 import math
 from collections import OrderedDict
 from pathlib import Path
@@ -19,7 +18,6 @@ from studylib import models, prune, pt2e, quantize, train
 from studylib.data import Data
 
 AVERAGING = 0.1  # how fast the ranges of activations follow a batch: as batch norm's running averages do
-EPS = 2**-12  # the least scale, torchao's for x86
 
 
 def apply(
@@ -136,7 +134,7 @@ def prepare(model: nn.Module, images: torch.Tensor, bits: dict[str, int]) -> Rou
 
         images = images.to(next(model.parameters()).device)
         graph = pt2e.export(models.duplicate(model).train(), images)
-        graph = prepare_qat_pt2e(graph, pt2e.quantizer(bits, _config()))
+        graph = prepare_qat_pt2e(graph, pt2e.quantizer(bits, _fake_quantizers()))
         rounded = Rounded(graph, model.spec).eval()
         rounded.observe(True)
         with torch.no_grad():
@@ -145,8 +143,8 @@ def prepare(model: nn.Module, images: torch.Tensor, bits: dict[str, int]) -> Rou
         return rounded.eval()
 
 
-def _config():
-    """torchao's configuration for training, its fused fake quantizers replaced by plain ones.
+def _fake_quantizers() -> tuple:
+    """What rounds inputs and weights in training; torchao's plain fake quantizers.
 
     The fused ones reckon another scale in training than in conversion (they give the negative side one integer
     more): at few bits another grid.
@@ -156,17 +154,13 @@ def _config():
         MovingAverageMinMaxObserver,
         MovingAveragePerChannelMinMaxObserver,
     )
-    from torchao.quantization.pt2e.quantizer.x86_inductor_quantizer import get_default_x86_inductor_quantization_config
 
-    def plain(spec, observer, averaging):
-        made = FakeQuantize.with_args(observer=observer, averaging_constant=averaging, eps=EPS)
-        return dataclasses.replace(spec, observer_or_fake_quant_ctr=made)
-
-    config = get_default_x86_inductor_quantization_config(is_qat=True)
-    return dataclasses.replace(
-        config,
-        input_activation=plain(config.input_activation, MovingAverageMinMaxObserver, AVERAGING),
-        weight=plain(config.weight, MovingAveragePerChannelMinMaxObserver, 1.0),  # of this step alone
+    kinds = {
+        MovingAverageMinMaxObserver: AVERAGING,
+        MovingAveragePerChannelMinMaxObserver: 1.0,
+    }  # 1: of this step alone
+    return tuple(
+        FakeQuantize.with_args(observer=kind, averaging_constant=share, eps=pt2e.LEAST) for kind, share in kinds.items()
     )
 
 
@@ -215,10 +209,9 @@ def sensitivity(
 
 def rounded_weight(weight: torch.Tensor, bits: int) -> torch.Tensor:
     """``weight`` (out, …) on the grid of ``bits`` bits that :mod:`studylib.quantize` gives each of its channels."""
-    low, high = pt2e.limits(bits)
-    scale = (weight.flatten(1).abs().amax(1) / ((high - low) / 2)).clamp(min=EPS)
-    scale = scale.view(-1, *[1] * (weight.dim() - 1))
-    return (weight / scale).round().clamp(low, high) * scale
+    rows = weight.flatten(1)
+    scale = pt2e.steps(rows, bits)
+    return ((rows / scale).round().clamp(*pt2e.limits(bits)) * scale).view(weight.shape)
 
 
 def choose_bits(

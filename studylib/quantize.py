@@ -22,7 +22,6 @@ from studylib import models, pt2e
 from studylib.data import Data
 
 ACTIVATIONS = ("static", "dynamic", "float")  # an input is rounded in a fixed range, in each batch's own, or not at all
-AMIN, AMAX = 0, 255  # uint8 activations
 
 
 class Int8Layer(nn.Module):
@@ -72,10 +71,10 @@ class Int8Layer(nn.Module):
         """``x`` rounded to the grid of the input's 256 levels, float32 again; as it is where activations are float."""
         if self.activations == "float":
             return x
-        kind = (AMIN, AMAX, torch.uint8)
+        kind = (pt2e.AMIN, pt2e.AMAX, torch.uint8)
         if self.activations == "dynamic":
             ops = torch.ops.quantized_decomposed
-            scale, zero = ops.choose_qparams.tensor(x, AMIN, AMAX, torch.finfo(torch.float32).eps, torch.uint8)
+            scale, zero = ops.choose_qparams.tensor(x, pt2e.AMIN, pt2e.AMAX, pt2e.LEAST, torch.uint8)
             return ops.dequantize_per_tensor.tensor(
                 ops.quantize_per_tensor.tensor(x, scale, zero, *kind), scale, zero, *kind
             )
@@ -85,18 +84,44 @@ class Int8Layer(nn.Module):
 
 
 class Int8Conv2d(Int8Layer):
-    """An int8 convolution, stride 1, with the batch norm that followed it folded in."""
+    """An int8 convolution, with the batch norm that followed it folded in.
 
-    def __init__(self, weight_shape, padding: int, activations: str = "static", bits: int = 8):
-        super().__init__(weight_shape, activations=activations, bits=bits)
-        self.padding = padding
+    ``stride``, ``padding``, ``dilation``, ``groups`` and ``padding_mode`` are nn.Conv2d's.
+    """
+
+    __constants__ = ("bits", "activations", "stride", "padding", "dilation", "groups", "padding_mode")
+
+    def __init__(
+        self,
+        weight_shape,
+        padding: int | str | tuple = 0,
+        activations: str = "static",
+        bits: int = 8,
+        *,
+        has_bias: bool = True,
+        stride: int | tuple = 1,
+        dilation: int | tuple = 1,
+        groups: int = 1,
+        padding_mode: str = "zeros",
+    ):
+        super().__init__(weight_shape, has_bias, activations, bits)
+        self.kernel_size, self.groups, self.padding_mode = tuple(weight_shape[2:]), groups, padding_mode
+        pairs = (each if isinstance(each, str | tuple) else (each, each) for each in (stride, padding, dilation))
+        self.stride, self.padding, self.dilation = pairs
 
     def forward(self, x):
-        return F.conv2d(self.quantized_input(x), self.dequantized_weight(), self.bias, padding=self.padding)
+        left, right, top, bottom = pads = pt2e.pads(self)
+        padding = (top, left)
+        if self.padding_mode != "zeros" or (left, top) != (right, bottom):
+            x, padding = F.pad(x, pads, "constant" if self.padding_mode == "zeros" else self.padding_mode), 0
+        x, how = self.quantized_input(x), (self.stride, padding, self.dilation, self.groups)
+        return F.conv2d(x, self.dequantized_weight(), self.bias, *how)
 
 
 class Int8Linear(Int8Layer):
     """An int8 linear layer."""
+
+    __constants__ = ("bits", "activations")
 
     def forward(self, x):
         return F.linear(self.quantized_input(x), self.dequantized_weight(), self.bias)
@@ -115,7 +140,8 @@ def apply(
         bits: of the weights, 2 to 8, or layer → bits; layers that are not named have 8.
 
     Raises:
-        models.SpecError: the model is int8 already, ``bits`` are not 2 to 8 or of a layer that is not there.
+        models.SpecError: the model is int8 already, ``bits`` are not 2 to 8 or of a layer that is not there, or a
+            layer or batch norm cannot be carried over (:func:`studylib.pt2e.export`).
         ValueError: ``calibration_images`` is not between 1 and the number of training images.
     """
     images = calibration(data, calibration_images, seed)
@@ -135,6 +161,7 @@ def from_pt2e(model: nn.Module, graph: torch.fx.GraphModule, technique="int8", d
     """The int8 model that computes what PT2E's ``graph`` of ``model`` does, bit for bit; the rest is put on record."""
     nodes = {pt2e.module_name(node): node for node in graph.graph.nodes if node.target in pt2e.OPERATIONS}
     layers = list(models.weight_layers(model))
+    nodes = {name: nodes[name] for name in layers}  # what else has weights stays as it is
     structure = {"module": "quantize", "layers": layers}
     bits = {name: node.args[1].args[5].bit_length() + 1 for name, node in nodes.items()}  # of the largest integer
     if low := {name: b for name, b in bits.items() if b != 8}:
@@ -204,12 +231,13 @@ def restructure(model: nn.Module, structure: dict) -> None:
     bits = pt2e.bits_of_layers(model, structure.get("bits", 8))
     for name in structure["layers"]:
         layer = model.get_submodule(name)
-        if isinstance(layer, nn.Conv2d):
-            new = Int8Conv2d(tuple(layer.weight.shape), layer.padding[0], activations, bits[name])
-            unit = model.get_submodule(name.rpartition(".")[0])
-            unit.norm = nn.Identity()  # folded into the convolution
-        elif isinstance(layer, nn.Linear):
-            new = Int8Linear(tuple(layer.weight.shape), layer.bias is not None, activations, bits[name])
-        else:
+        if type(layer) not in (nn.Conv2d, nn.Linear):
             raise models.SpecError(f"{name} is {type(layer).__name__}: expected a convolution or linear layer")
-        models.replace_module(model, name, new)
+        how = {"has_bias": layer.bias is not None, "activations": activations, "bits": bits[name]}
+        kind = Int8Linear
+        if isinstance(layer, nn.Conv2d):
+            unit, kind = model.get_submodule(name.rpartition(".")[0]), Int8Conv2d
+            if isinstance(unit, models.ConvUnit) and unit.conv is layer and isinstance(unit.norm, nn.BatchNorm2d):
+                unit.norm, how["has_bias"] = nn.Identity(), True  # folded into the convolution
+            how |= {key: getattr(layer, key) for key in ("stride", "padding", "dilation", "groups", "padding_mode")}
+        models.replace_module(model, name, kind(tuple(layer.weight.shape), **how))

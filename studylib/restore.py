@@ -86,10 +86,12 @@ def _whole(coded: nn.Module) -> nn.Module:
         weight, bias = kept[name].weight, kept[name].bias
         weight = kept[name].dequantized_weight() if weight.dtype == torch.int8 else weight
         chosen = [j for j, source in enumerate(columns.get(name, [])) if source in there[name]]
+        chosen = [] if getattr(layer, "groups", 1) > 1 else chosen  # such a one keeps its columns
         wide = torch.zeros(len(weight), *layer.weight.shape[1:])
         wide[:, chosen or slice(None)] = weight
         layer.weight.zero_()[: len(weight)] = wide
-        layer.bias.zero_()[: len(weight)] = bias
+        if layer.bias is not None:
+            layer.bias.zero_()[: len(weight)] = bias
     return model.eval()
 
 

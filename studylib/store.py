@@ -101,7 +101,12 @@ def read_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict]:
 
 
 def save_model(folder: Path, model: nn.Module) -> None:
-    """Writes ``model`` and its spec to ``folder``; the spec last, so that a half-written pair is noticed."""
+    """Writes ``model`` and its spec to ``folder``; the spec last, so that a half-written pair is noticed.
+
+    Raises:
+        studylib.models.SpecError: a module that is not as the spec builds it; nothing is written.
+    """
+    models.check_as_built(model)
     folder = Path(folder)
     write_tensors(folder / TENSORS, model.state_dict())
     content = {"spec": model.spec, "sha256": _file_digest(folder / TENSORS)}

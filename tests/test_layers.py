@@ -1,0 +1,321 @@
+"""Layers of every kind through quantization, the shipped form and the coded file."""
+
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from studylib import codec, inference, models, networks, pt2e, qat, quantize, store, train
+
+RECIPE = train.Recipe(epochs=1, lr=1e-3, batch_size=50, augmentation="none")
+CONVOLUTIONS = {
+    "stride 2": {"kernel_size": 3, "stride": 2, "padding": 1},
+    "stride 2 × 1": {"kernel_size": 3, "stride": [2, 1]},
+    "dilation 2": {"kernel_size": 3, "dilation": 2, "padding": 2},
+    "dilation 1 × 2": {"kernel_size": [2, 3], "dilation": [1, 2], "padding": [0, 2]},
+    "groups 2": {"kernel_size": 3, "groups": 2, "padding": 1},
+    "depthwise": {"kernel_size": 3, "groups": 8, "padding": 1},
+    "padding 3": {"kernel_size": 3, "padding": 3},
+    "padding 0 × 2": {"kernel_size": [1, 5], "padding": [0, 2]},
+    "padding same": {"kernel_size": 3, "padding": "same"},
+    "padding same, lopsided": {"kernel_size": [2, 4], "padding": "same"},
+    "padding valid": {"kernel_size": 3, "padding": "valid"},
+    "reflect": {"kernel_size": 3, "padding": 1, "padding_mode": "reflect"},
+    "replicate": {"kernel_size": 3, "padding": [2, 1], "padding_mode": "replicate"},
+    "circular, same": {"kernel_size": 4, "padding": "same", "padding_mode": "circular"},
+    "several": {"kernel_size": 3, "stride": 2, "dilation": 2, "groups": 4, "padding": 2, "padding_mode": "reflect"},
+}
+ACTIVATIONS = {
+    "none": nn.Identity,
+    "relu6": nn.ReLU6,
+    "gelu": nn.GELU,
+    "silu": nn.SiLU,
+    "leaky": nn.LeakyReLU,
+    "sigmoid": nn.Sigmoid,
+    "tanh": nn.Tanh,
+    "hardswish": nn.Hardswish,
+}
+
+
+@networks.architecture("layers")
+class Layers(nn.Module):
+    """Two units, the second's convolution with the attributes ``how``, and a linear layer."""
+
+    def __init__(self, in_channels=1, image_size=8, classes=10, how=None, activation="relu"):
+        super().__init__()
+        self.first, self.second = models.ConvUnit(in_channels, 8, 3), models.ConvUnit(8, 8, 3)
+        if how:
+            self.second.conv = nn.Conv2d(8, 8, bias=False, **how)
+        if activation != "relu":
+            self.first.relu, self.second.relu = ACTIVATIONS[activation](), ACTIVATIONS[activation]()
+        self.pool, self.last = nn.AdaptiveAvgPool2d(2), nn.Linear(32, classes)
+
+    def forward(self, x):
+        return self.last(self.pool(self.second(self.first(x))).flatten(1))
+
+
+@networks.architecture("wired")
+class Wired(Layers):
+    """The same, known to be a chain, so that dead channels are looked for."""
+
+    def wiring(self):
+        return [("first.conv", []), ("second.conv", ["first.conv"]), ("last", ["second.conv"])]
+
+
+@networks.architecture("residual")
+class Residual(nn.Module):
+    """Sums: with a unit's input, of two convolutions of stride 2, and with a linear layer's input."""
+
+    def __init__(self, in_channels=1, image_size=8, classes=10):
+        super().__init__()
+        self.first, self.second = models.ConvUnit(in_channels, 8, 3), models.ConvUnit(8, 8, 3)
+        self.main = nn.Conv2d(8, 12, 3, stride=2, padding=1)
+        self.short = nn.Conv2d(8, 12, 1, stride=2, bias=False)
+        self.fc, self.last = nn.Linear(12, 12), nn.Linear(12, classes)
+
+    def forward(self, x):
+        x = self.first(x)
+        x = x + self.second(x)
+        x = torch.relu(self.main(x) + self.short(x)).mean((2, 3))
+        return self.last(x + self.fc(x))
+
+
+def network(name, seed=0, **args):
+    """A network whose batch norms are not those of a new one."""
+    model = models.create(name, seed, in_channels=1, image_size=8, classes=10, **args)
+    draw = torch.Generator().manual_seed(seed)
+    for norm in (module for module in model.modules() if isinstance(module, nn.BatchNorm2d)):
+        norm.weight.data.uniform_(0.5, 2, generator=draw)
+        norm.bias.data.normal_(generator=draw)
+        norm.running_mean.normal_(generator=draw)
+        norm.running_var.uniform_(0.5, 2, generator=draw)
+    return model.eval()
+
+
+@pytest.fixture(scope="module")
+def images(digits):
+    return digits.normalize(digits.validation.images[:64])
+
+
+@torch.no_grad()
+def same(a, b, images) -> bool:
+    return all(torch.equal(a(batch), b(batch)) for batch in (images, images[:1], 100 * images))
+
+
+def check_written(model, images, folder):
+    """That ``model`` computes the same bit for bit as it is shipped, read from its file and loaded from its folder."""
+    shipped = inference.apply(model)
+    read = codec.decode(codec.encode(model))
+    codec.verify(shipped, read)
+    assert same(shipped, read, images)
+    store.save_model(folder, model)
+    assert same(store.load_model(folder), model, images)
+    return shipped
+
+
+def trained(model, data, monkeypatch):
+    """``model`` trained on and in int8 layers, and the graph of PT2E that it comes from."""
+    graphs, convert = [], qat.Rounded.converted
+    monkeypatch.setattr(qat.Rounded, "converted", lambda self: graphs.append(convert(self)) or graphs[-1])
+    return qat.apply(model, data, recipe=RECIPE, seed=0, bits=4, calibration_images=50), graphs[0]
+
+
+@pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")
+@pytest.mark.parametrize("kind", CONVOLUTIONS)
+def test_convolutions_of_every_kind_are_those_of_pt2es_graph_and_of_the_file(kind, images, tmp_path):
+    model = network("layers", how=CONVOLUTIONS[kind])
+    graph = pt2e.convert(copy.deepcopy(model), images)
+    ours = quantize.from_pt2e(model, graph)
+    assert same(ours, graph, images)
+    assert same(check_written(ours, images, tmp_path / "int8"), ours, images)
+    shipped = check_written(model, images, tmp_path / "float")
+    with torch.no_grad():
+        assert torch.allclose(shipped(images), model(images), atol=1e-4)
+        assert not torch.allclose(shipped(images), network("layers")(images), atol=0.1)  # the attributes matter
+
+
+@pytest.mark.parametrize("kind", ["padding same, lopsided", "several"])
+def test_convolutions_of_every_kind_are_trained_with_rounding(kind, tiny, images, tmp_path, monkeypatch):
+    ours, graph = trained(network("layers", how=CONVOLUTIONS[kind]), tiny, monkeypatch)
+    assert same(ours, graph, images)
+    assert same(check_written(ours, images, tmp_path), ours, images)
+
+
+@pytest.mark.parametrize("activations", ["dynamic", "float"])
+def test_other_ways_to_round_inputs_keep_the_attributes(activations, images, tmp_path):
+    model = network("layers", how=CONVOLUTIONS["several"])
+    ours = quantize.from_pt2e(model, pt2e.convert(model, images))
+    other = quantize.with_activations(ours, model, activations)
+    check_written(other, images, tmp_path)
+    with torch.no_grad():
+        assert torch.allclose(other(images), model(images), atol=0.1)
+
+
+# --- sums -------------------------------------------------------------------------------------------------------
+
+
+def x86_graph(model, images):
+    """The graph by torchao's own quantizer for x86, sums (and what comes out of a layer) left as they are."""
+    with pt2e.quiet_torchao():
+        from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
+        from torchao.quantization.pt2e.quantizer import x86_inductor_quantizer as x86
+
+        class Quantizer(x86.X86InductorQuantizer):
+            def annotate(self, graph):
+                super().annotate(graph)
+                for node in graph.graph.nodes:
+                    if (annotation := node.meta.get(x86.QUANT_ANNOTATION_KEY)) is not None:
+                        annotation.output_qspec = None
+                        if node.target == torch.ops.aten.add.Tensor:
+                            annotation.input_qspec_map = {}
+                return graph
+
+        quantizer = Quantizer()
+        for kind in (nn.Conv2d, nn.Linear):
+            quantizer.set_module_type_qconfig(kind, x86.get_default_x86_inductor_quantization_config())
+        prepared = prepare_pt2e(pt2e.export(model, images), quantizer)
+        with torch.no_grad():
+            prepared(images)
+        return convert_pt2e(prepared)
+
+
+def test_a_sum_stays_exact_and_all_else_is_as_torchaos_quantizer_for_x86_has_it(images, tmp_path):
+    model = network("residual")
+    graph = pt2e.convert(copy.deepcopy(model), images)
+    ours = quantize.from_pt2e(model, graph)
+    assert same(graph, x86_graph(copy.deepcopy(model), images), images)
+    assert same(ours, graph, images)
+    assert same(check_written(ours, images, tmp_path), ours, images)
+    assert ours.short.bias is None and ours.main.bias is not None
+    rounded = [n for n in graph.graph.nodes if n.target == torch.ops.quantized_decomposed.quantize_per_tensor.default]
+    assert 0 < len(rounded) <= len(models.weight_layers(model))
+
+
+def test_a_sum_stays_exact_in_training(tiny, images, tmp_path, monkeypatch):
+    ours, graph = trained(network("residual"), tiny, monkeypatch)
+    assert same(ours, graph, images)
+    assert same(check_written(ours, images, tmp_path), ours, images)
+
+
+# --- activations ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_channels_are_sliced_away_only_where_the_activation_makes_them_zero(activation, images, tmp_path):
+    """A bias below zero is nothing after a ReLU, and something after another activation."""
+    model = network("wired", activation=activation)
+    with torch.no_grad():
+        model.first.conv.weight[:3] = 0
+        model.second.conv.weight[2:4] = 0
+        for unit in (model.first, model.second):
+            unit.norm.bias.fill_(-2)
+            unit.norm.running_mean.zero_()
+    graph = pt2e.convert(copy.deepcopy(model), images)
+    ours = quantize.from_pt2e(model, graph)
+    assert same(ours, graph, images)
+    for each in (model, ours):
+        shipped = check_written(each, images, tmp_path / each.spec["name"])
+        assert ("inference" in [c["technique"] for c in shipped.spec["changes"] if c.get("sliced")]) == (
+            activation == "relu6"
+        )
+        with torch.no_grad():
+            assert torch.allclose(shipped(images), each(images), atol=1e-4)
+
+
+@pytest.mark.parametrize(("groups", "sliced"), [(1, 5), (2, 0)])
+def test_channels_stay_where_a_convolution_in_groups_reads_or_makes_them(groups, sliced, images):
+    model = network("wired", how={"kernel_size": 3, "padding": 1, "groups": groups})
+    with torch.no_grad():
+        for unit in (model.first, model.second):
+            unit.conv.weight[:3] = 0
+            unit.norm.bias.fill_(-2)
+            unit.norm.running_mean.zero_()
+        model.second.conv.weight[2] = 1.0
+    shipped = inference.apply(model)
+    assert sum(change.get("sliced", 0) for change in shipped.spec["changes"]) == sliced
+    with torch.no_grad():
+        assert torch.allclose(shipped(images), model(images), atol=1e-4)
+
+
+# --- what is refused --------------------------------------------------------------------------------------------
+
+
+class Odd(nn.Conv2d):
+    def forward(self, x):
+        return super().forward(2 * x)
+
+
+@networks.architecture("awkward")
+class Awkward(nn.Module):
+    """A convolution that cannot become an int8 layer, for the reason ``why``."""
+
+    def __init__(self, in_channels=1, image_size=8, classes=10, why=""):
+        super().__init__()
+        self.why = why
+        self.conv = (Odd if why == "subclass" else nn.Conv2d)(1, 1, 3, padding=1, bias=False)
+        self.norm = nn.BatchNorm2d(1) if why == "norm" else nn.Identity()
+        self.weight = nn.Parameter(torch.ones(1, 1, 3, 3)) if why == "functional" else None
+        self.spare, self.last = nn.Linear(3, 3), nn.Linear(64, classes)
+
+    def forward(self, x):
+        x = self.norm(self.conv(x))
+        if self.why == "twice":
+            x = self.conv(torch.relu(x))
+        if self.why == "functional":
+            x = F.conv2d(x, self.weight, padding=1)
+        if self.why != "never":
+            x = x + self.spare(x.new_zeros(1, 3)).sum()
+        return self.last(torch.relu(x).flatten(1))
+
+
+@pytest.mark.parametrize(
+    ("why", "message"),
+    [
+        ("subclass", "conv is Odd: expected a convolution or linear layer"),
+        ("twice", "conv is called 2 times: expected once"),
+        ("never", "spare is called 0 times: expected once"),
+        ("norm", "norm: a batch norm behind a convolution: expected both in a ConvUnit"),
+    ],
+)
+def test_what_would_be_computed_otherwise_is_refused_with_its_layer(why, message, tiny):
+    model = network("awkward", why=why)
+    with pytest.raises(models.SpecError, match=message):
+        quantize.apply(model, tiny, calibration_images=16)
+    with pytest.raises(models.SpecError, match=message):
+        qat.apply(model, tiny, recipe=RECIPE, seed=0, calibration_images=16)
+
+
+def test_a_convolution_that_is_no_layer_stays_exact(images, tmp_path):
+    model = network("awkward", why="functional")
+    graph = pt2e.convert(copy.deepcopy(model), images)
+    ours = quantize.from_pt2e(model, graph)
+    assert torch.equal(ours.weight, model.weight) and same(ours, graph, images)
+    check_written(ours, images, tmp_path)
+
+
+CHANGES = {
+    "stride": lambda m: setattr(m.features[2].conv, "stride", (2, 2)),
+    "dilation": lambda m: setattr(m.features[2].conv, "dilation", (2, 2)),
+    "padding": lambda m: setattr(m.features[2].conv, "padding", (0, 0)),
+    "padding_mode": lambda m: setattr(m.features[2].conv, "padding_mode", "circular"),
+    "groups": lambda m: setattr(m.features[2].conv, "groups", 2),
+    r"features\.0\.relu is GELU, its spec builds ReLU": lambda m: setattr(m.features[0], "relu", nn.GELU()),
+    r"features\.6 is Tanh, its spec builds nothing": lambda m: m.features.append(nn.Tanh()),
+    r"features\.3: kernel_size is 3": lambda m: setattr(m.features[3], "kernel_size", 3),
+    r"features\.5 is nothing, its spec builds MaxPool2d": lambda m: m.features.pop(5),
+}
+
+
+@pytest.mark.parametrize("kind", ["student_model", "int8_model"])
+@pytest.mark.parametrize("change", CHANGES)
+def test_what_the_spec_does_not_build_is_refused_when_written(change, kind, request, tmp_path):
+    model = models.duplicate(request.getfixturevalue(kind))
+    CHANGES[change](model)
+    message = change if "is" in change else rf"features\.2\.conv: {change} is .*, its spec builds"
+    with pytest.raises(ValueError, match=message):
+        codec.encode(model)
+    with pytest.raises(ValueError, match=message):
+        store.save_model(tmp_path / "model", model)
+    assert not (tmp_path / "model").exists()

@@ -89,8 +89,11 @@ def only_conv2d():
 
 
 def export(model: nn.Module, images: torch.Tensor) -> torch.fx.GraphModule:
-    """torch.export's graph of ``model``, in the mode it is in, for batches of any size of at least two."""
-    return torch.export.export(model, (images[:2],), dynamic_shapes=({0: torch.export.Dim.AUTO},)).module()
+    """torch.export's graph of ``model``, in the mode it is in, for batches of any size, whatever that of ``images``."""
+    two = (
+        images[:1].expand(2, *images.shape[1:]).contiguous()
+    )  # torch.export makes a graph of a batch of one for it alone
+    return torch.export.export(model, (two,), dynamic_shapes=({0: torch.export.Dim.AUTO},)).module()
 
 
 def quantizer(bits: dict[str, int], config=None):

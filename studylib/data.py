@@ -170,7 +170,7 @@ def _cifar10():
         raise FileNotFoundError(f"STUDY_DATA={named}: expected a folder (with cifar10.npz, or to download CIFAR-10 to)")
     file = folder / "cifar10.npz"
     arrays, source = (_cifar10_from_file(file), file) if file.exists() else (_cifar10_from_torchvision(folder), folder)
-    _check_shares(source, *(np.bincount(y, minlength=10) for _, y in arrays))
+    _check_shares(source, *(np.bincount(y.astype(np.int64), minlength=10) for _, y in arrays))
     splits = [
         Split(torch.from_numpy(x).permute(0, 3, 1, 2).contiguous(), torch.from_numpy(y.astype(np.int64)))
         for x, y in arrays

@@ -243,6 +243,8 @@ def penalized(penalty: str, aggregator: str, *, normalize: bool = True, tau: flo
         raise ValueError(f"penalty {penalty!r}: expected one of {', '.join(objectives_.PENALTIES)}, or none")
     pair = [objectives_.cross_entropy, objectives_.PENALTIES[penalty]]
     options = {"tau": tau} if aggregator == "PCD" and tau is not None else {}
+    if options and not 0 <= tau <= 1:
+        raise ValueError(f"tau={tau!r}: expected from 0 to 1")
     return Descent(pair, aggregator, normalize=normalize, **options)
 
 

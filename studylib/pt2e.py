@@ -90,9 +90,7 @@ def only_conv2d():
 
 def export(model: nn.Module, images: torch.Tensor) -> torch.fx.GraphModule:
     """torch.export's graph of ``model``, in the mode it is in, for batches of any size, whatever that of ``images``."""
-    two = (
-        images[:1].expand(2, *images.shape[1:]).contiguous()
-    )  # torch.export makes a graph of a batch of one for it alone
+    two = torch.cat([images[:1], images[:1]])  # of a batch of one torch.export makes a graph for that alone
     return torch.export.export(model, (two,), dynamic_shapes=({0: torch.export.Dim.AUTO},)).module()
 
 

@@ -329,11 +329,10 @@ def test_numbers_that_are_none_choose_no_bits():
         qat.choose_bits([{**rows[0], "increase": float("nan")}, rows[1]], 100)
 
 
-@pytest.mark.parametrize("count", [1, 2, 129])  # the last chunk of 129 is a single image
-def test_one_calibration_image_is_enough_in_training_as_after_it(student_model, tiny, digits, count):
+def test_one_calibration_image_is_enough_in_training_as_after_it(student_model, digits):
     recipe = train.Recipe(epochs=1, lr=1e-3, batch_size=32)
-    rounded = qat.apply(student_model, digits, recipe=recipe, seed=0, bits=8, calibration_images=count)
-    static = quantize.apply(student_model, digits, calibration_images=count)
+    rounded = qat.apply(student_model, digits, recipe=recipe, seed=0, bits=8, calibration_images=1)
+    static = quantize.apply(student_model, digits, calibration_images=1)
     for model in (rounded, static):
         assert train.accuracy(model, digits.validation, digits) > 0.3  # by chance 0.1
     assert {layer.bits for layer in models.weight_layers(rounded).values()} == {8}

@@ -670,7 +670,8 @@ def one_changed(data, part, field):
 
 
 def taught(temperature, seed=0):
-    return distill.Distillation(models.create("convnet", seed, in_channels=1, image_size=8), temperature, 0.5)
+    network = models.create("convnet", seed, in_channels=1, image_size=8)
+    return distill.Distillation(distill.Teacher(network), temperature, 0.5)
 
 
 MASK = torch.arange(16 * 16).view(16, 16) % 2 == 0

@@ -6,7 +6,7 @@ from pathlib import Path
 from snakemake.utils import min_version
 
 sys.path.insert(0, workflow.basedir)
-from engine import code, parameters
+from engine import check, code, parameters
 from studylib import sweep
 
 min_version("9.0")
@@ -14,6 +14,7 @@ min_version("9.0")
 PROFILE = config.get("profile", "digits")
 ROOT = config.get("root", "")
 SECTIONS = parameters.load(PROFILE, config.get("seeds", ""), config.get("stages", ""), ROOT)
+DATA = config.get("data") or check.data_of(SECTIONS)  # what the images are; study.py, which loads them, hands it on
 NAME = parameters.run_name(PROFILE, ROOT)
 STUDY, NOTEBOOKS = SECTIONS["study"], parameters.notebooks()
 PATHS = {stage: path.relative_to(parameters.ROOT).as_posix() for stage, path in NOTEBOOKS.items()}  # a moved run stays valid
@@ -81,6 +82,7 @@ rule teacher:
     output:
         files(RUN + "/seed{seed}/teacher"),
     params:
+        data=DATA,
         notebook=PATHS["teacher"],
         given=given("teacher"),
         code=code_of("teacher", lesson=False),
@@ -106,6 +108,7 @@ for i, stage in enumerate(STAGES):
         output:
             files(RUN + "/seed{seed}/{parent}-" + stage),
         params:
+            data=DATA,
             notebook=PATHS[stage],
             given=given(stage),
             code=code.digest(NOTEBOOKS[stage], lesson=False),
@@ -137,6 +140,7 @@ for chapter, stage in CHAPTERS.items():
         output:
             files(f"{RUN}/chapters/{chapter}"),
         params:
+            data=DATA,
             notebook=PATHS[stage],
             given=given(stage, lesson=True),
             code=code.digest(NOTEBOOKS[stage]),
@@ -161,6 +165,7 @@ rule chapter_moo:
     output:
         f"{COMPARISON}/comparison.csv",
     params:
+        data=DATA,
         notebook=PATHS["moo"],
         given=given("moo", lesson=True),
         code=code.digest(NOTEBOOKS["moo"]),
@@ -185,6 +190,7 @@ rule chapter_frontier:
     output:
         f"{FRONTIER}/frontier.csv",
     params:
+        data=DATA,
         notebook=PATHS["frontier"],
         given=given("frontier", lesson=True),
         code=code_of("frontier", lesson=True),
@@ -252,6 +258,7 @@ rule chapter_sweep:
     output:
         f"{LAST}/effects.csv",
     params:
+        data=DATA,
         notebook=PATHS["sweep"],
         given=json.dumps(
             {k: v for k, v in json.loads(given("teacher")).items() if k in parameters.types_of(NOTEBOOKS["sweep"])}

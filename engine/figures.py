@@ -194,6 +194,8 @@ def _publish(made: Path, name: str, about: dict, known: dict) -> None:
     store.write_bytes(ROOT / "figures" / "models" / name, (made / sweep.CODED).read_bytes())
     about |= {"seed": metrics["seed"], "dataset": metrics["data"]["name"], "bytes": metrics["bytes_file"]}
     known[name] = about | {"sha256": metrics["file_sha256"], "test_accuracy": metrics["test_accuracy"]}
+    if digest := metrics.get("provenance", {}).get("data_sha256"):
+        known[name]["data_sha256"] = digest
 
 
 def provenance(run: Path, rows: pd.DataFrame, profile: str) -> dict:
@@ -206,6 +208,7 @@ def provenance(run: Path, rows: pd.DataFrame, profile: str) -> dict:
         "profile": profile,
         "seeds": sorted(int(seed) for seed in rows["seed"].unique()),
         "data": {key: value for key, value in metrics[0]["data"].items() if key != "seed"},
+        "data_sha256": {str(m["seed"]): m["provenance"].get("data_sha256", "") for m in metrics},
         "git_commit": sorted({s["git_commit"] for s in made}),
         "date": max(s["date"] for s in made),
         "hardware": sorted({s["hardware"] for s in made}),

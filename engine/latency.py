@@ -34,8 +34,9 @@ def main() -> None:
             print(f"{folder.name}: {by_structure[structure]:.3f} ms", flush=True)
         by_node[folder.name] = by_structure[structure]
     about = {"batch": args.batch, "repeats": args.repeats, "compiled": args.compiled, "threads": args.threads}
-    seed = store.read_json(args.nodes[0] / METRICS)["seed"]
-    about |= {"seed": seed, "device": "cpu", "provenance": store.provenance()}
+    metrics = store.read_json(args.nodes[0] / METRICS)
+    provenance = store.provenance(metrics["provenance"].get("data_sha256", ""))
+    about |= {"seed": metrics["seed"], "device": "cpu", "provenance": provenance}
     store.write_json(args.out, {"latency_ms": by_node, **about})
 
 

@@ -1,5 +1,6 @@
 """Profiles: papermill_params/<profile>.yaml, read strictly and held against the notebooks before anything trains."""
 
+import ast
 import difflib
 import functools
 import re
@@ -12,6 +13,7 @@ FOLDER = ROOT / "papermill_params"
 STAGES_FILE = FOLDER / "stages.yaml"
 SWEEP = "sweep"  # the section and notebook that read all nodes
 COMPARISON, FRONTIER = "moo", "frontier"  # chapters that train networks of their own; no stages of the tree
+MOST_SEED = 2**32 - 1  # the most that scikit-learn's draws take
 ROOTS = "roots"  # the section of other teachers: name → parameters in which they differ
 STUDY = {
     "dataset": "str",
@@ -37,16 +39,36 @@ class ParameterError(ValueError):
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML in which 1e-3 is a number and a key given twice is an error."""
+    """YAML in which 1e-3 is a number, what YAML 1.1 takes for another than it says is an error, and a key twice, too.
 
-    def construct_mapping(self, node, deep=False):
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        for key in keys:
-            if keys.count(key) > 1:
-                raise ParameterError(f"{node.start_mark.name}: the key {key!r} is given twice")
-        return super().construct_mapping(node, deep)
+    A merge key (``<<: *name``) takes over what it names, as in YAML 1.1.
+    """
+
+    def compose_node(self, parent, index):
+        node = super().compose_node(parent, index)
+        kind, plain = node.tag.rpartition(":")[2], isinstance(node, yaml.ScalarNode) and node.style is None
+        if plain and kind in PLAIN and not re.fullmatch(PLAIN[kind], node.value):
+            expected = "true or false" if kind == "bool" else "a decimal number"
+            raise ParameterError(
+                f"{self.name}, line {node.start_mark.line + 1}: {node.value}: expected {expected};"
+                f" YAML 1.1 takes it for {self.construct_object(node)!r} (a text stands in quotes)"
+            )
+        return node
+
+    def compose_mapping_node(self, anchor):
+        node = super().compose_mapping_node(anchor)
+        keys = [(key.tag, key.value) for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        for tag, key in keys:
+            if keys.count((tag, key)) > 1:
+                raise ParameterError(f"{self.name}: the key {key!r} is given twice")
+        return node
 
 
+PLAIN = {  # how plain scalars of a kind are spelled here, of what YAML 1.1 allows
+    "bool": r"(?i:true|false)",
+    "int": r"[-+]?(0|[1-9]\d*(_\d+)*)",  # neither octal (010), sexagesimal (1:30), binary nor hexadecimal
+    "float": r"[-+]?(\d+(_\d+)*\.?\d*|\.\d+)([eE][-+]?\d+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
+}
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d[\d_]*)(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
 )
@@ -54,13 +76,13 @@ _Loader.add_implicit_resolver(
 
 def read_yaml(path: Path) -> dict:
     try:
-        loader = _Loader(path.read_text())
+        loader = _Loader(path.read_text(encoding="utf-8"))
         loader.name = path.name  # for messages
         content = loader.get_single_data()
     except FileNotFoundError as error:
         found = sorted(p.stem for p in path.parent.glob("*.yaml") if p != STAGES_FILE)
         raise ParameterError(f"{path.relative_to(ROOT)}: no such profile{_nearest(path.stem, found)}") from error
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ParameterError(f"{path}: not valid YAML: {error}") from error
     if not isinstance(content, dict):
         raise ParameterError(f"{path}: expected sections, found {content!r}")
@@ -149,8 +171,9 @@ def load(profile: str, seeds: str = "", chosen: str = "", root: str = "") -> dic
     study["lessons"] = bool(study["chapters"])
     if "dataset" not in study:
         raise ParameterError(f"{where}: study.dataset is missing: expected the name of a data set, such as digits")
-    if not study["seeds"] or len(set(study["seeds"])) != len(study["seeds"]) or min(study["seeds"]) < 0:
-        raise ParameterError(f"seeds {study['seeds']}: expected different whole numbers of at least 0")
+    asked = study["seeds"]
+    if not asked or len(set(asked)) != len(asked) or not 0 <= min(asked) <= max(asked) <= MOST_SEED:
+        raise ParameterError(f"study.seeds={asked}: expected different whole numbers from 0 to {MOST_SEED}")
     if study["threads"] < 1:
         raise ParameterError(f"{where}: study.threads={study['threads']}: expected at least 1")
     latency = {"batch": 64, "repeats": 20, "compiled": True, **(content.get("latency") or {})}
@@ -186,15 +209,24 @@ def _words(text: str) -> list[str]:
     return str(text).replace(",", " ").split()
 
 
-@functools.cache
 def types_of(notebook: Path) -> dict[str, str]:
     """Parameter → type name, from the notebook's parameters cell."""
+    return {name: about["inferred_type_name"] for name, about in _inspected(notebook).items()}
+
+
+def defaults_of(notebook: Path) -> dict:
+    """Parameter → the value that it has in the notebook's parameters cell."""
+    return {name: ast.literal_eval(about["default"]) for name, about in _inspected(notebook).items()}
+
+
+@functools.cache
+def _inspected(notebook: Path) -> dict[str, dict]:
     from papermill import inspect_notebook
 
     found = inspect_notebook(str(notebook))
     if not found:
         raise ParameterError(f"{notebook.relative_to(ROOT)}: it has no cell tagged parameters")
-    return {name: about["inferred_type_name"] for name, about in found.items()}
+    return found
 
 
 def _check(values: dict, types: dict[str, str], where: str) -> None:

@@ -73,12 +73,13 @@ def main() -> None:
                 environment[budget.STOP_AT] = str(started + 60 * minutes)
             if not dry and not elsewhere:  # beside the check: both import torch
                 environment = stack.enter_context(warm.process(environment, handles))
-            check_values(sections)
+            data = check_values(sections)
         except parameters.ParameterError as error:
             sys.exit(str(error))
         config = [
             f"{key}={value}" for key in ("profile", "seeds", "stages", "root") if (value := getattr(args, key).strip())
         ]
+        config.append(f"data={data}")
         own_profile = [] if asked.profile else ["--cores", args.cores]
         command = [sys.executable, "-m", "snakemake", "--workflow-profile", "engine/profile", *own_profile]
         command += ["--config", *config, *args.snakemake]

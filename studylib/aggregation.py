@@ -60,8 +60,10 @@ def make(name: str, count: int, **options) -> Aggregator:
 
 
 def describe(aggregator: Aggregator) -> str:
-    """Its class and options, the same in every process."""
-    return re.sub(r" at 0x[0-9a-f]+", "", repr(aggregator))
+    """Its class and options, the same in every process; tensors among them in all their digits."""
+    values = [value for module in aggregator.modules() for value in [*vars(module).values(), *module.buffers(False)]]
+    exact = [value.tolist() for value in values if isinstance(value, torch.Tensor)]
+    return re.sub(r" at 0x[0-9a-f]+", "", repr(aggregator)) + (f" {exact}" if exact else "")
 
 
 class Runner:

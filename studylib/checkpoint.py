@@ -14,11 +14,23 @@ from studylib import store
 log = logging.getLogger(__name__)
 
 
-def key(arguments: list, model: nn.Module) -> str:
-    """What a checkpoint belongs to: SHA-256 of a training's arguments (JSON data) and of the weights it starts from."""
-    digest = hashlib.sha256(json.dumps(arguments, sort_keys=True).encode())
-    digest.update(weights_digest(model).encode())
-    return digest.hexdigest()
+def key(arguments: dict, model: nn.Module, masks: dict[str, torch.Tensor]) -> str:
+    """What a checkpoint belongs to: SHA-256 of all that decides a training.
+
+    Args:
+        arguments: of the training, JSON data; among them a digest of the images.
+        model: as it is before; its weights and which of them are trained count.
+        masks: name → bool, True where a weight may live.
+    """
+    trained = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+    held = {name: [list(mask.shape), tensor_digest(mask)] for name, mask in masks.items()}
+    content = [arguments, trained, held, weights_digest(model)]
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def tensor_digest(tensor: torch.Tensor) -> str:
+    """SHA-256 of the numbers of ``tensor``."""
+    return hashlib.sha256(tensor.detach().cpu().contiguous().numpy().tobytes()).hexdigest()
 
 
 def weights_digest(model: nn.Module) -> str:

@@ -204,9 +204,9 @@ class _Runs:
         return tuple(found)
 
     def _once(self, what: str, way: Way, value: float, make):
-        path = self.folder / f"{way.label}-{value:g}-{self.seed}-{what}.json" if self.folder else None
+        path = self.folder / f"{way.label}-{value!r}-{self.seed}-{what}.json" if self.folder else None
         about = [way.label, value, self.seed, dataclasses.asdict(self.plan), self.start.spec, self.begins]
-        key = json.loads(json.dumps([*about, self.data.name, self.data.seed, self.data.sizes]))
+        key = json.loads(json.dumps([*about, *self.data.identity]))
         if path and path.exists() and (kept := self._read(path)).get("key") == key:
             return kept["found"]
         found = make()

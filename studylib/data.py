@@ -8,6 +8,8 @@
 """
 
 import dataclasses
+import functools
+import hashlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -30,6 +32,15 @@ class Split:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    @functools.cached_property
+    def digest(self) -> str:
+        """SHA-256 of images and labels, the same on every device."""
+        found = hashlib.sha256()
+        for tensor in (self.images, self.labels):
+            found.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
+            found.update(tensor.detach().cpu().contiguous().numpy())
+        return found.hexdigest()
 
     def take(self, indices) -> "Split":
         return Split(self.images[indices], self.labels[indices])
@@ -55,6 +66,17 @@ class Data:
     def to(self, device) -> "Data":
         tensors = ("train", "validation", "test", "mean", "std")
         return dataclasses.replace(self, **{name: getattr(self, name).to(device) for name in tensors})
+
+    @functools.cached_property
+    def digest(self) -> str:
+        """SHA-256 of the images and labels of all three splits, in their order; the same on every device."""
+        parts = (self.train, self.validation, self.test)
+        return hashlib.sha256("".join(split.digest for split in parts).encode()).hexdigest()
+
+    @property
+    def identity(self) -> list:
+        """All of this that a training depends on, as JSON data: what the images are, not what they are called."""
+        return [self.digest, self.scaling, dataclasses.asdict(self.augmentation)]
 
     def cropped_only(self, small: bool = False) -> "Data":
         """The same images, their training views only shifted (``small``: by half as much, rounded up) and mirrored."""
@@ -87,7 +109,8 @@ def load(name: str, seed: int = 0) -> Data:
     """The data set ``name`` with the train / validation split drawn by ``seed`` (stratified by class).
 
     Raises:
-        ValueError: unknown name, or a ``cifar10.npz`` that is not what it should be.
+        ValueError: unknown name, or a ``cifar10.npz`` that is not what it should be: not readable, too few images in
+            all or of a class, or a channel that is the same everywhere, which cannot be normalized.
         FileNotFoundError: ``cifar10`` is neither in ``STUDY_DATA`` nor downloadable; names both ways.
     """
     if name not in AUGMENTATIONS:
@@ -137,6 +160,7 @@ def _digits():
 
 
 CIFAR10_CLASSES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
+COLOURS = ["red", "green", "blue"]
 
 
 def _cifar10():
@@ -145,12 +169,31 @@ def _cifar10():
     if named and not folder.is_dir():
         raise FileNotFoundError(f"STUDY_DATA={named}: expected a folder (with cifar10.npz, or to download CIFAR-10 to)")
     file = folder / "cifar10.npz"
-    arrays = _cifar10_from_file(file) if file.exists() else _cifar10_from_torchvision(folder)
+    arrays, source = (_cifar10_from_file(file), file) if file.exists() else (_cifar10_from_torchvision(folder), folder)
+    _check_shares(source, *(np.bincount(y.astype(np.int64), minlength=10) for _, y in arrays))
     splits = [
         Split(torch.from_numpy(x).permute(0, 3, 1, 2).contiguous(), torch.from_numpy(y.astype(np.int64)))
         for x, y in arrays
     ]
+    for colour, level in zip(COLOURS, splits[0].images.unbind(1), strict=True):
+        if (level == level[0, 0, 0]).all():
+            raise ValueError(f"{source}: {colour} is {level[0, 0, 0]} in all training images: expected some contrast")
     return *splits, CIFAR10_CLASSES, len(splits[0]) // 10
+
+
+def _check_shares(source: Path, train: np.ndarray, test: np.ndarray) -> None:
+    """Refuses what cannot be split by class; ``train`` and ``test`` are how many images each class has."""
+    if train.sum() < 10 * len(train):
+        raise ValueError(
+            f"{source}: {train.sum()} training images: expected at least {10 * len(train)}, for a tenth validates"
+        )
+    for part, counts, least in (("training", train, 2), ("test", test, 1)):
+        if counts.min() < least:
+            label = int(counts.argmin())
+            raise ValueError(
+                f"{source}: {counts.min()} {part} images of class {label} ({CIFAR10_CLASSES[label]}):"
+                f" expected at least {least}"
+            )
 
 
 def _cifar10_from_file(file: Path):

@@ -1,6 +1,6 @@
 """Knowledge distillation: a small ConvNet learns from the teacher's soft targets."""
 
-import dataclasses
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -39,7 +39,7 @@ class Teacher:
     def __init__(self, model: nn.Module, folder: Path | None = None):
         self.model = models.duplicate(model).eval().requires_grad_(False)
         self.digest, self.folder = weights_digest(self.model), folder
-        self._answers: dict[tuple, torch.Tensor] = {}
+        self._answers: dict[str, torch.Tensor] = {}
 
     def __call__(self, images: torch.Tensor) -> torch.Tensor:
         return self.model(images)
@@ -50,26 +50,18 @@ class Teacher:
         Raises:
             studylib.store.CheckpointError: a file of answers is damaged.
         """
-        key = (shown.name, shown.seed, len(shown.train), number, *dataclasses.astuple(shown.augmentation))
+        of = [self.digest, shown.identity]
+        path = self.folder / f"{shown.name}-{shown.seed}-{number}.safetensors" if self.folder else None
+        key = json.dumps(of)
+        if key not in self._answers and path and path.exists():
+            tensors, about = store.read_tensors(path)
+            if about.get("of") == of:
+                self._answers[key] = tensors["logits"]
         if key not in self._answers:
-            self._answers[key] = self._read(key) if self.folder else None
-        if self._answers[key] is None:
             self._answers[key] = train.predict(self.model, shown.train, shown)
-            if self.folder:
-                store.write_tensors(self._path(key), {"logits": self._answers[key].cpu()}, {"of": self._about(key)})
+            if path:
+                store.write_tensors(path, {"logits": self._answers[key].cpu()}, {"of": of})
         return self._answers[key].to(shown.train.images.device)
-
-    def _path(self, key: tuple) -> Path:
-        return self.folder / f"{key[0]}-{key[1]}-{key[3]}.safetensors"
-
-    def _about(self, key: tuple) -> list:
-        return [self.digest, *key]
-
-    def _read(self, key: tuple) -> torch.Tensor | None:
-        if not self._path(key).exists():
-            return None
-        tensors, about = store.read_tensors(self._path(key))
-        return tensors["logits"] if about.get("of") == self._about(key) else None
 
 
 class Committee(nn.Module):
@@ -113,6 +105,14 @@ class Distillation:
         self.teacher, self.temperature, self.alpha = teacher, temperature, alpha
         self._answers = None
 
+    @property
+    def identity(self) -> list:
+        """What tells this loss from another (:func:`studylib.train.fit`): JSON data."""
+        known = self.teacher.digest if isinstance(self.teacher, Teacher) else None
+        if isinstance(self.teacher, nn.Module):
+            known = weights_digest(self.teacher)
+        return ["distillation", self.temperature, self.alpha, known]
+
     def show(self, shown: Data, number: int) -> None:
         """The next epoch's images are those of ``shown``, which is the view ``number``."""
         self._answers = self.teacher.answers(shown, number) if self.alpha else None
@@ -152,12 +152,10 @@ def apply(
         views: folder for the teacher's answers to the recipe's views, shared with other students; None: none.
     """
     device = next(model.parameters()).device
-    teacher = Teacher(model, views)
-    loss = Distillation(teacher, temperature, alpha)
+    loss = Distillation(Teacher(model, views), temperature, alpha)
     args = {**data.model_args, "widths": list(widths), "hidden": list(hidden)}
     student = models.create("convnet", seed, **args).to(device)
     checkpoint = scratch / "kd.safetensors" if scratch else None
-    identity = [temperature, alpha, teacher.digest] if scratch else None
-    history = train.fit(student, data, recipe, seed=seed, loss=loss, checkpoint=checkpoint, identity=identity)
+    history = train.fit(student, data, recipe, seed=seed, loss=loss, checkpoint=checkpoint)
     did = {"temperature": temperature, "alpha": alpha, "epochs": len(history)}
     return models.with_change(student, "kd", did, history=history)

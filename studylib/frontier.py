@@ -1,6 +1,7 @@
 """How small a file can be at an accuracy: a network pruned further and further, taught, and trained in few bits."""
 
 import dataclasses
+import decimal
 import math
 from collections.abc import Iterator
 from pathlib import Path
@@ -65,10 +66,6 @@ class Lesson:
     def loss(self) -> distill.Distillation:
         return distill.Distillation(self.teacher, self.temperature, self.alpha)
 
-    @property
-    def identity(self) -> list:
-        return [self.temperature, self.alpha, self.teacher.digest]
-
 
 class Coded:
     """A lesson's loss + ``coding`` × the bits a weight that an ideal entropy coder takes (after Oktay et al. 2020).
@@ -80,12 +77,23 @@ class Coded:
     def __init__(self, loss: distill.Distillation, bits: int, coding: float):
         self.loss, self.bytes, self.coding = loss, objectives.coded_bytes(bits), coding
         self.show = loss.show
+        self.identity = [*loss.identity, "coded", bits, coding]
 
     def __call__(self, model, images, labels, *chosen):
         value, logits = self.loss(model, images, labels, *chosen)
         many = sum(weight.numel() for weight in objectives.weights(model))
         with torch.autocast(images.device.type, enabled=False):
             return value + self.coding * 8 / many * self.bytes(model, None, None), logits
+
+
+def name_of(network: str, sparsity: float, bits: int) -> str:
+    """The folder of a point, whose sparsity stands in it in per mille and in all its digits: no other point has it.
+
+    >>> name_of("densenet 6", 0.95, 4), name_of("teacher", 0.9501, 4)
+    ('densenet6-950-4bit', 'teacher-950.1-4bit')
+    """
+    thousandths = (decimal.Decimal(repr(float(sparsity))) * 1000).normalize()
+    return f"{network.replace(' ', '')}-{thousandths:f}-{bits}bit"
 
 
 class Point(Node):
@@ -110,8 +118,7 @@ def grown(name: str, args: dict, data: Data, plan: Plan, lesson: Lesson, *, seed
     """
     model = models.create(name, seed, data=data, **args).to(next(lesson.teacher.model.parameters()).device)
     checkpoint = scratch / "dense.safetensors"
-    made = {"seed": seed, "loss": lesson.loss, "identity": lesson.identity, "checkpoint": checkpoint}
-    history = train.fit(model, data, plan.dense, **made)
+    history = train.fit(model, data, plan.dense, seed=seed, loss=lesson.loss, checkpoint=checkpoint)
     return models.with_change(model, "taught", {"epochs": len(history)}, history=history)
 
 
@@ -127,21 +134,16 @@ def points(
         (sparsity, bits, int8 model on the CPU), whose spec records both steps and whose ``history`` has the rows of
         both trainings, each with its ``training``, "pruning" or "rounding".
     """
-    common = {"seed": seed, "loss": lesson.loss, "identity": lesson.identity}
-    taught = dict(common)
-    if plan.coding:
-        fewest = min(plan.bits)
-        taught |= {"loss": Coded(lesson.loss, fewest, plan.coding)}
-        taught |= {"identity": [*lesson.identity, "coded", fewest, plan.coding]}
-    cut = prune.trajectory(
-        model, data, plan.sparsities, method="learning_rate", recipe=plan.pruning, scratch=scratch, **taught
-    )
+    loss = Coded(lesson.loss, min(plan.bits), plan.coding) if plan.coding else lesson.loss
+    how = {"method": "learning_rate", "recipe": plan.pruning, "seed": seed, "scratch": scratch}
+    cut = prune.trajectory(model, data, plan.sparsities, loss=loss, **how)
     for sparsity, pruned in zip(plan.sparsities, cut, strict=True):
         did = {"sparsity": sparsity, "epochs": len(pruned.history)}
         pruned = models.with_change(pruned, "pruned", did, history=pruned.history)
         for bits in plan.bits:
-            rest = {"calibration_images": plan.calibration_images, "scratch": scratch / f"{sparsity:g}-{bits}"}
-            small = qat.apply(pruned, data, recipe=plan.rounding, bits=bits, **rest, **common)
+            rest = {"calibration_images": min(plan.calibration_images, len(data.train)), "seed": seed}
+            rest["scratch"] = scratch / f"{sparsity!r}-{bits}"
+            small = qat.apply(pruned, data, recipe=plan.rounding, bits=bits, loss=lesson.loss, **rest)
             parts = {"pruning": pruned.history, "rounding": small.history}
             small.history = [{**row, "training": name} for name, rows in parts.items() for row in rows]
             yield sparsity, bits, small

@@ -71,7 +71,8 @@ class Descent(train.Step):
             raise ValueError(f"options {options}: expected none beside an aggregator that is made already")
         self.objectives, self.normalize = list(objectives), normalize
         self._aggregator, self._model = aggregation.Runner(aggregator, len(names), seed), None
-        self.identity = ["descent", names, aggregation.describe(aggregator), normalize, seed]
+        known = [[o.name, o.identity] for o in objectives]
+        self.identity = ["descent", known, aggregation.describe(aggregator), normalize, seed]
         self.label = f"{', '.join(names)} by {type(aggregator).__name__}"
 
     def start(self, model: nn.Module, masks: dict[str, torch.Tensor] | None = None) -> None:
@@ -221,6 +222,7 @@ def weighted_sum(objectives: Sequence[Objective], weights: Sequence[float]) -> t
         with torch.autocast(images.device.type, enabled=False):
             return sum(w * o(model, (images, labels), outputs.float()) for o, w in used), outputs
 
+    loss.identity = ["weighted sum", [[o.name, o.identity, float(w)] for o, w in used]]
     return loss
 
 
@@ -241,6 +243,8 @@ def penalized(penalty: str, aggregator: str, *, normalize: bool = True, tau: flo
         raise ValueError(f"penalty {penalty!r}: expected one of {', '.join(objectives_.PENALTIES)}, or none")
     pair = [objectives_.cross_entropy, objectives_.PENALTIES[penalty]]
     options = {"tau": tau} if aggregator == "PCD" and tau is not None else {}
+    if options and not 0 <= tau <= 1:
+        raise ValueError(f"tau={tau!r}: expected from 0 to 1")
     return Descent(pair, aggregator, normalize=normalize, **options)
 
 

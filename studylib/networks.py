@@ -59,6 +59,8 @@ class DenseNet(nn.Module):
         super().__init__()
         if depth < 7 or (depth - 4) % 3:
             raise SpecError(f"densenet depth={depth!r}: expected 3·n + 4 with n ≥ 1, such as 22 or 40")
+        if growth < 1:
+            raise SpecError(f"densenet growth={growth!r}: expected at least 1")
         if image_size < 4:
             raise SpecError(f"densenet image_size={image_size!r}: expected at least 4, it is halved twice")
         layers, channels = (depth - 4) // 3, stem

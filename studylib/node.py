@@ -71,7 +71,8 @@ class Node:
         Those of a node taken from elsewhere (:meth:`reuse`), trained by other code or another day, under ``made``.
         """
         data = {"name": self.data.name, "seed": self.data.seed, **self.data.sizes}
-        return {"data": data, "provenance": store.provenance()} | ({"made": self.made} if self.made else {})
+        made = {"made": self.made} if self.made else {}
+        return {"data": data, "provenance": store.provenance(self.data.digest)} | made
 
     def test_logits(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Logits (n, classes) and labels (n,) of the one reading of the test set, as :meth:`finish` stored them."""

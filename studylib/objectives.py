@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from studylib import models, pt2e
+from studylib.checkpoint import weights_digest
 
 Slopes = dict[torch.Tensor, torch.Tensor]  # weight → gradient
 
@@ -31,6 +32,7 @@ class Objective:
             through the network.
         direct: ``function`` is model → (scalar, weight → gradient): both in closed form, without a graph. Weights
             that it does not name have gradient zero. Needs ``weights_only``.
+        identity: JSON data that tells it from another of its name; a checkpoint made under another is not used.
 
     Raises:
         ValueError: ``direct`` without ``weights_only``.
@@ -40,6 +42,7 @@ class Objective:
     function: Callable
     weights_only: bool = False
     direct: bool = False
+    identity: object = None
 
     def __post_init__(self):
         if self.direct and not self.weights_only:
@@ -204,7 +207,8 @@ def knowledge_alignment(teacher: Callable[[torch.Tensor], torch.Tensor], tempera
         found = F.log_softmax(outputs / temperature, dim=1)
         return temperature**2 * F.kl_div(found, soft, reduction="batchmean", log_target=True)
 
-    return alignment
+    known = weights_digest(teacher) if isinstance(teacher, nn.Module) else None
+    return dataclasses.replace(alignment, identity=[temperature, known])
 
 
 def _total(model: nn.Module, one: Callable[[torch.Tensor], tuple]) -> tuple[torch.Tensor, Slopes]:

@@ -177,7 +177,7 @@ def trajectory(
         _zero(current, masks)
         current.accuracy_before = train.accuracy(current, data.validation, data)
         seeds = {"seed": seed + 1000 * (k + 1), "identity": identity}
-        checkpoint = scratch / f"{method}-{sparsity:g}.safetensors" if scratch else None
+        checkpoint = scratch / f"{method}-{sparsity!r}.safetensors" if scratch else None
         current.history = train.fit(current, data, recipe, **seeds, loss=loss, masks=masks, checkpoint=checkpoint)
         found.append(current)
     return found

@@ -105,7 +105,7 @@ def only_conv2d():
 
 
 def export(model: nn.Module, images: torch.Tensor) -> torch.fx.GraphModule:
-    """torch.export's graph of ``model``, in the mode it is in, for batches of any size of at least two.
+    """torch.export's graph of ``model``, in the mode it is in, for batches of any size, whatever that of ``images``.
 
     Paddings of ``model`` that are words become numbers, in place: PT2E reads no others.
 
@@ -123,7 +123,8 @@ def export(model: nn.Module, images: torch.Tensor) -> torch.fx.GraphModule:
             if layer.padding_mode == "zeros" and (left, top) != (right, bottom):
                 layer.padding_mode = "constant"  # by nn.Conv2d's way with other modes, whose pads may be lopsided
             layer.padding = (top, left)
-    graph = torch.export.export(model, (images[:2],), dynamic_shapes=({0: torch.export.Dim.AUTO},)).module()
+    two = torch.cat([images[:1], images[:1]])  # of a batch of one torch.export makes a graph for that alone
+    graph = torch.export.export(model, (two,), dynamic_shapes=({0: torch.export.Dim.AUTO},)).module()
     calls = collections.Counter(
         model.get_submodule(module_name(node)) for node in graph.graph.nodes if node.target in OPERATIONS
     )

@@ -80,7 +80,7 @@ class Recipe:
             "lr": (0 < self.lr < math.inf, "above 0 and finite"),
             "min_lr": (0 <= self.min_lr <= self.lr, f"between 0 and lr={self.lr}"),
             "batch_size": (self.batch_size >= 2, "at least 2"),
-            "weight_decay": (self.weight_decay >= 0, "at least 0"),
+            "weight_decay": (0 <= self.weight_decay < math.inf, "at least 0, and finite"),
             "optimizer": (self.optimizer in OPTIMIZERS, f"one of {', '.join(OPTIMIZERS)}"),
             "schedule": (self.schedule in SCHEDULES, f"one of {', '.join(SCHEDULES)}"),
             "label_smoothing": (0 <= self.label_smoothing < 1, "from 0 to below 1"),

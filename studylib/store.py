@@ -171,10 +171,14 @@ def _file_digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def provenance() -> dict:
-    """Where numbers made now come from: commit, date, package versions, hardware."""
+def provenance(data: str = "") -> dict:
+    """Where numbers made now come from: commit, date, package versions, hardware and, if given, images.
+
+    Args:
+        data: :attr:`studylib.data.Data.digest` of the images that they are about.
+    """
     packages = ("torch", "torchvision", "torchao", "numpy", "scikit-learn", "safetensors")
-    return {
+    return ({"data_sha256": data} if data else {}) | {
         "git_commit": _git_commit(),
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "python": platform.python_version(),

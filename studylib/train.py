@@ -113,7 +113,8 @@ def fit(
         step: turns a batch's loss into the weights' gradients; without it, the loss is followed.
         masks: weight name → bool, True where a weight may live; the others are held at exactly zero.
         target: stop after the first epoch whose validation accuracy reaches this.
-        identity: JSON data that tells ``loss`` from another; a checkpoint made under another is not used.
+        identity: JSON data that tells ``loss`` from another; a checkpoint made under another is not used. The losses of
+            studylib say so themselves, by an attribute ``identity``; two plain functions are told apart by this alone.
         watch: what it says of the model after each epoch is added to the epoch's row and decides nothing.
         keep: "last" for a training whose other objectives have not done their work in the epochs that score best.
 
@@ -132,6 +133,7 @@ def fit(
         raise ValueError(f"label_smoothing={recipe.label_smoothing}: expected 0 beside another loss than the labels'")
     loss = loss or functools.partial(task_loss, smoothing=recipe.label_smoothing)
     device = next(model.parameters()).device
+    images = data.identity if checkpoint is not None else None
     data = data.cropped_only(recipe.augmentation == "small_crops") if "crops" in recipe.augmentation else data
     data, masks = data.to(device), {name: mask.to(device) for name, mask in (masks or {}).items()}
     optimizer = optimizer_of(model, recipe)
@@ -141,9 +143,13 @@ def fit(
     net = torch.compile(model) if recipe.compile else model
     _apply_masks(model, masks)
     step = step or Step()
-    arguments = [dataclasses.asdict(recipe), seed, data.name, data.seed, data.sizes, target, identity]
-    arguments += [each for each in (step.identity, {"best": None}.get(keep, keep)) if each is not None]
-    key = checkpoints.key([arguments, model.spec], model)
+    key = ""
+    if checkpoint is not None:
+        arguments = {"recipe": dataclasses.asdict(recipe), "seed": seed, "target": target, "keep": keep}
+        arguments |= {"data": images, "spec": model.spec}
+        arguments |= {"loss": [identity, getattr(loss, "identity", None)], "step": step.identity}
+        arguments["watch"] = getattr(watch, "__qualname__", type(watch).__qualname__)  # whose rows are in the history
+        key = checkpoints.key(arguments, model, masks)
     history, best, parts = [], None, {}
     if checkpoint is not None and checkpoint.exists():
         history, best, parts = checkpoints.resume(checkpoint, key, model, optimizer)

@@ -233,3 +233,19 @@ def test_against_says_more_only_when_the_interval_lies_above_zero():
     spread, t = math.sqrt(2 / 3) * 0.01 / math.sqrt(2), 4.302652729911275  # of Student, two degrees of freedom
     assert found.loc["more", "high"] - found.loc["more", "gain"] == pytest.approx(t * spread / math.sqrt(3), rel=1e-6)
     assert (found["seeds"] == 3).all()
+
+
+def test_other_images_and_values_that_print_alike_are_measured_anew(new_student, tiny, plan, tmp_path, monkeypatch):
+    way, calls = WAYS["PCD, normalized"], []
+    rows = {v: comparison.run(way, v, new_student(), tiny, plan, 0, tmp_path) for v in (0.5, 0.50000001)}
+    assert len(list(tmp_path.iterdir())) == 2
+    real = comparison.trained
+    monkeypatch.setattr(comparison, "trained", lambda *a: calls.append(a[1]) or real(*a))
+    for value, found in rows.items():
+        assert comparison.run(way, value, new_student(), tiny, plan, 0, tmp_path) == found
+    assert not calls
+    images = tiny.test.images.clone()
+    images[0, 0, 0, 0] ^= 1
+    other = dataclasses.replace(tiny, test=dataclasses.replace(tiny.test, images=images))
+    comparison.run(way, 0.5, new_student(), other, plan, 0, tmp_path)
+    assert calls == [0.5]

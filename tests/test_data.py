@@ -340,3 +340,90 @@ def test_a_view_is_drawn_by_its_number_alone_and_back_in_uint8(digits):
 def test_scaling_is_json_that_is_the_float32_numbers_exactly(digits):
     for name, values in json.loads(json.dumps(digits.scaling)).items():
         assert torch.equal(torch.tensor(values, dtype=torch.float32), getattr(digits, name))
+
+
+# --- identity, and data that cannot be used ---------------------------------------------------------------------
+
+
+PARTS, FIELDS = ("train", "validation", "test"), ("images", "labels")
+
+
+def with_one_changed(data: Data, part: str, field: str, number: int) -> Data:
+    """``data`` with one pixel or label one higher."""
+    split = getattr(data, part)
+    tensor = getattr(split, field).clone()
+    tensor.view(-1)[number % tensor.numel()] += 1
+    return dataclasses.replace(data, **{part: dataclasses.replace(split, **{field: tensor})})
+
+
+@given(part=st.sampled_from(PARTS), field=st.sampled_from(FIELDS), number=st.integers(0, 10**6))
+def test_one_changed_pixel_or_label_is_another_digest(digits, part, field, number):
+    other = with_one_changed(digits, part, field, number)
+    assert other.digest != digits.digest and other.identity != digits.identity
+    assert datasets.load("digits", 0).digest == digits.digest == digits.to("cpu").digest
+
+
+def test_other_splits_of_the_same_images_are_other_data(digits):
+    assert datasets.load("digits", 1).digest != digits.digest
+    swapped = dataclasses.replace(digits, train=digits.validation, validation=digits.train)
+    assert swapped.digest != digits.digest
+
+
+def shares(train, test) -> dict[str, np.ndarray]:
+    """A cifar10.npz with so many images of each class."""
+    labels = {"y_train": np.repeat(np.arange(10), train), "y_test": np.repeat(np.arange(10), test)}
+    draw = np.random.default_rng(0)
+    return labels | {
+        name.replace("y", "x"): draw.integers(0, 256, (len(y), 32, 32, 3), np.uint8) for name, y in labels.items()
+    }
+
+
+@pytest.mark.parametrize(
+    ("train", "test", "message"),
+    [
+        ([1] * 10, [1] * 10, "10 training images: expected at least 100"),
+        ([9] * 9 + [18], [1] * 10, "99 training images: expected at least 100"),
+        ([99] + [1] * 9, [1] * 10, "1 training images of class 1 .automobile.: expected at least 2"),
+        ([20] * 9 + [0], [1] * 10, "0 training images of class 9 .truck.: expected at least 2"),
+        ([10] * 10, [5] * 8 + [0, 1], "0 test images of class 8 .ship.: expected at least 1"),
+    ],
+)
+def test_few_or_lopsided_images_are_refused_by_the_name_of_their_file(cifar10_file, train, test, message):
+    np.savez(cifar10_file, **shares(train, test))
+    with pytest.raises(ValueError, match=f"{cifar10_file}: {message}"):
+        datasets.load("cifar10")
+
+
+@given(train=st.lists(st.integers(0, 40), min_size=10, max_size=10), test=st.integers(0, 2), seed=st.integers(0, 9))
+def test_images_are_split_or_refused_by_the_name_of_their_file(tmp_path_factory, train, test, seed):
+    folder = tmp_path_factory.mktemp("data")
+    np.savez(folder / "cifar10.npz", **shares(train, [1] * 9 + [test]))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("STUDY_DATA", str(folder))
+        try:
+            found = datasets.load("cifar10", seed)
+        except ValueError as error:
+            assert str(folder / "cifar10.npz") in str(error) and "expected" in str(error)
+            assert sum(train) < 100 or min(train) < 2 or test < 1
+        else:
+            assert sum(found.sizes.values()) == sum(train) + 9 + test
+
+
+@pytest.mark.parametrize(("channel", "name"), [(0, "red"), (1, "green"), (2, "blue")])
+@pytest.mark.parametrize("level", [0, 77, 255])
+def test_a_channel_that_is_the_same_everywhere_is_named(cifar10_file, channel, name, level):
+    arrays = fake_cifar10()
+    arrays["x_train"][..., channel] = level
+    np.savez(cifar10_file, **arrays)
+    with pytest.raises(ValueError, match=f"{cifar10_file}: {name} is {level} in all training images"):
+        datasets.load("cifar10")
+    arrays["x_train"][3, 4, 5, channel] ^= 1  # one pixel, by one level: enough to normalize
+    np.savez(cifar10_file, **arrays)
+    data = datasets.load("cifar10")
+    assert data.normalize(data.train.images).isfinite().all()
+
+
+def test_labels_of_any_integer_type_are_read(cifar10_file):
+    for kind in (np.uint8, np.int32, np.uint64):
+        np.savez(cifar10_file, **{k: v.astype(kind) if k[0] == "y" else v for k, v in fake_cifar10().items()})
+        assert datasets.load("cifar10").train.labels.dtype == torch.int64

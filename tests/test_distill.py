@@ -245,3 +245,19 @@ def test_the_student_of_the_stage_is_the_one_that_its_chapter_would_train_again(
     history = train.fit(again, tiny, **how, loss=loss)
     assert same_tensors(made, again)
     assert [row["val_loss"] for row in history] == [row["val_loss"] for row in made.history]
+
+
+@pytest.mark.parametrize("field", ["images", "labels"])
+def test_answers_to_other_pictures_of_the_same_name_and_number_are_not_taken(teacher_model, tiny, tmp_path, field):
+    changed = getattr(tiny.train, field).clone()
+    changed.view(-1)[7] = (changed.view(-1)[7] + 1) % 10
+    other = dataclasses.replace(tiny, train=dataclasses.replace(tiny.train, **{field: changed}))
+    before = distill.Teacher(teacher_model, tmp_path).answers(tiny, 0)
+    (file,) = tmp_path.iterdir()
+    kept = file.read_bytes()
+    for teacher in (distill.Teacher(teacher_model, tmp_path), distill.Teacher(teacher_model)):
+        teacher.answers(tiny, 0)  # remembers them, too
+        found = teacher.answers(other, 0)
+        assert torch.equal(found, train.predict(teacher.model, other.train, other))
+        assert torch.equal(found, before) == (field == "labels")
+    assert file.read_bytes() != kept

@@ -1,9 +1,12 @@
 import dataclasses
+import json
 from pathlib import Path
 
 import nbformat
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from studylib import codec, data, distill, frontier, inference, models, objectives, prune, restore, size, sweep, train
 from studylib.budget import STOP_AT, Paused
@@ -136,3 +139,41 @@ def test_published_files_teach_together_in_chapter_8(tmp_path):
         expected = sum(restore.apply(file, images)(seen) for file in files) / 2
         assert torch.allclose(names["lesson"].teacher(seen), expected, atol=1e-4)
         assert not torch.allclose(names["teacher"](seen), expected, atol=0.1)
+
+
+RISING = st.lists(st.floats(0, 1, exclude_max=True), unique=True, min_size=2, max_size=8)
+
+
+@given(sparsities=RISING, network=st.sampled_from(["teacher", "densenet 6", "convnet 16"]))
+def test_no_two_points_share_a_folder(sparsities, network):
+    names = {frontier.name_of(network, s, b) for s in {0.0 if s == 0 else s for s in sparsities} for b in (3, 4)}
+    assert len(names) == 2 * len({s + 0.0 for s in sparsities})
+    assert all(set(name) <= set("abcdefghijklmnopqrstuvwxyz0123456789.-") for name in names)
+
+
+def test_published_points_keep_their_names():
+    names = [frontier.name_of(*point) for point in (("densenet 6", 0.95, 4), ("teacher", 0.971, 4), ("teacher", 0, 8))]
+    assert names == ["densenet6-950-4bit", "teacher-971-4bit", "teacher-0-8bit"]
+    published = json.loads((Path(__file__).parents[1] / "figures/models/models.json").read_text())
+    kept = {about["node"] for about in published.values() if about["node"].endswith("bit")}
+    rows = [
+        row
+        for name in {about["profile"] for about in published.values()}
+        if (file := Path(__file__).parents[1] / f"figures/{name}/frontier.json").exists()
+        for row in json.loads(file.read_text())["rows"]
+    ]
+    assert kept and all(frontier.name_of(r["network"], r["sparsity"], r["bits"]) == r["name"] for r in rows)
+
+
+def test_two_points_that_round_to_one_name_are_both_kept(student_model, tiny, lesson, tmp_path):
+    plan = dataclasses.replace(PLAN, sparsities=(0.9, 0.9001), bits=(4,))
+    made = frontier.points(student_model, tiny, plan, lesson, seed=0, scratch=tmp_path)
+    assert [frontier.name_of("student", s, b) for s, b, _ in made] == ["student-900-4bit", "student-900.1-4bit"]
+    left = sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.safetensors"))
+    assert len(left) == 4  # two of pruning, two of rounding
+
+
+def test_fewer_images_than_calibrate_by_default_are_enough(student_model, tiny, lesson, tmp_path):
+    plan = frontier.Plan(STEP, STEP, STEP, (0.5,), (4,))
+    assert plan.calibration_images > len(tiny.train)
+    assert len(list(frontier.points(student_model, tiny, plan, lesson, seed=0, scratch=tmp_path))) == 1

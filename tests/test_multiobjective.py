@@ -629,3 +629,19 @@ def test_hypervolume_refuses_what_is_no_pair():
     for points, reference in (([(1, 2, 3)], (0, 0)), ([(1, math.nan)], (0, 0)), ([(1, 2)], (0,))):
         with pytest.raises(ValueError, match="pairs of finite numbers"):
             hypervolume(points, reference)
+
+
+def test_weights_that_print_alike_are_other_trainings():
+    steps = [Descent(PAIR, "Constant", weights=[1, weight]) for weight in (1e-3, 1.00001e-3)]
+    assert steps[0].identity != steps[1].identity
+    assert steps[0].identity == Descent(PAIR, "Constant", weights=[1, 1e-3]).identity
+    prefer = [Descent(PAIR, "UPGrad", pref_vector=torch.tensor([1.0, weight])) for weight in (1.0, 1.0001)]
+    assert prefer[0].identity != prefer[1].identity
+
+
+def test_an_objective_of_another_teacher_or_temperature_is_another_training(new_student):
+    def identity(seed, temperature):
+        return Descent([PAIR[0], objectives.knowledge_alignment(new_student(seed), temperature)], "MGDA").identity
+
+    found = [identity(*how) for how in ((0, 5.0), (1, 5.0), (0, 4.0))]
+    assert len({str(each) for each in found}) == 3 and found[0] == identity(0, 5.0)

@@ -1,8 +1,12 @@
+import dataclasses
+
+import pandas as pd
 import pytest
 import safetensors.torch
 import torch
 
-from studylib import codec, lowrank, models, size, store, sweep, train
+from studylib import codec, lowrank, models, report, size, store, sweep, train
+from studylib import data as datasets
 from studylib.node import Node
 
 
@@ -161,3 +165,14 @@ def test_a_finished_node_is_shown_and_not_made_again(finished, tmp_path):
     assert (logits.argmax(1) == labels).double().mean().item() == metrics["test_accuracy"]
     with pytest.raises(store.CheckpointError, match="nowhere"):
         node.reuse(tmp_path / "nowhere")
+
+
+def test_metrics_and_all_that_is_published_of_a_node_say_which_images_they_are_of(finished, tmp_path, monkeypatch):
+    _, metrics, *_ = finished
+    digits = datasets.load("digits", 0)
+    assert metrics["provenance"]["data_sha256"] == digits.digest
+    monkeypatch.setattr(datasets, "load", lambda name, seed: dataclasses.replace(digits, test=digits.validation))
+    node = Node(tmp_path, "digits", 0, device="cpu")
+    report.save_table(tmp_path / "table", pd.DataFrame({"a": [1]}), node.about)
+    said = store.read_json(tmp_path / "table.json")["about"]["provenance"]["data_sha256"]
+    assert said == node.data.digest != digits.digest

@@ -1,5 +1,9 @@
+import subprocess
+import sys
+import time
+
 import pytest
-from projects import copy_project, study
+from projects import copy_project, environment, study
 
 from engine import check, parameters
 
@@ -291,3 +295,167 @@ def test_a_bad_profile_stops_the_run_before_anything_trains(tmp_path):
     assert result.returncode != 0
     assert "'ronds' is unknown; did you mean 'rounds'" in result.stdout
     assert not (project / "runs").exists()
+
+
+# --- YAML -------------------------------------------------------------------------------------------------------
+
+
+def test_merge_keys_take_over_what_they_name(profile):
+    text = "teacher: &t {epochs: 3, lr: 1e-2}\nimp: {<<: *t, rounds: 4}\nkd: {<<: *t, epochs: 5}"
+    sections = profile(text)
+    assert sections["imp"] == {"epochs": 3, "lr": 0.01, "rounds": 4}
+    assert sections["kd"] == {"epochs": 5, "lr": 0.01} and sections["teacher"] == {"epochs": 3, "lr": 0.01}
+    both = profile("teacher: &a {epochs: 3}\nimp: &b {<<: *a, epochs: 4, lr: 0.5}\nkd: {<<: [*a, *b]}")
+    assert both["kd"] == {"epochs": 3, "lr": 0.5} and both["imp"]["epochs"] == 4
+
+
+def test_keys_beside_a_merge_are_still_given_once(profile):
+    for text in ("teacher: &t {lr: 1.0}\nimp: {<<: *t, lr: 1.0, lr: 2.0}", "teacher: &t {}\nimp: {<<: *t, <<: *t}"):
+        with pytest.raises(parameters.ParameterError, match=r"mine\.yaml: the key '(lr|<<)' is given twice"):
+            profile(text)
+
+
+@pytest.mark.parametrize(
+    ("written", "taken"),
+    [
+        *(("010", "8"), ("1:30", "90"), ("-1:30", "-90"), ("0x10", "16"), ("0b11", "3"), ("1:30.5", "90.5")),
+        *(("1__0", "10"), ("yes", "True"), ("No", "False"), ("on", "True"), ("OFF", "False")),
+    ],
+)
+def test_what_yaml_1_1_takes_for_another_number_is_refused(profile, written, taken):
+    for text in (
+        f"teacher: {{epochs: {written}}}",
+        f"kd: {{widths: [8, {written}, 32]}}",
+        f"teacher: {{{written}: 3}}",
+    ):
+        with pytest.raises(parameters.ParameterError, match=rf"mine\.yaml, line 2: {written}: expected .*{taken} "):
+            profile(text)
+
+
+@pytest.mark.parametrize("kind", ["seeds", "quoted"])
+def test_what_is_written_in_digits_or_quotes_is_what_it_says(profile, kind):
+    if kind == "quoted":
+        assert profile("teacher: {network: '010'}")["teacher"] == {"network": "010"}
+    for text, value in {"1_000": 1000, "0": 0, "+3": 3}.items():
+        assert profile(f"teacher: {{epochs: {text}}}")["teacher"]["epochs"] == value
+    for text, value in {"1.": 1.0, "0.5": 0.5, "-1.5e-3": -0.0015, "1e3": 1000.0, "0": 0}.items():
+        assert profile(f"teacher: {{lr: {text}}}")["teacher"]["lr"] == value
+
+
+def test_a_profile_that_is_not_utf_8_is_named(profile, tmp_path):
+    (tmp_path / "latin.yaml").write_bytes("# gr\xf6\xdfer".encode("latin-1"))
+    with pytest.raises(parameters.ParameterError, match=r"latin\.yaml: not valid YAML"):
+        parameters.load("latin")
+
+
+# --- bounds -----------------------------------------------------------------------------------------------------
+
+NUMBERS = {
+    (section, name): kind
+    for section, path in parameters.notebooks().items()
+    for name, kind in parameters.types_of(path).items()
+    if kind.rpartition("[")[2].rstrip("]") in ("int", "float")
+    and name not in parameters.FROM_ENGINE | parameters.FROM_STUDY
+}
+NUMBERS |= {("latency", "batch"): "int", ("latency", "repeats"): "int"}
+NUMBERS |= {("study", "threads"): "int", ("study", "seeds"): "list[int]"}
+NUMBERS = {
+    (section, name): kind  # the controls of chapter 7 are trained by the teacher's recipe
+    for (section, name), kind in NUMBERS.items()
+    if section != "sweep" or name.startswith("lesson_") or name == "depth"
+}
+HUGE = {"int": [10**9, 2**64, -(10**9)], "float": ["1e30", ".inf", "-.inf", ".nan", "-1e30"]}
+EXTREMES = [(*place, value) for place, kind in NUMBERS.items() for value in HUGE[kind.rpartition("[")[2].rstrip("]")]]
+EXTREMES.remove(("study", "seeds", 10**9))  # as good as any
+
+
+@pytest.mark.parametrize(("section", "name", "value"), EXTREMES)
+def test_every_number_has_a_bound_on_both_sides(profile, section, name, value):
+    """In a second each, and without the memory that a network of this size would take."""
+    given = f"{name}: [{value}]" if NUMBERS[section, name].startswith("list") else f"{name}: {value}"
+    given += ", penalty: l1" if name == "tau" else ""
+    if name in (settings := ("sums", "shrinkages", "taus", "rates")):  # all or none
+        given += "".join(f", {other}: [0.1]" for other in settings if other != name)
+    with pytest.raises(parameters.ParameterError) as caught:
+        if section == "study":
+            check.check_values(profile("", study=f"dataset: digits, {given}"))
+        else:
+            check.check_values(profile(f"{section}: {{{given}}}"))
+    said = str(caught.value)
+    words = name.removeprefix("lesson_").rstrip("s").split("_")  # "frontier.tuning: lr=…"
+    assert section in said and all(word in said for word in words) and "expected" in said and "\n" not in said
+
+
+def test_every_number_of_a_notebook_is_in_the_table_of_bounds():
+    missing = {
+        f"{s}.{n}" for s, n in NUMBERS if n not in check.BOUNDS and n.removeprefix("lesson_") not in check.BOUNDS
+    }
+    assert not missing
+    assert all(least <= most for least, most in check.BOUNDS.values())
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("kd: {hidden: [5000, 4]}", "kd.hidden=5000: expected at most 4096"),
+        ("moo: {hidden: [5000, 4]}", "moo.hidden=5000: expected at most 4096"),
+        ("kd: {widths: [8, 4096, 4096]}", "kd.widths=.*numbers, expected at most 67108864"),
+        ("teacher: {network: vgg 300}", "teacher.network='vgg 300': .*numbers, expected at most 67108864"),
+        ("teacher: {network: vgg 99999}", "teacher.network='vgg 99999': 99999 in it, expected at most 4096"),
+        ("frontier: {networks: [vgg 300]}", "frontier.networks='vgg 300': .*numbers, expected at most 67108864"),
+        ("frontier: {networks: [convnet 1025]}", "frontier.networks='convnet 1025': 4100 in it, expected at most 4096"),
+        ("teacher: {depth: 400}", "teacher.depth=400, teacher.growth=12: 4[0-9]* channels or features in a layer"),
+        ("sweep: {lesson_growths: [4000]}", "sweep.lesson_growths=4000: .*expected at most 4096"),
+        ("kd: {temperature: .inf}", "kd.temperature=inf: expected at most"),
+        ("kd: {lesson_temperatures: [1.0, .inf]}", "kd.lesson_temperatures=inf: expected at most"),
+        ("frontier: {temperature: .inf}", "frontier.temperature=inf: expected at most"),
+        ("imp: {weight_decay: .inf}", "imp: weight_decay=inf: expected at least 0, and finite"),
+        ("teacher: {growth: 0}", "teacher: densenet growth=0: expected at least 1"),
+        ("teacher: {depth: 4099}", "teacher.depth=4099: expected at most 400"),
+        ("moo: {min_lr: 1e-2, lr: 2e-2, tuning_lr: 1e-3}", "moo.tuning: min_lr=0.01: expected between 0 and lr=0.001"),
+        ("frontier: {tuning_lr: 5e-7}", "frontier.rounding, a tenth of tuning_lr: min_lr=1e-07: expected between"),
+        ("kd: {lesson_temperatures: [1.0, 1.0]}", r"kd.lesson_temperatures=\[1.0, 1.0\]: expected different"),
+        ("frontier: {networks: [vgg 4, vgg 4]}", "frontier.networks=.*: expected different"),
+        ("teacher: {penalty: l1, label_smoothing: 0.1}", "teacher.label_smoothing=0.1: expected 0 beside a penalty"),
+    ],
+)
+def test_what_would_be_found_at_the_end_is_found_before_anything_trains(profile, text, message):
+    with pytest.raises(parameters.ParameterError, match=message):
+        check.check_values(profile(text))
+
+
+@pytest.mark.parametrize("seeds", ["4294967296", "0 18446744073709551616"])
+def test_a_seed_that_no_split_can_be_drawn_by_is_named(profile, seeds):
+    message = r"study.seeds=\[.*\]: expected different whole numbers from 0 to 4294967295"
+    with pytest.raises(parameters.ParameterError, match=message):
+        profile("", seeds=seeds)
+    with pytest.raises(parameters.ParameterError, match=message):
+        profile("", study=f"dataset: digits, seeds: [{seeds.replace(' ', ', ')}]")
+    last = profile("moo: {repetitions: 2}", study="dataset: digits, seeds: [4294967295]")
+    with pytest.raises(parameters.ParameterError, match=r"moo.repetitions=2: .*from 4294967295 on"):
+        check.check_values(last)
+    check.check_values(profile("moo: {repetitions: 1}", study="dataset: digits, seeds: [4294967295]"))
+
+
+def test_the_defaults_of_notebooks_are_checked_like_a_profile(profile, monkeypatch):
+    real = parameters.defaults_of
+
+    def changed(path):
+        return real(path) | ({"tuning_epochs": 0} if path.stem.startswith("08") else {})
+
+    monkeypatch.setattr(parameters, "defaults_of", changed)
+    with pytest.raises(parameters.ParameterError, match=r"frontier\.tuning"):
+        check.check_values(profile(""))
+
+
+def test_a_network_too_deep_is_refused_in_seconds_and_little_memory(tmp_path):
+    project = copy_project(tmp_path / "copy")
+    (project / "papermill_params" / "deep.yaml").write_text("study: {dataset: digits}\nteacher: {depth: 4099}\n")
+    measured = "import resource, subprocess, sys; code = subprocess.call(sys.argv[1:]); "
+    measured += "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss); sys.exit(code)"
+    command = [sys.executable, "-c", measured, sys.executable, "engine/study.py", "--profile", "deep", "--", "-n"]
+    started = time.monotonic()
+    result = subprocess.run(command, cwd=project, env=environment(project), text=True, capture_output=True)
+    assert result.returncode and "teacher.depth=4099: expected at most 400" in result.stderr
+    assert int(result.stdout.split()[-1]) < 2e6  # kB
+    assert time.monotonic() - started < 60  # ten seconds on a machine with nothing else to do

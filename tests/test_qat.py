@@ -327,3 +327,12 @@ def test_numbers_that_are_none_choose_no_bits():
         qat.choose_bits(rows, float("nan"))
     with pytest.raises(ValueError, match="a in 2 bits: increase nan"):
         qat.choose_bits([{**rows[0], "increase": float("nan")}, rows[1]], 100)
+
+
+def test_one_calibration_image_is_enough_in_training_as_after_it(student_model, digits):
+    recipe = train.Recipe(epochs=1, lr=1e-3, batch_size=32)
+    rounded = qat.apply(student_model, digits, recipe=recipe, seed=0, bits=8, calibration_images=1)
+    static = quantize.apply(student_model, digits, calibration_images=1)
+    for model in (rounded, static):
+        assert train.accuracy(model, digits.validation, digits) > 0.3  # by chance 0.1
+    assert {layer.bits for layer in models.weight_layers(rounded).values()} == {8}

@@ -125,3 +125,14 @@ def test_a_factorized_network_is_refused(tmp_path, images):
     factorized = lowrank.apply(network("convnet"), delta=1)
     with pytest.raises(models.SpecError, match=r"first.*expected a network not factorized"):
         restore.apply(listed(tmp_path, factorized), images)
+
+
+def test_a_file_of_other_images_of_the_same_name_is_refused(tmp_path, images):
+    model = inference.apply(network("convnet", seed=3))
+    restore.published(listed(tmp_path, model, data_sha256=images.digest), images)
+    labels = images.validation.labels.clone()
+    labels[0] = (labels[0] + 1) % 10
+    other = dataclasses.replace(images, validation=data.Split(images.validation.images, labels))
+    with pytest.raises(ValueError, match=r"small\.slnc: of other images"):
+        restore.published(listed(tmp_path, model, data_sha256=images.digest), other)
+    restore.published(listed(tmp_path, model), other)  # of an earlier version, which does not say

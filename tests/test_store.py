@@ -265,3 +265,7 @@ def test_hardware_says_whether_amp_is_bfloat16_on_this_processor(monkeypatch, ha
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "H200")
     assert store._hardware() == "H200"
+
+
+def test_provenance_says_which_images_where_they_are_given():
+    assert store.provenance("abc")["data_sha256"] == "abc" and "data_sha256" not in store.provenance()

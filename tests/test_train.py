@@ -7,8 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from studylib import data as datasets
-from studylib import models, multiobjective, store, teacher, train
-from studylib.data import Split
+from studylib import distill, models, multiobjective, objectives, store, teacher, train
+from studylib.data import Augmentation, Split
+from studylib.multiobjective import Proximal, weighted_sum
 from studylib.recipe import AUGMENTATIONS, OPTIMIZERS, SCHEDULES, has_bfloat16, optimizer_of
 from studylib.train import Recipe
 
@@ -656,3 +657,95 @@ def test_reliability_holds_every_image_and_gives_the_calibration_error(seed, cou
     assert sum(row["images"] for row in rows) == count
     gap = sum(row["images"] * abs(row["accuracy"] - row["confidence"]) for row in rows) / count
     assert gap == pytest.approx(train.scores(logits, labels)["ece"], abs=1e-9)
+
+
+# --- what a checkpoint belongs to -------------------------------------------------------------------------------
+
+
+def one_changed(data, part, field):
+    split = getattr(data, part)
+    tensor = getattr(split, field).clone()
+    tensor.view(-1)[5] = (tensor.view(-1)[5] + 1) % 10
+    return dataclasses.replace(data, **{part: dataclasses.replace(split, **{field: tensor})})
+
+
+def taught(temperature, seed=0):
+    network = models.create("convnet", seed, in_channels=1, image_size=8)
+    return distill.Distillation(distill.Teacher(network), temperature, 0.5)
+
+
+MASK = torch.arange(16 * 16).view(16, 16) % 2 == 0
+ONE_BIT = MASK.clone().index_put_((torch.tensor(3), torch.tensor(4)), ~MASK[3, 4])
+FULL = {"masks": {"fc1.weight": MASK}, "loss": taught(2.0), "keep": "best", "recipe": QUICK}
+OTHERS = {
+    "no masks": {"masks": None},
+    "one bit of a mask": {"masks": {"fc1.weight": ONE_BIT}},
+    "the mask of another layer": {"masks": {"fc2.weight": MASK[:12]}},
+    "temperature": {"loss": taught(4.0)},
+    "teacher": {"loss": taught(2.0, seed=1)},
+    "labels alone": {"loss": None},
+    "weighted sum": {"loss": weighted_sum([objectives.cross_entropy, objectives.l1], [1, 1e-3])},
+    "keep": {"keep": "last"},
+    "step": {"step": Proximal(1e-2)},
+    "views": {"recipe": dataclasses.replace(QUICK, views=2)},
+    "watch": {"watch": lambda model: {"seen": 1}},
+    "augmentation": {"data": lambda d: dataclasses.replace(d, augmentation=Augmentation(padding=2))},
+    "scaling": {"data": lambda d: dataclasses.replace(d, std=d.std * 1.5)},
+    **{
+        f"{part} {field}": {"data": lambda d, part=part, field=field: one_changed(d, part, field)}
+        for part in ("train", "validation", "test")
+        for field in ("images", "labels")
+    },
+}
+
+
+@pytest.fixture
+def taken(new_student, tiny, tmp_path, monkeypatch):
+    """Whether a training with other arguments goes on from the checkpoint of one with those of FULL."""
+
+    def call(**changes):
+        given = {**FULL, **changes}
+        data = given.pop("data", lambda d: d)(tiny)
+        model = new_student()
+        history = train.fit(model, data, given.pop("recipe"), seed=0, checkpoint=tmp_path / "x.safetensors", **given)
+        return model, history
+
+    call()
+    trained = []
+    epoch = train._epoch
+    monkeypatch.setattr(train, "_epoch", lambda *a, **k: trained.append(1) or epoch(*a, **k))
+
+    def taken(**changes):
+        trained.clear()
+        return call(**changes), not trained
+
+    return taken
+
+
+def test_the_checkpoint_of_the_same_training_is_used(taken):
+    assert taken()[1]
+
+
+@pytest.mark.parametrize("other", OTHERS)
+def test_whatever_changes_a_training_is_in_the_key_of_its_checkpoint(taken, other):
+    assert not taken(**OTHERS[other])[1]
+
+
+def test_a_training_with_masks_is_not_taken_from_one_without(new_student, tiny, tmp_path):
+    checkpoint = tmp_path / "x.safetensors"
+    pruned = {"fc1.weight": torch.zeros(16, 16, dtype=torch.bool)}
+    start = new_student()
+    with torch.no_grad():
+        start.fc1.weight.zero_()  # so that both begin with the very same weights
+    train.fit(models.duplicate(start), tiny, QUICK, seed=0, checkpoint=checkpoint)
+    train.fit(start, tiny, QUICK, seed=0, checkpoint=checkpoint, masks=pruned)
+    assert not start.fc1.weight.any()
+
+
+def test_parameters_that_are_not_trained_are_in_the_key(new_student, tiny, tmp_path):
+    checkpoint = tmp_path / "x.safetensors"
+    train.fit(new_student(), tiny, QUICK, seed=0, checkpoint=checkpoint)
+    frozen = new_student()
+    frozen.fc1.requires_grad_(False)
+    train.fit(frozen, tiny, QUICK, seed=0, checkpoint=checkpoint)
+    assert torch.equal(frozen.fc1.weight, new_student().fc1.weight)

@@ -1,0 +1,54 @@
+"""Other images of the same sizes under the same name: the study must see them."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+from projects import copy_project, environment, study
+
+from studylib import data
+
+PROFILE = """
+study: {dataset: cifar10, stages: [svd], lessons: false}
+teacher: {depth: 7, growth: 2, epochs: 1, lr: 1e-3, batch_size: 32}
+latency: {batch: 2, repeats: 1, compiled: false}
+"""
+
+
+def images(seed: int) -> dict[str, np.ndarray]:
+    draw, labels = np.random.default_rng(seed), np.arange(120) % 10
+    x = draw.integers(0, 256, (120, 32, 32, 3), np.uint8)
+    return {"x_train": x[:100], "y_train": labels[:100], "x_test": x[100:], "y_test": labels[100:]}
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    project = copy_project(tmp_path / "copy")
+    (project / "papermill_params" / "other.yaml").write_text(PROFILE)
+    monkeypatch.setenv("STUDY_DATA", str(tmp_path))
+    np.savez(tmp_path / "cifar10.npz", **images(0))
+    return project
+
+
+def planned(project) -> set[str]:
+    result = study(project, "--profile", "other", "--", "-n")
+    assert result.returncode == 0, result.stdout
+    return set(re.findall(r"runs/other/seed0/(teacher[\w-]*)$", result.stdout, flags=re.M))
+
+
+def test_one_changed_pixel_or_label_trains_everything_anew_and_the_same_ones_nothing(project, tmp_path):
+    assert environment(project)["STUDY_DATA"] == str(tmp_path)
+    first = study(project, "--profile", "other", "--cores", "2")
+    assert first.returncode == 0, first.stdout
+    np.savez_compressed(tmp_path / "cifar10.npz", **images(0))  # another file, the same images
+    assert planned(project) == set()
+    for part, place in (("x_test", (3, 4, 5, 1)), ("y_train", 3)):
+        arrays = images(0)
+        arrays[part][place] = (arrays[part][place] + 1) % 10
+        np.savez(tmp_path / "cifar10.npz", **arrays)
+        assert planned(project) == {"teacher", "teacher-svd"}, part
+    np.savez(tmp_path / "cifar10.npz", **images(0))
+    for node in ("teacher", "teacher-svd"):
+        about = json.loads((project / f"runs/other/seed0/{node}/metrics.json").read_text())["provenance"]
+        assert about["data_sha256"] == data.load("cifar10", 0).digest

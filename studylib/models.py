@@ -144,15 +144,15 @@ def _misfit(wrong: list[str], found: dict[str, str], expected: dict[str, str]) -
     is_, should = found.get(name, "not there"), expected.get(name, "none")
     added = [each for each in wrong if each not in expected]
     remedies = [remedy for mark, remedy in PLAIN.items() if any(re.search(mark, each) for each in added)]
-    if is_.partition(" ")[2] == should.partition(" ")[2]:  # but for the type
+    if is_.split()[1:] == should.split()[1:] != []:  # a tensor of another type
         remedies.append("model.float() first")
     remedy = [*remedies, REMEDY][0]
     return f"{name or 'the model'} is {is_}: expected {should}, as its spec builds it{more}; {remedy}"
 
 
-def check_finite(model: nn.Module) -> None:
-    """Raises ValueError, naming the tensor, where one of ``model`` holds a number that is not finite."""
-    for name, tensor in model.state_dict().items():
+def check_finite(tensors: dict[str, torch.Tensor]) -> None:
+    """Raises ValueError, naming the tensor, where one of ``tensors``, a model's state, holds NaN or infinity."""
+    for name, tensor in tensors.items():
         if not tensor.isfinite().all():
             raise ValueError(f"{name}: holds a number that is not finite; train the model again, at a smaller lr")
 

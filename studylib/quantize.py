@@ -116,8 +116,10 @@ def apply(
 
     Raises:
         models.SpecError: the model is int8 already, ``bits`` are not 2 to 8 or of a layer that is not there.
-        ValueError: ``calibration_images`` is not between 1 and the number of training images.
+        ValueError: ``calibration_images`` is not between 1 and the number of training images, or a number of ``model``
+            is not finite.
     """
+    models.check_finite(model.state_dict())
     images = calibration(data, calibration_images, seed)
     float_model = models.duplicate(model).cpu().eval()
     return from_pt2e(float_model, pt2e.convert(float_model, images, bits=bits))

@@ -199,6 +199,8 @@ def normalize(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
     """
     try:
         mean, std = (torch.tensor(model.spec["input"][name], dtype=torch.float32) for name in ("mean", "std"))
+        if not mean.shape == std.shape == images.shape[1:2]:
+            raise ValueError("as many numbers as channels")
         shaped = mean.to(images.device)[:, None, None], std.to(images.device)[:, None, None]
     except (KeyError, TypeError, ValueError, IndexError) as error:
         found = model.spec.get("input")

@@ -9,6 +9,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from engine.lock import hold
+from engine.machine import refusals
 
 
 def size(path: Path) -> int:
@@ -34,9 +35,12 @@ def main(profile: str) -> None:
     )
     total = 0
     for path in targets:
-        if path.is_symlink():
-            path.unlink()
-        elif path.exists():
+        with refusals(path, "what is left of it stays"):
+            if path.is_symlink():
+                path.unlink()
+                continue
+            if not path.exists():
+                continue
             freed = size(path)
             shutil.rmtree(path)
             print(f"{path.relative_to(ROOT)}: removed, {freed / 1e6:.1f} MB freed")

@@ -7,22 +7,30 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import pandas as pd
 
+from engine.machine import refusals
 from engine.parameters import ROOT
 from studylib import sweep
 
+COMPARED = ("node", "seed", "test_accuracy", "bytes_file")
 USAGE = "make compare A=<profile or sweep.csv> B=<profile or sweep.csv>"
 
 
 def table_of(name: str) -> pd.DataFrame:
     """The rows of a run by its profile, of a sweep.csv by its path, or of a profile published in figures/."""
-    path = ROOT / "runs" / name / "sweep.csv"
-    if path.exists():
-        return pd.read_csv(path)
-    if name.endswith(".csv") and Path(name).exists():
-        return pd.read_csv(name)
+    from studylib import store  # two seconds of import, which study.py shall not wait for
+
     published = ROOT / "figures" / "results.csv"
-    rows = pd.read_csv(published) if published.exists() else pd.DataFrame({"profile": []})
-    rows = rows[rows["profile"] == name]
+    own = [ROOT / "runs" / name / "sweep.csv", *([Path(name)] if name.endswith(".csv") else [])]
+    try:
+        for path in own:
+            if path.exists():
+                with refusals(path, "nothing was compared"):
+                    return sweep.read_table(path, *COMPARED)
+        with refusals(published, "nothing was compared"):
+            every = published.exists() and sweep.read_table(published, "profile", *COMPARED)
+    except store.CheckpointError as error:
+        sys.exit(str(error))
+    rows = every[every["profile"] == name] if every is not False else pd.DataFrame()
     if rows.empty:
         sys.exit(f"{name!r}: no runs/{name}/sweep.csv, no such .csv file, nor published. {USAGE}")
     return rows

@@ -11,7 +11,9 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
+from torch import nn
 
+from engine.machine import refusals
 from studylib import codec, data, models, restore, store, train
 
 SHAPES = {"digits": (1, 8), "cifar10": (3, 32)}  # of images: channels, pixels a side
@@ -19,15 +21,15 @@ LIST = restore.LIST  # beside the files: name → bytes, sha256, test_accuracy, 
 ROUNDING = 3, 0.001  # how many test images another machine may see otherwise, or which share of them if that is more
 
 
-def evaluate(path: Path, dataset: str) -> tuple[str, float, int]:
-    """Name of the data set, share of its test images that are got right, and how many there are.
+def opened(content: bytes, dataset: str) -> tuple[nn.Module, str]:
+    """The model in a coded file, and the name of the data set whose images it is for.
 
     Raises:
         codec.CodecError: not a coded model.
         models.SpecError: the file does not say how images are scaled.
         ValueError: no data set has images of its size, or ``dataset`` has others.
     """
-    model = codec.decode(path.read_bytes())
+    model = codec.decode(content)
     shape = (model.spec["args"].get("in_channels", 3), model.spec["args"].get("image_size", 32))
     fits = [name for name, known in SHAPES.items() if known == shape]
     dataset = dataset or (fits[0] if fits else "")
@@ -36,12 +38,16 @@ def evaluate(path: Path, dataset: str) -> tuple[str, float, int]:
             f"images of {shape[0]} × {shape[1]} × {shape[1]}: expected {' or '.join(fits) or 'none'}"
             f" for the data set, found {dataset or 'none'!r}"
         )
-    test = data.load(dataset, 0).test
-    with torch.no_grad():
-        parts = [
-            model(models.normalize(model, images)).float() for images in test.images.split(train.batch_of(test.images))
-        ]
-    return dataset, train.scores(torch.cat(parts), test.labels)["accuracy"], len(test)
+    models.normalize(model, torch.zeros(1, shape[0], 1, 1))
+    return model, dataset
+
+
+@torch.no_grad()
+def accuracy(model: nn.Module, test: data.Split) -> float:
+    """Share of the images of ``test`` that ``model`` gets right."""
+    parts = test.images.split(train.batch_of(test.images))
+    logits = torch.cat([model(models.normalize(model, images)).float() for images in parts])
+    return train.scores(logits, test.labels)["accuracy"]
 
 
 def main() -> None:
@@ -51,22 +57,30 @@ def main() -> None:
     args = parser.parse_args()
     if not args.model.is_file():
         sys.exit(f"MODEL={args.model}: No such file; expected a coded file, such as those in figures/models/")
+    with refusals(args.model, "nothing was evaluated"):
+        content = args.model.read_bytes()
+        try:
+            model, dataset = opened(content, args.dataset.strip())
+        except ValueError as error:
+            sys.exit(f"{args.model}: {error}")
+        try:
+            cited = restore.listed(args.model.parent, args.model.name, "bytes", "sha256", "test_accuracy")
+            test = data.load(dataset, 0).test
+        except (store.CheckpointError, ValueError) as error:  # of a file that names itself
+            sys.exit(str(error))
     try:
-        dataset, accuracy, count = evaluate(args.model, args.dataset.strip())
-    except (OSError, ValueError) as error:
-        sys.exit(f"{args.model}: {error}")
-    content = args.model.read_bytes()
-    print(f"{args.model}: {len(content):,} bytes, {accuracy:.2%} of the {count:,} test images of {dataset} right")
-    known = args.model.parent / LIST
-    cited = store.read_json(known).get(args.model.name) if known.exists() else None
+        right, count = accuracy(model, test), len(test)
+    except (RuntimeError, IndexError) as error:  # layers that do not fit each other, or other classes
+        sys.exit(f"{args.model}: does not compute classes of images of {dataset}: {str(error)[:200]}")
+    print(f"{args.model}: {len(content):,} bytes, {right:.2%} of the {count:,} test images of {dataset} right")
     if cited is None:
         return
     if cited["sha256"] != hashlib.sha256(content).hexdigest():
         sys.exit(f"{args.model}: not the file that was published, its checksum is another")
     print(f"published: {cited['bytes']:,} bytes, {cited['test_accuracy']:.2%}")
     allowed = max(ROUNDING[0] / count, ROUNDING[1])
-    if abs(accuracy - cited["test_accuracy"]) > allowed + 1e-9:
-        sys.exit(f"{args.model}: {accuracy:.2%}, expected {cited['test_accuracy']:.2%} to within {allowed:.2%}")
+    if abs(right - cited["test_accuracy"]) > allowed + 1e-9:
+        sys.exit(f"{args.model}: {right:.2%}, expected {cited['test_accuracy']:.2%} to within {allowed:.2%}")
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ python engine/figures.py PROFILE [--replace]
 """
 
 import argparse
-import json
 import sys
 from pathlib import Path
 
@@ -19,9 +18,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import pandas as pd
 
 from engine import naming, parameters, readme, verdicts
-from engine.evaluate import LIST
+from engine.machine import refusals
 from engine.parameters import ROOT
-from studylib import claims, comparison, factorial, fronts, marks, plots, report, store, sweep
+from studylib import claims, comparison, factorial, fronts, marks, plots, report, restore, store, sweep
 
 RESULTS = ROOT / "figures" / verdicts.RESULTS_FILE
 FRONTIER_TABLE = "frontier.csv"
@@ -29,11 +28,11 @@ MODEL_BYTES = 200_000  # the most that a file in figures/models/ may have
 
 
 def main(profile: str, replace: bool = False) -> None:
-    results = pd.read_csv(RESULTS) if RESULTS.exists() else pd.DataFrame(columns=["profile", *sweep.COLUMNS])
+    results = sweep.read_table(RESULTS) if RESULTS.exists() else pd.DataFrame(columns=["profile", *sweep.COLUMNS])
     run = ROOT / "runs" / profile
     about_file = ROOT / "figures" / profile / "about.json"
     if (run / "sweep.csv").exists():
-        rows = pd.read_csv(run / "sweep.csv")
+        rows = sweep.read_table(run / "sweep.csv")
         if naming.teacher_kind(profile) == naming.RESTORED:  # its latency is published where it is from
             rows.loc[rows["node"] == sweep.ROOT, "latency_ms"] = float("nan")
         about = provenance(run, rows, profile)
@@ -112,16 +111,12 @@ def _named_by(name: str) -> list[str]:
 
 def _gone_on_from(run: Path, profile: str) -> list[str]:
     """The published files of ``profile`` that others go on from and that ``run`` has not, in words."""
-    known = ROOT / "figures" / "models" / LIST
-    of_it = {name: about for name, about in _read(known).items() if about["profile"] == profile}
+    known = restore.listing(ROOT / "figures" / "models")
+    of_it = {name: about for name, about in known.items() if about.get("profile") == profile}
     metrics = [*run.glob(f"seed*/*/{sweep.METRICS}"), *run.glob(f"chapters/*/points/*/{sweep.METRICS}")]
     there = {store.read_json(path).get("file_sha256") for path in metrics}
-    lost = {name: _named_by(name) for name, about in of_it.items() if about["sha256"] not in there}
+    lost = {name: _named_by(name) for name, about in of_it.items() if about.get("sha256") not in there}
     return [f"figures/models/{name} that {', '.join(who)} names" for name, who in lost.items() if who]
-
-
-def _read(path: Path) -> dict:
-    return store.read_json(path) if path.exists() else {}
 
 
 def name_seeds(path: Path) -> None:
@@ -171,8 +166,9 @@ def publish_models(run: Path, rows: pd.DataFrame, profile: str) -> None:
     file is not published once more.
     """
     folder, summary, seed = ROOT / "figures" / "models", sweep.summary(rows), rows["seed"].min()
-    known = _read(folder / LIST)
-    for name in [name for name, about in known.items() if about["profile"] == profile and not _named_by(name)]:
+    known = restore.listing(folder)
+    mine = [name for name, about in known.items() if about.get("profile") == profile]
+    for name in [name for name in mine if not _named_by(name)]:
         (folder / name).unlink(missing_ok=True)
         del known[name]
     own = summary[~summary["node"].eq(sweep.ROOT) | (naming.teacher_kind(profile) != naming.RESTORED)]
@@ -180,10 +176,10 @@ def publish_models(run: Path, rows: pd.DataFrame, profile: str) -> None:
         _publish(run / f"seed{seed}" / node, f"{profile}-{node}.slnc", {"profile": profile, "node": node}, known)
     points = run / "chapters" / parameters.notebooks()[parameters.FRONTIER].stem
     if (points / FRONTIER_TABLE).exists():
-        made = pd.read_csv(points / FRONTIER_TABLE)
+        made = sweep.read_table(points / FRONTIER_TABLE)
         for name in made.loc[factorial.pareto(made, "bytes", "test_accuracy"), "name"]:
             _publish(points / "points" / name, f"{profile}-{name}.slnc", {"profile": profile, "node": name}, known)
-    store.write_json(folder / LIST, dict(sorted(known.items())))
+    store.write_json(folder / restore.LIST, dict(sorted(known.items())))
 
 
 def _publish(made: Path, name: str, about: dict, known: dict) -> None:
@@ -201,7 +197,7 @@ def _publish(made: Path, name: str, about: dict, known: dict) -> None:
 def provenance(run: Path, rows: pd.DataFrame, profile: str) -> dict:
     """Where the rows come from: profile, seeds, data, and what every node says of commit, versions, hardware."""
     files = [run / f"seed{row.seed}" / row.node / "metrics.json" for row in rows.itertuples()]
-    metrics = [json.loads(path.read_text()) for path in files]
+    metrics = [store.read_json(path) for path in files]
     made = [m["provenance"] for m in metrics]
     latency = store.read_json(run / "latency.json")
     return {
@@ -223,7 +219,7 @@ def provenance(run: Path, rows: pd.DataFrame, profile: str) -> dict:
 
 def claims_of(chapter: Path, dataset: str) -> list[dict]:
     """The last table of an executed chapter: rows of chapter, paper says, where, we measured, verdict, dataset."""
-    cells = json.loads((chapter / "notebook.ipynb").read_text())["cells"]
+    cells = store.read_json(chapter / "notebook.ipynb")["cells"]
     outputs = [output for cell in cells for output in cell.get("outputs", [])]
     texts = ["".join(output.get("data", {}).get("text/markdown", "")) for output in outputs]
     return [{"chapter": chapter.name[:2], **row, "dataset": dataset} for text in texts for row in claims.rows(text)]
@@ -309,7 +305,7 @@ def draw_files(folder: Path) -> None:
 
 def _done(executed: Path) -> bool:
     """Whether every code cell of an executed notebook ran, none with an error."""
-    cells = [cell for cell in json.loads(executed.read_text())["cells"] if cell["cell_type"] == "code"]
+    cells = [cell for cell in store.read_json(executed)["cells"] if cell["cell_type"] == "code"]
     return all(
         cell["execution_count"] and not any(output["output_type"] == "error" for output in cell["outputs"])
         for cell in cells
@@ -321,4 +317,8 @@ if __name__ == "__main__":
     parser.add_argument("profile")
     parser.add_argument("--replace", action="store_true", help="publish a run that has less than what is published")
     args = parser.parse_args()
-    main(args.profile, args.replace)
+    with refusals(ROOT / "figures", "what was written before it stays"):
+        try:
+            main(args.profile, args.replace)
+        except store.CheckpointError as error:
+            sys.exit(str(error))

@@ -6,16 +6,29 @@ import sys
 import time
 from pathlib import Path
 
+from engine.machine import refusals
+
 PATIENCE = 5.0  # seconds: what was killed a moment ago may still be ending
 
 
-def hold(run: Path) -> int:
-    """Locks the folder ``run`` until every process that inherits the handle has ended, however it ends; or exits."""
-    handle = os.open(run / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+def hold(run: Path, reading: bool = False) -> int | None:
+    """Locks the folder ``run`` until every process that inherits the handle has ended, however it ends; or exits.
+
+    Who is only ``reading`` writes nothing, not the lock either, and may do so beside others that do; None where there
+    is nothing to lock: no command has written there.
+    """
+    lock = run / ".lock"
+    if reading and not os.path.exists(lock):
+        return None
+    with refusals(lock):
+        return _hold(run, os.open(lock, os.O_RDONLY if reading else os.O_RDWR | os.O_CREAT, 0o644), reading)
+
+
+def _hold(run: Path, handle: int, reading: bool) -> int:
     deadline = time.monotonic() + PATIENCE
     while True:
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(handle, (fcntl.LOCK_SH if reading else fcntl.LOCK_EX) | fcntl.LOCK_NB)
             return handle
         except BlockingIOError:
             if time.monotonic() > deadline:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from engine import parameters
 from engine.parameters import ROOT
-from studylib import claims, restore, store, sweep
+from studylib import claims, restore, sweep
 
 DENSENET = "DenseNet"  # of networks, the one that the paper's goals are about
 KINDS = {"densenet": DENSENET, "vgg": "VGG", "whitened": "whitened VGG", "convnet": "ConvNet"}
@@ -35,8 +35,8 @@ def teacher_name(profile: str) -> str:
         return DENSENET
     kind, _, width = teacher.get("network", "").partition(" ")
     if kind.endswith(restore.ENDING):
-        known = store.read_json(ROOT / "figures" / "models" / restore.LIST)
-        return f"{teacher_name(known[Path(kind).name]['profile']).removesuffix(TRAINED_ON)}{TRAINED_ON}"
+        of = restore.listed(ROOT / "figures" / "models", Path(kind).name, "profile") or {"profile": ""}
+        return f"{teacher_name(of['profile']).removesuffix(TRAINED_ON)}{TRAINED_ON}"
     return f"{KINDS[kind]} of width {width}" if kind else f"{DENSENET}-{teacher['depth']}"
 
 

@@ -121,7 +121,9 @@ def files(folder: Path) -> pd.DataFrame:
         profile, about = path.parent.name, store.read_json(path)
         if about["data"]["name"] != claims.PAPER_DATA:
             continue
-        nodes = pd.read_csv(folder / verdicts.RESULTS_FILE).query("profile == @profile and seed == @about['seeds'][0]")
+        nodes = sweep.read_table(folder / verdicts.RESULTS_FILE).query(
+            "profile == @profile and seed == @about['seeds'][0]"
+        )
         nodes = nodes[["node", "val_accuracy", "test_accuracy", "bytes_file"]].rename(columns={"bytes_file": "bytes"})
         parts.append(nodes.assign(profile=profile))
         if (points := path.with_name("frontier.json")).exists():

@@ -19,7 +19,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from engine import compare, parameters, warm
 from engine.check import check_values
+from engine.dry import without_writing
 from engine.lock import hold
+from engine.machine import refusals
 from studylib import budget
 
 ROOT = parameters.ROOT
@@ -64,8 +66,9 @@ def main() -> None:
         try:
             sections = parameters.load(args.profile, args.seeds, args.stages, args.root)
             if not dry:
-                run.mkdir(parents=True, exist_ok=True)
-            handles = [hold(run)] if run.exists() else []
+                with refusals(run):
+                    run.mkdir(parents=True, exist_ok=True)
+            handles = [handle for handle in [hold(run, reading=dry)] if handle is not None]
             environment = _environment()
             if not dry:
                 environment[budget.STOP_FILE] = str(stack.enter_context(_stop_on_term(run)))
@@ -83,6 +86,7 @@ def main() -> None:
         own_profile = [] if asked.profile else ["--cores", args.cores]
         command = [sys.executable, "-m", "snakemake", "--workflow-profile", "engine/profile", *own_profile]
         command += ["--config", *config, *args.snakemake]
+        command += stack.enter_context(without_writing()) if dry else []
         if shutil.which("setpriv"):  # Snakemake ends with this process, however it ends; on TERM it waits for its jobs
             command = ["setpriv", "--pdeathsig", "KILL", *command]
         code, paused = _run(command, environment, handles, quiet=not dry, table=run / "sweep.csv")

@@ -38,7 +38,7 @@ def claims_table(folder: Path) -> str:
         again = {row["paper says"] for row in told} | {row["instead of"] for row in told}
         rows = [*(row for row in rows if row["paper says"] not in again), *told]
         if naming.teacher_kind(profile) != naming.RESTORED:  # whose teacher is another profile's file
-            nodes = pd.read_csv(folder / RESULTS_FILE).query("profile == @profile and seed == @about['seeds'][0]")
+            nodes = sweep.read_table(folder / RESULTS_FILE).query("profile == @profile and seed == @about['seeds'][0]")
             for stage, measured in of_nodes(nodes.set_index("node"), about["data"]["test"]).items():
                 number = chapters[stage].name[:2]
                 table = claims.rows(claims.table(stage, measured, claims.PAPER_DATA))

@@ -73,16 +73,14 @@ def encode(model: nn.Module, *, floats: str | None = None) -> bytes:
     Models beyond the usual :class:`Limits` are coded as well; who reads them must raise the limits.
 
     Raises:
-        CodecError: no model with a spec, a number that is not finite, a tensor that is neither float32 nor int8 nor
-            uint8, or a spec that is not JSON data of at most 65,535 bytes.
-        models.SpecError: a module that is not as its spec builds it (:func:`studylib.models.check_as_built`).
+        CodecError: no model with a spec, layers that are not what the spec builds (:func:`models.rebuilt`), a
+            number that is not finite or beyond its layer's bits, a tensor that is neither float32 nor int8 nor uint8,
+            or a spec that is not JSON data of at most 65,535 bytes. Whatever is not refused, :func:`decode` reads.
         ValueError: unknown ``floats``.
         inference.HalfPrecisionError: a float that half precision cannot hold.
     """
-    if not isinstance(getattr(model, "spec", None), dict):
-        raise CodecError(f"{type(model).__name__} has no spec: expected a model of studylib.models")
+    _rebuilt(model)
     model = inference.apply(model, floats=floats or inference.floats_of(model))
-    models.check_as_built(model)
     for name, tensor in model.state_dict().items():
         if tensor.dtype not in TYPES:
             raise CodecError(f"{name} is {tensor.dtype}: expected float32, int8 or uint8")
@@ -90,17 +88,15 @@ def encode(model: nn.Module, *, floats: str | None = None) -> bytes:
             raise CodecError(f"{name}: holds a number that is not finite")
     tensors = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
     kind = inference.FLOATS.index(inference.floats_of(model))
-    try:
-        plain = json.dumps(model.spec, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
-    except (TypeError, ValueError) as error:
-        raise CodecError(f"the spec is not JSON data: {error}") from error
+    empty = _rebuilt(model)
+    plain = json.dumps(empty.spec, ensure_ascii=False, separators=(",", ":")).encode()
     deflate = zlib.compressobj(9, zlib.DEFLATED, -15, 9, zdict=KNOWN)
     spec = deflate.compress(plain) + deflate.flush()
-    if len(plain) > 0xFFFF:
+    if max(len(plain), len(spec)) > 0xFFFF:
         raise CodecError(f"the spec takes {len(plain)} bytes: expected at most {0xFFFF}")
     edges = entropy.class_edges([t for t in tensors.values() if t.dtype == np.int8])
     writer = coder.Writer()
-    _walk(model, entropy.Tensors(writer, edges), inference.FLOATS[kind], tensors)
+    _check_values(empty, _walk(empty, entropy.Tensors(writer, edges), inference.FLOATS[kind], tensors))
     head = HEAD.pack(MAGIC, VERSION, kind, len(spec), len(plain), *edges)
     body = head + spec + writer.words().astype("<u4").tobytes()
     return body + struct.pack("<I", zlib.crc32(body))
@@ -128,7 +124,10 @@ def decode(file: bytes, limits: Limits = Limits()) -> nn.Module:
         reader.finish()
     except coder.CodeError as error:
         raise CodecError(f"damaged: {error}") from error
-    _check_values(model, tensors)
+    try:
+        _check_values(model, tensors)
+    except CodecError as error:
+        raise CodecError(f"damaged: {error}") from error
     model.load_state_dict({name: torch.from_numpy(t) for name, t in tensors.items()}, assign=True)
     return model.eval()
 
@@ -139,7 +138,7 @@ def verify(model: nn.Module, decoded: nn.Module) -> None:
     Raises:
         CodecError: another spec, or a tensor that differs where an output may depend on it.
     """
-    if decoded.spec != model.spec:
+    if decoded.spec != _rebuilt(model).spec:
         raise CodecError("decoding gave another spec than was encoded")
     found = decoded.state_dict()
     for name, tensor in model.state_dict().items():
@@ -220,10 +219,10 @@ def _check_values(model: nn.Module, tensors: dict[str, np.ndarray]) -> None:
         half = 2 ** (getattr(layer, "bits", 8) - 1)
         weight = tensors[f"{name}.weight"]
         if weight.dtype == np.int8 and weight.size and not -half <= weight.min() <= weight.max() < half:
-            raise CodecError(f"damaged: {name} has weights beyond its bits")
+            raise CodecError(f"{name} has weights beyond its bits")
         scales = [tensors[key] for key in (f"{name}.weight_scale", f"{name}.input_scale") if key in tensors]
         if any((scale < 0).any() for scale in scales) or (len(scales) == 2 and not scales[1] > 0):
-            raise CodecError(f"damaged: {name} has a scale that is not above 0")
+            raise CodecError(f"{name} has a scale that is not above 0")
 
 
 def _walk(model: nn.Module, code: entropy.Tensors, floats: str, tensors: dict | None) -> dict[str, np.ndarray]:
@@ -250,6 +249,18 @@ def _walk(model: nn.Module, code: entropy.Tensors, floats: str, tensors: dict | 
     if not all(np.isfinite(t).all() for t in found.values()):
         raise CodecError("damaged: a number is not finite")
     return found
+
+
+def _rebuilt(model: nn.Module) -> nn.Module:
+    """What a reader will build from the spec of ``model``; tensors are coded in its order."""
+    try:
+        empty = models.rebuilt(model)
+        inference.floats_of(empty)
+    except models.SpecError as error:
+        raise CodecError(str(error)) from error
+    except (KeyError, TypeError) as error:
+        raise CodecError("changes in the spec: expected a technique of each, and of inference its floats") from error
+    return empty
 
 
 def _order(names: list[str], weights: set[str]) -> list[str]:

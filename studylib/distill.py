@@ -1,6 +1,7 @@
 """Knowledge distillation: a small ConvNet learns from the teacher's soft targets."""
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,18 +13,45 @@ from studylib import models, store, train
 from studylib.checkpoint import weights_digest
 from studylib.data import Data
 
+WARM = 20.0  # temperatures beyond it are computed otherwise: by then rounding takes 1e-4 of a loss
+HOTTEST = 1e9  # from there on the loss is its limit, half the variance of the gap, to more digits than float32 has
+
 
 def distillation_loss(student: torch.Tensor, teacher: torch.Tensor, temperature: float) -> torch.Tensor:
     """T² · KL(softmax(teacher / T) ‖ softmax(student / T)), mean over the batch (Hinton et al. 2015, section 2).
 
-    The factor T² keeps its gradient the size of the cross-entropy's. Zero when the two agree.
+    The factor T² keeps its gradient the size of the cross-entropy's. Zero when the two agree, never below.
 
     Args:
         student, teacher: logits (n, classes).
+
+    Raises:
+        ValueError: the two are not of the same shape: a teacher of one class would teach every class alike.
     """
+    if student.shape != teacher.shape:
+        raise ValueError(f"teacher's logits {tuple(teacher.shape)}: expected {tuple(student.shape)}, as the student's")
+    if temperature > WARM:
+        return _warm_loss(student.double(), teacher.double(), min(temperature, HOTTEST)).to(torch.float32)
     log_student = F.log_softmax(student.float() / temperature, dim=1)
     log_teacher = F.log_softmax(teacher.float() / temperature, dim=1)
-    return temperature**2 * F.kl_div(log_student, log_teacher, reduction="batchmean", log_target=True)
+    loss = temperature**2 * F.kl_div(log_student, log_teacher, reduction="batchmean", log_target=True)
+    return loss + (-loss.detach()).clamp(min=0)  # where the two agree but for rounding; no gradient changes
+
+
+def _warm_loss(student: torch.Tensor, teacher: torch.Tensor, temperature: float) -> torch.Tensor:
+    """:func:`distillation_loss` without the difference of two logarithms that are nearly equal.
+
+    With p = softmax(teacher / T) and x = (student − teacher) / T less its mean under p, KL = log E_p[eˣ], which is
+    log(1 + E_p[eˣ − 1 − x]): no term is below zero. Where x is not small, the first form loses nothing.
+    """
+    log_p = F.log_softmax(teacher / temperature, dim=1)
+    gap = student - teacher
+    x = (gap - (log_p.exp() * gap).sum(1, keepdim=True)) / temperature
+    small = x.abs().amax(1) < 1
+    near = torch.where(small[:, None], x, 0.0)
+    terms = (near.expm1() - near).clamp(min=0)
+    found = torch.where(small, (log_p.exp() * terms).sum(1).log1p(), torch.logsumexp(log_p + x, 1).clamp(min=0))
+    return temperature**2 * found.mean()
 
 
 class Teacher:
@@ -34,10 +62,13 @@ class Teacher:
     Args:
         model: the network; it is not trained, and its answers are those of evaluation mode.
         folder: answers are left there, too, for other students of the same teacher and images; None: nowhere.
+
+    Raises:
+        ValueError: a number of ``model`` is not finite.
     """
 
     def __init__(self, model: nn.Module, folder: Path | None = None):
-        self.model = models.duplicate(model).eval().requires_grad_(False)
+        self.model = _fixed(model)
         self.digest, self.folder = weights_digest(self.model), folder
         self._answers: dict[str, torch.Tensor] = {}
 
@@ -55,6 +86,8 @@ class Teacher:
         key = json.dumps(of)
         if key not in self._answers and path and path.exists():
             tensors, about = store.read_tensors(path)
+            if about.get("of") == of and "logits" not in tensors:
+                raise store.CheckpointError(f"{path}: {', '.join(tensors)}: expected logits{store.REMEDY}")
             if about.get("of") == of:
                 self._answers[key] = tensors["logits"]
         if key not in self._answers:
@@ -62,6 +95,12 @@ class Teacher:
             if path:
                 store.write_tensors(path, {"logits": self._answers[key].cpu()}, {"of": of})
         return self._answers[key].to(shown.train.images.device)
+
+
+def _fixed(model: nn.Module) -> nn.Module:
+    """A copy of ``model`` that only answers: what its owner does with ``model``, training it say, does not reach it."""
+    models.check_finite(model.state_dict())
+    return models.duplicate(model).eval().requires_grad_(False)
 
 
 class Committee(nn.Module):
@@ -83,26 +122,33 @@ class Committee(nn.Module):
         self.members = nn.ModuleList(members)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        return torch.stack([member(images).float() for member in self.members]).mean(0)
+        answers = [member(images).float() for member in self.members]
+        if len({answer.shape for answer in answers}) > 1:
+            shapes = " and ".join(str(tuple(answer.shape)) for answer in answers)
+            raise ValueError(f"the members' logits are {shapes}: expected networks of the same classes")
+        return torch.stack(answers).mean(0)
 
 
 class Distillation:
     """The loss α · distillation + (1 − α) · cross-entropy; teacher and student see the same views (Beyer et al. 2022).
 
     Args:
-        teacher: a function of images to logits, or a :class:`Teacher`, whose answers to a recipe's views are kept.
+        teacher: a function of images to logits, or a :class:`Teacher`, whose answers to a recipe's views are kept. A
+            module is copied and set to evaluation.
         temperature, alpha: as for :func:`apply`.
 
     Raises:
-        ValueError: ``temperature`` is not above 0 or ``alpha`` is outside 0…1.
+        ValueError: ``temperature`` is not above 0 and finite, ``alpha`` is outside 0…1, or a number of a module is not
+            finite. When called: the teacher's logits are not of the student's classes.
     """
 
     def __init__(self, teacher: Callable[[torch.Tensor], torch.Tensor], temperature: float, alpha: float):
-        if not temperature > 0:
-            raise ValueError(f"temperature={temperature!r}: expected above 0")
+        if not 0 < temperature < math.inf:
+            raise ValueError(f"temperature={temperature!r}: expected above 0 and finite")
         if not 0 <= alpha <= 1:
             raise ValueError(f"alpha={alpha!r}: expected between 0 (labels only) and 1 (teacher only)")
-        self.teacher, self.temperature, self.alpha = teacher, temperature, alpha
+        self.teacher = _fixed(teacher) if isinstance(teacher, nn.Module) else teacher
+        self.temperature, self.alpha = temperature, alpha
         self._answers = None
 
     @property

@@ -62,6 +62,8 @@ def apply(model: nn.Module, *, slice_dead: bool = True, floats: str = "float32")
     if floats not in FLOATS:
         raise ValueError(f"floats={floats!r}: expected one of {', '.join(FLOATS)}")
     new = models.fold_batch_norm(model).cpu().eval()
+    for tensor in (*new.parameters(), *new.buffers()):
+        tensor.data = tensor.data.clone(memory_format=torch.contiguous_format)  # else convolutions round otherwise
     before = {name: _widths(layer) for name, layer in models.weight_layers(new).items()}
     if floats == "float16":
         _round(new)  # first: what becomes zero may leave a channel dead

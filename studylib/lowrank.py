@@ -44,8 +44,10 @@ def factorize(layer: nn.Linear, rank: int, importance: torch.Tensor | None = Non
             is least (Hsu et al. 2022, equation 6). Inputs of importance 0 count next to nothing.
 
     Raises:
-        ValueError: ``rank`` is not between 1 and the smaller side of the weight, or ``importance`` does not fit.
+        ValueError: ``rank`` is not between 1 and the smaller side of the weight, ``importance`` does not fit, or a
+            number of ``layer`` is not finite.
     """
+    models.check_finite(layer.state_dict())
     out_features, in_features = layer.weight.shape
     if not 1 <= rank <= min(in_features, out_features):
         raise ValueError(f"rank={rank!r}: expected 1 to {min(in_features, out_features)}")
@@ -71,7 +73,11 @@ def fisher(model: nn.Module, data: Data, batch_size: int = 500) -> dict[str, tor
     The mean over the training images, as they are, of the squared gradient of the label's log-likelihood, summed
     over the outputs. One image's gradient is the outer product of the output's gradient and the input, so that no
     pass for each image is needed.
+
+    Raises:
+        ValueError: a number of ``model`` is not finite.
     """
+    models.check_finite(model.state_dict())
     model = models.duplicate(model).eval()
     layers = {name: m for name, m in models.weight_layers(model).items() if isinstance(m, nn.Linear)}
     found = {name: torch.zeros(m.in_features, device=m.weight.device) for name, m in layers.items()}
@@ -106,7 +112,11 @@ def apply(
         data: not used; every technique is called alike.
         delta: Δ, how far below the break-even rank to go.
         importance: of each linear layer's inputs, as :func:`fisher` finds it; without, all count alike.
+
+    Raises:
+        ValueError: a number of ``model`` is not finite.
     """
+    models.check_finite(model.state_dict())
     new, ranks, kept = models.duplicate(model), {}, []
     for name, layer in models.weight_layers(model).items():
         if not isinstance(layer, nn.Linear):

@@ -12,6 +12,7 @@ A spec is plain JSON data::
 
 import copy
 import importlib
+import json
 import re
 
 import torch
@@ -23,18 +24,25 @@ from studylib.networks import ARCHITECTURES, ConvNet, ConvUnit, DenseNet, SpecEr
 __all__ = ["ConvNet", "ConvUnit", "DenseNet", "SpecError", "described"]
 __all__ += [
     "build",
-    "check_as_built",
+    "check_finite",
     "create",
     "duplicate",
     "fold_batch_norm",
     "normalize",
+    "rebuilt",
     "replace_module",
     "weight_layers",
     "with_change",
 ]
 
 SPEC_FORMAT = 1
-SHAPES = {"in_channels", "out_channels", "in_features", "out_features", "num_features", "inplace"}  # and no matter
+PLAIN = {  # what torch hangs on a layer, by the names of its tensors; and what makes the layer a plain one again
+    r"\bparametrizations\.": "torch.nn.utils.parametrize.remove_parametrizations(layer, tensor) first",
+    r"(weight|bias)_mask$": "torch.nn.utils.prune.remove(layer, tensor) first",
+    r"(weight|bias)_g$": "torch.nn.utils.remove_weight_norm(layer) first",
+    r"(weight|bias)_u$": "torch.nn.utils.remove_spectral_norm(layer) first",
+}
+REMEDY = "create the model so, or record what was done to it (studylib.models.with_change with a structure)"
 
 
 def create(name: str, seed: int, *, data: Data | None = None, **args) -> nn.Module:
@@ -77,33 +85,76 @@ def build(spec: dict) -> nn.Module:
             if "structure" in change:
                 restructure = _restructurer(change["structure"]["module"])
                 restructure(model, change["structure"])
-    except SpecError:
+        model.spec, model.history = copy.deepcopy(spec), []
+    except (SpecError, MemoryError):
         raise
-    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+    except Exception as error:  # a spec may break any constructor
         raise SpecError(f"spec of {spec['name']!r} does not build: {type(error).__name__}: {error}") from error
-    model.spec, model.history = copy.deepcopy(spec), []
     return model
 
 
-def check_as_built(model: nn.Module) -> None:
-    """Sees that each module of ``model`` is of the kind that its spec builds, with the attributes it computes with.
+def rebuilt(model: nn.Module) -> nn.Module:
+    """What a reader will build from the spec of ``model``, without memory for its tensors; seen to be of like layers.
 
-    Those are torch's ``__constants__`` (stride, padding, slope, …); how wide a layer is, its tensors say.
+    Its spec is that of ``model`` as JSON gives it back.
 
     Raises:
-        SpecError: one that differs, is missing or is not in the spec: another network would be read back.
+        SpecError: no spec, one that is not JSON data or does not build, or a tensor or layer that is not as the spec
+            builds it (a new head, another width or type, a tensor more or less, what torch prunes or normalizes by);
+            the message names it, what it is, what was expected, and the remedy.
     """
+    if not isinstance(getattr(model, "spec", None), dict):
+        raise SpecError(f"{type(model).__name__} has no spec: expected a model of studylib.models")
+    try:
+        spec = json.loads(json.dumps(model.spec, ensure_ascii=False, allow_nan=False).encode())
+    except (TypeError, ValueError, RecursionError) as error:
+        raise SpecError(f"the spec is not JSON data: {error}") from error
     with torch.device("meta"):
-        built = dict(build(model.spec).named_modules())
-    found, remedy = dict(model.named_modules()), "give it to the architecture, or its arguments"
-    for name in dict.fromkeys([*built, *found]):
-        here, there = (type(each[name]).__name__ if name in each else "nothing" for each in (found, built))
-        if here != there:
-            raise SpecError(f"{name or 'the network'} is {here}, its spec builds {there}: {remedy}")
-        for key in sorted(set(getattr(found[name], "__constants__", ())) - SHAPES):
-            here, there = (getattr(each[name], key, None) for each in (found, built))
-            if here != there:
-                raise SpecError(f"{name}: {key} is {here!r}, its spec builds {there!r}: {remedy}")
+        built = build(spec)
+    for parts in (_tensors, _modules):
+        found, expected = parts(model), parts(built)
+        if wrong := [name for name in found | expected if found.get(name) != expected.get(name)]:
+            raise SpecError(_misfit(wrong, found, expected))
+    if moved := [pair for pair in zip(found, expected, strict=True) if pair[0] != pair[1]]:
+        raise SpecError(f"{moved[0][0]} stands where {moved[0][1]} is expected, as its spec builds it; {REMEDY}")
+    return built
+
+
+def _tensors(model: nn.Module) -> dict[str, str]:
+    """Name → type and shape of every tensor, those that are not stored included."""
+    held = model.state_dict() | dict(model.named_parameters()) | dict(model.named_buffers())
+    return {name: _described(tensor) for name, tensor in held.items()}
+
+
+def _described(tensor) -> str:
+    if not isinstance(tensor, torch.Tensor):
+        return type(tensor).__name__
+    return f"{str(tensor.dtype).removeprefix('torch.')} {tuple(tensor.shape)}"
+
+
+def _modules(model: nn.Module) -> dict[str, str]:
+    """Name → kind and settings of every module; whether it works in place is not one of them."""
+    found = {name: (type(module).__name__, module.extra_repr()) for name, module in model.named_modules()}
+    return {name: f"{kind}({re.sub('(, )?inplace=True', '', about)})" for name, (kind, about) in found.items()}
+
+
+def _misfit(wrong: list[str], found: dict[str, str], expected: dict[str, str]) -> str:
+    """One sentence on the first of ``wrong`` and how many more there are."""
+    name, more = wrong[0], f", and {len(wrong) - 1} more" if len(wrong) > 1 else ""
+    is_, should = found.get(name, "not there"), expected.get(name, "none")
+    added = [each for each in wrong if each not in expected]
+    remedies = [remedy for mark, remedy in PLAIN.items() if any(re.search(mark, each) for each in added)]
+    if is_.split()[1:] == should.split()[1:] != []:  # a tensor of another type
+        remedies.append("model.float() first")
+    remedy = [*remedies, REMEDY][0]
+    return f"{name or 'the model'} is {is_}: expected {should}, as its spec builds it{more}; {remedy}"
+
+
+def check_finite(tensors: dict[str, torch.Tensor]) -> None:
+    """Raises ValueError, naming the tensor, where one of ``tensors``, a model's state, holds NaN or infinity."""
+    for name, tensor in tensors.items():
+        if not tensor.isfinite().all():
+            raise ValueError(f"{name}: holds a number that is not finite; train the model again, at a smaller lr")
 
 
 def _restructurer(module: str):
@@ -148,6 +199,8 @@ def normalize(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
     """
     try:
         mean, std = (torch.tensor(model.spec["input"][name], dtype=torch.float32) for name in ("mean", "std"))
+        if not mean.shape == std.shape == images.shape[1:2]:
+            raise ValueError("as many numbers as channels")
         shaped = mean.to(images.device)[:, None, None], std.to(images.device)[:, None, None]
     except (KeyError, TypeError, ValueError, IndexError) as error:
         found = model.spec.get("input")

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from studylib import models, pt2e
+from studylib import distill, models, pt2e
 from studylib.checkpoint import weights_digest
 
 Slopes = dict[torch.Tensor, torch.Tensor]  # weight → gradient
@@ -193,19 +193,15 @@ def knowledge_alignment(teacher: Callable[[torch.Tensor], torch.Tensor], tempera
         teacher: images → logits (n, classes). A module is copied and set to evaluation.
 
     Raises:
-        ValueError: ``temperature`` is not above 0.
+        ValueError: as for :class:`studylib.distill.Distillation`.
     """
-    if not temperature > 0:
-        raise ValueError(f"temperature={temperature!r}: expected above 0")
-    if isinstance(teacher, nn.Module):
-        teacher = models.duplicate(teacher).eval().requires_grad_(False)
+    told = distill.Distillation(teacher, temperature, alpha=1.0)
 
     @objective("knowledge_alignment")
     def alignment(model, batch, outputs):
         with torch.no_grad():
-            soft = F.log_softmax(teacher(batch[0]).float() / temperature, dim=1)
-        found = F.log_softmax(outputs / temperature, dim=1)
-        return temperature**2 * F.kl_div(found, soft, reduction="batchmean", log_target=True)
+            soft = told.teacher(batch[0])
+        return distill.distillation_loss(outputs, soft, temperature)
 
     known = weights_digest(teacher) if isinstance(teacher, nn.Module) else None
     return dataclasses.replace(alignment, identity=[temperature, known])

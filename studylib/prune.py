@@ -43,7 +43,7 @@ def shrink_masks(weights: dict[str, torch.Tensor], masks: Masks, fraction: float
     Exactly round(fraction × living) weights go; of equal magnitudes, the earlier goes first.
 
     Raises:
-        ValueError: ``fraction`` is outside 0…1.
+        ValueError: ``fraction`` is outside 0…1, or a weight is not finite: it has no place among magnitudes.
     """
     if not 0 <= fraction <= 1:
         raise ValueError(f"fraction={fraction!r}: expected between 0 and 1")
@@ -51,6 +51,7 @@ def shrink_masks(weights: dict[str, torch.Tensor], masks: Masks, fraction: float
 
 
 def _without_smallest(weights: dict[str, torch.Tensor], masks: Masks, count: int) -> Masks:
+    models.check_finite({name: weights[name] for name in masks})
     magnitude = torch.cat([weights[name].detach().abs().flatten() for name in masks])
     alive = torch.cat([mask.flatten() for mask in masks.values()])
     living = alive.nonzero().flatten()
@@ -96,9 +97,11 @@ def apply(
         The pruned model; ``history`` has one row an epoch with its round, and round 0 for ``model`` itself.
 
     Raises:
-        ValueError: ``rounds``, ``fraction`` or ``tolerance`` is out of range, or there is no weight to prune.
+        ValueError: ``rounds``, ``fraction`` or ``tolerance`` is out of range, there is no weight to prune, or a number
+            of ``model`` is not finite.
     """
     check(rounds, fraction, tolerance)
+    models.check_finite(model.state_dict())
     pruned = models.duplicate(model)
     masks = masks_of(pruned)
     if not masks:
@@ -155,7 +158,8 @@ def trajectory(
         scratch: folder in which each sparsity's training leaves what it needs to go on.
 
     Raises:
-        ValueError: an unknown method, sparsities that do not rise within 0…1, or what the method needs is missing.
+        ValueError: an unknown method, sparsities that do not rise within 0…1, what the method needs is missing, or a
+            number of a model is not finite.
     """
     if method not in METHODS:
         raise ValueError(f"method={method!r}: expected one of {', '.join(METHODS)}")
@@ -163,6 +167,8 @@ def trajectory(
     if (method == "initial" and initial is None) or (method == "random" and len(like or []) != len(sparsities)):
         raise ValueError(f"method={method!r}: expected {'initial' if method == 'initial' else 'masks, one a sparsity'}")
     start = copy.deepcopy((initial if method == "initial" else model).state_dict())
+    for each in (start, model.state_dict()):
+        models.check_finite(each)
     current, masks, found = models.duplicate(model), masks_of(model), []
     for k, sparsity in enumerate(sparsities):
         if method == "random":

@@ -55,7 +55,8 @@ def apply(
 
     Raises:
         models.SpecError: the model is int8 already, ``bits`` are not 2 to 8 or of a layer that is not there.
-        ValueError: ``calibration_images`` is out of range, or ``recipe.compile``: observers do not compile.
+        ValueError: ``calibration_images`` is out of range, a number of ``model`` is not finite, or
+            ``recipe.compile``: observers do not compile.
         FloatingPointError: the loss is no longer finite.
     """
     if recipe.compile:
@@ -182,7 +183,8 @@ def sensitivity(
 
     Raises:
         models.SpecError: the model is int8 already, or ``bits`` are not 2 to 8.
-        ValueError: ``images`` is not between 1 and the number of training images.
+        ValueError: ``images`` is not between 1 and the number of training images, or a number of ``model`` is not
+            finite.
     """
     _check_float(model)
     for count in bits:
@@ -271,3 +273,4 @@ def _check_float(model: nn.Module) -> None:
     for name, layer in models.weight_layers(model).items():
         if not isinstance(layer, (nn.Conv2d, nn.Linear)):
             raise models.SpecError(f"{name} is {type(layer).__name__}: expected a convolution or linear layer")
+    models.check_finite(model.state_dict())

@@ -67,6 +67,9 @@ class Int8Layer(nn.Module):
             self.weight, self.weight_scale, zeros, 0, pt2e.QMIN, pt2e.QMAX, torch.int8
         )
 
+    def extra_repr(self) -> str:
+        return ", ".join(f"{name}={getattr(self, name)!r}" for name in self.settings)
+
     def quantized_input(self, x: torch.Tensor) -> torch.Tensor:
         """``x`` rounded to the grid of the input's 256 levels, float32 again; as it is where activations are float."""
         if self.activations == "float":
@@ -89,7 +92,7 @@ class Int8Conv2d(Int8Layer):
     ``stride``, ``padding``, ``dilation``, ``groups`` and ``padding_mode`` are nn.Conv2d's.
     """
 
-    __constants__ = ("bits", "activations", "stride", "padding", "dilation", "groups", "padding_mode")
+    settings = ("bits", "activations", "stride", "padding", "dilation", "groups", "padding_mode")
 
     def __init__(
         self,
@@ -121,7 +124,7 @@ class Int8Conv2d(Int8Layer):
 class Int8Linear(Int8Layer):
     """An int8 linear layer."""
 
-    __constants__ = ("bits", "activations")
+    settings = ("bits", "activations")
 
     def forward(self, x):
         return F.linear(self.quantized_input(x), self.dequantized_weight(), self.bias)
@@ -142,8 +145,10 @@ def apply(
     Raises:
         models.SpecError: the model is int8 already, ``bits`` are not 2 to 8 or of a layer that is not there, or a
             layer or batch norm cannot be carried over (:func:`studylib.pt2e.export`).
-        ValueError: ``calibration_images`` is not between 1 and the number of training images.
+        ValueError: ``calibration_images`` is not between 1 and the number of training images, or a number of ``model``
+            is not finite.
     """
+    models.check_finite(model.state_dict())
     images = calibration(data, calibration_images, seed)
     float_model = models.duplicate(model).cpu().eval()
     return from_pt2e(float_model, pt2e.convert(float_model, images, bits=bits))

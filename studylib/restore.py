@@ -15,8 +15,44 @@ from studylib.data import Data
 
 ENDING = ".slnc"
 LIST = "models.json"  # beside published files: name → sha256, dataset, seed, …
+KINDS = {"sha256": str, "dataset": str, "profile": str, "node": str, "seed": int, "bytes": int, "test_accuracy": float}
 IMAGES = 2000  # training images from which batch norms take their statistics
 NORM = math.sqrt(2)  # of a filter: what He's initialization gives on average, whatever its fan in
+
+
+def listing(folder: Path) -> dict[str, dict]:
+    """What :data:`LIST` in ``folder`` says, published file → :data:`KINDS` and what else; empty where there is none.
+
+    Raises:
+        studylib.store.CheckpointError: it is damaged; the message names it and what was expected.
+        OSError: the machine cannot read it.
+    """
+    path = Path(folder) / LIST
+    if not path.exists():
+        return {}
+    known = store.read_json(path)
+    if not isinstance(known, dict) or not all(isinstance(about, dict) for about in known.values()):
+        raise store.CheckpointError(f"{path}: expected an object that has one for each published file")
+    for name, about in known.items():
+        for key, value in about.items():
+            kind = KINDS.get(key, object)
+            fits = isinstance(value, (int, float) if kind is float else kind) and not isinstance(value, bool)
+            if kind is not object and not fits:
+                raise store.CheckpointError(f"{path}: {key}={value!r} of {name}: expected {kind.__name__}")
+    return known
+
+
+def listed(folder: Path, name: str, *needed: str) -> dict | None:
+    """What :func:`listing` has of the file ``name``, ``needed`` keys at least; None where it does not list it.
+
+    Raises:
+        studylib.store.CheckpointError: as :func:`listing`, or one of ``needed`` is missing.
+    """
+    about = listing(folder).get(name)
+    if about is not None and (missing := sorted(set(needed) - set(about))):
+        expected = f"expected all of {', '.join(sorted(needed))}"
+        raise store.CheckpointError(f"{Path(folder) / LIST}: {name} without {', '.join(missing)}: {expected}")
+    return about
 
 
 def published(path: str | Path, data: Data) -> nn.Module:
@@ -28,23 +64,21 @@ def published(path: str | Path, data: Data) -> nn.Module:
             on what here are validation images.
 
     Raises:
-        ValueError: no such file, not in the list, not the file listed or listed in part, or of other data or another
-            seed.
+        ValueError: no such file, not in the list, not the file listed, or of other data or another seed.
+        studylib.store.CheckpointError: the list is damaged or says too little.
         studylib.codec.CodecError: not a coded model.
         studylib.models.SpecError: a network that was factorized.
     """
     named, path = path, store.resolve(path)
-    known = store.read_json(path.parent / LIST) if (path.parent / LIST).exists() else {}
-    if path.name not in known or not path.exists():
+    about = listed(path.parent, path.name, "sha256", "dataset", "seed")
+    if about is None or not path.exists():
         raise ValueError(f"{str(named)!r}: expected a published file, one that {path.parent / LIST} lists")
-    file, listed = path.read_bytes(), known[path.name]
-    if missing := {"sha256", "dataset", "seed"} - set(listed):
-        raise ValueError(f"{path.parent / LIST}: {path.name} without {', '.join(sorted(missing))}: expected all three")
-    if hashlib.sha256(file).hexdigest() != listed["sha256"]:
+    file = path.read_bytes()
+    if hashlib.sha256(file).hexdigest() != about["sha256"]:
         raise ValueError(f"{path}: not the file that was published, its checksum is another")
-    if (listed["dataset"], listed["seed"]) != (data.name, data.seed):
+    if (about["dataset"], about["seed"]) != (data.name, data.seed):
         raise ValueError(
-            f"{path}: of {listed['dataset']}, seed {listed['seed']}: expected {data.name}, seed {data.seed},"
+            f"{path}: of {about['dataset']}, seed {about['seed']}: expected {data.name}, seed {data.seed},"
             " whose validation images it has not been trained on"
         )
     if listed.get("data_sha256", data.digest) != data.digest:  # files of earlier versions do not say

@@ -5,12 +5,11 @@ import math
 import resource
 
 import numpy as np
-import safetensors.torch
 import torch
 import zstandard
 from torch import nn
 
-from studylib import entropy, inference, models
+from studylib import entropy, inference, models, store
 
 
 def inventory(model: nn.Module) -> dict[str, torch.Tensor]:
@@ -35,7 +34,8 @@ def accountings(model: nn.Module) -> dict[str, int]:
     =================  ===============================================================================
 
     The first seven are of ``model`` as it is, the last three of what is shipped (:mod:`studylib.inference`: dead
-    channels sliced away), as is the file that :mod:`studylib.codec` writes.
+    channels sliced away), as is the file that :mod:`studylib.codec` writes. A weight that several layers share counts
+    in each of them: every file holds it so.
     """
     layers = models.weight_layers(model)
     kinds = ("dense", "nonzero", "csr", "bitmap", "sparse")
@@ -52,7 +52,7 @@ def accountings(model: nn.Module) -> dict[str, int]:
         for kind, found in zip(kinds, (dense, values, csr, bitmap, min(dense, csr, bitmap)), strict=True):
             total[f"bytes_{kind}"] += found
     shipped = inference.apply(model)
-    file = safetensors.torch.save(shipped.state_dict(), {"spec": json.dumps(shipped.spec)})
+    file = store.safetensors_of(shipped.state_dict(), {"spec": json.dumps(shipped.spec)})
     return total | {
         "bytes_safetensors": len(file),
         "bytes_zstd": len(zstandard.ZstdCompressor(level=19).compress(file)),

@@ -50,21 +50,35 @@ def resolve(path: str | Path) -> Path:
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Writes ``content`` to ``path`` in one step: a reader sees the old file or the new one."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    """Writes ``content`` to ``path`` in one step: a reader sees the old file or the new one.
+
+    Raises:
+        OSError: the machine cannot, for want of space or leave; it names ``path``.
+    """
+    write_files({Path(path): content})
+
+
+def write_files(contents: dict[Path, bytes]) -> None:
+    """Writes path → content as :func:`write_bytes` does, the first of them once there is room for all."""
+    temporaries: dict[Path, str] = {}
     try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(temporary, 0o666 & ~umask)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        for path, content in contents.items():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            handle, temporaries[path] = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+            with os.fdopen(handle, "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            umask = os.umask(0)
+            os.umask(umask)
+            os.chmod(temporaries[path], 0o666 & ~umask)
+        for path, temporary in temporaries.items():
+            os.replace(temporary, path)
+    except BaseException as error:
+        for temporary in temporaries.values():
+            Path(temporary).unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno is not None:
+            error.filename, error.filename2 = str(path), None  # not the temporary, which nobody knows
         raise
 
 
@@ -73,29 +87,51 @@ def write_json(path: Path, value) -> None:
 
 
 def read_json(path: Path):
-    """Raises CheckpointError, naming the file, when it is missing or not JSON."""
+    """Raises CheckpointError, naming the file, when it is missing or not JSON; OSError where it cannot be read."""
     try:
         return json.loads(Path(path).read_bytes())
     except FileNotFoundError as error:
         raise CheckpointError(f"{path}: no such file") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path}: not valid JSON ({error})") from error
 
 
 def write_tensors(path: Path, tensors: dict[str, torch.Tensor], about: dict | None = None) -> None:
     """One safetensors file; ``about`` (JSON data) goes into its header."""
-    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    write_bytes(path, safetensors.torch.save(plain, {"about": json.dumps(about)} if about else None))
+    write_bytes(path, safetensors_of(tensors, {"about": json.dumps(about)} if about else None))
+
+
+def safetensors_of(tensors: dict[str, torch.Tensor], about: dict[str, str] | None = None) -> bytes:
+    """The bytes of a safetensors file, ``about`` in its header.
+
+    Tensors may lie in memory in any order (channels last) and share it (weights that layers have in common): each is
+    in the file by itself.
+    """
+    plain = {
+        name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()
+    }
+    return safetensors.torch.save(plain, about)
 
 
 def read_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict]:
-    """The tensors (on the CPU) and what :func:`write_tensors` said about them."""
+    """The tensors (on the CPU) and what :func:`write_tensors` said about them.
+
+    Raises:
+        CheckpointError: no such file, or not one that :func:`write_tensors` wrote.
+        OSError: the machine cannot read it.
+    """
     try:
+        with open(path, "rb"):  # safetensors has one error for a file that is damaged and one that cannot be opened
+            pass
         with safetensors.safe_open(path, framework="pt") as file:
             about = json.loads((file.metadata() or {}).get("about", "{}"))
+            if not isinstance(about, dict):
+                raise ValueError(f"about is {about!r}: expected an object")
             return {name: file.get_tensor(name) for name in file.keys()}, about  # noqa: SIM118 (it is no dict)
     except FileNotFoundError as error:
         raise CheckpointError(f"{path}: no such file") from error
+    except (OSError, MemoryError):
+        raise
     except Exception as error:
         raise CheckpointError(f"{path}: not a readable safetensors file ({error})") from error
 
@@ -103,15 +139,18 @@ def read_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict]:
 def save_model(folder: Path, model: nn.Module) -> None:
     """Writes ``model`` and its spec to ``folder``; the spec last, so that a half-written pair is noticed.
 
+    A weight that several layers share is written for each of them.
+
     Raises:
-        studylib.models.SpecError: a module that is not as the spec builds it; nothing is written.
+        studylib.models.SpecError: :func:`load_model` could not build it again (:func:`studylib.models.rebuilt`);
+            nothing is written.
+        OSError: the machine cannot write it.
     """
-    models.check_as_built(model)
-    folder = Path(folder)
-    write_tensors(folder / TENSORS, model.state_dict())
-    content = {"spec": model.spec, "sha256": _file_digest(folder / TENSORS)}
+    folder, spec = Path(folder), models.rebuilt(model).spec
+    tensors = safetensors_of(model.state_dict())
+    content = {"spec": spec, "sha256": hashlib.sha256(tensors).hexdigest()}
     line = json.dumps({**content, "check": _digest(content)}, ensure_ascii=False, separators=(",", ":"))
-    write_bytes(folder / SPEC, line.encode())
+    write_files({folder / TENSORS: tensors, folder / SPEC: line.encode()})
 
 
 def load_model(folder: Path) -> nn.Module:
@@ -163,7 +202,8 @@ def _how_to_make(folder: Path) -> str:
 
 
 def _digest(content: dict) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True, ensure_ascii=False).encode()).hexdigest()[:16]
+    text = json.dumps(content, sort_keys=True, ensure_ascii=False)
+    return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()[:16]
 
 
 def _file_digest(path: Path) -> str:

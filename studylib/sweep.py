@@ -67,6 +67,29 @@ def parent_of(node: str) -> str | None:
     return node.rpartition("-")[0] or None
 
 
+def read_table(path: str | Path, *columns: str) -> pd.DataFrame:
+    """The table in the CSV file ``path``, which has ``columns`` at least.
+
+    Raises:
+        studylib.store.CheckpointError: it is not a table, or not of a study; names it.
+        OSError: the machine cannot read it.
+    """
+    import pandas as pd
+
+    from studylib import store  # two seconds of import, which study.py shall not wait for
+
+    try:
+        with open(path, encoding="utf-8") as file:
+            table = pd.read_csv(file)
+    except ValueError as error:  # among them those of pandas and of an encoding
+        raise store.CheckpointError(f"{path}: not a table ({' '.join(str(error).split())})") from error
+    if missing := [column for column in columns if column not in table]:
+        raise store.CheckpointError(f"{path}: a table without {', '.join(missing)}: expected that of a study")
+    if words := [c for c in columns if c not in ("profile", "node") and not pd.api.types.is_numeric_dtype(table[c])]:
+        raise store.CheckpointError(f"{path}: {words[0]} is not a column of numbers: expected the table of a study")
+    return table
+
+
 def read(run: Path, names: Iterable[str], seeds: Iterable[int]) -> pd.DataFrame:
     """One row a seed and node of the run in folder ``run``, with the columns of ``sweep.csv``.
 

@@ -38,7 +38,8 @@ def apply(
         step: what is done with a batch, see :func:`studylib.train.fit`; None follows cross-entropy.
         scratch: folder in which an interrupted training leaves what it needs to go on.
         every_epoch: folder for the weights of each epoch, which :func:`look_again` reads; none are left where those of
-            all epochs would take more than :data:`MOST_LEFT` bytes.
+            all epochs would take more than :data:`MOST_LEFT` bytes. What else is there goes: the model's history does
+            not name it.
 
     Raises:
         ValueError: words that name no network, or a file that cannot be gone on from.
@@ -59,6 +60,8 @@ def apply(
     watch = _leave_in(every_epoch) if every_epoch and small else None
     how = {"step": step, "masks": masks, "checkpoint": checkpoint, "keep": keep, "watch": watch}
     history = train.fit(model, data, recipe, seed=seed, **how)
+    if every_epoch:
+        _leave_only(every_epoch, {row["weights"] for row in history if "weights" in row})
     about = {"epochs": len(history)} | ({"descends": step.label} if step else {})
     return models.with_change(model, "teacher", about, history=history)
 
@@ -100,6 +103,13 @@ def _leave_in(folder: Path) -> Callable[[nn.Module], dict]:
         return {"weights": digest}
 
     return leave
+
+
+def _leave_only(folder: Path, digests: set[str]) -> None:
+    """Removes what an earlier training, or one that was killed as it wrote, has left in ``folder``."""
+    named = {_file(folder, digest) for digest in digests}
+    for path in {path for path in folder.glob("*") if path.is_file()} - named:
+        path.unlink()
 
 
 def _file(folder: Path, digest: str) -> Path:

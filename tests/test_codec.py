@@ -373,14 +373,16 @@ def test_a_few_bytes_cannot_ask_for_a_million_weights():
             codec.decode(sealed(body + words))
 
 
-def test_values_beyond_the_bits_or_scales_of_a_layer_are_refused():
+def test_values_beyond_the_bits_or_scales_of_a_layer_are_refused(monkeypatch):
     def file(change):
         model = int8_convnet(0, (3, 4, 5), (6, 5), 4, 1.0)
         model.spec["changes"][-1]["structure"]["bits"] = 4
         for layer in models.weight_layers(model).values():
             layer.bits = 4
         change(model)
-        return codec.encode(model)
+        with monkeypatch.context() as patch:
+            patch.setattr(codec, "_check_values", lambda *_: None)  # which the writer does, too
+            return codec.encode(model)
 
     assert codec.decode(file(lambda model: None)).fc2.bits == 4
     for change, message in (

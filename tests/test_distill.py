@@ -1,14 +1,15 @@
 import dataclasses
+import decimal
 import math
 
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from studylib import data, distill, models, store, train
+from studylib import data, distill, models, objectives, store, train
 from studylib.distill import distillation_loss
 from studylib.train import Recipe
 
@@ -53,6 +54,94 @@ def test_loss_equals_its_formula(seed, temperature):
     assert distillation_loss(student, teacher, temperature).item() == pytest.approx(expected, rel=1e-3)
 
 
+def exactly(student, teacher, temperature):
+    """The loss in 100 digits."""
+    with decimal.localcontext(prec=100):
+        t, total = decimal.Decimal(temperature), decimal.Decimal(0)
+        for rows in zip(student.tolist(), teacher.tolist(), strict=True):
+            scaled = [[decimal.Decimal(value) / t for value in row] for row in rows]
+            log_q, log_p = ([v - sum(v.exp() for v in row).ln() for v in row] for row in scaled)
+            total += sum(p.exp() * (p - q) for p, q in zip(log_p, log_q, strict=True))
+        return float(t * t * total / len(student))
+
+
+@settings(max_examples=100)
+@given(
+    seed=st.integers(0, 999),
+    temperature=st.floats(-1, 20).map(lambda power: 10**power),
+    scale=st.floats(-2, 4).map(lambda power: 10**power),
+    apart=st.floats(-7, 0).map(lambda power: 10**power),
+)
+def test_loss_is_never_negative_and_right_at_every_temperature(seed, temperature, scale, apart):
+    teacher = logits(seed, scale)
+    student = teacher + apart * logits(seed + 1000, scale)
+    found, expected = distillation_loss(student, teacher, temperature).item(), exactly(student, teacher, temperature)
+    assert found >= 0 and math.isfinite(found)
+    rounding = 1e-6 * temperature * (temperature + scale) if temperature <= 20 else 1e-7 * (1 + expected)
+    assert found == pytest.approx(expected, rel=1e-4, abs=rounding)
+
+
+@given(seed=st.integers(0, 999), temperature=st.floats(4, 300).map(lambda power: 10**power))
+def test_hot_gradients_are_those_of_matching_logits(seed, temperature):
+    student, teacher = logits(seed).requires_grad_(), logits(seed + 1000)
+    distillation_loss(student, teacher, temperature).backward()
+    gap = (student - teacher).detach()
+    assert torch.allclose(student.grad, (gap - gap.mean(1, keepdim=True)) / 5 / 6, atol=1e-3)
+
+
+@given(seed=st.integers(0, 999), temperature=TEMPERATURE)
+def test_up_to_the_temperatures_in_use_no_bit_of_a_gradient_has_changed(seed, temperature):
+    """Published students were trained by this formula."""
+    ours, plain, teacher = logits(seed).requires_grad_(), logits(seed).requires_grad_(), logits(seed) + 1e-6
+    distillation_loss(ours, teacher, temperature).backward()
+    log_student, log_teacher = ((z / temperature).log_softmax(1) for z in (plain, teacher))
+    (temperature**2 * F.kl_div(log_student, log_teacher, reduction="batchmean", log_target=True)).backward()
+    assert torch.equal(ours.grad, plain.grad)
+
+
+class Head(nn.Module):
+    """A network of ``classes`` classes."""
+
+    def __init__(self, classes):
+        super().__init__()
+        self.linear = nn.Linear(64, classes)
+
+    def forward(self, images):
+        return self.linear(images.flatten(1))
+
+
+@pytest.mark.parametrize("classes", [1, 3, 11])
+def test_a_teacher_of_other_classes_is_refused(classes, tiny, new_student):
+    said = rf"teacher's logits \(\d+, {classes}\): expected \(\d+, 10\), as the student's"
+    teacher, images = Head(classes), tiny.normalize(tiny.validation.images)
+    for told in (teacher, distill.Teacher(teacher)):
+        with pytest.raises(ValueError, match=said):
+            train.fit(
+                new_student(),
+                tiny,
+                VIEWS if told is not teacher else QUICK,
+                seed=0,
+                loss=distill.Distillation(told, 5.0, 0.7),
+            )
+    with pytest.raises(ValueError, match=said):
+        objectives.knowledge_alignment(teacher)(None, (images, None), torch.zeros(len(images), 10))
+    with pytest.raises(ValueError, match=rf"logits are \(50, 10\) and \(50, {classes}\): expected .* same classes"):
+        distill.Committee([Head(10), teacher])(images)
+
+
+def test_a_module_that_teaches_is_not_changed_by_it(teacher_model, tiny, new_student, same_tensors):
+    teacher = models.duplicate(teacher_model).train()
+    images, labels = tiny.normalize(tiny.train.images), tiny.train.labels
+    with torch.no_grad():
+        expected = models.duplicate(teacher_model).eval()(images)
+    for module in (teacher, distill.Committee([teacher])):
+        _, out = distill.Distillation(module, 5.0, 1.0)(student := new_student().eval(), images, labels)
+        value, _ = distill.Distillation(module, 5.0, 1.0)(student, images, labels)
+        assert torch.equal(value, distillation_loss(out, expected, 5.0))  # answers of evaluation
+    assert same_tensors(teacher, teacher_model) and all(module.training for module in teacher.modules())
+    assert all(p.requires_grad for p in teacher.parameters())
+
+
 def test_gradient_tends_to_matching_logits_at_high_temperature():
     """Hinton et al. 2015, equation 4, times T²: (z − v) / N for logits of mean zero."""
     student, teacher = (z - z.mean(1, keepdim=True) for z in (logits(0), logits(1)))
@@ -78,7 +167,7 @@ def test_the_two_losses_are_weighed_by_alpha():
     assert student.values.grad.any() and teacher.values.grad is None
 
 
-@pytest.mark.parametrize("temperature", [0, -1.0, math.nan])
+@pytest.mark.parametrize("temperature", [0, -1.0, math.nan, math.inf])
 def test_a_bad_temperature_is_named(temperature):
     with pytest.raises(ValueError, match=f"temperature={temperature}"):
         distill.Distillation(Table(logits(0)), temperature, 0.5)
@@ -220,6 +309,16 @@ def test_damaged_answers_are_refused(teacher_model, tiny, tmp_path):
     (path,) = tmp_path.iterdir()
     path.write_bytes(path.read_bytes()[:-3])
     with pytest.raises(store.CheckpointError, match=path.name):
+        distill.Teacher(teacher_model, tmp_path).answers(tiny, 0)
+
+
+def test_a_file_of_answers_without_any_is_refused(teacher_model, tiny, tmp_path):
+    teacher = distill.Teacher(teacher_model, tmp_path)
+    teacher.answers(tiny, 0)
+    (path,) = tmp_path.iterdir()
+    _, about = store.read_tensors(path)
+    store.write_tensors(path, {"others": torch.zeros(1)}, about)
+    with pytest.raises(store.CheckpointError, match=f"{path}: others: expected logits"):
         distill.Teacher(teacher_model, tmp_path).answers(tiny, 0)
 
 

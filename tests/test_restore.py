@@ -7,11 +7,15 @@ import pytest
 import torch
 from torch import nn
 
-from studylib import codec, data, inference, models, prune, quantize, restore, teacher, train
+from studylib import codec, data, inference, models, prune, quantize, restore, store, teacher, train
 from tests.test_inference import NETWORKS, network, outputs
 from tests.test_inference import prune as without_rows
 
 PUBLISHED = Path(__file__).parents[1] / "figures" / "models" / "digits-teacher-imp-int8.slnc"
+
+
+BAD_LISTS = [b"", b"{", b"\xff", b"[" * 100_000, b"[]", b"3", b'{"small.slnc": 3}', b'{"small.slnc": {"sha256": 3}}']
+BAD_LISTS += [b'{"small.slnc": {"seed": true}}', b'{"small.slnc": {}}', b'{"other.slnc": {"bytes": "many"}}']
 
 
 @pytest.fixture(scope="module")
@@ -111,12 +115,20 @@ def test_what_is_no_published_file_of_these_images_is_refused(tmp_path, images):
     about = json.loads((tmp_path / "models.json").read_text())
     del about[path.name]["seed"]
     (tmp_path / "models.json").write_text(json.dumps(about))
-    with pytest.raises(ValueError, match=r"models.json: .* without seed: expected all three"):
+    with pytest.raises(store.CheckpointError, match=r"models.json: .* without seed: expected all of dataset, seed"):
         restore.apply(path, images)
     path = listed(tmp_path, model)
     path.rename(tmp_path / "other.slnc")
     with pytest.raises(ValueError, match=r"other.slnc': expected a published file, one that .*models.json lists"):
         restore.apply(tmp_path / "other.slnc", images)
+
+
+@pytest.mark.parametrize("content", BAD_LISTS)
+def test_a_damaged_list_is_named(tmp_path, images, content):
+    path = listed(tmp_path, network("convnet"))
+    (tmp_path / restore.LIST).write_bytes(content)
+    with pytest.raises(store.CheckpointError, match=f"{tmp_path / restore.LIST}: "):
+        restore.apply(path, images)
 
 
 def test_a_factorized_network_is_refused(tmp_path, images):

@@ -613,6 +613,21 @@ def test_weights_of_epochs_that_are_not_there_are_not_taken_from_elsewhere(tiny,
         teacher.look_again(model, tmp_path / "a", lambda _: {})
 
 
+def test_weights_that_no_history_names_do_not_stay(tiny, tmp_path, monkeypatch):
+    def made(**how):
+        return teacher.apply(tiny, depth=7, growth=4, recipe=QUICK, every_epoch=tmp_path, **how)
+
+    first = made(seed=0)
+    (tmp_path / ".half.safetensors.tmp").write_bytes(b"of a process that was killed as it wrote")
+    second = made(seed=1)
+    named = {f"{row['weights']}.safetensors" for row in second.history}
+    assert {path.name for path in tmp_path.iterdir()} == named
+    assert not named & {f"{row['weights']}.safetensors" for row in first.history}
+    assert len(teacher.look_again(second, tmp_path, lambda _: {})) == QUICK.epochs
+    monkeypatch.setattr(teacher, "MOST_LEFT", 1000)  # bytes: the next leaves none, and none of the last is its own
+    assert "weights" not in made(seed=2).history[0] and not list(tmp_path.iterdir())
+
+
 def test_an_interrupted_teacher_goes_on_from_its_scratch_folder(tiny, tmp_path, monkeypatch, same_tensors):
     def make(scratch=None):
         return teacher.apply(tiny, depth=7, growth=4, recipe=QUICK, seed=0, scratch=scratch)

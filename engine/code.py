@@ -18,7 +18,7 @@ def digest(path: Path, lesson: bool = True) -> str:
     Outputs, execution counts, comments and docstrings never do: running a notebook by hand or mending a
     sentence retrains nothing.
     """
-    code = path.read_text()
+    code = path.read_text(encoding="utf-8")
     if path.suffix == ".ipynb":
         cells = ["".join(cell["source"]) for cell in json.loads(code)["cells"] if cell["cell_type"] == "code"]
         code = "\n".join(
@@ -28,7 +28,7 @@ def digest(path: Path, lesson: bool = True) -> str:
         code = ast.unparse(_WithoutLesson().visit(ast.parse(code)))
     found = hashlib.sha256(_essence(code).encode())
     for module in sorted(_reach(_imports(code))):
-        found.update(_essence((ROOT / "studylib" / f"{module}.py").read_text()).encode())
+        found.update(_essence((ROOT / "studylib" / f"{module}.py").read_text(encoding="utf-8")).encode())
     return found.hexdigest()[:16]
 
 
@@ -84,4 +84,4 @@ def _reach(modules: set[str]) -> set[str]:
 
 @functools.cache
 def _module_imports(module: str) -> frozenset[str]:
-    return frozenset(_imports((ROOT / "studylib" / f"{module}.py").read_text()))
+    return frozenset(_imports((ROOT / "studylib" / f"{module}.py").read_text(encoding="utf-8")))

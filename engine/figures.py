@@ -105,7 +105,9 @@ def _lost(published: dict, about: dict) -> str:
 def _named_by(name: str) -> list[str]:
     """The profiles that go on from, or are taught by, the published file ``name``."""
     return [
-        path.stem for path in sorted(parameters.FOLDER.glob("*.yaml")) if f"figures/models/{name}" in path.read_text()
+        path.stem
+        for path in sorted(parameters.FOLDER.glob("*.yaml"))
+        if f"figures/models/{name}" in path.read_text(encoding="utf-8")
     ]
 
 

@@ -34,7 +34,7 @@ def write(summary: pd.DataFrame, about: dict) -> None:
 def write_between(name: str, content: str) -> None:
     """Replaces what stands between the README's two markers of that name."""
     readme = ROOT / "README.md"
-    text = readme.read_text()
+    text = readme.read_text(encoding="utf-8")
     begin, end = f"<!-- {name}: made by make figures -->", f"<!-- end of {name} -->"
     if text.count(begin) != 1 or text.count(end) != 1:
         sys.exit(f"README.md: expected the markers {begin} and {end}, once each")
@@ -49,7 +49,9 @@ def date_citation() -> None:
     found = [about for about in (file.get("about", file) for file in files) if isinstance(about, dict)]
     newest = max(about.get("date") or about.get("provenance", {}).get("date", "") for about in found)
     path = ROOT / "CITATION.cff"
-    text, count = re.subn(r"^date-released: .*$", f"date-released: {newest[:10]}", path.read_text(), flags=re.M)
+    text, count = re.subn(
+        r"^date-released: .*$", f"date-released: {newest[:10]}", path.read_text(encoding="utf-8"), flags=re.M
+    )
     if count != 1:
         sys.exit(f"{path}: expected one line date-released, found {count}")
     store.write_bytes(path, text.encode())

@@ -161,6 +161,6 @@ def of_nodes(nodes: pd.DataFrame, images: int) -> dict[str, dict[str, claims.Mea
 def drawn_by(chapter: str, folder: Path) -> list[Path]:
     """The JSON in ``folder`` of figures and tables that the notebook ``chapter`` names, tree and front aside."""
     own = {"tree", "front"}  # make figures draws them from the nodes
-    code = (ROOT / "notebooks" / f"{chapter}.ipynb").read_text()
+    code = (ROOT / "notebooks" / f"{chapter}.ipynb").read_text(encoding="utf-8")
     names = set(re.findall(r"figures(?:/|\\\" / \\\")([a-z_0-9]+)", code)) - own
     return [path for name in sorted(names) if (path := folder / f"{name}.json").exists()]

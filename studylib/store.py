@@ -253,7 +253,7 @@ def _hardware() -> str:
     if torch.cuda.is_available():
         return torch.cuda.get_device_name()
     try:
-        info = Path("/proc/cpuinfo").read_text()
+        info = Path("/proc/cpuinfo").read_text(encoding="utf-8")
         name = next(line.partition(":")[2].strip() for line in info.splitlines() if line.startswith("model name"))
     except (OSError, StopIteration):
         name = platform.processor() or platform.machine()

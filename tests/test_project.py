@@ -142,3 +142,10 @@ def test_make_help_names_every_command():
     text = subprocess.run(["make", "help"], cwd=ROOT, text=True, capture_output=True).stdout
     for target in ("study", "test", "figures", "compare", "clean", "help", "notebooks", "bench", "lint"):
         assert re.search(rf"^  {target}\s+\S", text, flags=re.M), target
+
+
+def test_files_are_read_and_written_in_utf_8_whatever_the_locale():
+    for path in [*ROOT.glob("engine/*.py"), *ROOT.glob("studylib/**/*.py"), ROOT / "Snakefile"]:
+        for line in path.read_text(encoding="utf-8").splitlines():
+            text_mode = re.search(r"\.(read|write)_text\(|\bopen\([^)]*\"[rwa]t?\"", line)
+            assert not text_mode or "encoding=" in line, f"{path.name}: {line.strip()}"

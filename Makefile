@@ -18,11 +18,11 @@ READY := $(VENV)/.ready
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 export PYTHONUTF8 := 1
 .DEFAULT_GOAL := help
-.PHONY: help study test figures compare evaluate pack unpack notebooks lint clean setup bench nncodec
+.PHONY: help study test test-long figures compare evaluate pack unpack notebooks lint clean setup bench nncodec
 
 help: ## this list
 	@echo "make COMMAND [PROFILE=digits] [SEEDS='0 1 2'] [STAGES='kd imp svd int8'] [ROOT=moo] [MINUTES=60] [CORES=all] [ARGS=-n]"
-	@sed -n 's/^\([a-z]*\):[^#]*## /  \1\t/p' Makefile | expand -t 14
+	@sed -n 's/^\([a-z-]*\):[^#]*## /  \1\t/p' Makefile | expand -t 14
 	@echo "profiles: $$(ls papermill_params | sed -n 's/\.yaml$$//p' | grep -vx stages | tr '\n' ' ')"
 
 study: $(READY) ## train and compress every combination of PROFILE, print the table (ARGS=-n: only say what would run)
@@ -30,6 +30,9 @@ study: $(READY) ## train and compress every combination of PROFILE, print the ta
 
 test: $(READY) ## unit tests, the smoke profile, the notebooks
 	@$(PY) engine/test.py
+
+test-long: $(READY) ## what takes minutes: every chapter run three ways, runs killed in each way
+	@$(PY) engine/test.py --long
 
 figures: $(READY) ## redraw figures/ and the README's table from the results of PROFILE, training nothing
 	@$(PY) engine/figures.py "$(PROFILE)" $(ARGS)

@@ -49,7 +49,7 @@ def pack(name: str, archive: Path) -> None:
         sums = {at: _checksum(path) for at, path in members.items()}
         archive.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=archive.parent, prefix=".pack") as folder:
-            (Path(folder) / LIST).write_text(json.dumps({"run": name, "files": sums}, indent=1))
+            (Path(folder) / LIST).write_text(json.dumps({"run": name, "files": sums}, indent=1), encoding="utf-8")
             with tarfile.open(Path(folder) / "archive", "w") as tar:
                 tar.add(Path(folder) / LIST, LIST)
                 for at, path in members.items():

@@ -1,4 +1,7 @@
-"""Everything that must hold: unit tests, the smoke profile, the notebooks. Stops at the first step that does not."""
+"""Everything that must hold: unit tests, the smoke profile, the notebooks. Stops at the first step that does not.
+
+python engine/test.py [--long]  (--long: only what takes minutes and is left out otherwise)
+"""
 
 import os
 import subprocess
@@ -9,24 +12,29 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 NBVAL = ["--nbval-lax", "--nbval-cell-timeout=300", "--nbval-kernel-name=python3", "-p", "no:cov"]
-# Those that take long first: what is left for the end is short, and both processes end at about the same time.
-LONG = ("06", "05", "08", "07")
+# Those that take longest first: what is left for the end is short, and both processes end at about the same time.
+SLOW = ("06", "05", "08", "07")
 CHAPTERS = [
     str(path.relative_to(ROOT))
     for path in sorted(
         ROOT.glob("notebooks/*.ipynb"),
-        key=lambda path: (LONG.index(path.name[:2]) if path.name[:2] in LONG else len(LONG), path.name),
+        key=lambda path: (SLOW.index(path.name[:2]) if path.name[:2] in SLOW else len(SLOW), path.name),
     )
 ]
+SMOKE = ["make", "--no-print-directory", "study", "PROFILE=smoke"]
 # The commands of each step, and how many of them run side by side.
+LONG_STEPS = {
+    "smoke study": (1, [SMOKE]),
+    "long tests": (1, [["pytest", "-q", "tests", "-m", "long"]]),
+}
 STEPS = {
     "lint": (1, [["ruff", "check", "."], ["ruff", "format", "--check", "."]]),
-    "smoke study": (1, [["make", "--no-print-directory", "study", "PROFILE=smoke"]]),
+    "smoke study": (1, [SMOKE]),
     "unit tests and notebooks": (
         2,
         [
-            ["pytest", "-q", "tests", "--ignore=tests/notebooks", "--cov", "--cov-report=term"],
-            ["pytest", "-q", "tests/notebooks"],
+            ["pytest", "-q", "tests", "--ignore=tests/notebooks", "-m", "not long", "--cov", "--cov-report=term"],
+            ["pytest", "-q", "tests/notebooks", "-m", "not long"],
             *(["pytest", "-q", *NBVAL, chapter] for chapter in CHAPTERS),
         ],
     ),
@@ -71,7 +79,7 @@ class Step:
 
 
 def main() -> None:
-    for name, (beside, commands) in STEPS.items():
+    for name, (beside, commands) in (LONG_STEPS if "--long" in sys.argv[1:] else STEPS).items():
         started = time.monotonic()
         print(f"== {name}", flush=True)
         if failed := Step(commands, beside).run():

@@ -193,7 +193,10 @@ def _passed(model: nn.Module) -> dict[str, bool]:
                     known[node] |= seen(user) if kind in KEEPS else {"else"}
         return known[node]
 
-    found = {node.target: seen(node) for node in graph.nodes if node.op == "call_module" and node.target in layers}
+    found = {}
+    for node in graph.nodes:
+        if node.op == "call_module" and node.target in layers:
+            found[node.target] = found.get(node.target, set()) | seen(node)
     return {name: kinds == {"relu"} for name, kinds in found.items() if "else" not in kinds}
 
 
@@ -243,7 +246,7 @@ def _round(model: nn.Module) -> None:
         if not tensor.is_floating_point():
             continue
         half, layer = tensor.detach().half().float(), layers.get(name.rpartition(".")[0])
-        if name.endswith("scale"):
+        if layer is not None and name.endswith("_scale"):
             rows = (layer.weight != 0).flatten(1).any(1)
             needed = rows if tensor.dim() else rows.any()
             half = torch.where(needed | (half > 0), half, 1)  # of weights that are all zero any scale will do

@@ -13,9 +13,7 @@ from studylib import models
 
 QMIN, QMAX = -128, 127  # int8 weights; also of fewer bits, whose integers lie within
 AMIN, AMAX = 0, 255  # uint8 activations
-LEAST = torch.finfo(
-    torch.float32
-).tiny  # the least scale, 2⁻¹²⁶: it is divided by; torchao's 2⁻¹² rounds layers to zero
+LEAST = torch.finfo(torch.float32).tiny  # scale, 2⁻¹²⁶: scales are divided by; torchao's, 2⁻¹², make small layers zero
 OPERATIONS = (torch.ops.aten.conv2d.default, torch.ops.aten.linear.default)  # that have weights
 
 
@@ -60,7 +58,7 @@ def convert(model: nn.Module, images: torch.Tensor, *, bits: int | dict[str, int
     with quiet_torchao():
         from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
 
-        graph = export(models.duplicate(model).eval(), images)
+        graph = export(models.duplicate(model.eval()), images)
         prepared = prepare_pt2e(graph, quantizer(bits_of_layers(model, bits)))
         with torch.no_grad():
             for chunk in images.split(128):
@@ -115,9 +113,7 @@ def export(model: nn.Module, images: torch.Tensor) -> torch.fx.GraphModule:
     """
     for name, layer in models.weight_layers(model).items():
         if type(layer) not in (nn.Conv2d, nn.Linear):
-            raise models.SpecError(
-                f"{name} is {type(layer).__name__}: expected a convolution or linear layer of torch.nn"
-            )
+            raise models.SpecError(f"{name} is {type(layer).__name__}: expected a convolution or linear layer")
         if isinstance(layer, nn.Conv2d) and isinstance(layer.padding, str):
             left, right, top, bottom = pads(layer)
             if layer.padding_mode == "zeros" and (left, top) != (right, bottom):

@@ -156,10 +156,7 @@ def _fake_quantizers() -> tuple:
         MovingAveragePerChannelMinMaxObserver,
     )
 
-    kinds = {
-        MovingAverageMinMaxObserver: AVERAGING,
-        MovingAveragePerChannelMinMaxObserver: 1.0,
-    }  # 1: of this step alone
+    kinds = {MovingAverageMinMaxObserver: AVERAGING, MovingAveragePerChannelMinMaxObserver: 1.0}  # 1: this step alone
     return tuple(
         FakeQuantize.with_args(observer=kind, averaging_constant=share, eps=pt2e.LEAST) for kind, share in kinds.items()
     )

@@ -87,7 +87,7 @@ class Int8Layer(nn.Module):
 
 
 class Int8Conv2d(Int8Layer):
-    """An int8 convolution, with the batch norm that followed it folded in.
+    """An int8 convolution, with the batch norm that followed it folded in; it always has a bias.
 
     ``stride``, ``padding``, ``dilation``, ``groups`` and ``padding_mode`` are nn.Conv2d's.
     """
@@ -101,13 +101,12 @@ class Int8Conv2d(Int8Layer):
         activations: str = "static",
         bits: int = 8,
         *,
-        has_bias: bool = True,
         stride: int | tuple = 1,
         dilation: int | tuple = 1,
         groups: int = 1,
         padding_mode: str = "zeros",
     ):
-        super().__init__(weight_shape, has_bias, activations, bits)
+        super().__init__(weight_shape, activations=activations, bits=bits)
         self.kernel_size, self.groups, self.padding_mode = tuple(weight_shape[2:]), groups, padding_mode
         pairs = (each if isinstance(each, str | tuple) else (each, each) for each in (stride, padding, dilation))
         self.stride, self.padding, self.dilation = pairs
@@ -238,11 +237,12 @@ def restructure(model: nn.Module, structure: dict) -> None:
         layer = model.get_submodule(name)
         if type(layer) not in (nn.Conv2d, nn.Linear):
             raise models.SpecError(f"{name} is {type(layer).__name__}: expected a convolution or linear layer")
-        how = {"has_bias": layer.bias is not None, "activations": activations, "bits": bits[name]}
-        kind = Int8Linear
-        if isinstance(layer, nn.Conv2d):
-            unit, kind = model.get_submodule(name.rpartition(".")[0]), Int8Conv2d
-            if isinstance(unit, models.ConvUnit) and unit.conv is layer and isinstance(unit.norm, nn.BatchNorm2d):
-                unit.norm, how["has_bias"] = nn.Identity(), True  # folded into the convolution
+        shape, how = tuple(layer.weight.shape), {"activations": activations, "bits": bits[name]}
+        if isinstance(layer, nn.Linear):
+            new = Int8Linear(shape, layer.bias is not None, **how)
+        else:
             how |= {key: getattr(layer, key) for key in ("stride", "padding", "dilation", "groups", "padding_mode")}
-        models.replace_module(model, name, kind(tuple(layer.weight.shape), **how))
+            new, unit = Int8Conv2d(shape, **how), model.get_submodule(name.rpartition(".")[0])
+            if isinstance(unit, models.ConvUnit) and unit.conv is layer:
+                unit.norm = nn.Identity()  # folded into the convolution
+        models.replace_module(model, name, new)

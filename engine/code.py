@@ -28,7 +28,7 @@ def digest(path: Path, lesson: bool = True) -> str:
         code = ast.unparse(_WithoutLesson().visit(ast.parse(code)))
     found = hashlib.sha256(_essence(code).encode())
     for module in sorted(_reach(_imports(code))):
-        found.update(_essence((ROOT / "studylib" / f"{module}.py").read_text(encoding="utf-8")).encode())
+        found.update(_essence(_file(module).read_text(encoding="utf-8")).encode())
     return found.hexdigest()[:16]
 
 
@@ -62,15 +62,19 @@ def _essence(code: str) -> str:
 
 
 def _imports(code: str) -> set[str]:
-    """Names of the modules of studylib that ``code`` imports."""
+    """Names of the modules of studylib that ``code`` imports, those in folders with a dot: ``results.agreement``."""
     found = set()
     for item in ast.walk(ast.parse(code)):
         if isinstance(item, ast.ImportFrom) and (item.module or "").split(".")[0] == "studylib":
-            parts = item.module.split(".")
-            found |= {parts[1]} if len(parts) > 1 else {alias.name for alias in item.names}
+            found |= {item.module, *(f"{item.module}.{alias.name}" for alias in item.names)}
         elif isinstance(item, ast.Import):
-            found |= {alias.name.split(".")[1] for alias in item.names if alias.name.startswith("studylib.")}
-    return {name for name in found if (ROOT / "studylib" / f"{name}.py").exists()}
+            found |= {alias.name for alias in item.names}
+    names = {name.partition(".")[2] for name in found if name.startswith("studylib.")}
+    return {name for name in names if _file(name).exists()}
+
+
+def _file(module: str) -> Path:
+    return ROOT.joinpath("studylib", *module.split(".")).with_suffix(".py")
 
 
 def _reach(modules: set[str]) -> set[str]:
@@ -84,4 +88,4 @@ def _reach(modules: set[str]) -> set[str]:
 
 @functools.cache
 def _module_imports(module: str) -> frozenset[str]:
-    return frozenset(_imports((ROOT / "studylib" / f"{module}.py").read_text(encoding="utf-8")))
+    return frozenset(_imports(_file(module).read_text(encoding="utf-8")))

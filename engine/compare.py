@@ -1,4 +1,4 @@
-"""Two runs side by side: test accuracy and bytes of every node, and how they differ."""
+"""Two runs side by side, or a run beside what is published of it: accuracy and bytes of every node."""
 
 import sys
 from pathlib import Path
@@ -12,7 +12,8 @@ from engine.parameters import ROOT
 from studylib import sweep
 
 COMPARED = ("node", "seed", "test_accuracy", "bytes_file")
-USAGE = "make compare A=<profile or sweep.csv> B=<profile or sweep.csv>"
+USAGE = "make compare A=<profile or sweep.csv> B=<profile, sweep.csv, or the word published>"
+PUBLISHED = "published"
 
 
 def table_of(name: str) -> pd.DataFrame:
@@ -57,10 +58,57 @@ def side_by_side(a: str, b: str) -> str:
     return f"{pd.DataFrame(rows).to_string(index=False)}\n{note}"
 
 
+def about(name: str) -> dict:
+    """Settings and data of a run by its profile, where it is here, else as published; {} where neither says."""
+    from studylib import store  # two seconds of import, which study.py shall not wait for
+
+    for path in (ROOT / "runs" / name / "study.json", ROOT / "figures" / name / "about.json"):
+        if path.exists():
+            return store.read_json(path)
+    return {}
+
+
+def with_published(name: str) -> str:
+    """Every node of the run ``name`` beside the published one of that profile; empty where none is published.
+
+    A line a node: within the published interval, outside, or without one; above, what the two differ in.
+    """
+    from studylib import report, store  # two seconds of import, which study.py shall not wait for
+    from studylib.results import agreement
+
+    results, told = ROOT / "figures" / "results.csv", ROOT / "figures" / name / "about.json"
+    if not (results.exists() and told.exists()):
+        return ""
+    every = sweep.read_table(results, "profile", *COMPARED)
+    theirs = every[every["profile"] == name]
+    found = agreement.beside(table_of(name), theirs)
+    lines = [f"- {text}" for text in agreement.differences(about(name), store.read_json(told))]
+    shown = pd.DataFrame(
+        {
+            "node": found["node"],
+            "this run %": [f"{100 * value:.2f}" for value in found["ours"]],
+            "published %": [
+                report.plus_minus(100 * value, 100 * half, 2)
+                for value, half in zip(found["published"], found["half"], strict=True)
+            ],
+            "agreement": found["verdict"],
+            "bytes / published": [f"{ratio:.3f}" for ratio in found["bytes_ratio"]],
+        }
+    )
+    counts = found["verdict"].value_counts()
+    note = f"± is where the mean of {found['seeds'].max()} seeds is expected (95 %); of {len(found)} nodes "
+    note += ", ".join(f"{count} {verdict}" for verdict, count in counts.items())
+    return "\n".join([*lines, shown.to_string(index=False), note])
+
+
 def main(a: str, b: str) -> None:
     if not a or not b:
         sys.exit(USAGE)
-    print(side_by_side(a, b))
+    if b == PUBLISHED:
+        table_of(a)  # or a sentence
+        print(with_published(a) or f"{a!r}: not published in figures/")
+    else:
+        print(side_by_side(a, b))
 
 
 if __name__ == "__main__":

@@ -202,7 +202,9 @@ def provenance(run: Path, rows: pd.DataFrame, profile: str) -> dict:
     metrics = [store.read_json(path) for path in files]
     made = [m["provenance"] for m in metrics]
     latency = store.read_json(run / "latency.json")
+    told = store.read_json(run / "study.json") if (run / "study.json").exists() else {}
     return {
+        "settings": told.get("settings", {}),
         "profile": profile,
         "seeds": sorted(int(seed) for seed in rows["seed"].unique()),
         "data": {key: value for key, value in metrics[0]["data"].items() if key != "seed"},

@@ -14,6 +14,7 @@ STAGES_FILE = FOLDER / "stages.yaml"
 SWEEP = "sweep"  # the section and notebook that read all nodes
 COMPARISON, FRONTIER = "moo", "frontier"  # chapters that train networks of their own; no stages of the tree
 MOST_SEED = 2**32 - 1  # the most that scikit-learn's draws take
+EARLY = 3  # seeds whose table is printed first
 ROOTS = "roots"  # the section of other teachers: name → parameters in which they differ
 STUDY = {
     "dataset": "str",
@@ -179,6 +180,31 @@ def load(profile: str, seeds: str = "", chosen: str = "", root: str = "") -> dic
     latency = {"batch": 64, "repeats": 20, "compiled": True, **(content.get("latency") or {})}
     sections = {stage: dict(content.get(stage) or {}) for stage in files} | {"study": study, "latency": latency}
     return sections | {"teacher": sections["teacher"] | teachers.get(root, {})}
+
+
+def early_seeds(sections: dict[str, dict]) -> list[int]:
+    """The first seeds of a study of many, whose table is printed before the others are trained; else none."""
+    seeds = sections["study"]["seeds"]
+    return seeds[:EARLY] if len(seeds) > EARLY else []
+
+
+def early_nodes(sections: dict[str, dict], run: Path) -> list[str]:
+    """The files that Snakemake is to make first, below the study's folder: [] once all of them are there."""
+    from studylib import sweep
+
+    nodes = sweep.nodes(sections["study"]["stages"])
+    files = [run / f"seed{s}" / node / sweep.METRICS for s in early_seeds(sections) for node in nodes]
+    return [] if all(file.exists() for file in files) else [file.relative_to(ROOT).as_posix() for file in files]
+
+
+def of_nodes(sections: dict[str, dict]) -> dict[str, dict]:
+    """The settings that decide the nodes' numbers: data set, and each stage's section but for its lesson."""
+    study = {"dataset": sections["study"]["dataset"]}
+    own = {stage: sections[stage] for stage in ("teacher", *sections["study"]["stages"])}
+    return {"study": study} | {
+        stage: {name: value for name, value in values.items() if not name.startswith("lesson_")}
+        for stage, values in own.items()
+    }
 
 
 def _check_roots(roots: dict, types: dict[str, str], where: str) -> dict[str, dict]:

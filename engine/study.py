@@ -89,14 +89,23 @@ def main() -> None:
         command += stack.enter_context(without_writing()) if dry else []
         if shutil.which("setpriv"):  # Snakemake ends with this process, however it ends; on TERM it waits for its jobs
             command = ["setpriv", "--pdeathsig", "KILL", *command]
-        code, paused = _run(command, environment, handles, quiet=not dry, table=run / "sweep.csv")
+        code, paused = 0, False
+        if not dry and not args.snakemake and (early := parameters.early_nodes(sections, run)):
+            code, paused = _run([*command, *early], environment, handles, quiet=True, table=run / "sweep.csv")
+            if not code:
+                print_early(run, sections)
+        if not code:
+            code, paused = _run(command, environment, handles, quiet=not dry, table=run / "sweep.csv")
     if code:
         again = f"make study PROFILE={args.profile}" + (f" ROOT={args.root}" if args.root else "")
         if paused:
             sys.exit(f"Stopped in time, and the study is not complete; `{again}` goes on.")
         sys.exit(f"The study is not complete. What failed is named above; `{again}` goes on.")
     if not dry:
+        write_about(run, sections)
         report(run, started)
+        if beside := compare.with_published(run.name):
+            print(f"\nbeside what is published:\n\n{beside}")
         if args.root and (ROOT / "runs" / args.profile / "sweep.csv").exists():
             print(f"\nbeside the tree of the profile's own teacher:\n\n{compare.side_by_side(args.profile, run.name)}")
 
@@ -215,6 +224,26 @@ def report(run: Path, started: float) -> None:
     }.items():
         if next(ROOT.glob(str(where.relative_to(ROOT))), None):
             print(f"{what:>21}: {where.relative_to(ROOT)}")
+
+
+def print_early(run: Path, sections: dict[str, dict]) -> None:
+    """Prints the table of the first seeds, before the others and the latencies are there."""
+    from studylib import report, sweep
+
+    seeds, stages = parameters.early_seeds(sections), sections["study"]["stages"]
+    table = sweep.read(run, sweep.nodes(stages), seeds)
+    print("\n" + report.text_table(sweep.summary(table)))
+    print(f"\nThe first {len(seeds)} of {len(sections['study']['seeds'])} seeds; the others follow:", flush=True)
+
+
+def write_about(run: Path, sections: dict[str, dict]) -> None:
+    """Leaves in the run what its nodes are of, for later comparisons: settings, and a digest of the images a seed."""
+    from studylib import store, sweep
+
+    kept = {run / f"seed{seed}" / sweep.ROOT / sweep.METRICS for seed in sections["study"]["seeds"]}
+    made = [store.read_json(path) for path in sorted(kept) if path.exists()]
+    digests = {str(each["seed"]): each["provenance"].get("data_sha256", "") for each in made}
+    store.write_json(run / "study.json", {"settings": parameters.of_nodes(sections), "data_sha256": digests})
 
 
 def print_table(path: Path) -> int:

@@ -157,7 +157,8 @@ def display_table(summary: pd.DataFrame) -> pd.DataFrame:
 def text_table(summary: pd.DataFrame) -> str:
     """:func:`display_table` for a terminal, with the number of seeds below."""
     table = display_table(summary).to_string(index=False, justify="right")
-    return f"{table}\nmean ± standard deviation over n = {int(summary['seeds'].max())} seeds"
+    seeds = int(summary["seeds"].max())
+    return f"{table}\n" + (f"mean ± standard deviation over n = {seeds} seeds" if seeds > 1 else "one seed")
 
 
 def markdown_rows(rows: pd.DataFrame, digits: int = 2) -> str:

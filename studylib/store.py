@@ -231,7 +231,7 @@ def provenance(data: str = "") -> dict:
 def code_digest() -> str:
     """SHA-256 of studylib's modules: whether unfinished results were made by the code as it is now."""
     digest = hashlib.sha256()
-    for path in sorted(Path(__file__).parent.glob("*.py")):
+    for path in sorted(Path(__file__).parent.rglob("*.py")):
         digest.update(path.read_bytes())
     return digest.hexdigest()
 

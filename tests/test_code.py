@@ -33,6 +33,17 @@ def test_an_edit_changes_the_stages_that_use_the_module_and_no_other(project):
     assert {stage for stage in chapters if chapters[stage] != after[stage]} == users
 
 
+def test_a_module_in_a_folder_counts_as_one_beside_them(project):
+    (project / "studylib" / "room").mkdir()
+    (project / "studylib" / "room" / "__init__.py").touch()
+    (project / "studylib" / "room" / "rank.py").write_text("LEAST = 1\n")
+    edit(project / "studylib" / "lowrank.py", "import torch\n", "import torch\nfrom studylib.room import rank\n")
+    before = digests(project, lesson=False)
+    edit(project / "studylib" / "room" / "rank.py", "LEAST = 1", "LEAST = 2")
+    after = digests(project, lesson=False)
+    assert {stage for stage in before if before[stage] != after[stage]} == {"svd"}
+
+
 def test_an_edit_below_reaches_every_stage_above(project):
     before = digests(project)
     edit(project / "studylib" / "data.py", "DIGITS_TEST_SEED = 0", "DIGITS_TEST_SEED = 1")

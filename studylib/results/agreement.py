@@ -1,0 +1,84 @@
+"""Whether a rerun agrees with what is published: each node's mean beside the published mean and its interval."""
+
+import math
+
+import pandas as pd
+
+WITHIN, OUTSIDE = "within", "OUTSIDE"
+ONE_SEED = "one seed published: no interval"
+
+
+def prediction_half(deviation: float, published: int, rerun: int, level: float = 0.95) -> float:
+    """Half the width of the interval in which the mean of ``rerun`` new seeds lies, about a mean of ``published``.
+
+    Student's prediction interval t · s · √(1/n + 1/m) (Hahn and Meeker 1991, section 4.6), for independent seeds.
+    Reruns of the same seeds vary less, so that it is, if anything, wide.
+
+    Args:
+        deviation: s, the standard deviation over the published seeds.
+        published, rerun: n and m, how many seeds each mean is of.
+
+    Returns:
+        In the unit of ``deviation``; NaN for fewer than two published seeds.
+    """
+    from scipy import stats
+
+    if published < 2 or rerun < 1:
+        return math.nan
+    return float(stats.t.ppf((1 + level) / 2, published - 1) * deviation * math.sqrt(1 / published + 1 / rerun))
+
+
+def beside(ours: pd.DataFrame, published: pd.DataFrame, column: str = "test_accuracy") -> pd.DataFrame:
+    """Every node of both runs: ``column``'s means, their difference, the published interval and the verdict.
+
+    Args:
+        ours, published: rows of node, seed, ``column`` and bytes_file.
+
+    Returns:
+        Rows of node, ours, published, seeds and seeds_published, half (of the interval), verdict (:data:`WITHIN`,
+        :data:`OUTSIDE` or why there is none) and bytes_ratio (ours / published).
+    """
+    rows = []
+    for node, theirs in published.groupby("node", sort=False):
+        own = ours[ours["node"] == node]
+        if own.empty:
+            continue
+        half = prediction_half(theirs[column].std(ddof=1), len(theirs), len(own))
+        apart = abs(own[column].mean() - theirs[column].mean())
+        verdict = ONE_SEED if math.isnan(half) else WITHIN if apart <= half + 1e-12 else OUTSIDE
+        rows.append(
+            {
+                "node": node,
+                "ours": own[column].mean(),
+                "published": theirs[column].mean(),
+                "seeds": len(own),
+                "seeds_published": len(theirs),
+                "half": half,
+                "verdict": verdict,
+                "bytes_ratio": own["bytes_file"].mean() / theirs["bytes_file"].mean(),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def differences(ours: dict, published: dict) -> list[str]:
+    """In what two studies differ besides their numbers, a sentence each; [] where nothing is known to.
+
+    Args:
+        ours, published: each may hold ``settings`` (section → parameter → value) and ``data_sha256`` (seed → digest).
+    """
+    found = []
+    mine, theirs = (about.get("data_sha256") or {} for about in (ours, published))
+    if any(mine[seed] != theirs[seed] for seed in mine.keys() & theirs.keys()):
+        found.append("other data: the images are not those of the published study")
+    elif not (mine.keys() & theirs.keys()):
+        found.append("data not compared: one of the two does not say which images it is of")
+    mine, theirs = (about.get("settings") for about in (ours, published))
+    if not mine or not theirs:
+        return [*found, "settings not compared: one of the two does not record them"]
+    for section in sorted(mine.keys() | theirs.keys()):
+        here, there = mine.get(section, {}), theirs.get(section, {})
+        for name in sorted(here.keys() | there.keys()):
+            if here.get(name) != there.get(name):
+                found.append(f"other settings: {section}.{name} is {here.get(name)!r}, published {there.get(name)!r}")
+    return found

@@ -24,6 +24,8 @@ def write(summary: pd.DataFrame, about: dict) -> None:
     folder = ROOT / "figures"
     if about["profile"] in TABLES:
         write_between(f"results of {about['profile']}", nodes_table(summary, about))
+    write_between("at a glance", glance_table(folder))
+    write_between("findings", findings(folder))
     write_between("margins", margins_text(folder))
     write_between("marks", marks_table(folder))
     write_between("goals", goals_table(folder))
@@ -55,6 +57,74 @@ def date_citation() -> None:
     if count != 1:
         sys.exit(f"{path}: expected one line date-released, found {count}")
     store.write_bytes(path, text.encode())
+
+
+GLANCE = "cifar10"  # the profile of the first table and of the findings
+NAMED = {  # its nodes there, in words
+    "teacher": "DenseNet-22",
+    "teacher-kd": "student, distilled",
+    "teacher-imp": "pruned",
+    "teacher-int8": "int8",
+    "teacher-imp-int8": "pruned + int8",
+}
+HELD = 0.9  # validation accuracy that the smallest file of the first table holds
+
+
+def glance_table(folder: Path) -> str:
+    """Six rows: the network, its student, what single techniques leave, and the smallest file at 90 %."""
+    nodes = _means(folder)
+    rows = [
+        {"CIFAR-10": name, "file kB": nodes.loc[node, "bytes_file"] / 1000, "test accuracy %": _percent(nodes, node)}
+        for node, name in NAMED.items()
+        if node in nodes.index
+    ]
+    every = files(folder)
+    if len(enough := every[every["val_accuracy"] >= HELD]):
+        least = enough.loc[enough["bytes"].idxmin()]
+        name = f"smallest file with {100 * HELD:.0f} % on validation images"
+        rows.append(
+            {"CIFAR-10": name, "file kB": least["bytes"] / 1000, "test accuracy %": 100 * least["test_accuracy"]}
+        )
+    return report.markdown_rows(pd.DataFrame(rows)) if rows else "Nothing on CIFAR-10 is published yet."
+
+
+def findings(folder: Path) -> str:
+    """Four findings of a line each, every number of them from published rows."""
+    nodes = _means(folder)
+    needed = [*NAMED, "teacher-kd-imp", "teacher-kd-imp-svd"]
+    if not set(needed) <= set(nodes.index):
+        return "No findings yet: the tree on CIFAR-10 is not published."
+    kb, percent = nodes["bytes_file"] / 1000, 100 * nodes["test_accuracy"]
+    saved = 100 * (1 - kb / kb["teacher"])
+    said = [
+        f"Pruning + int8 saves {saved['teacher-imp-int8']:.1f} % of the file's bytes and costs "
+        f"{percent['teacher'] - percent['teacher-imp-int8']:.1f} points of accuracy.",
+        f"int8 alone saves {saved['teacher-int8']:.1f} % and changes accuracy by "
+        f"{percent['teacher-int8'] - percent['teacher']:+.2f} points.",
+        f"SVD undoes pruning in the student: its file goes from {kb['teacher-kd-imp']:.0f} to "
+        f"{kb['teacher-kd-imp-svd']:.0f} kB, its accuracy from {percent['teacher-kd-imp']:.1f} to "
+        f"{percent['teacher-kd-imp-svd']:.1f} %.",
+    ]
+    if told := verdicts.of_ways(folder / GLANCE):
+        one_shot = next(row for row in told if claims.statement(claims.CLAIMS["moo_one_shot"]) in row["paper says"])
+        worst = min((row for row in told if row["instead of"] == one_shot["instead of"]), key=_leading_number)
+        rival = worst["paper says"].rpartition("(against the ")[2].rstrip(")")
+        said.append(f"Common descent one-shot, against the {rival}: {worst['we measured']}, {worst['verdict']}.")
+    return "\n".join(f"- {text}" for text in said)
+
+
+def _means(folder: Path) -> pd.DataFrame:
+    """Means over seeds of the published nodes of :data:`GLANCE`, indexed by node."""
+    table = sweep.read_table(folder / verdicts.RESULTS_FILE)
+    return table[table["profile"] == GLANCE].drop(columns="profile").groupby("node").mean()
+
+
+def _percent(nodes: pd.DataFrame, node: str) -> float:
+    return 100 * float(nodes.loc[node, "test_accuracy"])
+
+
+def _leading_number(row: dict) -> float:
+    return float(re.match(r"[+-]?[\d.]+", row["we measured"])[0])
 
 
 def nodes_table(summary: pd.DataFrame, about: dict) -> str:

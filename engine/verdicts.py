@@ -34,7 +34,7 @@ def claims_table(folder: Path) -> str:
         known = path.with_name(CLAIMS_FILE)
         rows = said_by_chapters(known)
         answered = {row["chapter"] for row in rows}
-        told = [told for of in (_of_ways, _of_files) for told in of(path.parent)]
+        told = [told for of in (of_ways, _of_files) for told in of(path.parent)]
         again = {row["paper says"] for row in told} | {row["instead of"] for row in told}
         rows = [*(row for row in rows if row["paper says"] not in again), *told]
         if naming.teacher_kind(profile) != naming.RESTORED:  # whose teacher is another profile's file
@@ -57,7 +57,7 @@ def claims_table(folder: Path) -> str:
     return report.markdown_rows(alike.reset_index())
 
 
-def _of_ways(folder: Path) -> list[dict]:
+def of_ways(folder: Path) -> list[dict]:
     """What chapter 6's published rows say of common descent, against each of the two weighted sums."""
     if not (file := folder / "hypervolume.json").exists():
         return []

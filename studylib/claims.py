@@ -178,9 +178,23 @@ def verdict(claim: Claim, measured: Measured | None, dataset: str) -> str:
         least, most = claim.value - claim.tolerance, claim.value + claim.tolerance
         yes, no = least <= low and high <= most, high < least or low > most
     if not (yes or no):
-        return f"{UNDECIDED}: within noise"
+        return f"{UNDECIDED}: within noise{_would_decide(claim, measured)}"
     found = REPRODUCED if yes else CONTRADICTED
     return found if bare or measured.n > 1 else f"{found} (one seed)"
+
+
+def _would_decide(claim: Claim, measured: Measured) -> str:
+    """How many seeds would, in words, if they spread as those measured do; empty where one seed was measured."""
+    from studylib import factorial
+
+    off = abs(measured.value - claim.value)
+    distance = off if claim.direction else abs(off - claim.tolerance)
+    seeds = factorial.seeds_to_decide(measured.high - measured.value, measured.n, distance)
+    if math.isnan(seeds):
+        return ""
+    return (
+        f"; more than {factorial.MANY} seeds would decide" if math.isinf(seeds) else f"; n = {seeds:.0f} would decide"
+    )
 
 
 HEADER = "| paper says | where | we measured | verdict |"  # of the table that a chapter ends with

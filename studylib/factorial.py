@@ -13,6 +13,7 @@ import pandas as pd
 from studylib import sweep
 
 HELP, HURT, UNKNOWN = "raises", "lowers", "cannot tell"
+MANY = 1000  # seeds beyond which nobody asks how many would decide
 
 
 def contrasts(stages: Sequence[str], nodes: Sequence[str]) -> pd.DataFrame:
@@ -78,6 +79,26 @@ def t_interval(values: np.ndarray, level: float = 0.95) -> tuple[float, float]:
         return float("nan"), float("nan")
     half = stats.t.ppf((1 + level) / 2, len(values) - 1) * values.std(ddof=1) / len(values) ** 0.5
     return values.mean() - half, values.mean() + half
+
+
+def seeds_to_decide(half: float, seeds: int, distance: float, level: float = 0.95, most: int = MANY) -> float:
+    """How many seeds would make Student's interval narrower than ``distance`` on either side, if they spread alike.
+
+    Args:
+        half: half the width of the interval that ``seeds`` gave.
+        distance: from the mean to the nearest value that it has to be told from, in the unit of ``half``.
+
+    Returns:
+        At least two; infinity where more than ``most`` would be needed, NaN where one seed says nothing of the spread.
+    """
+    from scipy import stats
+
+    if seeds < 2 or not np.isfinite(half):
+        return float("nan")
+    spread = half * seeds**0.5 / stats.t.ppf((1 + level) / 2, seeds - 1)
+    count = np.arange(2, most + 1)
+    enough = count[stats.t.ppf((1 + level) / 2, count - 1) * spread / count**0.5 < abs(distance)]
+    return float(enough[0]) if len(enough) else float("inf")
 
 
 def over_both(values: np.ndarray, level: float = 0.95) -> tuple[float, float, float]:

@@ -22,12 +22,18 @@ FALLS = Claim("kd", "it hurts", "section 1", 0.0, "points", direction="-", anywh
         (VALUE, Measured(70.0, 60.0, 87.0), "cifar10", "undecided: within noise"),  # the interval reaches it
         (VALUE, Measured(70.0, 60.0, 80.0, n=3), "cifar10", "not reproduced"),
         (VALUE, Measured(70.0, 60.0, 80.0), "cifar10", "not reproduced (one seed)"),
-        (VALUE, Measured(88.1, 60.0, 95.0, n=3), "cifar10", "undecided: within noise"),  # it may be anything
+        (VALUE, Measured(88.1, 60.0, 95.0, n=3), "cifar10", "undecided: within noise; n = 10 would decide"),
         (VALUE, Measured(88.1, 87.0, 90.0, n=3), "cifar10", "reproduced"),
         (REACHES, Measured(75.0), "cifar10", "undecided: no interval"),
         (COST, Measured(1.0), "cifar10", "undecided: no interval"),
         (COST, Measured(1.0, 0.9, 1.1), "cifar10", "reproduced (one seed)"),
-        (COST, Measured(1.7, 1.3, 2.1, n=3), "cifar10", "undecided: within noise"),
+        (COST, Measured(1.7, 1.3, 2.1, n=3), "cifar10", "undecided: within noise; n = 4 would decide"),
+        (
+            RISES,
+            Measured(0.001, -1.0, 1.0, n=3),
+            "digits",
+            "undecided: within noise; more than 1000 seeds would decide",
+        ),
         (VALUE, Measured(88.1), "digits", "not comparable: digits, not CIFAR-10"),
         (ANYWHERE, Measured(88.1), "digits", "reproduced"),
         (OTHERS, Measured(56.0), "cifar10", "not comparable: other models"),
@@ -52,7 +58,7 @@ def test_a_table_has_every_claim_of_its_chapter_and_units():
     assert rows[0] == "| int8 alone saves 73.1 % | section 5.2 | 74.00 % | reproduced |"
     assert text.count("| – | not measured |") == len(rows) - 1
     moved = claims.table("sweep", {"pruned_loses_less": Measured(-1e-5, -2e-5, 1e-5, n=3)}, "digits")
-    assert "| -0.00001 nats (-0.00002 to +0.00001) | undecided: within noise |" in moved
+    assert "| -0.00001 nats (-0.00002 to +0.00001) | undecided: within noise; n = " in moved
 
 
 def test_a_claim_of_another_chapter_is_refused():

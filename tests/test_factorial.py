@@ -174,3 +174,22 @@ def test_the_front_is_what_no_other_beats(points):
     for i, (cost, gain) in enumerate(points):
         beaten = any(c <= cost and g >= gain and (c, g) != (cost, gain) for c, g in points)
         assert front[i] == (not beaten)
+
+
+@given(st.integers(2, 12), st.floats(0.1, 5), st.floats(0.05, 3))
+def test_as_many_seeds_as_are_said_to_decide_do_and_one_fewer_does_not(seeds, spread, distance):
+    from scipy import stats
+
+    def half(n):
+        return stats.t.ppf(0.975, n - 1) * spread / n**0.5
+
+    found = factorial.seeds_to_decide(half(seeds), seeds, distance)
+    if math.isinf(found):
+        assert half(factorial.MANY) >= distance * (1 - 1e-9)
+    else:
+        assert half(int(found)) < distance * (1 + 1e-9)
+        assert found == 2 or half(int(found) - 1) >= distance * (1 - 1e-9)
+
+
+def test_one_seed_does_not_say_how_many_would_decide():
+    assert math.isnan(factorial.seeds_to_decide(0.3, 1, 0.1))

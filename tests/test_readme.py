@@ -179,7 +179,7 @@ def test_chapters_6_and_8_are_answered_by_their_published_rows(published):
     assert [common, "", "–", "not measured"] in found
     gains = {row[0]: row[2:] for row in found if row[0].startswith(f"{first} (against")}
     undecided, worse = (gains[f"{first} (against the {rival})"] for rival in comparison.RIVALS)
-    assert undecided == ["-1.00 points of the plane (-3.00 to +1.00)", "undecided: within noise"]
+    assert undecided == ["-1.00 points of the plane (-3.00 to +1.00)", "undecided: within noise; n = 5 would decide"]
     assert worse == ["-4.00 points of the plane (-5.00 to -3.00)", claims.CONTRADICTED]
     assert [row for row in found if row[0] == small] == [[small, "section 5", "none does", claims.CONTRADICTED]]
     points = json.loads((folder / "frontier.json").read_text())

@@ -1,4 +1,5 @@
 import fcntl
+import json
 import re
 import subprocess
 import sys
@@ -8,7 +9,7 @@ import pandas as pd
 import pytest
 import yaml
 from packaging.requirements import Requirement
-from projects import ROOT, copy_project, environment
+from projects import ROOT, copy_project, environment, read_only, tree_of
 
 from engine import parameters
 from studylib import sweep
@@ -96,8 +97,8 @@ def published(tmp_path):
     return project, table
 
 
-def run(project, script, *arguments):
-    command = [sys.executable, f"engine/{script}.py", *arguments]
+def run(project, script, *arguments, prefix=()):
+    command = [*prefix, sys.executable, f"engine/{script}.py", *arguments]
     return subprocess.run(command, cwd=project, env=environment(project), text=True, capture_output=True)
 
 
@@ -113,6 +114,94 @@ def test_compare_sets_two_runs_side_by_side(published):
     assert missing.returncode != 0 and "'nowhere'" in missing.stderr
     usage = run(project, "compare", "", "")
     assert usage.returncode != 0 and "A=" in usage.stderr
+
+
+TABLE = "node,seed,test_accuracy,bytes_file\nteacher,0,0.9,1000\n"
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        (b"", "not a table"),
+        (b"a,b\n1,2,3\n4,5\n", "a table without node, seed, test_accuracy, bytes_file"),
+        (b'a,b\n"1,2\n', "not a table"),
+        (b"\xff\xfe\x00", "not a table"),
+        (TABLE.replace("bytes_file", "bytes").encode(), "a table without bytes_file"),
+        (TABLE.replace("0.9", "good").encode(), "test_accuracy is not a column of numbers"),
+    ],
+)
+def test_a_damaged_table_is_named(published, content, why):
+    project, _ = published
+    (project / "bad.csv").write_bytes(content)
+    for pair in (("made_up", "bad.csv"), ("bad.csv", "made_up")):
+        result = run(project, "compare", *pair)
+        assert result.returncode == 1 and len(result.stderr.splitlines()) == 1
+        assert result.stderr.startswith("bad.csv: ") and why in result.stderr
+    (project / "figures").mkdir()
+    (project / "figures" / "results.csv").write_bytes(content)
+    result = run(project, "compare", "made_up", "elsewhere")
+    assert result.returncode == 1 and result.stderr.startswith(f"{project}/figures/results.csv: ")
+
+
+def test_a_table_that_cannot_be_read_is_not_called_damaged(published):
+    project, _ = published
+    (project / "closed.csv").write_text(TABLE)
+    (project / "closed.csv").chmod(0)
+    (project / "folder.csv").mkdir()
+    with read_only() as prefix:
+        for name, why in (("closed", "Permission denied"), ("folder", "Is a directory")):
+            result = run(project, "compare", "made_up", f"{name}.csv", prefix=prefix)
+            assert result.returncode == 1 and result.stderr == f"{name}.csv: {why}; nothing was compared\n"
+
+
+def test_what_cannot_be_removed_is_said_in_a_sentence(published):
+    project, _ = published
+    before = tree_of(project)
+    with read_only(project / "runs") as prefix:
+        result = run(project, "clean", "made_up", prefix=prefix)
+    assert (
+        result.returncode == 1
+        and result.stderr == f"{project}/runs/made_up/.lock: Permission denied; nothing was changed\n"
+    )
+    assert tree_of(project) == before
+    (project / "runs/made_up/.lock").touch()
+    with read_only(project / "runs/made_up") as prefix:
+        (project / "runs/made_up/.lock").chmod(0o644)
+        result = run(project, "clean", "made_up", prefix=prefix)
+    assert result.returncode == 1 and f"{project}/runs/made_up: sweep.csv: Permission denied" in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+
+
+BAD_LISTS = [b"", b"{", b"\xff", b"[" * 100_000, b"[]", b'{"a.slnc": 3}', b'{"a.slnc": {"profile": 3}}']
+
+
+@pytest.mark.parametrize("content", BAD_LISTS)
+def test_a_damaged_list_of_models_is_named_by_make_figures(published, content):
+    project, _ = published
+    (project / "figures" / "models").mkdir(parents=True)
+    (project / "figures" / "models" / "models.json").write_bytes(content)
+    (project / "figures" / "made_up").mkdir()
+    (project / "figures" / "made_up" / "about.json").write_text('{"nodes": [], "seeds": [], "chapters": []}')
+    for row in (0, 1):
+        for node in sweep.nodes(["kd", "imp", "svd", "int8"]):
+            folder = project / "runs" / "made_up" / f"seed{row}" / node
+            folder.mkdir(parents=True)
+            made = dict.fromkeys(("git_commit", "date", "hardware", "python", "threads", "packages"), "x")
+            (folder / "metrics.json").write_text(json.dumps({"provenance": made, "data": {"name": "digits"}}))
+    latency = dict.fromkeys(("batch", "compiled", "threads", "seed", "device"), 1)
+    (project / "runs" / "made_up" / "latency.json").write_text(json.dumps(latency))
+    before = tree_of(project)
+    result = run(project, "figures", "made_up")
+    assert result.returncode == 1 and len(result.stderr.splitlines()) == 1
+    assert result.stderr.startswith(f"{project}/figures/models/models.json: ")
+    assert tree_of(project) == before
+    for name in ("metrics.json", "about.json"):
+        path = next(project.rglob(f"made_up/**/{name}"))
+        kept = path.read_bytes()
+        path.write_bytes(b"{")
+        result = run(project, "figures", "made_up")
+        assert result.returncode == 1 and result.stderr.startswith(f"{path}: not valid JSON")
+        path.write_bytes(kept)
 
 
 def test_clean_removes_one_run_and_says_what_it_frees(published):

@@ -1,3 +1,4 @@
+import errno
 import fcntl
 import json
 import re
@@ -11,8 +12,8 @@ import yaml
 from packaging.requirements import Requirement
 from projects import ROOT, copy_project, environment, read_only, tree_of
 
-from engine import parameters
-from studylib import sweep
+from engine import compare, figures, parameters
+from studylib import store, sweep
 
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 
@@ -130,28 +131,34 @@ TABLE = "node,seed,test_accuracy,bytes_file\nteacher,0,0.9,1000\n"
         (TABLE.replace("0.9", "good").encode(), "test_accuracy is not a column of numbers"),
     ],
 )
-def test_a_damaged_table_is_named(published, content, why):
-    project, _ = published
-    (project / "bad.csv").write_bytes(content)
-    for pair in (("made_up", "bad.csv"), ("bad.csv", "made_up")):
-        result = run(project, "compare", *pair)
-        assert result.returncode == 1 and len(result.stderr.splitlines()) == 1
-        assert result.stderr.startswith("bad.csv: ") and why in result.stderr
-    (project / "figures").mkdir()
-    (project / "figures" / "results.csv").write_bytes(content)
-    result = run(project, "compare", "made_up", "elsewhere")
-    assert result.returncode == 1 and result.stderr.startswith(f"{project}/figures/results.csv: ")
+def test_a_damaged_table_is_named(inside, monkeypatch, content, why):
+    (inside / "good.csv").write_text(TABLE)
+    (inside / "bad.csv").write_bytes(content)
+    (inside / "figures").mkdir()
+    (inside / "figures" / "results.csv").write_bytes(content)
+    monkeypatch.chdir(inside)
+    for pair, named in (
+        (("good.csv", "bad.csv"), "bad.csv"),
+        (("bad.csv", "good.csv"), "bad.csv"),
+        (("good.csv", "elsewhere"), f"{inside}/figures/results.csv"),
+    ):
+        with pytest.raises(SystemExit, match=f"^{named}: ") as stopped:
+            compare.main(*pair)
+        assert (why in str(stopped.value) or "profile" in str(stopped.value)) and "\n" not in str(stopped.value)
 
 
-def test_a_table_that_cannot_be_read_is_not_called_damaged(published):
-    project, _ = published
-    (project / "closed.csv").write_text(TABLE)
-    (project / "closed.csv").chmod(0)
-    (project / "folder.csv").mkdir()
+def test_a_table_that_cannot_be_read_is_not_called_damaged(inside, monkeypatch):
+    (inside / "good.csv").write_text(TABLE)
+    (inside / "closed.csv").write_text(TABLE)
+    (inside / "closed.csv").chmod(0)
+    (inside / "folder.csv").mkdir()
+    monkeypatch.chdir(inside)
+    command = [sys.executable, ROOT / "engine/compare.py", "good.csv", "closed.csv"]
     with read_only() as prefix:
-        for name, why in (("closed", "Permission denied"), ("folder", "Is a directory")):
-            result = run(project, "compare", "made_up", f"{name}.csv", prefix=prefix)
-            assert result.returncode == 1 and result.stderr == f"{name}.csv: {why}; nothing was compared\n"
+        result = subprocess.run([*prefix, *command], text=True, capture_output=True)
+    assert result.returncode == 1 and result.stderr == "closed.csv: Permission denied; nothing was compared\n"
+    with pytest.raises(SystemExit, match=r"^folder.csv: Is a directory; nothing was compared$"):
+        compare.main("good.csv", "folder.csv")
 
 
 def test_what_cannot_be_removed_is_said_in_a_sentence(published):
@@ -175,33 +182,48 @@ def test_what_cannot_be_removed_is_said_in_a_sentence(published):
 BAD_LISTS = [b"", b"{", b"\xff", b"[" * 100_000, b"[]", b'{"a.slnc": 3}', b'{"a.slnc": {"profile": 3}}']
 
 
-@pytest.mark.parametrize("content", BAD_LISTS)
-def test_a_damaged_list_of_models_is_named_by_make_figures(published, content):
-    project, _ = published
-    (project / "figures" / "models").mkdir(parents=True)
-    (project / "figures" / "models" / "models.json").write_bytes(content)
-    (project / "figures" / "made_up").mkdir()
-    (project / "figures" / "made_up" / "about.json").write_text('{"nodes": [], "seeds": [], "chapters": []}')
-    for row in (0, 1):
-        for node in sweep.nodes(["kd", "imp", "svd", "int8"]):
-            folder = project / "runs" / "made_up" / f"seed{row}" / node
-            folder.mkdir(parents=True)
-            made = dict.fromkeys(("git_commit", "date", "hardware", "python", "threads", "packages"), "x")
-            (folder / "metrics.json").write_text(json.dumps({"provenance": made, "data": {"name": "digits"}}))
+@pytest.fixture
+def inside(tmp_path, monkeypatch):
+    """An empty folder as the project of this process."""
+    for module in (compare, figures):
+        monkeypatch.setattr(module, "ROOT", tmp_path)
+    monkeypatch.setattr(figures, "RESULTS", tmp_path / "figures" / "results.csv")
+    return tmp_path
+
+
+def test_what_is_damaged_is_named_by_make_figures(inside, monkeypatch):
+    made = dict.fromkeys(("git_commit", "date", "hardware", "python", "threads", "packages"), "x")
     latency = dict.fromkeys(("batch", "compiled", "threads", "seed", "device"), 1)
-    (project / "runs" / "made_up" / "latency.json").write_text(json.dumps(latency))
-    before = tree_of(project)
-    result = run(project, "figures", "made_up")
-    assert result.returncode == 1 and len(result.stderr.splitlines()) == 1
-    assert result.stderr.startswith(f"{project}/figures/models/models.json: ")
-    assert tree_of(project) == before
-    for name in ("metrics.json", "about.json"):
-        path = next(project.rglob(f"made_up/**/{name}"))
-        kept = path.read_bytes()
-        path.write_bytes(b"{")
-        result = run(project, "figures", "made_up")
-        assert result.returncode == 1 and result.stderr.startswith(f"{path}: not valid JSON")
-        path.write_bytes(kept)
+    files = {
+        "runs/made_up/sweep.csv": TABLE,
+        "runs/made_up/latency.json": json.dumps(latency),
+        "runs/made_up/seed0/teacher/metrics.json": json.dumps({"provenance": made, "data": {"name": "digits"}}),
+        "runs/made_up/chapters/03/notebook.ipynb": json.dumps({"cells": []}),
+        "figures/made_up/about.json": json.dumps({"nodes": [], "seeds": [], "chapters": []}),
+        "figures/models/models.json": "{}",
+        "figures/results.csv": TABLE.replace("node", "profile,node", 1).replace("teacher", "digits,teacher"),
+    }
+    for name, content in files.items():
+        (inside / name).parent.mkdir(parents=True, exist_ok=True)
+        (inside / name).write_text(content)
+    monkeypatch.setattr("sys.argv", ["figures.py", "made_up"])
+    damaged = [(name, b"{") for name in files if not name.endswith(".csv")]
+    damaged += [("figures/results.csv", b""), ("runs/made_up/sweep.csv", b"\xff")]
+    damaged += [("figures/models/models.json", content) for content in BAD_LISTS]
+    for name, content in damaged:
+        (inside / name).write_bytes(content)
+        before = tree_of(inside)
+        with pytest.raises(SystemExit, match=f"^{inside / name}: ") as stopped:
+            figures.command()
+        assert "\n" not in str(stopped.value) and tree_of(inside) == before
+        (inside / name).write_text(files[name])
+    monkeypatch.setattr(store.Path, "read_bytes", lambda path: refuse(path))
+    with pytest.raises(SystemExit, match=r"json: Input/output error; what was written before it stays$"):
+        figures.command()
+
+
+def refuse(path):
+    raise OSError(errno.EIO, "Input/output error", str(path))
 
 
 def test_clean_removes_one_run_and_says_what_it_frees(published):

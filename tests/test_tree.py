@@ -94,16 +94,15 @@ def test_each_chapter_runs_its_lesson_once_a_profile(project):
     assert chapters(project, "smoke") == []  # nbval runs them
 
 
-@pytest.mark.parametrize("run", [None, "runs/smoke"])
-def test_a_dry_run_writes_nothing_and_needs_no_leave_to(project, run):
-    if run:
-        (project / run).mkdir(parents=True)
-        (project / run / ".lock").touch()
-    before = tree_of(project)
-    written = study(project, "--profile", "smoke", "--", "-n")
+def test_a_dry_run_writes_nothing_and_needs_no_leave_to(project):
     with read_only(project) as prefix:
+        before = tree_of(project)
         closed = study(project, "--profile", "smoke", "--", "-n", prefix=prefix)
-    for result in (written, closed):
+        assert tree_of(project) == before
+    (project / "runs/smoke").mkdir(parents=True)
+    before = tree_of(project)
+    opened = study(project, "--profile", "smoke", "--", "-n")
+    for result in (opened, closed):
         assert result.returncode == 0, result.stdout
         assert len(set(re.findall(r"runs/smoke/(seed0/teacher[\w-]*)$", result.stdout, flags=re.M))) == 16
     assert tree_of(project) == before

@@ -316,7 +316,7 @@ def _done(executed: Path) -> bool:
     )
 
 
-if __name__ == "__main__":
+def command() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("profile")
     parser.add_argument("--replace", action="store_true", help="publish a run that has less than what is published")
@@ -326,3 +326,7 @@ if __name__ == "__main__":
             main(args.profile, args.replace)
         except store.CheckpointError as error:
             sys.exit(str(error))
+
+
+if __name__ == "__main__":
+    command()

@@ -7,8 +7,10 @@ from pathlib import Path
 
 
 def reason(error: OSError, path: Path | str = "") -> str:
-    """The path that ``error`` is about, or else ``path``, and what the system says of it."""
-    named = error.filename2 or error.filename or path
+    """The path that ``error`` is about, ``path`` where that says too little, and what the system says of it."""
+    named = str(error.filename2 or error.filename or path)
+    if not Path(named).is_absolute() and named != str(path):
+        named = f"{path}: {named}"
     return f"{named}: {error.strerror or error}"
 
 

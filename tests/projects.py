@@ -1,10 +1,14 @@
 """A copy of the project in a folder of the test's own, to edit and to run without touching the real one."""
 
+import contextlib
 import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+
+import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 PARTS = ["Snakefile", "Makefile", "README.md", "CITATION.cff", "engine", "studylib", "notebooks", "papermill_params"]
@@ -27,9 +31,11 @@ def environment(project: Path) -> dict[str, str]:
     return {k: v for k, v in os.environ.items() if not k.startswith("COV")} | fixed
 
 
-def study(project: Path, *arguments: str, **surroundings: str) -> subprocess.CompletedProcess:
+def study(
+    project: Path, *arguments: str, prefix: list[str] | None = None, **surroundings: str
+) -> subprocess.CompletedProcess:
     """`engine/study.py` in ``project``, its output as one text; ``surroundings`` are environment variables."""
-    command = [sys.executable, "engine/study.py", *arguments]
+    command = [*(prefix or []), sys.executable, "engine/study.py", *arguments]
     return subprocess.run(
         command,
         cwd=project,
@@ -38,6 +44,32 @@ def study(project: Path, *arguments: str, **surroundings: str) -> subprocess.Com
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
     )
+
+
+@contextlib.contextmanager
+def read_only(*folders: Path) -> Iterator[list[str]]:
+    """Folders in which nobody may write; what a command has to start with so that root may not, either."""
+    prefix = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"] if os.geteuid() == 0 else []
+    if prefix and (
+        not shutil.which("setpriv") or subprocess.run([*prefix, "true"], stderr=subprocess.DEVNULL).returncode
+    ):
+        pytest.skip("this root writes everywhere")
+    paths = [path for folder in folders for path in (folder, *folder.rglob("*")) if not path.is_symlink()]
+    modes = {path: path.stat().st_mode for path in paths}
+    for path, mode in modes.items():
+        path.chmod(mode & ~0o222)
+    try:
+        yield prefix
+    finally:
+        for path, mode in modes.items():
+            if path.exists():
+                path.chmod(mode)
+
+
+def tree_of(folder: Path) -> dict[str, bytes | None]:
+    """Everything below ``folder``, files with what is in them; but for what Python leaves of its own."""
+    paths = [path for path in folder.rglob("*") if "__pycache__" not in path.parts]
+    return {path.relative_to(folder).as_posix(): path.read_bytes() if path.is_file() else None for path in paths}
 
 
 def edit(path: Path, old: str, new: str) -> None:

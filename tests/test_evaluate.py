@@ -1,11 +1,14 @@
+import errno
 import hashlib
 import json
 
 import pytest
+import torch
 
 from engine import evaluate
 from engine.parameters import ROOT
 from studylib import codec, inference, models, train
+from tests.test_restore import BAD_LISTS
 
 
 @pytest.fixture
@@ -73,6 +76,47 @@ def test_what_cannot_be_evaluated_is_said(file, monkeypatch, capsys, student_mod
     assert "checksum" in said(monkeypatch, capsys, file)[1]
     file.write_bytes(codec.encode(models.create("convnet", 0, in_channels=1, image_size=16)))
     assert "images of 1 × 16 × 16: expected none" in said(monkeypatch, capsys, file)[1]
+
+
+@pytest.mark.parametrize("content", [c.replace(b"small.slnc", b"digits-x.slnc") for c in BAD_LISTS])
+def test_a_damaged_list_is_named(file, monkeypatch, capsys, content):
+    (file.parent / evaluate.LIST).write_bytes(content)
+    out, code = said(monkeypatch, capsys, file)
+    assert code.startswith(f"{file.parent / evaluate.LIST}: ") and "\n" not in code and not out
+
+
+def test_what_this_machine_cannot_read_is_not_blamed_on_the_file(file, monkeypatch, capsys):
+    def fail(*_):
+        raise FileNotFoundError(errno.ENOENT, "no such data", "/data")
+
+    def broken(*_):
+        raise ValueError("/data/images: damaged")
+
+    for error, expected in ((fail, "/data: no such data; nothing was evaluated"), (broken, "/data/images: damaged")):
+        with monkeypatch.context() as patch:
+            patch.setattr(evaluate.data, "load", error)
+            assert said(monkeypatch, capsys, file)[1] == expected
+    with monkeypatch.context() as patch:
+        patch.setattr(evaluate.Path, "read_bytes", fail)
+        assert said(monkeypatch, capsys, file)[1] == "/data: no such data; nothing was evaluated"
+
+
+@pytest.mark.parametrize("scaling", [{"mean": [0.5, 0.5], "std": [1, 1]}, {"mean": 0.5, "std": 1}, {"mean": [[0.5]]}])
+def test_a_file_whose_input_does_not_fit_its_images_is_refused(file, monkeypatch, capsys, int8_model, scaling):
+    model = models.duplicate(int8_model)
+    model.spec = {**model.spec, "input": scaling}
+    file.write_bytes(codec.encode(model))
+    assert "expected mean and std, a number a channel" in said(monkeypatch, capsys, file)[1]
+
+
+def test_a_file_whose_layers_do_not_fit_each_other_is_refused(file, monkeypatch, capsys, student_model, digits):
+    model = inference.apply(student_model)
+    model.spec["changes"][-1]["structure"]["widths"] = {"fc2": [5, 16]}  # what fc3 reads is wider
+    model.fc2 = torch.nn.Linear(16, 5)
+    model.spec = {**model.spec, "input": digits.scaling}
+    monkeypatch.setattr(inference, "apply", lambda model, **_: model)  # which would not slice so
+    file.write_bytes(codec.encode(model))
+    assert "does not compute classes of images of digits" in said(monkeypatch, capsys, file)[1]
 
 
 PUBLISHED = json.loads((ROOT / "figures" / "models" / evaluate.LIST).read_text())

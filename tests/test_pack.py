@@ -1,18 +1,26 @@
 import base64
+import errno
+import gzip
 import io
 import json
 import os
 import subprocess
 import sys
 import tarfile
+import tempfile
+from pathlib import Path
 
 import pytest
-from projects import copy_project, environment
+from hypothesis import given
+from hypothesis import strategies as st
+from projects import copy_project, environment, read_only, tree_of
+
+from engine import pack
 
 
-def packed(project, *arguments):
+def packed(project, *arguments, prefix=()):
     """`engine/pack.py` in ``project``: (whether it succeeded, what it said)."""
-    command = [sys.executable, "engine/pack.py", *arguments]
+    command = [*prefix, sys.executable, "engine/pack.py", *arguments]
     result = subprocess.run(
         command, cwd=project, env=environment(project), text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     )
@@ -121,6 +129,21 @@ HOSTILE = {
     "list": lambda m: m | {"checksums.json": b"[1, 2]"},
     "name": lambda m: listed(m, run="../studylib"),
     "name type": lambda m: listed(m, run=3),
+    "sums": lambda m: listed(m, files=sorted(m)),
+    "sums type": lambda m: listed(m, files=None),
+    "no text": lambda m: m | {"checksums.json": b"\xff\xfe"},
+    "deep": lambda m: m | {"checksums.json": b"[" * 100_000},
+    "file and folder": lambda m: listed(
+        m | {f"{HALF}/more": b""},
+        files=json.loads(m["checksums.json"])["files"] | {f"{HALF}/more": pack.hashlib.sha256().hexdigest()},
+    ),
+    "no file of the run": lambda m: listed({k: v for k, v in m.items() if "runs/" not in k}, files={}),
+    "record of another": lambda m: listed(
+        m | {"records/" + record("runs/cifar10-moo/sweep.csv"): b""},
+        files=json.loads(m["checksums.json"])["files"]
+        | {"records/" + record("runs/cifar10-moo/sweep.csv"): pack.hashlib.sha256().hexdigest()},
+    ),
+    "not as it is called": lambda m: {("./" + k if k == HALF else k): v for k, v in m.items()},
 }
 
 
@@ -135,10 +158,9 @@ def test_a_damaged_or_hostile_archive_changes_nothing(here, there, tmp_path, cas
     assert not (there.parent / "outside").exists()
 
 
-@pytest.mark.parametrize("content", [b"", b"no archive at all" * 100, None])
+@pytest.mark.parametrize("content", [b"", b"no archive at all" * 100, b"\x1f\x8b\x08" + bytes(40), b"BZh9" + bytes(40)])
 def test_what_is_no_archive_is_said_to_be_none(there, tmp_path, content):
-    if content is not None:
-        (tmp_path / "x.tar").write_bytes(content)
+    (tmp_path / "x.tar").write_bytes(content)
     good, said = packed(there, "unpack", str(tmp_path / "x.tar"))
     assert not good and "x.tar: not an archive" in said
 
@@ -160,3 +182,190 @@ def test_an_archive_of_anything_but_files_is_refused(there, tmp_path, kind):
         tar.addfile(about)
     good, said = packed(there, "unpack", str(tmp_path / "x.tar"))
     assert not good and "runs/cifar10/link: expected files" in said and not (there / "runs").exists()
+
+
+def test_an_archive_with_a_file_twice_is_refused(here, there, tmp_path):
+    assert packed(here, "pack", "cifar10", str(tmp_path / "a.tar"))[0]
+    with tarfile.open(tmp_path / "a.tar", "a") as tar:
+        about = tarfile.TarInfo(HALF)
+        about.size = 3
+        tar.addfile(about, io.BytesIO(b"bad"))
+    good, said = packed(there, "unpack", str(tmp_path / "a.tar"))
+    assert not good and f"{HALF}: it is there twice" in said and not (there / "runs").exists()
+
+
+@pytest.fixture
+def other_disk():
+    """A folder on another file system than the temporary one."""
+    shared = Path("/dev/shm")
+    if not shared.is_dir() or shared.stat().st_dev == Path(tempfile.gettempdir()).stat().st_dev:
+        pytest.skip("there is no other file system here")
+    with tempfile.TemporaryDirectory(dir=shared) as folder:
+        yield Path(folder)
+
+
+@pytest.mark.parametrize("moved", ["runs", ".snakemake", "both"])
+def test_a_run_is_unpacked_where_its_folders_are_on_another_disk(here, there, tmp_path, other_disk, moved):
+    assert packed(here, "pack", "cifar10", str(tmp_path / "a.tar"))[0]
+    good, said = packed(there, "unpack", str(tmp_path / "a.tar"))
+    expected = files_of(there)
+    for name in ("runs", ".snakemake"):
+        pack.shutil.rmtree(there / name)
+        if moved in (name, "both"):
+            (other_disk / name).mkdir()
+            (there / name).symlink_to(other_disk / name)
+    good, said = packed(there, "unpack", str(tmp_path / "a.tar"))
+    assert good, said
+    found = {
+        f"{name}/{at}": content for name in ("runs", ".snakemake") for at, content in tree_of(there / name).items()
+    }
+    assert {at: content for at, content in found.items() if content is not None} == expected
+    assert (there / "runs/cifar10/seed0/teacher/metrics.json").stat().st_mtime == 1e9 + 0.25
+
+
+@pytest.mark.parametrize("closed", ["runs", ".snakemake", "."])
+def test_where_nothing_can_be_written_an_archive_is_not_called_damaged(here, there, tmp_path, closed):
+    assert packed(here, "pack", "cifar10", str(tmp_path / "a.tar"))[0]
+    for name in ("runs", ".snakemake/metadata") if closed != "." else ():
+        (there / name).mkdir(parents=True)
+    before = tree_of(there)
+    with read_only(there / closed) as prefix:
+        good, said = packed(there, "unpack", str(tmp_path / "a.tar"), prefix=prefix)
+    where = {"runs": "runs/.unpack", ".snakemake": ".snakemake/metadata/", ".": "runs"}[closed]
+    assert not good and "damaged" not in said and len(said.splitlines()) == 1
+    assert f"{there}/{where}" in said and said.endswith(": Permission denied; nothing was changed\n")
+    assert tree_of(there) == before
+
+
+def test_runs_that_is_a_file_is_said_to_be_one(here, there, tmp_path):
+    assert packed(here, "pack", "cifar10", str(tmp_path / "a.tar"))[0]
+    (there / "runs").write_bytes(b"")
+    good, said = packed(there, "unpack", str(tmp_path / "a.tar"))
+    assert not good and f"{there}/runs" in said and "damaged" not in said
+
+
+def test_an_archive_that_cannot_be_read_is_not_called_damaged(here, there, tmp_path):
+    assert packed(here, "pack", "cifar10", str(tmp_path / "a.tar"))[0]
+    (tmp_path / "a.tar").chmod(0)
+    with read_only() as prefix:
+        good, said = packed(there, "unpack", str(tmp_path / "a.tar"), prefix=prefix)
+    assert not good and said == f"{tmp_path}/a.tar: Permission denied; nothing was changed\n"
+    for path, why in ((tmp_path / "none.tar", "No such file or directory"), (tmp_path, "Is a directory")):
+        good, said = packed(there, "unpack", str(path))
+        assert not good and said == f"{path}: {why}; nothing was changed\n"
+
+
+@pytest.fixture
+def inside(there, monkeypatch):
+    """``there`` as the project of this process."""
+    monkeypatch.setattr(pack, "ROOT", there)
+    monkeypatch.setattr(pack, "RECORDS", there / ".snakemake" / "metadata")
+    return there
+
+
+def ended_by(call, *arguments) -> str:
+    """What the command says as it exits; empty where it succeeds."""
+    try:
+        call(*arguments)
+    except SystemExit as stopped:
+        return str(stopped.code)
+    return ""
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EXDEV, errno.EIO])
+@pytest.mark.parametrize("step", ["extractall", "move", "mkdir", "replace"])
+def test_a_disk_that_fails_at_any_step_leaves_nothing_half_in_place(here, inside, tmp_path, monkeypatch, step, number):
+    assert packed(here, "pack", "cifar10", str(tmp_path / "a.tar"))[0]
+    before = tree_of(inside)
+    owner = {"extractall": tarfile.TarFile, "move": pack.shutil, "mkdir": pack.tempfile, "replace": os}[step]
+    name = {"mkdir": "TemporaryDirectory"}.get(step, step)
+
+    def fail(*_, **__):
+        raise OSError(number, os.strerror(number))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, name, fail)
+        said = ended_by(pack.unpack, tmp_path / "a.tar")
+    assert said == f"{inside}/runs: {os.strerror(number)}; nothing was changed"
+    assert tree_of(inside) == before
+    assert ended_by(pack.unpack, tmp_path / "a.tar") == "" and (inside / "runs/cifar10").is_dir()
+
+
+@pytest.fixture(scope="module")
+def small_archives(tmp_path_factory):
+    """The bytes of a run's archive, plain and compressed."""
+    folder = tmp_path_factory.mktemp("small")
+    (folder / "runs/cifar10/seed0").mkdir(parents=True)
+    (folder / "runs/cifar10/seed0/metrics.json").write_bytes(b"{}")
+    (folder / ".snakemake/metadata").mkdir(parents=True)
+    (folder / ".snakemake/metadata" / record("runs/cifar10/seed0/metrics.json")).write_bytes(b"rule")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pack, "ROOT", folder)
+        patch.setattr(pack, "RECORDS", folder / ".snakemake" / "metadata")
+        pack.pack("cifar10", folder / "a.tar")
+    plain = (folder / "a.tar").read_bytes()
+    return plain, gzip.compress(plain, mtime=0)
+
+
+@given(
+    compressed=st.booleans(),
+    places=st.lists(st.tuples(st.floats(0, 0.9999), st.integers(0, 255)), min_size=1, max_size=6),
+    cut=st.floats(0, 1),
+)
+def test_whatever_is_done_to_an_archive_it_is_a_sentence_or_the_whole_run(small_archives, compressed, places, cut):
+    damaged = bytearray(small_archives[compressed])
+    size = len(damaged) if compressed else 6000  # the rest is padding
+    for at, value in places:
+        damaged[int(at * size)] = value
+    if cut < 0.3:
+        del damaged[int(len(damaged) * cut / 0.3) :]
+    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pack, "ROOT", Path(folder) / "p")
+        patch.setattr(pack, "RECORDS", Path(folder) / "p/.snakemake/metadata")
+        (Path(folder) / "p").mkdir()
+        (Path(folder) / "x.tar").write_bytes(damaged)
+        said = ended_by(pack.unpack, Path(folder) / "x.tar")
+        found = {at: content for at, content in tree_of(Path(folder) / "p").items() if content is not None}
+    if said:
+        assert "x.tar: not an archive of make pack, or damaged: " in said and not found
+    else:
+        assert sorted(found.values()) == [b"rule", b"{}"]
+
+
+def test_packing_writes_nothing_into_the_run(here, tmp_path):
+    (here / "runs/cifar10/.lock").unlink()
+    before = tree_of(here)
+    with read_only(here) as prefix:
+        good, said = packed(here, "pack", "cifar10", str(tmp_path / "a.tar"), prefix=prefix)
+    assert good, said
+    good, said = packed(here, "pack", "cifar10", str(tmp_path / "b.tar"))
+    assert good and tree_of(here) == before
+    assert (tmp_path / "a.tar").exists()
+
+
+def test_a_run_that_began_while_it_was_packed_is_not_packed(here, tmp_path, monkeypatch):
+    (here / "runs/cifar10/.lock").unlink()
+    monkeypatch.setattr(pack, "ROOT", here)
+    monkeypatch.setattr(pack, "_checksum", lambda path: (here / "runs/cifar10/.lock").touch() or "0")
+    assert "has begun to write there meanwhile" in ended_by(pack.pack, "cifar10", tmp_path / "to" / "a.tar")
+    assert not list((tmp_path / "to").iterdir())
+
+
+def test_what_cannot_be_packed_is_said_in_a_sentence(here, tmp_path):
+    (tmp_path / "closed").mkdir()
+    (tmp_path / "file").touch()
+    with read_only(tmp_path / "closed") as prefix:
+        for target, why in (("closed/a.tar", "Permission denied"), ("file/a.tar", "File exists")):
+            good, said = packed(here, "pack", "cifar10", str(tmp_path / target), prefix=prefix)
+            assert (
+                not good and str((tmp_path / target).parent) in said and said.endswith(f"{why}; nothing was written\n")
+            )
+        (here / "runs/cifar10/seed0/teacher/unfinished").chmod(0)
+        good, said = packed(here, "pack", "cifar10", str(tmp_path / "a.tar"), prefix=prefix)
+        (here / "runs/cifar10/seed0/teacher/unfinished").chmod(0o755)
+    assert not good and "teacher/unfinished: Permission denied; nothing was written" in said
+    (here / "runs/empty").mkdir()
+    assert "no file in it yet" in packed(here, "pack", "empty", str(tmp_path / "a.tar"))[1]
+    (here / "runs/cifar10/seed1").symlink_to(here / "runs/cifar10/seed0")
+    assert "seed1: expected a file, found a link" in packed(here, "pack", "cifar10", str(tmp_path / "a.tar"))[1]
+    assert not (tmp_path / "a.tar").exists() and not list((tmp_path / "closed").iterdir())

@@ -1,4 +1,6 @@
+import errno
 import fcntl
+import json
 import re
 import subprocess
 import sys
@@ -8,10 +10,10 @@ import pandas as pd
 import pytest
 import yaml
 from packaging.requirements import Requirement
-from projects import ROOT, copy_project, environment
+from projects import ROOT, copy_project, environment, read_only, tree_of
 
-from engine import parameters
-from studylib import sweep
+from engine import compare, figures, parameters
+from studylib import store, sweep
 
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 
@@ -96,8 +98,8 @@ def published(tmp_path):
     return project, table
 
 
-def run(project, script, *arguments):
-    command = [sys.executable, f"engine/{script}.py", *arguments]
+def run(project, script, *arguments, prefix=()):
+    command = [*prefix, sys.executable, f"engine/{script}.py", *arguments]
     return subprocess.run(command, cwd=project, env=environment(project), text=True, capture_output=True)
 
 
@@ -113,6 +115,115 @@ def test_compare_sets_two_runs_side_by_side(published):
     assert missing.returncode != 0 and "'nowhere'" in missing.stderr
     usage = run(project, "compare", "", "")
     assert usage.returncode != 0 and "A=" in usage.stderr
+
+
+TABLE = "node,seed,test_accuracy,bytes_file\nteacher,0,0.9,1000\n"
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        (b"", "not a table"),
+        (b"a,b\n1,2,3\n4,5\n", "a table without node, seed, test_accuracy, bytes_file"),
+        (b'a,b\n"1,2\n', "not a table"),
+        (b"\xff\xfe\x00", "not a table"),
+        (TABLE.replace("bytes_file", "bytes").encode(), "a table without bytes_file"),
+        (TABLE.replace("0.9", "good").encode(), "test_accuracy is not a column of numbers"),
+    ],
+)
+def test_a_damaged_table_is_named(inside, monkeypatch, content, why):
+    (inside / "good.csv").write_text(TABLE)
+    (inside / "bad.csv").write_bytes(content)
+    (inside / "figures").mkdir()
+    (inside / "figures" / "results.csv").write_bytes(content)
+    monkeypatch.chdir(inside)
+    for pair, named in (
+        (("good.csv", "bad.csv"), "bad.csv"),
+        (("bad.csv", "good.csv"), "bad.csv"),
+        (("good.csv", "elsewhere"), f"{inside}/figures/results.csv"),
+    ):
+        with pytest.raises(SystemExit, match=f"^{named}: ") as stopped:
+            compare.main(*pair)
+        assert (why in str(stopped.value) or "profile" in str(stopped.value)) and "\n" not in str(stopped.value)
+
+
+def test_a_table_that_cannot_be_read_is_not_called_damaged(inside, monkeypatch):
+    (inside / "good.csv").write_text(TABLE)
+    (inside / "closed.csv").write_text(TABLE)
+    (inside / "closed.csv").chmod(0)
+    (inside / "folder.csv").mkdir()
+    monkeypatch.chdir(inside)
+    command = [sys.executable, ROOT / "engine/compare.py", "good.csv", "closed.csv"]
+    with read_only() as prefix:
+        result = subprocess.run([*prefix, *command], text=True, capture_output=True)
+    assert result.returncode == 1 and result.stderr == "closed.csv: Permission denied; nothing was compared\n"
+    with pytest.raises(SystemExit, match=r"^folder.csv: Is a directory; nothing was compared$"):
+        compare.main("good.csv", "folder.csv")
+
+
+def test_what_cannot_be_removed_is_said_in_a_sentence(published):
+    project, _ = published
+    before = tree_of(project)
+    with read_only(project / "runs") as prefix:
+        result = run(project, "clean", "made_up", prefix=prefix)
+    assert (
+        result.returncode == 1
+        and result.stderr == f"{project}/runs/made_up/.lock: Permission denied; nothing was changed\n"
+    )
+    assert tree_of(project) == before
+    (project / "runs/made_up/.lock").touch()
+    with read_only(project / "runs/made_up") as prefix:
+        (project / "runs/made_up/.lock").chmod(0o644)
+        result = run(project, "clean", "made_up", prefix=prefix)
+    assert result.returncode == 1 and f"{project}/runs/made_up: sweep.csv: Permission denied" in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+
+
+BAD_LISTS = [b"", b"{", b"\xff", b"[" * 100_000, b"[]", b'{"a.slnc": 3}', b'{"a.slnc": {"profile": 3}}']
+
+
+@pytest.fixture
+def inside(tmp_path, monkeypatch):
+    """An empty folder as the project of this process."""
+    for module in (compare, figures):
+        monkeypatch.setattr(module, "ROOT", tmp_path)
+    monkeypatch.setattr(figures, "RESULTS", tmp_path / "figures" / "results.csv")
+    return tmp_path
+
+
+def test_what_is_damaged_is_named_by_make_figures(inside, monkeypatch):
+    made = dict.fromkeys(("git_commit", "date", "hardware", "python", "threads", "packages"), "x")
+    latency = dict.fromkeys(("batch", "compiled", "threads", "seed", "device"), 1)
+    files = {
+        "runs/made_up/sweep.csv": TABLE,
+        "runs/made_up/latency.json": json.dumps(latency),
+        "runs/made_up/seed0/teacher/metrics.json": json.dumps({"provenance": made, "data": {"name": "digits"}}),
+        "runs/made_up/chapters/03/notebook.ipynb": json.dumps({"cells": []}),
+        "figures/made_up/about.json": json.dumps({"nodes": [], "seeds": [], "chapters": []}),
+        "figures/models/models.json": "{}",
+        "figures/results.csv": TABLE.replace("node", "profile,node", 1).replace("teacher", "digits,teacher"),
+    }
+    for name, content in files.items():
+        (inside / name).parent.mkdir(parents=True, exist_ok=True)
+        (inside / name).write_text(content)
+    monkeypatch.setattr("sys.argv", ["figures.py", "made_up"])
+    damaged = [(name, b"{") for name in files if not name.endswith(".csv")]
+    damaged += [("figures/results.csv", b""), ("runs/made_up/sweep.csv", b"\xff")]
+    damaged += [("figures/models/models.json", content) for content in BAD_LISTS]
+    for name, content in damaged:
+        (inside / name).write_bytes(content)
+        before = tree_of(inside)
+        with pytest.raises(SystemExit, match=f"^{inside / name}: ") as stopped:
+            figures.command()
+        assert "\n" not in str(stopped.value) and tree_of(inside) == before
+        (inside / name).write_text(files[name])
+    monkeypatch.setattr(store.Path, "read_bytes", lambda path: refuse(path))
+    with pytest.raises(SystemExit, match=r"json: Input/output error; what was written before it stays$"):
+        figures.command()
+
+
+def refuse(path):
+    raise OSError(errno.EIO, "Input/output error", str(path))
 
 
 def test_clean_removes_one_run_and_says_what_it_frees(published):

@@ -1,3 +1,4 @@
+import errno
 import json
 import os
 import subprocess
@@ -96,6 +97,16 @@ def test_a_spec_that_does_not_build_is_named(folder, student_model):
         load_model(folder)
 
 
+@pytest.mark.parametrize(
+    "args",
+    [{"widths": [float("inf")] * 3}, {"widths": 3}, {"image_size": 1e300}, {"hidden": [0.5, 2]}, {"more": "\ud800"}],
+)
+def test_arguments_that_break_a_constructor_are_named(folder, student_model, args):
+    seal(folder, spec={**student_model.spec, "args": {**student_model.spec["args"], **args}})
+    with pytest.raises(CheckpointError, match=rf"{folder / 'model.json'}.*does not build"):
+        load_model(folder)
+
+
 def test_tensors_that_do_not_fit_the_spec_are_named(folder, student_model):
     args = {**student_model.spec["args"], "hidden": [5, 5]}
     seal(folder, spec={**student_model.spec, "args": args})
@@ -162,6 +173,60 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypat
     assert list(tmp_path.iterdir()) == [file]
 
 
+@pytest.mark.parametrize("step", ["open", "fsync", "replace", "mkstemp"])
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS])
+def test_a_disk_that_fails_is_said_with_the_path_and_an_old_model_stays_whole(
+    folder, new_student, monkeypatch, step, number
+):
+    before = {file.name: file.read_bytes() for file in folder.iterdir()}
+    owner, name = {"open": (os, "fdopen"), "mkstemp": (store.tempfile, "mkstemp")}.get(step, (os, step))
+    works, calls = getattr(owner, name), []
+
+    def fail(*arguments, **how):
+        calls.append(1)
+        if len(calls) == 2 or step == "replace":  # there is room for the tensors and none for the spec
+            raise OSError(number, os.strerror(number))
+        return works(*arguments, **how)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, name, fail)
+        with pytest.raises(OSError, match=f"{os.strerror(number)}: '{folder}/model"):
+            save_model(folder, new_student(5))
+    assert {file.name: file.read_bytes() for file in folder.iterdir()} == before
+    load_model(folder)
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path, student_model):
+    (tmp_path / "file").touch()
+    for write in (lambda path: store.write_json(path, {}), lambda path: save_model(path, student_model)):
+        with pytest.raises(OSError, match=f"{tmp_path}/file/x"):
+            write(tmp_path / "file" / "x")
+    with pytest.raises(OSError, match="/proc/nowhere/x"):
+        store.write_bytes(store.Path("/proc/nowhere/x"), b"")
+
+
+def test_what_this_machine_cannot_read_is_not_called_damaged(folder, tmp_path, monkeypatch):
+    store.write_json(tmp_path / "x.json", {})
+    real = open
+
+    def fail(path, *arguments, **how):
+        raise OSError(errno.EIO, "Input/output error", str(path))
+
+    for module in ("builtins.open", "io.open"):
+        monkeypatch.setattr(module, fail)
+    for read, path in (
+        (load_model, folder),
+        (store.read_json, tmp_path / "x.json"),
+        (store.read_tensors, folder / "model.safetensors"),
+    ):
+        with pytest.raises(OSError, match=f"Input/output error: '{path}"):
+            read(path)
+    monkeypatch.setattr("builtins.open", real)
+    for read in (store.read_json, store.read_tensors):
+        with pytest.raises(OSError, match=r"Is a directory|Input/output"):
+            read(tmp_path)
+
+
 def test_json_comes_back_and_holds_no_nan(tmp_path):
     value = {"α": [1, 2.5, None, "x"], "nested": {"y": True}}
     store.write_json(tmp_path / "x.json", value)
@@ -171,7 +236,7 @@ def test_json_comes_back_and_holds_no_nan(tmp_path):
     assert store.read_json(tmp_path / "x.json") == value
 
 
-@pytest.mark.parametrize("content", [None, b"{", b"\xff\xfe"])
+@pytest.mark.parametrize("content", [None, b"{", b"\xff\xfe", b"[" * 100_000])
 def test_json_that_cannot_be_read_is_named(tmp_path, content):
     file = tmp_path / "x.json"
     if content is not None:
@@ -191,7 +256,10 @@ def test_tensors_come_back_with_what_was_said_about_them(tmp_path):
         assert all(torch.equal(found[k], tensors[k]) and found[k].dtype == tensors[k].dtype for k in tensors)
 
 
-@pytest.mark.parametrize("content", [None, b"", b"not tensors at all"])
+OTHER = [safetensors.torch.save({"a": torch.zeros(1)}, {"about": about}) for about in ("[]", "3", "{", "[" * 100_000)]
+
+
+@pytest.mark.parametrize("content", [None, b"", b"not tensors at all", *OTHER])
 def test_tensors_that_cannot_be_read_are_named(tmp_path, content):
     file = tmp_path / "x.safetensors"
     if content is not None:

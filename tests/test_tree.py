@@ -1,9 +1,10 @@
+import fcntl
 import re
 import subprocess
 import sys
 
 import pytest
-from projects import copy_project, edit, environment, study
+from projects import copy_project, edit, environment, read_only, study, tree_of
 
 from studylib import sweep
 
@@ -91,3 +92,36 @@ def test_each_chapter_runs_its_lesson_once_a_profile(project):
     assert chapters(project, "digits", "--stages", "svd") == [names[0], names[3], *last]
     assert chapters(project, "digits", "--stages", "none") == [names[0], last[0], last[2]]
     assert chapters(project, "smoke") == []  # nbval runs them
+
+
+def test_a_dry_run_writes_nothing_and_needs_no_leave_to(project):
+    with read_only(project) as prefix:
+        before = tree_of(project)
+        closed = study(project, "--profile", "smoke", "--", "-n", prefix=prefix)
+        assert tree_of(project) == before
+    (project / "runs/smoke").mkdir(parents=True)
+    before = tree_of(project)
+    opened = study(project, "--profile", "smoke", "--", "-n")
+    for result in (opened, closed):
+        assert result.returncode == 0, result.stdout
+        assert len(set(re.findall(r"runs/smoke/(seed0/teacher[\w-]*)$", result.stdout, flags=re.M))) == 16
+    assert tree_of(project) == before
+
+
+def test_a_study_that_cannot_be_written_says_so_in_a_sentence(project):
+    with read_only(project) as prefix:
+        result = study(project, "--profile", "smoke", prefix=prefix)
+    assert result.returncode == 1 and result.stdout == f"{project}/runs: Permission denied; nothing was changed\n"
+    (project / "runs").write_bytes(b"")
+    result = study(project, "--profile", "smoke")
+    assert result.returncode == 1 and result.stdout == f"{project}/runs/smoke: Not a directory; nothing was changed\n"
+
+
+def test_a_dry_run_is_refused_while_the_profile_is_run_and_allowed_beside_another(project):
+    (project / "runs/smoke").mkdir(parents=True)
+    with open(project / "runs/smoke/.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_SH)
+        assert study(project, "--profile", "smoke", "--", "-n").returncode == 0
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        busy = study(project, "--profile", "smoke", "--", "-n")
+    assert busy.returncode == 1 and "is being run already" in busy.stdout

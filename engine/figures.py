@@ -208,7 +208,9 @@ def provenance(run: Path, rows: pd.DataFrame, profile: str) -> dict:
         "profile": profile,
         "seeds": sorted(int(seed) for seed in rows["seed"].unique()),
         "data": {key: value for key, value in metrics[0]["data"].items() if key != "seed"},
-        "data_sha256": {str(m["seed"]): m["provenance"].get("data_sha256", "") for m in metrics},
+        "data_sha256": {
+            str(seed): m["provenance"].get("data_sha256", "") for seed, m in zip(rows["seed"], metrics, strict=True)
+        },
         "git_commit": sorted({s["git_commit"] for s in made}),
         "date": max(s["date"] for s in made),
         "hardware": sorted({s["hardware"] for s in made}),

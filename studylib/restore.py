@@ -81,7 +81,7 @@ def published(path: str | Path, data: Data) -> nn.Module:
             f"{path}: of {about['dataset']}, seed {about['seed']}: expected {data.name}, seed {data.seed},"
             " whose validation images it has not been trained on"
         )
-    if listed.get("data_sha256", data.digest) != data.digest:  # files of earlier versions do not say
+    if about.get("data_sha256", data.digest) != data.digest:  # files of earlier versions do not say
         raise ValueError(f"{path}: of other images, their SHA-256 is not that of {data.name} on this machine")
     model = codec.decode(file)
     plain = set(models.weight_layers(models.build({**model.spec, "changes": []})))

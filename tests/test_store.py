@@ -320,7 +320,7 @@ def test_provenance_names_packages_and_hardware():
 
 def test_hardware_is_said_where_linux_does_not_say_it(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr(store.Path, "read_text", lambda self: "processor: 0\n")
+    monkeypatch.setattr(store.Path, "read_text", lambda self, **_: "processor: 0\n")
     name, cores, _ = store._hardware().split(", ")
     assert name and cores == f"{os.cpu_count()} cores"
 

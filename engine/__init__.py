@@ -6,5 +6,5 @@ import sys
 # import: 1.6 of 2.2 s, once a node. Notebooks have no such addresses; without the module that check is left out.
 sys.modules.setdefault("rfc3987_syntax", None)
 
-if hasattr(sys.stdout, "reconfigure"):  # a terminal that has no ± or × gets a question mark, not an error
+if getattr(sys.stdout, "encoding", None) not in (None, "utf-8"):  # ± and × become question marks there, not errors
     sys.stdout.reconfigure(errors="replace")

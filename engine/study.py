@@ -5,6 +5,7 @@ python engine/study.py --profile digits [--seeds "0 1"] [--stages "imp int8"] [-
 
 import argparse
 import contextlib
+import json
 import math
 import os
 import re
@@ -124,12 +125,23 @@ def _stop_on_term(run: Path):
 
 
 def asked_of_snakemake(arguments: list[str]) -> argparse.Namespace:
-    """What Snakemake makes of ``arguments``, in whichever of its spellings; ends with its own words if nothing."""
+    """What Snakemake makes of ``arguments``, in whichever of its spellings; ends with its own words if nothing.
+
+    In a process of its own: with Snakemake's libraries loaded first, a solver of torchjd's was seen to crash.
+    """
     if not arguments:
         return argparse.Namespace(dryrun=False, profile=[], executor=None)
-    from snakemake.cli import get_argument_parser  # most of a second
-
-    return get_argument_parser().parse_args(arguments)
+    script = (
+        "import json, sys; from snakemake.cli import get_argument_parser; "
+        "asked = get_argument_parser().parse_args(sys.argv[1:]); "
+        "print(json.dumps({name: getattr(asked, name) for name in ('dryrun', 'profile', 'executor')}))"
+    )
+    done = subprocess.run([sys.executable, "-c", script, *arguments], stdout=subprocess.PIPE, env=_environment())
+    if done.returncode:
+        sys.exit(done.returncode)
+    if not done.stdout.startswith(b"{"):  # --version or --help, which it has answered
+        sys.exit(print(done.stdout.decode()))
+    return argparse.Namespace(**json.loads(done.stdout))
 
 
 def _minutes(text: str) -> float | None:

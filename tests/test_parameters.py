@@ -406,7 +406,7 @@ def test_every_number_of_a_notebook_is_in_the_table_of_bounds():
         ("frontier: {networks: [convnet 1025]}", "frontier.networks='convnet 1025': 4100 in it, expected at most 4096"),
         ("teacher: {depth: 400}", "teacher.depth=400, teacher.growth=12: 4[0-9]* channels or features in a layer"),
         ("sweep: {lesson_growths: [4000]}", "sweep.lesson_growths=4000: .*expected at most 4096"),
-        ("kd: {temperature: .inf}", "kd.temperature=inf: expected at most"),
+        ("kd: {temperature: .inf}", "kd: temperature=inf: expected above 0 and finite"),
         ("kd: {lesson_temperatures: [1.0, .inf]}", "kd.lesson_temperatures=inf: expected at most"),
         ("frontier: {temperature: .inf}", "frontier.temperature=inf: expected at most"),
         ("imp: {weight_decay: .inf}", "imp: weight_decay=inf: expected at least 0, and finite"),

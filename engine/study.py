@@ -92,7 +92,7 @@ def main() -> None:
             command = ["setpriv", "--pdeathsig", "KILL", *command]
         code, paused = 0, False
         if not dry and not args.snakemake and (early := parameters.early_nodes(sections, run)):
-            code, paused = _run([*command, *early], environment, handles, quiet=True, table=run / "sweep.csv")
+            code, paused = _run([*command, "--", *early], environment, handles, quiet=True, table=run / "sweep.csv")
             if not code:
                 print_early(run, sections)
         if not code:

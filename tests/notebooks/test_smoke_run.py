@@ -359,6 +359,18 @@ def test_a_lesson_that_is_stopped_keeps_what_it_has_trained(stage, tmp_path):
     assert kept.stat().st_size
 
 
+def test_of_many_seeds_the_table_of_the_first_is_printed_before_the_others_are_trained(project):
+    (project / "papermill_params/many.yaml").write_text(
+        "study: {dataset: digits, seeds: [3, 1, 2, 0], lessons: false}\nlatency: {compiled: false, repeats: 1}\n"
+        "teacher: {depth: 7, growth: 4, epochs: 1, lr: 1e-3, batch_size: 64}\n"
+    )
+    said = study(project, "--profile", "many", "--stages", "none").stdout
+    early, _, late = said.partition("The first 3 of 4 seeds; the others follow:")
+    assert "n = 3 seeds" in early and "seed0" not in early and "n = 4 seeds" in late, said
+    again = study(project, "--profile", "many", "--stages", "none").stdout
+    assert "The first" not in again and "0 of 4 nodes run now" in again, again
+
+
 @pytest.mark.parametrize("minutes", ["0", "-1", "nan", "inf", "an hour"])
 def test_minutes_must_be_a_number_above_0(project, minutes):
     result = study(project, "--profile", "smoke", "--minutes=" + minutes)

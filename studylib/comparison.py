@@ -6,7 +6,6 @@ largest hypervolume on validation images is kept for every seed. What is said of
 """
 
 import dataclasses
-import json
 import logging
 import math
 from collections.abc import Sequence
@@ -16,10 +15,11 @@ import pandas as pd
 import torch
 from torch import nn
 
-from studylib import codec, dominance, models, multiobjective, prune, store, train
+from studylib import codec, dominance, models, multiobjective, prune, train
 from studylib.checkpoint import weights_digest
 from studylib.data import Data
 from studylib.objectives import cross_entropy, l1
+from studylib.tree.rows import once
 
 log = logging.getLogger(__name__)
 
@@ -190,7 +190,7 @@ class _Runs:
 
     def __init__(self, start: nn.Module, data: Data, plan: Plan, seed: int, folder: Path | None):
         self.start, self.data, self.plan, self.seed, self.folder = start, data, plan, seed, folder
-        self.begins = [weights_digest(start), store.code_digest()] if folder else None
+        self.begins = weights_digest(start) if folder else None
         self._made: dict[tuple[str, float], tuple[dict, list[dict]]] = {}
 
     def validated(self, way: Way, value: float) -> list[dict]:
@@ -206,22 +206,7 @@ class _Runs:
     def _once(self, what: str, way: Way, value: float, make):
         path = self.folder / f"{way.label}-{value!r}-{self.seed}-{what}.json" if self.folder else None
         about = [way.label, value, self.seed, dataclasses.asdict(self.plan), self.start.spec, self.begins]
-        key = json.loads(json.dumps([*about, *self.data.identity]))
-        if path and path.exists() and (kept := self._read(path)).get("key") == key:
-            return kept["found"]
-        found = make()
-        if path:
-            store.write_json(path, {"key": key, "found": found})
-        return found
-
-    def _read(self, path: Path) -> dict:
-        """What was left at ``path``; nothing if that is damaged, for it can be made again."""
-        try:
-            found = store.read_json(path)
-        except store.CheckpointError as error:
-            log.warning("%s; it is made again", error)
-            return {}
-        return found if isinstance(found, dict) else {}
+        return once(path, [*about, *self.data.identity], make)
 
     def _networks(self, way: Way, value: float) -> tuple[dict, list[dict]]:
         """Stage → networks (None where the training did not stay finite), and the history."""

@@ -1,0 +1,59 @@
+"""Rows of long comparisons, kept as they are made: who is stopped loses one training at most."""
+
+import json
+import logging
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import TypeVar
+
+from studylib import store
+
+log = logging.getLogger(__name__)
+Found = TypeVar("Found")
+Task = tuple[dict, Callable[[], list[dict]]]
+
+
+def once(path: Path | None, key: list, make: Callable[[], Found]) -> Found:
+    """What ``make`` gives (JSON data); read from ``path`` where an earlier call with the same ``key`` has left it.
+
+    Args:
+        path: file that is written, whole or not at all; None: nothing is kept.
+        key: JSON data of all that decides the result. The code of studylib counts besides.
+
+    Returns:
+        As JSON gives it back, whether made or read: tuples are lists.
+    """
+    if path is None:
+        return json.loads(json.dumps(make()))
+    key = json.loads(json.dumps([store.code_digest(), *key]))
+    if (kept := _read(path)).get("key") == key:
+        return kept["found"]
+    found = json.loads(json.dumps(make()))
+    store.write_json(path, {"key": key, "found": found})
+    return found
+
+
+def every(tasks: Iterable[Task], folder: Path | None, key: list) -> Iterator[dict]:
+    """The rows of all ``tasks``, each with its own key in it; a task is done once for ``folder`` (:func:`once`).
+
+    Args:
+        tasks: pairs of what the rows are of (a few JSON values, different for each) and what makes them.
+        folder: a file a task is left there.
+        key: what decides all of them: settings, digests of data and of the networks they start from.
+    """
+    for of, make in tasks:
+        name = "-".join(str(value).replace("/", "_").replace(" ", "_") for value in of.values())
+        path = folder / f"{name}.json" if folder else None
+        yield from ({**of, **row} for row in once(path, [*key, of], make))
+
+
+def _read(path: Path) -> dict:
+    """What the file holds, {} where there is none or it is damaged: then it is made anew."""
+    if not path.exists():
+        return {}
+    try:
+        content = store.read_json(path)
+    except store.CheckpointError as error:
+        log.warning("%s; it is made again", error)
+        return {}
+    return content if isinstance(content, dict) else {}

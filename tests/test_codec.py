@@ -433,6 +433,7 @@ def mutated(file: bytes, rng: np.random.Generator) -> bytes:
     return bytes(damaged)
 
 
+@pytest.mark.long
 def test_twenty_thousand_damaged_files_are_refused_or_decode_to_a_model_within_the_limits(small_file):
     """Half of them with the checksum made right again, so that everything behind it is reached."""
     rng, limits = np.random.default_rng(0), codec.Limits(parameters=10_000, file_bytes=10_000, layers=200)

@@ -165,6 +165,7 @@ def test_published_points_keep_their_names():
     assert kept and all(frontier.name_of(r["network"], r["sparsity"], r["bits"]) == r["name"] for r in rows)
 
 
+@pytest.mark.long
 def test_two_points_that_round_to_one_name_are_both_kept(student_model, tiny, lesson, tmp_path):
     plan = dataclasses.replace(PLAN, sparsities=(0.9, 0.9001), bits=(4,))
     made = frontier.points(student_model, tiny, plan, lesson, seed=0, scratch=tmp_path)

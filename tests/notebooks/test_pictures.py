@@ -81,7 +81,7 @@ def test_run_by_the_warm_process_it_holds_its_figures(chapter, executed):
 
 @pytest.mark.parametrize("way", [papermill, execute])
 @pytest.mark.parametrize(
-    "name", [name if name[:2] in ("02", "04") else pytest.param(name, marks=pytest.mark.long) for name in CHAPTERS]
+    "name", [name if name[:2] == "02" else pytest.param(name, marks=pytest.mark.long) for name in CHAPTERS]
 )
 def test_run_by_papermill_or_by_a_cold_process_it_holds_its_figures(name, way, tmp_path):
     found = way(name, tmp_path / "elsewhere", environment(ROOT) | {"OMP_NUM_THREADS": "1", "MPLBACKEND": "Agg"})

@@ -240,7 +240,9 @@ def processes_of(project):
     return found
 
 
-@pytest.mark.parametrize("who", ["the group", "study.py", "Snakemake", "Ctrl-C"])
+@pytest.mark.parametrize(
+    "who", ["the group", *(pytest.param(who, marks=pytest.mark.long) for who in ("study.py", "Snakemake", "Ctrl-C"))]
+)
 def test_nothing_lives_on_when_a_run_is_killed(project, who):
     shutil.rmtree(project / "runs")
     command = [sys.executable, "engine/study.py", "--profile", "smoke", "--stages", "none"]
@@ -331,7 +333,7 @@ def test_at_sigterm_a_training_stops_after_its_epoch_and_what_it_has_is_kept(pro
     shutil.rmtree(project / "runs/slow")
 
 
-@pytest.mark.parametrize("stage", ["teacher", "kd"])
+@pytest.mark.parametrize("stage", [pytest.param("teacher", marks=pytest.mark.long), "kd"])
 def test_a_lesson_that_is_stopped_keeps_what_it_has_trained(stage, tmp_path):
     node = RUN / "seed0" / ("teacher" if stage == "teacher" else "teacher-kd")
     given = {"dataset": "digits", "out": str(tmp_path), "made": str(node), "threads": 1}

@@ -1,6 +1,7 @@
-"""Runs each notebook in its default form and keeps the outputs in it: the notebook as stored is as tested.
+"""Runs each notebook and keeps its outputs: in its default form in itself, in its reduced form below tests/.
 
-python engine/store_outputs.py [01 08 …]  (those whose names begin so; default: all)
+The reduced form has the least parameters that run every cell (tests/reduced.yaml); only outputs that nbval compares
+stay in it. python engine/store_outputs.py [01 08 …]  (those whose names begin so; default: all)
 """
 
 import sys
@@ -15,22 +16,42 @@ from engine import execute, parameters
 from studylib import store
 
 KEPT = {"tags"}  # of a cell's metadata; times and papermill's notes would change with every run
+REDUCED = parameters.ROOT / "tests" / "notebooks" / "reduced"
+CHECKED = "NBVAL_CHECK_OUTPUT"
 
 
 def main() -> None:
     wanted = tuple(sys.argv[1:]) or ("",)
+    reduced = parameters.read_yaml(parameters.ROOT / "tests" / "reduced.yaml")
     for notebook in [path for path in parameters.notebooks().values() if path.name.startswith(wanted)]:
-        with tempfile.TemporaryDirectory() as folder:
-            executed = Path(folder) / notebook.name
-            execute.execute(notebook, executed, {})
-            content = nbformat.read(executed, as_version=4)
-        content.metadata = {key: content.metadata[key] for key in ("kernelspec", "language_info")}
-        content.metadata["language_info"] = {"name": "python"}
+        content = run(notebook, {})
+        write(notebook, content)
+        out = f"runs/notebooks/reduced/{notebook.stem}"
+        content = run(notebook, reduced[notebook.stem] | {"out": out, "threads": 1})
         for cell in content.cells:
-            cell.metadata = {key: value for key, value in cell.metadata.items() if key in KEPT}
-        nbformat.validate(content)
-        store.write_bytes(notebook, (nbformat.writes(content) + "\n").encode())  # a line of code, a line of the file
+            if cell.cell_type == "code" and CHECKED not in cell.source:
+                cell.outputs = []
+        write(REDUCED / notebook.name, content)
         print(f"{notebook.name}: outputs stored", flush=True)
+
+
+def run(notebook: Path, given: dict) -> nbformat.NotebookNode:
+    """``notebook`` executed with the parameters ``given``, without what differs from run to run."""
+    with tempfile.TemporaryDirectory() as folder:
+        executed = Path(folder) / notebook.name
+        execute.execute(notebook, executed, given)
+        content = nbformat.read(executed, as_version=4)
+    content.metadata = {key: content.metadata[key] for key in ("kernelspec", "language_info")}
+    content.metadata["language_info"] = {"name": "python"}
+    for number, cell in enumerate(content.cells):
+        cell.metadata = {key: value for key, value in cell.metadata.items() if key in KEPT}
+        cell.id = f"cell-{number}"
+    nbformat.validate(content)
+    return content
+
+
+def write(path: Path, content: nbformat.NotebookNode) -> None:
+    store.write_bytes(path, (nbformat.writes(content) + "\n").encode())  # a line of code, a line of the file
 
 
 if __name__ == "__main__":

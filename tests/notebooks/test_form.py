@@ -5,6 +5,7 @@ import re
 
 import nbformat
 import pytest
+from projects import ROOT
 
 from engine import parameters
 
@@ -54,6 +55,19 @@ def test_it_was_stored_as_it_ran_without_errors_and_in_order(stage):
 def test_it_has_checked_outputs_and_they_are_there(stage):
     checked = [cell for cell in cells(stage) if "NBVAL_CHECK_OUTPUT" in cell.source]
     assert checked and all(cell.outputs for cell in checked)
+
+
+def test_its_reduced_form_is_it_with_less_parameters_and_its_checked_outputs(stage):
+    path = ROOT / "tests" / "notebooks" / "reduced" / NOTEBOOKS[stage].name
+    reduced = nbformat.read(path, as_version=4).cells
+    given = [cell for cell in reduced if "injected-parameters" in cell.metadata.get("tags", [])]
+    assert len(given) == 1
+    whole = nbformat.read(NOTEBOOKS[stage], as_version=4).cells
+    same = [cell.source for cell in reduced if cell is not given[0]]
+    assert same == [cell.source for cell in whole], "make notebooks stores it anew"
+    assert all(
+        bool(cell.outputs) == ("NBVAL_CHECK_OUTPUT" in cell.source) for cell in reduced if cell.cell_type == "code"
+    )
 
 
 def test_it_shows_a_figure(stage):

@@ -49,8 +49,9 @@ def draw_front(summary: pd.DataFrame) -> Figure:
                 yerr=100 * (0 if math.isnan(row["test_accuracy_sd"]) else row["test_accuracy_sd"]),
                 **marks[row["node"]],
             )
-    axes[0].set(xscale="log", xlabel="bytes of the file", ylabel="test accuracy (%)")
-    axes[1].set(xlabel="bytes by the paper's count")
+    axes[0].set(ylabel="test accuracy (%)")
+    for axis, label in zip(axes, ("file", "by the paper's count"), strict=True):
+        report.kilobyte_axis(axis, label)
     handles, names = axes[0].get_legend_handles_labels()
     handles = [container.lines[0] for container in handles]
     figure.legend(handles, names, loc="outside right center", fontsize=7.5, frameon=False)
@@ -82,7 +83,8 @@ def draw_control(summary: pd.DataFrame, controls: pd.DataFrame) -> tuple[Figure,
         percent, sd = 100 * rows["accuracy"], 100 * rows["sd"]
         look = {"fmt": line if len(rows) > 1 else line[0], "color": colour, "capsize": 2}
         axis.errorbar(rows["bytes"], percent, yerr=sd, label=f"narrower dense network, {kind}", **look)
-    axis.set(xscale="log", xlabel="bytes of the file", ylabel="test accuracy (%)")
+    axis.set(ylabel="test accuracy (%)")
+    report.kilobyte_axis(axis, "file")
     handles, names = axis.get_legend_handles_labels()
     handles = [h.lines[0] if hasattr(h, "lines") else h for h in handles]
     figure.legend(handles, names, loc="outside right center", fontsize=7.5, frameon=False)

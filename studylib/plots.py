@@ -10,6 +10,14 @@ from matplotlib.ticker import MaxNLocator
 
 from studylib import factorial, report, sweep
 
+WAYS = {  # to prune (studylib.prune.METHODS), as legends have them
+    "pretrained": "weights back to trained",
+    "initial": "weights back to initial",
+    "learning_rate": "weights kept",
+    "one_shot": "one shot",
+    "random": "random positions",
+}
+
 
 def draw_curves(history: pd.DataFrame, title: str = "") -> Figure:
     """Loss and accuracy of training and validation over the epochs, the kept epoch marked (the paper, Figure 2).
@@ -86,7 +94,7 @@ def draw_pruning(rows: pd.DataFrame, parent: float) -> Figure:
     shown = rows.assign(remain=100 * (1 - rows["sparsity"]), percent=100 * rows["accuracy"])
     figure, axis = plt.subplots(figsize=(6.5, 3.8), layout="constrained")
     look = {"hue": "method", "style": "method", "markers": True, "dashes": False, "errorbar": "sd"}
-    sns.lineplot(shown, x="remain", y="percent", ax=axis, **look)
+    sns.lineplot(shown.replace({"method": WAYS}), x="remain", y="percent", ax=axis, **look)
     axis.axhline(100 * parent, color="0.4", linestyle="--", linewidth=1)
     axis.set(ylabel="validation accuracy (%)")
     report.remaining_axis(axis, shown["remain"])
@@ -199,7 +207,7 @@ def draw_bits(rows: pd.DataFrame) -> Figure:
             look = {"color": colours[network], "markersize": 4, "linewidth": 1}
             axis.plot(part[x], 100 * part["accuracy"], ways[how], **look)
     axes[0].set(xlabel="bits a weight", ylabel="test accuracy (%)", xticks=sorted(set(rows["bits"]) - {32}))
-    axes[1].set(xlabel="bytes of the file", xscale="log")
+    report.kilobyte_axis(axes[1], "file")
     handles = [Line2D([], [], color=colour, linewidth=3, label=network) for network, colour in colours.items()]
     handles += [Line2D([], [], color="0.3", marker=way[0], linestyle=way[1:], label=how) for how, way in ways.items()]
     handles.append(Line2D([], [], color="0.3", marker="*", linestyle="-", linewidth=0.8, label="floats"))

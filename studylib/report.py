@@ -11,6 +11,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from studylib import store, sweep
 
@@ -100,6 +101,14 @@ def remaining_axis(axis: Axes, percent: pd.Series) -> None:
     axis.xaxis.set_major_formatter("{x:g}")
     axis.minorticks_off()
     axis.invert_xaxis()
+
+
+def kilobyte_axis(axis: Axes, what: str) -> None:
+    """Makes x, on which bytes are drawn, logarithmic and labelled in kB of 1,000 bytes, with plain numbers."""
+    axis.set(xscale="log", xlabel=f"{what} (kB of 1,000 bytes)")
+    axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.xaxis.set_major_formatter(lambda size, _: f"{size / 1000:g}")
+    axis.xaxis.set_minor_formatter(NullFormatter())
 
 
 def plain_log_y(axis: Axes) -> None:

@@ -274,3 +274,19 @@ def test_effects_in_markdown_have_their_intervals_and_verdicts():
 def test_text_says_the_number_of_seeds(summary):
     text = report.text_table(summary)
     assert all(node in text for node in NODES) and text.endswith("n = 2 seeds")
+
+
+def test_every_way_to_prune_has_a_name_that_a_reader_knows():
+    from studylib import plots, prune
+
+    assert list(plots.WAYS) == list(prune.METHODS) and len(set(plots.WAYS.values())) == len(plots.WAYS)
+
+
+def test_bytes_are_labelled_in_kilobytes_and_plain_numbers():
+    figure, axis = report.plt.subplots()
+    axis.plot([1_500, 250_000], [1, 2])
+    report.kilobyte_axis(axis, "file")
+    figure.canvas.draw()
+    shown = {label.get_text() for label in axis.get_xticklabels()}
+    assert {"2", "20", "200"} <= shown and not any("$" in text for text in shown)
+    assert "kB" in axis.get_xlabel()

@@ -68,11 +68,25 @@ def show_published(name: str, caption: str) -> None:
     display(Markdown(f"*{caption}. `figures/{name}.json` has the rows. {where_from(about)}*"))
 
 
+def show_study(about: dict) -> None:
+    """Says in a notebook which study it shows: data set, seeds, commit, hardware, date."""
+    from IPython.display import Markdown, display
+
+    display(Markdown(f"*{where_from(about).replace('Made of', 'This page is of', 1)}*"))
+
+
 def where_from(about: dict) -> str:
     """Data set, seeds, commit, hardware and date of published rows in a sentence; empty where they do not say."""
     data, made = about.get("data", {}), about.get("provenance", about)
     seeds = about.get("seeds", [data["seed"]] if "seed" in data else [])
-    said = {"": data.get("name"), "seed": seeds, "commit": made.get("git_commit"), "on": made.get("hardware")}
+    profile = f"profile {about['profile']}" if about.get("profile") else ""
+    said = {
+        "": data.get("name"),
+        " ": profile,
+        "seed": seeds,
+        "commit": made.get("git_commit"),
+        "on": made.get("hardware"),
+    }
     said |= {"dated": (made.get("date") or "")[:10]}
     listed = {key: ", ".join(map(str, value)) if isinstance(value, list) else value for key, value in said.items()}
     found = "; ".join(f"{key} {value}".strip() for key, value in listed.items() if value)

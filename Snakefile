@@ -94,8 +94,8 @@ rule teacher:
     message:
         "{params.out}"
     shell:
-        EXECUTE + " {params.notebook:q} {params.out}/notebook.ipynb --parameters {params.given:q}"
-        " --set out={params.out} seed={wildcards.seed} threads={threads} lesson=false > {log} 2>&1"
+        EXECUTE + " {params.notebook:q} {params.out}/notebook.ipynb --parameters {params.given:q} --skip lesson"
+        " --set out={params.out} seed={wildcards.seed} threads={threads} > {log} 2>&1"
 
 
 for i, stage in enumerate(STAGES):
@@ -123,9 +123,8 @@ for i, stage in enumerate(STAGES):
         message:
             "{params.out}"
         shell:
-            EXECUTE + " {params.notebook:q} {params.out}/notebook.ipynb --parameters {params.given:q}"
-            " --set parent={params.parent} out={params.out} seed={wildcards.seed} threads={threads} lesson=false"
-            " > {log} 2>&1"
+            EXECUTE + " {params.notebook:q} {params.out}/notebook.ipynb --parameters {params.given:q} --skip lesson"
+            " --set parent={params.parent} out={params.out} seed={wildcards.seed} threads={threads} > {log} 2>&1"
 
 
 for chapter, stage in CHAPTERS.items():
@@ -155,7 +154,7 @@ for chapter, stage in CHAPTERS.items():
             "{params.out}"
         shell:
             EXECUTE + " {params.notebook:q} {params.out}/notebook.ipynb --parameters {params.given:q}"
-            " --set {params.reads} out={params.out} seed={params.seed} threads={threads} lesson=true > {log} 2>&1"
+            " --set {params.reads} out={params.out} seed={params.seed} threads={threads} > {log} 2>&1"
 
 
 rule chapter_moo:
@@ -180,7 +179,7 @@ rule chapter_moo:
         "{params.out}"
     shell:
         EXECUTE + " {params.notebook:q} {params.out}/notebook.ipynb --parameters {params.given:q}"
-        " --set parent={params.parent} out={params.out} seed={params.seed} threads={threads} lesson=true > {log} 2>&1"
+        " --set parent={params.parent} out={params.out} seed={params.seed} threads={threads} > {log} 2>&1"
 
 
 rule chapter_frontier:
@@ -247,8 +246,8 @@ rule sweep:
     message:
         "{output}"
     shell:
-        EXECUTE + " {params.notebook:q} {params.run}/sweep.ipynb --parameters {params.given:q}"
-        " --set run={params.run} out={params.run} lesson=false > {log} 2>&1"
+        EXECUTE + " {params.notebook:q} {params.run}/sweep.ipynb --parameters {params.given:q} --skip lesson"
+        " --set run={params.run} out={params.run} > {log} 2>&1"
 
 
 rule chapter_sweep:
@@ -276,4 +275,4 @@ rule chapter_sweep:
         "{params.out}"
     shell:
         EXECUTE + " {params.notebook:q} {params.out}/notebook.ipynb --parameters {params.given:q}"
-        " --set run={params.run} out={params.out} threads={threads} lesson=true > {log} 2>&1"
+        " --set run={params.run} out={params.out} threads={threads} > {log} 2>&1"

@@ -8,24 +8,27 @@ from pathlib import Path
 
 from engine.parameters import ROOT
 
+LESSON = "lesson"  # tag of the cells that a chapter has and a node of the tree does without
 PUBLISHED = ".slnc"  # how a published file's name ends; studylib.restore, which is slow to import, says so, too
 
 
 def digest(path: Path, lesson: bool = True) -> str:
     """A hash of a notebook's cells (or a script) and of every module of studylib it uses, directly or not.
 
-    Without ``lesson``, what stands under ``if lesson:`` does not count, nor the modules used only there.
+    Without ``lesson``, cells that are tagged so do not count, nor the modules used only there.
     Outputs, execution counts, comments and docstrings never do: running a notebook by hand or mending a
     sentence retrains nothing.
     """
     code = path.read_text(encoding="utf-8")
     if path.suffix == ".ipynb":
-        cells = ["".join(cell["source"]) for cell in json.loads(code)["cells"] if cell["cell_type"] == "code"]
+        cells = [
+            "".join(cell["source"])
+            for cell in json.loads(code)["cells"]
+            if cell["cell_type"] == "code" and (lesson or LESSON not in cell["metadata"].get("tags", []))
+        ]
         code = "\n".join(
             line for cell in cells for line in cell.splitlines() if not line.lstrip().startswith(("%", "!"))
         )
-    if not lesson:
-        code = ast.unparse(_WithoutLesson().visit(ast.parse(code)))
     found = hashlib.sha256(_essence(code).encode())
     for module in sorted(_reach(_imports(code))):
         found.update(_essence(_file(module).read_text(encoding="utf-8")).encode())
@@ -38,16 +41,6 @@ def of_files(section: dict) -> str:
     named = [ROOT / value for value in values if isinstance(value, str) and value.endswith(PUBLISHED)]
     found = hashlib.sha256(b"".join(path.read_bytes() for path in named if path.is_file()))
     return found.hexdigest()[:16] if named else ""
-
-
-class _WithoutLesson(ast.NodeTransformer):
-    def visit_If(self, node: ast.If):
-        test = node.test
-        if isinstance(test, ast.BoolOp) and isinstance(test.op, ast.And):  # if lesson and …
-            test = test.values[0]
-        if isinstance(test, ast.Name) and test.id == "lesson":
-            return node.orelse or ast.Pass()
-        return self.generic_visit(node)
 
 
 def _essence(code: str) -> str:

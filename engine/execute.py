@@ -1,6 +1,6 @@
 """Runs one notebook through papermill, over IPC sockets so that parallel kernels cannot race for ports.
 
-    python engine/execute.py NOTEBOOK EXECUTED --parameters '{"epochs": 3}' --set out=runs/x seed=0
+    python engine/execute.py NOTEBOOK EXECUTED --parameters '{"epochs": 3}' --skip lesson --set out=runs/x seed=0
 
 The executed notebook is written after every cell; if a cell fails, the notebook with the error stays.
 """
@@ -79,8 +79,8 @@ class IPCEngine(NBClientEngine):
 papermill_engines.register("ipc", IPCEngine)
 
 
-def execute(notebook: Path, executed: Path, parameters: dict) -> None:
-    """Runs ``notebook`` with ``parameters`` and writes it to ``executed``.
+def execute(notebook: Path, executed: Path, parameters: dict, skip: str = "") -> None:
+    """Runs ``notebook`` with ``parameters``, but not its cells tagged ``skip``, and writes it to ``executed``.
 
     Raises:
         KeyError: a parameter that the notebook does not have.
@@ -99,6 +99,7 @@ def execute(notebook: Path, executed: Path, parameters: dict) -> None:
         progress_bar=False,
         log_output=True,
         request_save_on_cell_execute=True,
+        **({"skip_cells_with_tag": skip} if skip else {}),
     )
 
 
@@ -107,6 +108,7 @@ def main() -> None:
     parser.add_argument("notebook", type=Path)
     parser.add_argument("executed", type=Path)
     parser.add_argument("--parameters", type=json.loads, default={})
+    parser.add_argument("--skip", default="", metavar="TAG", help="cells that are not run")
     parser.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE", help="VALUE is JSON, or else text")
     args = parser.parse_args()
     parameters = dict(args.parameters)
@@ -120,7 +122,7 @@ def main() -> None:
     if budget.left() <= 0:
         sys.exit(f"{budget.Paused.__name__}: not begun, the time is up")
     try:
-        execute(args.notebook, args.executed, parameters)
+        execute(args.notebook, args.executed, parameters, args.skip)
     except PapermillExecutionError as error:
         sys.exit(f"{error.ename}: {error.evalue}\nThe notebook with the error in it: {args.executed.resolve()}")
     except (DeadKernelError, RuntimeError, OSError, ZMQError) as error:  # none of a cell's own

@@ -27,7 +27,7 @@ STUDY = {
 }
 LATENCY = {"batch": "int", "repeats": "int", "compiled": "bool"}
 FROM_STUDY = {"dataset", "device"}  # handed to every stage
-FROM_ENGINE = {"out", "seed", "threads", "lesson", "run", "seeds", "stages", "profile"} | {
+FROM_ENGINE = {"out", "seed", "threads", "run", "seeds", "stages", "profile"} | {
     "parent",
     "made",
     "student",
@@ -224,7 +224,7 @@ def _check_notebooks(files: dict[str, Path]) -> None:
     for stage, path in files.items():
         needed = {"run", "out", "profile", "seeds", "stages"} if stage == SWEEP else FROM_STUDY | {"out", "seed"}
         if stage != SWEEP:
-            needed |= {"threads"} | ({"lesson"} if stage != FRONTIER else set())
+            needed |= {"threads"}
             needed |= {"made"} if stage not in (COMPARISON, FRONTIER) else set()
             needed |= {"parent"} if stage != "teacher" else set()
         for name in sorted(needed - set(types_of(path))):

@@ -145,7 +145,7 @@ def test_a_key_given_twice_is_an_error(profile):
         profile("teacher: {epochs: 3, epochs: 4}")
 
 
-@pytest.mark.parametrize("key", ["seed", "out", "parent", "made", "lesson", "threads", "dataset"])
+@pytest.mark.parametrize("key", ["seed", "out", "parent", "made", "threads", "dataset"])
 def test_what_the_engine_sets_cannot_be_set(profile, key):
     with pytest.raises(parameters.ParameterError, match=rf"kd.{key}: the engine sets it"):
         profile(f"kd: {{{key}: 1}}")

@@ -38,10 +38,9 @@ def test_it_has_one_parameters_cell_of_typed_and_explained_literals(stage):
         assert re.search(r"  # \S", line), f"no meaning beside: {line}"
 
 
-def test_it_takes_out_and_lesson_and_a_stage_its_parent(stage):
+def test_it_takes_out_and_a_stage_its_parent(stage):
     names = set(parameters.types_of(NOTEBOOKS[stage]))
     assert "out" in names
-    assert ("lesson" in names) == (stage != "frontier")  # which is a lesson through and through
     assert ("parent" in names) == (stage in STAGES)
 
 
@@ -68,6 +67,15 @@ def test_its_reduced_form_is_it_with_less_parameters_and_its_checked_outputs(sta
     assert all(
         bool(cell.outputs) == ("NBVAL_CHECK_OUTPUT" in cell.source) for cell in reduced if cell.cell_type == "code"
     )
+
+
+def test_what_only_the_chapter_shows_is_tagged_and_not_asked_for(stage):
+    for cell in cells(stage):
+        tests = [node.test for node in ast.walk(ast.parse(cell.source)) if isinstance(node, ast.If)]
+        named = {name.id for test in tests for name in ast.walk(test) if isinstance(name, ast.Name)}
+        assert "lesson" not in named, cell.source
+    if stage not in ("moo", "frontier"):  # chapters that are no nodes
+        assert any("lesson" in cell.metadata.get("tags", []) for cell in cells(stage))
 
 
 def test_it_shows_a_figure(stage):

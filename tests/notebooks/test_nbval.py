@@ -29,10 +29,10 @@ def nbval(path):
 def changed(tmp_path, change):
     """Notebook 04 without its lesson in ``tmp_path``, writing there, its checked outputs passed through ``change``."""
     content = json.loads((ROOT / "notebooks" / "04_svd.ipynb").read_text())
+    content["cells"] = [cell for cell in content["cells"] if "lesson" not in cell["metadata"].get("tags", [])]
     for cell in content["cells"]:
         source = "".join(cell["source"])
         if "parameters" in cell["metadata"].get("tags", []):
-            source = source.replace("lesson: bool = True", "lesson: bool = False")
             cell["source"] = source.replace('"runs/notebooks/04_svd"', repr(str(tmp_path / "out")))
         if "NBVAL_CHECK_OUTPUT" in source:
             cell["outputs"] = change(cell["outputs"])

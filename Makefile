@@ -3,6 +3,7 @@ PROFILE ?= digits
 SEEDS ?=
 STAGES ?=
 ROOT ?=
+CHAPTERS ?=
 MINUTES ?=
 CORES ?= all
 ARGS ?=
@@ -18,7 +19,7 @@ READY := $(VENV)/.ready
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 export PYTHONUTF8 := 1
 .DEFAULT_GOAL := help
-.PHONY: help study test test-long figures compare evaluate pack unpack notebooks lint clean setup bench nncodec
+.PHONY: help study chapters test test-long figures compare evaluate pack unpack notebooks lint clean setup bench nncodec
 
 help: ## this list
 	@echo "make COMMAND [PROFILE=digits] [SEEDS='0 1 2'] [STAGES='kd imp svd int8'] [ROOT=moo] [MINUTES=60] [CORES=all] [ARGS=-n]"
@@ -27,6 +28,9 @@ help: ## this list
 
 study: $(READY) ## train and compress every combination of PROFILE, print the table (ARGS=-n: only say what would run)
 	@$(PY) engine/study.py --profile "$(PROFILE)" --seeds "$(SEEDS)" --stages "$(STAGES)" --root "$(ROOT)" --minutes "$(MINUTES)" --cores "$(CORES)" -- $(ARGS)
+
+chapters: $(READY) ## only the chapters of PROFILE and what they need (CHAPTERS="03 6": only those)
+	@$(PY) engine/study.py --profile "$(PROFILE)" --seeds "$(SEEDS)" --stages "$(STAGES)" --minutes "$(MINUTES)" --cores "$(CORES)" --chapters "$(CHAPTERS)" -- $(ARGS)
 
 test: $(READY) ## unit tests, the smoke profile, the notebooks
 	@$(PY) engine/test.py

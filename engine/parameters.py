@@ -182,6 +182,24 @@ def load(profile: str, seeds: str = "", chosen: str = "", root: str = "") -> dic
     return sections | {"teacher": sections["teacher"] | teachers.get(root, {})}
 
 
+def chapters(sections: dict[str, dict], chosen: str) -> list[str]:
+    """The stages whose chapters ``chosen`` names by number, by notebook or by stage; all of the profile's where empty.
+
+    Raises:
+        ParameterError: a word that is no chapter, or one that the profile does not run; names those that it does.
+    """
+    has, files, found = sections["study"]["chapters"], notebooks(), []
+    for word in _words(chosen):
+        same = [s for s, path in files.items() if word in (s, path.stem, path.stem[:2], path.stem[:2].lstrip("0"))]
+        if not same or same[0] not in has:
+            known = ", ".join(files[stage].stem for stage in files if stage in has) or "none"
+            raise ParameterError(f"chapter {word!r}: expected one that the profile runs: {known}")
+        found += same
+    if not has:
+        raise ParameterError("chapters: the profile runs none (study.lessons, study.chapters, SEEDS and ROOT decide)")
+    return list(dict.fromkeys(found)) or [stage for stage in files if stage in has]
+
+
 def early_seeds(sections: dict[str, dict]) -> list[int]:
     """The first seeds of a study of many, whose table is printed before the others are trained; else none."""
     seeds = sections["study"]["seeds"]

@@ -1,6 +1,7 @@
 """Runs the study: checks the profile, takes the run's lock, hands over to Snakemake, prints the table.
 
-python engine/study.py --profile digits [--seeds "0 1"] [--stages "imp int8"] [--root moo] [-- SNAKEMAKE ARGUMENTS]
+python engine/study.py --profile digits [--seeds "0 1"] [--stages "imp int8"] [--root moo] [--chapters "03 06"]
+                       [-- SNAKEMAKE ARGUMENTS]
 """
 
 import argparse
@@ -53,6 +54,7 @@ def main() -> None:
     parser.add_argument("--seeds", default="", help="whole numbers; default: the profile's")
     parser.add_argument("--stages", default="", help="techniques, or the word none; default: the profile's")
     parser.add_argument("--root", default="", help="a teacher of the profile's section roots; default: its own")
+    parser.add_argument("--chapters", default=None, help="only these, and what they need: 03, 6, svd, …; empty: all")
     parser.add_argument("--cores", default="all")
     parser.add_argument("--minutes", default="", help="stop cleanly after so many; default: never")
     parser.add_argument("snakemake", nargs="*", help="handed on as they are: -n, --profile engine/slurm, …")
@@ -66,6 +68,7 @@ def main() -> None:
     with contextlib.ExitStack() as stack:
         try:
             sections = parameters.load(args.profile, args.seeds, args.stages, args.root)
+            chosen = None if args.chapters is None else parameters.chapters(sections, args.chapters)
             if not dry:
                 with refusals(run):
                     run.mkdir(parents=True, exist_ok=True)
@@ -91,7 +94,9 @@ def main() -> None:
         if shutil.which("setpriv"):  # Snakemake ends with this process, however it ends; on TERM it waits for its jobs
             command = ["setpriv", "--pdeathsig", "KILL", *command]
         code, paused = 0, False
-        if not dry and not args.snakemake and (early := parameters.early_nodes(sections, run)):
+        if chosen is not None:
+            command += ["--", *(f"chapter_{stage}" for stage in chosen)]
+        elif not dry and not args.snakemake and (early := parameters.early_nodes(sections, run)):
             code, paused = _run([*command, "--", *early], environment, handles, quiet=True, table=run / "sweep.csv")
             if not code:
                 print_early(run, sections)
@@ -102,7 +107,11 @@ def main() -> None:
         if paused:
             sys.exit(f"Stopped in time, and the study is not complete; `{again}` goes on.")
         sys.exit(f"The study is not complete. What failed is named above; `{again}` goes on.")
-    if not dry:
+    if chosen is not None and not dry:
+        for stage in chosen:
+            made = run / "chapters" / parameters.notebooks()[stage].stem / "notebook.ipynb"
+            print(f"{made.relative_to(ROOT)}")
+    elif not dry:
         write_about(run, sections)
         report(run, started)
         if beside := compare.with_published(run.name):

@@ -75,9 +75,7 @@ def test_outputs_and_prose_of_a_notebook_change_nothing_and_its_code_does(projec
     assert {stage for stage in before if before[stage] != after[stage]} == {"svd"}
 
 
-@pytest.mark.parametrize(
-    "tags, counts", [(["lesson"], False), (["a", "lesson"], False), ([], True), (["a"], True)]
-)
+@pytest.mark.parametrize("tags, counts", [(["lesson"], False), (["a", "lesson"], False), ([], True), (["a"], True)])
 def test_what_only_a_lesson_does_is_left_out(project, tags, counts):
     path = project / "notebooks" / "04_svd.ipynb"
     without, whole = code.digest(path, lesson=False), code.digest(path)

@@ -125,3 +125,24 @@ def test_a_dry_run_is_refused_while_the_profile_is_run_and_allowed_beside_anothe
         fcntl.flock(lock, fcntl.LOCK_EX)
         busy = study(project, "--profile", "smoke", "--", "-n")
     assert busy.returncode == 1 and "is being run already" in busy.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "names"), [("3", ["03"]), ("06 svd", ["04", "06"]), ("", [f"0{k}" for k in range(1, 9)])]
+)
+def test_single_chapters_are_planned_with_what_they_need_and_nothing_else(project, words, names):
+    result = study(project, "--profile", "digits", "--chapters", words, "--", "-n")
+    assert result.returncode == 0, result.stdout
+    assert sorted(set(re.findall(r"runs/digits/chapters/(\d\d)_", result.stdout))) == names
+    assert "runs/digits/seed0/teacher\n" in result.stdout
+
+
+@pytest.mark.parametrize("words", ["9", "imps", "03 x"])
+def test_a_chapter_that_is_not_there_is_named_with_those_that_are(project, words):
+    result = study(project, "--profile", "digits", f"--chapters={words}", "--", "-n")
+    assert (
+        result.returncode != 0
+        and f"chapter {words.split()[-1]!r}: expected one that the profile runs: 01_" in result.stdout
+    )
+    none = study(project, "--profile", "smoke", "--chapters", "3", "--", "-n")
+    assert none.returncode != 0 and "chapter '3': expected one that the profile runs: none" in none.stdout

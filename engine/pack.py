@@ -92,7 +92,9 @@ def unpack(archive: Path) -> None:
         except Exception as error:  # of bytes that anyone may have written
             if isinstance(error, OSError) and error.errno is not None:
                 raise  # of this machine: the archive cannot be read
-            sys.exit(f"{archive}: not an archive of make pack, or damaged: {error}")
+            why = str(error).partition("\n")[0] if isinstance(error, ValueError) else f"{LIST} is not as it writes it"
+            why = "no tar file" if isinstance(error, tarfile.TarError) else why
+            sys.exit(f"{archive}: not an archive of make pack, or damaged: {why}")
         with refusals(ROOT / "runs", UNCHANGED):
             _put(tar, name, [members[at] for at in sums])
     print(

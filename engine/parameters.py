@@ -47,8 +47,8 @@ class _Loader(yaml.SafeLoader):
 
     def compose_node(self, parent, index):
         node = super().compose_node(parent, index)
-        kind, plain = node.tag.rpartition(":")[2], isinstance(node, yaml.ScalarNode) and node.style is None
-        if plain and kind in PLAIN and not re.fullmatch(PLAIN[kind], node.value):
+        kind, scalar = node.tag.rpartition(":")[2], isinstance(node, yaml.ScalarNode)
+        if scalar and kind in PLAIN and not re.fullmatch(PLAIN[kind], node.value):
             expected = "true or false" if kind == "bool" else "a decimal number"
             raise ParameterError(
                 f"{self.name}, line {node.start_mark.line + 1}: {node.value}: expected {expected};"
@@ -67,8 +67,8 @@ class _Loader(yaml.SafeLoader):
 
 PLAIN = {  # how plain scalars of a kind are spelled here, of what YAML 1.1 allows
     "bool": r"(?i:true|false)",
-    "int": r"[-+]?(0|[1-9]\d*(_\d+)*)",  # neither octal (010), sexagesimal (1:30), binary nor hexadecimal
-    "float": r"[-+]?(\d+(_\d+)*\.?\d*|\.\d+)([eE][-+]?\d+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
+    "int": r"[-+]?(0|[1-9]\d*|[1-9]\d{0,2}(_\d{3})+)",  # not 010, 1:30, 0b1, 0x1
+    "float": r"[-+]?((\d+|\d{1,3}(_\d{3})+)\.?\d*|\.\d+)([eE][-+]?\d+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
 }
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d[\d_]*)(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
@@ -83,8 +83,10 @@ def read_yaml(path: Path) -> dict:
     except FileNotFoundError as error:
         found = sorted(p.stem for p in path.parent.glob("*.yaml") if p != STAGES_FILE)
         raise ParameterError(f"{path.relative_to(ROOT)}: no such profile{_nearest(path.stem, found)}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ParameterError(f"{path}: not valid YAML: {error}") from error
+    except ParameterError:
+        raise
+    except (yaml.YAMLError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise ParameterError(f"{path}: not valid YAML: {type(error).__name__}: {error}") from error
     if not isinstance(content, dict):
         raise ParameterError(f"{path}: expected sections, found {content!r}")
     return content

@@ -139,18 +139,22 @@ def asked_of_snakemake(arguments: list[str]) -> argparse.Namespace:
     In a process of its own: with Snakemake's libraries loaded first, a solver of torchjd's was seen to crash.
     """
     if not arguments:
-        return argparse.Namespace(dryrun=False, profile=[], executor=None)
+        return argparse.Namespace(dryrun=False, profile=[], executor=None, config=[])
     script = (
         "import json, sys; from snakemake.cli import get_argument_parser; "
         "asked = get_argument_parser().parse_args(sys.argv[1:]); "
-        "print(json.dumps({name: getattr(asked, name) for name in ('dryrun', 'profile', 'executor')}))"
+        "print(json.dumps({name: getattr(asked, name) for name in ('dryrun', 'profile', 'executor', 'config')}))"
     )
     done = subprocess.run([sys.executable, "-c", script, *arguments], stdout=subprocess.PIPE, env=_environment())
     if done.returncode:
         sys.exit(done.returncode)
     if not done.stdout.startswith(b"{"):  # --version or --help, which it has answered
         sys.exit(print(done.stdout.decode()))
-    return argparse.Namespace(**json.loads(done.stdout))
+    asked = argparse.Namespace(**json.loads(done.stdout))
+    if asked.config:
+        said = f"--config {' '.join(asked.config)}"
+        sys.exit(f"{said}: the study sets it; PROFILE, SEEDS, STAGES and ROOT say what is run")
+    return asked
 
 
 def _minutes(text: str) -> float | None:
@@ -261,10 +265,14 @@ def write_about(run: Path, sections: dict[str, dict]) -> None:
     """Leaves in the run what its nodes are of, for later comparisons: settings, and a digest of the images a seed."""
     from studylib import store, sweep
 
-    kept = {run / f"seed{seed}" / sweep.ROOT / sweep.METRICS for seed in sections["study"]["seeds"]}
-    made = [store.read_json(path) for path in sorted(kept) if path.exists()]
-    digests = {str(each["seed"]): each["provenance"].get("data_sha256", "") for each in made}
-    store.write_json(run / "study.json", {"settings": parameters.of_nodes(sections), "data_sha256": digests})
+    kept = {seed: run / f"seed{seed}" / sweep.ROOT / sweep.METRICS for seed in sections["study"]["seeds"]}
+    try:
+        with refusals(run):
+            made = {seed: store.read_json(path) for seed, path in kept.items() if path.exists()}
+            digests = {str(seed): each["provenance"].get("data_sha256", "") for seed, each in made.items()}
+            store.write_json(run / "study.json", {"settings": parameters.of_nodes(sections), "data_sha256": digests})
+    except store.CheckpointError as error:
+        sys.exit(f"{error}{store.REMEDY}")
 
 
 def print_table(path: Path) -> int:

@@ -4,6 +4,8 @@ import collections
 import hashlib
 import json
 import logging
+import types
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -19,13 +21,32 @@ def key(arguments: dict, model: nn.Module, masks: dict[str, torch.Tensor]) -> st
 
     Args:
         arguments: of the training, JSON data; among them a digest of the images.
-        model: as it is before; its weights and which of them are trained count.
+        model: as it is before; its weights, which of them are trained, and the kind and settings of every module count.
         masks: name → bool, True where a weight may live.
     """
     trained = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
     held = {name: [list(mask.shape), tensor_digest(mask)] for name, mask in masks.items()}
-    content = [arguments, trained, held, weights_digest(model)]
+    built = [[name, type(module).__name__, module.extra_repr()] for name, module in model.named_modules()]
+    content = [arguments, trained, held, built, weights_digest(model)]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def function_digest(function: Callable) -> str:
+    """SHA-256 of what a function does: its bytecode, constants, defaults, and the plain values that it closes over.
+
+    What it reads elsewhere (globals, networks, tensors) does not count.
+    """
+    plain = int | float | str | bytes | bool | tuple | None
+    code = getattr(function, "__code__", None)
+    cells = [cell.cell_contents for cell in getattr(function, "__closure__", None) or ()]
+    held = [repr(value) for value in cells if isinstance(value, plain)]
+    parts = [_code(code) if code else type(function).__name__, held, repr(getattr(function, "__defaults__", None))]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
+def _code(code: types.CodeType) -> list:
+    constants = [_code(each) if isinstance(each, types.CodeType) else repr(each) for each in code.co_consts]
+    return [code.co_code.hex(), list(code.co_names), list(code.co_varnames), constants]
 
 
 def tensor_digest(tensor: torch.Tensor) -> str:

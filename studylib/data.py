@@ -202,6 +202,8 @@ def _cifar10_from_file(file: Path):
         with open(file, "rb") as raw, np.load(raw, allow_pickle=False) as archive:
             arrays = [(archive[f"x_{part}"], archive[f"y_{part}"]) for part in ("train", "test")]
     except Exception as error:
+        if isinstance(error, OSError) and error.errno is not None:  # of this machine, not of the file's content
+            raise ValueError(f"{file}: cannot be read: {error.strerror}") from error
         raise ValueError(f"{file}: not a readable archive of {expected} ({error})") from error
     for x, y in arrays:
         images_fit = x.dtype == np.uint8 and x.shape[1:] == (32, 32, 3)

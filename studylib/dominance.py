@@ -74,3 +74,9 @@ def against(volumes: pd.DataFrame, rival: str) -> pd.DataFrame:
             row |= {"low": low, "high": high, "verdict": words.get(verdict, verdict) if way != rival else "–"}
             rows.append(row | {"seeds": len(gain)})
     return pd.DataFrame(rows)
+
+
+def said(row) -> str:
+    """A row of :func:`against` in words: points of the plane gained, their interval if there is one, the verdict."""
+    interval = "one seed" if math.isnan(row.low) else f"{100 * row.low:+.1f} to {100 * row.high:+.1f}"
+    return f"{100 * row.gain:+.1f} ({interval}), {row.verdict}"

@@ -14,6 +14,7 @@ from torchjd.aggregation import Aggregator
 
 from studylib import aggregation, train
 from studylib import objectives as objectives_
+from studylib.checkpoint import function_digest
 from studylib.objectives import Objective
 
 STATIONARY = 1e-5  # a direction shorter than this, of rows of norm 1, is zero up to rounding
@@ -71,7 +72,7 @@ class Descent(train.Step):
             raise ValueError(f"options {options}: expected none beside an aggregator that is made already")
         self.objectives, self.normalize = list(objectives), normalize
         self._aggregator, self._model = aggregation.Runner(aggregator, len(names), seed), None
-        known = [[o.name, o.identity] for o in objectives]
+        known = [[o.name, o.identity, function_digest(o.function)] for o in objectives]
         self.identity = ["descent", known, aggregation.describe(aggregator), normalize, seed]
         self.label = f"{', '.join(names)} by {type(aggregator).__name__}"
 
@@ -222,7 +223,7 @@ def weighted_sum(objectives: Sequence[Objective], weights: Sequence[float]) -> t
         with torch.autocast(images.device.type, enabled=False):
             return sum(w * o(model, (images, labels), outputs.float()) for o, w in used), outputs
 
-    loss.identity = ["weighted sum", [[o.name, o.identity, float(w)] for o, w in used]]
+    loss.identity = ["weighted sum", [[o.name, o.identity, function_digest(o.function), float(w)] for o, w in used]]
     return loss
 
 

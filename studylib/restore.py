@@ -15,6 +15,7 @@ from studylib.data import Data
 
 ENDING = ".slnc"
 LIST = "models.json"  # beside published files: name → sha256, dataset, seed, …
+RANGES = {"bytes": (1, 2**32), "test_accuracy": (0, 1), "seed": (0, 2**32 - 1)}
 KINDS = {"sha256": str, "dataset": str, "profile": str, "node": str, "seed": int, "bytes": int, "test_accuracy": float}
 IMAGES = 2000  # training images from which batch norms take their statistics
 NORM = math.sqrt(2)  # of a filter: what He's initialization gives on average, whatever its fan in
@@ -39,6 +40,9 @@ def listing(folder: Path) -> dict[str, dict]:
             fits = isinstance(value, (int, float) if kind is float else kind) and not isinstance(value, bool)
             if kind is not object and not fits:
                 raise store.CheckpointError(f"{path}: {key}={value!r} of {name}: expected {kind.__name__}")
+            low, high = RANGES.get(key, (0, 0))
+            if key in RANGES and not low <= value <= high:
+                raise store.CheckpointError(f"{path}: {key}={value!r} of {name}: expected from {low} to {high}")
     return known
 
 

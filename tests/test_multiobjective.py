@@ -645,3 +645,19 @@ def test_an_objective_of_another_teacher_or_temperature_is_another_training(new_
 
     found = [identity(*how) for how in ((0, 5.0), (1, 5.0), (0, 4.0))]
     assert len({str(each) for each in found}) == 3 and found[0] == identity(0, 5.0)
+
+
+def test_two_objectives_of_one_name_that_do_otherwise_share_no_checkpoint():
+    def made(power):
+        @objectives.objective("mine", weights_only=True)
+        def mine(model, batch, outputs):
+            return sum((w.abs() ** power).sum() for w in objectives.weights(model))
+
+        return Descent([objectives.cross_entropy, mine], "UPGrad").identity
+
+    @objectives.objective("mine", weights_only=True)
+    def mine(model, batch, outputs):
+        return sum(w.abs().max() for w in objectives.weights(model))
+
+    other = Descent([objectives.cross_entropy, mine], "UPGrad").identity
+    assert made(1) == made(1) and len({str(each) for each in (made(1), made(2), other)}) == 3

@@ -459,3 +459,27 @@ def test_a_network_too_deep_is_refused_in_seconds_and_little_memory(tmp_path):
     assert result.returncode and "teacher.depth=4099: expected at most 400" in result.stderr
     assert int(result.stdout.split()[-1]) < 2e6  # kB
     assert time.monotonic() - started < 60  # ten seconds on a machine with nothing else to do
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "!!int abc",
+        "!!float abc",
+        "!!bool maybe",
+        "!!timestamp x",
+        "9" * 5000,
+        "[" * 3000,
+        '!!int "0x10"',
+        '!!float "1:30"',
+        "1_0.5",
+        "1_0e3",
+    ],
+)
+def test_whatever_a_value_is_not_is_said_in_a_sentence_that_names_the_file(profile, value):
+    with pytest.raises(parameters.ParameterError, match=r"mine\.yaml"):
+        profile(f"teacher: {{lr: {value}}}")
+
+
+def test_thousands_may_be_set_off(profile):
+    assert profile("teacher: {epochs: 1_000}")["teacher"]["epochs"] == 1000

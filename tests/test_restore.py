@@ -15,6 +15,7 @@ PUBLISHED = Path(__file__).parents[1] / "figures" / "models" / "digits-teacher-i
 
 
 BAD_LISTS = [b"", b"{", b"\xff", b"[" * 100_000, b"[]", b"3", b'{"small.slnc": 3}', b'{"small.slnc": {"sha256": 3}}']
+BAD_LISTS += [b'{"small.slnc": {"test_accuracy": NaN}}', b'{"small.slnc": {"bytes": -4}}']
 BAD_LISTS += [b'{"small.slnc": {"seed": true}}', b'{"small.slnc": {}}', b'{"other.slnc": {"bytes": "many"}}']
 
 

@@ -6,8 +6,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from studylib import checkpoint, distill, models, multiobjective, objectives, store, teacher, train
 from studylib import data as datasets
-from studylib import distill, models, multiobjective, objectives, store, teacher, train
 from studylib.data import Augmentation, Split
 from studylib.multiobjective import Proximal, weighted_sum
 from studylib.recipe import AUGMENTATIONS, OPTIMIZERS, SCHEDULES, has_bfloat16, optimizer_of
@@ -764,3 +764,18 @@ def test_parameters_that_are_not_trained_are_in_the_key(new_student, tiny, tmp_p
     frozen.fc1.requires_grad_(False)
     train.fit(frozen, tiny, QUICK, seed=0, checkpoint=checkpoint)
     assert torch.equal(frozen.fc1.weight, new_student().fc1.weight)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda m: setattr(m.features[0], "relu", torch.nn.LeakyReLU(0.3)),
+        lambda m: setattr(m.features[0].norm, "momentum", 0.3),
+        lambda m: setattr(m.features[0].norm, "eps", 0.1),
+    ],
+)
+def test_a_network_that_computes_otherwise_with_the_same_weights_has_another_key(new_student, change):
+    one, other = new_student(), new_student()
+    assert checkpoint.key({}, one, {}) == checkpoint.key({}, other, {})
+    change(other)
+    assert checkpoint.key({}, one, {}) != checkpoint.key({}, other, {})

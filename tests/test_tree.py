@@ -146,3 +146,9 @@ def test_a_chapter_that_is_not_there_is_named_with_those_that_are(project, words
     )
     none = study(project, "--profile", "smoke", "--chapters", "3", "--", "-n")
     assert none.returncode != 0 and "chapter '3': expected one that the profile runs: none" in none.stdout
+
+
+@pytest.mark.parametrize("config", [["--config", "foo=1"], ["--config=profile=digits"], ["-C", "seeds=3"]])
+def test_what_the_study_hands_to_snakemake_cannot_be_taken_away(project, config):
+    result = study(project, "--profile", "smoke", "--", *config, "-n")
+    assert result.returncode != 0 and "the study sets it" in result.stdout and not (project / "runs").exists()

@@ -7,7 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from studylib import codec, inference, models, networks, pt2e, qat, quantize, store, train
+from studylib import codec, inference, models, networks, pt2e, qat, quantize, restore, store, train
+from tests.test_restore import listed
 
 RECIPE = train.Recipe(epochs=1, lr=1e-3, batch_size=50, augmentation="none")
 CONVOLUTIONS = {
@@ -373,7 +374,7 @@ ODD = {  # what is done to the second unit, and what is said of it; None: nothin
 
 
 @networks.architecture("odd")
-class OddUnit(Layers):
+class OddUnit(Wired):
     """Its second unit is odd in the way ``kind``."""
 
     def __init__(self, in_channels=1, image_size=8, classes=10, kind=""):
@@ -412,6 +413,15 @@ def test_a_unit_with_another_norm_or_more_behind_it_is_that_of_pt2es_graph_and_o
     shipped = check_written(model, images, tmp_path / "float")
     with torch.no_grad():
         assert torch.allclose(shipped(images), model(images), atol=1e-4)
+
+
+def test_a_norm_that_was_not_folded_is_restored_as_it_was(digits, images, tmp_path):
+    model = models.create("odd", 0, in_channels=1, image_size=8, classes=10, kind="group norm").eval()
+    nn.init.uniform_(model.second.norm.weight, 0.5, 2)
+    restored = restore.apply(listed(tmp_path, model), digits)
+    assert torch.equal(restored.second.norm.weight, model.second.norm.weight)
+    with torch.no_grad():
+        assert torch.allclose(restored(images), model(images), rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize("layer", ["fc1", "fc3"])

@@ -25,6 +25,8 @@ __all__ = ["ConvNet", "ConvUnit", "DenseNet", "SpecError", "described"]
 __all__ += [
     "build",
     "check_finite",
+    "check_units",
+    "check_untouched",
     "create",
     "duplicate",
     "fold_batch_norm",
@@ -100,8 +102,9 @@ def rebuilt(model: nn.Module) -> nn.Module:
 
     Raises:
         SpecError: no spec, one that is not JSON data or does not build, or a tensor or layer that is not as the spec
-            builds it (a new head, another width or type, a tensor more or less, what torch prunes or normalizes by);
-            the message names it, what it is, what was expected, and the remedy.
+            builds it (a new head, another width, type or class, a tensor more or less, what torch prunes or
+            normalizes by, a hook), or a unit that cannot be folded (:func:`check_units`); the message names it, what
+            it is, what was expected, and the remedy.
     """
     if not isinstance(getattr(model, "spec", None), dict):
         raise SpecError(f"{type(model).__name__} has no spec: expected a model of studylib.models")
@@ -117,7 +120,63 @@ def rebuilt(model: nn.Module) -> nn.Module:
             raise SpecError(_misfit(wrong, found, expected))
     if moved := [pair for pair in zip(found, expected, strict=True) if pair[0] != pair[1]]:
         raise SpecError(f"{moved[0][0]} stands where {moved[0][1]} is expected, as its spec builds it; {REMEDY}")
+    modules = dict(built.named_modules())
+    for name, module in model.named_modules():
+        if (found := type(module)) is not (expected := type(modules[name])):
+            found, expected = (f"{kind.__module__}.{kind.__qualname__}" for kind in (found, expected))
+            raise SpecError(f"{name or 'the model'} is {found}: expected {expected}, as its spec builds it; {REMEDY}")
+    check_untouched(model, built)
+    check_units(model)
     return built
+
+
+def check_untouched(model: nn.Module, built: nn.Module | None = None) -> None:
+    """Sees that every module computes what its class does, as a reader will.
+
+    Args:
+        built: the same modules as their spec builds them; what these have is allowed.
+
+    Raises:
+        SpecError: a module with a forward hook or a ``forward`` of its own; the message names it.
+    """
+    allowed = dict(built.named_modules()) if built is not None else {}
+    for name, module in model.named_modules():
+        other = allowed.get(name, nn.Identity())
+        for hooks in ("_forward_pre_hooks", "_forward_hooks"):
+            if count := max(0, len(getattr(module, hooks)) - len(getattr(other, hooks))):
+                what = hooks.strip("_").replace("_", " ").removesuffix("s")
+                raise SpecError(f"{name or 'the model'} has a {what}, which no file holds ({count}); remove it first")
+        if "forward" in vars(module) and "forward" not in vars(other):
+            raise SpecError(f"{name or 'the model'} has a forward of its own: expected that of {type(module).__name__}")
+
+
+def check_units(model: nn.Module) -> None:
+    """Sees that every :class:`ConvUnit` runs its convolution, then its norm, then the rest: else none may be folded.
+
+    Raises:
+        SpecError: a unit with another ``forward``, with other children first than conv and norm, a convolution that
+            is neither nn.Conv2d itself nor int8, or a batch norm that is not nn.BatchNorm2d itself or that has no
+            running statistics; the message names the unit.
+    """
+    for name, unit in model.named_modules():
+        if not isinstance(unit, ConvUnit):
+            continue
+        name, kind, parts = name or "the model", type(unit), list(unit._modules)
+        if kind.forward is not nn.Sequential.forward:
+            raise SpecError(f"{name} is {kind.__name__}: expected a ConvUnit, whose forward runs its children in order")
+        if parts[:2] != ["conv", "norm"]:
+            raise SpecError(f"{name} runs {', '.join(parts)}: expected conv, then norm, as a ConvUnit does")
+        conv, norm = unit.conv, unit.norm
+        if type(conv) is not nn.Conv2d and not getattr(conv, "is_weight_layer", False):
+            raise SpecError(f"{name}.conv is {type(conv).__name__}: expected Conv2d in a ConvUnit")
+        if isinstance(norm, nn.modules.batchnorm._BatchNorm):
+            if type(norm) is not nn.BatchNorm2d or type(conv) is not nn.Conv2d:
+                found = f"{type(norm).__name__} behind {type(conv).__name__}"
+                raise SpecError(f"{name}.norm is {found}: expected BatchNorm2d behind Conv2d")
+            if norm.running_mean is None:
+                raise SpecError(
+                    f"{name}.norm has no running statistics: expected track_running_stats=True, to be folded"
+                )
 
 
 def _tensors(model: nn.Module) -> dict[str, str]:
@@ -229,7 +288,14 @@ def replace_module(model: nn.Module, name: str, new: nn.Module) -> None:
 
 
 def fold_batch_norm(model: nn.Module) -> nn.Module:
-    """A copy whose batch norms are folded into the convolutions before them: what inference needs, no more."""
+    """A copy whose batch norms are folded into the convolutions before them: what inference needs, no more.
+
+    Norms of other kinds stay.
+
+    Raises:
+        SpecError: a unit that does something else than convolution, then batch norm (:func:`check_units`).
+    """
+    check_units(model)
     folded = duplicate(model).eval()
     for unit in folded.modules():
         if isinstance(unit, ConvUnit) and isinstance(unit.norm, nn.BatchNorm2d):

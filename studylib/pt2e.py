@@ -54,11 +54,13 @@ def convert(model: nn.Module, images: torch.Tensor, *, bits: int | dict[str, int
 
     Raises:
         models.SpecError: ``bits`` that do not fit, a layer that PT2E computes otherwise than we would (:func:`export`).
+        ValueError: a layer reads or gives numbers that are not finite (:func:`check_range`).
     """
     with quiet_torchao():
         from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
 
         graph = export(models.duplicate(model.eval()), images)
+        check_range(model, images)
         prepared = prepare_pt2e(graph, quantizer(bits_of_layers(model, bits)))
         with torch.no_grad():
             for chunk in images.split(128):
@@ -109,8 +111,12 @@ def export(model: nn.Module, images: torch.Tensor) -> torch.fx.GraphModule:
 
     Raises:
         models.SpecError: a layer that is neither nn.Conv2d nor nn.Linear itself or is not called exactly once; a batch
-            norm behind a convolution outside a :class:`studylib.models.ConvUnit`, which PT2E alone would fold.
+            norm behind a convolution outside a :class:`studylib.models.ConvUnit`, which PT2E alone would fold; a unit
+            or module that does something else than its class (:func:`studylib.models.check_units`,
+            :func:`studylib.models.check_untouched`).
     """
+    models.check_untouched(model)
+    models.check_units(model)
     for name, layer in models.weight_layers(model).items():
         if type(layer) not in (nn.Conv2d, nn.Linear):
             raise models.SpecError(f"{name} is {type(layer).__name__}: expected a convolution or linear layer")
@@ -133,6 +139,32 @@ def export(model: nn.Module, images: torch.Tensor) -> torch.fx.GraphModule:
         if layer.target == OPERATIONS[0] and (units.get(name) != module_name(layer) or len(layer.users) > 1):
             raise models.SpecError(f"{name}: a batch norm behind a convolution: expected both in a ConvUnit")
     return graph
+
+
+@torch.no_grad()
+def check_range(model: nn.Module, images: torch.Tensor) -> None:
+    """Sees that what each layer of ``model`` reads and gives, for ``images`` (n, c, h, w), has a range in float32.
+
+    Raises:
+        ValueError: a number that is not finite, or two that are too far apart; the message names the layer.
+    """
+
+    def check(name):
+        def see(_module, inputs, output):
+            for what, tensor in (*(("reads", each) for each in inputs), ("gives", output)):
+                if not (tensor.max() - tensor.min()).isfinite():
+                    raise ValueError(
+                        f"{name} {what} numbers that are not finite, or too far apart for float32, for the calibration"
+                        " images; train the model again, at a smaller lr"
+                    )
+
+        return see
+
+    watched = models.duplicate(model).eval()
+    for name, layer in models.weight_layers(watched).items():
+        layer.register_forward_hook(check(name))
+    for chunk in images.split(128):
+        watched(chunk)
 
 
 def pads(convolution: nn.Module) -> tuple[int, int, int, int]:

@@ -135,6 +135,7 @@ def prepare(model: nn.Module, images: torch.Tensor, bits: dict[str, int]) -> Rou
 
         images = images.to(next(model.parameters()).device)
         graph = pt2e.export(models.duplicate(model).train(), images)
+        pt2e.check_range(model, images)
         graph = prepare_qat_pt2e(graph, pt2e.quantizer(bits, _fake_quantizers()))
         rounded = Rounded(graph, model.spec).eval()
         rounded.observe(True)

@@ -145,7 +145,7 @@ def apply(
         models.SpecError: the model is int8 already, ``bits`` are not 2 to 8 or of a layer that is not there, or a
             layer or batch norm cannot be carried over (:func:`studylib.pt2e.export`).
         ValueError: ``calibration_images`` is not between 1 and the number of training images, or a number of ``model``
-            is not finite.
+            is not finite, or one that a layer makes of these images.
     """
     models.check_finite(model.state_dict())
     images = calibration(data, calibration_images, seed)
@@ -243,6 +243,7 @@ def restructure(model: nn.Module, structure: dict) -> None:
         else:
             how |= {key: getattr(layer, key) for key in ("stride", "padding", "dilation", "groups", "padding_mode")}
             new, unit = Int8Conv2d(shape, **how), model.get_submodule(name.rpartition(".")[0])
-            if isinstance(unit, models.ConvUnit) and unit.conv is layer:
+            norm = unit.norm if isinstance(unit, models.ConvUnit) and unit.conv is layer else None
+            if isinstance(norm, nn.BatchNorm2d):
                 unit.norm = nn.Identity()  # folded into the convolution
         models.replace_module(model, name, new)

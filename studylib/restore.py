@@ -122,6 +122,8 @@ def _whole(coded: nn.Module) -> nn.Module:
     layers, kept = models.weight_layers(model), models.weight_layers(coded)
     there = {reader.name: set(reader.sources) for reader in inference.readers(coded)}
     columns = {reader.name: reader.sources for reader in inference.readers(model)}
+    others = {n: t for n, t in coded.state_dict().items() if n.rpartition(".")[0] not in kept}
+    model.load_state_dict(others, strict=False)
     for name, layer in layers.items():
         weight, bias = kept[name].weight, kept[name].bias
         weight = kept[name].dequantized_weight() if weight.dtype == torch.int8 else weight
@@ -139,6 +141,7 @@ def _whole(coded: nn.Module) -> nn.Module:
 def _put_norms_back(model: nn.Module, images: torch.Tensor) -> None:
     """Gives each convolution of ``model`` a batch norm in place of its bias; ``images`` (n, c, h, w), normalized."""
     units = {name: unit for name, unit in model.named_modules() if isinstance(unit, models.ConvUnit)}
+    units = {name: unit for name, unit in units.items() if isinstance(unit.norm, nn.Identity)}  # where one was folded
     moments = {name: [0, 0.0, 0.0] for name in units}  # of what each convolution gives: count, sum, sum of squares
 
     def watch(name):

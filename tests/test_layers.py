@@ -7,7 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from studylib import codec, inference, models, networks, pt2e, qat, quantize, store, train
+from studylib import codec, inference, models, networks, pt2e, qat, quantize, restore, store, train
+from tests.test_restore import listed
 
 RECIPE = train.Recipe(epochs=1, lr=1e-3, batch_size=50, augmentation="none")
 CONVOLUTIONS = {
@@ -319,3 +320,143 @@ def test_what_the_spec_does_not_build_is_refused_when_written(change, kind, requ
     with pytest.raises(ValueError, match=message):
         store.save_model(tmp_path / "model", model)
     assert not (tmp_path / "model").exists()
+
+
+# --- units that are not convolution, batch norm, activation -----------------------------------------------------
+
+
+class PreActivation(models.ConvUnit):
+    def forward(self, x):
+        return self.conv(self.relu(self.norm(x)))
+
+
+class Named(models.ConvUnit):
+    """A unit that runs as any other."""
+
+
+def reordered(unit, *names, **more):
+    for name, module in more.items():
+        unit.add_module(name, module)
+    unit._modules = {name: unit._modules[name] for name in names}
+
+
+class Sync(nn.SyncBatchNorm):
+    pass
+
+
+ODD = {  # what is done to the second unit, and what is said of it; None: nothing
+    "pre-activation": (
+        lambda u: setattr(u, "__class__", PreActivation),
+        "second is PreActivation: expected a ConvUnit",
+    ),
+    "norm first": (lambda u: reordered(u, "norm", "conv", "relu"), "second runs norm, conv, relu: expected conv, then"),
+    "ReLU between": (lambda u: reordered(u, "conv", "relu", "norm"), "second runs conv, relu, norm: expected conv,"),
+    "maximum between": (
+        lambda u: reordered(u, "conv", "pool", "norm", "relu", pool=nn.MaxPool2d(2, 1, 1)),
+        "second runs conv, pool, norm, relu: expected conv, then norm",
+    ),
+    "another convolution": (lambda u: setattr(u, "conv", Odd(8, 8, 3, padding=1)), r"second\.conv is Odd: expected"),
+    "another batch norm": (
+        lambda u: setattr(u, "norm", Sync(8)),
+        r"second\.norm is Sync behind Conv2d: expected Batch",
+    ),
+    "no statistics": (
+        lambda u: setattr(u, "norm", nn.BatchNorm2d(8, track_running_stats=False)),
+        r"second\.norm has no running statistics: expected track_running_stats=True",
+    ),
+    "a maximum behind": (lambda u: u.add_module("pool", nn.MaxPool2d(3, 1, 1)), None),
+    "a subclass that runs alike": (lambda u: setattr(u, "__class__", Named), None),
+    "group norm": (lambda u: setattr(u, "norm", nn.GroupNorm(2, 8)), None),
+    "instance norm": (lambda u: setattr(u, "norm", nn.InstanceNorm2d(8, affine=True)), None),
+    "no scale": (lambda u: setattr(u, "norm", nn.BatchNorm2d(8, affine=False)), None),
+    "no momentum": (lambda u: setattr(u, "norm", nn.BatchNorm2d(8, momentum=None)), None),
+}
+
+
+@networks.architecture("odd")
+class OddUnit(Wired):
+    """Its second unit is odd in the way ``kind``."""
+
+    def __init__(self, in_channels=1, image_size=8, classes=10, kind=""):
+        super().__init__(in_channels, image_size, classes)
+        ODD[kind][0](self.second)
+
+
+@pytest.mark.parametrize("kind", [kind for kind in ODD if ODD[kind][1]])
+def test_a_unit_that_is_not_convolution_then_norm_is_refused_and_named(kind, tiny, tmp_path):
+    model, message = models.create("odd", 0, in_channels=1, image_size=8, classes=10, kind=kind).eval(), ODD[kind][1]
+    for refused in (
+        codec.encode,
+        inference.apply,
+        models.fold_batch_norm,
+        lambda m: store.save_model(tmp_path / "new", m),
+        lambda m: quantize.apply(m, tiny, calibration_images=16),
+        lambda m: qat.apply(m, tiny, recipe=RECIPE, seed=0, calibration_images=16),
+    ):
+        with pytest.raises(ValueError, match=message):
+            refused(model)
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("kind", [kind for kind in ODD if not ODD[kind][1]])
+def test_a_unit_with_another_norm_or_more_behind_it_is_that_of_pt2es_graph_and_of_the_file(kind, images, tmp_path):
+    model = models.create("odd", 0, in_channels=1, image_size=8, classes=10, kind=kind).eval()
+    draw = torch.Generator().manual_seed(0)
+    for norm in (model.first.norm, model.second.norm):
+        for tensor in norm.state_dict().values():
+            if tensor.is_floating_point():
+                tensor.uniform_(0.5, 2, generator=draw)
+    graph = pt2e.convert(copy.deepcopy(model), images)
+    ours = quantize.from_pt2e(model, graph)
+    assert same(ours, graph, images)
+    check_written(ours, images, tmp_path / "int8")
+    shipped = check_written(model, images, tmp_path / "float")
+    with torch.no_grad():
+        assert torch.allclose(shipped(images), model(images), atol=1e-4)
+
+
+def test_a_norm_that_was_not_folded_is_restored_as_it_was(digits, images, tmp_path):
+    model = models.create("odd", 0, in_channels=1, image_size=8, classes=10, kind="group norm").eval()
+    nn.init.uniform_(model.second.norm.weight, 0.5, 2)
+    restored = restore.apply(listed(tmp_path, model), digits)
+    assert torch.equal(restored.second.norm.weight, model.second.norm.weight)
+    with torch.no_grad():
+        assert torch.allclose(restored(images), model(images), rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("layer", ["fc1", "fc3"])
+def test_numbers_that_are_not_finite_for_the_calibration_images_are_named_with_their_layer(layer, student_model, tiny):
+    model = models.duplicate(student_model)
+    with torch.no_grad():
+        model.get_submodule(layer).weight.mul_(1e38)
+    message = f"{layer} gives numbers that are not finite.*calibration images"
+    with pytest.raises(ValueError, match=message):
+        quantize.apply(model, tiny, calibration_images=16)
+    with pytest.raises(ValueError, match=message):
+        qat.apply(model, tiny, recipe=RECIPE, seed=0, calibration_images=16)
+
+
+class Namesake(nn.Linear):
+    def forward(self, x):
+        return 2 * super().forward(x)
+
+
+Namesake.__name__ = "Linear"
+TOUCHED = {
+    "a class of the same name": (lambda layer: setattr(layer, "__class__", Namesake), r"Namesake: expected \S*Linear"),
+    "a hook": (lambda layer: layer.register_forward_hook(lambda _m, _i, y: 2 * y), "has a forward hook"),
+    "a hook before": (lambda layer: layer.register_forward_pre_hook(lambda _m, x: (2 * x[0],)), "forward pre hook"),
+    "another forward": (lambda layer: setattr(layer, "forward", lambda x: x[:, :10]), "has a forward of its own"),
+}
+
+
+@pytest.mark.parametrize("how", TOUCHED)
+def test_a_layer_that_does_something_else_than_its_class_is_refused_and_named(how, student_model, tiny, tmp_path):
+    model, (touch, message) = models.duplicate(student_model), TOUCHED[how]
+    touch(model.fc3)
+    for write in (codec.encode, lambda m: store.save_model(tmp_path / "new", m)):
+        with pytest.raises(ValueError, match=f"fc3 .*{message}"):
+            write(model)
+    assert not (tmp_path / "new").exists()
+    with pytest.raises(models.SpecError, match="fc3 "):
+        quantize.apply(model, tiny, calibration_images=16)

@@ -65,7 +65,8 @@ def show_published(name: str, caption: str) -> None:
         return
     display(Image(filename=path, width=900))
     about = store.read_json(path.with_suffix(".json"))["about"]
-    display(Markdown(f"*{caption}. `figures/{name}.json` has the rows. {where_from(about)}*"))
+    said = f"{caption}. `figures/{name}.json` has the rows. {where_from(about)}".strip()  # *text *, with a space, is plain
+    display(Markdown(f"*{said}*"))
 
 
 def show_study(about: dict) -> None:

@@ -38,6 +38,7 @@ def timer(model: nn.Module, images: torch.Tensor, *, compiled: bool = True) -> C
     model = models.duplicate(model).eval().to(memory_format=torch.channels_last)
     images = images.contiguous(memory_format=torch.channels_last)
     if compiled:
+        logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # that there is no CUDA is no news
         model = torch.compile(model)
 
     @torch.no_grad()

@@ -65,7 +65,7 @@ def show_published(name: str, caption: str) -> None:
         return
     display(Image(filename=path, width=900))
     about = store.read_json(path.with_suffix(".json"))["about"]
-    said = f"{caption}. `figures/{name}.json` has the rows. {where_from(about)}".strip()  # *text *, with a space, is plain
+    said = f"{caption}. `figures/{name}.json` has the rows. {where_from(about)}".strip()  # no space before the last *
     display(Markdown(f"*{said}*"))
 
 

@@ -6,52 +6,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from studylib import models, store, train
 from studylib.checkpoint import weights_digest
 from studylib.data import Data
-
-WARM = 20.0  # temperatures beyond it are computed otherwise: by then rounding takes 1e-4 of a loss
-HOTTEST = 1e9  # from there on the loss is its limit, half the variance of the gap, to more digits than float32 has
-
-
-def distillation_loss(student: torch.Tensor, teacher: torch.Tensor, temperature: float) -> torch.Tensor:
-    """T² · KL(softmax(teacher / T) ‖ softmax(student / T)), mean over the batch (Hinton et al. 2015, section 2).
-
-    The factor T² keeps its gradient the size of the cross-entropy's. Zero when the two agree, never below.
-
-    Args:
-        student, teacher: logits (n, classes).
-
-    Raises:
-        ValueError: the two are not of the same shape: a teacher of one class would teach every class alike.
-    """
-    if student.shape != teacher.shape:
-        raise ValueError(f"teacher's logits {tuple(teacher.shape)}: expected {tuple(student.shape)}, as the student's")
-    if temperature > WARM:
-        return _warm_loss(student.double(), teacher.double(), min(temperature, HOTTEST)).to(torch.float32)
-    log_student = F.log_softmax(student.float() / temperature, dim=1)
-    log_teacher = F.log_softmax(teacher.float() / temperature, dim=1)
-    loss = temperature**2 * F.kl_div(log_student, log_teacher, reduction="batchmean", log_target=True)
-    return loss + (-loss.detach()).clamp(min=0)  # where the two agree but for rounding; no gradient changes
-
-
-def _warm_loss(student: torch.Tensor, teacher: torch.Tensor, temperature: float) -> torch.Tensor:
-    """:func:`distillation_loss` without the difference of two logarithms that are nearly equal.
-
-    With p = softmax(teacher / T) and x = (student − teacher) / T less its mean under p, KL = log E_p[eˣ], which is
-    log(1 + E_p[eˣ − 1 − x]): no term is below zero. Where x is not small, the first form loses nothing.
-    """
-    log_p = F.log_softmax(teacher / temperature, dim=1)
-    gap = student - teacher
-    x = (gap - (log_p.exp() * gap).sum(1, keepdim=True)) / temperature
-    small = x.abs().amax(1) < 1
-    near = torch.where(small[:, None], x, 0.0)
-    terms = (near.expm1() - near).clamp(min=0)
-    found = torch.where(small, (log_p.exp() * terms).sum(1).log1p(), torch.logsumexp(log_p + x, 1).clamp(min=0))
-    return temperature**2 * found.mean()
+from studylib.objectives import distillation_loss, fixed
 
 
 class Teacher:
@@ -68,7 +28,7 @@ class Teacher:
     """
 
     def __init__(self, model: nn.Module, folder: Path | None = None):
-        self.model = _fixed(model)
+        self.model = fixed(model)
         self.digest, self.folder = weights_digest(self.model), folder
         self._answers: dict[str, torch.Tensor] = {}
 
@@ -95,12 +55,6 @@ class Teacher:
             if path:
                 store.write_tensors(path, {"logits": self._answers[key].cpu()}, {"of": of})
         return self._answers[key].to(shown.train.images.device)
-
-
-def _fixed(model: nn.Module) -> nn.Module:
-    """A copy of ``model`` that only answers: what its owner does with ``model``, training it say, does not reach it."""
-    models.check_finite(model.state_dict())
-    return models.duplicate(model).eval().requires_grad_(False)
 
 
 class Committee(nn.Module):
@@ -147,7 +101,7 @@ class Distillation:
             raise ValueError(f"temperature={temperature!r}: expected above 0 and finite")
         if not 0 <= alpha <= 1:
             raise ValueError(f"alpha={alpha!r}: expected between 0 (labels only) and 1 (teacher only)")
-        self.teacher = _fixed(teacher) if isinstance(teacher, nn.Module) else teacher
+        self.teacher = fixed(teacher) if isinstance(teacher, nn.Module) else teacher
         self.temperature, self.alpha = temperature, alpha
         self._answers = None
 

@@ -15,10 +15,57 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from studylib import distill, models, pt2e
+from studylib import grid, models
 from studylib.checkpoint import weights_digest
 
 Slopes = dict[torch.Tensor, torch.Tensor]  # weight → gradient
+
+
+WARM = 20.0  # temperatures beyond it are computed otherwise: by then rounding takes 1e-4 of a loss
+HOTTEST = 1e9  # from there on the loss is its limit, half the variance of the gap, to more digits than float32 has
+
+
+def distillation_loss(student: torch.Tensor, teacher: torch.Tensor, temperature: float) -> torch.Tensor:
+    """T² · KL(softmax(teacher / T) ‖ softmax(student / T)), mean over the batch (Hinton et al. 2015, section 2).
+
+    The factor T² keeps its gradient the size of the cross-entropy's. Zero when the two agree, never below.
+
+    Args:
+        student, teacher: logits (n, classes).
+
+    Raises:
+        ValueError: the two are not of the same shape: a teacher of one class would teach every class alike.
+    """
+    if student.shape != teacher.shape:
+        raise ValueError(f"teacher's logits {tuple(teacher.shape)}: expected {tuple(student.shape)}, as the student's")
+    if temperature > WARM:
+        return _warm_loss(student.double(), teacher.double(), min(temperature, HOTTEST)).to(torch.float32)
+    log_student = F.log_softmax(student.float() / temperature, dim=1)
+    log_teacher = F.log_softmax(teacher.float() / temperature, dim=1)
+    loss = temperature**2 * F.kl_div(log_student, log_teacher, reduction="batchmean", log_target=True)
+    return loss + (-loss.detach()).clamp(min=0)  # where the two agree but for rounding; no gradient changes
+
+
+def _warm_loss(student: torch.Tensor, teacher: torch.Tensor, temperature: float) -> torch.Tensor:
+    """:func:`distillation_loss` without the difference of two logarithms that are nearly equal.
+
+    With p = softmax(teacher / T) and x = (student − teacher) / T less its mean under p, KL = log E_p[eˣ], which is
+    log(1 + E_p[eˣ − 1 − x]): no term is below zero. Where x is not small, the first form loses nothing.
+    """
+    log_p = F.log_softmax(teacher / temperature, dim=1)
+    gap = student - teacher
+    x = (gap - (log_p.exp() * gap).sum(1, keepdim=True)) / temperature
+    small = x.abs().amax(1) < 1
+    near = torch.where(small[:, None], x, 0.0)
+    terms = (near.expm1() - near).clamp(min=0)
+    found = torch.where(small, (log_p.exp() * terms).sum(1).log1p(), torch.logsumexp(log_p + x, 1).clamp(min=0))
+    return temperature**2 * found.mean()
+
+
+def fixed(model: nn.Module) -> nn.Module:
+    """A copy of ``model`` that only answers: what its owner does with ``model``, training it say, does not reach it."""
+    models.check_finite(model.state_dict())
+    return models.duplicate(model).eval().requires_grad_(False)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -147,8 +194,8 @@ def quantization_error(bits: int = 8) -> Objective:
     @objective(f"quantization_error_{bits}", weights_only=True, direct=True)
     def error(model):
         def one(w):
-            scale = pt2e.steps(w, bits)
-            gap = w - (w / scale).round().clamp(*pt2e.limits(bits)) * scale
+            scale = grid.steps(w, bits)
+            gap = w - (w / scale).round().clamp(*grid.limits(bits)) * scale
             return gap.square().sum(), 2 * gap
 
         return _total(model, one)
@@ -168,14 +215,14 @@ def coded_bytes(bits: int = 8) -> Objective:
         ValueError: ``bits`` is not an integer of 2 to 16.
     """
     _check_bits(bits)
-    low, high = pt2e.limits(bits)
+    low, high = grid.limits(bits)
 
     @objective(f"coded_bytes_{bits}", weights_only=True)
     def estimate(model, batch, outputs):
         total = 0.0
         for weight in weights(model):
             w = weight.flatten(1)
-            place = (w / pt2e.steps(w.detach(), bits)).flatten().clamp(low, high)
+            place = (w / grid.steps(w.detach(), bits)).flatten().clamp(low, high)
             below = place.detach().floor().clamp_max(high - 1)
             above = place - below  # the share of the upper grid point
             index, counts = (below - low).long(), place.new_zeros(high - low + 1)
@@ -193,15 +240,17 @@ def knowledge_alignment(teacher: Callable[[torch.Tensor], torch.Tensor], tempera
         teacher: images → logits (n, classes). A module is copied and set to evaluation.
 
     Raises:
-        ValueError: as for :class:`studylib.distill.Distillation`.
+        ValueError: ``temperature`` is not above 0 and finite, or a number of ``teacher`` is not finite.
     """
-    told = distill.Distillation(teacher, temperature, alpha=1.0)
+    if not 0 < temperature < math.inf:
+        raise ValueError(f"temperature={temperature!r}: expected above 0 and finite")
+    told = fixed(teacher) if isinstance(teacher, nn.Module) else teacher
 
     @objective("knowledge_alignment")
     def alignment(model, batch, outputs):
         with torch.no_grad():
-            soft = told.teacher(batch[0])
-        return distill.distillation_loss(outputs, soft, temperature)
+            soft = told(batch[0])
+        return distillation_loss(outputs, soft, temperature)
 
     known = weights_digest(teacher) if isinstance(teacher, nn.Module) else None
     return dataclasses.replace(alignment, identity=[temperature, known])

@@ -10,10 +10,9 @@ import torch
 from torch import nn
 
 from studylib import models
+from studylib.grid import LEAST, QMAX, QMIN, limits, steps  # noqa: F401 (others take them from here)
 
-QMIN, QMAX = -128, 127  # int8 weights; also of fewer bits, whose integers lie within
 AMIN, AMAX = 0, 255  # uint8 activations
-LEAST = torch.finfo(torch.float32).tiny  # scale, 2⁻¹²⁶: scales are divided by; torchao's, 2⁻¹², make small layers zero
 OPERATIONS = (torch.ops.aten.conv2d.default, torch.ops.aten.linear.default)  # that have weights
 
 
@@ -32,18 +31,6 @@ def bits_of_layers(model: nn.Module, bits: int | dict[str, int]) -> dict[str, in
         if type(value) is not int or not 2 <= value <= 8:
             raise models.SpecError(f"bits={value!r} of {name}: expected a whole number from 2 to 8")
     return {name: bits.get(name, 8) for name in layers}
-
-
-def limits(bits: int) -> tuple[int, int]:
-    """The least and the largest integer of a weight of ``bits`` bits."""
-    return (QMIN, QMAX) if bits == 8 else (1 - 2 ** (bits - 1), 2 ** (bits - 1) - 1)
-
-
-def steps(rows: torch.Tensor, bits: int) -> torch.Tensor:
-    """(out, 1): the scale that ``bits`` bits give each of ``rows`` (out, n); 1 for a row of zeros, which needs none."""
-    low, high = limits(bits)
-    largest = rows.abs().amax(1, keepdim=True)
-    return torch.where(largest > 0, (largest / ((high - low) / 2)).clamp(min=LEAST), 1)
 
 
 def convert(model: nn.Module, images: torch.Tensor, *, bits: int | dict[str, int] = 8) -> torch.fx.GraphModule:

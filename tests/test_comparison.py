@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 import torch
 
-from studylib import comparison, dominance, models, multiobjective, objectives, prune, train
+from studylib import comparison, dominance, models, multiobjective, objectives, prune, store, train
 
 QUICK = train.Recipe(epochs=2, lr=5e-3, batch_size=32, augmentation="none")
 SETTINGS = {"sums": [1e-3, 1e-2], "shrinkages": [0.1, 1.0], "taus": [0.2, 0.5], "rates": [5e-3, 1e-2]}
@@ -166,7 +166,7 @@ def test_a_run_measures_every_stage_and_sparsity_and_is_read_back(new_student, t
     with pytest.raises(BaseException, match="trained again"):  # other weights to start from
         comparison.run(*other, tmp_path)
     with monkeypatch.context() as patch:
-        patch.setattr(comparison.store, "code_digest", lambda: "other code")
+        patch.setattr(store, "code_digest", lambda: "other code")
         with pytest.raises(BaseException, match="trained again"):
             comparison.run(*arguments, tmp_path)
     file = next(tmp_path.glob("*.json"))

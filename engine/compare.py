@@ -79,10 +79,13 @@ def with_published(name: str) -> str:
     results, told = ROOT / "figures" / "results.csv", ROOT / "figures" / name / "about.json"
     if not (results.exists() and told.exists()):
         return ""
-    every = sweep.read_table(results, "profile", *COMPARED)
-    theirs = every[every["profile"] == name]
-    found = agreement.beside(table_of(name), theirs)
-    lines = [f"- {text}" for text in agreement.differences(about(name), store.read_json(told))]
+    try:
+        with refusals(results, "nothing was compared"):
+            every = sweep.read_table(results, "profile", *COMPARED)
+            lines = [f"- {text}" for text in agreement.differences(about(name), store.read_json(told))]
+    except store.CheckpointError as error:
+        sys.exit(str(error))
+    found = agreement.beside(table_of(name), every[every["profile"] == name])
     shown = pd.DataFrame(
         {
             "node": found["node"],

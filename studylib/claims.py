@@ -153,6 +153,26 @@ class Measured:
     n: int = 1
 
 
+def to_json(measured: dict[str, Measured]) -> dict[str, dict]:
+    """Claim → value, low, high (null where there is none), n and unit; a value that nothing has is "none"."""
+    found = {}
+    for key, m in measured.items():
+        low, high = (None if math.isnan(end) else float(end) for end in (m.low, m.high))
+        value = None if math.isnan(m.value) else "none" if math.isinf(m.value) else float(m.value)
+        found[key] = {"value": value, "low": low, "high": high, "n": int(m.n), "unit": CLAIMS[key].unit}
+    return found
+
+
+def from_json(found: dict[str, dict]) -> dict[str, Measured]:
+    """What :func:`to_json` gave."""
+    measured = {}
+    for key, row in found.items():
+        value = math.inf if row["value"] == "none" else math.nan if row["value"] is None else row["value"]
+        low, high = (math.nan if row[end] is None else row[end] for end in ("low", "high"))
+        measured[key] = Measured(value, low, high, row["n"])
+    return measured
+
+
 def verdict(claim: Claim, measured: Measured | None, dataset: str) -> str:
     """One of the five verdicts, with the reason where it is not a plain yes or no.
 

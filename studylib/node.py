@@ -1,17 +1,20 @@
 """The two ends of every stage notebook: what it starts from, and the folder it leaves behind."""
 
+import functools
 import hashlib
 import logging
 import shutil
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from torch import nn
 
-from studylib import codec, inference, size, store, train
+from studylib import codec, inference, settings, size, store, train
 from studylib import data as datasets
 from studylib.sweep import CODED, LOGITS, METRICS
+from studylib.tree.published import Published
 
 log = logging.getLogger(__name__)
 
@@ -21,25 +24,56 @@ class Node:
 
     Use it as every stage notebook does::
 
-        node = Node(out, dataset, seed, threads, device)
-        model = technique.apply(node.load(parent), node.data, ..., scratch=node.scratch)
-        metrics = node.finish(model)
+        node = Node.of(out, study, "03_iterative_magnitude_pruning", published)
+        metrics = node.make(lambda: technique.apply(node.load(parent), node.data, ..., scratch=node.scratch))
 
     Args:
         out: the folder to write, absolute or below the study's root.
-        dataset: name of a data set, see :func:`studylib.data.load`.
+        dataset: name of a data set, see :func:`studylib.data.load`; it is read when ``data`` is first asked for.
         seed: decides the split, the initial weights and every draw of the training.
         threads: CPU threads for torch; 0 leaves its default.
         device: auto, cpu or cuda.
     """
 
+    published: Published | None = None  # what is shown in the place of a node that is made
+    chapter: str = ""
+    model: nn.Module | None = None  # once it is made
+
     def __init__(self, out: str | Path, dataset: str, seed: int, threads: int = 0, device: str = "auto"):
+        self.study = settings.Study(dataset, seed, threads, device)
         self.device = train.set_up(threads, device)
         self.out = store.resolve(out)
         self.scratch = self.out / "unfinished"
-        self.made: dict = {}  # where a node that is shown and not trained here comes from
-        self.data = datasets.load(dataset, seed)
+        self.reused: dict = {}  # where a node that is shown and not trained here comes from
         self.started = time.perf_counter()
+
+    @classmethod
+    def of(cls, out: str | Path, study: dict, chapter: str, published: str | Path = "") -> "Node":
+        """The node of the notebook ``chapter``; with ``published``, a folder such as figures/digits, what is there.
+
+        Args:
+            study: a :class:`studylib.settings.Study`, or the dictionary of one.
+
+        Raises:
+            studylib.settings.SettingError: a key of ``study`` that is unknown, of another type or out of bounds.
+            studylib.store.CheckpointError: that study has not published the chapter.
+        """
+        study = settings.read(settings.Study, study, "study")
+        node = cls(out, study.dataset, study.seed, study.threads, study.device)
+        node.chapter = chapter
+        node.published = Published(published, chapter) if str(published) else None
+        return node
+
+    @functools.cached_property
+    def data(self) -> datasets.Data:
+        """The images, split by the study's seed."""
+        return datasets.load(self.study.dataset, self.study.seed)
+
+    def make(self, model: Callable[[], nn.Module]) -> dict:
+        """:meth:`finish` with what ``model()`` makes or, of a published chapter, the metrics that are published."""
+        if self.published:
+            return self.published.content["metrics"]
+        return self.finish(model())
 
     def load(self, parent: str | Path) -> nn.Module:
         """The model in the folder ``parent``, on the node's device.
@@ -49,19 +83,19 @@ class Node:
         """
         return store.load_model(store.resolve(parent)).to(self.device)
 
-    def reuse(self, made: str | Path) -> nn.Module | None:
-        """The model of the node in the folder ``made``, its history with it; None where ``made`` is empty.
+    def reuse(self, folder: str | Path) -> nn.Module | None:
+        """The model of the node in ``folder``, its history with it; None where ``folder`` is empty.
 
         A chapter shows what the tree has trained already instead of training it again.
 
         Raises:
             studylib.store.CheckpointError: no node there, or a damaged one.
         """
-        if not str(made):
+        if not str(folder):
             return None
-        model = self.load(made)
-        metrics = store.read_json(store.resolve(made) / METRICS)
-        model.history, self.made = metrics["history"], metrics["provenance"]
+        model = self.load(folder)
+        metrics = store.read_json(store.resolve(folder) / METRICS)
+        model.history, self.reused = metrics["history"], metrics["provenance"]
         return model
 
     @property
@@ -70,8 +104,10 @@ class Node:
 
         Those of a node taken from elsewhere (:meth:`reuse`), trained by other code or another day, under ``made``.
         """
+        if self.published:
+            return self.published.about
         data = {"name": self.data.name, "seed": self.data.seed, **self.data.sizes}
-        made = {"made": self.made} if self.made else {}
+        made = {"made": self.reused} if self.reused else {}
         return {"data": data, "provenance": store.provenance(self.data.digest)} | made
 
     def test_logits(self) -> tuple[torch.Tensor, torch.Tensor]:
@@ -98,6 +134,7 @@ class Node:
             studylib.codec.CodecError: the model cannot be coded, or what is read back is not what was written.
         """
         seconds, history = time.perf_counter() - self.started, model.history
+        self.model = model
         model.spec = {**model.spec, "input": self.data.scaling}  # inference needs that, too
         store.save_model(self.out, model)
         shipped, file = self._ship(model, "float32")

@@ -3,12 +3,15 @@
 import copy
 import logging
 from pathlib import Path
+from typing import Annotated
 
 import torch
+from pydantic import Field
 from torch import nn
 
 from studylib import models, size, train
 from studylib.data import Data
+from studylib.settings import record
 
 log = logging.getLogger(__name__)
 
@@ -21,6 +24,19 @@ METHODS = {  # of trajectory: what is pruned, and what its survivors start again
     "one_shot": "the trained weights pruned to the goal at once",
     "random": "positions drawn at random, as many a layer; trained values",
 }
+
+
+@record
+class Pruning:
+    """How much :func:`apply` removes; the default share is the paper's (section 3.4)."""
+
+    rounds: Annotated[int, Field(ge=1, le=1000, description="how often to prune")]
+    fraction: Annotated[float, Field(gt=0, lt=1, description="share of the remaining weights that a round removes")] = (
+        0.2
+    )
+    tolerance: Annotated[
+        float, Field(ge=0, le=1, description="validation accuracy that a round may lose against the parent, 0 to 1")
+    ] = 0.0
 
 
 def prunable(model: nn.Module) -> dict[str, torch.Tensor]:

@@ -1,12 +1,15 @@
 """How a model is trained: optimizers, schedules, the average of the weights, and a recipe of them all."""
 
 import copy
-import dataclasses
 import functools
 import math
+from typing import Annotated, Literal
 
 import torch
+from pydantic import Field
 from torch import nn
+
+from studylib.settings import record
 
 OPTIMIZERS = {
     "adam": torch.optim.Adam,  # the paper's
@@ -28,7 +31,6 @@ def one_cycle(done: float, epochs: int, warm: float = 0.25) -> float:
     return 0.04 + 0.96 * share / warm if share < warm else (1 - share) / (1 - warm)
 
 
-AUGMENTATIONS = ("all", "crops", "small_crops", "none")  # what of a data set's own a training uses
 SCHEDULES = {"cosine": cosine, "one_cycle": one_cycle}  # (epochs done, a fraction; epochs) → share of the way up to lr
 
 
@@ -37,60 +39,52 @@ def has_bfloat16(device: torch.device) -> bool:
     return device.type != "cpu" or torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
-@dataclasses.dataclass(frozen=True)
+@record
 class Recipe:
     """How a model is trained; the defaults are the paper's (section 3.1).
 
-    Attributes:
-        epochs: passes over the training images.
-        lr: the highest learning rate: the one at the start, or of "one_cycle" the one at its peak.
-        min_lr: the learning rate at the end.
-        batch_size: images a step.
-        weight_decay: of the optimizer, L2 inside Adam and SGD, decoupled in AdamW (Loshchilov and Hutter 2019).
-        amp: compute in bfloat16 where autocast allows it, on a processor that can (:func:`has_bfloat16`).
-        compile: run the training step through torch.compile.
-        optimizer: one of :data:`OPTIMIZERS`.
-        schedule: one of :data:`SCHEDULES`.
-        label_smoothing: share of each label that goes to all classes alike (Szegedy et al. 2016, section 7).
-        ema: decay a step of the exponential moving average of the weights, which is then what is evaluated and kept;
-            the k-th step decays by at most (k + 1) / (k + 10). 0: no average.
-        augmentation: of the training images, one of :data:`AUGMENTATIONS`: all that the data set has, its crops and
-            mirroring alone, those with half the shift, or none.
-        views: how many of each image there are in all (:func:`studylib.data.view`), one an epoch in turn, so that a
-            teacher's answers to them can be kept; 0: new ones in every epoch.
+    An epoch's rate is that of ``schedule`` between ``lr`` and ``min_lr``. The k-th step of an ``ema`` decays by at most
+    (k + 1) / (k + 10). Weight decay is decoupled in AdamW (Loshchilov and Hutter 2019); label smoothing is that of
+    Szegedy et al. (2016, section 7). With ``views`` (:func:`studylib.data.view`) a teacher's answers can be kept.
     """
 
-    epochs: int = 100
-    lr: float = 1e-3
-    min_lr: float = 1e-7
-    batch_size: int = 128
-    weight_decay: float = 0.0
-    amp: bool = False
-    compile: bool = False
-    optimizer: str = "adam"
-    schedule: str = "cosine"
-    label_smoothing: float = 0.0
-    ema: float = 0.0
-    augmentation: str = "all"
-    views: int = 0
+    epochs: Annotated[int, Field(ge=0, le=1_000_000, description="passes over the training images")] = 100
+    lr: Annotated[
+        float, Field(gt=0, le=1000, description="learning rate at its highest: first, or in one_cycle at the peak")
+    ] = 1e-3
+    min_lr: Annotated[float, Field(ge=0, description="learning rate at the end")] = 1e-7
+    batch_size: Annotated[int, Field(ge=2, le=65_536, description="images a step")] = 128
+    weight_decay: Annotated[
+        float, Field(ge=0, le=1000, description="the optimizer's: L2 inside adam and sgd, decoupled in adamw")
+    ] = 0.0
+    amp: Annotated[bool, Field(description="compute in bfloat16 where the processor can")] = False
+    compile: Annotated[bool, Field(description="run the training step through torch.compile")] = False
+    optimizer: Annotated[
+        Literal["adam", "adamw", "sgd", "sgd_biases"],
+        Field(description="sgd: Nesterov, momentum 0.9; sgd_biases: with fast biases of batch norm"),
+    ] = "adam"
+    schedule: Annotated[
+        Literal["cosine", "one_cycle"], Field(description="of the learning rate; one_cycle: up in a quarter, then down")
+    ] = "cosine"
+    label_smoothing: Annotated[
+        float, Field(ge=0, lt=1, description="share of each label that goes to all classes alike")
+    ] = 0.0
+    ema: Annotated[
+        float, Field(ge=0, lt=1, description="decay a step of the average of the weights that is kept; 0: no average")
+    ] = 0.0
+    augmentation: Annotated[
+        Literal["all", "crops", "small_crops", "none"],
+        Field(description="of training images: the data set's own, crops and mirroring alone, half the shift, none"),
+    ] = "all"
+    views: Annotated[
+        int, Field(ge=0, le=1000, description="augmented views of each image, one an epoch in turn; 0: ever new ones")
+    ] = 0
 
-    def __post_init__(self):
-        checks = {
-            "epochs": (self.epochs >= 0, "at least 0"),
-            "lr": (0 < self.lr < math.inf, "above 0 and finite"),
-            "min_lr": (0 <= self.min_lr <= self.lr, f"between 0 and lr={self.lr}"),
-            "batch_size": (self.batch_size >= 2, "at least 2"),
-            "weight_decay": (0 <= self.weight_decay < math.inf, "at least 0, and finite"),
-            "optimizer": (self.optimizer in OPTIMIZERS, f"one of {', '.join(OPTIMIZERS)}"),
-            "schedule": (self.schedule in SCHEDULES, f"one of {', '.join(SCHEDULES)}"),
-            "label_smoothing": (0 <= self.label_smoothing < 1, "from 0 to below 1"),
-            "ema": (0 <= self.ema < 1, "from 0 to below 1"),
-            "augmentation": (self.augmentation in AUGMENTATIONS, f"one of {', '.join(AUGMENTATIONS)}"),
-            "views": (self.views >= 0 and (not self.views or self.augments), "at least 0, and 0 without augmentation"),
-        }
-        for name, (holds, expected) in checks.items():
-            if not holds:
-                raise ValueError(f"{name}={getattr(self, name)!r}: expected {expected}")
+    def check(self) -> None:
+        if self.min_lr > self.lr:
+            raise ValueError(f"min_lr={self.min_lr!r}: expected between 0 and lr={self.lr}")
+        if self.views and not self.augments:
+            raise ValueError(f"views={self.views!r}: expected 0 without augmentation")
 
     @property
     def augments(self) -> bool:

@@ -1,14 +1,79 @@
 """Chapter 3: five ways to prune one network, at the same sparsities and with the same training after each."""
 
+import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Annotated
 
+import pandas as pd
 import torch
+from pydantic import Field
 from torch import nn
 
-from studylib import models, prune, store, train
+from studylib import claims, factorial, models, prune, store, sweep, train
+from studylib.checkpoint import weights_digest
 from studylib.data import Data
-from studylib.tree.rows import Task
+from studylib.settings import record
+from studylib.tree.rows import Task, every
+
+
+@record
+class FiveWays:
+    """The comparison of ways to prune: all at the same sparsities, with the same training after each."""
+
+    seeds: Annotated[int, Field(ge=1, le=1000, description="repetitions, of the study's seed and those after it")] = 1
+    epochs: Annotated[int, Field(ge=1, le=1_000_000, description="trained at each sparsity, by every way")] = 3
+    sparsities: Annotated[
+        list[Annotated[float, Field(ge=0, lt=1)]], Field(min_length=1, description="shares of zeros compared, rising")
+    ] = dataclasses.field(default_factory=lambda: [0.5, 0.8, 0.95, 0.995])
+
+    def check(self) -> None:
+        prune.check_sparsities(self.sparsities)
+
+
+def by_round(history: list[dict]) -> pd.DataFrame:
+    """A row a round of :func:`studylib.prune.apply`: sparsity, validation accuracy before and after recovery (0…1)."""
+    rounds = pd.DataFrame(history).groupby("round")
+    how = {"sparsity": ("sparsity", "first"), "before": ("val_accuracy", "first"), "after": ("val_accuracy", "max")}
+    return rounds.agg(**how).reset_index()
+
+
+def weights_left(model: nn.Module) -> list[dict]:
+    """Rows of layer and share (0…1) of its weights that live."""
+    return [
+        {"layer": name, "share": (layer.weight != 0).float().mean().item()}
+        for name, layer in models.weight_layers(model).items()
+    ]
+
+
+def five_ways(
+    parent: nn.Module, data: Data, settings: FiveWays, recipe: train.Recipe, seed: int, folder: Path
+) -> pd.DataFrame:
+    """The rows of :func:`ways` for all seeds, kept in ``folder`` as they are made."""
+    recipe = dataclasses.replace(recipe, epochs=settings.epochs)
+    seeds = list(range(seed, seed + settings.seeds))
+    key = [settings.sparsities, dataclasses.asdict(recipe), data.identity, weights_digest(parent)]
+    tasks = ways(parent, data, settings.sparsities, recipe=recipe, seeds=seeds, scratch=folder)
+    return pd.DataFrame(every(tasks, folder, key))
+
+
+def densities(rows: pd.DataFrame, seed: int) -> list[dict]:
+    """Of the rows of :func:`five_ways`, those of "pretrained" and ``seed``: layer, sparsity, density (0…1)."""
+    return [
+        {"layer": layer, "sparsity": row.sparsity, "density": share}
+        for row in rows[(rows["method"] == "pretrained") & (rows["seed"] == seed)].itertuples()
+        for layer, share in row.density.items()
+    ]
+
+
+def hurt(rows: pd.DataFrame, parent: nn.Module, data: Data, seed: int) -> list[dict]:
+    """Of the same rows: class, sparsity, points of test accuracy that the class has more than in ``parent``."""
+    whole = train.class_accuracy(train.predict(parent, data.test, data), data.test.labels, len(data.classes))
+    return [
+        {"class": name, "sparsity": row.sparsity, "points": 100 * (after - before)}
+        for row in rows[(rows["method"] == "pretrained") & (rows["seed"] == seed)].itertuples()
+        for name, before, after in zip(data.classes, whole, row.right, strict=True)
+    ]
 
 
 def ways(
@@ -67,4 +132,30 @@ def _row(model: nn.Module, sparsity: float, data: Data, shown: bool) -> dict:
         "dead_layers": ", ".join(name for name, share in density.items() if share == 0),
         "density": density,
         "right": right,
+    }
+
+
+def widest(rows: pd.DataFrame) -> tuple[str, float]:
+    """The ways in order at the sparsity where their mean accuracies differ most, in words, and that sparsity."""
+    mean = rows.groupby(["sparsity", "method"])["accuracy"].mean().unstack()
+    wide = (mean.max(axis=1) - mean.min(axis=1)).idxmax()
+    order = mean.loc[wide].sort_values(ascending=False)
+    return ", ".join(f"{method} {accuracy:.1%}" for method, accuracy in order.items()), wide
+
+
+def last_within(rows: pd.DataFrame, lost: float) -> str:
+    """Of each way the last sparsity at which its mean accuracy is within ``lost`` of its own first, in words."""
+    mean = rows.groupby(["sparsity", "method"])["accuracy"].mean().unstack()
+    last = {method: max(s for s in mean.index if mean[method][s] >= mean[method].iloc[0] - lost) for method in mean}
+    return ", ".join(f"{method} {sparsity:.1%}" for method, sparsity in last.items())
+
+
+def claims_of(metrics: dict, parent: str, out: Path) -> dict[str, claims.Measured]:
+    """What the pruned network in ``out`` says of the paper's claims; its cost is image by image, less ``parent``."""
+    found = [store.read_tensors(store.resolve(folder) / sweep.LOGITS)[0] for folder in (parent, out)]
+    before, after = ((each["logits"].argmax(1) == each["labels"]).double() for each in found)
+    lost = factorial.over_both((before - after).numpy())
+    return {
+        "imp_saved": claims.Measured(100 * (1 - metrics["bytes_nonzero"] / metrics["bytes_dense"])),
+        "imp_cost": claims.Measured(*(100 * number for number in lost)),
     }

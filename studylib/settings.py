@@ -1,0 +1,141 @@
+"""Settings as typed records: a notebook's dictionaries go into them, and are checked before anything trains."""
+
+import dataclasses
+import difflib
+import functools
+import typing
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic.fields import FieldInfo
+
+T = typing.TypeVar("T")
+MOST_SEED = 2**32 - 1  # the most that scikit-learn's draws take
+STRICT = ConfigDict(strict=True, allow_inf_nan=False)
+KINDS = {  # pydantic's name of an error → what was expected
+    "int_type": "a whole number",
+    "float_type": "a number",
+    "finite_number": "a finite number",
+    "string_type": "a text",
+    "bool_type": "true or false",
+    "list_type": "a list",
+    "greater_than_equal": "at least {ge}",
+    "greater_than": "above {gt}",
+    "less_than_equal": "at most {le}",
+    "less_than": "below {lt}",
+    "too_short": "at least {min_length} of them",
+    "too_long": "at most {max_length} of them",
+    "literal_error": "one of {expected}",
+}
+
+
+class SettingError(ValueError):
+    """A setting that cannot be used; the message names it and what was expected."""
+
+
+@typing.dataclass_transform(frozen_default=True)
+def record(cls: type[T]) -> type[T]:
+    """Makes ``cls`` a frozen dataclass whose fields are held against their types and bounds whenever one is made.
+
+    A field is ``name: Annotated[type, Field(ge=…, le=…, description="its meaning")] = default``. What one field cannot
+    say alone is said by a method ``check()``, and what only the data can, by a method ``against(data)``; both raise
+    ValueError.
+
+    Raises:
+        SettingError: when one is made with a value of another type or out of bounds.
+    """
+
+    def __post_init__(self) -> None:
+        for name, adapter in _adapters(cls).items():
+            _hold(name, getattr(self, name), adapter)
+        if hasattr(self, "check"):
+            self.check()
+
+    cls.__post_init__ = __post_init__
+    return dataclasses.dataclass(frozen=True)(cls)
+
+
+@functools.cache
+def _adapters(cls: type) -> dict[str, TypeAdapter]:
+    return {name: TypeAdapter(kind, config=STRICT) for name, kind in _types(cls).items()}
+
+
+def _types(cls: type) -> dict[str, Any]:
+    return typing.get_type_hints(cls, include_extras=True)
+
+
+def _hold(name: str, value: Any, adapter: TypeAdapter) -> None:
+    try:
+        adapter.validate_python(value)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = name + "".join(f"[{each}]" for each in first["loc"])
+        said = KINDS.get(first["type"])
+        expected = said.format(**first.get("ctx", {})) if said else first["msg"]
+        raise SettingError(f"{where}={first['input']!r}: expected {expected}") from None
+
+
+def read(kind: type[T], given: Mapping | T, name: str) -> T:
+    """``given``, a dictionary under the name ``name``, as a record of ``kind``; what it leaves out is the default.
+
+    Raises:
+        SettingError: no dictionary; an unknown key (names the nearest right one); a value of another type or out of
+            bounds. Where it is a text, as papermill's ``-p`` hands it on, the message shows the form that is right.
+    """
+    if isinstance(given, kind):
+        return given
+    if not isinstance(given, Mapping):
+        if isinstance(given, str):
+            form = f"papermill -y '{name}: {{…}}', as -p hands on text alone"
+            raise SettingError(f"{name}={given!r}: expected a dictionary; {form}")
+        raise SettingError(f"{name}={given!r}: expected a dictionary")
+    known = [field.name for field in dataclasses.fields(kind)]
+    for key in given:
+        if key not in known:
+            raise SettingError(f"{name}.{key}: unknown{nearest(str(key), known)}")
+    needed = [f.name for f in dataclasses.fields(kind) if f.default is f.default_factory is dataclasses.MISSING]
+    if missing := [key for key in needed if key not in given]:
+        raise SettingError(f"{name}.{missing[0]}: missing")
+    try:
+        return kind(**given)
+    except ValueError as error:
+        raise SettingError(f"{name}.{error}") from error
+
+
+def nearest(name: str, known: list[str]) -> str:
+    """What was meant, for the end of a message on an unknown ``name``."""
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    return f"; did you mean {close[0]!r}?" if close else f": expected one of {', '.join(known)}"
+
+
+def table(records: Mapping[str, Any]) -> list[dict[str, str]]:
+    """The settings in force, a row each: name, value, default, meaning."""
+    rows = []
+    for name, settings in records.items():
+        types = _types(type(settings))
+        for field in dataclasses.fields(settings):
+            meaning = next((m.description for m in _marks(types[field.name]) if m.description), "")
+            made = field.default_factory() if field.default is dataclasses.MISSING and _made(field) else field.default
+            default = "–" if made is dataclasses.MISSING else repr(made)
+            value = repr(getattr(settings, field.name))
+            rows.append({"setting": f"{name}.{field.name}", "value": value, "default": default, "meaning": meaning})
+    return rows
+
+
+def _made(field: dataclasses.Field) -> bool:
+    return field.default_factory is not dataclasses.MISSING
+
+
+def _marks(kind: Any) -> list[FieldInfo]:
+    return [mark for mark in getattr(kind, "__metadata__", ()) if isinstance(mark, FieldInfo)]
+
+
+@record
+class Study:
+    """What a notebook works on and with."""
+
+    dataset: Annotated[str, Field(description="name of a data set: digits, cifar10, …")]
+    seed: Annotated[int, Field(ge=0, le=MOST_SEED, description="decides the split and every draw")] = 0
+    threads: Annotated[int, Field(ge=0, le=1024, description="CPU threads; 0 leaves torch's default")] = 0
+    device: Annotated[Literal["auto", "cpu", "cuda"], Field(description="where torch computes")] = "auto"

@@ -1,0 +1,166 @@
+"""What a chapter shows: its rows and claims, read where they are published, made and kept where they are not."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import pandas as pd
+from IPython.display import HTML, Markdown, display
+from matplotlib.figure import Figure
+
+from studylib import claims, report, settings, store
+from studylib.node import Node
+from studylib.tree.published import FILE, Published, frame, plain
+from studylib.tree.rows import once
+
+
+class Chapter:
+    """A chapter in the making, or as it is published: the same cells show both.
+
+    Use it as every notebook does::
+
+        chapter = Chapter(node, reads=[parent], recipe=recipe, pruning=pruning)
+        rounds = chapter.rows("accuracy_by_round", lambda: by_round(node.model))
+        chapter.figure("accuracy_by_round", draw(rounds), rounds)
+        chapter.verdicts("imp", lambda: {"imp_saved": claims.Measured(…)})
+
+    Args:
+        node: its folder, data and, where it is shown as published, that study.
+        reads: folders of the models that the rows are of, beside the node's own: others' rows are others.
+        about: where the rows come from, if that is not what the node says.
+        settings: name in the parameters cell → record.
+
+    Raises:
+        studylib.settings.SettingError: a setting is not the published study's; names both values.
+    """
+
+    def __init__(self, node: Node, reads: list[str] = [], about: dict | None = None, **records: Any):  # noqa: B006
+        self.node, self.published, self.reads = node, node.published, [folder for folder in reads if folder]
+        self.settings = {"study": node.study, **records}
+        self._about, self._rows, self._claims = about, {}, {}
+        report.style()
+        if self.published:
+            _same(self.settings, self.published)
+
+    @property
+    def about(self) -> dict:
+        """Where the rows come from: data, seeds, commit, hardware, date."""
+        return self.node.about if self.published or self._about is None else self._about
+
+    def show(self) -> None:
+        """Says which study the page shows, and the settings in force: name, value, default, meaning."""
+        report.show_study(self.about)
+        table = pd.DataFrame(settings.table(self.settings)).to_html(index=False, border=0)
+        display(HTML(f"<details><summary>Settings in force</summary>{table}</details>"))
+
+    def rows(self, name: str, make: Callable[[], list[dict] | pd.DataFrame]) -> pd.DataFrame:
+        """The table ``name``: as published, or as ``make`` gives it, which is then kept for the next time.
+
+        Args:
+            name: of the table in the published file.
+            make: gives rows, dictionaries of JSON values or a table; called only where nothing is published. What it
+                trains that takes minutes it keeps one by one itself (:func:`studylib.tree.rows.every`).
+        """
+        if self.published:
+            return self.published.rows(name)
+
+        def records() -> list[dict]:
+            found = make()
+            return plain(found.to_dict("records") if isinstance(found, pd.DataFrame) else list(found))
+
+        self._rows[name] = once(self.node.out / "rows" / f"{name}.json", [name, *self._key()], records)
+        return frame(self._rows[name])
+
+    def one(self, name: str, make: Callable[[], dict]) -> dict:
+        """A table of one row, as a dictionary."""
+        return self.rows(name, lambda: [make()]).to_dict("records")[0]
+
+    def figure(self, name: str, figure: Figure, rows: pd.DataFrame) -> None:
+        """Shows ``figure``, and saves it with the ``rows`` that it was drawn from."""
+        report.save_figure(figure, self.node.out / "figures" / name, rows, self.about)
+        display(figure)
+        report.plt.close(figure)
+
+    def table(self, rows: pd.DataFrame, digits: int = 2) -> None:
+        """Shows ``rows`` in Markdown."""
+        display(Markdown(report.markdown_rows(rows, digits)))
+
+    def verdicts(self, stage: str, make: Callable[[], Mapping[str, claims.Measured | None]]) -> None:
+        """Shows what the paper says, what was measured and the verdict, and saves the chapter: its last cell's work.
+
+        Args:
+            stage: whose claims these are (:data:`studylib.claims.CLAIMS`).
+            make: claim → what was measured for it; called only where nothing is published.
+        """
+        if self.published:
+            measured = claims.from_json(self.published.content["claims"])
+        else:
+            self._claims = {key: found for key, found in make().items() if found is not None}
+            measured = self._claims
+            self._save()
+        display(Markdown(claims.table(stage, measured, self.about["data"]["name"])))
+
+    def _key(self) -> list:
+        specs = []
+        for folder in map(store.resolve, self.reads):
+            store.verify(folder)
+            specs.append(store.read_json(folder / store.SPEC))  # with the checksum of the weights
+        made = {name: _values(record) for name, record in self.settings.items()}
+        for name in ("threads", "device"):  # of the study: where it is computed, not what
+            made["study"].pop(name, None)
+        own = self.node.model.spec["changes"] if self.node.model is not None else []
+        return [made, self.node.data.identity, specs, plain(own)]
+
+    def _save(self) -> None:
+        metrics = {}
+        if self.node.model is not None:
+            metrics = store.read_json(self.node.out / "metrics.json")
+        content = {"chapter": self.node.chapter, "about": self.about}
+        content["settings"] = {name: _values(record) for name, record in self.settings.items()}
+        content |= {"metrics": metrics, "rows": self._rows, "claims": claims.to_json(self._claims)}
+        store.write_json(self.node.out / FILE, content)
+
+
+def _values(record: Any) -> Any:
+    return plain(dataclasses.asdict(record) if dataclasses.is_dataclass(record) else record)
+
+
+def _same(ours: Mapping[str, Any], published: Published) -> None:
+    """Raises SettingError where a setting is another than the published study's, which may have fewer."""
+    theirs = published.content["settings"]
+    for name, record in ours.items():
+        known = theirs.get(name, {})
+        for key, value in _values(record).items() if isinstance(known, dict) else ():
+            if key in known and key not in ("threads", "device") and known[key] != value:
+                raise settings.SettingError(
+                    f"{name}.{key}={value!r}: {published.folder} was made with {known[key]!r}; expected that, or "
+                    "published='' to make the rows here"
+                )
+
+
+class Beside:
+    """Figures of another published study of the chapter, each with a caption that says which."""
+
+    def __init__(self, folder: str, chapter: str):
+        self.folder = folder
+        self.published = Published(folder, chapter) if (store.resolve(folder) / f"{chapter}.json").exists() else None
+
+    def figure(self, name: str, draw: Callable[..., Figure], caption: str, *more: str) -> None:
+        """Draws its rows ``name``, and those named ``more``, as the chapter draws its own; says of which study."""
+        there = self.published.content["rows"] if self.published else {}
+        if not {name, *more} <= set(there):
+            display(Markdown(f"*{caption}: not in this copy of {self.folder}.*"))
+            return
+        figure = draw(*(self.published.rows(each) for each in (name, *more)))
+        display(figure)
+        report.plt.close(figure)
+        said = f"{caption}. {report.where_from(self.published.about)}"
+        display(Markdown(f"*{said.strip()}*"))
+
+    def verdicts(self, stage: str) -> None:
+        """What it measured for the paper's claims, if anything."""
+        if self.published and self.published.content["claims"]:
+            measured = claims.from_json(self.published.content["claims"])
+            data = self.published.about["data"]["name"]
+            display(Markdown(f"*{self.folder}. {report.where_from(self.published.about)}*"))
+            display(Markdown(claims.table(stage, measured, data)))

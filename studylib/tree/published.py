@@ -1,0 +1,83 @@
+"""What is published of a chapter: rows, claims, settings and where they are from, in one JSON file a study."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from studylib import store
+
+if TYPE_CHECKING:  # a second of import that the nodes of the tree are spared
+    import pandas as pd
+
+FILE = "chapter.json"  # in the folder where a chapter was run; published as figures/<study>/<chapter>.json
+KEYS = ("chapter", "about", "settings", "metrics", "rows", "claims")
+
+
+class Published:
+    """A chapter as a study published it; nothing is trained to show it.
+
+    Args:
+        folder: of the study, such as ``figures/digits``: absolute, or below the study's root.
+        chapter: name of the chapter, such as ``04_svd``.
+
+    Raises:
+        studylib.store.CheckpointError: the study has not published that chapter, or the file is damaged.
+    """
+
+    def __init__(self, folder: str | Path, chapter: str):
+        self.folder, self.file = Path(folder), store.resolve(folder) / f"{chapter}.json"
+        if not self.file.exists():
+            there = sorted(path.stem for path in self.file.parent.glob("[0-9][0-9]_*.json"))
+            has = f"it has {', '.join(there)}" if there else "nothing is published there"
+            raise store.CheckpointError(
+                f"published={str(folder)!r}: expected a study that has published {chapter}; {has}. An empty text makes "
+                "the rows here"
+            )
+        content = store.read_json(self.file)
+        if not isinstance(content, dict) or not set(KEYS) <= set(content):
+            raise store.CheckpointError(f"{self.file}: expected {', '.join(KEYS)}")
+        self.content: dict[str, Any] = content
+
+    @property
+    def about(self) -> dict:
+        """Where the rows come from: data, seeds, commit, hardware, date."""
+        return self.content["about"]
+
+    def rows(self, name: str) -> pd.DataFrame:
+        """The table ``name``.
+
+        Raises:
+            studylib.store.CheckpointError: the study has no such table; names those that it has.
+        """
+        return frame(self.records(name))
+
+    def records(self, name: str) -> list[dict]:
+        """:meth:`rows` as they stand in the file."""
+        if name not in self.content["rows"]:
+            known = ", ".join(self.content["rows"])
+            raise store.CheckpointError(f"{self.file}: it has no rows {name!r}: expected one of {known}")
+        return self.content["rows"][name]
+
+
+def frame(rows: list[dict]) -> pd.DataFrame:
+    """JSON's rows as a table: a column in which null is all there is, or stands among numbers, is of floats."""
+    import pandas as pd
+
+    found = pd.DataFrame(rows)
+    for name in found:
+        values = [row.get(name) for row in rows]
+        if None in values and all(value is None or isinstance(value, int | float) for value in values):
+            found[name] = found[name].astype(float)
+    return found
+
+
+def plain(value: Any) -> Any:
+    """``value`` as JSON has it: numbers of numpy or torch are Python's, what is not finite is null."""
+    if isinstance(value, dict):
+        return {str(key): plain(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(each) for each in value]
+    value = value.item() if hasattr(value, "item") else value
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,9 +1,11 @@
+import json
 import math
 
 import pytest
 
 from studylib import claims, marks
 from studylib.claims import Claim, Measured
+from studylib.results import verdicts
 
 VALUE = Claim("imp", "it saves {}", "section 1", 88.1, "%", 2.0)
 ANYWHERE = Claim("imp", "it saves {}", "section 1", 88.1, "%", 2.0, anywhere=True)
@@ -48,22 +50,22 @@ FALLS = Claim("kd", "it hurts", "section 1", 0.0, "points", direction="-", anywh
     ],
 )
 def test_verdicts(claim, measured, dataset, verdict):
-    assert claims.verdict(claim, measured, dataset) == verdict
+    assert verdicts.verdict(claim, measured, dataset) == verdict
 
 
 def test_a_table_has_every_claim_of_its_chapter_and_units():
-    text = claims.table("int8", {"int8_saved": Measured(74.0)}, "digits")
+    text = verdicts.table("int8", {"int8_saved": Measured(74.0)}, "digits")
     rows = text.splitlines()[2:]
     assert len(rows) == sum(claim.chapter == "int8" for claim in claims.CLAIMS.values())
     assert rows[0] == "| int8 alone saves 73.1 % | section 5.2 | 74.00 % | reproduced |"
     assert text.count("| – | not measured |") == len(rows) - 1
-    moved = claims.table("sweep", {"pruned_loses_less": Measured(-1e-5, -2e-5, 1e-5, n=3)}, "digits")
+    moved = verdicts.table("sweep", {"pruned_loses_less": Measured(-1e-5, -2e-5, 1e-5, n=3)}, "digits")
     assert "| -0.00001 nats (-0.00002 to +0.00001) | undecided: within noise; n = " in moved
 
 
 def test_a_claim_of_another_chapter_is_refused():
     with pytest.raises(KeyError, match="kd_gain"):
-        claims.table("int8", {"kd_gain": Measured(1.0)}, "digits")
+        verdicts.table("int8", {"kd_gain": Measured(1.0)}, "digits")
 
 
 def test_every_claim_can_be_shown():
@@ -104,34 +106,22 @@ def test_a_mark_is_held_against_the_smallest_file_that_validation_images_choose(
     assert marks.against_marks([large], "digits") == []
 
 
-def test_a_row_is_judged_again_by_what_its_text_says_was_measured():
-    def again(key, measured, n, dataset="cifar10"):
-        chapter = claims.CLAIMS[key].chapter
-        (row,) = (
-            row
-            for row in claims.rows(claims.table(chapter, {key: measured}, "cifar10"))
-            if row["paper says"] == claims.statement(claims.CLAIMS[key])
-        )
-        judged = claims.judged_again(row | {"verdict": "old"}, n, dataset)
-        assert judged | {"verdict": ""} == row | {"verdict": ""}
-        return judged["verdict"]
-
-    assert again("kd_gain", Measured(1.39, 0.03, 2.76), 3) == "not reproduced"
-    assert again("kd_gain", Measured(1.39, 0.03, 2.76), 1) == "not reproduced (one seed)"
-    assert again("imp_cost", Measured(1.73), 1) == "undecided: no interval"
-    assert again("imp_cost", Measured(-1.73, -2.0, -1.0), 3) == "not reproduced"
-    assert again("teacher_bytes", Measured(3_950_001.0), 1) == "reproduced"
-    assert again("small_bytes", Measured(math.inf), 1) == "not reproduced"
-    assert again("small_bytes", None, 1) == "not measured"
-    assert again("pruned_loses_less", Measured(-2e-5, -3e-5, -1e-5), 3, "digits") == "reproduced"
-    other = {"paper says": "what no claim says", "we measured": "1", "verdict": "old"}
-    assert claims.judged_again(other, 1, "cifar10") == other
+def test_what_was_measured_goes_to_json_and_back():
+    several = [Measured(1.0, -1.0, 3.0, 3, "weighted sum"), Measured(2.0, 1.0, 3.0, 3, "another")]
+    measured = {"kd_gain": [Measured(5.5, 4.0, 7.0, n=3)], "small_bytes": [Measured(math.inf)], "moo_one_shot": several}
+    rows = json.loads(json.dumps(verdicts.to_json(measured | {"kd_alone": None}), allow_nan=False))
+    assert verdicts.from_json(rows) | {"small_bytes": 0} == measured | {"small_bytes": 0}
+    assert rows[0] == {"claim": "kd_gain", "value": 5.5, "low": 4.0, "high": 7.0, "n": 3, "unit": "points"}
+    (none,) = verdicts.from_json(rows)["small_bytes"]
+    assert math.isinf(none.value) and math.isnan(none.low)
+    assert verdicts.from_json([rows[0] | {"claim": "no claim any more"}]) == {}
 
 
-def test_a_table_can_be_read_again():
-    table = claims.table("kd", {"kd_gain": claims.Measured(5.5, 4.0, 7.0, n=3)}, "cifar10")
-    rows = {row["paper says"]: row for row in claims.rows(table)}
-    assert set(rows) == {claims.statement(claim) for claim in claims.CLAIMS.values() if claim.chapter == "kd"}
-    found = rows[claims.statement(claims.CLAIMS["kd_gain"])]
-    assert (found["we measured"], found["verdict"]) == ("+5.50 points (+4.00 to +7.00)", claims.REPRODUCED)
-    assert claims.rows("") == [] and claims.rows("| a |\n|---|\n| 1 |") == []
+def test_a_claim_against_several_rivals_has_a_row_for_each():
+    several = [Measured(1.0, -1.0, 3.0, 3, "weighted sum"), Measured(2.0, 1.0, 3.0, 3, "weighted sum, normalized")]
+    rows = [row for row in verdicts.rows("moo", {"moo_one_shot": several}, "cifar10") if row["claim"] == "moo_one_shot"]
+    assert [row["paper says"].partition(" (against the ")[2] for row in rows] == [
+        "weighted sum)",
+        "weighted sum, normalized)",
+    ]
+    assert [row["verdict"].partition(":")[0] for row in rows] == ["undecided", "reproduced"]

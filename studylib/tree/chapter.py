@@ -8,8 +8,9 @@ import pandas as pd
 from IPython.display import HTML, Markdown, display
 from matplotlib.figure import Figure
 
-from studylib import claims, report, settings, store
+from studylib import report, settings, store
 from studylib.node import Node
+from studylib.results import verdicts
 from studylib.tree.published import FILE, Published, frame, plain
 from studylib.tree.rows import once
 
@@ -85,20 +86,20 @@ class Chapter:
         """Shows ``rows`` in Markdown."""
         display(Markdown(report.markdown_rows(rows, digits)))
 
-    def verdicts(self, stage: str, make: Callable[[], Mapping[str, claims.Measured | None]]) -> None:
+    def verdicts(self, stage: str, make: Callable[[], verdicts.Found]) -> None:
         """Shows what the paper says, what was measured and the verdict, and saves the chapter: its last cell's work.
 
         Args:
             stage: whose claims these are (:data:`studylib.claims.CLAIMS`).
-            make: claim → what was measured for it; called only where nothing is published.
+            make: claim → what was measured for it, or several; called only where nothing is published.
         """
         if self.published:
-            measured = claims.from_json(self.published.content["claims"])
+            measured = verdicts.from_json(self.published.content["claims"])
         else:
             self._claims = {key: found for key, found in make().items() if found is not None}
             measured = self._claims
             self._save()
-        display(Markdown(claims.table(stage, measured, self.about["data"]["name"])))
+        display(Markdown(verdicts.table(stage, measured, self.about["data"]["name"])))
 
     def _key(self) -> list:
         specs = []
@@ -117,7 +118,7 @@ class Chapter:
             metrics = store.read_json(self.node.out / "metrics.json")
         content = {"chapter": self.node.chapter, "about": self.about}
         content["settings"] = {name: _values(record) for name, record in self.settings.items()}
-        content |= {"metrics": metrics, "rows": self._rows, "claims": claims.to_json(self._claims)}
+        content |= {"metrics": metrics, "rows": self._rows, "claims": verdicts.to_json(self._claims)}
         store.write_json(self.node.out / FILE, content)
 
 
@@ -160,7 +161,7 @@ class Beside:
     def verdicts(self, stage: str) -> None:
         """What it measured for the paper's claims, if anything."""
         if self.published and self.published.content["claims"]:
-            measured = claims.from_json(self.published.content["claims"])
+            measured = verdicts.from_json(self.published.content["claims"])
             data = self.published.about["data"]["name"]
             display(Markdown(f"*{self.folder}. {report.where_from(self.published.about)}*"))
-            display(Markdown(claims.table(stage, measured, data)))
+            display(Markdown(verdicts.table(stage, measured, data)))

@@ -1,0 +1,197 @@
+"""The verdict on each claim from what was measured, as data and in words; no number is read from a text."""
+
+import math
+import statistics
+from collections.abc import Iterable, Mapping
+
+import pandas as pd
+
+from studylib.claims import (
+    CLAIMS,
+    CONTRADICTED,
+    NOT_COMPARABLE,
+    NOT_MEASURED,
+    PAPER_DATA,
+    PLANE,
+    REPRODUCED,
+    UNDECIDED,
+    Claim,
+    Measured,
+)
+
+COLUMNS = ("paper says", "where", "we measured", "verdict")  # of the table that a chapter ends with
+Found = Mapping[str, Measured | Iterable[Measured] | None]
+NORMAL = statistics.NormalDist().inv_cdf(0.975)  # half-width of an interval of 95 %, in standard deviations
+
+
+def verdict(claim: Claim, measured: Measured | None, dataset: str) -> str:
+    """One of the five verdicts, with the reason where it is not a plain yes or no.
+
+    A direction is reproduced where the whole interval lies on its side of the claim's value, and not where it lies on
+    the other. A value is reproduced where the whole interval lies within the claim's tolerance of it, and not where the
+    interval lies beyond. Anything else is undecided; so is what was sampled and has no interval. Shares of bytes, and
+    bytes, are exact: they are judged as they are.
+    """
+    if measured is None or math.isnan(measured.value):
+        return NOT_MEASURED
+    if claim.elsewhere:
+        return f"{NOT_COMPARABLE}: {claim.elsewhere}"
+    if not claim.anywhere and dataset != PAPER_DATA:
+        return f"{NOT_COMPARABLE}: {dataset}, not CIFAR-10"
+    bare = math.isnan(measured.low)
+    if bare and (claim.direction or claim.sampled or claim.unit == "points"):
+        return f"{UNDECIDED}: no interval"
+    low, high = (measured.value, measured.value) if bare else (measured.low, measured.high)
+    if claim.direction:
+        above, below = low > claim.value, high < claim.value
+        yes, no = (above, below) if claim.direction == "+" else (below, above)
+    else:
+        least, most = claim.value - claim.tolerance, claim.value + claim.tolerance
+        yes, no = least <= low and high <= most, high < least or low > most
+    if not (yes or no):
+        return f"{UNDECIDED}: within noise{_would_decide(claim, measured)}"
+    found = REPRODUCED if yes else CONTRADICTED
+    return found if bare or measured.n > 1 else f"{found} (one seed)"
+
+
+def _would_decide(claim: Claim, measured: Measured) -> str:
+    """How many seeds would, in words, if they spread as those measured do; empty where one seed was measured."""
+    from studylib import factorial  # scipy is slow to import
+
+    off = abs(measured.value - claim.value)
+    distance = off if claim.direction else abs(off - claim.tolerance)
+    seeds = factorial.seeds_to_decide(measured.high - measured.value, measured.n, distance)
+    if math.isnan(seeds):
+        return ""
+    return (
+        f"; more than {factorial.MANY} seeds would decide" if math.isinf(seeds) else f"; n = {seeds:.0f} would decide"
+    )
+
+
+def rows(chapter: str, measured: Found, dataset: str) -> list[dict]:
+    """Every claim of ``chapter`` beside what was measured: rows of claim (its key) and :data:`COLUMNS`.
+
+    Args:
+        measured: key of :data:`studylib.claims.CLAIMS` → what was measured, or several, each against another rival; a
+            claim that is left out was not measured.
+
+    Raises:
+        KeyError: a key that is no claim of ``chapter``.
+    """
+    claims = {key: claim for key, claim in CLAIMS.items() if claim.chapter == chapter}
+    for key in measured:
+        if key not in claims:
+            raise KeyError(f"{key!r}: expected one of the claims of {chapter}: {', '.join(claims)}")
+    return [
+        {"claim": key, **row(claim, found, dataset)}
+        for key, claim in claims.items()
+        for found in _several(measured.get(key)) or [None]
+    ]
+
+
+def row(claim: Claim, found: Measured | None, dataset: str) -> dict[str, str]:
+    """The cells of :data:`COLUMNS` for one claim."""
+    says = statement(claim) + (f" (against the {found.against})" if found and found.against else "")
+    return dict(zip(COLUMNS, (says, claim.where, text(found, claim.unit), verdict(claim, found, dataset)), strict=True))
+
+
+def table(chapter: str, measured: Found, dataset: str) -> str:
+    """:func:`rows` in Markdown."""
+    lines = [f"| {' | '.join(COLUMNS)} |", "|---|---|---:|---|"]
+    lines += [f"| {' | '.join(row[name] for name in COLUMNS)} |" for row in rows(chapter, measured, dataset)]
+    return "\n".join(lines)
+
+
+def _several(found: Measured | Iterable[Measured] | None) -> list[Measured]:
+    return [found] if isinstance(found, Measured) else list(found or [])
+
+
+def to_json(measured: Found) -> list[dict]:
+    """Rows of claim, value ("none": nothing has it), low, high (null where there is none), n, unit and against."""
+    found = []
+    for key, each in measured.items():
+        for m in _several(each):
+            low, high = (None if math.isnan(end) else float(end) for end in (m.low, m.high))
+            value = None if math.isnan(m.value) else "none" if math.isinf(m.value) else float(m.value)
+            row = {"claim": key, "value": value, "low": low, "high": high, "n": int(m.n), "unit": CLAIMS[key].unit}
+            found.append(row | ({"against": m.against} if m.against else {}))
+    return found
+
+
+def from_json(rows: Iterable[dict]) -> dict[str, list[Measured]]:
+    """What :func:`to_json` was given; a claim that is none any more is left out."""
+    measured: dict[str, list[Measured]] = {}
+    for row in rows:
+        value = math.inf if row["value"] == "none" else math.nan if row["value"] is None else row["value"]
+        low, high = (math.nan if row[end] is None else row[end] for end in ("low", "high"))
+        if row["claim"] in CLAIMS:
+            measured.setdefault(row["claim"], []).append(Measured(value, low, high, row["n"], row.get("against", "")))
+    return measured
+
+
+def of_nodes(nodes: pd.DataFrame, images: int) -> dict[str, Measured]:
+    """What the nodes of one seed say of the claims, all of test accuracies and of parameters' bytes.
+
+    Intervals (95 %, normal) are for another draw of the test images, not for another training. Which images a node had
+    right is not published: what separates the teacher from a node can only lie in images on which they disagree, whose
+    share is; other differences are taken as if each node had images of its own. Both are wide, if anything.
+
+    Args:
+        nodes: columns of :data:`studylib.sweep.COLUMNS`, indexed by node; a claim about nodes that are not there is
+            left out.
+        images: of the test set.
+    """
+    there, root = set(nodes.index), "teacher"
+    found = {}
+    for key, claim in CLAIMS.items():
+        if claim.nodes and set(claim.nodes) <= there:
+            found[key] = _sum(claim.nodes, nodes, images, root)
+        elif claim.saved and {root, claim.saved[0]} <= there:
+            node, column = claim.saved
+            found[key] = Measured(100 * (1 - nodes.loc[node, column] / nodes.loc[root, "bytes_dense"]))
+        elif claim.taken and claim.taken[0] in there:
+            found[key] = Measured(float(nodes.loc[claim.taken]))
+    return found
+
+
+def _sum(weights: Mapping[str, int], nodes: pd.DataFrame, images: int, root: str) -> Measured:
+    percent = 100 * nodes["test_accuracy"]
+    value = sum(weight * percent[node] for node, weight in weights.items())
+    spread = sum(weight**2 * percent[node] * (100 - percent[node]) for node, weight in weights.items())
+    if len(weights) == 2 and weights.get(root) == 1:  # and −1 for the other
+        apart = 100 * (1 - min(nodes.loc[node, "agreement"] for node in weights))
+        spread = max(0, 100 * apart - value**2)
+    half = NORMAL * math.sqrt(spread / images)
+    return Measured(value, value - half, value + half)
+
+
+def statement(claim: Claim) -> str:
+    """What ``claim`` says, its value in it."""
+    return claim.says.format(_with_unit(claim.value, claim.unit))
+
+
+def _with_unit(value: float, unit: str, digits: int | None = None) -> str:
+    if unit == "bytes":
+        return f"{value:,.0f} bytes"
+    number = (
+        f"{value:g}"
+        if digits is None
+        else f"{value:+.{digits}f}"
+        if unit in ("points", PLANE, "nats")
+        else f"{value:.{digits}f}"
+    )
+    return f"{number} {unit}"
+
+
+def text(found: Measured | None, unit: str) -> str:
+    """What was measured, in words: value and interval, a dash where it was not."""
+    if found is None or math.isnan(found.value):
+        return "–"
+    if math.isinf(found.value):
+        return "none does"
+    digits = {"nats": 5}.get(unit, 2)
+    said = _with_unit(found.value, unit, digits)
+    if not math.isnan(found.low):
+        ends = [_with_unit(end, unit, digits).removesuffix(f" {unit}") for end in (found.low, found.high)]
+        said += f" ({ends[0]} to {ends[1]})"
+    return said

@@ -6,8 +6,9 @@ import hashlib
 import json
 from pathlib import Path
 
-from engine.parameters import ROOT
+from engine.reading import ROOT
 
+PARAMETERS = "parameters"  # tag of the cell whose values are handed in: they count as such, not as code
 LESSON = "lesson"  # tag of the cells that a chapter has and a node of the tree does without
 PUBLISHED = ".slnc"  # how a published file's name ends; studylib.restore, which is slow to import, says so, too
 
@@ -19,28 +20,45 @@ def digest(path: Path, lesson: bool = True) -> str:
     Outputs, execution counts, comments and docstrings never do: running a notebook by hand or mending a
     sentence retrains nothing.
     """
-    code = path.read_text(encoding="utf-8")
-    if path.suffix == ".ipynb":
-        cells = [
-            "".join(cell["source"])
-            for cell in json.loads(code)["cells"]
-            if cell["cell_type"] == "code" and (lesson or LESSON not in cell["metadata"].get("tags", []))
-        ]
-        code = "\n".join(
-            line for cell in cells for line in cell.splitlines() if not line.lstrip().startswith(("%", "!"))
-        )
+    code = _code_of(path, lesson)
     found = hashlib.sha256(_essence(code).encode())
     for module in sorted(_reach(_imports(code))):
         found.update(_essence(_file(module).read_text(encoding="utf-8")).encode())
     return found.hexdigest()[:16]
 
 
+def names(notebook: Path, lesson: bool = True) -> set[str]:
+    """Every name that a notebook's code reads or sets, without ``lesson`` of the cells alone that a node runs."""
+    tree = ast.parse(_code_of(notebook, lesson))
+    return {item.id for item in ast.walk(tree) if isinstance(item, ast.Name)}
+
+
 def of_files(section: dict) -> str:
     """A hash of the published files that a profile's section names; empty where it names none."""
-    values = [each for value in section.values() for each in (value if isinstance(value, list) else [value])]
-    named = [ROOT / value for value in values if isinstance(value, str) and value.endswith(PUBLISHED)]
+    named = [ROOT / value for value in _leaves(section) if isinstance(value, str) and value.endswith(PUBLISHED)]
     found = hashlib.sha256(b"".join(path.read_bytes() for path in named if path.is_file()))
     return found.hexdigest()[:16] if named else ""
+
+
+def _leaves(value) -> list:
+    if isinstance(value, dict):
+        return [leaf for each in value.values() for leaf in _leaves(each)]
+    return [leaf for each in value for leaf in _leaves(each)] if isinstance(value, list) else [value]
+
+
+def _code_of(path: Path, lesson: bool) -> str:
+    """The code of a script, or of a notebook's cells but for that of its parameters."""
+    code = path.read_text(encoding="utf-8")
+    if path.suffix != ".ipynb":
+        return code
+    cells = [cell for cell in json.loads(code)["cells"] if cell["cell_type"] == "code"]
+    sources = [
+        "".join(cell["source"])
+        for cell in cells
+        if PARAMETERS not in (tags := cell["metadata"].get("tags", [])) and (lesson or LESSON not in tags)
+    ]
+    lines = [line for source in sources for line in source.splitlines()]
+    return "\n".join(line for line in lines if not line.lstrip().startswith(("%", "!")))
 
 
 def _essence(code: str) -> str:

@@ -6,6 +6,7 @@ The executed notebook is written after every cell; if a cell fails, the notebook
 """
 
 import argparse
+import contextlib
 import json
 import logging
 import os
@@ -28,6 +29,7 @@ from traitlets.config import Config
 from zmq import ZMQError
 
 from engine import places
+from engine.reading import nearest
 from studylib import budget
 
 CLIENT = Path(__file__).resolve().with_name("client.py")
@@ -86,9 +88,9 @@ def execute(notebook: Path, executed: Path, parameters: dict, skip: str = "") ->
         KeyError: a parameter that the notebook does not have.
         PapermillExecutionError: a cell failed.
     """
-    unknown = sorted(set(parameters) - set(papermill.inspect_notebook(str(notebook))))
-    if unknown:
-        raise KeyError(f"{notebook}: it has no parameter {unknown[0]!r}")
+    known = list(papermill.inspect_notebook(str(notebook)))
+    if unknown := sorted(set(parameters) - set(known)):
+        raise KeyError(f"{notebook}: it has no parameter {unknown[0]!r}{nearest(unknown[0], known)}")
     executed.parent.mkdir(parents=True, exist_ok=True)
     papermill.execute_notebook(
         str(notebook),
@@ -109,15 +111,16 @@ def main() -> None:
     parser.add_argument("executed", type=Path)
     parser.add_argument("--parameters", type=json.loads, default={})
     parser.add_argument("--skip", default="", metavar="TAG", help="cells that are not run")
-    parser.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE", help="VALUE is JSON, or else text")
+    more = "VALUE is JSON, or else text; NAME may be of a dictionary: study.seed"
+    parser.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE", help=more)
     args = parser.parse_args()
     parameters = dict(args.parameters)
     for item in args.set:
         name, _, value = item.partition("=")
-        try:
-            parameters[name] = json.loads(value)
-        except ValueError:
-            parameters[name] = value
+        name, _, key = name.partition(".")
+        with contextlib.suppress(ValueError):
+            value = json.loads(value)
+        parameters[name] = {**parameters.get(name, {}), key: value} if key else value
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     if budget.left() <= 0:
         sys.exit(f"{budget.Paused.__name__}: not begun, the time is up")

@@ -1,13 +1,14 @@
-"""Publishes a run: its rows into figures/results.csv, its figures into figures/<profile>/, its table into README.md.
+"""Publishes a run: nodes into figures/results.csv, chapters into figures/<profile>/, tables into README.md.
 
-Nothing is trained. Without a run of the profile, the figures are redrawn from the rows that are published already.
-A run that has less than what is published (nodes, seeds, chapters) is refused, unless it is to take its place.
+Nothing is trained. Without a run of the profile, its chapters are shown once more from their published rows, and
+their pictures drawn anew. A run that has less than what is published is refused, unless it is to take its place.
 
 python engine/figures.py PROFILE [--replace]
 """
 
 import argparse
 import sys
+import tempfile
 from pathlib import Path
 
 import matplotlib
@@ -17,20 +18,21 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import pandas as pd
 
-from engine import naming, parameters, readme, verdicts
+from engine import chapters, naming, parameters, readme, verdicts
 from engine.machine import refusals
-from engine.parameters import ROOT
-from studylib import claims, comparison, factorial, fronts, marks, plots, report, restore, store, sweep
+from engine.reading import FOLDER, ROOT, ParameterError
+from studylib import factorial, marks, report, restore, store, sweep
+from studylib.plots import files as files_plot
+from studylib.tree.published import FILE
 
 RESULTS = ROOT / "figures" / verdicts.RESULTS_FILE
-FRONTIER_TABLE = "frontier.csv"
 MODEL_BYTES = 200_000  # the most that a file in figures/models/ may have
 
 
 def main(profile: str, replace: bool = False) -> None:
     results = sweep.read_table(RESULTS) if RESULTS.exists() else pd.DataFrame(columns=["profile", *sweep.COLUMNS])
-    run = ROOT / "runs" / profile
-    about_file = ROOT / "figures" / profile / "about.json"
+    run, target = ROOT / "runs" / profile, ROOT / "figures" / profile
+    about_file = target / "about.json"
     if (run / "sweep.csv").exists():
         rows = sweep.read_table(run / "sweep.csv")
         if naming.teacher_kind(profile) == naming.RESTORED:  # its latency is published where it is from
@@ -50,49 +52,67 @@ def main(profile: str, replace: bool = False) -> None:
         store.write_bytes(RESULTS, results.to_csv(index=False).encode())
         store.write_json(about_file, about)
         publish_models(run, rows, profile)
+        publish_pictures(run, target)
+        for folder in chapters_done(run):
+            publish_chapter(folder, target, profile)
         source = run / "sweep.csv"
     else:
         rows, source = results[results["profile"] == profile].drop(columns="profile"), RESULTS
         if rows.empty:
+            base, _, root = profile.partition("-")
             try:
-                base, _, root = profile.partition("-")
                 parameters.load(base, root=root)
-            except parameters.ParameterError as error:
+            except ParameterError as error:
                 sys.exit(f"{profile}: neither run here nor published in figures/results.csv; {error}")
             command = f"make study PROFILE={base}" + (f" ROOT={root}" if root else "")
             sys.exit(f"{profile}: neither run here nor published in figures/results.csv; {command}")
         about = store.read_json(about_file)
-    report.style()
+        for key in chapters.declared():
+            redraw(key, target)
     summary = sweep.summary(rows)
-    own = {"tree": plots.draw_tree, "front": fronts.draw_front}
-    for name, draw in own.items() if len(summary) > 1 else ():  # one node is neither
-        report.save_figure(draw(summary), ROOT / "figures" / profile / name, summary, about)
-    done = [path.parent for path in sorted((run / "chapters").glob("*/notebook.ipynb")) if _done(path)]
-    for drawn in [path for chapter in done for path in sorted(chapter.glob("figures/*.json"))]:
-        if drawn.stem in own:
-            continue
-        target, content = ROOT / "figures" / profile / drawn.name, store.read_json(drawn)
-        store.write_json(target, {**content, "about": {"profile": profile, **content["about"]}})
-        for suffix in (".png", ".pdf"):
-            if drawn.with_suffix(suffix).exists():  # a table has none
-                store.write_bytes(target.with_suffix(suffix), drawn.with_suffix(suffix).read_bytes())
-    draw_frontier(ROOT / "figures" / profile)
-    draw_students(ROOT / "figures" / profile)
-    draw_pruning(ROOT / "figures" / profile)
-    draw_ways(ROOT / "figures" / profile)
-    draw_comparisons(ROOT / "figures" / profile)
-    if claimed := [row for chapter in done for row in claims_of(chapter, about["data"]["name"])]:
-        store.write_json(ROOT / "figures" / profile / verdicts.CLAIMS_FILE, {"about": about, "rows": claimed})
-    for path in (ROOT / "figures" / profile).glob("*.json"):
-        name_seeds(path)
-    name_chapters(ROOT / "figures" / profile)
     draw_files(ROOT / "figures")
     plain = results[results["profile"] == profile.partition("-")[0]]
     if "-" in profile and not plain.empty:
-        report.save_table(ROOT / "figures" / profile / "beside", sweep.compare(plain, rows), about)
-    print(f"figures/{profile}/ redrawn from {source.relative_to(ROOT)}")
+        report.save_table(target / "beside", sweep.compare(plain, rows), about)
+    print(f"figures/{profile}/ made from {source.relative_to(ROOT)}")
     readme.write(summary, about)
     readme.date_citation()
+
+
+def chapters_done(run: Path) -> list[Path]:
+    """The folders of the chapters that a run has from their first cell to their last."""
+    return [path.parent for path in sorted((run / "chapters").glob(f"*/{FILE}"))]
+
+
+def publish_chapter(folder: Path, target: Path, profile: str) -> None:
+    """Rows, claims and settings of a chapter as one file, and the pictures that it has drawn of them."""
+    content = store.read_json(folder / FILE)
+    content["about"] = {"profile": profile, **content["about"]}
+    store.write_json(target / f"{content['chapter']}.json", content)
+    publish_pictures(folder, target)
+
+
+def publish_pictures(folder: Path, target: Path) -> None:
+    for picture in sorted([*folder.glob("figures/*.png"), *folder.glob("figures/*.pdf")]):
+        store.write_bytes(target / picture.name, picture.read_bytes())
+
+
+def redraw(key: str, target: Path) -> None:
+    """Shows a published chapter once more; what pictures it draws take the place of those that were there."""
+    from engine import execute
+
+    chapter = chapters.declared()[key]
+    file = target / f"{chapter.name}.json"
+    if not file.exists():
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        given = {name: value for name, value in store.read_json(file)["settings"].items() if isinstance(value, dict)}
+        given |= {"published": str(target), "out": folder}
+        try:
+            execute.execute(chapter.notebook, Path(folder) / "notebook.ipynb", given)
+        except execute.PapermillExecutionError as error:
+            print(f"{chapter.name}: drawn in part ({error.evalue})")
+        publish_pictures(Path(folder), target)
 
 
 def _lost(published: dict, about: dict) -> str:
@@ -106,7 +126,7 @@ def _named_by(name: str) -> list[str]:
     """The profiles that go on from, or are taught by, the published file ``name``."""
     return [
         path.stem
-        for path in sorted(parameters.FOLDER.glob("*.yaml"))
+        for path in sorted(FOLDER.glob("*.yaml"))
         if f"figures/models/{name}" in path.read_text(encoding="utf-8")
     ]
 
@@ -119,46 +139,6 @@ def _gone_on_from(run: Path, profile: str) -> list[str]:
     there = {store.read_json(path).get("file_sha256") for path in metrics}
     lost = {name: _named_by(name) for name, about in of_it.items() if about.get("sha256") not in there}
     return [f"figures/models/{name} that {', '.join(who)} names" for name, who in lost.items() if who]
-
-
-def name_seeds(path: Path) -> None:
-    """Says in a figure's or table's JSON which seeds its rows are of, where it does not: theirs, or the split's and on.
-
-    A row that is of several says how many: ``seeds``; then it is said anew.
-    """
-    content = store.read_json(path)
-    about = content.get("about", {})
-    if "seed" not in about.get("data", {}):
-        return
-    counts = [row["seeds"] for row in content["rows"] if isinstance(row.get("seeds"), int | float)]
-    first, many = about["data"]["seed"], int(max([1, *counts]))
-    seeds = sorted({int(row["seed"]) for row in content["rows"] if "seed" in row}) or list(range(first, first + many))
-    if about.get("seeds", []) == seeds or ("seeds" in about and many == 1):
-        return
-    store.write_json(path, {**content, "about": {**about, "seeds": seeds}})
-
-
-def name_chapters(folder: Path) -> None:
-    """Says of each published claim what the figures of the chapter that answers it say: commits, newest date, seeds."""
-    if not (path := folder / verdicts.CLAIMS_FILE).exists():
-        return
-    content, newest, seeds = store.read_json(path), {}, set()
-    for row in content["rows"]:
-        number = row["chapter"]
-        chapter = next(file.stem for file in parameters.notebooks().values() if file.stem.startswith(number))
-        abouts = [store.read_json(file)["about"] for file in verdicts.drawn_by(chapter, folder)]
-        abouts = [about for about in abouts if "provenance" in about]
-        if not abouts:
-            continue
-        newest = max([*filter(None, [newest]), *abouts], key=lambda about: about["provenance"]["date"])
-        last = max(abouts, key=lambda about: about["provenance"]["date"])["provenance"]
-        of = sorted({seed for about in abouts for seed in about["seeds"]})
-        commits = sorted({about["provenance"]["git_commit"] for about in abouts})
-        row |= {"git_commit": commits, "date": last["date"], "seeds": of}
-        seeds |= set(of)
-    if newest:
-        content["about"] = {**newest, "seeds": sorted(seeds)}
-    store.write_json(path, content)
 
 
 def publish_models(run: Path, rows: pd.DataFrame, profile: str) -> None:
@@ -176,11 +156,12 @@ def publish_models(run: Path, rows: pd.DataFrame, profile: str) -> None:
     own = summary[~summary["node"].eq(sweep.ROOT) | (naming.teacher_kind(profile) != naming.RESTORED)]
     for node in own.loc[factorial.pareto(own, "bytes_file", "test_accuracy"), "node"]:
         _publish(run / f"seed{seed}" / node, f"{profile}-{node}.slnc", {"profile": profile, "node": node}, known)
-    points = run / "chapters" / parameters.notebooks()[parameters.FRONTIER].stem
-    if (points / FRONTIER_TABLE).exists():
-        made = sweep.read_table(points / FRONTIER_TABLE)
-        for name in made.loc[factorial.pareto(made, "bytes", "test_accuracy"), "name"]:
-            _publish(points / "points" / name, f"{profile}-{name}.slnc", {"profile": profile, "node": name}, known)
+    for chapter in chapters.declared().values():
+        points = run / "chapters" / chapter.name
+        if chapter.files and (points / FILE).exists():
+            made = pd.DataFrame(store.read_json(points / FILE)["rows"][chapter.files])
+            for name in made.loc[factorial.pareto(made, "bytes", "test_accuracy"), "name"]:
+                _publish(points / "points" / name, f"{profile}-{name}.slnc", {"profile": profile, "node": name}, known)
     store.write_json(folder / restore.LIST, dict(sorted(known.items())))
 
 
@@ -218,104 +199,23 @@ def provenance(run: Path, rows: pd.DataFrame, profile: str) -> dict:
         "threads": sorted({s["threads"] for s in made}),
         "packages": made[0]["packages"],
         "nodes": sweep.order(rows),
-        "chapters": sorted(path.parent.name for path in (run / "chapters").glob("*/notebook.ipynb") if _done(path)),
+        "chapters": [folder.name for folder in chapters_done(run)],
         "latency": {key: latency[key] for key in ("batch", "compiled", "threads", "seed", "device")},
     }
 
 
-def claims_of(chapter: Path, dataset: str) -> list[dict]:
-    """The last table of an executed chapter: rows of chapter, paper says, where, we measured, verdict, dataset."""
-    cells = store.read_json(chapter / "notebook.ipynb")["cells"]
-    outputs = [output for cell in cells for output in cell.get("outputs", [])]
-    texts = ["".join(output.get("data", {}).get("text/markdown", "")) for output in outputs]
-    return [{"chapter": chapter.name[:2], **row, "dataset": dataset} for text in texts for row in claims.rows(text)]
-
-
-def draw_frontier(folder: Path) -> None:
-    """The figure of chapter 8, and its table of marks, from its published rows, if there are any."""
-    if not (file := folder / "frontier.json").exists():
-        return
-    content = store.read_json(file)
-    points, about = pd.DataFrame(content["rows"]), content["about"]
-    stars = marks.MARKS if about["data"]["name"] == claims.PAPER_DATA else ()
-    report.save_figure(fronts.draw_frontier(points, stars)[0], file.with_suffix(""), points, about)
-    if beside := marks.against_marks(points.to_dict("records"), about["data"]["name"]):
-        report.save_table(folder / "marks", pd.DataFrame(beside), about)
-
-
-def draw_students(folder: Path) -> None:
-    """The figure of chapter 2 along the trainings, from its published rows."""
-    if not (file := folder / "with_and_without_teacher.json").exists():
-        return
-    content = store.read_json(file)
-    curves = pd.DataFrame(content["rows"])
-    report.save_figure(plots.draw_students(curves), file.with_suffix(""), curves, content["about"])
-
-
-def draw_pruning(folder: Path) -> None:
-    """The figure of chapter 3 against the weights that remain, from its published rows."""
-    file, rounds = folder / "accuracy_against_sparsity.json", folder / "accuracy_by_round.json"
-    if not (file.exists() and rounds.exists()):
-        return
-    content = store.read_json(file)
-    parent = store.read_json(rounds)["rows"][0]["after"]
-    rows = pd.DataFrame(content["rows"])
-    report.save_figure(plots.draw_pruning(rows, parent), file.with_suffix(""), rows, content["about"])
-
-
-def draw_ways(folder: Path) -> None:
-    """The figures of chapter 6 against the weights that remain and against bytes, from the rows of the former."""
-    if not (file := folder / "moo_sparsity.json").exists():
-        return
-    content = store.read_json(file)
-    rows = pd.DataFrame(content["rows"])
-    ways = list(rows["way"].unique())
-    figure = fronts.draw_ways_by_sparsity(rows, ways, comparison.STAGES)
-    report.save_figure(figure, file.with_suffix(""), rows, content["about"])
-    figure, small = fronts.draw_ways(rows[rows["stage"] == comparison.STAGES[1]], ways)
-    report.save_figure(figure, folder / "moo_front", small, content["about"])
-
-
-def draw_comparisons(folder: Path) -> None:
-    """The figures of chapter 7 from their published rows: beside narrower dense networks, and effects."""
-    if (file := folder / "control.json").exists():
-        content = store.read_json(file)
-        rows = _with_numbers(content["rows"], {"node", "kind"})
-        made = rows["kind"] == "combination"
-        figure, _ = fronts.draw_control(rows[made], rows[~made])
-        report.save_figure(figure, file.with_suffix(""), rows, content["about"])
-    if (file := folder / "effects.json").exists():
-        content = store.read_json(file)
-        effects = _with_numbers(content["rows"], {"effect", "measure", "verdict"})
-        report.save_figure(plots.draw_effects(effects), file.with_suffix(""), effects, content["about"])
-
-
-def _with_numbers(rows: list[dict], words: set[str]) -> pd.DataFrame:
-    """Rows from JSON, in which NaN is null; every column but ``words`` is of floats."""
-    found = pd.DataFrame(rows)
-    return found.astype({name: float for name in found if name not in words})
-
-
 def draw_files(folder: Path) -> None:
-    """The points of chapter 8 of all published CIFAR-10 profiles beside what others have reported, in one figure."""
+    """The files of chapters of all published CIFAR-10 studies beside what others have reported, in one figure."""
     every = readme.files(folder)
-    if "bits" not in every:  # chapter 8 is published of none
+    if "bits" not in every:  # no such chapter is published of any
         return
     points = every.dropna(subset="network").astype({"bits": int})
     if points["profile"].nunique() > 1:
         named = [naming.network_name(*pair) for pair in zip(points["profile"], points["network"], strict=True)]
         points = points.assign(network=named)
-    about = {name: store.read_json(folder / name / "frontier.json")["about"] for name in points["profile"].unique()}
-    report.save_figure(fronts.draw_frontier(points, marks.MARKS)[0], folder / "files", points, about)
-
-
-def _done(executed: Path) -> bool:
-    """Whether every code cell of an executed notebook ran, none with an error."""
-    cells = [cell for cell in store.read_json(executed)["cells"] if cell["cell_type"] == "code"]
-    return all(
-        cell["execution_count"] and not any(output["output_type"] == "error" for output in cell["outputs"])
-        for cell in cells
-    )
+    report.style()
+    about = {name: store.read_json(folder / name / "about.json") for name in points["profile"].unique()}
+    report.save_figure(files_plot.draw_files(points, marks.MARKS)[0], folder / "files", points, about)
 
 
 def command() -> None:

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from engine import parameters
-from engine.parameters import ROOT
+from engine import chapters, parameters
+from engine.reading import FOLDER, ROOT
 from studylib import claims, restore, sweep
 
 DENSENET = "DenseNet"  # of networks, the one that the paper's goals are about
@@ -14,7 +14,7 @@ RESTORED = "restored network"  # one that a profile takes from a published file 
 
 def teacher_kind(profile: str) -> str:
     """What network the teacher of a published run is, by the profile as it stands."""
-    network = _teacher(profile).get("network", "")
+    network = (_teacher(profile) or {}).get("name", "")
     if network.endswith(restore.ENDING):
         return RESTORED
     return KINDS[network.split()[0]] if network else DENSENET
@@ -22,7 +22,7 @@ def teacher_kind(profile: str) -> str:
 
 def another_network(profile: str) -> str:
     """A verdict on what is said of the paper's own network, if the profile's teacher is another; else empty."""
-    if not _teacher(profile):
+    if _teacher(profile) is None:
         return ""
     ours = teacher_name(profile).removesuffix(TRAINED_ON)
     return "" if ours == f"{DENSENET}-{claims.PAPER_DEPTH}" else f"{claims.NOT_COMPARABLE}: {ours} and its student"
@@ -31,9 +31,9 @@ def another_network(profile: str) -> str:
 def teacher_name(profile: str) -> str:
     """The teacher of a profile: kind and depth or width; of a published file: that of the profile it is from."""
     teacher = _teacher(profile)
-    if not teacher.get("network") and "depth" not in teacher:
+    if not teacher:
         return DENSENET
-    kind, _, width = teacher.get("network", "").partition(" ")
+    kind, _, width = teacher.get("name", "").partition(" ")
     if kind.endswith(restore.ENDING):
         of = restore.listed(ROOT / "figures" / "models", Path(kind).name, "profile") or {"profile": ""}
         return f"{teacher_name(of['profile']).removesuffix(TRAINED_ON)}{TRAINED_ON}"
@@ -56,7 +56,9 @@ def network_name(profile: str, network: str) -> str:
     return name if name.endswith(TRAINED_ON) else f"{name} ({profile})"
 
 
-def _teacher(profile: str) -> dict:
-    """The teacher's section of a profile or of one of its roots; empty where there is no such profile any more."""
+def _teacher(profile: str) -> dict | None:
+    """The network of the root's section of a profile or of one of its roots; None where there is no such profile."""
     base, _, root = profile.partition("-")
-    return parameters.load(base, root=root)["teacher"] if (parameters.FOLDER / f"{base}.yaml").exists() else {}
+    if not (FOLDER / f"{base}.yaml").exists():
+        return None
+    return parameters.load(base, root=root)[chapters.root()].get("network", {})

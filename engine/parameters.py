@@ -1,18 +1,15 @@
 """Profiles: papermill_params/<profile>.yaml, read strictly and held against the notebooks before anything trains."""
 
 import ast
-import difflib
 import functools
 import re
 from pathlib import Path
 
-import yaml
+from engine import chapters as declarations
+from engine import code
+from engine.chapters import declared, notebooks
+from engine.reading import FOLDER, ROOT, ParameterError, nearest, read_yaml
 
-ROOT = Path(__file__).resolve().parent.parent
-FOLDER = ROOT / "papermill_params"
-STAGES_FILE = FOLDER / "stages.yaml"
-SWEEP = "sweep"  # the section and notebook that read all nodes
-COMPARISON, FRONTIER = "moo", "frontier"  # chapters that train networks of their own; no stages of the tree
 MOST_SEED = 2**32 - 1  # the most that scikit-learn's draws take
 EARLY = 3  # seeds whose table is printed first
 ROOTS = "roots"  # the section of other teachers: name → parameters in which they differ
@@ -26,80 +23,7 @@ STUDY = {
     "chapters": "list[str]",
 }
 LATENCY = {"batch": "int", "repeats": "int", "compiled": "bool"}
-FROM_STUDY = {"dataset", "device"}  # handed to every stage
-FROM_ENGINE = {"out", "seed", "threads", "run", "seeds", "stages", "profile"} | {
-    "parent",
-    "made",
-    "student",
-    "pruned",
-}
-
-
-class ParameterError(ValueError):
-    """A profile that cannot be run; the message names the key and what was expected."""
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML in which 1e-3 is a number, what YAML 1.1 takes for another than it says is an error, and a key twice, too.
-
-    A merge key (``<<: *name``) takes over what it names, as in YAML 1.1.
-    """
-
-    def compose_node(self, parent, index):
-        node = super().compose_node(parent, index)
-        kind, scalar = node.tag.rpartition(":")[2], isinstance(node, yaml.ScalarNode)
-        if scalar and kind in PLAIN and not re.fullmatch(PLAIN[kind], node.value):
-            expected = "true or false" if kind == "bool" else "a decimal number"
-            raise ParameterError(
-                f"{self.name}, line {node.start_mark.line + 1}: {node.value}: expected {expected};"
-                f" YAML 1.1 takes it for {self.construct_object(node)!r} (a text stands in quotes)"
-            )
-        return node
-
-    def compose_mapping_node(self, anchor):
-        node = super().compose_mapping_node(anchor)
-        keys = [(key.tag, key.value) for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
-        for tag, key in keys:
-            if keys.count((tag, key)) > 1:
-                raise ParameterError(f"{self.name}: the key {key!r} is given twice")
-        return node
-
-
-PLAIN = {  # how plain scalars of a kind are spelled here, of what YAML 1.1 allows
-    "bool": r"(?i:true|false)",
-    "int": r"[-+]?(0|[1-9]\d*|[1-9]\d{0,2}(_\d{3})+)",  # not 010, 1:30, 0b1, 0x1
-    "float": r"[-+]?((\d+|\d{1,3}(_\d{3})+)\.?\d*|\.\d+)([eE][-+]?\d+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
-}
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d[\d_]*)(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
-)
-
-
-def read_yaml(path: Path) -> dict:
-    try:
-        loader = _Loader(path.read_text(encoding="utf-8"))
-        loader.name = path.name  # for messages
-        content = loader.get_single_data()
-    except FileNotFoundError as error:
-        found = sorted(p.stem for p in path.parent.glob("*.yaml") if p != STAGES_FILE)
-        raise ParameterError(f"{path.relative_to(ROOT)}: no such profile{_nearest(path.stem, found)}") from error
-    except ParameterError:
-        raise
-    except (yaml.YAMLError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        raise ParameterError(f"{path}: not valid YAML: {type(error).__name__}: {error}") from error
-    if not isinstance(content, dict):
-        raise ParameterError(f"{path}: expected sections, found {content!r}")
-    return content
-
-
-def notebooks() -> dict[str, Path]:
-    """Stage → notebook, in the order of stages.yaml."""
-    return {stage: ROOT / "notebooks" / f"{name}.ipynb" for stage, name in read_yaml(STAGES_FILE).items()}
-
-
-def stages() -> list[str]:
-    """The techniques in the order in which they are applied; the root and what is only a chapter are none."""
-    return [stage for stage in notebooks() if stage not in ("teacher", COMPARISON, SWEEP, FRONTIER)]
+FROM_ENGINE = {"out", "study", "published", "run", "seeds", "stages", "profile", "parent", "reuse"}
 
 
 def run_name(profile: str, root: str = "") -> str:
@@ -125,31 +49,31 @@ def load(profile: str, seeds: str = "", chosen: str = "", root: str = "") -> dic
         ParameterError: an unknown section, key, stage, root or profile (names the nearest); a value of the wrong type.
     """
     path = FOLDER / f"{profile}.yaml"
-    if not re.fullmatch(r"[a-z][a-z0-9_]*", profile) or path == STAGES_FILE:
+    if not re.fullmatch(r"[a-z][a-z0-9_]*", profile) or path == declarations.FILE:
         raise ParameterError(f"profile {profile!r}: expected the name of a file in {FOLDER.name}/, such as digits")
     content = read_yaml(path)
     where = f"{FOLDER.name}/{profile}.yaml"
-    files = notebooks()
+    files, root_key, techniques = notebooks(), declarations.root(), declarations.techniques()
     known = {"study": STUDY, "latency": LATENCY}
     roots = content.pop(ROOTS, None) or {}
     _check_names(content, [*known, *files], f"{where}: section")
     for section, values in content.items():
         if not isinstance(values, dict | None):
             raise ParameterError(f"{where}: {section}: expected key: value lines, found {values!r}")
-        taken = sorted(set(values or {}) & (FROM_ENGINE | FROM_STUDY)) if section not in known else []
+        taken = sorted(set(values or {}) & _from_engine(section)) if section not in known else []
         if taken:
             raise ParameterError(f"{where}: {section}.{taken[0]}: the engine sets it; see the section study")
         types = known[section] if section in known else types_of(files[section])
         _check(values or {}, types, f"{where}: {section}")
-    teachers = _check_roots(roots, types_of(files["teacher"]), f"{where}: {ROOTS}")
+    teachers = _check_roots(roots, types_of(files[root_key]), f"{where}: {ROOTS}")
     if root not in ("", *teachers):
-        raise ParameterError(f"root {root!r}: unknown{_nearest(root, list(teachers))}; see {ROOTS} in {where}")
+        raise ParameterError(f"root {root!r}: unknown{nearest(root, list(teachers))}; see {ROOTS} in {where}")
     _check_notebooks(files)
     study = {
         "device": "auto",
         "threads": 1,
         "seeds": [0],
-        "stages": stages(),
+        "stages": techniques,
         "lessons": True,
         "chapters": list(files),
         **(content.get("study") or {}),
@@ -163,12 +87,12 @@ def load(profile: str, seeds: str = "", chosen: str = "", root: str = "") -> dic
     if words := _words(chosen):
         study["stages"] = [] if words == ["none"] else words
     for stage in study["stages"]:
-        if stage not in stages():
-            raise ParameterError(f"stage {stage!r}: unknown{_nearest(stage, stages())}")
-    study["stages"] = [stage for stage in stages() if stage in study["stages"]]
+        if stage not in techniques:
+            raise ParameterError(f"stage {stage!r}: unknown{nearest(stage, techniques)}")
+    study["stages"] = [stage for stage in techniques if stage in study["stages"]]
     for chapter in study["chapters"]:
         if chapter not in files:
-            raise ParameterError(f"{where}: study.chapters: {chapter!r} is unknown{_nearest(chapter, list(files))}")
+            raise ParameterError(f"{where}: study.chapters: {chapter!r} is unknown{nearest(chapter, list(files))}")
     if root or not study["lessons"]:
         study["chapters"] = []
     study["lessons"] = bool(study["chapters"])
@@ -181,7 +105,7 @@ def load(profile: str, seeds: str = "", chosen: str = "", root: str = "") -> dic
         raise ParameterError(f"{where}: study.threads={study['threads']}: expected at least 1")
     latency = {"batch": 64, "repeats": 20, "compiled": True, **(content.get("latency") or {})}
     sections = {stage: dict(content.get(stage) or {}) for stage in files} | {"study": study, "latency": latency}
-    return sections | {"teacher": sections["teacher"] | teachers.get(root, {})}
+    return sections | {root_key: sections[root_key] | teachers.get(root, {})}
 
 
 def chapters(sections: dict[str, dict], chosen: str) -> list[str]:
@@ -218,13 +142,27 @@ def early_nodes(sections: dict[str, dict], run: Path) -> list[str]:
 
 
 def of_nodes(sections: dict[str, dict]) -> dict[str, dict]:
-    """The settings that decide the nodes' numbers: data set, and each stage's section but for its lesson."""
-    study = {"dataset": sections["study"]["dataset"]}
-    own = {stage: sections[stage] for stage in ("teacher", *sections["study"]["stages"])}
-    return {"study": study} | {
-        stage: {name: value for name, value in values.items() if not name.startswith("lesson_")}
-        for stage, values in own.items()
-    }
+    """The settings that decide the nodes' numbers: data set, and of each stage's section what its node's cells use."""
+    stages = (declarations.root(), *sections["study"]["stages"])
+    return {"study": {"dataset": sections["study"]["dataset"]}} | {stage: of_node(stage, sections) for stage in stages}
+
+
+def of_node(stage: str, sections: dict[str, dict]) -> dict:
+    """The parameters of a stage's section that its node, and not only its chapter, uses."""
+    used = code.names(notebooks()[stage], lesson=False)
+    return {name: value for name, value in complete(stage, sections).items() if name in used}
+
+
+def complete(stage: str, sections: dict[str, dict]) -> dict:
+    """A stage's section; a record that it leaves out is empty: its defaults count, not the notebook's own values."""
+    plain = {name: value for name, value in defaults_of(notebooks()[stage]).items() if not isinstance(value, dict)}
+    plain = {name: value for name, value in plain.items() if name not in _from_engine(stage)}
+    return plain | {name: {} for name in declared()[stage].records} | sections[stage]
+
+
+def _from_engine(stage: str) -> set[str]:
+    """What the engine sets, so that no profile can."""
+    return FROM_ENGINE | set(declared()[stage].reads)
 
 
 def _check_roots(roots: dict, types: dict[str, str], where: str) -> dict[str, dict]:
@@ -233,22 +171,30 @@ def _check_roots(roots: dict, types: dict[str, str], where: str) -> dict[str, di
     for name, values in roots.items():
         if not re.fullmatch(r"[a-z][a-z0-9_]*", str(name)) or not isinstance(values, dict):
             raise ParameterError(f"{where}: {name}: expected a name and key: value pairs, found {values!r}")
-        if taken := sorted(set(values) & (FROM_ENGINE | FROM_STUDY)):
+        if taken := sorted(set(values) & FROM_ENGINE):
             raise ParameterError(f"{where}: {name}.{taken[0]}: the engine sets it; see the section study")
         _check(values, types, f"{where}: {name}")
     return roots
 
 
 def _check_notebooks(files: dict[str, Path]) -> None:
-    """Every notebook must take what the engine hands it."""
-    for stage, path in files.items():
-        needed = {"run", "out", "profile", "seeds", "stages"} if stage == SWEEP else FROM_STUDY | {"out", "seed"}
-        if stage != SWEEP:
-            needed |= {"threads"}
-            needed |= {"made"} if stage not in (COMPARISON, FRONTIER) else set()
-            needed |= {"parent"} if stage != "teacher" else set()
-        for name in sorted(needed - set(types_of(path))):
-            raise ParameterError(f"{path.relative_to(ROOT)}: its parameters cell must have {name!r}")
+    """Every notebook must take what the engine hands it, and declare a record for each of its dictionaries."""
+    handed = {
+        "root": {"reuse"},
+        "technique": {"parent", "reuse"},
+        "table": {"run", "profile", "seeds", "stages"},
+        "chapter": set(),
+    }
+    for key, chapter in declared().items():
+        types, where = types_of(files[key]), files[key].relative_to(ROOT)
+        for name in sorted({"out", "study", "published"} | handed[chapter.role] | set(chapter.reads)):
+            if name not in types:
+                raise ParameterError(f"{where}: its parameters cell must have {name!r}")
+        dictionaries = {name for name, kind in types.items() if kind == "dict"} - {"study"}
+        if differ := sorted(dictionaries ^ set(chapter.records)):
+            raise ParameterError(
+                f"{where}: {differ[0]}: expected a dictionary there and a record of it in {declarations.FILE.name}"
+            )
 
 
 def _words(text: str) -> list[str]:
@@ -285,7 +231,7 @@ def _check(values: dict, types: dict[str, str], where: str) -> None:
 def _check_names(values: dict, known: list[str], where: str) -> None:
     for name in values:
         if name not in known:
-            raise ParameterError(f"{where}: {name!r} is unknown{_nearest(str(name), known)}")
+            raise ParameterError(f"{where}: {name!r} is unknown{nearest(str(name), known)}")
 
 
 def _fits(value, kind: str) -> bool:
@@ -296,8 +242,3 @@ def _fits(value, kind: str) -> bool:
     if kind == "int":
         return isinstance(value, int) and not isinstance(value, bool)
     return type(value).__name__ == kind
-
-
-def _nearest(name: str, known: list[str]) -> str:
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    return f"; did you mean {close[0]!r}?" if close else f": expected one of {', '.join(known)}"

@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pandas as pd
 
-from engine import naming, parameters, verdicts
-from engine.parameters import ROOT
+from engine import chapters, naming, parameters, verdicts
+from engine.reading import FOLDER, ROOT, read_yaml
 from studylib import claims, factorial, marks, report, store, sweep
+from studylib.results import verdicts as judged
+from studylib.tree.published import frame
 
 TABLES = ("digits", "cifar10")  # profiles whose nodes the README lists
 
@@ -59,29 +61,22 @@ def date_citation() -> None:
     store.write_bytes(path, text.encode())
 
 
-GLANCE = "cifar10"  # the profile of the first table and of the findings
-NAMED = {  # its nodes there, in words
-    "teacher": "DenseNet-22",
-    "teacher-kd": "student, distilled",
-    "teacher-imp": "pruned",
-    "teacher-int8": "int8",
-    "teacher-imp-int8": "pruned + int8",
-}
-HELD = 0.9  # validation accuracy that the smallest file of the first table holds
+FIRST_SCREEN = "first_screen.yaml"  # in figures/: what README says first, its numbers left open
 
 
 def glance_table(folder: Path) -> str:
-    """Six rows: the network, its student, what single techniques leave, and the smallest file at 90 %."""
-    nodes = _means(folder)
+    """A row each of the nodes that the first screen names, and the smallest file of its least validation accuracy."""
+    screen = read_yaml(folder / FIRST_SCREEN)
+    nodes, held = _means(folder, screen["profile"]), screen["held"]
     rows = [
         {"CIFAR-10": name, "file kB": nodes.loc[node, "bytes_file"] / 1000, "test accuracy %": _percent(nodes, node)}
-        for node, name in NAMED.items()
+        for node, name in screen["nodes"].items()
         if node in nodes.index
     ]
     every = files(folder)
-    if len(enough := every[every["val_accuracy"] >= HELD]):
+    if len(enough := every[every["val_accuracy"] >= held]):
         least = enough.loc[enough["bytes"].idxmin()]
-        name = f"smallest file with {100 * HELD:.0f} % on validation images"
+        name = f"smallest file with {100 * held:.0f} % on validation images"
         rows.append(
             {"CIFAR-10": name, "file kB": least["bytes"] / 1000, "test accuracy %": 100 * least["test_accuracy"]}
         )
@@ -89,42 +84,46 @@ def glance_table(folder: Path) -> str:
 
 
 def findings(folder: Path) -> str:
-    """Four findings of a line each, every number of them from published rows."""
-    nodes = _means(folder)
-    needed = [*NAMED, "teacher-kd-imp", "teacher-kd-imp-svd"]
-    if not set(needed) <= set(nodes.index):
+    """The first screen's findings, a line each, every number of them from published rows and claims."""
+    screen = read_yaml(folder / FIRST_SCREEN)
+    nodes = _means(folder, screen["profile"])
+    if nodes.empty:
         return "No findings yet: the tree on CIFAR-10 is not published."
-    kb, percent = nodes["bytes_file"] / 1000, 100 * nodes["test_accuracy"]
-    saved = 100 * (1 - kb / kb["teacher"])
-    said = [
-        f"Pruning + int8 saves {saved['teacher-imp-int8']:.1f} % of the file's bytes and costs "
-        f"{percent['teacher'] - percent['teacher-imp-int8']:.1f} points of accuracy.",
-        f"int8 alone saves {saved['teacher-int8']:.1f} % and changes accuracy by "
-        f"{percent['teacher-int8'] - percent['teacher']:+.2f} points.",
-        f"SVD undoes pruning in the student: its file goes from {kb['teacher-kd-imp']:.0f} to "
-        f"{kb['teacher-kd-imp-svd']:.0f} kB, its accuracy from {percent['teacher-kd-imp']:.1f} to "
-        f"{percent['teacher-kd-imp-svd']:.1f} %.",
-    ]
-    if told := verdicts.of_ways(folder / GLANCE):
-        one_shot = next(row for row in told if claims.statement(claims.CLAIMS["moo_one_shot"]) in row["paper says"])
-        worst = min((row for row in told if row["instead of"] == one_shot["instead of"]), key=_leading_number)
-        rival = worst["paper says"].rpartition("(against the ")[2].rstrip(")")
-        said.append(f"Common descent one-shot, against the {rival}: {worst['we measured']}, {worst['verdict']}.")
-    return "\n".join(f"- {text}" for text in said)
+    percent, kb = 100 * nodes["test_accuracy"], nodes["bytes_file"] / 1000
+    numbers = {
+        "percent": percent.to_dict(),
+        "kb": kb.to_dict(),
+        "saved": (100 * (1 - kb / kb[sweep.ROOT])).to_dict(),
+        "gain": (percent - percent[sweep.ROOT]).to_dict(),
+        "cost": (percent[sweep.ROOT] - percent).to_dict(),
+        "worst": _worst(folder / screen["profile"]),
+    }
+    try:
+        return "\n".join(f"- {text.format(**numbers)}" for text in screen["findings"])
+    except KeyError as error:
+        return f"No findings yet: {error.args[0]} is not published."
 
 
-def _means(folder: Path) -> pd.DataFrame:
-    """Means over seeds of the published nodes of :data:`GLANCE`, indexed by node."""
+def _worst(study: Path) -> dict[str, str]:
+    """Claim → the lowest of what a study measured for it, and the verdict, in words."""
+    found = {}
+    for measured in verdicts.measured_of(study).values():
+        for key, each in measured.items():
+            least = min(each, key=lambda m: m.value)
+            rival = f"against the {least.against}: " if least.against else ""
+            text = judged.text(least, claims.CLAIMS[key].unit)
+            found[key] = f"{rival}{text}, {judged.verdict(claims.CLAIMS[key], least, claims.PAPER_DATA)}"
+    return found
+
+
+def _means(folder: Path, profile: str) -> pd.DataFrame:
+    """Means over seeds of the published nodes of a profile, indexed by node."""
     table = sweep.read_table(folder / verdicts.RESULTS_FILE)
-    return table[table["profile"] == GLANCE].drop(columns="profile").groupby("node").mean()
+    return table[table["profile"] == profile].drop(columns="profile").groupby("node").mean()
 
 
 def _percent(nodes: pd.DataFrame, node: str) -> float:
     return 100 * float(nodes.loc[node, "test_accuracy"])
-
-
-def _leading_number(row: dict) -> float:
-    return float(re.match(r"[+-]?[\d.]+", row["we measured"])[0])
 
 
 def nodes_table(summary: pd.DataFrame, about: dict) -> str:
@@ -149,9 +148,9 @@ def margins_text(folder: Path) -> str:
     """
     found = []
     for profile in TABLES:
-        if not (file := folder / profile / "control.json").exists():
+        rows = rows_of(folder / profile, chapters.table(), "control")
+        if rows.empty:
             continue
-        rows = pd.DataFrame(store.read_json(file)["rows"])
         made = rows["kind"] == "combination"
         rivals = rows[~made].astype({"bytes": float, "accuracy": float})
         larger, smaller = "larger than every narrower network, beside none", "smaller than every narrower network"
@@ -178,11 +177,17 @@ def _of_seeds(seeds: list[int]) -> str:
     return f"mean ± standard deviation over n = {len(seeds)} seeds ({', '.join(map(str, seeds))})"
 
 
+def rows_of(study: Path, key: str, table: str) -> pd.DataFrame:
+    """A table of a published chapter; an empty one where it is not published."""
+    file = study / f"{chapters.declared()[key].name}.json"
+    return frame(store.read_json(file)["rows"].get(table, []) if file.exists() else [])
+
+
 def files(folder: Path) -> pd.DataFrame:
-    """Every published file of a CIFAR-10 network: the first seed's nodes, and the points of chapter 8.
+    """Every published file of a CIFAR-10 network: the first seed's nodes, and those that chapters declare.
 
     Args:
-        folder: with results.csv and, by profile, about.json and frontier.json.
+        folder: with results.csv and, by profile, about.json and the chapters.
 
     Returns:
         Rows of profile, name (as in figures/models/), node, network, bytes, val_accuracy, test_accuracy (0…1); of
@@ -198,9 +203,10 @@ def files(folder: Path) -> pd.DataFrame:
         )
         nodes = nodes[["node", "val_accuracy", "test_accuracy", "bytes_file"]].rename(columns={"bytes_file": "bytes"})
         parts.append(nodes.assign(profile=profile))
-        if (points := path.with_name("frontier.json")).exists():
-            points = pd.DataFrame(store.read_json(points)["rows"])
-            parts.append(points.rename(columns={"name": "node"}).assign(profile=profile))
+        for key, chapter in chapters.declared().items():
+            points = rows_of(path.parent, key, chapter.files)
+            if len(points):
+                parts.append(points.rename(columns={"name": "node"}).assign(profile=profile))
     if not parts:
         return pd.DataFrame(columns=["profile", "name", "node", "network", "bytes", "val_accuracy", "test_accuracy"])
     every = pd.concat(parts, ignore_index=True)
@@ -244,7 +250,7 @@ def goals_table(folder: Path) -> str:
         for each in kind.unique()
         if each != naming.RESTORED
     ]
-    wanted += [(f"{sweep.ROOT}-kd", True, "distilled student, test accuracy", marks.STUDENT_GOAL)]
+    wanted += [(marks.STUDENT, True, "distilled student, test accuracy", marks.STUDENT_GOAL)]
     for node, of_kind, what, (least, whose) in wanted:
         found = 100 * named.loc[(named["node"] == node) & of_kind, "test_accuracy"]
         if len(found):
@@ -259,11 +265,11 @@ def goals_table(folder: Path) -> str:
             row(what, f"≤ {most:g} points", whose, lost, "points", lambda value: value <= most)
     claim, known = claims.CLAIMS["kd_gain"], len(rows)
     goal = {"what": "gain from distillation", "goal": f"{claim.value:+g} {claim.unit}", "from": "the paper"}
-    for path in sorted(folder.glob(f"*/{verdicts.CLAIMS_FILE}")):
-        for said in verdicts.said_by_chapters(path):
-            if said["paper says"] == claims.statement(claim) and said["dataset"] == claims.PAPER_DATA:
-                ours = f"{said['we measured']} (`{path.parent.name}`)"
-                rows.append(goal | {"ours": ours, "verdict": said["verdict"]})
+    for path in sorted(folder.glob("*/about.json")):
+        found = verdicts.measured_of(path.parent)[claim.chapter].get("kd_gain", [])
+        for measured in found if store.read_json(path)["data"]["name"] == claims.PAPER_DATA else []:
+            ours = f"{judged.text(measured, claim.unit)} (`{path.parent.name}`)"
+            rows.append(goal | {"ours": ours, "verdict": judged.verdict(claim, measured, claims.PAPER_DATA)})
     if len(rows) == known:
         rows.append(goal | {"ours": "–", "verdict": claims.NOT_MEASURED})
     return report.markdown_rows(pd.DataFrame(rows))
@@ -272,20 +278,20 @@ def goals_table(folder: Path) -> str:
 def runs_table(folder: Path) -> str:
     """Of every profile what is published, and what it would have beside that: nobody is to think that it was run."""
     rows, named = [], []
-    for profile in sorted(path.stem for path in parameters.FOLDER.glob("*.yaml") if path != parameters.STAGES_FILE):
+    for profile in sorted(path.stem for path in FOLDER.glob("*.yaml") if path != chapters.FILE):
         named += [(profile, root) for root in ("", *parameters.roots(profile))]
     for profile, root in named:
         study, profile = parameters.load(profile, root=root)["study"], parameters.run_name(profile, root)
         known = folder / profile / "about.json"
         about = store.read_json(known) if known.exists() else {}
-        chapters, nodes = parameters.notebooks(), sweep.nodes(study["stages"])
-        wanted = [chapters[chapter].stem for chapter in study["chapters"]]
+        declared, nodes = chapters.declared(), sweep.nodes(study["stages"])
+        wanted = [declared[chapter].name for chapter in study["chapters"]]
         seeds = ", ".join(map(str, about.get("seeds", []))) or "–"
         row = {"profile": profile, "published nodes": f"{len(about.get('nodes', []))} of {len(nodes)}", "seeds": seeds}
         run = [name[:2] for name in wanted if name in about.get("chapters", [])]
         missing = [name for name in wanted if name not in about.get("chapters", [])]
-        parts = [name[:2] for name in missing if verdicts.drawn_by(name, known.parent)]
+        parts = [name[:2] for name in missing if (known.parent / f"{name}.json").exists()]
         missing = [name[:2] for name in missing if name[:2] not in parts]
-        row |= {"chapters run": ", ".join(run) or "–", "only figures": ", ".join(parts) or "–"}
+        row |= {"chapters run": ", ".join(run) or "–", "in part": ", ".join(parts) or "–"}
         rows.append({**row, "not run": ", ".join(missing) or "–"})
     return report.markdown_rows(pd.DataFrame(rows))

@@ -13,6 +13,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import nbformat
 
 from engine import execute, parameters
+from engine.reading import read_yaml
 from studylib import store
 
 KEPT = {"tags"}  # of a cell's metadata; times and papermill's notes would change with every run
@@ -22,12 +23,12 @@ CHECKED = "NBVAL_CHECK_OUTPUT"
 
 def main() -> None:
     wanted = tuple(sys.argv[1:]) or ("",)
-    reduced = parameters.read_yaml(parameters.ROOT / "tests" / "reduced.yaml")
+    reduced = read_yaml(parameters.ROOT / "tests" / "reduced.yaml")
     for notebook in [path for path in parameters.notebooks().values() if path.name.startswith(wanted)]:
         content = run(notebook, {})
         write(notebook, content)
         out = f"runs/notebooks/reduced/{notebook.stem}"
-        content = run(notebook, reduced[notebook.stem] | {"out": out, "threads": 1})
+        content = run(notebook, reduced[notebook.stem] | {"out": out})
         for cell in content.cells:
             if cell.cell_type == "code" and CHECKED not in cell.source:
                 cell.outputs = []

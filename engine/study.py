@@ -1,6 +1,6 @@
 """Runs the study: checks the profile, takes the run's lock, hands over to Snakemake, prints the table.
 
-python engine/study.py --profile digits [--seeds "0 1"] [--stages "imp int8"] [--root moo] [--chapters "03 06"]
+python engine/study.py --profile digits [--seeds "0 1"] [--stages "int8"] [--root NAME] [--chapters "03 06"]
                        [-- SNAKEMAKE ARGUMENTS]
 """
 
@@ -19,7 +19,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from engine import compare, parameters, warm
+from engine import chapters, compare, parameters, warm
 from engine.check import check_values
 from engine.dry import without_writing
 from engine.lock import hold
@@ -54,7 +54,7 @@ def main() -> None:
     parser.add_argument("--seeds", default="", help="whole numbers; default: the profile's")
     parser.add_argument("--stages", default="", help="techniques, or the word none; default: the profile's")
     parser.add_argument("--root", default="", help="a teacher of the profile's section roots; default: its own")
-    parser.add_argument("--chapters", default=None, help="only these, and what they need: 03, 6, svd, …; empty: all")
+    parser.add_argument("--chapters", default=None, help="only these, and what they need: 03, 6, 04_svd, …; empty: all")
     parser.add_argument("--cores", default="all")
     parser.add_argument("--minutes", default="", help="stop cleanly after so many; default: never")
     parser.add_argument("snakemake", nargs="*", help="handed on as they are: -n, --profile engine/slurm, …")
@@ -109,7 +109,7 @@ def main() -> None:
         sys.exit(f"The study is not complete. What failed is named above; `{again}` goes on.")
     if chosen is not None and not dry:
         for stage in chosen:
-            made = run / "chapters" / parameters.notebooks()[stage].stem / "notebook.ipynb"
+            made = run / "chapters" / chapters.declared()[stage].name / "notebook.ipynb"
             print(f"{made.relative_to(ROOT)}")
     elif not dry:
         write_about(run, sections)

@@ -116,7 +116,9 @@ class Chapter:
         metrics = {}
         if self.node.model is not None:
             metrics = store.read_json(self.node.out / "metrics.json")
-        content = {"chapter": self.node.chapter, "about": self.about}
+        seeds = {row["seed"] for rows in self._rows.values() for row in rows if isinstance(row.get("seed"), int)}
+        about = {"seeds": sorted(seeds) or [self.node.study.seed], **self.about}
+        content = {"chapter": self.node.chapter, "about": about}
         content["settings"] = {name: _values(record) for name, record in self.settings.items()}
         content |= {"metrics": metrics, "rows": self._rows, "claims": verdicts.to_json(self._claims)}
         store.write_json(self.node.out / FILE, content)

@@ -5,7 +5,7 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
-from engine import chapters, parameters
+from engine import chapters, code, parameters
 
 LATENCY = {"batch": (1, 4096), "repeats": (1, 10_000)}
 REPEATED = ("seeds", "repetitions")  # of a record: how many seeds it runs, from the study's on
@@ -36,14 +36,19 @@ def check_values(sections: dict[str, dict]) -> str:
     if not 1 <= study["threads"] <= 1024:
         raise parameters.ParameterError(f"study.threads={study['threads']!r}: expected 1 to 1024")
     try:
-        loaded = data.load(study["dataset"], 0)
+        loaded, first = data.load(study["dataset"], 0), data.load(study["dataset"], study["seeds"][0])
     except (ValueError, FileNotFoundError) as error:
         raise parameters.ParameterError(f"study: {error}") from error
     run = {chapters.root(), *study["stages"], *study["chapters"]}
     for stage in chapters.declared():
         records = records_of(stage, sections)
+        own = parameters.of_node(stage, sections) if chapters.declared()[stage].node else {}
         for name, record in records.items() if stage in run else ():
-            _against(f"{stage}.{name}", record, loaded, study["seeds"])
+            if stage in study["chapters"] or name in own:
+                _against(f"{stage}.{name}", record, first)
+            if name in own and code.of_files(own):  # a published file serves its own seed alone
+                for seed in study["seeds"][1:]:
+                    _against(f"{stage}.{name}", record, data.load(study["dataset"], seed))
             if stage in study["chapters"]:
                 _check_seeds(f"{stage}.{name}", record, study["seeds"][0])
         if stage in study["chapters"] and chapters.declared()[stage].node and _epochs(records) == 0:
@@ -75,16 +80,12 @@ def records_of(stage: str, sections: dict[str, dict]) -> dict[str, Any]:
         raise parameters.ParameterError(f"{stage}.{error}") from error
 
 
-def _against(name: str, record: Any, loaded, seeds: list[int]) -> None:
-    """What only the data can say of a record: by its method ``against`` or, seed by seed, ``against_seed``."""
-    from studylib import data
-
+def _against(name: str, record: Any, loaded) -> None:
+    """What only the data can say of a record, by its method ``against``, if it has one."""
     try:
         if hasattr(record, "against"):
             record.against(loaded)
-        for seed in seeds if getattr(record, "of_seed", False) else ():
-            record.against_seed(loaded if seed == loaded.seed else data.load(loaded.name, seed))
-    except (ValueError, FileNotFoundError, RuntimeError) as error:
+    except (ValueError, FileNotFoundError, RuntimeError, TypeError) as error:
         raise parameters.ParameterError(f"{name}: {error}") from error
 
 

@@ -1,0 +1,145 @@
+"""Chapters declare themselves: nothing of the engine names one, and a new one touches nothing in it."""
+
+import json
+import re
+
+import nbformat
+import pandas as pd
+import pytest
+from projects import ROOT, copy_project, study
+
+from engine import chapters, parameters
+from engine.reading import ParameterError
+
+GENERAL = {"teacher", "int8", "sweep"}  # the root's node, a type of numbers, and what tables are called
+
+
+def test_neither_the_snakefile_nor_the_engine_names_a_chapter():
+    keys = set(chapters.declared()) - GENERAL
+    assert {"moo", "frontier", "kd", "imp", "svd"} <= keys
+    files = [ROOT / "Snakefile", *(path for path in (ROOT / "engine").rglob("*") if path.suffix in (".py", ".yaml"))]
+    named = [
+        f"{path.relative_to(ROOT)}: {line.strip()}"
+        for path in files
+        for line in path.read_text(encoding="utf-8").splitlines()
+        if re.search(rf"\b({'|'.join(keys)})\b", line)
+    ]
+    assert named == []
+
+
+def test_each_says_what_it_reads_and_has_a_record_for_each_of_its_dictionaries():
+    for key, chapter in chapters.declared().items():
+        assert chapter.minutes > 0 and set(chapter.reads) <= set(parameters.types_of(chapter.notebook)), key
+        dictionaries = {name for name, kind in parameters.types_of(chapter.notebook).items() if kind == "dict"}
+        assert dictionaries - {"study"} == set(chapter.records), key
+        assert all(isinstance(chapter.record(name), type) for name in chapter.records)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("role: root", "role: rot", "teacher: role 'rot': expected one of root, technique, table, chapter"),
+        ("  role: root\n", "", "teacher: role is missing"),
+        ("role: root", "role: chapter", "expected one chapter whose role is root, found none"),
+        ("role: root", "rle: root", "teacher: 'rle' is unknown; did you mean 'role'"),
+        ("notebook: 01_train_teacher", "notebook: 01_nothing", "notebooks/01_nothing.ipynb: no such notebook"),
+        ("minutes: 2", "minutes: 2\n  role: table", "the key 'role' is given twice"),
+    ],
+)
+def test_a_wrong_declaration_names_itself(tmp_path, monkeypatch, old, new, message):
+    text = chapters.FILE.read_text()
+    assert old in text
+    (tmp_path / "chapters.yaml").write_text(text.replace(old, new, 1))
+    monkeypatch.setattr(chapters, "FILE", tmp_path / "chapters.yaml")
+    with pytest.raises(ParameterError, match=re.escape(message)):
+        chapters.declared()
+
+
+def test_a_record_that_studylib_does_not_have_is_named(tmp_path, monkeypatch):
+    text = chapters.FILE.read_text()
+    (tmp_path / "chapters.yaml").write_text(text.replace("prune.Pruning", "prune.Prunning", 1))
+    monkeypatch.setattr(chapters, "FILE", tmp_path / "chapters.yaml")
+    with pytest.raises(ParameterError, match=r"imp\.records\.pruning: .*Prunning"):
+        chapters.declared()["imp"].record("pruning")
+
+
+TECHNIQUE = '''"""Every weight below a bound is zero."""
+from typing import Annotated
+
+import torch
+from pydantic import Field
+from torch import nn
+
+from studylib import models
+from studylib.settings import record
+
+
+@record
+class Clipping:
+    bound: Annotated[float, Field(ge=0, le=1, description="weights below it go")] = 0.01
+
+
+def apply(model: nn.Module, *, bound: float) -> nn.Module:
+    small = models.duplicate(model)
+    with torch.no_grad():
+        for layer in models.weight_layers(small).values():
+            layer.weight[layer.weight.abs() < bound] = 0
+    return models.with_change(small, "clip", {"bound": bound}, history=[])
+'''
+PARAMETERS = """out: str = "runs/notebooks/15_clip"  # folder to write
+published: str = ""  # a study that is shown
+parent: str = ""  # folder of the model
+study: dict = {"dataset": "digits"}  # what it is run on
+"""
+STAGE = """from studylib import clip
+from studylib.node import Node
+from studylib.settings import read
+
+node = Node.of(out, study, "15_clip", published)
+clipping = read(clip.Clipping, clipping, "clipping")
+metrics = node.make(lambda: node.reuse(reuse) or clip.apply(node.load(parent), bound=clipping.bound))"""
+CHAPTER = """from studylib import claims
+from studylib.node import Node
+from studylib.tree.chapter import Chapter
+
+node = Node.of(out, study, NAME, published)
+chapter = Chapter(node, reads=[parent])
+zeros = chapter.rows("zeros", lambda: [{"zeros": sum(int((p == 0).sum()) for p in node.load(parent).parameters())}])
+chapter.verdicts("toy", dict)"""
+
+
+def notebook(path, parameters_cell, *cells):
+    made = [nbformat.v4.new_code_cell(parameters_cell.strip(), metadata={"tags": ["parameters"]})]
+    made += [nbformat.v4.new_code_cell(source, metadata={"tags": tags}) for source, tags in cells]
+    kernel = {"kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"}}
+    nbformat.write(nbformat.v4.new_notebook(cells=made, metadata=kernel), path)
+
+
+def test_a_new_technique_and_a_new_chapter_touch_nothing_in_the_engine(tmp_path):
+    project = copy_project(tmp_path / "copy")
+    (project / "studylib" / "clip.py").write_text(TECHNIQUE)
+    own = 'reuse: str = ""  # a folder with it\nclipping: dict = {"bound": 0.01}  # how much\n'
+    shown = CHAPTER.replace("node = Node.of(out, study, NAME, published)\n", "")
+    notebook(project / "notebooks/15_clip.ipynb", PARAMETERS + own, (STAGE, []), (shown, ["lesson"]))
+    notebook(project / "notebooks/16_seen.ipynb", PARAMETERS, (CHAPTER.replace("NAME", '"16_seen"'), []))
+    with (project / "papermill_params" / "chapters.yaml").open("a") as file:
+        file.write("clip: {notebook: 15_clip, role: technique, minutes: 1, records: {clipping: clip.Clipping}}\n")
+        file.write("seen: {notebook: 16_seen, role: chapter, minutes: 1, reads: {parent: teacher-clip}}\n")
+    (project / "papermill_params" / "toy.yaml").write_text(
+        "study: {dataset: digits, stages: [clip], chapters: [clip, seen]}\nlatency: {compiled: false, repeats: 1}\n"
+        "teacher: {network: {depth: 7, growth: 4}, recipe: {epochs: 1, batch_size: 64}}\nclip: {clipping: {bound: 0.1}}\n"
+    )
+    result = study(project, "--profile", "toy")
+    assert result.returncode == 0, result.stdout
+    run = project / "runs" / "toy"
+    table = pd.read_csv(run / "sweep.csv").set_index("node")
+    assert list(table.index) == ["teacher", "teacher-clip"] and table["sparsity"]["teacher-clip"] > 0
+    for chapter in ("15_clip", "16_seen"):
+        content = json.loads((run / "chapters" / chapter / "chapter.json").read_text())
+        assert content["rows"]["zeros"][0]["zeros"] > 0 or chapter == "15_clip"
+    again = study(project, "--profile", "toy", "--chapters", "16")
+    assert again.returncode == 0 and "runs/toy/chapters/16_seen/notebook.ipynb" in again.stdout, again.stdout
+    wrong = project / "papermill_params" / "toy.yaml"
+    wrong.write_text(wrong.read_text().replace("bound: 0.1", "bund: 0.1"))
+    refused = study(project, "--profile", "toy")
+    assert refused.returncode and "clip.clipping.bund: unknown; did you mean 'bound'" in refused.stdout

@@ -1,11 +1,14 @@
 import json
+import math
 import shutil
 
 import pandas as pd
 import pytest
 
-from engine import naming, parameters, readme, verdicts
-from studylib import claims, comparison, sweep
+from engine import naming, readme, verdicts
+from engine.reading import FOLDER
+from studylib import claims, sweep
+from studylib.results import verdicts as judged
 
 NODES = [("teacher", 0.92, 0.915, 900_000), ("teacher-kd", 0.85, 0.84, 500_000), ("teacher-int8", 0.92, 0.914, 60_000)]
 POINT = {"network": "teacher", "bits": 4, "sparsity": 0.95, "val_accuracy_pruned": 0.917}
@@ -22,6 +25,14 @@ POINTS = [
 ]
 
 
+def publish(study, chapter, claimed=None, **tables):
+    """Writes a chapter as a study has published it; ``claimed``: claim → what was measured."""
+    content = {"chapter": chapter, "about": {}, "settings": {}, "metrics": {}, "rows": tables}
+    content["claims"] = judged.to_json(claimed or {})
+    study.mkdir(exist_ok=True)
+    (study / f"{chapter}.json").write_text(json.dumps(content))
+
+
 @pytest.fixture
 def published(tmp_path):
     """A folder as figures/, with one profile on CIFAR-10 and one on the digits."""
@@ -35,7 +46,8 @@ def published(tmp_path):
             "chapters": [],
         }
         (tmp_path / profile / "about.json").write_text(json.dumps(about))
-        (tmp_path / profile / "frontier.json").write_text(json.dumps({"about": {}, "rows": POINTS}))
+        none = {"small_bytes": claims.Measured(math.inf)}
+        publish(tmp_path / profile, "08_frontier", none, frontier=POINTS)
         names = ["node", "val_accuracy", "test_accuracy", "bytes_file"]
         for seed in (0, 1):  # of the second, nothing is to be seen
             rows += [dict(zip(names, row, strict=True)) | {"seed": seed, "profile": profile} for row in NODES]
@@ -55,12 +67,12 @@ def test_what_is_not_published_is_said_not_to_have_been_run(tmp_path):
     about = {"seeds": [0, 2], "nodes": ["teacher", "teacher-kd"], "chapters": ["02_distill"]}
     (tmp_path / "digits" / "about.json").write_text(json.dumps(about))
     rows = {line.split("|")[1].strip(): line for line in readme.runs_table(tmp_path).splitlines()[2:]}
-    every = {path.stem for path in parameters.FOLDER.glob("*.yaml")} - {"stages"}
+    every = {path.stem for path in FOLDER.glob("*.yaml")} - {"chapters"}
     roots = {"cifar10-moo", "digits-moo", "paper-moo", "smoke-moo"}
     assert set(rows) == every | roots and "| 0 of 16 | – | – | – | – |" in rows["cifar10-moo"]
     assert "| 2 of 16 | 0, 2 | 02 | – | 01, 03, 04, 05, 06, 07, 08 |" in rows["digits"]
     assert "| 0 of 16 | – | – | – | 01, 02, 03, 04, 05, 06, 07, 08 |" in rows["paper"]
-    (tmp_path / "digits" / "error_by_layer.json").write_text("{}")
+    publish(tmp_path / "digits", "05_quantize")
     assert "| 02 | 05 | 01, 03, 04, 06, 07, 08 |" in readme.runs_table(tmp_path)
 
 
@@ -78,7 +90,7 @@ def test_a_mark_stands_beside_the_smallest_file_of_any_cifar_10_profile(publishe
 
 
 def test_a_mark_that_no_file_holds_has_none_beside_it(published):
-    (published / "mine" / "frontier.json").unlink()
+    (published / "mine" / "08_frontier.json").unlink()
     table = pd.read_csv(published / "results.csv")
     table.assign(val_accuracy=0.89).to_csv(published / "results.csv", index=False)
     assert all(
@@ -93,11 +105,8 @@ def test_goals_name_the_network_that_comes_nearest(published):
     assert rows[1][3:] == ["84.00 % (`mine-teacher-kd`)", "not reached"]
     assert rows[2][3:] == ["0.30 points (`mine-teacher-950-4bit`)", "passed"]
     assert rows[3][2:] == ["the paper", "–", "not measured"] and len(rows) == 4
-    claim = claims.CLAIMS["kd_gain"]
-    said = {"paper says": claims.statement(claim), "we measured": "+4.00 points (+3.50 to +4.50)", "verdict": "old"}
-    for profile, dataset in (("mine", "cifar10"), ("easy", "digits")):
-        text = json.dumps({"rows": [said | {"dataset": dataset, "seeds": [0, 1]}]})
-        (published / profile / verdicts.CLAIMS_FILE).write_text(text)
+    for profile in ("mine", "easy"):  # on CIFAR-10, and on the digits
+        publish(published / profile, "02_distill", {"kd_gain": claims.Measured(4.0, 3.5, 4.5, n=2)})
     assert lines(readme.goals_table(published))[3:] == [
         [
             "gain from distillation",
@@ -154,38 +163,41 @@ def test_what_a_chapter_has_not_said_the_nodes_say(published):
     by_claim = {row[1]: row[3] for row in rows}
     assert by_claim["DenseNet reaches 92.8 %"].startswith("91.50 % (90.9")
     assert by_claim["it costs 0.3 points of accuracy"].startswith("+0.10 points (-")
-    said = {"chapter": "01", "paper says": "a", "where": "b", "we measured": "c", "verdict": "d", "dataset": "cifar10"}
-    (published / "mine" / verdicts.CLAIMS_FILE).write_text(json.dumps({"rows": [said]}))
-    assert [row[0] for row in lines(verdicts.claims_table(published))] == ["01", "02, by its nodes"] + 3 * [
-        "05, by its nodes"
-    ] + ["08"]
+    publish(published / "mine", "01_train_teacher", {"teacher_accuracy": claims.Measured(90.0, 89.0, 91.0)})
+    rows = lines(verdicts.claims_table(published))
+    assert [row[0] for row in rows] == ["01", *(f"{n}, by its nodes" for n in ("01", "02", "05", "05", "05")), "08"]
+    assert rows[0][3] == "90.00 % (89.00 to 91.00)"
 
 
-def test_chapters_6_and_8_are_answered_by_their_published_rows(published):
-    folder = published / "mine"
-    old = {"where": "", "we measured": "–", "verdict": "not measured", "dataset": "cifar10"}
-    says = [("06", "moo_one_shot"), ("06", "moo_common"), ("08", "small_bytes")]
-    rows = [{"chapter": chapter, "paper says": claims.statement(claims.CLAIMS[key]), **old} for chapter, key in says]
-    (folder / verdicts.CLAIMS_FILE).write_text(json.dumps({"rows": rows}))
-    way = {"way": "PCD, normalized", "stage": "one-shot", "seeds": 3}
-    against = [
-        {**way, "rival": "weighted sum", "gain": -0.01, "low": -0.03, "high": 0.01},
-        {**way, "rival": "weighted sum, normalized", "gain": -0.04, "low": -0.05, "high": -0.03},
-        {**way, "way": "MGDA", "rival": "weighted sum", "gain": 0.5, "low": 0.4, "high": 0.6},
+def test_a_claim_against_two_rivals_is_judged_against_each(published):
+    one_shot = [
+        claims.Measured(-1.0, -3.0, 1.0, 3, "weighted sum"),
+        claims.Measured(-4.0, -5.0, -3.0, 3, "weighted sum, normalized"),
     ]
-    (folder / "hypervolume.json").write_text(json.dumps({"rows": against}))
+    publish(published / "mine", "06_moo_vs_weighted_sum", {"moo_one_shot": one_shot})
     found = [row[1:5] for row in lines(verdicts.claims_table(published)) if row[0] in ("06", "08")]
-    first, common, small = (row["paper says"] for row in rows)
-    assert [common, "", "–", "not measured"] in found
-    gains = {row[0]: row[2:] for row in found if row[0].startswith(f"{first} (against")}
-    undecided, worse = (gains[f"{first} (against the {rival})"] for rival in comparison.RIVALS)
+    says = judged.statement(claims.CLAIMS["moo_one_shot"])
+    gains = {row[0]: row[2:] for row in found}
+    undecided, worse = (gains[f"{says} (against the {m.against})"] for m in one_shot)
     assert undecided == ["-1.00 points of the plane (-3.00 to +1.00)", "undecided: within noise; n = 5 would decide"]
     assert worse == ["-4.00 points of the plane (-5.00 to -3.00)", claims.CONTRADICTED]
-    assert [row for row in found if row[0] == small] == [[small, "section 5", "none does", claims.CONTRADICTED]]
-    points = json.loads((folder / "frontier.json").read_text())
-    points["rows"][0]["val_accuracy"] = 0.9165
-    (folder / "frontier.json").write_text(json.dumps(points))
-    assert [row[3] for row in lines(verdicts.claims_table(published)) if row[1] == small] == ["11,000 bytes"]
+    small = judged.statement(claims.CLAIMS["small_bytes"])
+    assert gains[small] == ["none does", claims.CONTRADICTED]
+
+
+def test_the_first_screen_takes_its_numbers_from_what_is_published(published):
+    screen = "profile: mine\nheld: 0.9\nnodes: {teacher: a network, teacher-int8: int8, teacher-svd: not there}\n"
+    screen += 'findings: ["saves {saved[teacher-int8]:.1f} %, {cost[teacher-int8]:.2f} points", "{worst[kd_gain]}"]\n'
+    (published / readme.FIRST_SCREEN).write_text(screen)
+    rows = lines(readme.glance_table(published))
+    assert [row[:2] for row in rows[:2]] == [["a network", "900.00"], ["int8", "60.00"]]
+    assert rows[2] == ["smallest file with 90 % on validation images", "11.00", "90.50"] and len(rows) == 3
+    assert readme.findings(published) == "No findings yet: kd_gain is not published."
+    publish(published / "mine", "02_distill", {"kd_gain": claims.Measured(4.0, 3.5, 4.5, n=2)})
+    found = readme.findings(published).splitlines()
+    assert found == ["- saves 93.3 %, 0.10 points", "- +4.00 points (+3.50 to +4.50), reproduced"]
+    (published / readme.FIRST_SCREEN).write_text(screen.replace("profile: mine", "profile: absent"))
+    assert readme.findings(published).startswith("No findings yet")
 
 
 def test_combinations_are_counted_beside_narrower_networks_of_their_bytes(published):
@@ -201,8 +213,7 @@ def test_combinations_are_counted_beside_narrower_networks_of_their_bytes(publis
     control = {"kind": "int8", "node": None, "test_accuracy": None, "bytes_file": None}
     rows += [control | {"growth": g, "bytes": b, "accuracy": a} for g, b, a in ((1.0, 10.0, 0.7), (2.0, 100.0, 0.8))]
     rows += [made | {"node": "teacher-int8", "test_accuracy": 0.95, "bytes_file": 101.0}]
-    (published / "digits").mkdir(exist_ok=True)
-    (published / "digits" / "control.json").write_text(json.dumps({"rows": rows}))
+    publish(published / "digits", "07_combinatorial_sweep", control=rows)
     text = readme.margins_text(published)
     assert "`digits`, 5 combinations, 2 narrower networks" in text
     assert (
@@ -248,24 +259,22 @@ def test_what_the_nodes_say_is_by_the_counts_that_the_paper_has():
     }
     columns = ["test_accuracy", "bytes_dense", "bytes_nonzero", "agreement"]
     table = pd.DataFrame.from_dict(nodes, orient="index", columns=columns)
-    said = verdicts.of_nodes(table, 10_000)
-    assert said["kd"] == {"kd_taught": None} and said["sweep"]["svd_worst"] is None
-    assert said["int8"]["int8_saved"].value == pytest.approx(75) and said["int8"]["int8_cost"].value == pytest.approx(
-        0.5
-    )
-    assert said["sweep"]["best_saved"].value == pytest.approx(97.5)
-    assert said["sweep"]["pruning_helps_int8"].value == pytest.approx(-0.5)
-    assert said["imp"]["imp_saved"].value == pytest.approx(90)
+    said = judged.of_nodes(table, 10_000)
+    assert "kd_taught" not in said and "svd_worst" not in said
+    assert said["int8_saved"].value == pytest.approx(75) and said["int8_cost"].value == pytest.approx(0.5)
+    assert said["best_saved"].value == pytest.approx(97.5) and said["best_bytes"].value == 100
+    assert said["pruning_helps_int8"].value == pytest.approx(-0.5)
+    assert said["imp_saved"].value == pytest.approx(90)
 
     def half(measured):
         assert measured.high - measured.value == pytest.approx(measured.value - measured.low)
         return measured.high - measured.value
 
-    lost = said["imp"]["imp_cost"]  # one in twenty images tells them apart: 3 % lost, 2 % won
+    lost = said["imp_cost"]  # one in twenty images tells them apart: 3 % lost, 2 % won
     assert lost.value == pytest.approx(1.0)
     assert half(lost) == pytest.approx(196 * ((0.05 - 0.01**2) / 10_000) ** 0.5, rel=1e-3)
     spread = sum(accuracy * (1 - accuracy) for accuracy, *_ in nodes.values())
-    assert half(said["sweep"]["pruning_helps_int8"]) == pytest.approx(196 * (spread / 10_000) ** 0.5, rel=1e-3)
+    assert half(said["pruning_helps_int8"]) == pytest.approx(196 * (spread / 10_000) ** 0.5, rel=1e-3)
 
 
 def test_nodes_put_an_interval_behind_a_difference_that_a_chapter_printed_without(published):
@@ -275,21 +284,19 @@ def test_nodes_put_an_interval_behind_a_difference_that_a_chapter_printed_withou
     pruned["test_accuracy"] -= 0.0173
     pruned["agreement"] = 0.91
     pd.concat([table, pruned]).to_csv(nodes, index=False)
-    says = {key: claims.statement(claims.CLAIMS[key]) for key in ("imp_saved", "imp_cost")}
-    old = {"chapter": "03", "where": "w", "verdict": "not reproduced", "dataset": "cifar10"}
+    says = {key: judged.statement(claims.CLAIMS[key]) for key in ("imp_saved", "imp_cost")}
 
     def table_of(cost):
-        rows = [old | {"paper says": says["imp_saved"], "we measured": "89.82 %"}]
-        rows += [old | {"paper says": says["imp_cost"], "we measured": cost}]
-        (published / "mine" / verdicts.CLAIMS_FILE).write_text(json.dumps({"rows": rows}))
+        measured = {"imp_saved": claims.Measured(89.82), "imp_cost": claims.Measured(cost)}
+        publish(published / "mine", "03_iterative_magnitude_pruning", measured)
         return {row[1]: row for row in lines(verdicts.claims_table(published)) if row[0].startswith("03")}
 
-    found = table_of("+1.73 points")
+    found = table_of(1.73)
     assert found[says["imp_cost"]][0] == "03, interval by its nodes"
     assert found[says["imp_cost"]][3].startswith("+1.73 points (+1.1")  # of the images on which they disagree
     assert found[says["imp_cost"]][4] == "undecided: within noise"
     assert found[says["imp_saved"]][:1] + found[says["imp_saved"]][3:5] == ["03", "89.82 %", "reproduced"]
-    other = table_of("+1.70 points")[says["imp_cost"]]  # of another run
+    other = table_of(1.70)[says["imp_cost"]]  # of another run
     assert other[:1] + other[3:5] == ["03", "+1.70 points", "undecided: no interval"]
 
 

@@ -7,8 +7,10 @@ TorchJD's aggregators (Quinton and Rey 2024) turns into one direction.
 
 import math
 from collections.abc import Iterable, Sequence
+from typing import Annotated, Literal
 
 import torch
+from pydantic import Field
 from torch import nn
 from torchjd.aggregation import Aggregator
 
@@ -16,6 +18,7 @@ from studylib import aggregation, train
 from studylib import objectives as objectives_
 from studylib.checkpoint import function_digest
 from studylib.objectives import Objective
+from studylib.settings import record
 
 STATIONARY = 1e-5  # a direction shorter than this, of rows of norm 1, is zero up to rounding
 
@@ -247,6 +250,34 @@ def penalized(penalty: str, aggregator: str, *, normalize: bool = True, tau: flo
     if options and not 0 <= tau <= 1:
         raise ValueError(f"tau={tau!r}: expected from 0 to 1")
     return Descent(pair, aggregator, normalize=normalize, **options)
+
+
+@record
+class Penalty:
+    """What a teacher descends beside cross-entropy by common descent (chapter 6); the paper has none."""
+
+    name: Annotated[
+        Literal["", "l1", "group_lasso", "nuclear_norm"], Field(description="of the second objective; empty: none")
+    ] = ""
+    aggregator: Annotated[
+        str, Field(description="of the two gradients, each brought to norm 1: one of TorchJD's, see chapter 6")
+    ] = "PCD"
+    tau: Annotated[
+        float, Field(ge=0, le=1, description="of PCD: how much of the penalty's own descent a step keeps at least")
+    ] = 0.5
+
+    def check(self) -> None:
+        penalized(self.name, self.aggregator, tau=self.tau)
+
+    def step(self, recipe: train.Recipe) -> Descent | None:
+        """What is done with a batch, for :func:`studylib.train.fit`; None where there is no penalty.
+
+        Raises:
+            ValueError: ``recipe`` smooths labels, which a penalty's cross-entropy does not.
+        """
+        if self.name and recipe.label_smoothing:
+            raise ValueError(f"label_smoothing={recipe.label_smoothing}: expected 0 beside a penalty, which has none")
+        return penalized(self.name, self.aggregator, tau=self.tau)
 
 
 def hypervolume(points: Iterable[Sequence[float]], reference: Sequence[float]) -> float:

@@ -2,15 +2,75 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Annotated
 
+from pydantic import Field
 from torch import nn
 
-from studylib import models, restore, store, train
+from studylib import limits, models, restore, store, train
 from studylib.checkpoint import weights_digest
 from studylib.data import Data
+from studylib.settings import record
 
 MOST_LEFT = 200_000_000  # bytes of a teacher's weights, four a number, after all its epochs
 REMEDY = "delete the teacher's folder and train it again"
+
+
+@record
+class Network:
+    """A DenseNet, or another network in its place.
+
+    The paper names no depth; the default is what its bytes come to (:data:`studylib.claims.PAPER_DEPTH`).
+    """
+
+    depth: Annotated[
+        int, Field(ge=7, le=400, description="convolutions and linear layers of a DenseNet in all, 3·n + 4")
+    ] = 40  # of more layers not even the names fit into a coded file
+    growth: Annotated[int, Field(ge=1, le=4096, description="channels that each of its layers adds")] = 12
+    name: Annotated[
+        str,
+        Field(description="another in its place: kind and breadth (vgg 20, whitened 64), or a published .slnc file"),
+    ] = ""
+
+    def check(self) -> None:
+        if (self.depth - 4) % 3:
+            raise ValueError(f"depth={self.depth!r}: expected 3·n + 4, such as 22 or 40")
+        if not self.name.endswith(restore.ENDING):
+            self.described({})
+
+    def described(self, model_args: dict) -> tuple[str, dict]:
+        """Kind and arguments, for :func:`studylib.models.create`, of a network that is no published file.
+
+        Args:
+            model_args: what a network needs to fit the data.
+
+        Raises:
+            ValueError: ``name`` names no network.
+        """
+        name, args = "densenet", {"depth": self.depth, "growth": self.growth, **model_args}
+        if not self.name:
+            return name, args
+        try:
+            return models.described(self.name, {"name": name, "args": args}, model_args)
+        except ValueError as error:
+            raise ValueError(f"name={self.name!r}{str(error).removeprefix(f'network {self.name!r}')}") from error
+
+    def against(self, data: Data) -> None:
+        """Sees that a teacher of ``data`` can be had of it: nothing is trained, nor memory taken for its weights.
+
+        Raises:
+            ValueError: a network that the images do not fit or no coded file can hold; a published file that is not
+                there, damaged, or of other images or another split.
+        """
+        asked = f"name={self.name!r}" if self.name else f"depth={self.depth}, growth={self.growth}"
+        if not self.name.endswith(restore.ENDING):
+            return limits.check_network(*self.described({}), data, asked)
+        try:
+            spec = restore.published(self.name, data).spec
+        except (ValueError, store.CheckpointError) as error:
+            raise ValueError(f"{asked}: {error}") from error
+        args = {key: value for key, value in spec["args"].items() if key not in data.model_args}
+        limits.check_network(spec["name"], args, data, asked)
 
 
 def apply(
@@ -18,7 +78,7 @@ def apply(
     *,
     depth: int,
     growth: int = 12,
-    network: str = "",
+    name: str = "",
     recipe: train.Recipe,
     seed: int,
     device="cpu",
@@ -31,10 +91,8 @@ def apply(
     With a ``step`` of several objectives the last epoch is kept: what a compression objective does, it does slowly.
 
     Args:
-        depth: convolutions and linear layers of a DenseNet in all, 3·n + 4.
-        growth: channels that each of its layers adds.
-        network: another in the DenseNet's place: in words (:func:`studylib.models.described`), or a published file,
-            whose network is trained on (:func:`studylib.restore.apply`), its zeros held at zero; empty: the DenseNet.
+        depth, growth, name: as in :class:`Network`. That of a published file is trained on
+            (:func:`studylib.restore.apply`), its zeros held at zero.
         step: what is done with a batch, see :func:`studylib.train.fit`; None follows cross-entropy.
         scratch: folder in which an interrupted training leaves what it needs to go on.
         every_epoch: folder for the weights of each epoch, which :func:`look_again` reads; none are left where those of
@@ -44,15 +102,13 @@ def apply(
     Raises:
         ValueError: words that name no network, or a file that cannot be gone on from.
     """
-    name, args = "densenet", {"depth": depth, "growth": growth, **data.model_args}
     masks = None
-    if network.endswith(restore.ENDING):
-        model = restore.apply(network, data)
-        masks = {f"{name}.weight": layer.weight.detach() != 0 for name, layer in models.weight_layers(model).items()}
+    if name.endswith(restore.ENDING):
+        model = restore.apply(name, data)
+        masks = {f"{layer}.weight": each.weight.detach() != 0 for layer, each in models.weight_layers(model).items()}
     else:
-        if network:
-            name, args = models.described(network, {"name": name, "args": args}, data.model_args)
-        model = models.create(name, seed, data=data, **args)
+        kind, args = Network(depth, growth, name).described(data.model_args)
+        model = models.create(kind, seed, data=data, **args)
     model = model.to(device)
     checkpoint = scratch / "teacher.safetensors" if scratch else None
     keep = "last" if step else "best"

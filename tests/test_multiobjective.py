@@ -1,19 +1,21 @@
 import copy
 import dataclasses
 import math
+import typing
 import warnings
 
 import pytest
 import torch
 import torchjd._mixins
-from hypothesis import given, settings
+from hypothesis import given
+from hypothesis import settings as examples
 from hypothesis import strategies as st
 from torch import nn
 from torchjd.aggregation import PCD, Aggregator, Mean
 from torchjd.autojac import backward, jac_to_grad
 
-from studylib import aggregation, models, objectives, store, train
-from studylib.multiobjective import Descent, Proximal, hypervolume, penalized, weighted_sum
+from studylib import aggregation, models, objectives, settings, store, train
+from studylib.multiobjective import Descent, Penalty, Proximal, hypervolume, penalized, weighted_sum
 from studylib.objectives import Objective, objective
 
 QUICK = train.Recipe(epochs=3, lr=5e-3, batch_size=32)
@@ -64,7 +66,7 @@ KINDS = st.sampled_from(["new", "zero", "same", "opposed", "half", "l1"])
 
 
 @pytest.mark.parametrize("name", sorted(aggregation.available()))
-@settings(max_examples=12)
+@examples(max_examples=12)
 @given(kinds=st.lists(KINDS, min_size=1, max_size=3), seed=st.integers(0, 999))
 def test_the_update_is_that_of_torchjds_own_way(name, kinds, seed):
     if name in SLOW and seed % 3:  # a third of the examples is enough of them
@@ -395,6 +397,30 @@ def test_a_penalty_by_name():
     for arguments, message in [(("l2", "PCD"), "l1, group_lasso, nuclear_norm"), (("l1", "PDC"), "aggregator 'PDC'")]:
         with pytest.raises(ValueError, match=message):
             penalized(*arguments)
+
+
+def test_a_penalty_as_settings_is_checked_before_anything_trains():
+    assert Penalty().step(train.Recipe(label_smoothing=0.1)) is None
+    step = Penalty("nuclear_norm", tau=0.3).step(train.Recipe())
+    assert step.identity == penalized("nuclear_norm", "PCD", tau=0.3).identity
+    kinds = Penalty.__dataclass_fields__["name"].type.__origin__
+    assert set(typing.get_args(kinds)) == {"", *objectives.PENALTIES}
+    with pytest.raises(ValueError, match=r"^label_smoothing=0.1: expected 0 beside a penalty"):
+        Penalty("l1").step(train.Recipe(label_smoothing=0.1))
+
+
+@pytest.mark.parametrize(
+    "given, message",
+    [
+        ({"name": "l2"}, r"^penalty.name='l2': expected one of '', 'l1', 'group_lasso' or 'nuclear_norm'"),
+        ({"name": "l1", "aggregator": "PDC"}, "^penalty.aggregator 'PDC': expected one of"),
+        ({"name": "l1", "tau": 1.5}, r"^penalty.tau=1.5: expected at most 1"),
+        ({"name": "l1", "tau": -0.1}, r"^penalty.tau=-0.1: expected at least 0"),
+    ],
+)
+def test_a_penalty_that_cannot_be_is_named_with_what_was_expected(given, message):
+    with pytest.raises(settings.SettingError, match=message):
+        settings.read(Penalty, given, "penalty")
 
 
 def test_options_reach_the_aggregator_and_an_instance_is_left_alone():

@@ -41,12 +41,6 @@ def texts(figure) -> str:
     return "\n".join(t.get_text() for t in figure.findobj(matplotlib.text.Text))
 
 
-def history(epochs=4):
-    columns = ("train_loss", "train_accuracy", "val_loss", "val_accuracy")
-    rows = [{"epoch": e + 1, "best": e < 2} | {c: 0.1 * (e + 1) for c in columns} for e in range(epochs)]
-    return pd.DataFrame(rows)
-
-
 # --- figures --------------------------------------------------------------------------------------------------
 
 
@@ -116,26 +110,6 @@ def test_marks_of_the_front_tell_the_nodes_apart(summary):
         (m.get_marker(), str(m.get_color()), str(m.get_markerfacecolor())) for m in (c.lines[0] for c in containers)
     ]
     assert len(set(looks)) == len(NODES)
-
-
-def test_curves_show_the_history_and_the_kept_epoch():
-    figure = plots.draw_curves(history(), "a title")
-    shown = texts(figure)
-    for part in ("a title", "loss (nats)", "accuracy (%)", "training views", "validation", "kept epoch"):
-        assert part in shown
-    loss, accuracy = figure.axes
-    assert list(loss.lines[0].get_ydata()) == pytest.approx([0.1, 0.2, 0.3, 0.4])
-    assert list(accuracy.lines[1].get_ydata()) == pytest.approx([10, 20, 30, 40])
-    assert set(loss.lines[2].get_xdata()) == {2}  # the last epoch that was better than all before
-
-
-def test_classes_and_reliability_show_their_rows():
-    classes = pd.DataFrame({"class": ["cat", "dog"], "accuracy": [0.75, 0.9]})
-    bins = pd.DataFrame({"confidence": [0.5, 0.9], "accuracy": [0.6, 0.8], "images": [10, 30]})
-    left, right = plots.draw_classes_and_reliability(classes, bins).axes
-    assert [bar.get_width() for bar in left.patches] == pytest.approx([75, 90])
-    assert right.collections[0].get_offsets().tolist() == [[50, 60], [90, 80]]
-    assert plots.mean_confidence(bins) == pytest.approx(0.8)
 
 
 def test_the_control_shows_every_node_the_front_and_the_dense_networks(summary):

@@ -85,7 +85,7 @@ def test_a_filter_that_says_nothing_of_these_images_is_whole_for_others(tmp_path
 
 def test_it_trains_on_and_what_was_zero_stays_so(images):
     trained = teacher.apply(
-        images, depth=10, network=str(PUBLISHED), recipe=train.Recipe(epochs=1, lr=1e-3, batch_size=64), seed=0
+        images, depth=10, name=str(PUBLISHED), recipe=train.Recipe(epochs=1, lr=1e-3, batch_size=64), seed=0
     )
     first = prune.masks_of(restore.apply(PUBLISHED, images))
     assert [change["technique"] for change in trained.spec["changes"]] == ["restored", "teacher"]

@@ -1,4 +1,4 @@
-"""Figures of chapter 1: curves of training, classes, calibration."""
+"""Figures of chapter 1: curves of training, classes, calibration, choosing on the test set."""
 
 import matplotlib.pyplot as plt
 import pandas as pd
@@ -24,13 +24,13 @@ def draw_curves(history: pd.DataFrame, title: str = "") -> Figure:
     return figure
 
 
-def draw_classes_and_reliability(classes: pd.DataFrame, bins: pd.DataFrame) -> Figure:
+def draw_classes_and_reliability(rows: pd.DataFrame) -> Figure:
     """Left the accuracy of each class, right accuracy against confidence with the diagonal (Guo et al. 2017, Figure 1).
 
     Args:
-        classes: rows of class, accuracy.
-        bins: rows of :func:`studylib.train.reliability`.
+        rows: of :func:`studylib.experiments.choosing.classes_and_calibration`.
     """
+    classes, bins = (rows[rows["part"] == part] for part in ("classes", "reliability"))
     figure, axes = plt.subplots(1, 2, figsize=(8.5, 3.4), layout="constrained")
     axes[0].barh(classes["class"].astype(str), 100 * classes["accuracy"])
     least = 100 * classes["accuracy"].min()
@@ -44,6 +44,23 @@ def draw_classes_and_reliability(classes: pd.DataFrame, bins: pd.DataFrame) -> F
     return figure
 
 
-def mean_confidence(bins: pd.DataFrame) -> float:
-    """Mean confidence over all images, from the rows of :func:`studylib.train.reliability`."""
-    return float((bins["confidence"] * bins["images"]).sum() / bins["images"].sum())
+def draw_choosing(rows: pd.DataFrame) -> Figure:
+    """Test accuracy along each training: a dot where validation images choose the epoch, a cross where the test set.
+
+    The axis shows what the last three quarters of the epochs reach.
+
+    Args:
+        rows: of epoch, test_accuracy (0…1), best (on validation images so far) and seed.
+    """
+    figure, axis = plt.subplots(figsize=(6, 3.4), layout="constrained")
+    for seed, each in rows.groupby("seed"):
+        (line,) = axis.plot(each["epoch"], 100 * each["test_accuracy"], linewidth=1, label=f"training {seed}")
+        chosen, peak = each[each["best"]].iloc[-1], each.loc[each["test_accuracy"].idxmax()]
+        axis.plot(chosen["epoch"], 100 * chosen["test_accuracy"], "o", color=line.get_color())
+        axis.plot(peak["epoch"], 100 * peak["test_accuracy"], "x", color=line.get_color(), markersize=9)
+    axis.plot([], [], "o", color="0.3", label="chosen on validation")
+    axis.plot([], [], "x", color="0.3", markersize=9, label="chosen on the test set")
+    late = 100 * rows[rows["epoch"] > rows["epoch"].max() // 4]["test_accuracy"]
+    axis.set(xlabel="epoch", ylabel="test accuracy (%)", ylim=(late.min() - 1, late.max() + 1))
+    axis.legend()
+    return figure

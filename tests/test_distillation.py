@@ -171,7 +171,10 @@ def test_a_curve_says_whose_it_is():
 
 def test_what_temperature_and_alpha_decide():
     rows = pd.DataFrame({"T": [1.0, 5.0], "α": [0.3, 0.7], "accuracy": [0.5, 0.75]})
-    assert lessons.span(rows).startswith("The settings span 50.0 to 75.0 %; the highest is T = 5, α = 0.7")
+    said = "The settings span 50.0 to 75.0 %; highest: T = 5, α = 0.7. Each is one student."
+    assert lessons.span(rows) == said
+    like = lessons.span(rows.assign(accuracy=0.5))
+    assert "highest: T = 1, α = 0.3 and T = 5, α = 0.7." in like
     assert lessons.span(rows[:1]) == "One setting: what T and α decide is not measured here."
 
 

@@ -167,14 +167,12 @@ def in_words(students: pd.DataFrame) -> dict[str, dict[str, str]]:
 
 
 def span(sweep: pd.DataFrame) -> str:
-    """What temperature and α decide, in words: from which accuracy to which, and the setting of the highest."""
+    """What temperature and α decide, in words: from which accuracy to which, and the settings of the highest."""
     if len(sweep) < 2:
         return "One setting: what T and α decide is not measured here."
-    least, best = sweep["accuracy"].min(), sweep.loc[sweep["accuracy"].idxmax()]
-    return (
-        f"The settings span {100 * least:.1f} to {100 * best['accuracy']:.1f} %; the highest is T = {best['T']:g},"
-        f" α = {best['α']:g}, of one student a setting."
-    )
+    least, most = sweep["accuracy"].min(), sweep["accuracy"].max()
+    best = " and ".join(f"T = {row.T:g}, α = {row.α:g}" for row in sweep[sweep["accuracy"] == most].itertuples())
+    return f"The settings span {100 * least:.1f} to {100 * most:.1f} %; highest: {best}. Each is one student."
 
 
 def claims_of(rows: pd.DataFrame) -> dict[str, claims.Measured]:

@@ -26,7 +26,7 @@ def draw_students(curves: pd.DataFrame) -> Figure:
         report.plain_log_y(axis)
     axes[0].set(ylabel="training loss (nats)")
     axes[1].set(ylabel="validation cross-entropy (nats)")
-    axes[2].set(ylabel="validation accuracy (%)", ylim=(late.min() - 1, None))
+    axes[2].set(ylabel="validation accuracy (%)", ylim=(late.min() - 1, min(101, late.max() + 2)))
     return figure
 
 

@@ -1,17 +1,50 @@
 """Knowledge distillation: a small ConvNet learns from the teacher's soft targets."""
 
+import dataclasses
 import json
 import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import Annotated
 
 import torch
+from pydantic import Field
 from torch import nn
 
-from studylib import models, store, train
+from studylib import limits, models, store, train
 from studylib.checkpoint import weights_digest
 from studylib.data import Data
 from studylib.objectives import distillation_loss, fixed
+from studylib.settings import record
+
+WIDTH = Annotated[int, Field(ge=1, le=4096)]
+
+
+@record
+class Teaching:
+    """What a student hears of its teacher; the defaults are the paper's (section 3.3)."""
+
+    temperature: Annotated[float, Field(ge=1e-3, le=1e4, description="T, softens teacher and student alike")] = 5.0
+    alpha: Annotated[
+        float, Field(ge=0, le=1, description="weight of the teacher's soft targets; the labels get the rest")
+    ] = 0.7
+
+
+@record
+class Student:
+    """The shape of the ConvNet that learns (:class:`studylib.networks.ConvNet`); the paper gives none, ours is."""
+
+    widths: Annotated[
+        list[WIDTH], Field(min_length=3, max_length=3, description="channels of the three convolutions")
+    ] = dataclasses.field(default_factory=lambda: [32, 64, 128])
+    hidden: Annotated[
+        list[WIDTH], Field(min_length=2, max_length=2, description="features of the first two linear layers")
+    ] = dataclasses.field(default_factory=lambda: [128, 64])
+
+    def against(self, data: Data) -> None:
+        shape = dataclasses.asdict(self)
+        asked = ", ".join(f"{name}={numbers!r}" for name, numbers in shape.items())
+        limits.check_network("convnet", shape, data, asked)
 
 
 class Teacher:

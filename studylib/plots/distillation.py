@@ -1,4 +1,4 @@
-"""Figures of chapter 2: students with and without a teacher."""
+"""Figures of chapter 2: students with and without a teacher, and the settings of a teacher."""
 
 import matplotlib.pyplot as plt
 import pandas as pd
@@ -26,5 +26,20 @@ def draw_students(curves: pd.DataFrame) -> Figure:
         report.plain_log_y(axis)
     axes[0].set(ylabel="training loss (nats)")
     axes[1].set(ylabel="validation cross-entropy (nats)")
-    axes[2].set(ylabel="validation accuracy (%)", ylim=(late.min() - 1, None))
+    axes[2].set(ylabel="validation accuracy (%)", ylim=(late.min() - 1, min(101, late.max() + 2)))
+    return figure
+
+
+def draw_settings(rows: pd.DataFrame) -> Figure:
+    """Validation accuracy, weight of the teacher α (down) by temperature T (across).
+
+    Args:
+        rows: of T, α, accuracy (0…1), one a setting.
+    """
+    grid = 100 * rows.pivot(index="α", columns="T", values="accuracy")
+    size = (1.2 + 0.8 * grid.shape[1], 1.2 + 0.5 * len(grid))
+    figure, axis = plt.subplots(figsize=size, layout="constrained")
+    bar = {"label": "validation accuracy (%)"}
+    sns.heatmap(grid, annot=True, fmt=".1f", cmap="viridis", cbar_kws=bar, ax=axis)
+    axis.set(xlabel="temperature T", ylabel="weight of the teacher α")
     return figure

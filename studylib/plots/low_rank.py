@@ -4,6 +4,7 @@ import matplotlib.pyplot as plt
 import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 
 def draw_spectra(rows: pd.DataFrame) -> Figure:
@@ -17,6 +18,9 @@ def draw_spectra(rows: pd.DataFrame) -> Figure:
         (line,) = axis.plot(part["index"], part["share"], ".-", label=label)
         axis.axvline(part["even"].iloc[0], color=line.get_color(), linestyle=":", linewidth=1)
     axis.set(xlabel="singular value, by size", ylabel="share of the layer's norm", yscale="log", xscale="log")
+    axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.xaxis.set_major_formatter("{x:g}")
+    axis.xaxis.set_minor_formatter(NullFormatter())
     axis.set(ylim=(rows[rows["share"] > 1e-6]["share"].min() / 1.5, 1.2))
     axis.legend()
     return figure
@@ -40,18 +44,22 @@ def draw_ranks(rows: pd.DataFrame, whole: pd.DataFrame | None = None) -> Figure:
         if whole is not None:
             axis.axhline(100 * whole.set_index("network")["accuracy"][network], color="0.4", linewidth=1)
         axis.set(title=network, xlabel="Δ (rank below break-even)", ylabel="validation accuracy (%)")
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
         axis.legend(title=None, fontsize=7)
     return figure
 
 
 def draw_interplay(rows: pd.DataFrame) -> Figure:
-    """Bytes of each linear layer, a bar a form: as it was, factorized, pruned, and pruned then factorized.
+    """Bytes of each linear layer, a panel a layer with a scale of its own, a bar a form.
 
     Args:
-        rows: of layer, form, bytes.
+        rows: of layer, form (as it was, pruned, and each factorized), bytes (with positions).
     """
-    figure, axis = plt.subplots(figsize=(6.5, 3.2), layout="constrained")
-    sns.barplot(rows, x="layer", y="bytes", hue="form", ax=axis)
-    axis.set(ylabel="bytes with positions", xlabel="linear layer of the student")
-    axis.legend(title=None)
+    layers, forms = rows["layer"].unique(), rows["form"].unique()
+    size = {"figsize": (1.5 + 2.6 * len(layers), 2.2), "layout": "constrained"}
+    figure, axes = plt.subplots(1, len(layers), sharey=True, squeeze=False, **size)
+    for axis, layer in zip(axes[0], layers, strict=True):
+        part = rows[rows["layer"] == layer].assign(kB=lambda r: r["bytes"] / 1000)
+        sns.barplot(part, x="kB", y="form", hue="form", order=forms, hue_order=forms, legend=False, ax=axis)
+        axis.set(title=layer, xlabel="kB with positions", ylabel="")
     return figure

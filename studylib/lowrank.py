@@ -1,15 +1,25 @@
 """Low-rank factorization of linear layers by the singular value decomposition."""
 
 import logging
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from torch import nn
 
 from studylib import models
 from studylib.data import Data
+from studylib.settings import record
 
 log = logging.getLogger(__name__)
+
+
+@record
+class Factorization:
+    """How far :func:`apply` goes; the default is the paper's (equation 2)."""
+
+    delta: Annotated[int, Field(ge=0, le=4096, description="Δ, how far below the break-even rank to go")] = 1
 
 
 class LowRankLinear(nn.Sequential):

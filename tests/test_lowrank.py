@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from studylib import lowrank, models, store
+from studylib import lowrank, models, settings, store
 from studylib.lowrank import factorize, rank_for
 
 
@@ -88,6 +88,13 @@ def test_a_rank_saves_weights_or_is_none(i, o, delta):
 def test_negative_delta_is_named(student_model):
     with pytest.raises(ValueError, match="delta=-1"):
         lowrank.apply(student_model, delta=-1)
+
+
+@pytest.mark.parametrize("delta", [-1, 4097, 1.0])
+def test_a_delta_out_of_bounds_is_named(delta):
+    with pytest.raises(settings.SettingError, match=f"svd.delta={delta}: expected"):
+        settings.read(lowrank.Factorization, {"delta": delta}, "svd")
+    assert settings.read(lowrank.Factorization, {}, "svd").delta == 1  # the paper's
 
 
 def test_linear_layers_are_factorized_and_convolutions_are_not(student_model, digits, same_tensors):

@@ -2,73 +2,130 @@
 
 import dataclasses
 import decimal
-import math
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Annotated
 
 import torch
+from pydantic import Field
 from torch import nn
 
-from studylib import distill, inference, models, objectives, prune, qat, train
+from studylib import distill, inference, limits, models, objectives, prune, qat, restore, train
 from studylib.data import Data
 from studylib.node import Node
+from studylib.settings import record
+
+MUCH = 1_000_000  # epochs
 
 
-@dataclasses.dataclass(frozen=True)
-class Plan:
-    """How networks are made small; the same for each.
+@record
+class Grown:
+    """Networks that are not in the tree and are taught from the start."""
 
-    Attributes:
-        dense: the training of a network that is not there yet.
-        pruning: the training after each step of pruning.
-        rounding: the training with rounded weights; it runs uncompiled.
-        sparsities: shares of the prunable weights that are zero, rising; 0: none are pruned.
-        bits: of the weights, each 2 to 8.
-        coding: weight, beside the lesson's loss in ``pruning``, of the bits that an ideal entropy coder takes for a
-            weight rounded to the fewest of ``bits`` (:class:`Coded`); 0: none.
-        calibration_images: that the ranges of activations start from.
+    networks: Annotated[
+        list[str], Field(description='by kind and breadth: "densenet 6", "whitened 16", "convnet 16"')
+    ] = dataclasses.field(default_factory=list)
 
-    Raises:
-        ValueError: ``sparsities`` do not rise within 0…1, ``bits`` are none, or not different numbers of 2 to 8, or
-            ``coding`` is below 0 or not finite.
+    def check(self) -> None:
+        if len(set(self.networks)) < len(self.networks):
+            raise ValueError(f"networks={self.networks!r}: expected different ones")
+        for text in self.networks:
+            _described(text)
+
+    def against(self, data: Data) -> None:
+        """Raises ValueError for a network whose coded file could not be read; its depth is taken to be the usual."""
+        for text in self.networks:
+            limits.check_network(*_described(text), data, f"networks={text!r}")
+
+
+def _described(text: str) -> tuple[str, dict]:
+    try:
+        return models.described(text, {"name": "densenet", "args": {}}, {})
+    except ValueError as error:
+        raise ValueError(f"networks: {error}") from error
+
+
+@record
+class Supervision:
+    """What all networks are taught by: a teacher's soft targets beside the labels (Hinton et al. 2015).
+
+    Small networks learned best at their temperatures of 2.5 to 4, and with much the smaller part for the labels.
     """
 
-    dense: train.Recipe
-    pruning: train.Recipe
-    rounding: train.Recipe
-    sparsities: tuple[float, ...]
-    bits: tuple[int, ...]
-    coding: float = 0.0
-    calibration_images: int = 512
+    temperature: Annotated[float, Field(ge=1e-3, le=1e4, description="T, softens teacher and taught alike")] = 4.0
+    alpha: Annotated[
+        float, Field(ge=0, le=1, description="share of the teacher in the loss; the labels have the rest")
+    ] = 0.9
+    teachers: Annotated[
+        list[str], Field(description="published files whose mean logits teach; none: the parent teaches")
+    ] = dataclasses.field(default_factory=list)
 
-    def __post_init__(self):
-        prune.check_sparsities(list(self.sparsities))
-        if not self.bits or len(set(self.bits)) < len(self.bits) or not set(self.bits) <= set(range(2, 9)):
-            raise ValueError(f"bits={self.bits!r}: expected different whole numbers of 2 to 8")
-        if not 0 <= self.coding < math.inf:
-            raise ValueError(f"coding={self.coding!r}: expected from 0, finite")
+    def against(self, data: Data) -> None:
+        """Raises ValueError for a file that is not published, or not of ``data`` and its seed."""
+        for file in self.teachers:
+            try:
+                restore.published(file, data)
+            except (ValueError, RuntimeError) as error:
+                raise ValueError(f"teachers: {error}") from error
+
+    def loss(self, parent: nn.Module, data: Data, folder: Path | None = None) -> distill.Distillation:
+        """The loss that is descended.
+
+        Args:
+            parent: teaches where there are no ``teachers``; decides the device.
+            folder: where the teacher's answers to a recipe's views are left; None: nowhere.
+
+        Raises:
+            ValueError, studylib.codec.CodecError, studylib.models.SpecError: as :func:`studylib.restore.published`.
+        """
+        files = [restore.apply(file, data) for file in self.teachers]
+        teacher = distill.Committee(files).to(next(parent.parameters()).device) if files else parent
+        return distill.Distillation(distill.Teacher(teacher, folder), self.temperature, self.alpha)
 
 
-@dataclasses.dataclass(frozen=True)
-class Lesson:
-    """What a network is taught by: a teacher's soft targets beside the labels (:class:`studylib.distill.Distillation`).
+@record
+class Shrinking:
+    """How each network is made small: pruned from sparsity to sparsity, and from each trained in few bits.
 
-    Attributes:
-        teacher: whose answers to a recipe's views are kept.
-        temperature, alpha: as for :func:`studylib.distill.apply`.
+    No source has such a plan; the defaults take minutes on the digits.
     """
 
-    teacher: distill.Teacher
-    temperature: float = 4.0
-    alpha: float = 0.9
+    sparsities: Annotated[
+        list[Annotated[float, Field(ge=0, lt=1)]],
+        Field(min_length=1, description="shares of the prunable weights that are zero, rising; 0: none are pruned"),
+    ] = dataclasses.field(default_factory=lambda: [0.8, 0.9, 0.95])
+    bits: Annotated[
+        list[Annotated[int, Field(ge=2, le=8)]], Field(min_length=1, description="of a weight, each 2 to 8")
+    ] = dataclasses.field(default_factory=lambda: [4])
+    coding: Annotated[
+        float, Field(ge=0, le=1000, description="weight, after pruning, of a coder's bits beside the loss; 0: none")
+    ] = 0.0
+    epochs: Annotated[int, Field(ge=1, le=MUCH, description="trained after each step of pruning")] = 16
+    lr: Annotated[float, Field(gt=0, le=1000, description="its peak then; with rounded weights a tenth of it")] = 5e-3
+    rounding_epochs: Annotated[int, Field(ge=0, le=MUCH, description="with rounded weights, from each sparsity")] = 6
+    calibration_images: Annotated[
+        int, Field(ge=1, description="from which ranges of activations start, or all there are")
+    ] = 512
 
-    @property
-    def loss(self) -> distill.Distillation:
-        return distill.Distillation(self.teacher, self.temperature, self.alpha)
+    def check(self) -> None:
+        prune.check_sparsities(self.sparsities)
+        if len(set(self.bits)) < len(self.bits):
+            raise ValueError(f"bits={self.bits!r}: expected different ones")
+
+    def pruning(self, recipe: train.Recipe) -> train.Recipe:
+        """``recipe`` as it is after each step of pruning."""
+        return dataclasses.replace(recipe, epochs=self.epochs, lr=self.lr, min_lr=min(recipe.min_lr, self.lr))
+
+    def rounding(self, recipe: train.Recipe) -> train.Recipe:
+        """``recipe`` as it is with rounded weights: a tenth of the rate, and uncompiled, as observers are."""
+        peak = self.lr / 10
+        how = {"lr": peak, "min_lr": min(recipe.min_lr, peak), "compile": False}
+        return dataclasses.replace(recipe, epochs=self.rounding_epochs, **how)
 
 
 class Coded:
-    """A lesson's loss + ``coding`` × the bits a weight that an ideal entropy coder takes (after Oktay et al. 2020).
+    """A loss + ``coding`` × the bits a weight that an ideal entropy coder takes (after Oktay et al. 2020).
 
     The bits are those of :func:`studylib.objectives.coded_bytes` over the number of weights, zeros among them, so that
     ``coding`` means the same for a large network as for a small one.
@@ -109,41 +166,72 @@ class Point(Node):
             return super()._ship(model, floats)
 
 
-def grown(name: str, args: dict, data: Data, plan: Plan, lesson: Lesson, *, seed: int, scratch: Path) -> nn.Module:
+def grown(
+    name: str,
+    args: dict,
+    data: Data,
+    recipe: train.Recipe,
+    loss: distill.Distillation,
+    *,
+    seed: int,
+    device: torch.device,
+    scratch: Path,
+) -> nn.Module:
     """A new network, taught from the start.
 
     Args:
         name, args: of :func:`studylib.models.create`.
         scratch: folder in which an interrupted training leaves what it needs to go on.
     """
-    model = models.create(name, seed, data=data, **args).to(next(lesson.teacher.model.parameters()).device)
-    checkpoint = scratch / "dense.safetensors"
-    history = train.fit(model, data, plan.dense, seed=seed, loss=lesson.loss, checkpoint=checkpoint)
+    model = models.create(name, seed, data=data, **args).to(device)
+    history = train.fit(model, data, recipe, seed=seed, loss=loss, checkpoint=scratch / "dense.safetensors")
     return models.with_change(model, "taught", {"epochs": len(history)}, history=history)
 
 
 def points(
-    model: nn.Module, data: Data, plan: Plan, lesson: Lesson, *, seed: int, scratch: Path
-) -> Iterator[tuple[float, int, nn.Module]]:
-    """``model`` at each sparsity of ``plan`` and, from there, in each number of bits, taught all the way.
+    model: nn.Module,
+    data: Data,
+    shrinking: Shrinking,
+    recipe: train.Recipe,
+    loss: distill.Distillation,
+    *,
+    seed: int,
+    scratch: Path,
+) -> Iterator[tuple[float, int, Callable[[], nn.Module]]]:
+    """``model`` at each sparsity and, from there, in each number of bits, taught all the way.
 
     Pruning is by magnitude over all layers, from sparsity to sparsity, survivors keeping their weights while the
     schedule starts again (learning-rate rewinding, Renda et al. 2020); rounding is in training (:mod:`studylib.qat`).
 
+    Args:
+        recipe: of all trainings, but for what ``shrinking`` says.
+        scratch: folder in which each training leaves what it needs to go on.
+
     Yields:
-        (sparsity, bits, int8 model on the CPU), whose spec records both steps and whose ``history`` has the rows of
-        both trainings, each with its ``training``, "pruning" or "rounding".
+        (sparsity, bits, what makes it). Nothing is trained before the first is made, which prunes to all sparsities.
+        It gives the int8 model on the CPU, whose spec records both steps and whose ``history`` has the rows of both
+        trainings, each with its ``training``, "pruning" or "rounding".
     """
-    loss = Coded(lesson.loss, min(plan.bits), plan.coding) if plan.coding else lesson.loss
-    how = {"method": "learning_rate", "recipe": plan.pruning, "seed": seed, "scratch": scratch}
-    cut = prune.trajectory(model, data, plan.sparsities, loss=loss, **how)
-    for sparsity, pruned in zip(plan.sparsities, cut, strict=True):
-        did = {"sparsity": sparsity, "epochs": len(pruned.history)}
-        pruned = models.with_change(pruned, "pruned", did, history=pruned.history)
-        for bits in plan.bits:
-            rest = {"calibration_images": min(plan.calibration_images, len(data.train)), "seed": seed}
-            rest["scratch"] = scratch / f"{sparsity!r}-{bits}"
-            small = qat.apply(pruned, data, recipe=plan.rounding, bits=bits, loss=lesson.loss, **rest)
-            parts = {"pruning": pruned.history, "rounding": small.history}
-            small.history = [{**row, "training": name} for name, rows in parts.items() for row in rows]
-            yield sparsity, bits, small
+
+    @functools.cache
+    def pruned() -> list[nn.Module]:
+        coded = Coded(loss, min(shrinking.bits), shrinking.coding) if shrinking.coding else loss
+        how = {"method": "learning_rate", "recipe": shrinking.pruning(recipe), "seed": seed, "scratch": scratch}
+        cut = prune.trajectory(model, data, shrinking.sparsities, loss=coded, **how)
+        did = [{"sparsity": s, "epochs": len(each.history)} for s, each in zip(shrinking.sparsities, cut, strict=True)]
+        return [
+            models.with_change(each, "pruned", said, history=each.history) for each, said in zip(cut, did, strict=True)
+        ]
+
+    def rounded(number: int, bits: int, folder: Path) -> nn.Module:
+        before = pruned()[number]
+        rest = {"calibration_images": min(shrinking.calibration_images, len(data.train)), "seed": seed}
+        how = {"recipe": shrinking.rounding(recipe), "loss": loss, "scratch": folder}
+        small = qat.apply(before, data, bits=bits, **how, **rest)
+        parts = {"pruning": before.history, "rounding": small.history}
+        small.history = [{**row, "training": name} for name, rows in parts.items() for row in rows]
+        return small
+
+    for number, sparsity in enumerate(shrinking.sparsities):
+        for bits in shrinking.bits:
+            yield sparsity, bits, functools.partial(rounded, number, bits, scratch / f"{sparsity!r}-{bits}")

@@ -41,6 +41,11 @@ STUDENT, STUDENT_GOAL = "teacher-kd", (85.0, "our goal")  # its node
 PRUNED_GOAL = 0.95, 0.5, "Liu et al. 2017 (network slimming); Renda et al. 2020"  # share of zeros, points it may cost
 
 
+def of_data(dataset: str) -> tuple[Mark, ...]:
+    """:data:`MARKS`, or none where ``dataset`` is another than theirs."""
+    return MARKS if dataset == PAPER_DATA else ()
+
+
 def against_marks(points: list[dict], dataset: str) -> list[dict]:
     """Each of :data:`MARKS` beside the smallest file that holds its accuracy on **validation** images.
 
@@ -54,7 +59,7 @@ def against_marks(points: list[dict], dataset: str) -> list[dict]:
         Rows of mark %, kB, from, ours (name), our kB, our %, verdict; no rows for another data set than CIFAR-10.
     """
     rows = []
-    for mark in MARKS if dataset == PAPER_DATA else ():
+    for mark in of_data(dataset):
         row = {"mark %": mark.accuracy, "kB": mark.bytes / 1000, "from": mark.whose}
         enough = [point for point in points if mark.held_by(point["val_accuracy"])]
         if not enough:

@@ -1,5 +1,7 @@
 """Figure of chapter 8: accuracy against bytes of small files."""
 
+from collections.abc import Sequence
+
 import matplotlib.pyplot as plt
 import pandas as pd
 import seaborn as sns
@@ -7,19 +9,17 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from studylib import factorial
+from studylib.marks import Mark
 
 
-def draw_frontier(points: pd.DataFrame, marks: list) -> tuple[Figure, list[str]]:
+def draw_frontier(points: pd.DataFrame, marks: Sequence[Mark] = ()) -> Figure:
     """Test accuracy against the file's size, a colour a network, a mark a number of bits, and what others reported.
 
     The front is a step: a file of so many bytes, or more, can have that accuracy.
 
     Args:
         points: rows of name, network, bits, bytes, test_accuracy.
-        marks: of :data:`studylib.marks.MARKS`, stars, hollow where nobody made such a file; [] for another data set.
-
-    Returns:
-        The figure, and the names on the front.
+        marks: of :func:`studylib.marks.of_data`, stars, hollow where nobody made such a file.
     """
     figure, axis = plt.subplots(figsize=(8, 4.4), layout="constrained")
     shown = points.assign(percent=100 * points["test_accuracy"], kB=points["bytes"] / 1000)
@@ -47,4 +47,4 @@ def draw_frontier(points: pd.DataFrame, marks: list) -> tuple[Figure, list[str]]
     axis.xaxis.set_major_formatter(FuncFormatter(lambda kb, _: f"{kb:g}"))
     axis.xaxis.set_minor_formatter(NullFormatter())
     axis.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, fontsize=8)
-    return figure, list(best["name"])
+    return figure

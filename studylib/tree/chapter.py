@@ -1,6 +1,7 @@
 """What a chapter shows: its rows and claims, read where they are published, made and kept where they are not."""
 
 import dataclasses
+import hashlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -27,7 +28,8 @@ class Chapter:
 
     Args:
         node: its folder, data and, where it is shown as published, that study.
-        reads: folders of the models that the rows are of, beside the node's own: others' rows are others.
+        reads: folders of the models, or published files, that the rows are of, beside the node's own: others' rows are
+            others.
         about: where the rows come from, if that is not what the node says.
         settings: name in the parameters cell → record.
 
@@ -103,9 +105,12 @@ class Chapter:
 
     def _key(self) -> list:
         specs = []
-        for folder in map(store.resolve, self.reads):
-            store.verify(folder)
-            specs.append(store.read_json(folder / store.SPEC))  # with the checksum of the weights
+        for path in map(store.resolve, self.reads):
+            if path.is_file():
+                specs.append(hashlib.sha256(path.read_bytes()).hexdigest())
+                continue
+            store.verify(path)
+            specs.append(store.read_json(path / store.SPEC))  # with the checksum of the weights
         made = {name: _values(record) for name, record in self.settings.items()}
         for name in ("threads", "device"):  # of the study: where it is computed, not what
             made["study"].pop(name, None)

@@ -1,0 +1,146 @@
+"""Chapter 8: networks made as small as they can be, file by file, and what is said of the files."""
+
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+
+import pandas as pd
+from torch import nn
+
+from studylib import claims, distill, factorial, frontier, models, store, train
+from studylib.checkpoint import weights_digest
+from studylib.node import Node
+from studylib.recipe import Recipe
+from studylib.sweep import CODED, LOGITS, METRICS
+from studylib.tree.rows import once
+
+FILES = (store.SPEC, store.TENSORS, CODED, LOGITS, METRICS)  # of a point's folder
+SCORES = ("val_accuracy", "test_accuracy", "test_nll")
+
+
+def starts(
+    node: Node,
+    folders: dict[str, str],
+    grown: frontier.Grown,
+    supervision: frontier.Supervision,
+    recipe: Recipe,
+) -> tuple[dict[str, nn.Module], distill.Distillation]:
+    """The networks that are made small, name → model, and the loss that all are taught by.
+
+    Args:
+        folders: name → folder of a network of the tree, the parent first; those whose folder is "" are left out. The
+            teacher's answers to views are left in the parent's.
+        grown: networks to be taught here, by ``recipe``; what they leave in ``node.scratch`` is taken up again.
+    """
+    found = {name: node.load(folder) for name, folder in folders.items() if folder}
+    parent = next(iter(found.values()))
+    loss = supervision.loss(parent, node.data, store.resolve(next(iter(folders.values()))) / "views")
+    for text in grown.networks:
+        name, args = models.described(text, parent.spec, node.data.model_args)
+        how = {"seed": node.study.seed, "device": node.device, "scratch": node.scratch / text}
+        found[text] = frontier.grown(name, args, node.data, recipe, loss, **how)
+    return found, loss
+
+
+def networks(models_by_name: dict[str, nn.Module], node: Node) -> list[dict]:
+    """Rows of network, numbers (parameters) and val_accuracy (0…1) of each before it is made small."""
+    return [
+        {
+            "network": name,
+            "numbers": sum(parameter.numel() for parameter in model.parameters()),
+            "val_accuracy": train.accuracy(model, node.data.validation, node.data),
+        }
+        for name, model in models_by_name.items()
+    ]
+
+
+def points(
+    node: Node,
+    models_by_name: dict[str, nn.Module],
+    loss: distill.Distillation,
+    shrinking: frontier.Shrinking,
+    recipe: Recipe,
+) -> list[dict]:
+    """Every network at every sparsity in every number of bits, each a :class:`studylib.frontier.Point` below points/.
+
+    A point whose folder is complete and that was made of the same is not made again. What unfinished trainings have
+    left in ``node.scratch`` is deleted when all are there.
+
+    Returns:
+        Rows of name, network, sparsity (asked for), bits, bytes (of the file), val_accuracy_pruned (0…1, pruned and
+        retrained, in floats), zeros (share of the weights), and of the file val_accuracy, test_accuracy, test_nll.
+    """
+    rows = []
+    for network, model in models_by_name.items():
+        made_of = [asdict(shrinking), asdict(recipe), loss.identity, node.data.identity, weights_digest(model)]
+        scratch = node.scratch / network
+        how = {"seed": node.study.seed, "scratch": scratch}
+        for sparsity, bits, make in frontier.points(model, node.data, shrinking, recipe, loss, **how):
+            name = frontier.name_of(network, sparsity, bits)
+            of = {"name": name, "network": network, "sparsity": sparsity, "bits": bits}
+            kept, folder = node.out / "rows" / "points" / f"{name}.json", node.out / "points" / name
+            if not all((folder / file).exists() for file in FILES):
+                kept.unlink(missing_ok=True)
+
+            def row(make=make, kept=kept, folder=folder) -> dict:
+                kept.unlink(missing_ok=True)  # of what is now in the folder
+                return _finished(make(), folder, node)
+
+            rows.append({**of, **once(kept, [*made_of, how["seed"], of], row)})
+    shutil.rmtree(node.scratch, ignore_errors=True)
+    return rows
+
+
+def _finished(small: nn.Module, folder: Path, node: Node) -> dict:
+    study = node.study
+    metrics = frontier.Point(folder, study.dataset, study.seed, study.threads, study.device).finish(small)
+    pruned = max(row["val_accuracy"] for row in small.history if row["training"] == "pruning")
+    sizes = {"bytes": metrics["bytes_file"], "val_accuracy_pruned": pruned, "zeros": metrics["sparsity"]}
+    return sizes | {key: metrics[key] for key in SCORES}
+
+
+def on_front(points: pd.DataFrame) -> pd.DataFrame:
+    """Those of the rows of :func:`points` that no other beats in bytes and test accuracy, smallest first."""
+    return points[factorial.pareto(points, "bytes", "test_accuracy")].sort_values("bytes")
+
+
+def listed(points: pd.DataFrame) -> pd.DataFrame:
+    """A table for people: name, bytes, test accuracy in %, NLL of test images in nats, whether it is on the front."""
+    front = points["name"].isin(on_front(points)["name"]).map({True: "yes", False: ""})
+    shown = points[["name", "bytes"]].assign(percent=100 * points["test_accuracy"], nll=points["test_nll"], front=front)
+    return shown.rename(columns={"percent": "test accuracy %", "nll": "test NLL"})
+
+
+def costs(points: pd.DataFrame, networks: pd.DataFrame) -> pd.DataFrame:
+    """Validation accuracy in % of each point: name, whole, pruned, rounded, and what both steps cost.
+
+    Args:
+        points, networks: rows of the functions of that name.
+    """
+    whole = 100 * points["network"].map(networks.set_index("network")["val_accuracy"])
+    pruned, rounded = 100 * points["val_accuracy_pruned"], 100 * points["val_accuracy"]
+    found = points[["name"]].assign(whole=whole, pruned=pruned, rounded=rounded)
+    return found.assign(**{"pruning costs": whole - pruned, "rounding costs": pruned - rounded})
+
+
+def sparsest(points: pd.DataFrame, networks: pd.DataFrame, most: float = 0.5) -> str:
+    """Of each network the most zeros that pruning brought for at most ``most`` points of accuracy, in words."""
+    near = points[costs(points, networks)["pruning costs"] <= most]
+    said = [f"{name} {100 * rows['sparsity'].max():g} % zeros" for name, rows in near.groupby("network", sort=False)]
+    return ", ".join(said) or "none"
+
+
+def smallest(points: pd.DataFrame, within: float = 0.01) -> str:
+    """Of each network the smallest file within ``within`` of the best validation accuracy of all, in words."""
+    enough, said = points["val_accuracy"] >= points["val_accuracy"].max() - within, []
+    for network, rows in points.groupby("network", sort=False):
+        held = rows[enough[rows.index]]
+        said.append(f"{network}: {held.loc[held['bytes'].idxmin(), 'name'] if len(held) else 'none'}")
+    return ", ".join(said)
+
+
+def claims_of(points: pd.DataFrame) -> dict[str, claims.Measured]:
+    """The smallest file that holds the paper's accuracy on validation images; infinite where none does."""
+    asked = claims.CLAIMS["best_accuracy"].value - 1e-9
+    enough = points[100 * points["val_accuracy"] >= asked]["bytes"]
+    return {"small_bytes": claims.Measured(float(enough.min()) if len(enough) else float("inf"))}

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 from studylib.augmentation import AUGMENTATIONS, Augmentation, augment
+from studylib.tasks import CLASSIFICATION, Task
 
 VIEW_SEED = 1_000_000_007  # of view 0; far from what epochs draw from
 DIGITS_TEST_SEED = 0  # fixes the test set of digits, whatever the seed of the study
@@ -25,7 +26,7 @@ DIGITS_TEST_SEED = 0  # fixes the test set of digits, whatever the seed of the s
 
 @dataclasses.dataclass(frozen=True)
 class Split:
-    """``images`` uint8 (n, c, h, w) and ``labels`` int64 (n,)."""
+    """``images`` uint8 (n, c, h, w) and ``labels`` int64 (n,), or another task's targets (n, …)."""
 
     images: torch.Tensor
     labels: torch.Tensor
@@ -51,7 +52,9 @@ class Split:
 
 @dataclasses.dataclass(frozen=True)
 class Data:
-    """A data set in memory. ``mean`` and ``std`` (c,) are of pixels in 0…1, over train + validation."""
+    """A data set in memory, and what is learnt from it. ``mean`` and ``std`` (c,) are of pixels in 0…1, over train +
+    validation; ``classes`` names a model's outputs. Augmentation changes images alone, never targets.
+    """
 
     name: str
     seed: int
@@ -62,6 +65,7 @@ class Data:
     mean: torch.Tensor
     std: torch.Tensor
     augmentation: Augmentation
+    task: Task = CLASSIFICATION
 
     def to(self, device) -> "Data":
         tensors = ("train", "validation", "test", "mean", "std")
@@ -76,7 +80,8 @@ class Data:
     @property
     def identity(self) -> list:
         """All of this that a training depends on, as JSON data: what the images are, not what they are called."""
-        return [self.digest, self.scaling, dataclasses.asdict(self.augmentation)]
+        learnt = [] if self.task == CLASSIFICATION else [self.task.identity]
+        return [self.digest, self.scaling, dataclasses.asdict(self.augmentation), *learnt]
 
     def cropped_only(self, small: bool = False) -> "Data":
         """The same images, their training views only shifted (``small``: by half as much, rounded up) and mirrored."""
@@ -232,7 +237,7 @@ def _cifar10_from_torchvision(folder: Path):
 def batches(
     data: Data, size: int, generator: torch.Generator, augment_images: bool = True
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """One epoch of training batches in an order drawn from ``generator``: (n, c, h, w) float32, (n,) int64.
+    """One epoch of training batches in an order drawn from ``generator``: (n, c, h, w) float32, their labels.
 
     A last batch of a single image is left out: batch norm cannot learn from one.
     """

@@ -111,7 +111,10 @@ class Node:
         return {"data": data, "provenance": store.provenance(self.data.digest)} | made
 
     def test_logits(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Logits (n, classes) and labels (n,) of the one reading of the test set, as :meth:`finish` stored them."""
+        """Logits (n, classes) and labels (n,) of the one reading of the test set, as :meth:`finish` stored them.
+
+        Of another task: outputs (n, …) and targets (n, …).
+        """
         tensors, _ = store.read_tensors(self.out / LOGITS)
         return tensors["logits"], tensors["labels"]
 
@@ -123,7 +126,7 @@ class Node:
         file, after it was seen to be the one encoded (:func:`studylib.codec.verify`).
 
         The test set is read here, once; its logits are stored, and whatever is said of them later comes
-        from there.
+        from there. How they are scored, and which numbers are named so, is the task of the data.
 
         ``model.spec`` gets ``input``, how images are scaled (:func:`studylib.models.normalize`).
 
@@ -142,12 +145,13 @@ class Node:
         decoded = codec.decode((self.out / CODED).read_bytes())
         validation = self._verify(shipped, decoded)
         decoded = decoded.to(self.device)
-        logits = train.predict(decoded, self.data.test, self.data).cpu()
-        store.write_tensors(self.out / LOGITS, {"logits": logits, "labels": self.data.test.labels})
+        task, test = self.data.task, self.data.test
+        outputs = task.predict(decoded, test, self.data).cpu()
+        store.write_tensors(self.out / LOGITS, {"logits": outputs, "labels": test.labels})
         metrics = {
             "seed": self.data.seed,
-            **{f"test_{name}": value for name, value in train.scores(logits, self.data.test.labels).items()},
-            "val_accuracy": train.scores(validation, self.data.validation.labels)["accuracy"],
+            **{f"test_{name}": value for name, value in task.scores(outputs, test.labels).items()},
+            f"val_{task.score}": self._validation(validation),
             **size.accountings(store.load_model(self.out)),
             "bytes_file": len(file),
             "file_sha256": hashlib.sha256(file).hexdigest(),
@@ -170,23 +174,27 @@ class Node:
         return shipped, codec.encode(shipped)
 
     def _verify(self, shipped: nn.Module, decoded: nn.Module) -> torch.Tensor:
-        """Logits of the validation images by ``decoded``, seen to be those of ``shipped`` bit for bit."""
+        """Outputs of ``decoded`` for the validation images, seen to be those of ``shipped`` bit for bit."""
         codec.verify(shipped, decoded)
-        both = [train.predict(m.to(self.device), self.data.validation, self.data) for m in (shipped, decoded)]
+        data = self.data
+        both = [data.task.predict(m.to(self.device), data.validation, data) for m in (shipped, decoded)]
         if not torch.equal(*both):
             raise codec.CodecError(f"{self.out / CODED}: its outputs are not those of the model that was coded")
         return both[1]
 
+    def _validation(self, outputs: torch.Tensor) -> float:
+        return self.data.task.scores(outputs, self.data.validation.labels)[self.data.task.score]
+
     def _half_precision(self, model: nn.Module) -> dict:
-        """Bytes of the file with the floats that remain in float16, and validation accuracy with them so rounded.
+        """Bytes of the file with the floats that remain in float16, and validation score with them so rounded.
 
         None for both where half precision cannot hold a float.
         """
+        score = f"val_{self.data.task.score}_float16"
         try:
             shipped, file = self._ship(model, "float16")
         except inference.HalfPrecisionError as error:
             log.warning("no float16 file: %s", error)
-            return {"bytes_file_float16": None, "val_accuracy_float16": None}
+            return {"bytes_file_float16": None, score: None}
         validation = self._verify(shipped, codec.decode(file))
-        accuracy = train.scores(validation, self.data.validation.labels)["accuracy"]
-        return {"bytes_file_float16": len(file), "val_accuracy_float16": accuracy}
+        return {"bytes_file_float16": len(file), score: self._validation(validation)}

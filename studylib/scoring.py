@@ -1,10 +1,15 @@
 """What a model says of images, and how good that is: logits, accuracy, likelihood, calibration."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from studylib.data import Data, Split
+if TYPE_CHECKING:  # data say what is learnt (studylib.tasks), and that is scored here
+    from studylib.data import Data, Split
 
 
 def batch_of(images: torch.Tensor) -> int:
@@ -14,7 +19,7 @@ def batch_of(images: torch.Tensor) -> int:
 
 @torch.no_grad()
 def predict(model: nn.Module, split: Split, data: Data, batch_size: int = 0) -> torch.Tensor:
-    """Logits float32 (n, classes) on the model's device, for the images of ``split`` as they are.
+    """Logits, or what else it puts out, float32 (n, …) on the model's device, for the images of ``split`` as they are.
 
     Args:
         batch_size: images at once; 0: :func:`batch_of` them.

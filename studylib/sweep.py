@@ -12,40 +12,30 @@ from typing import TYPE_CHECKING
 import numpy as np
 import safetensors.numpy
 
+from studylib.tasks import CLASSIFICATION, Task
+
 if TYPE_CHECKING:  # a second of import that the stages, which only need the names, are spared
     import pandas as pd
 
 ROOT = "teacher"
 METRICS, LOGITS, CODED = "metrics.json", "test_logits.safetensors", "model.slnc"
 LATENCY, NNCODEC = "latency.json", "nncodec.json"
-COLUMNS = [
-    "node",
-    "seed",
-    "test_accuracy",
-    "val_accuracy",
-    "parameters",
-    "nonzeros",
-    "bytes_dense",
-    "bytes_nonzero",
-    "bytes_csr",
-    "bytes_bitmap",
-    "bytes_sparse",
-    "bytes_safetensors",
-    "bytes_zstd",
-    "bytes_nncodec",
-    "bytes_entropy",
-    "bytes_file",
-    "bytes_file_float16",
-    "val_accuracy_float16",
-    "latency_ms",
-    "test_nll",
-    "test_ece",
-    "agreement",
-    "multiply_adds",
-    "sparsity",
-    "seconds",
-    "peak_memory_mb",
-]
+BYTES = ["bytes_dense", "bytes_nonzero", "bytes_csr", "bytes_bitmap", "bytes_sparse", "bytes_safetensors", "bytes_zstd"]
+BYTES += ["bytes_nncodec", "bytes_entropy", "bytes_file", "bytes_file_float16"]
+
+
+def columns(task: Task) -> list[str]:
+    """The columns of a table of nodes that learn ``task``: its numbers are test_…, the score val_… beside.
+
+    ``agreement`` is of classes alone.
+    """
+    score, *others = task.numbers
+    found = ["node", "seed", f"test_{score}", f"val_{score}", "parameters", "nonzeros", *BYTES]
+    found += [f"val_{score}_float16", "latency_ms", *(f"test_{name}" for name in others)]
+    return [*found, *(["agreement"] if task.classes else []), "multiply_adds", "sparsity", "seconds", "peak_memory_mb"]
+
+
+COLUMNS = columns(CLASSIFICATION)
 
 
 def nodes(stages: Sequence[str]) -> list[str]:
@@ -90,8 +80,8 @@ def read_table(path: str | Path, *columns: str) -> pd.DataFrame:
     return table
 
 
-def read(run: Path, names: Iterable[str], seeds: Iterable[int]) -> pd.DataFrame:
-    """One row a seed and node of the run in folder ``run``, with the columns of ``sweep.csv``.
+def read(run: Path, names: Iterable[str], seeds: Iterable[int], task: Task = CLASSIFICATION) -> pd.DataFrame:
+    """One row a seed and node of the run in folder ``run``, with the :func:`columns` of ``task``.
 
     ``agreement`` is the share of test images on which a node predicts what its root predicts;
     ``latency_ms`` comes from the run's ``latency.json``, ``bytes_nncodec`` from its ``nncodec.json`` (NaN without one).
@@ -101,7 +91,7 @@ def read(run: Path, names: Iterable[str], seeds: Iterable[int]) -> pd.DataFrame:
     """
     import pandas as pd
 
-    run, names = Path(run), list(names)
+    run, names, wanted = Path(run), list(names), columns(task)
     latency = _read_json(run / LATENCY)["latency_ms"] if (run / LATENCY).exists() else {}
     reference = _read_json(run / NNCODEC)["bytes_nncodec"] if (run / NNCODEC).exists() else {}
     rows = []
@@ -109,19 +99,21 @@ def read(run: Path, names: Iterable[str], seeds: Iterable[int]) -> pd.DataFrame:
         root = None
         for name in dict.fromkeys([ROOT, *names]):
             folder = run / f"seed{seed}" / name
-            metrics, predicted = _read_json(folder / METRICS), predictions(folder)
-            root = predicted if root is None else root
+            metrics = _read_json(folder / METRICS)
             row = {**metrics, "node": name, "seed": seed, "latency_ms": latency.get(name, float("nan"))}
             row["bytes_nncodec"] = reference.get(f"seed{seed}", {}).get(name, float("nan"))
-            row["agreement"] = float((predicted == root).mean())
-            missing = [column for column in COLUMNS if column not in row]
+            if task.classes:
+                predicted = predictions(folder)
+                root = predicted if root is None else root
+                row["agreement"] = float((predicted == root).mean())
+            missing = [column for column in wanted if column not in row]
             if missing:
                 raise ValueError(f"{folder / METRICS}: {missing[0]} is missing")
             if _digest(folder / CODED) != metrics.get("file_sha256"):
                 raise ValueError(f"{folder / CODED}: not the file that was measured (another SHA-256)")
             if name in names:
-                rows.append({column: float("nan") if row[column] is None else row[column] for column in COLUMNS})
-    return pd.DataFrame(rows, columns=COLUMNS)
+                rows.append({column: float("nan") if row[column] is None else row[column] for column in wanted})
+    return pd.DataFrame(rows, columns=wanted)
 
 
 def _digest(path: Path) -> str:
@@ -160,7 +152,7 @@ def _logits(folder: Path) -> tuple[np.ndarray, np.ndarray]:
 
 
 def per_image(run: Path, names: Iterable[str], seeds: Sequence[int]) -> dict[str, dict[str, np.ndarray]]:
-    """``test_accuracy`` and ``test_nll`` of each test image: column → node → (seeds, images), from the stored logits.
+    """``test_accuracy`` and ``test_nll`` of each test image: column → node → (seeds, images), from logits of classes.
 
     Raises:
         FileNotFoundError, ValueError: a node has not been run, or left damaged logits; names the file.
@@ -200,18 +192,18 @@ def with_saved(table: pd.DataFrame, column: str = "bytes_file") -> pd.DataFrame:
     return table.assign(saved=1 - table[column] / table["seed"].map(roots))
 
 
-def compare(a: pd.DataFrame, b: pd.DataFrame) -> pd.DataFrame:
-    """Two sweeps side by side: for each node in either, accuracy and bytes of a and b and b less a.
+def compare(a: pd.DataFrame, b: pd.DataFrame, task: Task = CLASSIFICATION) -> pd.DataFrame:
+    """Two sweeps side by side: for each node in either, the task's score and bytes of a and b and b less a.
 
-    ``difference_sd`` is the standard deviation of the accuracy's difference over the seeds they share,
+    ``difference_sd`` is the standard deviation of the score's difference over the seeds they share,
     NaN where they share fewer than two.
     """
-    columns = ["test_accuracy", "bytes_file"]
-    means = [t.groupby("node", sort=False)[columns].mean() for t in (a, b)]
+    score = f"test_{task.score}"
+    means = [t.groupby("node", sort=False)[[score, "bytes_file"]].mean() for t in (a, b)]
     both = means[0].add_suffix("_a").join(means[1].add_suffix("_b"), how="outer")
-    both["difference"] = both["test_accuracy_b"] - both["test_accuracy_a"]
+    both["difference"] = both[f"{score}_b"] - both[f"{score}_a"]
     paired = a.merge(b, on=["node", "seed"], suffixes=("_a", "_b"))
-    paired["difference_sd"] = paired["test_accuracy_b"] - paired["test_accuracy_a"]
+    paired["difference_sd"] = paired[f"{score}_b"] - paired[f"{score}_a"]
     both = both.join(paired.groupby("node")["difference_sd"].std(ddof=1))
     both["bytes_ratio"] = both["bytes_file_b"] / both["bytes_file_a"]
     names = [*order(a), *(name for name in order(b) if name not in set(a["node"]))]

@@ -11,7 +11,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from studylib import budget
@@ -19,6 +18,7 @@ from studylib import checkpoint as checkpoints
 from studylib.data import Data, batches, view
 from studylib.recipe import Average, Recipe, has_bfloat16, optimizer_of
 from studylib.scoring import accuracy, batch_of, class_accuracy, predict, reliability, scores
+from studylib.tasks import cross_entropy as task_loss
 
 __all__ = ["Loss", "Recipe", "Step", "fit", "set_up", "task_loss"]
 __all__ += ["accuracy", "batch_of", "class_accuracy", "predict", "reliability", "scores"]
@@ -58,14 +58,6 @@ class Step:
         """Takes up what :meth:`state_dict` gave; called after :meth:`start`."""
 
 
-def task_loss(
-    model: nn.Module, images: torch.Tensor, labels: torch.Tensor, smoothing: float = 0.0
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Cross-entropy with the labels, smoothed or not; returns (loss, logits)."""
-    logits = model(images)
-    return F.cross_entropy(logits.float(), labels, label_smoothing=smoothing), logits
-
-
 def set_up(threads: int = 0, device: str = "auto") -> torch.device:
     """Hands torch its threads (0 leaves them alone), makes operations deterministic, picks the device.
 
@@ -101,37 +93,38 @@ def fit(
 ) -> list[dict]:
     """Trains ``model`` in place and leaves it with the weights of its best validation epoch, or of its last.
 
-    Best means highest validation accuracy, ties broken by the lower validation loss. Each epoch draws its
+    Best is what ``data.task`` says: of classes, highest validation accuracy, then lower loss. Each epoch draws its
     order and views from ``(seed, epoch)`` alone, so that an interrupted training continues as if it had not
     been: with ``checkpoint``, the state is written there every ``checkpoint_seconds`` and at the end, and
     a later call with the same arguments goes on from it.
 
     Args:
-        loss: what is descended; without it, cross-entropy with the labels, smoothed as the recipe says. One with a
+        loss: what is descended; without it, the task's: cross-entropy, smoothed as the recipe says. One with a
             method ``show`` is told, where the recipe has views, before each epoch what is shown, (data, number of the
             view), and is then called with the numbers of the batch's images as a fourth argument.
         step: turns a batch's loss into the weights' gradients; without it, the loss is followed.
         masks: weight name → bool, True where a weight may live; the others are held at exactly zero.
-        target: stop after the first epoch whose validation accuracy reaches this.
+        target: stop after the first epoch whose validation score, of classes the accuracy, is this good.
         identity: JSON data that tells ``loss`` from another; a checkpoint made under another is not used. The losses of
             studylib say so themselves, by an attribute ``identity``; two plain functions are told apart by this alone.
         watch: what it says of the model after each epoch is added to the epoch's row and decides nothing.
         keep: "last" for a training whose other objectives have not done their work in the epochs that score best.
 
     Returns:
-        One row an epoch: epoch, lr, train_loss, train_accuracy, val_loss, val_accuracy, seconds, best; ``step``'s.
+        One row an epoch: epoch, lr, train_loss, train_<score>, val_loss, val_<score>, seconds, best; ``step``'s.
 
     Raises:
-        ValueError: ``keep`` is neither; labels are to be smoothed beside a ``loss`` or ``step``, which do not do that.
+        ValueError: ``keep`` is neither; labels are to be smoothed beside a ``loss`` or ``step``, or are no classes.
         studylib.budget.Paused: the time is up before the next epoch's end; what is done is in ``checkpoint``.
         FloatingPointError: the loss, or that of validation images, is no longer finite, or ``step`` skipped every
             batch of an epoch.
     """
     if keep not in ("best", "last"):
         raise ValueError(f"keep={keep!r}: expected best or last")
-    if recipe.label_smoothing and (loss or step):
+    task = data.task
+    if recipe.label_smoothing and (loss or step or not task.classes):
         raise ValueError(f"label_smoothing={recipe.label_smoothing}: expected 0 beside another loss than the labels'")
-    loss = loss or functools.partial(task_loss, smoothing=recipe.label_smoothing)
+    loss = loss or (functools.partial(task.loss, smoothing=recipe.label_smoothing) if task.classes else task.loss)
     device = next(model.parameters()).device
     images = data.identity if checkpoint is not None else None
     data = data.cropped_only(recipe.augmentation == "small_crops") if "crops" in recipe.augmentation else data
@@ -167,7 +160,7 @@ def fit(
             checkpoints.save(checkpoint, key, model, optimizer, history, best, parts)
 
     resumed, saved = len(history), time.monotonic()
-    while len(history) < recipe.epochs and not _reached(history, target):
+    while len(history) < recipe.epochs and not task.reached(history, target):
         if budget.left() < (history[-1]["seconds"] if history else 0):
             save()
             raise budget.Paused(f"epoch {len(history)} of {recipe.epochs} is done and the time is up; it can go on")
@@ -193,17 +186,16 @@ def fit(
             )
             | step.row()
         )
-        row |= {f"val_{k}": v for k, v in scores(predict(kept, data.validation, data), data.validation.labels).items()}
-        row |= {"val_loss": row.pop("val_nll"), "seconds": time.monotonic() - started}
-        row |= watch(kept) if watch else {}
+        found = task.scores(task.predict(kept, data.validation, data), data.validation.labels)
+        row |= {f"val_{task.score}": found[task.score], "val_loss": found[task.val_loss]}
+        row |= {"seconds": time.monotonic() - started} | (watch(kept) if watch else {})
         if not math.isfinite(row["val_loss"]):
             raise FloatingPointError(f"epoch {epoch + 1}: the validation loss is {row['val_loss']}; try a smaller lr")
-        row["best"] = not history or _rank(row) > max(map(_rank, history))
-        row.pop("val_ece")
+        row["best"] = not history or task.rank(row) > max(map(task.rank, history))
         history.append(row)
         if row["best"]:
             best = copy.deepcopy(kept.state_dict())
-        log.info("epoch %(epoch)d: loss %(train_loss).4f, validation accuracy %(val_accuracy).4f", row)
+        log.info(f"epoch %(epoch)d: loss %(train_loss).4f, validation {task.score} %(val_{task.score}).4f", row)
         if checkpoint is not None and time.monotonic() - saved >= checkpoint_seconds:
             save()
             saved = time.monotonic()
@@ -215,19 +207,11 @@ def fit(
     return history
 
 
-def _rank(row: dict) -> tuple[float, float]:
-    return row["val_accuracy"], -row["val_loss"]
-
-
-def _reached(history: list[dict], target: float | None) -> bool:
-    return bool(history) and target is not None and history[-1]["val_accuracy"] >= target
-
-
 def _epoch(net, model, data, recipe, loss, step, optimizer, masks, average, seeds) -> dict:
-    device, steps = data.mean.device, math.ceil(len(data.train) / recipe.batch_size)
+    task, device, steps = data.task, data.mean.device, math.ceil(len(data.train) / recipe.batch_size)
     generator = torch.Generator(device=device).manual_seed(_mix(*seeds))
     model.train()
-    total, correct, count = torch.zeros((), device=device), torch.zeros((), device=device), 0
+    total, score, count = torch.zeros((), device=device), torch.zeros((), device=device), 0
     labels_of, numbers = data.train.labels, torch.arange(len(data.train), device=device)
     data = dataclasses.replace(data, train=dataclasses.replace(data.train, labels=numbers))
     told = bool(recipe.views) and hasattr(loss, "show")
@@ -239,9 +223,9 @@ def _epoch(net, model, data, recipe, loss, step, optimizer, masks, average, seed
             group["lr"] = group["times"] * recipe.rate(seeds[1] + k / steps)
         images = images.contiguous(memory_format=torch.channels_last)
         with torch.autocast(device.type, torch.bfloat16, enabled=recipe.amp):
-            value, logits = loss(net, images, labels, *([chosen] if told else []))
+            value, outputs = loss(net, images, labels, *([chosen] if told else []))
         optimizer.zero_grad(set_to_none=True)
-        if not step.gradients(model, value, logits, (images, labels)):
+        if not step.gradients(model, value, outputs, (images, labels)):
             continue
         optimizer.step()
         _apply_masks(model, masks)
@@ -249,13 +233,13 @@ def _epoch(net, model, data, recipe, loss, step, optimizer, masks, average, seed
         if average:
             average.update()
         total += value.detach() * len(labels)
-        correct += (logits.detach().argmax(1) == labels).sum()
+        score += task.batch_score(outputs.detach(), labels)
         count += len(labels)
     if not count:
         raise FloatingPointError(f"epoch {seeds[1] + 1}: no step had a finite loss and gradient; try a smaller lr")
     if not math.isfinite(total.item()):
         raise FloatingPointError(f"epoch {seeds[1] + 1}: the training loss is {total.item()}; try a smaller lr")
-    return {"train_loss": total.item() / count, "train_accuracy": correct.item() / count}
+    return {"train_loss": total.item() / count, f"train_{task.score}": score.item() / count}
 
 
 def _mix(seed: int, epoch: int) -> int:

@@ -54,7 +54,7 @@ def test_an_edit_below_reaches_every_stage_above(project):
 def test_comments_and_docstrings_change_nothing(project):
     before = digests(project)
     edit(project / "studylib" / "prune.py", '"""Iterative magnitude pruning', '# a remark\n"""About pruning')
-    edit(project / "studylib" / "train.py", '"""Cross-entropy with the labels', '"""The usual loss')
+    edit(project / "studylib" / "tasks.py", '"""Cross-entropy with the labels', '"""The usual loss')
     assert digests(project) == before
 
 

@@ -5,7 +5,7 @@ import pytest
 import safetensors.torch
 import torch
 
-from studylib import codec, lowrank, models, report, size, store, sweep, train
+from studylib import codec, lowrank, models, report, scoring, size, store, sweep, train
 from studylib import data as datasets
 from studylib.node import Node
 
@@ -14,14 +14,14 @@ from studylib.node import Node
 def finished(student_model, tmp_path_factory):
     """A node's folder and metrics, and the splits that were predicted while it was finished."""
     folder, predicted = tmp_path_factory.mktemp("run") / "seed0" / "teacher-kd-svd", []
-    predict = train.predict
+    predict = scoring.predict
 
     def watched(model, split, data, *rest):
         predicted.append((len(split), model))
         return predict(model, split, data, *rest)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train, "predict", watched)
+        patch.setattr(scoring, "predict", watched)
         node = Node(folder, "digits", 0, device="cpu")
         node.scratch.mkdir(parents=True)
         (node.scratch / "kd.safetensors").touch()

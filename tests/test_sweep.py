@@ -1,5 +1,6 @@
 import hashlib
 import re
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -64,6 +65,11 @@ def test_stages_combine_to_every_node_once_parents_first(count):
         assert sweep.parent_of(name) in names[:i]
         techniques = name.split("-")[1:]
         assert techniques == [stage for stage in stages if stage in techniques]
+
+
+def test_columns_are_those_of_the_tables_that_are_published():
+    published = (Path(__file__).parent.parent / "figures" / "results.csv").read_text().partition("\n")[0].split(",")
+    assert published == ["profile", *sweep.COLUMNS]
 
 
 def test_nodes_stand_in_a_fixed_order():

@@ -238,12 +238,6 @@ def test_the_best_validation_epoch_is_kept(new_student, tiny):
     assert not model.training
 
 
-def test_equal_accuracies_are_ranked_by_the_lower_loss():
-    better, worse = ({"val_accuracy": 0.5, "val_loss": loss} for loss in (1.0, 2.0))
-    assert train._rank(better) > train._rank(worse)
-    assert train._rank({"val_accuracy": 0.6, "val_loss": 9.0}) > train._rank(better)
-
-
 def test_the_learning_rate_follows_the_cosine(new_student, tiny):
     recipe = Recipe(epochs=5, lr=1e-2, min_lr=1e-4, batch_size=100, augmentation="none")
     rates = [row["lr"] for row in train.fit(new_student(), tiny, recipe, seed=0)]

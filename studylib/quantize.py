@@ -12,16 +12,32 @@ max |w| / (m + ½), and a channel's largest negative weight lies halfway between
 
 import math
 import operator
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from torch import nn
 from torch.ao.quantization.fx import _decomposed  # noqa: F401  (registers torch.ops.quantized_decomposed)
 
 from studylib import models, pt2e
 from studylib.data import Data
+from studylib.settings import record
 
 ACTIVATIONS = ("static", "dynamic", "float")  # an input is rounded in a fixed range, in each batch's own, or not at all
+
+
+@record
+class Quantization:
+    """What fixes the scales in :func:`apply`; the paper (section 3.6) says no number of images, this one is ours."""
+
+    calibration_images: Annotated[
+        int, Field(ge=1, description="training images that fix the ranges of the layers' inputs")
+    ] = 512
+
+    def against(self, data: Data) -> None:
+        """Raises ValueError where there are not so many training images."""
+        _check_calibration(self.calibration_images, data)
 
 
 class Int8Layer(nn.Module):
@@ -155,10 +171,14 @@ def apply(
 
 def calibration(data: Data, count: int, seed: int) -> torch.Tensor:
     """``count`` normalized training images drawn by ``seed``, (count, c, h, w); ValueError as in :func:`apply`."""
-    if not 1 <= count <= len(data.train):
-        raise ValueError(f"calibration_images={count}: expected 1 to {len(data.train)}")
+    _check_calibration(count, data)
     order = torch.randperm(len(data.train), generator=torch.Generator().manual_seed(seed))
     return data.normalize(data.train.images[order[:count]])
+
+
+def _check_calibration(count: int, data: Data) -> None:
+    if not 1 <= count <= len(data.train):
+        raise ValueError(f"calibration_images={count}: expected 1 to {len(data.train)}")
 
 
 def from_pt2e(model: nn.Module, graph: torch.fx.GraphModule, technique="int8", did=None, history=None) -> nn.Module:

@@ -1,0 +1,412 @@
+"""Chapter 5: what int8 stores and computes, static against dynamic, pruned against dense, and fewer than eight bits."""
+
+import dataclasses
+import statistics
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import pandas as pd
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import nn
+
+from studylib import claims, codec, factorial, latency, models, prune, pt2e, qat, quantize, size, store, sweep, train
+from studylib.checkpoint import weights_digest
+from studylib.data import Data
+from studylib.recipe import Recipe
+from studylib.settings import record
+from studylib.tree.rows import Task, every
+
+KINDS = {"static": "static", "dynamic": "dynamic", "float": "weight-only"}  # quantize.ACTIVATIONS, as rows name them
+NONE, AFTER, ON, IN = ROUNDINGS = ("none", "after training", "trained on", "in training")
+DENSE, PRUNED, HYBRID = "dense", "pruned", "dense, hybrid"
+REPEATS = 15  # forward passes of each network that is timed
+SEEN = 512  # training images, at most, on which the sensitivity of a layer is measured
+
+Networks = dict[str, nn.Module]
+
+
+@record
+class Latency:
+    """How the time of a forward pass is taken."""
+
+    compiled: Annotated[
+        bool, Field(description="through torch.compile, which takes half a minute; else operation by operation")
+    ] = True
+    batch: Annotated[int, Field(ge=1, le=65_536, description="images a forward pass")] = 64
+
+
+@record
+class FewBits:
+    """The numbers of bits a weight, below eight, that are compared."""
+
+    bits: Annotated[
+        list[Annotated[int, Field(ge=2, le=7)]], Field(min_length=1, description="bits of a weight, ascending")
+    ] = dataclasses.field(default_factory=lambda: [2, 4])
+
+    def check(self) -> None:
+        if self.bits != sorted(set(self.bits)):
+            raise ValueError(f"bits={self.bits!r}: expected ascending numbers, each once")
+
+
+@record
+class Tuning(Recipe):
+    """The recipe of a training with rounded weights, and of the one without that it is compared with.
+
+    The rate falls to zero, so that integers come to rest; a tenth of the network's own rate is a good start.
+    """
+
+    epochs: Annotated[int, Field(ge=1, le=1_000_000, description="passes over the training images")] = 10
+    lr: Annotated[float, Field(gt=0, le=1000, description="learning rate at its highest")] = 1e-4
+    min_lr: Annotated[float, Field(ge=0, description="learning rate at the end")] = 0.0
+
+    def check(self) -> None:
+        super().check()
+        if self.compile:
+            raise ValueError("compile=True: expected False; training with rounded weights runs uncompiled")
+        if self.label_smoothing:
+            raise ValueError(f"label_smoothing={self.label_smoothing!r}: expected 0; weights are rounded without")
+
+
+def stored_types(model: nn.Module) -> list[dict]:
+    """Rows of type (torch's name) and numbers: how many of them ``model`` holds."""
+    count: dict[str, int] = {}
+    for tensor in model.state_dict().values():
+        count[str(tensor.dtype)] = count.get(str(tensor.dtype), 0) + tensor.numel()
+    return [{"type": name, "numbers": numbers} for name, numbers in count.items()]
+
+
+def equals_graph(model: nn.Module, data: Data, count: int) -> dict:
+    """The first ``count`` training images through PT2E's graph of the float ``model`` and through our layers.
+
+    Returns:
+        images (how many), and equal: whether all outputs are, to the last bit.
+    """
+    images = data.normalize(data.train.images[:count]).cpu()
+    float_model = models.duplicate(model).cpu()
+    graph = pt2e.convert(float_model, images)
+    with torch.no_grad():
+        equal = torch.equal(graph(images), quantize.from_pt2e(float_model, graph)(images))
+    return {"images": len(images), "equal": equal}
+
+
+def error_by_layer(float_model: nn.Module, int8_model: nn.Module, data: Data) -> list[dict]:
+    """A row a layer, from input to output.
+
+    Columns: layer; worst and mean (rounding error of its weights, batch norm folded, in steps); and for each of
+    :data:`KINDS` the signal-to-noise ratio of what it puts out, in dB (:func:`studylib.quantize.layer_errors`).
+    """
+    float_model, int8_model = (models.duplicate(each).cpu().eval() for each in (float_model, int8_model))
+    batch = data.normalize(data.validation.images).cpu()
+    noise = {
+        kind: quantize.layer_errors(float_model, each, batch) for kind, each in _kinds(float_model, int8_model).items()
+    }
+    folded, rows = models.weight_layers(models.fold_batch_norm(float_model)), []
+    for name, layer in models.weight_layers(int8_model).items():
+        step = layer.weight_scale.view(-1, *[1] * (layer.weight.dim() - 1))
+        error = ((folded[name].weight.detach() - layer.dequantized_weight()) / step).abs()
+        row = {"layer": name, "worst": error.max().item(), "mean": error.mean().item()}
+        rows.append(row | {kind: found[name] for kind, found in noise.items()})
+    return rows
+
+
+def _kinds(float_model: nn.Module, int8_model: nn.Module) -> Networks:
+    return {name: quantize.with_activations(int8_model, float_model, kind) for kind, name in KINDS.items()}
+
+
+def timed(settings: Latency) -> dict:
+    """How latencies are taken here: compiled (whether asked for and possible), and images a batch."""
+    return {"compiled": settings.compiled and latency.why_not_compile() is None, "batch": settings.batch}
+
+
+def kinds(float_model: nn.Module, int8_model: nn.Module, data: Data, how: dict) -> list[dict]:
+    """A row for the float network and for each of :data:`KINDS`, on the CPU.
+
+    Columns: kind; accuracy, nll (nats) and ece of validation images; bytes of the parameters; ms, the median of
+    :data:`REPEATS` forward passes, of all networks in turn, so that what disturbs one disturbs all.
+
+    Args:
+        how: as :func:`timed` gives it.
+    """
+    float_model, int8_model = (models.duplicate(each).cpu().eval() for each in (float_model, int8_model))
+    everyone, inputs = (
+        {"float32": float_model, **_kinds(float_model, int8_model)},
+        size.example(data.model_args, how["batch"]),
+    )
+    timers = {kind: latency.timer(each, inputs, compiled=how["compiled"]) for kind, each in everyone.items()}
+    times: dict[str, list[float]] = {kind: [] for kind in timers}
+    for _ in range(REPEATS):
+        for kind, once in timers.items():
+            times[kind].append(once())
+    rows = []
+    for kind, each in everyone.items():
+        scored = train.scores(train.predict(each, data.validation, data), data.validation.labels)
+        took = {"bytes": size.accountings(each)["bytes_dense"], "ms": statistics.median(times[kind])}
+        rows.append({"kind": kind, **scored, **took})
+    return rows
+
+
+@dataclasses.dataclass(frozen=True)
+class Moved:
+    """What int8 did to a network: ``images``, measure → a value for each validation image, and its weights by layer.
+
+    Measures: KL (divergence of the predicted probabilities, nats), loss (its change, nats), flips (1: another label).
+    ``weights`` are pairs of float32 tensors, before and after, batch norm folded.
+    """
+
+    images: dict[str, np.ndarray]
+    weights: list[tuple[torch.Tensor, torch.Tensor]]
+
+
+def moved(networks: Networks, data: Data, *, calibration_images: int, seed: int) -> dict[str, Moved]:
+    """Name → what int8 does to each of the float ``networks``."""
+    found = {}
+    for name, model in networks.items():
+        int8_model = quantize.apply(model, data, calibration_images=calibration_images, seed=seed)
+        predicted = (train.predict(each, data.validation, data).cpu().double() for each in (model, int8_model))
+        z, zq = (logits.log_softmax(1) for logits in predicted)
+        before, after = (F.nll_loss(each, data.validation.labels.cpu(), reduction="none") for each in (z, zq))
+        kl = F.kl_div(zq, z, reduction="none", log_target=True).sum(1)
+        flips = (z.argmax(1) != zq.argmax(1)).double()
+        exact = models.weight_layers(models.fold_batch_norm(models.duplicate(model).cpu()))
+        layers = models.weight_layers(int8_model).items()
+        weights = [(exact[layer].weight.detach(), each.dequantized_weight()) for layer, each in layers]
+        images = {"KL": kl.numpy(), "loss": (after - before).numpy(), "flips": flips.numpy()}
+        found[name] = Moved(images, weights)
+    return found
+
+
+def lose_less(found: dict[str, Moved]) -> list[dict]:
+    """Rows of network, measure, mean, and low and high: the interval over images, None where there is none.
+
+    The measures are those of :class:`Moved` and "relative weight error" (:func:`relative_error`), which a third
+    network has, too: the dense one's weights at the positions that pruning keeps. No pruned network: no rows.
+    """
+    if PRUNED not in found:
+        return []
+    dense, pruned = found[DENSE], found[PRUNED]
+    everything, kept = (
+        [torch.ones_like(w, dtype=torch.bool) for w, _ in dense.weights],
+        [w != 0 for w, _ in pruned.weights],
+    )
+    alike = {
+        DENSE: relative_error(dense.weights, everything),
+        "dense, where pruning keeps": relative_error(dense.weights, kept),
+        PRUNED: relative_error(pruned.weights, kept),
+    }
+    none = {"low": None, "high": None}
+    rows = [
+        {"network": name, "measure": "relative weight error", "mean": error, **none} for name, error in alike.items()
+    ]
+    for name, each in found.items():
+        rows += [{"network": name, "measure": measure, **_mean(values)} for measure, values in each.images.items()]
+    return rows
+
+
+def relative_error(weights: list[tuple[torch.Tensor, torch.Tensor]], keep: list[torch.Tensor]) -> float:
+    """Root of the mean over layers of Σ (w − ŵ)² / Σ w², both sums over the positions of ``keep`` (bool)."""
+    shares = [(w - v)[k].square().sum() / w[k].square().sum() for (w, v), k in zip(weights, keep, strict=True)]
+    return (sum(shares) / len(shares)).sqrt().item()
+
+
+def pruned_less_dense(found: dict[str, Moved]) -> list[dict]:
+    """Rows of measure (KL, loss), mean, low and high of the differences image by image (nats); none without pruned."""
+    if PRUNED not in found:
+        return []
+    pairs = {measure: [found[name].images[measure] for name in (PRUNED, DENSE)] for measure in ("KL", "loss")}
+    return [{"measure": measure, **_mean(pruned - dense)} for measure, (pruned, dense) in pairs.items()]
+
+
+def _mean(values: np.ndarray) -> dict[str, float]:
+    low, high = factorial.t_interval(values)
+    return {"mean": float(values.mean()), "low": float(low), "high": float(high)}
+
+
+def sensitivity(model: nn.Module, data: Data, bits: list[int], seed: int) -> list[dict]:
+    """The rows of :func:`studylib.qat.sensitivity` for ``bits`` and eight, on at most :data:`SEEN` training images."""
+    return qat.sensitivity(model, data, bits=(*bits, 8), seed=seed, images=min(SEEN, len(data.train)))
+
+
+def chosen(sensitivities: list[dict], bits: list[int]) -> dict[int, dict[str, int]]:
+    """Bits → layer → bits: what each of ``bits`` but the least buys (:func:`studylib.qat.choose_bits`)."""
+    weights = sum(row["weights"] for row in sensitivities if row["bits"] == 8)
+    return {each: qat.choose_bits(sensitivities, weights * each / 8) for each in bits[1:]}
+
+
+def in_floats(folders: dict[str, str]) -> list[dict]:
+    """The rows, as :func:`below_eight` has them, of the networks as their ``folders`` say: none rounds."""
+    rows = []
+    for network, folder in folders.items():
+        known = store.read_json(store.resolve(folder) / sweep.METRICS)  # it has read the test set already
+        row = {"network": network, "rounding": NONE, "bits": 32, "bytes": known["bytes_file"]}
+        rows.append(row | {"accuracy": known["test_accuracy"], "nll": known["test_nll"]})
+    return rows
+
+
+def below_eight(
+    networks: Networks,
+    data: Data,
+    bits: list[int],
+    sensitivities: list[dict],
+    *,
+    tuning: Recipe,
+    calibration_images: int,
+    seed: int,
+    folder: Path,
+) -> list[dict]:
+    """The rows of :func:`roundings`, each training kept in ``folder``; bits layer by layer are of "dense"."""
+    layers = chosen(sensitivities, bits)
+    how = {"tuning": tuning, "calibration_images": calibration_images, "seed": seed}
+    digests = {name: weights_digest(model) for name, model in networks.items()}
+    key = [bits, layers, how | {"tuning": dataclasses.asdict(tuning)}, data.identity, digests]
+    return list(every(roundings(networks, data, bits, layers, **how, scratch=folder), folder, key))
+
+
+def in_order(rows: list[dict]) -> list[dict]:
+    """``rows`` of :func:`below_eight`: networks as they come, more than seven bits first, then few to many."""
+    networks = list(dict.fromkeys(row["network"] for row in rows))
+    place = {way: k for k, way in enumerate(ROUNDINGS)}
+
+    def key(row: dict) -> tuple:
+        wide = -row["bits"] if row["bits"] > 7 else 0
+        return networks.index(row["network"]), wide, row["bits"], place[row["rounding"]]
+
+    return sorted(rows, key=key)
+
+
+def roundings(
+    networks: Networks,
+    data: Data,
+    bits: list[int],
+    layers: dict[int, dict[str, int]],
+    *,
+    tuning: Recipe,
+    calibration_images: int,
+    seed: int,
+    scratch: Path,
+) -> Iterator[Task]:
+    """Tasks of one training or none: each network in each of ``bits``, the dense one also with bits by layer.
+
+    "after training" rounds the network as it is; "trained on", once it was trained by ``tuning`` without rounding; "in
+    training" trains by ``tuning`` with rounding (:mod:`studylib.qat`).
+
+    Args:
+        layers: bits → layer → bits, as :func:`chosen` gives them.
+
+    Rows: bits (a weight, on average), bytes of the coded file, accuracy (0…1) and nll (nats) of test images.
+    """
+    how = {"calibration_images": calibration_images, "seed": seed}
+    alike = {each: each for each in bits}
+    for network, model in networks.items():
+        yield {"network": network, "rounding": AFTER}, partial(_after, model, data, {8: 8, **alike}, how)
+        trained = partial(_on, model, data, alike, how, tuning, scratch / f"{network}.safetensors")
+        yield {"network": network, "rounding": ON}, trained
+        for each in bits:
+            rounded = partial(_in, model, data, {each: each}, how, tuning, scratch / f"{network}-{each}")
+            yield {"network": network, "rounding": IN, "bits": each}, rounded
+    if layers:
+        yield {"network": HYBRID, "rounding": AFTER}, partial(_after, networks[DENSE], data, layers, how)
+    for each in layers:
+        rounded = partial(_in, networks[DENSE], data, {each: layers[each]}, how, tuning, scratch / f"hybrid-{each}")
+        yield {"network": HYBRID, "rounding": IN, "bits": each}, rounded
+
+
+Bits = dict[int, int | dict[str, int]]  # as rows name them → as quantize.apply takes them
+
+
+def _after(model: nn.Module, data: Data, bits: Bits, how: dict) -> list[dict]:
+    return [_row(quantize.apply(model, data, bits=each, **how), data, name) for name, each in bits.items()]
+
+
+def _on(model: nn.Module, data: Data, bits: Bits, how: dict, tuning: Recipe, checkpoint: Path) -> list[dict]:
+    longer = models.duplicate(model)
+    train.fit(longer, data, tuning, seed=how["seed"], masks=prune.masks_of(model), checkpoint=checkpoint)
+    return _after(longer, data, bits, how)
+
+
+def _in(model: nn.Module, data: Data, bits: Bits, how: dict, tuning: Recipe, scratch: Path) -> list[dict]:
+    return [
+        _row(qat.apply(model, data, bits=each, recipe=tuning, scratch=scratch, **how), data, name)
+        for name, each in bits.items()
+    ]
+
+
+def _row(model: nn.Module, data: Data, bits: int) -> dict:
+    scored = train.scores(train.predict(model, data.test, data), data.test.labels)
+    return {"bits": bits, "bytes": len(codec.encode(model)), "accuracy": scored["accuracy"], "nll": scored["nll"]}
+
+
+def claims_of(metrics: dict, float_model: nn.Module, int8_model: nn.Module, data: Data) -> dict[str, claims.Measured]:
+    """What the int8 network says of the paper's claims; its cost is image by image of the validation set.
+
+    Dynamic quantization is the survey's, of linear layers alone: three of four bytes of their weights.
+    """
+    float_model, int8_model = (models.duplicate(each).cpu().eval() for each in (float_model, int8_model))
+    whole = size.accountings(float_model)["bytes_dense"]
+    linear = sum(m.weight.numel() for m in models.weight_layers(int8_model).values() if m.weight.dim() == 2)
+    guesses = [train.predict(each, data.validation, data).argmax(1).cpu() for each in (float_model, int8_model)]
+    before, after = ((guess == data.validation.labels.cpu()).double() for guess in guesses)
+    saved = claims.Measured(100 * (1 - metrics["bytes_dense"] / whole))
+    return {
+        "int8_saved": saved,
+        "static_saved": saved,
+        "dynamic_saved": claims.Measured(100 * 3 * linear / whole),
+        "int8_cost": claims.Measured(*(100 * number for number in factorial.over_both((before - after).numpy()))),
+    }
+
+
+def said_of_kinds(rows: pd.DataFrame) -> str:
+    """Of the rows of :func:`kinds`: accuracy of each, and its bytes and time as a share of the float network's."""
+    by_kind = rows.set_index("kind")
+    base = by_kind.loc["float32"]
+    said = []
+    for kind, row in by_kind.iterrows():
+        shares = f"{row.bytes / base.bytes:.1%} of the bytes, {row.ms / base.ms:.2f} of the time"
+        said.append(f"{kind}: accuracy {row.accuracy:.2%}, {shares}")
+    return "; ".join(said)
+
+
+def said_of_pruned(rows: pd.DataFrame, differences: pd.DataFrame) -> str:
+    """What the rows of :func:`lose_less` and :func:`pruned_less_dense` say of the guess, or that there are none."""
+    if rows.empty:
+        return "No pruned network was named, so this was not measured."
+    far = {factorial.HURT: "less", factorial.HELP: "more", factorial.UNKNOWN: "neither more nor less for certain"}
+    kl = differences.set_index("measure").loc["KL"]
+    mean = rows.set_index(["measure", "network"])["mean"]
+    weights = mean["relative weight error"]
+    return (
+        f"On this seed, probabilities of the pruned network move {far[factorial.judge((kl['low'], kl['high']))]}: "
+        f"KL {mean['KL', PRUNED]:.5f} against {mean['KL', DENSE]:.5f} nats. "
+        f"Relative weight error {weights[PRUNED]:.4f} against {weights[DENSE]:.4f}, but "
+        f"{weights['dense, where pruning keeps']:.4f} in the dense network at the positions that pruning keeps."
+    )
+
+
+def said_of_few(rows: pd.DataFrame) -> str:
+    """Of the rows of :func:`below_eight`, for each network: the fewest bits, and the smallest file within a point."""
+    floats, few = rows[rows["rounding"] == NONE].set_index("network")["accuracy"], rows[rows["rounding"] != NONE]
+    parts = []
+    for network, whole in floats.items():
+        own = few[few["network"] == network]
+        small = own[own["accuracy"] >= whole - 0.01].nsmallest(1, "bytes")
+        found = [f"{row.bits} bits, {row.rounding}, {row.bytes:,} bytes" for row in small.itertuples()] or ["none"]
+        lowest = own[own["bits"] == own["bits"].min()]
+        ways = ", ".join(f"{row.rounding} {row.accuracy:.1%}" for row in lowest.itertuples())
+        parts.append(
+            f"{network}: in {own['bits'].min()} bits {ways}, in floats {whole:.1%}; smallest file within a point of "
+            f"that: {found[0]}"
+        )
+    return "; ".join(parts)
+
+
+def said_of_hybrid(rows: pd.DataFrame) -> str:
+    """Of the same rows: accuracy with bits by layer less that with the same number everywhere, in points."""
+    wide = rows.pivot_table(index=["bits", "rounding"], columns="network", values="accuracy")
+    if HYBRID not in wide:
+        return "none was chosen, as that takes two numbers of bits"
+    more = 100 * (wide[HYBRID] - wide[DENSE]).dropna()
+    return "; ".join(f"{bits} bits, {how}, {value:+.1f} points" for (bits, how), value in more.items())

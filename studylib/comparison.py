@@ -10,15 +10,18 @@ import logging
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Annotated
 
 import pandas as pd
 import torch
+from pydantic import Field
 from torch import nn
 
 from studylib import codec, dominance, models, multiobjective, prune, train
 from studylib.checkpoint import weights_digest
 from studylib.data import Data
 from studylib.objectives import cross_entropy, l1
+from studylib.settings import MOST_SEED, SettingError, record
 from studylib.tree.rows import once
 
 log = logging.getLogger(__name__)
@@ -48,6 +51,14 @@ class Way:
     @property
     def label(self) -> str:
         return f"{self.name}, normalized" if self.normalize else self.name
+
+
+@record
+class Tuning:
+    """The fine-tuning at each sparsity: the recipe of the training, but for these two."""
+
+    epochs: Annotated[int, Field(ge=1, le=1_000_000, description="passes over the training images")] = 1
+    lr: Annotated[float, Field(gt=0, le=1000, description="learning rate at its highest")] = 3e-3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,7 +103,8 @@ def ways(
     """
     given = {"sums": sums, "shrinkages": shrinkages, "taus": taus, "rates": rates}
     if len({len(values) for values in given.values()}) != 1 or not sums:
-        raise ValueError(f"{given}: expected equally many values for each setting, one or more")
+        said = ", ".join(f"{name}={values!r}" for name, values in given.items())
+        raise ValueError(f"{said}: expected equally many values for each setting, one or more")
     for name, values in given.items():
         if len(set(values)) < len(values) or not all(0 < value < math.inf for value in values):
             raise ValueError(f"{name}={values!r}: expected different finite values above 0")
@@ -105,6 +117,66 @@ def ways(
         found += [Way(name, "learning rate", rates, normalize) for name in ("MGDA", "UPGrad")]
         found.append(Way("PCD", "τ", taus, normalize))
     return found
+
+
+Values = list[Annotated[float, Field(gt=0, le=1e6)]]
+
+
+@record
+class Comparison:
+    """What the ways to train are compared by; each of the last four has as many values, so that none is tuned more."""
+
+    repetitions: Annotated[
+        int, Field(ge=1, le=1000, description="seeds, from the study's on; values are chosen on the first")
+    ] = 2
+    sparsities: Annotated[
+        list[Annotated[float, Field(ge=0, lt=1)]], Field(min_length=1, description="shares of zeros compared, rising")
+    ] = dataclasses.field(default_factory=lambda: [0.5, 0.9, 0.98])
+    sums: Annotated[Values, Field(description="λ of cross-entropy + λ ‖w‖₁")] = dataclasses.field(
+        default_factory=lambda: [1e-3, 1e-2]
+    )
+    shrinkages: Annotated[Values, Field(description="λ of the soft threshold after each step")] = dataclasses.field(
+        default_factory=lambda: [0.1, 1.0]
+    )
+    taus: Annotated[
+        list[Annotated[float, Field(gt=0, le=1)]],
+        Field(description="τ of PCD, and λ of the weighted sum of normalized gradients"),
+    ] = dataclasses.field(default_factory=lambda: [0.1, 0.5])
+    rates: Annotated[
+        list[Annotated[float, Field(gt=0, le=1000)]],
+        Field(description="learning rates of the ways without a setting of their own"),
+    ] = dataclasses.field(default_factory=lambda: [3e-3, 1e-2])
+
+    def check(self) -> None:
+        prune.check_sparsities(self.sparsities)
+        if self.sparsities[-1] == 0:
+            raise ValueError(f"sparsities={self.sparsities!r}: expected one above 0")
+        self.ways()
+
+    def against(self, data: Data) -> None:
+        """Raises ValueError where the last of the seeds, from that of ``data`` on, is one too large."""
+        if data.seed + self.repetitions - 1 > MOST_SEED:
+            raise ValueError(
+                f"repetitions={self.repetitions!r}: they are of the seeds from {data.seed} on, expected at most "
+                f"{MOST_SEED} for the last"
+            )
+
+    def ways(self) -> list[Way]:
+        """Every way that is compared, see :func:`ways`."""
+        return ways(self.sums, self.shrinkages, self.taus, self.rates)
+
+    def plan(self, recipe: train.Recipe, tuning: Tuning) -> Plan:
+        """What every way has in common.
+
+        Raises:
+            studylib.settings.SettingError: ``recipe`` is of no epoch, or ``tuning``'s rate is below its least.
+        """
+        if recipe.epochs < 1:
+            raise SettingError(f"recipe.epochs={recipe.epochs!r}: expected at least 1")
+        if tuning.lr < recipe.min_lr:
+            raise SettingError(f"tuning.lr={tuning.lr!r}: expected at least recipe.min_lr={recipe.min_lr!r}")
+        tuned = dataclasses.replace(recipe, epochs=tuning.epochs, lr=tuning.lr)
+        return Plan(recipe, tuned, tuple(self.sparsities))
 
 
 def step_of(way: Way, value: float) -> train.Step:

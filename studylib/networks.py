@@ -1,7 +1,16 @@
 """The networks of the study: what :mod:`studylib.models` builds from a spec, by name."""
 
+import dataclasses
+from typing import TYPE_CHECKING, Annotated
+
 import torch
+from pydantic import Field
 from torch import nn
+
+from studylib.settings import record
+
+if TYPE_CHECKING:
+    from studylib.data import Data
 
 ARCHITECTURES: dict[str, type[nn.Module]] = {}
 BREADTH = {"densenet": "growth", "vgg": "width", "whitened": "width"}  # the argument that says how wide
@@ -123,6 +132,27 @@ class ConvNet(nn.Module):
     def wiring(self) -> list[tuple[str, list[str]]]:
         """Each layer, and the layers whose channels it reads, in the order of its columns; [] reads the image."""
         return _chain(["features.0.conv", "features.2.conv", "features.4.conv", "fc1", "fc2", "fc3"])
+
+
+@record
+class ConvNetSize:
+    """How large a :class:`ConvNet` is; the paper states neither, the defaults are ours."""
+
+    widths: Annotated[
+        list[Annotated[int, Field(ge=1, le=4096)]],
+        Field(min_length=3, max_length=3, description="channels of the convolutions"),
+    ] = dataclasses.field(default_factory=lambda: [32, 64, 128])
+    hidden: Annotated[
+        list[Annotated[int, Field(ge=1, le=4096)]],
+        Field(min_length=2, max_length=2, description="features of the first two linear layers"),
+    ] = dataclasses.field(default_factory=lambda: [128, 64])
+
+    def against(self, data: "Data") -> None:
+        """Raises ValueError where the network, for ``data``, does not fit the limits of a coded file."""
+        from studylib import limits  # which reads networks
+
+        asked = f"widths={self.widths!r}, hidden={self.hidden!r}"
+        limits.check_network("convnet", dataclasses.asdict(self), data, asked)
 
 
 class Chain(nn.Module):

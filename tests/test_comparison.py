@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 import torch
 
-from studylib import comparison, dominance, models, multiobjective, objectives, prune, store, train
+from studylib import comparison, dominance, models, multiobjective, objectives, prune, settings, store, train
 
 QUICK = train.Recipe(epochs=2, lr=5e-3, batch_size=32, augmentation="none")
 SETTINGS = {"sums": [1e-3, 1e-2], "shrinkages": [0.1, 1.0], "taus": [0.2, 0.5], "rates": [5e-3, 1e-2]}
@@ -200,8 +200,47 @@ def test_a_training_that_does_not_stay_finite_is_at_chance(new_student, tiny, pl
 
 
 def test_a_training_that_runs_away_is_at_chance(new_student, tiny, plan):
-    rows, history = comparison.run(WAYS["magnitude pruning"], 1e9, new_student(), tiny, plan, 0)
+    start = new_student()
+    for layer in (start.fc1, start.fc2):
+        layer.weight.data.mul_(1e30)  # finite, and what they give is not
+    rows, history = comparison.run(WAYS["magnitude pruning"], 1e-2, start, tiny, plan, 0)
     assert history == [] and {row["test_accuracy"] for row in rows} == {0.1}
+
+
+@pytest.mark.parametrize(
+    "change, said",
+    [
+        ({"repetitions": 0}, r"comparison.repetitions=0: expected at least 1"),
+        ({"sparsities": [0.9, 0.5]}, r"comparison.*sparsities.*0\.9, 0\.5"),
+        ({"sparsities": [0.0]}, r"comparison.sparsities=\[0.0\]: expected one above 0"),
+        ({"sparsities": [1.0]}, r"comparison.sparsities\[0\]=1.0: expected below 1"),
+        ({"taus": [0.1, 1.5]}, r"comparison.taus\[1\]=1.5: expected at most 1"),
+        ({"sums": [0.0, 1e-3]}, r"comparison.sums\[0\]=0.0: expected above 0"),
+        ({"rates": [1e-2, 1e-2]}, r"comparison.rates=\(?.*expected different"),
+        ({"rates": [1e-2]}, r"comparison.sums=.*rates=\[0.01\]: expected equally many"),
+        ({"rates": [1e-2, 2e3]}, r"comparison.rates\[1\]=2000.0: expected at most 1000"),
+        ({"shrinkage": [0.1]}, r"comparison.shrinkage: unknown; did you mean 'shrinkages'"),
+    ],
+)
+def test_a_comparison_out_of_bounds_is_refused_by_name(change, said):
+    with pytest.raises(settings.SettingError, match=said):
+        settings.read(comparison.Comparison, SETTINGS | change, "comparison")
+
+
+def test_a_comparison_makes_its_ways_and_a_plan_whose_tuning_differs_in_epochs_and_rate_alone(digits):
+    given = comparison.Comparison(sparsities=[0.5, 0.9], **SETTINGS)
+    assert given.ways() == list(WAYS.values())
+    found = given.plan(QUICK, comparison.Tuning(epochs=3, lr=1e-2))
+    assert found == comparison.Plan(QUICK, dataclasses.replace(QUICK, epochs=3, lr=1e-2), (0.5, 0.9))
+    with pytest.raises(settings.SettingError, match=r"tuning.lr=1e-08: expected at least recipe.min_lr=1e-07"):
+        given.plan(QUICK, comparison.Tuning(lr=1e-8))
+    with pytest.raises(settings.SettingError, match=r"recipe.epochs=0: expected at least 1"):
+        given.plan(dataclasses.replace(QUICK, epochs=0), comparison.Tuning())
+    with pytest.raises(settings.SettingError, match=r"tuning.epochs=0: expected at least 1"):
+        settings.read(comparison.Tuning, {"epochs": 0}, "tuning")
+    given.against(digits)
+    with pytest.raises(ValueError, match=f"repetitions=2: .*seeds from {settings.MOST_SEED} on, expected at most"):
+        given.against(dataclasses.replace(digits, seed=settings.MOST_SEED))
 
 
 def table(rows):

@@ -126,22 +126,6 @@ def test_the_control_shows_every_node_the_front_and_the_dense_networks(summary):
     }
 
 
-def test_ways_to_train_have_a_panel_a_sparsity_and_a_ring_where_none_beats_them():
-    rows = [
-        {"way": way, "sparsity": sparsity, "bytes": size + seed, "test_accuracy": accuracy + 0.02 * seed}
-        for way, sparsity, size, accuracy in (("a", 0.5, 5000, 0.8), ("b", 0.5, 6000, 0.7), ("a", 0.9, 1000, 0.6))
-        for seed in (0, 1)
-    ]
-    figure, mean = fronts.draw_ways(pd.DataFrame([*rows, rows[0] | {"bytes": None}]), ["a", "b"])
-    assert [axis.get_title() for axis in figure.axes] == ["90 % zeros", "50 % zeros"]
-    assert mean["front"].tolist() == [True, False, True]
-    assert mean["bytes"].tolist() == [5000.5, 6000.5, 1000.5]
-    assert mean["test_accuracy_sd"].tolist() == pytest.approx(3 * [0.02 / 2**0.5])
-    rings = [axis.collections[-1].get_offsets().tolist() for axis in figure.axes]
-    assert rings == [[pytest.approx([1.0005, 61])], [pytest.approx([5.0005, 81])]]
-    assert [text.get_text() for text in figure.axes[1].get_legend().get_texts()] == ["a", "b", "not beaten"]
-
-
 def test_few_bits_are_drawn_against_bits_and_bytes():
     rows = [
         {"network": n, "rounding": how, "bits": b, "accuracy": 0.5 + b / 100, "bytes": 1000 * b}

@@ -1,4 +1,4 @@
-"""Figures of chapter 6: ways to train, by sparsity and by bytes."""
+"""Figures of chapter 6: ways to train, by sparsity, along training and by bytes."""
 
 import matplotlib.pyplot as plt
 import pandas as pd
@@ -6,56 +6,70 @@ import seaborn as sns
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from studylib import factorial, report
+from studylib import report
+
+ALONG = {"value_cross_entropy": "cross-entropy (nats)", "value_l1": "‖w‖₁", "cosine_l1": "cosine of the gradients"}
 
 
-def ways_look(ways: list[str]) -> dict:
-    """What seaborn draws the ways to train with, the same in every figure: a colour and a marker each."""
-    palette = [*sns.color_palette("tab10"), (0.1, 0.1, 0.1)]
+def ways_look(rows: pd.DataFrame) -> dict:
+    """What seaborn draws the ways to train of ``rows`` with, the same in every figure: a colour and a marker each."""
+    ways, palette = list(rows["way"].unique()), [*sns.color_palette("tab10"), (0.1, 0.1, 0.1)]
     return {"hue": "way", "hue_order": ways, "palette": palette[: len(ways)], "style": "way", "style_order": ways}
 
 
-def draw_ways_by_sparsity(rows: pd.DataFrame, ways: list[str], stages: list[str]) -> Figure:
+def draw_ways_by_sparsity(rows: pd.DataFrame) -> Figure:
     """Test accuracy against the weights that remain, a panel a stage: mean and deviation over seeds of each way.
 
     Args:
-        rows: of way, stage, sparsity and test_accuracy (0…1 both), one a seed.
-        ways: all of them, in order.
-        stages: the panels, from left to right.
+        rows: of way, stage, sparsity and test_accuracy (0…1 both), one a seed; all ways, in order.
     """
     shown = rows.assign(remain=100 * (1 - rows["sparsity"]), percent=100 * rows["test_accuracy"])
-    figure, axes = plt.subplots(1, len(stages), figsize=(10, 4), sharey=True, layout="constrained")
+    stages, look = list(rows["stage"].unique()), ways_look(rows)
+    size = {"figsize": (10, 4), "sharey": True, "layout": "constrained", "squeeze": False}
+    figure, axes = plt.subplots(1, len(stages), **size)
     bars = {"errorbar": "sd", "err_style": "bars", "markers": True, "dashes": False}
-    for axis, stage in zip(axes, stages, strict=True):
+    for axis, stage in zip(axes[0], stages, strict=True):
         part = shown[shown["stage"] == stage]
-        sns.lineplot(part, x="remain", y="percent", ax=axis, legend=axis is axes[-1], **bars, **ways_look(ways))
+        sns.lineplot(part, x="remain", y="percent", ax=axis, legend=axis is axes[0][-1], **bars, **look)
         axis.set(ylabel="test accuracy (%)", title=stage)
         report.remaining_axis(axis, shown["remain"])
-    sns.move_legend(axes[-1], "center left", bbox_to_anchor=(1, 0.5), title=None, frameon=False, fontsize=8)
+    _legend_beside(axes[0][-1])
     return figure
 
 
-def draw_ways(rows: pd.DataFrame, ways: list[str]) -> tuple[Figure, pd.DataFrame]:
-    """Test accuracy against bytes of the file, a panel a sparsity: mean and deviation over seeds of each way to train.
-
-    Ringed are those that no other beats on both, whatever its sparsity.
+def draw_training(rows: pd.DataFrame, chosen: pd.DataFrame) -> Figure:
+    """Both losses and the cosine of their gradients, epoch by epoch: mean over seeds of each way.
 
     Args:
-        rows: of way, sparsity, bytes, test_accuracy (0…1), one a seed.
-        ways: all of them, in order.
-
-    Returns:
-        The figure, and rows of way, sparsity, bytes, test_accuracy, test_accuracy_sd (NaN of one seed), front.
+        rows: of way, epoch and the columns of :data:`ALONG`, one a seed; without the ways that did not stay finite.
+        chosen: of :func:`draw_ways_by_sparsity`, for the colours.
     """
-    groups = rows.dropna(subset="bytes").groupby(["way", "sparsity"], sort=False)
-    mean = groups[["bytes", "test_accuracy"]].mean().reset_index()
-    mean["test_accuracy_sd"] = groups["test_accuracy"].std().to_numpy()
-    mean["front"] = factorial.pareto(mean, "bytes", "test_accuracy")
-    shown = mean.assign(kB=mean["bytes"] / 1000, percent=100 * mean["test_accuracy"])
-    sparsities = sorted(mean["sparsity"].unique(), reverse=True)
+    figure, axes = plt.subplots(1, 3, figsize=(12, 3.6), layout="constrained")
+    look = {name: value for name, value in ways_look(chosen).items() if not name.startswith("style")}
+    for axis, (column, name) in zip(axes, ALONG.items(), strict=True):
+        lines = {"errorbar": None, "linewidth": 1.2, "legend": axis is axes[2], **look}
+        sns.lineplot(rows, x="epoch", y=column, ax=axis, **lines)
+        axis.set(xlabel="epoch", ylabel=name)
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+        if "cosine" not in column:
+            report.plain_log_y(axis)
+    _legend_beside(axes[2])
+    return figure
+
+
+def draw_ways(rows: pd.DataFrame, chosen: pd.DataFrame) -> Figure:
+    """Test accuracy against bytes of the file, a panel a sparsity: mean and deviation over seeds of each way to train.
+
+    Args:
+        rows: of way, sparsity, bytes, test_accuracy (0…1), test_accuracy_sd (NaN of one seed), front: ringed. Without
+            the ways that did not stay finite.
+        chosen: of :func:`draw_ways_by_sparsity`, for the colours.
+    """
+    shown = rows.assign(kB=rows["bytes"] / 1000, percent=100 * rows["test_accuracy"])
+    sparsities = sorted(rows["sparsity"].unique(), reverse=True)
     size = {"figsize": (3 * len(sparsities) + 2, 4), "sharey": True, "layout": "constrained", "squeeze": False}
     figure, axes = plt.subplots(1, len(sparsities), **size)
-    look = ways_look(ways)
+    look = ways_look(chosen)
     for axis, sparsity in zip(axes[0], sparsities, strict=True):
         part = shown[shown["sparsity"] == sparsity]
         bars = {"yerr": 100 * part["test_accuracy_sd"].fillna(0), "fmt": "none", "ecolor": "0.6", "elinewidth": 1}
@@ -68,4 +82,8 @@ def draw_ways(rows: pd.DataFrame, ways: list[str]) -> tuple[Figure, pd.DataFrame
         axis.xaxis.set_major_locator(MaxNLocator(4))
     figure.supxlabel("file (kB of 1,000 bytes)")
     axes[0][-1].legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, fontsize=8)
-    return figure, mean
+    return figure
+
+
+def _legend_beside(axis: plt.Axes) -> None:
+    sns.move_legend(axis, "center left", bbox_to_anchor=(1, 0.5), title=None, frameon=False, fontsize=8)

@@ -56,13 +56,14 @@ class Chapter:
         table = pd.DataFrame(settings.table(self.settings)).to_html(index=False, border=0)
         display(HTML(f"<details><summary>Settings in force</summary>{table}</details>"))
 
-    def rows(self, name: str, make: Callable[[], list[dict] | pd.DataFrame]) -> pd.DataFrame:
+    def rows(self, name: str, make: Callable[[], list[dict] | pd.DataFrame], *key: Any) -> pd.DataFrame:
         """The table ``name``: as published, or as ``make`` gives it, which is then kept for the next time.
 
         Args:
             name: of the table in the published file.
             make: gives rows, dictionaries of JSON values or a table; called only where nothing is published. What it
                 trains that takes minutes it keeps one by one itself (:func:`studylib.tree.rows.every`).
+            key: JSON data of what decides them beside the settings, such as the digest of a function of the notebook's.
         """
         if self.published:
             return self.published.rows(name)
@@ -71,7 +72,7 @@ class Chapter:
             found = make()
             return plain(found.to_dict("records") if isinstance(found, pd.DataFrame) else list(found))
 
-        self._rows[name] = once(self.node.out / "rows" / f"{name}.json", [name, *self._key()], records)
+        self._rows[name] = once(self.node.out / "rows" / f"{name}.json", [name, *self._key(), *key], records)
         return frame(self._rows[name])
 
     def one(self, name: str, make: Callable[[], dict]) -> dict:

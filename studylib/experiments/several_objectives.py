@@ -1,0 +1,326 @@
+"""Chapter 6: ways to train for compression, tuned alike, and three objectives at once."""
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pandas as pd
+import torch
+from torch import nn
+
+from studylib import (
+    claims,
+    comparison,
+    dominance,
+    factorial,
+    models,
+    multiobjective,
+    objectives,
+    prune,
+    quantize,
+    train,
+)
+from studylib import data as datasets
+from studylib.checkpoint import function_digest, weights_digest
+from studylib.data import Data
+from studylib.networks import ConvNetSize
+from studylib.objectives import Objective, cross_entropy, l1, nuclear_norm
+from studylib.report import plus_minus
+from studylib.tree.rows import Task, every
+
+RAISES = ["ascends_cross_entropy", "ascends_l1"]  # columns of a history: share of the steps that raise a loss
+LOSSES = ["value_cross_entropy", "value_l1"]
+ALONG = ["way", "value", "seed", "epoch", *LOSSES, "cosine_l1", *RAISES]  # what is shown of the histories
+CALIBRATION_IMAGES = 128  # at most, to round activations
+PRUNED, TEST = "nine tenths pruned %", "test accuracy %"
+
+
+def fresh(size: ConvNetSize, data: Data, seed: int, device: torch.device) -> nn.Module:
+    """The ConvNet of ``size`` before training; its weights are drawn by ``seed``."""
+    return models.create("convnet", seed, **dataclasses.asdict(size), **data.model_args).to(device)
+
+
+def gradients(model: nn.Module, data: Data, batch_size: int) -> dict:
+    """The gradients of cross-entropy and L1 on the first ``batch_size`` training images, in one row.
+
+    Returns:
+        weights (how many are to be pruned), classes, task and l1 (lengths), cosine.
+    """
+    weights, device = objectives.weights(model), next(model.parameters()).device
+    images = data.train.images[:batch_size].to(device)
+    labels = data.train.labels[:batch_size].to(device)
+    logits = model(data.to(device).normalize(images))
+    task = torch.autograd.grad(cross_entropy(model, (images, labels), logits), weights)
+    _, slopes = l1.closed_form(model)
+    first = torch.cat([gradient.flatten() for gradient in task])
+    second = torch.cat([slopes[weight].flatten() for weight in weights])
+    cosine = torch.cosine_similarity(first, second, dim=0).item()
+    row = {"weights": sum(weight.numel() for weight in weights), "classes": len(data.classes)}
+    return row | {"task": first.norm().item(), "l1": second.norm().item(), "cosine": cosine}
+
+
+def compared(
+    data: Data,
+    size: ConvNetSize,
+    settings: comparison.Comparison,
+    plan: comparison.Plan,
+    device: torch.device,
+    folder: Path,
+) -> dict[str, pd.DataFrame]:
+    """Every way at every value on the first seed, that of ``data``, and at its best value on all of them.
+
+    Each seed has its own split and first weights. What is finished is left in ``folder``, and read by a later call.
+
+    Returns:
+        tried: way, value, seed, stage, sparsity, val_accuracy (0…1), of all values on the first seed.
+        chosen: the rows of :func:`studylib.comparison.run` at the best value of each way, all seeds.
+        history: the rows of those trainings.
+
+    Raises:
+        ValueError: the network or the seeds do not fit ``data``.
+    """
+    for each in (size, settings):
+        each.against(data)
+    tried, best, rows, curves = [], {}, [], []
+    for way in settings.ways():
+        start = fresh(size, data, data.seed, device)
+        seen, best[way.label], (found, history) = comparison.search(way, start, data, plan, data.seed, folder)
+        tried, rows, curves = tried + seen, rows + found, curves + history
+    for seed in range(data.seed + 1, data.seed + settings.repetitions):
+        images = datasets.load(data.name, seed)
+        for way in settings.ways():
+            start = fresh(size, data, seed, device)
+            found, history = comparison.run(way, best[way.label], start, images, plan, seed, folder)
+            rows, curves = rows + found, curves + history
+    return {"tried": pd.DataFrame(tried), "chosen": pd.DataFrame(rows), "history": pd.DataFrame(curves)}
+
+
+def steps(history: pd.DataFrame, seed: int) -> pd.DataFrame:
+    """A row a way: share of the steps of ``seed`` that raise each loss (%), both losses at the end, fallbacks."""
+    rows = []
+    for label, part in history[history["seed"] == seed].groupby("way", sort=False):
+        row = {"way": label, **(100 * part[RAISES].mean()), **part[LOSSES].iloc[-1]}
+        rows.append(row | {"fallbacks": int(part["fallbacks"].sum())})
+    return pd.DataFrame(rows)
+
+
+def scores(tried: pd.DataFrame, classes: int) -> pd.Series:
+    """(way, value) → share of the plane that it dominates on validation images, mean of both stages."""
+    volumes = dominance.volumes(tried, "val_accuracy", classes)
+    return volumes.groupby(["way", "value"], sort=False)["volume"].mean()
+
+
+def by_value(ways: list[comparison.Way], score: pd.Series, best: dict[str, float]) -> pd.DataFrame:
+    """A row a way, in words: its setting, and each value with the % that it dominates, the best in bold."""
+    rows = []
+    for way in ways:
+        marks = {value: "**" if value == best[way.label] else "" for value in way.values}
+        found = ", ".join(f"{bold}{v:g}: {100 * score[way.label, v]:.1f}{bold}" for v, bold in marks.items())
+        rows.append({"way": way.label, "setting": way.setting, "value: % dominated": found})
+    return pd.DataFrame(rows)
+
+
+def against_sums(chosen: pd.DataFrame, classes: int) -> pd.DataFrame:
+    """The rows of :func:`studylib.dominance.against` on test images, for each weighted sum, in the column rival."""
+    volumes = dominance.volumes(chosen, "test_accuracy", classes)
+    found = [dominance.against(volumes, rival).assign(rival=rival) for rival in comparison.RIVALS]
+    return pd.concat(found, ignore_index=True)
+
+
+def dominated(hypervolume: pd.DataFrame, best: dict[str, float]) -> pd.DataFrame:
+    """The rows of :func:`against_sums` in words: a row a stage and way."""
+    against = {rival: rows for rival, rows in hypervolume.groupby("rival", sort=False)}
+    table = against[comparison.RIVALS[0]]
+    shown = table[["stage", "way"]].assign(value=table["way"].map(best).map("{:g}".format))
+    shown["dominated %"] = [plus_minus(100 * row.mean, 100 * row.sd, 1) for row in table.itertuples()]
+    for rival, rows in against.items():
+        shown[f"over the {rival}"] = [dominance.said(r) if r.way != rival else "–" for r in rows.itertuples()]
+    return shown
+
+
+def front(chosen: pd.DataFrame) -> pd.DataFrame:
+    """A row a way and sparsity of the fine-tuned networks of ``chosen``, in its order: means over the seeds.
+
+    Returns:
+        way, sparsity, bytes, test_accuracy (0…1), test_accuracy_sd (NaN of one seed), front: whether no other beats it
+        on both, whatever its sparsity.
+    """
+    groups = chosen.dropna(subset="bytes").groupby(["way", "sparsity"], sort=False)
+    mean = groups[["bytes", "test_accuracy"]].mean().reset_index()
+    mean["test_accuracy_sd"] = groups["test_accuracy"].std().to_numpy()
+    mean["front"] = factorial.pareto(mean, "bytes", "test_accuracy")
+    return mean
+
+
+def descended(
+    start: nn.Module, data: Data, others: list[Objective], *, recipe: train.Recipe, tau: float, seed: int
+) -> nn.Module:
+    """A copy of ``start`` trained by PCD with normalized gradients, the task first, as the last epoch left it."""
+    step = multiobjective.Descent([cross_entropy, *others], "PCD", normalize=True, tau=tau)
+    model = models.duplicate(start)
+    model.history = train.fit(model, data, recipe, seed=seed, step=step, keep="last")
+    return model
+
+
+def _each(
+    name: str,
+    sets: list[list[Objective]],
+    see: Callable[[nn.Module], dict],
+    start: nn.Module,
+    data: Data,
+    folder: Path,
+    how: dict,
+    *more: str,
+) -> list[dict]:
+    """A row for each of ``sets`` of objectives: what ``see`` says of the network descended; kept in ``folder``."""
+
+    def tasks() -> Iterator[Task]:
+        for others in sets:
+            named = {"objectives": " + ".join(["task", *(o.name for o in others)])}
+            yield named, lambda others=others: [see(descended(start, data, others, **how))]
+
+    recipe = dataclasses.asdict(how["recipe"])
+    key = [recipe, how["tau"], how["seed"], data.identity, start.spec, weights_digest(start), *more]
+    return list(every(tasks(), folder / name, key))
+
+
+def three_objectives(start: nn.Module, data: Data, folder: Path, **how) -> list[dict]:
+    """The task alone, with L1, with the nuclear norm, and with both: rows that are kept in ``folder``.
+
+    Args:
+        start: the network before training.
+        how: recipe, tau and seed of :func:`descended`.
+
+    Returns:
+        objectives, l1, nuclear_norm (sums at the end), and test accuracies in %: as trained, nine tenths of the weights
+        pruned, linear layers at a quarter of their rank.
+    """
+
+    def see(model: nn.Module) -> dict:
+        row = {o.name: float(o.closed_form(model)[0]) for o in (l1, nuclear_norm)}
+        row |= {TEST: _test(model, data), PRUNED: _test(_cut(model, data, how), data)}
+        return row | {"quarter of the rank %": _test(_quarter_rank(model), data)}
+
+    sets = [[], [l1], [nuclear_norm], [l1, nuclear_norm]]
+    return _each("three_objectives", sets, see, start, data, folder, how)
+
+
+def quantization_and_alignment(start: nn.Module, data: Data, teacher: nn.Module, folder: Path, **how) -> list[dict]:
+    """The task alone, with the distance to a four-bit grid, with alignment to ``teacher``, and with both.
+
+    Arguments as for :func:`three_objectives`.
+
+    Returns:
+        objectives, error (of the grid), test accuracies in % as trained and rounded (weights to four bits, activations
+        to eight), and the test images in % that are predicted as ``teacher`` does.
+    """
+    grid, align = objectives.quantization_error(4), objectives.knowledge_alignment(teacher)
+    told = train.predict(teacher, data.test, data).argmax(1)
+    images = min(CALIBRATION_IMAGES, data.sizes["train"])
+
+    def see(model: nn.Module) -> dict:
+        low = quantize.apply(model, data, seed=how["seed"], calibration_images=images, bits=4)
+        same = (train.predict(model, data.test, data).argmax(1) == told).double().mean().item()
+        row = {"error": float(grid.closed_form(model)[0]), TEST: _test(model, data), "4 bits %": _test(low, data)}
+        return row | {"as the teacher %": 100 * same}
+
+    name, sets = "quantization_and_alignment", [[], [grid], [align], [grid, align]]
+    return _each(name, sets, see, start, data, folder, how, weights_digest(teacher))
+
+
+def beside_l1(own: Objective, start: nn.Module, data: Data, folder: Path, **how) -> list[dict]:
+    """The task with ``own``, and with L1: rows of objectives, test accuracies in % as trained and nine tenths pruned.
+
+    Arguments as for :func:`three_objectives`.
+    """
+
+    def see(model: nn.Module) -> dict:
+        return {TEST: _test(model, data), PRUNED: _test(_cut(model, data, how), data)}
+
+    return _each("own_objective", [[own], [l1]], see, start, data, folder, how, function_digest(own.function))
+
+
+def _test(model: nn.Module, data: Data) -> float:
+    return 100 * train.accuracy(model, data.test, data)
+
+
+def _cut(model: nn.Module, data: Data, how: dict) -> nn.Module:
+    """``model`` with nine tenths of its weights pruned, not trained after."""
+    none = dataclasses.replace(how["recipe"], epochs=0)
+    return prune.trajectory(model, data, [0.9], method="one_shot", recipe=none, seed=how["seed"])[0]
+
+
+def _quarter_rank(model: nn.Module) -> nn.Module:
+    """A copy whose linear layers keep a quarter of their singular values, one at least."""
+    small = models.duplicate(model)
+    for layer in small.modules():
+        if isinstance(layer, nn.Linear):
+            u, s, v = torch.linalg.svd(layer.weight.detach(), full_matrices=False)
+            s[max(1, len(s) // 4) :] = 0
+            layer.weight.data.copy_((u * s) @ v)
+    return small
+
+
+def rival_of(score: pd.Series, best: dict[str, float]) -> str:
+    """The weighted sum that is the better one on validation images (:func:`scores`)."""
+    return max(comparison.RIVALS, key=lambda way: score[way, best[way]])
+
+
+def at_an_end(ways: list[comparison.Way], best: dict[str, float]) -> str:
+    """The ways whose best value is the first or last of three or more, with commas; "none" where there is none."""
+    found = [w.label for w in ways if len(w.values) > 2 and best[w.label] in (w.values[0], w.values[-1])]
+    return ", ".join(found) or "none"
+
+
+def highest(chosen: pd.DataFrame, sparsity: float) -> str:
+    """The three ways of the highest mean test accuracy at ``sparsity``, stage by stage, in words."""
+
+    def of(stage: str) -> str:
+        part = chosen[(chosen["stage"] == stage) & (chosen["sparsity"] == sparsity)]
+        mean = part.groupby("way")["test_accuracy"].mean().sort_values(ascending=False)
+        return f"{stage}: " + ", ".join(f"{way} {accuracy:.1%}" for way, accuracy in mean.head(3).items())
+
+    return "; ".join(map(of, comparison.STAGES))
+
+
+def most(hypervolume: pd.DataFrame, stage: str, rival: str) -> str:
+    """Who dominates most after ``stage``, and who more or less than ``rival`` for certain, in words."""
+    rows = _against(hypervolume, rival).loc[stage]
+    sure = {verdict: ", ".join(rows.index[rows["verdict"] == verdict]) or "none" for verdict in ("more", "less")}
+    row = rows.loc[comparison.METHOD]
+    first = f"{stage}, most by {rows['mean'].idxmax()} ({rows['mean'].max():.1%})"
+    gain = f"{comparison.METHOD} {100 * row['gain']:+.1f} points over the {rival} ({row['verdict']})"
+    return f"{first}; {gain}; more than that for certain: {sure['more']}; less: {sure['less']}"
+
+
+def lift(hypervolume: pd.DataFrame, way: str) -> float:
+    """Points of the plane that fine-tuning adds to ``way``, mean over the seeds."""
+    one_shot, tuned = (_against(hypervolume, comparison.RIVALS[0]).loc[(s, way), "mean"] for s in comparison.STAGES)
+    return 100 * (tuned - one_shot)
+
+
+def least_likeness(training: pd.DataFrame, tau: float) -> float:
+    """The least cosine, over epochs, of the thesis's direction and of the weighted sum with λ = ``tau``."""
+    cosines = training[training["way"] == comparison.METHOD]["cosine_l1"]
+    return min((dominance.likeness(tau, cosine) for cosine in cosines), default=float("nan"))
+
+
+def on_front(rows: pd.DataFrame, classes: int) -> str:
+    """The ways on the front of :func:`front`, above twice chance, with commas."""
+    return ", ".join(dict.fromkeys(rows[rows["front"] & (rows["test_accuracy"] > 2 / classes)]["way"]))
+
+
+def claims_of(hypervolume: pd.DataFrame, steps: pd.DataFrame, rival: str) -> dict[str, claims.Measured]:
+    """What the thesis's method says of its claims, against ``rival``."""
+    found = {}
+    for key, stage in zip(("moo_one_shot", "moo_tuned"), comparison.STAGES, strict=True):
+        row = _against(hypervolume, rival).loc[(stage, comparison.METHOD)]
+        points = 100 * row[["gain", "low", "high"]].astype(float)
+        found[key] = claims.Measured(*points, n=int(row["seeds"]))
+    raised = steps[steps["way"] == comparison.METHOD][RAISES].to_numpy()
+    return found | {"moo_common": claims.Measured(raised.max() if raised.size else float("nan"))}
+
+
+def _against(hypervolume: pd.DataFrame, rival: str) -> pd.DataFrame:
+    """The rows against ``rival``, by stage and way."""
+    return hypervolume[hypervolume["rival"] == rival].set_index(["stage", "way"])

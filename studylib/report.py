@@ -205,6 +205,8 @@ def effect_name(effect: str) -> str:
 
 def effects_table(effects: pd.DataFrame) -> str:
     """The rows of :func:`studylib.factorial.effects` in Markdown, an effect a line: value, both intervals, verdict."""
+    if effects.empty:
+        return "No technique was applied: there is no effect."
     units = {"test_accuracy": ("points", 100, 2), "test_nll": ("nats", 1, 4), "log2 bytes_file": ("doublings", 1, 2)}
     columns: dict[str, list[str]] = {"effect": [effect_name(e) for e in effects["effect"].unique()]}
     for measure, rows in effects.groupby("measure", sort=False):

@@ -1,11 +1,78 @@
 """Chapter 7: narrower dense networks, trained from scratch, which compressed ones have to beat at equal bytes."""
 
+import dataclasses
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated
 
+import pandas as pd
 import torch
+from pydantic import Field
 
-from studylib import codec, data, quantize, teacher, train
-from studylib.tree.rows import Task
+from studylib import codec, data, factorial, models, quantize, report, teacher, train
+from studylib.settings import record
+from studylib.tree.rows import Task, every
+
+BEATS, BEATEN, TOO_SMALL = "beats it", "is beaten", "no control as small"
+WORDS = {factorial.HELP: BEATS, factorial.HURT: BEATEN, factorial.UNKNOWN: factorial.UNKNOWN}
+
+
+@record
+class Controls:
+    """The narrower dense networks; the default depth is the paper's, as inferred (studylib.claims.PAPER_DEPTH)."""
+
+    growths: Annotated[
+        list[Annotated[int, Field(ge=1, le=4096)]],
+        Field(min_length=1, description="channels that each of their layers adds, a network each"),
+    ] = dataclasses.field(default_factory=lambda: [3, 6])
+    depth: Annotated[int, Field(ge=7, le=400, description="their convolutions and linear layers, 3·n + 4")] = 40
+    calibration_images: Annotated[
+        int, Field(ge=1, description="training images that fix the scales of their int8 form")
+    ] = 512
+
+    def check(self) -> None:
+        if len(set(self.growths)) < len(self.growths):
+            raise ValueError(f"growths={self.growths!r}: expected different ones")
+        if (self.depth - 4) % 3:
+            raise ValueError(f"depth={self.depth!r}: expected 3·n + 4, such as 22 or 40")
+
+    def against(self, data: data.Data) -> None:
+        """Raises ValueError for more calibration images than ``data`` has, or a network too large for a coded file."""
+        if self.calibration_images > len(data.train):
+            asked = f"calibration_images={self.calibration_images!r}"
+            raise ValueError(f"{asked}: expected at most {len(data.train)}, the training images")
+        for growth in self.growths:
+            self._check_size(growth, data)
+
+    def _check_size(self, growth: int, data: data.Data) -> None:
+        """Built without memory for its weights, and held against what a coded file may be."""
+        limits, args = codec.Limits(), {"depth": self.depth, "growth": growth, **data.model_args}
+        with torch.device("meta"):
+            model = models.build({"format": models.SPEC_FORMAT, "name": "densenet", "args": args, "changes": []})
+        layers = models.weight_layers(model).values()
+        for what, found, most in (
+            ("channels in a layer", max(max(layer.weight.shape[:2]) for layer in layers), limits.integer),
+            ("numbers", sum(t.numel() for t in model.state_dict().values()), limits.parameters),
+            ("modules", sum(1 for _ in model.modules()), limits.layers),
+        ):
+            if found > most:
+                raise ValueError(f"growths={growth!r} at depth={self.depth!r}: {found} {what}, expected at most {most}")
+
+
+def trained(
+    dataset: str, seeds: list[int], controls: Controls, recipe: train.Recipe, device: torch.device, folder: Path
+) -> pd.DataFrame:
+    """The rows of :func:`networks` for all seeds and growths, kept in ``folder`` as they are made.
+
+    Raises:
+        ValueError: the data cannot have such controls (:meth:`Controls.against`).
+    """
+    controls.against(data.load(dataset, seeds[0]))
+    digests = [data.load(dataset, seed).digest for seed in seeds]
+    key = [controls.depth, controls.calibration_images, dataclasses.asdict(recipe), digests]
+    how = {"depth": controls.depth, "calibration_images": controls.calibration_images, "device": device}
+    tasks = networks(dataset, seeds, controls.growths, recipe=recipe, **how)
+    return pd.DataFrame(every(tasks, folder, key))
 
 
 def networks(
@@ -39,3 +106,65 @@ def _row(kind: str, model: torch.nn.Module, images: data.Data) -> dict:
     row = {"kind": kind, "bytes": len(codec.encode(model))}
     row["val_accuracy"] = train.accuracy(model, images.validation, images)
     return row | train.scores(train.predict(model, images.test, images), images.test.labels)
+
+
+def steps(recipe: train.Recipe, images: int) -> int:
+    """How many steps a training by ``recipe`` on as many ``images`` makes."""
+    return recipe.epochs * -(-images // recipe.batch_size)
+
+
+def control(summary: pd.DataFrame, networks: pd.DataFrame) -> pd.DataFrame:
+    """The combinations beside the means of the narrower networks over seeds.
+
+    Args:
+        summary: of :func:`studylib.sweep.summary`.
+        networks: rows of :func:`trained`.
+
+    Returns:
+        The rows of ``summary`` with the kind "combination"; then one a kind (float32, int8) and growth: bytes,
+        accuracy (0…1), sd of the accuracy (NaN of one seed).
+    """
+    how = {"bytes": ("bytes", "mean"), "accuracy": ("accuracy", "mean"), "sd": ("accuracy", "std")}
+    bare = networks.groupby(["kind", "growth"]).agg(**how).reset_index()
+    return pd.concat([summary.assign(kind="combination"), bare])
+
+
+def margins(table: pd.DataFrame, networks: pd.DataFrame) -> pd.DataFrame:
+    """How far each combination lies above the narrower networks at equal bytes, seed by seed.
+
+    Their accuracy is interpolated (:func:`studylib.factorial.at_equal_cost`); verdicts are by Student's interval over
+    the seeds.
+
+    Args:
+        table: rows of node, seed, test_accuracy, bytes_file.
+        networks: rows of :func:`trained`.
+
+    Returns:
+        A row a node: node, bytes, accuracy %, control % (means), margin and its sd (points), verdict (:data:`BEATS`,
+        :data:`BEATEN`, "cannot tell", :data:`TOO_SMALL`).
+    """
+    found = []
+    for node, rows in table.groupby("node", sort=False):
+        rivals = [
+            factorial.at_equal_cost(networks[networks["seed"] == row.seed], "bytes", "accuracy", row.bytes_file)
+            for row in rows.itertuples()
+        ]
+        above = 100 * (rows["test_accuracy"] - rivals)
+        verdict = factorial.judge(factorial.t_interval(above)) if len(above) > 1 else factorial.UNKNOWN
+        row = {"node": node, "bytes": round(rows["bytes_file"].mean())}
+        row |= {"accuracy %": 100 * rows["test_accuracy"].mean(), "control %": 100 * pd.Series(rivals).mean()}
+        row |= {"margin": above.mean(), "sd": above.std()}
+        found.append({**row, "verdict": TOO_SMALL if pd.isna(row["margin"]) else WORDS[verdict]})
+    return pd.DataFrame(found)
+
+
+def told(margins: pd.DataFrame, seeds: int) -> str:
+    """How many combinations beat the narrower networks, are beaten, or cannot be told apart, in a sentence."""
+    names = {v: [report.label(n) for n in margins[margins["verdict"] == v]["node"]] for v in WORDS.values()}
+    beats, beaten = ("; ".join(names[v]) or "none" for v in (BEATS, BEATEN))
+    return (
+        f"At equal bytes {len(names[BEATS])} of {len(margins)} combinations beat the narrower dense networks "
+        f"({beats}), "
+        f"{len(names[BEATEN])} are beaten ({beaten}), {len(names[factorial.UNKNOWN])} cannot be told apart from them "
+        f"with n = {seeds} seeds."
+    )

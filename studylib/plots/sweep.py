@@ -61,8 +61,13 @@ def draw_effects(effects: pd.DataFrame) -> Figure:
     """Effects with their intervals, a panel a measure: black over seeds, grey over test images; filled where certain.
 
     Args:
-        effects: rows of :func:`studylib.factorial.effects`.
+        effects: rows of :func:`studylib.factorial.effects`; of none, the figure says so.
     """
+    if effects.empty:
+        figure, axis = plt.subplots(figsize=(3.4, 0.6), layout="constrained")
+        axis.text(0.5, 0.5, "no technique, no effect", ha="center", va="center")
+        axis.axis("off")
+        return figure
     titles = {
         "test_accuracy": "test accuracy (points)",
         "test_nll": "test NLL (nats)",
@@ -146,34 +151,32 @@ def draw_front(summary: pd.DataFrame) -> Figure:
     return figure
 
 
-def draw_control(summary: pd.DataFrame, controls: pd.DataFrame) -> tuple[Figure, list[str]]:
-    """Test accuracy against bytes of the file: the combinations, their Pareto front, and dense controls.
+def draw_control(rows: pd.DataFrame) -> Figure:
+    """Test accuracy against bytes of the file: the combinations, their Pareto front, and narrower dense networks.
 
     Args:
-        summary: of :func:`studylib.sweep.summary`.
-        controls: rows of kind, bytes, accuracy, sd: narrower dense networks.
-
-    Returns:
-        The figure, and the nodes of the front.
+        rows: of :func:`studylib.experiments.narrower.control`.
     """
     figure, axis = plt.subplots(figsize=(8.5, 4.6), layout="constrained")
-    palette, marks = sns.color_palette("colorblind"), _marks(summary["node"])
+    combined = rows["kind"] == "combination"
+    summary, palette = rows[combined], sns.color_palette("colorblind")
     best = summary[factorial.pareto(summary, "bytes_file", "test_accuracy")].sort_values("bytes_file")
     line = {"color": "0.2", "linewidth": 1.6, "drawstyle": "steps-post", "label": "front", "zorder": 1}
     axis.plot(best["bytes_file"], 100 * best["test_accuracy"], **line)
+    marks = _marks(summary["node"])
     for _, row in summary.iterrows():
         deviation = 0 if math.isnan(row["test_accuracy_sd"]) else 100 * row["test_accuracy_sd"]
         axis.errorbar(row["bytes_file"], 100 * row["test_accuracy"], yerr=deviation, **marks[row["node"]])
-    for (kind, rows), line, colour in zip(
-        controls.groupby("kind"), ("s--", "^:"), (palette[2], palette[4]), strict=False
+    for (kind, networks), line, colour in zip(
+        rows[~combined].groupby("kind"), ("s--", "^:"), (palette[2], palette[4]), strict=False
     ):
-        rows = rows.sort_values("bytes")
-        percent, sd = 100 * rows["accuracy"], 100 * rows["sd"]
-        look = {"fmt": line if len(rows) > 1 else line[0], "color": colour, "capsize": 2}
-        axis.errorbar(rows["bytes"], percent, yerr=sd, label=f"narrower dense network, {kind}", **look)
+        networks = networks.sort_values("bytes")
+        percent, sd = 100 * networks["accuracy"], 100 * networks["sd"].fillna(0)
+        look = {"fmt": line if len(networks) > 1 else line[0], "color": colour, "capsize": 2}
+        axis.errorbar(networks["bytes"], percent, yerr=sd, label=f"narrower dense network, {kind}", **look)
     axis.set(ylabel="test accuracy (%)")
     report.kilobyte_axis(axis, "file")
     handles, names = axis.get_legend_handles_labels()
     handles = [h.lines[0] if hasattr(h, "lines") else h for h in handles]
     figure.legend(handles, names, loc="outside right center", fontsize=7.5, frameon=False)
-    return figure, list(best["node"])
+    return figure

@@ -1,6 +1,7 @@
 """What a chapter shows: its rows and claims, read where they are published, made and kept where they are not."""
 
 import dataclasses
+import functools
 import hashlib
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -30,17 +31,25 @@ class Chapter:
         node: its folder, data and, where it is shown as published, that study.
         reads: folders of the models, or published files, that the rows are of, beside the node's own: others' rows are
             others.
-        about: where the rows come from, if that is not what the node says.
+        about: where the rows come from, or what gives that, if it is not what the node says.
+        key: gives JSON data of what else the rows stand on; called once, and only where nothing is published.
         settings: name in the parameters cell → record.
 
     Raises:
         studylib.settings.SettingError: a setting is not the published study's; names both values.
     """
 
-    def __init__(self, node: Node, reads: list[str] = [], about: dict | None = None, **records: Any):  # noqa: B006
+    def __init__(
+        self,
+        node: Node,
+        reads: list[str] = [],  # noqa: B006
+        about: dict | Callable[[], dict] | None = None,
+        key: Callable[[], list] = list,
+        **records: Any,
+    ):
         self.node, self.published, self.reads = node, node.published, [folder for folder in reads if folder]
         self.settings = {"study": node.study, **records}
-        self._about, self._rows, self._claims = about, {}, {}
+        self._about, self._more, self._rows, self._claims = about, functools.cache(key), {}, {}
         report.style()
         if self.published:
             _same(self.settings, self.published)
@@ -48,7 +57,9 @@ class Chapter:
     @property
     def about(self) -> dict:
         """Where the rows come from: data, seeds, commit, hardware, date."""
-        return self.node.about if self.published or self._about is None else self._about
+        if self.published or self._about is None:
+            return self.node.about
+        return self._about() if callable(self._about) else self._about
 
     def show(self) -> None:
         """Says which study the page shows, and the settings in force: name, value, default, meaning."""
@@ -116,7 +127,7 @@ class Chapter:
         for name in ("threads", "device"):  # of the study: where it is computed, not what
             made["study"].pop(name, None)
         own = self.node.model.spec["changes"] if self.node.model is not None else []
-        return [made, self.node.data.identity, specs, plain(own)]
+        return [made, self.node.data.identity, specs, plain(own), *self._more()]
 
     def _save(self) -> None:
         metrics = {}

@@ -1,0 +1,184 @@
+"""Chapter 7: a run's combinations as rows, the effects of techniques and pairs, and what both say of the claims."""
+
+import hashlib
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import pandas as pd
+from pydantic import Field
+
+from studylib import claims, factorial, report, settings, store, sweep
+
+MEASURES = {"test_accuracy": (100, "accuracy (points)"), "test_nll": (1, "nll (nats)")}
+MEASURES |= {"log2 bytes_file": (1, "bytes (doublings)")}  # of effects: the factor that they are told in, and its name
+ACCOUNTINGS = ["dense", "nonzero", "csr", "bitmap", "sparse", "safetensors", "zstd", "nncodec", "entropy", "file"]
+
+
+@settings.record
+class Tree:
+    """Which nodes of a run are read: all combinations of the stages, of each seed."""
+
+    profile: Annotated[str, Field(description="name of the profile, for the record")]
+    seeds: Annotated[
+        list[Annotated[int, Field(ge=0, le=settings.MOST_SEED)]], Field(min_length=1, description="which seeds to read")
+    ]
+    stages: Annotated[list[str], Field(description="techniques in the order in which they are applied")]
+
+    def check(self) -> None:
+        for name in ("seeds", "stages"):
+            listed = getattr(self, name)
+            if len(set(listed)) < len(listed):
+                raise ValueError(f"{name}={listed!r}: expected different ones")
+
+    @property
+    def nodes(self) -> list[str]:
+        """Names of the nodes (:func:`studylib.sweep.nodes`)."""
+        return sweep.nodes(self.stages)
+
+
+def folder_of(run: str, tree: Tree) -> Path:
+    """The folder of the run.
+
+    Raises:
+        FileNotFoundError: no run there; says which command makes it.
+    """
+    folder = store.resolve(run)
+    if not (folder / f"seed{tree.seeds[0]}" / sweep.ROOT / sweep.METRICS).exists():
+        command = f"make study PROFILE={folder.name}"
+        raise FileNotFoundError(f"{folder}: no run here. In {store.root()}, this makes it:  {command}")
+    return folder
+
+
+def about(run: str, tree: Tree) -> dict:
+    """Profile, seeds, data, and the provenance of the first seed's root."""
+    first = store.read_json(folder_of(run, tree) / f"seed{tree.seeds[0]}" / sweep.ROOT / sweep.METRICS)
+    return {
+        "profile": tree.profile,
+        "seeds": tree.seeds,
+        "data": first["data"],
+        "provenance": first["provenance"],
+    }
+
+
+def identity(run: str, tree: Tree) -> list[str]:
+    """SHA-256 of what the rows are read from: each node's metrics and logits, the run's latencies and reference sizes.
+
+    Raises:
+        FileNotFoundError, studylib.store.CheckpointError: no run, or a model that is not the one that was measured.
+    """
+    folder = folder_of(run, tree)
+    files = [path for name in (sweep.LATENCY, sweep.NNCODEC) if (path := folder / name).exists()]
+    for node in tree.nodes:
+        for seed in tree.seeds:
+            there = folder / f"seed{seed}" / node
+            store.verify(there)
+            files += [there / sweep.METRICS, there / sweep.LOGITS]
+    return [hashlib.sha256(path.read_bytes()).hexdigest() for path in files]
+
+
+def nodes(run: str, tree: Tree) -> pd.DataFrame:
+    """A row a node and seed, with the columns :data:`studylib.sweep.COLUMNS` (:func:`studylib.sweep.read`)."""
+    return sweep.read(folder_of(run, tree), tree.nodes, tree.seeds)
+
+
+def bytes_by_count(summary: pd.DataFrame) -> pd.DataFrame:
+    """Of :func:`studylib.sweep.summary`: node, and its bytes by each count (:data:`ACCOUNTINGS`).
+
+    Without "nncodec" where the reference coder was not run (``make nncodec``).
+    """
+    kinds = [kind for kind in ACCOUNTINGS if kind != "nncodec" or summary["bytes_nncodec"].notna().any()]
+    return summary[["node", *(f"bytes_{kind}" for kind in kinds)]].rename(columns=lambda c: c.removeprefix("bytes_"))
+
+
+def half_precision(summary: pd.DataFrame) -> pd.DataFrame:
+    """Of the same rows: kB of both files, percent that half precision saves, points of validation accuracy it costs."""
+    return pd.DataFrame(
+        {
+            "node": summary["node"],
+            "float32 kB": summary["bytes_file"] / 1000,
+            "float16 kB": summary["bytes_file_float16"] / 1000,
+            "saved %": 100 * (1 - summary["bytes_file_float16"] / summary["bytes_file"]),
+            "cost in points": 100 * (summary["val_accuracy"] - summary["val_accuracy_float16"]),
+        }
+    )
+
+
+def front(summary: pd.DataFrame) -> pd.DataFrame:
+    """The rows of ``summary`` that no other beats on test accuracy and bytes of the file, the smallest first."""
+    return summary[factorial.pareto(summary, "bytes_file", "test_accuracy")].sort_values("bytes_file")
+
+
+def effects(run: str, tree: Tree, table: pd.DataFrame) -> pd.DataFrame:
+    """Effects on accuracy, NLL and the logarithm of bytes: rows of :func:`studylib.factorial.effects`.
+
+    None where there is no technique.
+
+    Args:
+        table: rows of :func:`nodes`.
+    """
+    if not tree.stages:
+        return pd.DataFrame()
+    images = sweep.per_image(folder_of(run, tree), sweep.order(table), tree.seeds)
+    parts = [factorial.effects(table, images[column], tree.stages, column) for column in images]
+    return pd.concat([*parts, factorial.effects(table, None, tree.stages, "bytes_file", log=True)])
+
+
+def told(effects: pd.DataFrame, seeds: int) -> str:
+    """Which of the :func:`effects` are told from noise, the largest first, in a sentence."""
+    if effects.empty:
+        return "No technique was applied: there is no effect to tell from noise."
+    said = []
+    for measure, (factor, name) in MEASURES.items():
+        rows = effects[(effects["measure"] == measure) & (effects["verdict"] != factorial.UNKNOWN)]
+        rows = rows.sort_values("mean", key=abs, ascending=False)
+        listed = ", ".join(f"{report.effect_name(r.effect)} {factor * r.mean:+.3g}" for r in rows.itertuples())
+        said.append(f"{name}: {listed or 'none'}")
+    many = effects["effect"].nunique()
+    return f"Effects told from noise with n = {seeds} seeds, of {many} each: {'; '.join(said)}."
+
+
+def claims_of(run: str, tree: Tree, table: pd.DataFrame) -> dict[str, claims.Measured | None]:
+    """What the nodes say of the paper's claims, None where a node is not there.
+
+    Accuracies are compared image by image, over seeds and images (:func:`studylib.factorial.over_both`).
+
+    Args:
+        table: rows of :func:`nodes`.
+    """
+    folder, names = folder_of(run, tree), sweep.order(table)
+    images = sweep.per_image(folder, names, tree.seeds)["test_accuracy"]
+
+    def difference(weights: dict[str, int]) -> claims.Measured | None:
+        if not set(weights) <= set(names):
+            return None
+        hits = sum(weight * images[node] for node, weight in weights.items())
+        return claims.Measured(*(100 * number for number in factorial.over_both(hits)), n=len(tree.seeds))
+
+    t, p, s, q, pq = "teacher", "teacher-imp", "teacher-svd", "teacher-int8", "teacher-imp-int8"
+    measured = {
+        "best_cost": difference({t: 1, pq: -1}),
+        "best_accuracy": difference({pq: 1}),
+        "svd_worst": difference({t: -1, s: 1, p: 1, "teacher-imp-svd": -1}),
+        "int8_mends": difference({"teacher-imp-svd-int8": 1, "teacher-imp-svd": -1}),
+        "int8_mends_kd": difference({"teacher-kd-imp-svd-int8": 1, "teacher-kd-imp-svd": -1}),
+        "pruning_helps_int8": difference({t: 1, q: -1, p: -1, pq: 1}),
+    }
+    if pq in names:
+        moved = divergence(folder, tree.seeds, p, pq) - divergence(folder, tree.seeds, t, q)
+        measured["pruned_loses_less"] = claims.Measured(*factorial.over_both(moved), n=len(tree.seeds))
+        mean = sweep.summary(table).set_index("node")
+        left = mean.loc[pq, "bytes_nonzero"]
+        measured["best_bytes"] = claims.Measured(left)
+        measured["best_saved"] = claims.Measured(100 * (1 - left / mean.loc[t, "bytes_dense"]))
+    return measured
+
+
+def divergence(folder: Path, seeds: list[int], before: str, after: str) -> np.ndarray:
+    """KL divergence (seeds, images), in nats, of what the node ``after`` predicts from what ``before`` does."""
+    found = []
+    for seed in seeds:
+        both = [store.read_tensors(folder / f"seed{seed}" / n / sweep.LOGITS)[0]["logits"] for n in (before, after)]
+        z, zq = (logits.double().log_softmax(1) for logits in both)
+        found.append((z.exp() * (z - zq)).sum(1).numpy())
+    return np.array(found)

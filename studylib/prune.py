@@ -28,9 +28,9 @@ METHODS = {  # of trajectory: what is pruned, and what its survivors start again
 
 @record
 class Pruning:
-    """How much :func:`apply` removes; the default share is the paper's (section 3.4)."""
+    """How much :func:`apply` removes; the default share is the paper's (section 3.4), the number of rounds ours."""
 
-    rounds: Annotated[int, Field(ge=1, le=1000, description="how often to prune")]
+    rounds: Annotated[int, Field(ge=1, le=1000, description="how often to prune")] = 10
     fraction: Annotated[float, Field(gt=0, lt=1, description="share of the remaining weights that a round removes")] = (
         0.2
     )

@@ -6,10 +6,11 @@ import pandas as pd
 import pytest
 import torch
 
-from studylib import comparison, dominance, limits, models, objectives, quantize, settings, train
+from studylib import comparison, dominance, limits, models, node, objectives, quantize, settings, train
 from studylib.experiments import several_objectives as several
 from studylib.networks import ConvNetSize
 from studylib.plots import ways as plots
+from studylib.tree import chapter
 from tests.conftest import SMALL
 
 QUICK = train.Recipe(epochs=1, lr=5e-3, batch_size=50, augmentation="none")
@@ -277,3 +278,12 @@ def test_ways_to_train_have_a_panel_a_sparsity_and_a_ring_where_none_beats_them(
     rings = [axis.collections[-1].get_offsets().tolist() for axis in figure.axes]
     assert rings == [[pytest.approx([1.0005, 61])], [pytest.approx([5.0005, 81])]]
     assert [text.get_text() for text in figure.axes[1].get_legend().get_texts()] == ["a", "b", "not beaten"]
+
+
+def test_rows_of_a_chapter_are_made_again_where_a_function_of_the_notebook_is_another(tmp_path):
+    made, settings_of = [], {"dataset": "digits", "threads": 1}
+    for key in (["a"], ["a"], ["b"], []):
+        shown = chapter.Chapter(node.Node.of(tmp_path, settings_of, "06_moo_vs_weighted_sum"))
+        found = shown.one("own", lambda: made.append(1) or {"n": len(made)}, *key)
+        assert found == {"n": len(made)}
+    assert len(made) == 3

@@ -86,9 +86,9 @@ class Chapter:
         self._rows[name] = once(self.node.out / "rows" / f"{name}.json", [name, *self._key(), *key], records)
         return frame(self._rows[name])
 
-    def one(self, name: str, make: Callable[[], dict]) -> dict:
+    def one(self, name: str, make: Callable[[], dict], *key: Any) -> dict:
         """A table of one row, as a dictionary."""
-        return self.rows(name, lambda: [make()]).to_dict("records")[0]
+        return self.rows(name, lambda: [make()], *key).to_dict("records")[0]
 
     def figure(self, name: str, figure: Figure, rows: pd.DataFrame) -> None:
         """Shows ``figure``, and saves it with the ``rows`` that it was drawn from."""

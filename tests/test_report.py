@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from studylib import factorial, fronts, plots, report, sweep
+from studylib.plots import sweep as of_sweep
 
 matplotlib.use("Agg")
 NODES = sweep.nodes(["kd", "imp", "svd", "int8"])
@@ -62,7 +63,7 @@ def test_a_figure_is_saved_with_the_rows_it_was_drawn_from(study_root):
 
 def test_the_same_figure_gives_the_same_bytes(tmp_path, summary):
     for name in ("a", "b"):
-        report.save_figure(plots.draw_tree(summary), tmp_path / name, summary)
+        report.save_figure(of_sweep.draw_tree(summary), tmp_path / name, summary)
     for suffix in ("png", "pdf", "json"):
         assert (tmp_path / f"a.{suffix}").read_bytes() == (tmp_path / f"b.{suffix}").read_bytes()
 
@@ -72,58 +73,6 @@ def test_style_is_sharp_enough_to_print():
     assert plt.rcParams["pdf.fonttype"] == 42  # text stays text
 
 
-def test_the_tree_shows_every_node_with_its_numbers(summary):
-    figure = plots.draw_tree(summary)
-    shown = texts(figure)
-    assert shown.count("saves") == len(NODES) == len(figure.axes[0].patches)
-    assert len(figure.axes[0].lines) == len(NODES) - 1  # an edge to each parent
-    for _, row in summary.iterrows():
-        technique = report.label(row["node"].rpartition("-")[2])
-        assert f"{technique}\n{100 * row['test_accuracy']:.1f} %\nsaves {100 * row['saved']:.1f} %" in shown
-
-
-def test_boxes_of_the_tree_do_not_overlap(summary):
-    boxes = [patch.get_window_extent() for patch in plots.draw_tree(summary).axes[0].patches]
-    for i, a in enumerate(boxes):
-        assert not any(a.overlaps(b) for b in boxes[i + 1 :])
-
-
-def test_a_tree_of_one_node_is_drawn():
-    assert "teacher" in texts(plots.draw_tree(sweep.summary(table(["teacher"]))))
-
-
-@pytest.mark.parametrize("seeds", [(0,), (0, 1)])
-def test_the_front_shows_every_node(seeds):
-    summary = sweep.summary(table(NODES, seeds))
-    figure = fronts.draw_front(summary)
-    assert [t.get_text() for t in figure.legends[0].get_texts()] == [report.label(node) for node in NODES]
-    for axis, column in zip(figure.axes, ("bytes_file", "bytes_nonzero"), strict=True):
-        marks = [container.lines[0] for container in axis.containers]
-        assert axis.get_xscale() == "log" and axis.get_xlim() == figure.axes[0].get_xlim()
-        assert [mark.get_xdata()[0] for mark in marks] == pytest.approx(list(summary[column]))
-        assert [mark.get_ydata()[0] for mark in marks] == pytest.approx(list(100 * summary["test_accuracy"]))
-
-
-def test_marks_of_the_front_tell_the_nodes_apart(summary):
-    containers = fronts.draw_front(summary).axes[0].containers
-    looks = [
-        (m.get_marker(), str(m.get_color()), str(m.get_markerfacecolor())) for m in (c.lines[0] for c in containers)
-    ]
-    assert len(set(looks)) == len(NODES)
-
-
-def test_the_control_shows_every_node_the_front_and_the_dense_networks(summary):
-    controls = pd.DataFrame(
-        {"kind": ["float32", "int8"], "bytes": [9e4, 3e4], "accuracy": [0.9, 0.89], "sd": [0.01, 0]}
-    )
-    figure, front = fronts.draw_control(summary, controls)
-    expected = summary[factorial.pareto(summary, "bytes_file", "test_accuracy")]
-    assert set(front) == set(expected["node"])
-    assert len(figure.axes[0].containers) == len(NODES) + 2
-    names = [t.get_text() for t in figure.legends[0].get_texts()]
-    assert {"front", "narrower dense network, int8", *map(report.label, NODES)} == {*names} - {
-        "narrower dense network, float32"
-    }
 
 
 def test_few_bits_are_drawn_against_bits_and_bytes():
@@ -139,22 +88,6 @@ def test_few_bits_are_drawn_against_bits_and_bytes():
     assert list(left.lines[1].get_ydata()) == pytest.approx([52, 54]) and right.get_xscale() == "log"
     names = [t.get_text() for t in figure.legends[0].get_texts()]
     assert names == ["dense", "pruned", "after training", "in training", "floats"]
-
-
-def test_effects_are_filled_only_where_the_verdict_is_certain():
-    common = {"image_low": 0.0, "image_high": 0.2, "seed_low": 0.05, "seed_high": 0.3, "seeds": 3}
-    rows = [
-        {"measure": m, "effect": e, "mean": 0.1, "verdict": v, **common}
-        for m in ("test_accuracy", "test_nll")
-        for e, v in (("kd", factorial.HELP), ("kd × imp", factorial.UNKNOWN))
-    ]
-    accuracy, nll = plots.draw_effects(pd.DataFrame(rows)).axes
-    assert [line.get_markerfacecolor() for line in accuracy.lines if line.get_marker() == "o"] == ["black", "white"]
-    assert [line.get_xdata()[0] for line in accuracy.lines if line.get_marker() == "o"] == pytest.approx(
-        [10, 10]
-    )  # points
-    assert [line.get_xdata()[0] for line in nll.lines if line.get_marker() == "o"] == pytest.approx([0.1, 0.1])
-    assert [t.get_text() for t in accuracy.get_yticklabels()] == ["distillation", "distillation × pruning"]
 
 
 def test_a_table_is_saved_with_where_it_comes_from(study_root):

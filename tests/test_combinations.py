@@ -1,0 +1,461 @@
+"""Chapter 7: its figures, its records, and its rows against small runs made by hand."""
+
+import hashlib
+import math
+
+import matplotlib
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from studylib import data as datasets
+from studylib import factorial, models, prune, quantize, report, store, sweep, train
+from studylib.experiments import audit, combinations, narrower
+from studylib.experiments.combinations import Tree
+from studylib.node import Node
+from studylib.plots import sweep as plots
+from studylib.settings import SettingError, read
+from studylib.tree.chapter import Chapter
+
+matplotlib.use("Agg")
+NODES = sweep.nodes(["kd", "imp", "svd", "int8"])
+PAIRED = ["teacher", "teacher-imp", "teacher-int8", "teacher-imp-int8"]
+TREE = {"profile": "small", "seeds": [0], "stages": ["imp", "int8"]}
+
+
+@pytest.fixture(autouse=True)
+def _default_style():
+    with plt.rc_context():
+        report.style()
+        yield
+    plt.close("all")
+
+
+def table(nodes, seeds=(0, 1)):
+    rows = []
+    for seed in seeds:
+        for i, node in enumerate(nodes):
+            row = dict.fromkeys(sweep.COLUMNS, 0.5) | {"node": node, "seed": seed}
+            sizes = {"bytes_file": 200_000 // (i + 1), "bytes_nonzero": 90_000 // (i + 1)}
+            rows.append(row | sizes | {"test_accuracy": 0.95 - 0.01 * i + 0.004 * seed * (i > 0)})
+    return pd.DataFrame(rows)
+
+
+@pytest.fixture
+def summary():
+    return sweep.summary(table(NODES))
+
+
+def texts(figure) -> str:
+    figure.canvas.draw()
+    return "\n".join(t.get_text() for t in figure.findobj(matplotlib.text.Text))
+
+
+def networks(seeds=(0, 1)):
+    """Controls of two sizes; the accuracies of seed 1 are a point above those of seed 0."""
+    rows = [
+        {"seed": seed, "growth": growth, "kind": kind, "bytes": size, "accuracy": accuracy + 0.01 * seed}
+        for seed in seeds
+        for growth, kind, size, accuracy in (
+            (1, "float32", 20_000, 0.80),
+            (2, "float32", 80_000, 0.90),
+            (1, "int8", 5_000, 0.70),
+            (2, "int8", 20_000, 0.86),
+        )
+    ]
+    return pd.DataFrame(rows)
+
+
+# --- figures --------------------------------------------------------------------------------------------------
+
+
+def test_the_tree_shows_every_node_with_its_numbers(summary):
+    figure = plots.draw_tree(summary)
+    shown = texts(figure)
+    assert shown.count("saves") == len(NODES) == len(figure.axes[0].patches)
+    assert len(figure.axes[0].lines) == len(NODES) - 1  # an edge to each parent
+    for _, row in summary.iterrows():
+        technique = report.label(row["node"].rpartition("-")[2])
+        assert f"{technique}\n{100 * row['test_accuracy']:.1f} %\nsaves {100 * row['saved']:.1f} %" in shown
+
+
+def test_boxes_of_the_tree_do_not_overlap(summary):
+    boxes = [patch.get_window_extent() for patch in plots.draw_tree(summary).axes[0].patches]
+    for i, a in enumerate(boxes):
+        assert not any(a.overlaps(b) for b in boxes[i + 1 :])
+
+
+def test_a_tree_of_one_node_is_drawn():
+    assert "teacher" in texts(plots.draw_tree(sweep.summary(table(["teacher"]))))
+
+
+@pytest.mark.parametrize("seeds", [(0,), (0, 1)])
+def test_the_front_shows_every_node(seeds):
+    summary = sweep.summary(table(NODES, seeds))
+    figure = plots.draw_front(summary)
+    assert [t.get_text() for t in figure.legends[0].get_texts()] == [report.label(node) for node in NODES]
+    for axis, column in zip(figure.axes, ("bytes_file", "bytes_nonzero"), strict=True):
+        marks = [container.lines[0] for container in axis.containers]
+        assert axis.get_xscale() == "log" and axis.get_xlim() == figure.axes[0].get_xlim()
+        assert [mark.get_xdata()[0] for mark in marks] == pytest.approx(list(summary[column]))
+        assert [mark.get_ydata()[0] for mark in marks] == pytest.approx(list(100 * summary["test_accuracy"]))
+
+
+def test_marks_of_the_front_tell_the_nodes_apart(summary):
+    containers = plots.draw_front(summary).axes[0].containers
+    looks = [
+        (m.get_marker(), str(m.get_color()), str(m.get_markerfacecolor())) for m in (c.lines[0] for c in containers)
+    ]
+    assert len(set(looks)) == len(NODES)
+
+
+def test_the_control_shows_every_node_the_front_and_the_dense_networks(summary):
+    rows = narrower.control(summary, networks())
+    figure = plots.draw_control(rows[rows["kind"].isin(["combination", "float32"]) | (rows["growth"] == 1)])
+    assert len(figure.axes[0].containers) == len(NODES) + 2
+    front = figure.axes[0].lines[0].get_xydata()
+    expected = combinations.front(summary)
+    assert front == pytest.approx(np.array([expected["bytes_file"], 100 * expected["test_accuracy"]]).T)
+    names = [t.get_text() for t in figure.legends[0].get_texts()]
+    kinds = [f"narrower dense network, {kind}" for kind in ("float32", "int8")]
+    assert names == ["front", *map(report.label, NODES), *kinds]
+
+
+def test_effects_are_filled_only_where_the_verdict_is_certain():
+    common = {"image_low": 0.0, "image_high": 0.2, "seed_low": 0.05, "seed_high": 0.3, "seeds": 3}
+    rows = [
+        {"measure": m, "effect": e, "mean": 0.1, "verdict": v, **common}
+        for m in ("test_accuracy", "test_nll")
+        for e, v in (("kd", factorial.HELP), ("kd × imp", factorial.UNKNOWN))
+    ]
+    accuracy, nll = plots.draw_effects(pd.DataFrame(rows)).axes
+    assert [line.get_markerfacecolor() for line in accuracy.lines if line.get_marker() == "o"] == ["black", "white"]
+    assert [line.get_xdata()[0] for line in accuracy.lines if line.get_marker() == "o"] == pytest.approx(
+        [10, 10]
+    )  # points
+    assert [line.get_xdata()[0] for line in nll.lines if line.get_marker() == "o"] == pytest.approx([0.1, 0.1])
+    assert [t.get_text() for t in accuracy.get_yticklabels()] == ["distillation", "distillation × pruning"]
+
+
+def test_effects_of_no_technique_are_said_to_be_none():
+    assert "no technique" in texts(plots.draw_effects(pd.DataFrame()))
+    assert report.effects_table(pd.DataFrame()) == "No technique was applied: there is no effect."
+    assert combinations.told(pd.DataFrame(), 3).startswith("No technique was applied")
+
+
+# --- records --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"growths": []}, r"controls\.growths=\[\]: expected at least 1 of them"),
+        ({"growths": [0]}, r"controls\.growths\[0\]=0: expected at least 1"),
+        ({"growths": [4, 4097]}, r"controls\.growths\[1\]=4097: expected at most 4096"),
+        ({"growths": [3, 3]}, r"controls\.growths=\[3, 3\]: expected different ones"),
+        ({"depth": 8}, r"controls\.depth=8: expected 3·n \+ 4"),
+        ({"depth": 401}, r"controls\.depth=401: expected at most 400"),
+        ({"calibration_images": 0}, r"controls\.calibration_images=0: expected at least 1"),
+        ({"growth": [3]}, r"controls\.growth: unknown; did you mean 'growths'\?"),
+    ],
+)
+def test_controls_that_cannot_be_are_refused(given, message):
+    with pytest.raises(SettingError, match=message):
+        read(narrower.Controls, given, "controls")
+
+
+def test_controls_are_held_against_the_data(tiny):
+    narrower.Controls([1, 2], 7, 100).against(tiny)
+    with pytest.raises(ValueError, match=r"calibration_images=101: expected at most 100, the training images"):
+        narrower.Controls([1], 7, 101).against(tiny)
+    with pytest.raises(ValueError, match=r"growths=4000 at depth=40: \d+ channels in a layer, expected at most 4096"):
+        narrower.Controls([1, 4000], 40, 8).against(tiny)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"seeds": []}, r"tree\.seeds=\[\]: expected at least 1 of them"),
+        ({"seeds": [-1]}, r"tree\.seeds\[0\]=-1: expected at least 0"),
+        ({"seeds": [1, 1]}, r"tree\.seeds=\[1, 1\]: expected different ones"),
+        ({"stages": ["imp", "imp"]}, r"tree\.stages=.*: expected different ones"),
+        ({"stages": ["imp", 1]}, r"tree\.stages\[1\]=1: expected a text"),
+    ],
+)
+def test_a_tree_that_cannot_be_is_refused(given, message):
+    with pytest.raises(SettingError, match=message):
+        read(Tree, TREE | given, "tree")
+    assert read(Tree, TREE, "tree").nodes == PAIRED
+
+
+# --- rows -----------------------------------------------------------------------------------------------------
+
+
+def test_margins_are_over_the_better_line_at_equal_bytes_seed_by_seed():
+    rows = table(["teacher", "teacher-kd", "teacher-imp"])
+    rows["bytes_file"] = rows["node"].map({"teacher": 200_000, "teacher-kd": 40_000, "teacher-imp": 1_000})
+    found = narrower.margins(rows, networks()).set_index("node")
+    assert list(found.columns) == ["bytes", "accuracy %", "control %", "margin", "sd", "verdict"]
+    assert found.loc["teacher", "control %"] == pytest.approx(90.5)  # beyond the largest: 0.90 and 0.91
+    assert found.loc["teacher", "margin"] == pytest.approx(4.5)  # 0.95 both times
+    assert found.loc["teacher", "sd"] == pytest.approx(100 * 0.01 / 2**0.5)
+    between = 0.80 + 0.10 * math.log(2) / math.log(4)  # float32 at 40 kB, half of the way; int8 stays at 0.86
+    assert found.loc["teacher-kd", "control %"] == pytest.approx(100 * (max(between, 0.86) + 0.005))
+    assert found.loc["teacher-imp", "verdict"] == narrower.TOO_SMALL and math.isnan(found.loc["teacher-imp", "margin"])
+    assert list(narrower.margins(rows[rows["seed"] == 0], networks())["verdict"])[:2] == 2 * [factorial.UNKNOWN]
+
+
+def test_verdicts_on_margins_need_the_seeds_to_agree():
+    rows = pd.DataFrame(
+        {"node": node, "seed": s, "test_accuracy": a + 0.01 * s + 0.0001 * s, "bytes_file": 90_000}
+        for node, a in (("teacher", 0.95), ("teacher-kd", 0.85))
+        for s in (0, 1, 2)
+    )
+    found = narrower.margins(rows, networks((0, 1, 2)))
+    assert list(found["verdict"]) == [narrower.BEATS, narrower.BEATEN]
+    said = narrower.told(found, 3)
+    assert said.startswith(
+        "At equal bytes 1 of 2 combinations beat the narrower dense networks (teacher), 1 are beaten"
+    )
+    assert said.endswith("(distillation), 0 cannot be told apart from them with n = 3 seeds.")
+
+
+def test_the_control_has_the_means_of_its_networks_beside_the_combinations(summary):
+    rows = narrower.control(summary, networks())
+    assert list(rows.columns[-5:]) == ["kind", "growth", "bytes", "accuracy", "sd"]
+    assert (rows["kind"] == "combination").sum() == len(NODES)
+    bare = rows[rows["kind"] == "int8"]
+    assert list(bare["bytes"]) == [5_000, 20_000] and list(bare["accuracy"]) == pytest.approx([0.705, 0.865])
+    assert list(bare["sd"]) == pytest.approx(2 * [0.01 / 2**0.5])
+    assert narrower.control(summary, networks((0,)))["sd"].isna().all()
+
+
+def test_steps_of_a_training_count_the_last_small_batch():
+    assert narrower.steps(train.Recipe(3, batch_size=32), 65) == 9
+
+
+def test_networks_are_trained_once_and_only_where_the_data_can_have_them(monkeypatch, tiny, tmp_path):
+    monkeypatch.setattr(datasets, "load", lambda name, seed=0: tiny)
+    recipe, cpu = train.Recipe(1, 1e-2, batch_size=50, augmentation="none"), torch.device("cpu")
+    with pytest.raises(ValueError, match="calibration_images=101"):
+        narrower.trained("digits", [0], narrower.Controls([1], 7, 101), recipe, cpu, tmp_path)
+    found = [narrower.trained("digits", [0], narrower.Controls([1], 7, 8), recipe, cpu, tmp_path)]
+    monkeypatch.setattr(train, "fit", None)
+    found.append(narrower.trained("digits", [0], narrower.Controls([1], 7, 8), recipe, cpu, tmp_path))
+    pd.testing.assert_frame_equal(*found)
+    assert {"seed", "growth", "kind", "bytes", "val_accuracy", "accuracy"} <= set(found[0])
+
+
+def test_tables_leave_out_the_reference_coder_where_it_was_not_run(summary):
+    assert list(combinations.bytes_by_count(summary)) == ["node", *combinations.ACCOUNTINGS]
+    without = combinations.bytes_by_count(summary.assign(bytes_nncodec=math.nan))
+    assert "nncodec" not in without and len(without) == len(NODES)
+    half = combinations.half_precision(
+        pd.DataFrame(
+            {
+                "node": ["teacher"],
+                "bytes_file": [4000.0],
+                "bytes_file_float16": [1000.0],
+                "val_accuracy": [0.9],
+                "val_accuracy_float16": [0.89],
+            }
+        )
+    )
+    assert list(half.iloc[0]) == ["teacher", 4.0, 1.0, 75.0, pytest.approx(1.0)]
+
+
+def test_the_front_is_what_none_beats_the_smallest_first(summary):
+    found = combinations.front(summary)
+    assert list(found["bytes_file"]) == sorted(found["bytes_file"])
+    assert "teacher" in set(found["node"]) and NODES[-1] in set(found["node"])
+
+
+def test_effects_are_told_the_largest_first_and_only_where_they_are_certain():
+    rows = [
+        {"measure": measure, "effect": effect, "mean": mean, "verdict": verdict}
+        for measure, effect, mean, verdict in (
+            ("test_accuracy", "kd", 0.01, factorial.HELP),
+            ("test_accuracy", "imp", -0.02, factorial.HURT),
+            ("test_accuracy", "kd × imp", 0.5, factorial.UNKNOWN),
+        )
+    ]
+    said = combinations.told(pd.DataFrame(rows), 3)
+    assert said == (
+        "Effects told from noise with n = 3 seeds, of 3 each: accuracy (points): pruning -2, distillation +1; "
+        "nll (nats): none; bytes (doublings): none."
+    )
+
+
+# --- a run ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def made(teacher_model, tiny):
+    """The models of a tree of pruning and int8, untrained after the teacher's."""
+    masks = prune.shrink_masks(prune.prunable(teacher_model), prune.masks_of(teacher_model), 0.9)
+    pruned = models.duplicate(teacher_model)
+    with torch.no_grad():
+        for name, weight in prune.prunable(pruned).items():
+            weight.mul_(masks[name])
+    dense8, pruned8 = (quantize.apply(model, tiny, calibration_images=16) for model in (teacher_model, pruned))
+    return dict(zip(PAIRED, (teacher_model, pruned, dense8, pruned8), strict=True))
+
+
+@pytest.fixture
+def run(made, study_root):
+    """A run of one seed. Logits are of four images: the pruned network gets one wrong, int8 changes them a little."""
+    rows = table(PAIRED, (0,))
+    for row, (node, model) in zip(rows.to_dict("records"), made.items(), strict=True):
+        folder = study_root / "runs" / "small" / "seed0" / node
+        store.save_model(folder, model)
+        about = {"data": {"name": "digits", "train": 100}, "provenance": {"git_commit": "abc"}}
+        digest = hashlib.sha256(node.encode()).hexdigest()
+        store.write_json(folder / sweep.METRICS, row | about | {"file_sha256": digest})
+        store.write_bytes(folder / sweep.CODED, node.encode())
+        logits = torch.eye(4) * (2.0 if "int8" in node else 2.5)
+        logits[3] = logits[3].flip(0) if "imp" in node else logits[3]
+        store.write_tensors(folder / sweep.LOGITS, {"logits": logits, "labels": torch.arange(4)})
+    return "runs/small"
+
+
+def tree(**given):
+    return read(Tree, TREE | given, "tree")
+
+
+def test_a_run_that_is_not_there_is_named_with_the_command_that_makes_it(study_root):
+    for ask in (combinations.about, combinations.identity, combinations.nodes):
+        with pytest.raises(FileNotFoundError, match=r"runs/smoke: no run here.*make study PROFILE=smoke"):
+            ask("runs/smoke", tree())
+
+
+def test_rows_of_a_run_are_told_by_what_it_left(run, study_root):
+    found = combinations.nodes(run, tree())
+    assert list(found["node"]) == PAIRED and list(found.columns) == sweep.COLUMNS
+    assert combinations.about(run, tree()) == {
+        "profile": "small",
+        "seeds": [0],
+        "data": {"name": "digits", "train": 100},
+        "provenance": {"git_commit": "abc"},
+    }
+    before = combinations.identity(run, tree())
+    assert before == combinations.identity(run, tree()) and len(before) == 2 * len(PAIRED)
+    store.write_json(study_root / run / sweep.LATENCY, {"latency_ms": {}})
+    assert len(combinations.identity(run, tree())) == 2 * len(PAIRED) + 1
+    metrics = study_root / run / "seed0" / "teacher-imp" / sweep.METRICS
+    store.write_json(metrics, store.read_json(metrics) | {"seconds": 7.0})
+    assert len(set(combinations.identity(run, tree())) & set(before)) == 2 * len(PAIRED) - 1
+    (study_root / run / "seed0" / "teacher-int8" / store.TENSORS).write_bytes(b"x")
+    with pytest.raises(store.CheckpointError, match="teacher-int8"):
+        combinations.identity(run, tree())
+
+
+def test_rows_are_made_again_where_a_node_was_and_only_there(run, study_root):
+    def chapter():
+        node = Node("runs/here", "digits", 0)
+        give = {"about": lambda: combinations.about(run, tree()), "key": lambda: combinations.identity(run, tree())}
+        return Chapter(node, **give, tree=tree())
+
+    calls = []
+
+    def count():
+        calls.append(1)
+        return combinations.nodes(run, tree())
+
+    assert chapter().about["profile"] == "small"
+    for _ in range(2):
+        pd.testing.assert_frame_equal(
+            chapter().rows("nodes", count), combinations.nodes(run, tree()), check_dtype=False
+        )
+    assert len(calls) == 1
+    metrics = study_root / run / "seed0" / "teacher-imp" / sweep.METRICS
+    store.write_json(metrics, store.read_json(metrics) | {"seconds": 7.0})
+    assert 7.0 in set(chapter().rows("nodes", count)["seconds"]) and len(calls) == 2
+
+
+def test_effects_of_a_run(run):
+    found = combinations.effects(run, tree(), combinations.nodes(run, tree()))
+    assert list(found["effect"]) == 3 * ["imp", "int8", "imp × int8"]
+    assert list(found["measure"].unique()) == list(combinations.MEASURES)
+    assert combinations.effects(run, tree(stages=[]), combinations.nodes(run, tree(stages=[]))).empty
+
+
+def test_claims_are_of_the_nodes_that_are_there(run):
+    found = combinations.claims_of(run, tree(), combinations.nodes(run, tree()))
+    assert found["best_accuracy"].value == pytest.approx(75.0) and found["best_cost"].value == pytest.approx(25.0)
+    assert found["pruning_helps_int8"].value == 0 and found["svd_worst"] is found["int8_mends"] is None
+    assert found["best_bytes"].value == 22_500  # a quarter of 90,000, the fourth node's
+    assert found["pruned_loses_less"].value == pytest.approx(0, abs=1e-12)  # the same logits in another order
+    alone = combinations.claims_of(run, tree(stages=[]), combinations.nodes(run, tree(stages=[])))
+    assert set(alone.values()) == {None}
+
+
+def test_divergence_is_that_of_the_predictions(run, study_root):
+    p, q = (np.exp(2.5), 1, 1, 1), (np.exp(2.0), 1, 1, 1)
+    p, q = np.array(p) / sum(p), np.array(q) / sum(q)
+    found = combinations.divergence(study_root / run, [0], "teacher", "teacher-int8")
+    assert found.shape == (1, 4) and found == pytest.approx(np.full((1, 4), (p * np.log(p / q)).sum()), rel=1e-6)
+
+
+# --- the audit ------------------------------------------------------------------------------------------------
+
+
+def test_the_paper_does_not_agree_with_itself():
+    relations = audit.relations()
+    assert (relations["reported / implied"] == relations["reported"] / relations["implied"]).all()
+    said = audit.disagree(relations)
+    assert said.startswith(f"5 of {len(relations)} relations agree within a hundredth") and "bytes by the same" in said
+
+
+def test_candidates_are_counted_in_our_own_models(run, made):
+    summary = sweep.summary(combinations.nodes(run, tree()))
+    found = pd.DataFrame(audit.candidates(run, tree(), summary)).set_index("candidate")
+    assert list(found.columns) == ["bytes", "of", "saved %", "from the published", "reproduces it"]
+    living = sum(int((layer.weight != 0).sum()) for layer in models.weight_layers(made["teacher-imp-int8"]).values())
+    assert found.loc["values alone, positions free", "bytes"] == living
+    parts = found.loc[["values alone, positions free", "biases and scales alone, no weight left"], "bytes"].sum()
+    assert found.loc["with biases and scales (the paper's count)", "bytes"] == parts
+    assert (found["saved %"] - 99.84).tolist() == pytest.approx(found["from the published"].tolist())
+    fused = found[found.index.str.contains("batch norm fused")]["bytes"]
+    assert list(fused) in ([0, 0], [])  # [] where torch has no eager quantization any more
+    said = audit.table(found.reset_index())
+    assert said.count("\n| ") == 1 + len(found) and "The published saving would leave" in said
+    told = audit.told(audit.relations(), found.reset_index())
+    assert "20 times fewer" in told and "nearest: " in told
+
+
+def test_without_the_eager_quantization_its_candidates_are_skipped(run, monkeypatch):
+    monkeypatch.setattr(audit, "parameters_left", lambda model, fuse: None)
+    summary = sweep.summary(combinations.nodes(run, tree()))
+    assert len(audit.candidates(run, tree(), summary)) == 6
+
+
+def test_parameters_of_an_eagerly_converted_model_are_its_batch_norms(teacher_model):
+    if (left := audit.parameters_left(teacher_model, fuse=False)) is None:
+        pytest.skip("torch has no eager quantization any more")
+    norms = [m for m in teacher_model.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+    assert left == 4 * sum(p.numel() for m in norms for p in m.parameters())
+    assert audit.parameters_left(teacher_model, fuse=True) == 0
+
+
+def test_a_sparser_network_is_taken_there_in_steps_and_kept(run, tiny, study_root, monkeypatch):
+    monkeypatch.setattr(datasets, "load", lambda name, seed=0: tiny)
+    recipe = train.Recipe(10, 1e-2, batch_size=50, augmentation="none")
+    ask = (run, tree(), "digits", recipe, torch.device("cpu"), study_root / "kept")
+    found = pd.DataFrame(audit.sparser(*ask))
+    assert list(found.columns) == ["sparsity", "accuracy", "needed"] and len(found) == 1 + audit.STEPS
+    assert found["sparsity"].is_monotonic_increasing
+    assert found["sparsity"].iloc[-1] == pytest.approx(found["needed"].iloc[0])
+    monkeypatch.setattr(prune, "trajectory", None)
+    assert pd.DataFrame(audit.sparser(*ask)).equals(found)
+    assert audit.steps(found).startswith(f"Values alone fit at {found['needed'][0]:.2%} zeros. Validation accuracy: ")
+
+
+@pytest.mark.parametrize("stages", [[], ["int8"], ["imp"]])
+def test_without_both_stages_the_audit_says_so(stages, run, study_root):
+    there = tree(stages=stages)
+    assert audit.candidates(run, there, pd.DataFrame()) == []
+    assert audit.sparser(run, there, "digits", train.Recipe(1), torch.device("cpu"), study_root) == []
+    assert audit.table(pd.DataFrame()) == audit.steps(pd.DataFrame()) == audit.NOT_BOTH
+    assert audit.told(audit.relations(), pd.DataFrame()).endswith(audit.NOT_BOTH)

@@ -10,10 +10,11 @@ from studylib import checkpoint, distill, models, multiobjective, objectives, st
 from studylib import data as datasets
 from studylib.data import Augmentation, Split
 from studylib.multiobjective import Proximal, weighted_sum
-from studylib.recipe import AUGMENTATIONS, OPTIMIZERS, SCHEDULES, has_bfloat16, optimizer_of
+from studylib.recipe import OPTIMIZERS, SCHEDULES, has_bfloat16, optimizer_of
 from studylib.train import Recipe
 
 QUICK = Recipe(epochs=3, lr=5e-3, batch_size=32)
+AUGMENTATIONS = ("all", "crops", "small_crops", "none")
 
 
 def without_seconds(history):

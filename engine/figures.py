@@ -215,7 +215,7 @@ def draw_files(folder: Path) -> None:
         points = points.assign(network=named)
     report.style()
     about = {name: store.read_json(folder / name / "about.json") for name in points["profile"].unique()}
-    report.save_figure(files_plot.draw_files(points, marks.MARKS)[0], folder / "files", points, about)
+    report.save_figure(files_plot.draw_files(points, marks.MARKS), folder / "files", points, about)
 
 
 def command() -> None:

@@ -127,7 +127,8 @@ def test_a_new_technique_and_a_new_chapter_touch_nothing_in_the_engine(tmp_path)
         file.write("seen: {notebook: 16_seen, role: chapter, minutes: 1, reads: {parent: teacher-clip}}\n")
     (project / "papermill_params" / "toy.yaml").write_text(
         "study: {dataset: digits, stages: [clip], chapters: [clip, seen]}\nlatency: {compiled: false, repeats: 1}\n"
-        "teacher: {network: {depth: 7, growth: 4}, recipe: {epochs: 1, batch_size: 64}}\nclip: {clipping: {bound: 0.1}}\n"
+        "teacher: {network: {depth: 7, growth: 4}, recipe: {epochs: 1, batch_size: 64}}\n"
+        "clip: {clipping: {bound: 0.1}}\n"
     )
     result = study(project, "--profile", "toy")
     assert result.returncode == 0, result.stdout

@@ -7,7 +7,8 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from studylib import factorial, fronts, plots, report, sweep
+from studylib import factorial, report, sweep
+from studylib.plots import pruning, quantization
 from studylib.plots import sweep as of_sweep
 
 matplotlib.use("Agg")
@@ -81,7 +82,7 @@ def test_few_bits_are_drawn_against_bits_and_bytes():
         for n in ("dense", "pruned")
         for how, b in (("none", 32), ("after training", 4), ("after training", 2), ("in training", 2))
     ]
-    figure = plots.draw_bits(pd.DataFrame(rows))
+    figure = quantization.draw_bits(pd.DataFrame(rows))
     left, right = figure.axes
     assert [list(line.get_xdata()) for line in left.lines[1:3]] == [[2, 4], [2]]
     assert [list(line.get_xdata()) for line in right.lines[:3]] == [[32_000], [2000, 4000], [2000]]
@@ -168,9 +169,9 @@ def test_text_says_the_number_of_seeds(summary):
 
 
 def test_every_way_to_prune_has_a_name_that_a_reader_knows():
-    from studylib import plots, prune
+    from studylib import prune
 
-    assert list(plots.WAYS) == list(prune.METHODS) and len(set(plots.WAYS.values())) == len(plots.WAYS)
+    assert list(pruning.WAYS) == list(prune.METHODS) and len(set(pruning.WAYS.values())) == len(pruning.WAYS)
 
 
 def test_bytes_are_labelled_in_kilobytes_and_plain_numbers():

@@ -71,7 +71,7 @@ def test_what_the_settings_say_is_what_is_trained(tiny):
 def test_the_limits_are_those_of_the_codec(digits, monkeypatch):
     args = {"depth": 7, "growth": 2}
     limits.check_network("densenet", args, digits, "growth=2")
-    model = models.create("densenet", 0, **args, **digits.model_args)
+    model = models.fold_batch_norm(models.create("densenet", 0, **args, **digits.model_args))
     layers = models.weight_layers(model).values()
     numbers = sum(t.numel() for t in model.state_dict().values()) + sum(len(layer.weight) + 2 for layer in layers)
     held, less = (codec.Limits(parameters=most) for most in (numbers, numbers - 1))

@@ -2,30 +2,30 @@ import dataclasses
 import json
 from pathlib import Path
 
-import nbformat
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from studylib import codec, data, distill, frontier, inference, models, objectives, prune, restore, size, sweep, train
+from studylib import codec, data, frontier, inference, models, objectives, prune, restore, size, sweep, train
 from studylib.budget import STOP_AT, Paused
-from studylib.node import Node
+from studylib.settings import SettingError
 from studylib.train import Recipe
 
 STEP = Recipe(epochs=2, lr=5e-3, batch_size=50, views=2)
-PLAN = frontier.Plan(STEP, STEP, dataclasses.replace(STEP, lr=5e-4), (0.0, 0.9), (3, 8), calibration_images=64)
+PLAN = frontier.Shrinking([0.0, 0.9], [3, 8], epochs=2, lr=5e-3, rounding_epochs=2, calibration_images=64)
 
 
 @pytest.fixture(scope="module")
-def lesson(teacher_model):
-    return frontier.Lesson(distill.Teacher(teacher_model))
+def loss(teacher_model, tiny):
+    return frontier.Supervision().loss(teacher_model, tiny)
 
 
 @pytest.fixture(scope="module")
-def made(student_model, tiny, lesson, tmp_path_factory):
+def made(student_model, tiny, loss, tmp_path_factory):
     scratch = tmp_path_factory.mktemp("unfinished")
-    return list(frontier.points(student_model, tiny, PLAN, lesson, seed=0, scratch=scratch))
+    found = frontier.points(student_model, tiny, PLAN, STEP, loss, seed=0, scratch=scratch)
+    return [(sparsity, bits, make()) for sparsity, bits, make in found]
 
 
 def test_every_sparsity_in_every_number_of_bits(made, student_model):
@@ -69,12 +69,12 @@ def test_a_point_is_a_file_with_half_precision_and_what_is_measured_is_that_file
 
 
 def test_what_was_interrupted_goes_on_and_comes_out_the_same(
-    made, student_model, tiny, lesson, tmp_path, monkeypatch, same_tensors
+    made, student_model, tiny, loss, tmp_path, monkeypatch, same_tensors
 ):
-    plan = dataclasses.replace(PLAN, sparsities=(0.0,), bits=(3,))
+    plan = dataclasses.replace(PLAN, sparsities=[0.0], bits=[3])
 
     def again():
-        return next(frontier.points(student_model, tiny, plan, lesson, seed=0, scratch=tmp_path))[2]
+        return next(frontier.points(student_model, tiny, plan, STEP, loss, seed=0, scratch=tmp_path))[2]()
 
     monkeypatch.setenv(STOP_AT, "0")  # long ago
     with pytest.raises(Paused):
@@ -83,62 +83,108 @@ def test_what_was_interrupted_goes_on_and_comes_out_the_same(
     assert same_tensors(again(), made[0][2])
 
 
-def test_a_new_network_is_taught_and_remembers_it(tiny, lesson, tmp_path, student_model, same_tensors):
-    args = student_model.spec["args"]
-    model = frontier.grown("convnet", args, tiny, PLAN, lesson, seed=0, scratch=tmp_path)
+def test_a_new_network_is_taught_and_remembers_it(tiny, loss, tmp_path, student_model, teacher_model, same_tensors):
+    args, how = student_model.spec["args"], {"seed": 0, "device": torch.device("cpu"), "scratch": tmp_path}
+    model = frontier.grown("convnet", args, tiny, STEP, loss, **how)
     assert model.spec["changes"] == [{"technique": "taught", "epochs": 2}] and len(model.history) == 2
-    other = frontier.Lesson(lesson.teacher, alpha=0.0)
-    assert not same_tensors(model, frontier.grown("convnet", args, tiny, PLAN, other, seed=0, scratch=tmp_path))
+    other = frontier.Supervision(alpha=0.0).loss(teacher_model, tiny)
+    assert not same_tensors(model, frontier.grown("convnet", args, tiny, STEP, other, **how))
 
 
-def test_coding_is_its_part_of_the_loss_and_leaves_fewer_bits(student_model, tiny, lesson, tmp_path, monkeypatch):
+def test_coding_is_its_part_of_the_loss_and_leaves_fewer_bits(student_model, tiny, loss, tmp_path, monkeypatch):
     images, labels = tiny.normalize(tiny.train.images[:9]), tiny.train.labels[:9]
-    plain, both = lesson.loss(student_model, images, labels), frontier.Coded(lesson.loss, 4, 0.5)
+    plain, both = loss(student_model, images, labels), frontier.Coded(loss, 4, 0.5)
     total, logits = both(student_model, images, labels)
     many = sum(w.numel() for w in objectives.weights(student_model))
     bits = 8 * objectives.coded_bytes(4)(student_model, None, None) / many
     assert torch.equal(logits, plain[1]) and total.item() == pytest.approx((plain[0] + 0.5 * bits).item())
     monkeypatch.setattr(frontier.qat, "apply", lambda model, *args, **kwargs: models.duplicate(model))
-    longer, left = dataclasses.replace(STEP, epochs=8), []
+    left = []
     for coding in (0.0, 100.0):  # few steps: much of it
-        plan = dataclasses.replace(PLAN, pruning=longer, sparsities=(0.5,), bits=(4,), coding=coding)
-        pruned = next(frontier.points(student_model, tiny, plan, lesson, seed=0, scratch=tmp_path))[2]
+        plan = dataclasses.replace(PLAN, epochs=8, sparsities=[0.5], bits=[4], coding=coding)
+        pruned = next(frontier.points(student_model, tiny, plan, STEP, loss, seed=0, scratch=tmp_path))[2]()
         left.append(objectives.coded_bytes(4)(pruned, None, None).item())
     assert left[1] < 0.97 * left[0]
 
 
+def test_nothing_is_trained_before_it_is_asked_for(student_model, tiny, loss, tmp_path, monkeypatch):
+    monkeypatch.setattr(frontier.prune, "trajectory", lambda *args, **kwargs: pytest.fail("trained"))
+    found = frontier.points(student_model, tiny, PLAN, STEP, loss, seed=0, scratch=tmp_path)
+    assert [(s, b) for s, b, _ in found] == [(0.0, 3), (0.0, 8), (0.9, 3), (0.9, 8)]
+
+
+def test_steps_follow_the_recipe_but_for_epochs_and_rate():
+    recipe = Recipe(epochs=9, lr=0.1, min_lr=1e-4, compile=True, schedule="one_cycle", views=3)
+    plan = frontier.Shrinking(epochs=5, lr=4e-4, rounding_epochs=1)
+    assert plan.pruning(recipe) == dataclasses.replace(recipe, epochs=5, lr=4e-4)
+    rounding = plan.rounding(recipe)  # a tenth of the rate is below the recipe's least
+    assert rounding == dataclasses.replace(recipe, epochs=1, lr=4e-5, min_lr=4e-5, compile=False)
+
+
 @pytest.mark.parametrize(
-    ("wrong", "message"),
+    ("kind", "wrong", "message"),
     [
-        ({"sparsities": (0.9, 0.5)}, "sparsities="),
-        ({"sparsities": ()}, "sparsities="),
-        ({"bits": ()}, "bits="),
-        ({"bits": (4, 4)}, "bits="),
-        ({"bits": (1,)}, "bits="),
-        ({"bits": (9,)}, "bits="),
-        ({"coding": -0.1}, "coding=-0.1"),
-        ({"coding": float("inf")}, "coding=inf"),
+        ("Shrinking", {"sparsities": [0.9, 0.5]}, r"sparsities=\[0.9, 0.5\]: expected rising shares"),
+        ("Shrinking", {"sparsities": []}, "sparsities=.*: expected at least 1 of them"),
+        ("Shrinking", {"sparsities": [1.0]}, r"sparsities\[0\]=1.0: expected below 1"),
+        ("Shrinking", {"bits": []}, "bits=.*: expected at least 1 of them"),
+        ("Shrinking", {"bits": [4, 4]}, r"bits=\[4, 4\]: expected different ones"),
+        ("Shrinking", {"bits": [4, 1]}, r"bits\[1\]=1: expected at least 2"),
+        ("Shrinking", {"bits": [9]}, r"bits\[0\]=9: expected at most 8"),
+        ("Shrinking", {"coding": -0.1}, "coding=-0.1: expected at least 0"),
+        ("Shrinking", {"coding": float("inf")}, "coding=inf: expected a finite number"),
+        ("Shrinking", {"epochs": 0}, "epochs=0: expected at least 1"),
+        ("Shrinking", {"lr": 0.0}, "lr=0.0: expected above 0"),
+        ("Shrinking", {"rounding_epochs": -1}, "rounding_epochs=-1: expected at least 0"),
+        ("Shrinking", {"calibration_images": 0}, "calibration_images=0: expected at least 1"),
+        ("Supervision", {"temperature": 0.0}, "temperature=0.0: expected at least 0.001"),
+        ("Supervision", {"alpha": 1.1}, "alpha=1.1: expected at most 1"),
+        ("Supervision", {"teachers": "x.slnc"}, "teachers='x.slnc': expected a list"),
+        ("Grown", {"networks": ["vgg 4", "vgg 4"]}, "networks=.*: expected different ones"),
+        ("Grown", {"networks": ["resnet 8"]}, "networks: network 'resnet 8': expected one of convnet, densenet"),
+        ("Grown", {"networks": ["convnet"]}, "networks: network 'convnet': expected one of"),
     ],
 )
-def test_a_plan_that_cannot_be_followed_is_refused(wrong, message):
+def test_settings_that_cannot_be_followed_are_refused(kind, wrong, message):
+    with pytest.raises((SettingError, ValueError), match=message):
+        getattr(frontier, kind)(**wrong)
+
+
+@pytest.mark.parametrize(
+    ("networks", "message"),
+    [
+        (["convnet 16", "vgg 300"], "networks='vgg 300': .*numbers, expected at most 67108864"),
+        (["convnet 1025"], "networks='convnet 1025': 4100 in it, expected at most 4096"),
+    ],
+)
+def test_networks_too_large_for_a_file_are_refused_with_the_data(networks, message, digits):
+    frontier.Grown(["densenet 6", "convnet 8"]).against(digits)
     with pytest.raises(ValueError, match=message):
-        dataclasses.replace(PLAN, **wrong)
+        frontier.Grown(networks).against(digits)
 
 
-def test_published_files_teach_together_in_chapter_8(tmp_path):
-    images, root = data.load("digits", 0), Path(__file__).parents[1]
-    files = [str(root / "figures" / "models" / f"digits-teacher-{name}.slnc") for name in ("int8", "imp-int8")]
-    Node(tmp_path / "parent", "digits", 0).finish(restore.apply(files[1], images))
-    cells = [c for c in nbformat.read(root / "notebooks" / "08_frontier.ipynb", 4).cells if c.cell_type == "code"]
-    names = {}
-    exec(cells[0].source, names)
-    names |= {"parent": str(tmp_path / "parent"), "student": "", "out": str(tmp_path / "out"), "teachers": files}
-    exec(cells[1].source, names)
-    seen = images.normalize(images.validation.images[:50])
+FILES = [
+    str(Path(__file__).parents[1] / "figures" / "models" / f"digits-teacher-{name}.slnc")
+    for name in ("int8", "imp-int8")
+]
+
+
+def test_published_files_teach_together(teacher_model, digits):
+    supervision = frontier.Supervision(teachers=FILES)
+    supervision.against(digits)
+    taught = supervision.loss(teacher_model, digits)
+    seen = digits.normalize(digits.validation.images[:50])
     with torch.no_grad():
-        expected = sum(restore.apply(file, images)(seen) for file in files) / 2
-        assert torch.allclose(names["lesson"].teacher(seen), expected, atol=1e-4)
-        assert not torch.allclose(names["teacher"](seen), expected, atol=0.1)
+        expected = sum(restore.apply(file, digits)(seen) for file in FILES) / 2
+        assert torch.allclose(taught.teacher(seen), expected, atol=1e-4)
+        assert not torch.allclose(teacher_model(seen), expected, atol=0.1)
+
+
+def test_files_of_another_seed_or_of_nobody_are_refused():
+    with pytest.raises(ValueError, match=r"teachers: .*of digits, seed 0: expected digits, seed 1"):
+        frontier.Supervision(teachers=FILES).against(data.load("digits", 1))
+    with pytest.raises(ValueError, match=r"teachers: 'x\.slnc': expected a published file"):
+        frontier.Supervision(teachers=["x.slnc"]).against(data.load("digits", 0))
 
 
 RISING = st.lists(st.floats(0, 1, exclude_max=True), unique=True, min_size=2, max_size=8)
@@ -166,15 +212,17 @@ def test_published_points_keep_their_names():
 
 
 @pytest.mark.long
-def test_two_points_that_round_to_one_name_are_both_kept(student_model, tiny, lesson, tmp_path):
-    plan = dataclasses.replace(PLAN, sparsities=(0.9, 0.9001), bits=(4,))
-    made = frontier.points(student_model, tiny, plan, lesson, seed=0, scratch=tmp_path)
-    assert [frontier.name_of("student", s, b) for s, b, _ in made] == ["student-900-4bit", "student-900.1-4bit"]
+def test_two_points_that_round_to_one_name_are_both_kept(student_model, tiny, loss, tmp_path):
+    plan = dataclasses.replace(PLAN, sparsities=[0.9, 0.9001], bits=[4])
+    found = list(frontier.points(student_model, tiny, plan, STEP, loss, seed=0, scratch=tmp_path))
+    assert [frontier.name_of("student", s, b) for s, b, _ in found] == ["student-900-4bit", "student-900.1-4bit"]
+    for _, _, make in found:
+        make()
     left = sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.safetensors"))
     assert len(left) == 4  # two of pruning, two of rounding
 
 
-def test_fewer_images_than_calibrate_by_default_are_enough(student_model, tiny, lesson, tmp_path):
-    plan = frontier.Plan(STEP, STEP, STEP, (0.5,), (4,))
+def test_fewer_images_than_calibrate_by_default_are_enough(student_model, tiny, loss, tmp_path):
+    plan = frontier.Shrinking([0.5], [4], epochs=1, rounding_epochs=1)
     assert plan.calibration_images > len(tiny.train)
-    assert len(list(frontier.points(student_model, tiny, plan, lesson, seed=0, scratch=tmp_path))) == 1
+    assert next(frontier.points(student_model, tiny, plan, STEP, loss, seed=0, scratch=tmp_path))[2]().history

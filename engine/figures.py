@@ -87,7 +87,7 @@ def chapters_done(run: Path) -> list[Path]:
 def publish_chapter(folder: Path, target: Path, profile: str) -> None:
     """Rows, claims and settings of a chapter as one file, and the pictures that it has drawn of them."""
     content = store.read_json(folder / FILE)
-    content["about"] = {"profile": profile, **content["about"]}
+    content["about"] = {"profile": profile, "other_network": naming.another_network(profile), **content["about"]}
     store.write_json(target / f"{content['chapter']}.json", content)
     publish_pictures(folder, target)
 

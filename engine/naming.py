@@ -21,11 +21,11 @@ def teacher_kind(profile: str) -> str:
 
 
 def another_network(profile: str) -> str:
-    """A verdict on what is said of the paper's own network, if the profile's teacher is another; else empty."""
+    """The profile's networks in words, if its teacher is not the paper's own; else empty."""
     if _teacher(profile) is None:
         return ""
     ours = teacher_name(profile).removesuffix(TRAINED_ON)
-    return "" if ours == f"{DENSENET}-{claims.PAPER_DEPTH}" else f"{claims.NOT_COMPARABLE}: {ours} and its student"
+    return "" if ours == f"{DENSENET}-{claims.PAPER_DEPTH}" else f"{ours} and its student"
 
 
 def teacher_name(profile: str) -> str:

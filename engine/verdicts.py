@@ -56,6 +56,5 @@ def _of_study(folder: Path, profile: str, about: dict) -> list[dict]:
         elif node and len(found) == 1 and found[0].low != found[0].low and abs(found[0].value - node.value) < CENT:
             where, found = f"{number}, interval by its nodes" if node.low == node.low else number, [node]
         for each in found:
-            row = {"chapter": where, **verdicts.row(claim, each, claims.PAPER_DATA)}
-            rows.append(row | {"verdict": other} if other and claim.own else row)
+            rows.append({"chapter": where, **verdicts.row(claim, each, claims.PAPER_DATA, other)})
     return rows

@@ -74,8 +74,6 @@ def test_style_is_sharp_enough_to_print():
     assert plt.rcParams["pdf.fonttype"] == 42  # text stays text
 
 
-
-
 def test_few_bits_are_drawn_against_bits_and_bytes():
     rows = [
         {"network": n, "rounding": how, "bits": b, "accuracy": 0.5 + b / 100, "bytes": 1000 * b}

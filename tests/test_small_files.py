@@ -8,7 +8,7 @@ import pytest
 from studylib import claims, frontier, marks, quantize, store
 from studylib.experiments import small_files
 from studylib.node import Node
-from studylib.plots.frontier import draw_frontier
+from studylib.plots.files import draw_files
 from studylib.recipe import Recipe
 from studylib.tree.chapter import Chapter
 
@@ -137,7 +137,7 @@ def test_the_figure_has_stars_where_others_have_files_of_these_data():
     assert marks.of_data("digits") == () and marks.of_data("cifar10") == marks.MARKS
 
     def stars(dataset):
-        lines = draw_frontier(POINTS, marks.of_data(dataset)).axes[0].lines
+        lines = draw_files(POINTS, marks.of_data(dataset)).axes[0].lines
         return sum(line.get_marker() == "*" for line in lines)
 
     assert (stars("digits"), stars("cifar10")) == (0, len(marks.MARKS))

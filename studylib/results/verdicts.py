@@ -68,12 +68,13 @@ def _would_decide(claim: Claim, measured: Measured) -> str:
     )
 
 
-def rows(chapter: str, measured: Found, dataset: str) -> list[dict]:
+def rows(chapter: str, measured: Found, dataset: str, other: str = "") -> list[dict]:
     """Every claim of ``chapter`` beside what was measured: rows of claim (its key) and :data:`COLUMNS`.
 
     Args:
         measured: key of :data:`studylib.claims.CLAIMS` → what was measured, or several, each against another rival; a
             claim that is left out was not measured.
+        other: the network that was measured, where it is not the paper's own: what is said of that is not comparable.
 
     Raises:
         KeyError: a key that is no claim of ``chapter``.
@@ -83,22 +84,23 @@ def rows(chapter: str, measured: Found, dataset: str) -> list[dict]:
         if key not in claims:
             raise KeyError(f"{key!r}: expected one of the claims of {chapter}: {', '.join(claims)}")
     return [
-        {"claim": key, **row(claim, found, dataset)}
+        {"claim": key, **row(claim, found, dataset, other)}
         for key, claim in claims.items()
         for found in _several(measured.get(key)) or [None]
     ]
 
 
-def row(claim: Claim, found: Measured | None, dataset: str) -> dict[str, str]:
-    """The cells of :data:`COLUMNS` for one claim."""
+def row(claim: Claim, found: Measured | None, dataset: str, other: str = "") -> dict[str, str]:
+    """The cells of :data:`COLUMNS` for one claim; ``other`` as for :func:`rows`."""
     says = statement(claim) + (f" (against the {found.against})" if found and found.against else "")
-    return dict(zip(COLUMNS, (says, claim.where, text(found, claim.unit), verdict(claim, found, dataset)), strict=True))
+    judged = f"{NOT_COMPARABLE}: {other}" if found and other and claim.own else verdict(claim, found, dataset)
+    return dict(zip(COLUMNS, (says, claim.where, text(found, claim.unit), judged), strict=True))
 
 
-def table(chapter: str, measured: Found, dataset: str) -> str:
+def table(chapter: str, measured: Found, dataset: str, other: str = "") -> str:
     """:func:`rows` in Markdown."""
     lines = [f"| {' | '.join(COLUMNS)} |", "|---|---|---:|---|"]
-    lines += [f"| {' | '.join(row[name] for name in COLUMNS)} |" for row in rows(chapter, measured, dataset)]
+    lines += [f"| {' | '.join(row[name] for name in COLUMNS)} |" for row in rows(chapter, measured, dataset, other)]
     return "\n".join(lines)
 
 

@@ -113,7 +113,8 @@ class Chapter:
             self._claims = {key: found for key, found in make().items() if found is not None}
             measured = self._claims
             self._save()
-        display(Markdown(verdicts.table(stage, measured, self.about["data"]["name"])))
+        other = self.about.get("other_network", "")
+        display(Markdown(verdicts.table(stage, measured, self.about["data"]["name"], other)))
 
     def _key(self) -> list:
         specs = []
@@ -181,6 +182,6 @@ class Beside:
         """What it measured for the paper's claims, if anything."""
         if self.published and self.published.content["claims"]:
             measured = verdicts.from_json(self.published.content["claims"])
-            data = self.published.about["data"]["name"]
-            display(Markdown(f"*{self.folder}. {report.where_from(self.published.about)}*"))
-            display(Markdown(verdicts.table(stage, measured, data)))
+            about = self.published.about
+            display(Markdown(f"*{report.where_from(about)}*"))
+            display(Markdown(verdicts.table(stage, measured, about["data"]["name"], about.get("other_network", ""))))

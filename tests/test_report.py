@@ -168,21 +168,6 @@ def test_ways_to_train_have_a_panel_a_sparsity_and_a_ring_where_none_beats_them(
     assert [text.get_text() for text in figure.axes[1].get_legend().get_texts()] == ["a", "b", "not beaten"]
 
 
-def test_few_bits_are_drawn_against_bits_and_bytes():
-    rows = [
-        {"network": n, "rounding": how, "bits": b, "accuracy": 0.5 + b / 100, "bytes": 1000 * b}
-        for n in ("dense", "pruned")
-        for how, b in (("none", 32), ("after training", 4), ("after training", 2), ("in training", 2))
-    ]
-    figure = plots.draw_bits(pd.DataFrame(rows))
-    left, right = figure.axes
-    assert [list(line.get_xdata()) for line in left.lines[1:3]] == [[2, 4], [2]]
-    assert [list(line.get_xdata()) for line in right.lines[:3]] == [[32_000], [2000, 4000], [2000]]
-    assert list(left.lines[1].get_ydata()) == pytest.approx([52, 54]) and right.get_xscale() == "log"
-    names = [t.get_text() for t in figure.legends[0].get_texts()]
-    assert names == ["dense", "pruned", "after training", "in training", "floats"]
-
-
 def test_effects_are_filled_only_where_the_verdict_is_certain():
     common = {"image_low": 0.0, "image_high": 0.2, "seed_low": 0.05, "seed_high": 0.3, "seeds": 3}
     rows = [

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from studylib import factorial, report, sweep
-from studylib.plots import pruning, quantization
+from studylib.plots import pruning
 from studylib.plots import sweep as of_sweep
 
 matplotlib.use("Agg")
@@ -74,19 +74,110 @@ def test_style_is_sharp_enough_to_print():
     assert plt.rcParams["pdf.fonttype"] == 42  # text stays text
 
 
-def test_few_bits_are_drawn_against_bits_and_bytes():
-    rows = [
-        {"network": n, "rounding": how, "bits": b, "accuracy": 0.5 + b / 100, "bytes": 1000 * b}
-        for n in ("dense", "pruned")
-        for how, b in (("none", 32), ("after training", 4), ("after training", 2), ("in training", 2))
+def test_the_tree_shows_every_node_with_its_numbers(summary):
+    figure = plots.draw_tree(summary)
+    shown = texts(figure)
+    assert shown.count("saves") == len(NODES) == len(figure.axes[0].patches)
+    assert len(figure.axes[0].lines) == len(NODES) - 1  # an edge to each parent
+    for _, row in summary.iterrows():
+        technique = report.label(row["node"].rpartition("-")[2])
+        assert f"{technique}\n{100 * row['test_accuracy']:.1f} %\nsaves {100 * row['saved']:.1f} %" in shown
+
+
+def test_boxes_of_the_tree_do_not_overlap(summary):
+    boxes = [patch.get_window_extent() for patch in plots.draw_tree(summary).axes[0].patches]
+    for i, a in enumerate(boxes):
+        assert not any(a.overlaps(b) for b in boxes[i + 1 :])
+
+
+def test_a_tree_of_one_node_is_drawn():
+    assert "teacher" in texts(plots.draw_tree(sweep.summary(table(["teacher"]))))
+
+
+@pytest.mark.parametrize("seeds", [(0,), (0, 1)])
+def test_the_front_shows_every_node(seeds):
+    summary = sweep.summary(table(NODES, seeds))
+    figure = fronts.draw_front(summary)
+    assert [t.get_text() for t in figure.legends[0].get_texts()] == [report.label(node) for node in NODES]
+    for axis, column in zip(figure.axes, ("bytes_file", "bytes_nonzero"), strict=True):
+        marks = [container.lines[0] for container in axis.containers]
+        assert axis.get_xscale() == "log" and axis.get_xlim() == figure.axes[0].get_xlim()
+        assert [mark.get_xdata()[0] for mark in marks] == pytest.approx(list(summary[column]))
+        assert [mark.get_ydata()[0] for mark in marks] == pytest.approx(list(100 * summary["test_accuracy"]))
+
+
+def test_marks_of_the_front_tell_the_nodes_apart(summary):
+    containers = fronts.draw_front(summary).axes[0].containers
+    looks = [
+        (m.get_marker(), str(m.get_color()), str(m.get_markerfacecolor())) for m in (c.lines[0] for c in containers)
     ]
-    figure = quantization.draw_bits(pd.DataFrame(rows))
-    left, right = figure.axes
-    assert [list(line.get_xdata()) for line in left.lines[1:3]] == [[2, 4], [2]]
-    assert [list(line.get_xdata()) for line in right.lines[:3]] == [[32_000], [2000, 4000], [2000]]
-    assert list(left.lines[1].get_ydata()) == pytest.approx([52, 54]) and right.get_xscale() == "log"
+    assert len(set(looks)) == len(NODES)
+
+
+def test_curves_show_the_history_and_the_kept_epoch():
+    figure = plots.draw_curves(history(), "a title")
+    shown = texts(figure)
+    for part in ("a title", "loss (nats)", "accuracy (%)", "training views", "validation", "kept epoch"):
+        assert part in shown
+    loss, accuracy = figure.axes
+    assert list(loss.lines[0].get_ydata()) == pytest.approx([0.1, 0.2, 0.3, 0.4])
+    assert list(accuracy.lines[1].get_ydata()) == pytest.approx([10, 20, 30, 40])
+    assert set(loss.lines[2].get_xdata()) == {2}  # the last epoch that was better than all before
+
+
+def test_classes_and_reliability_show_their_rows():
+    classes = pd.DataFrame({"class": ["cat", "dog"], "accuracy": [0.75, 0.9]})
+    bins = pd.DataFrame({"confidence": [0.5, 0.9], "accuracy": [0.6, 0.8], "images": [10, 30]})
+    left, right = plots.draw_classes_and_reliability(classes, bins).axes
+    assert [bar.get_width() for bar in left.patches] == pytest.approx([75, 90])
+    assert right.collections[0].get_offsets().tolist() == [[50, 60], [90, 80]]
+    assert plots.mean_confidence(bins) == pytest.approx(0.8)
+
+
+def test_the_control_shows_every_node_the_front_and_the_dense_networks(summary):
+    controls = pd.DataFrame(
+        {"kind": ["float32", "int8"], "bytes": [9e4, 3e4], "accuracy": [0.9, 0.89], "sd": [0.01, 0]}
+    )
+    figure, front = fronts.draw_control(summary, controls)
+    expected = summary[factorial.pareto(summary, "bytes_file", "test_accuracy")]
+    assert set(front) == set(expected["node"])
+    assert len(figure.axes[0].containers) == len(NODES) + 2
     names = [t.get_text() for t in figure.legends[0].get_texts()]
-    assert names == ["dense", "pruned", "after training", "in training", "floats"]
+    assert {"front", "narrower dense network, int8", *map(report.label, NODES)} == {*names} - {
+        "narrower dense network, float32"
+    }
+
+
+def test_ways_to_train_have_a_panel_a_sparsity_and_a_ring_where_none_beats_them():
+    rows = [
+        {"way": way, "sparsity": sparsity, "bytes": size + seed, "test_accuracy": accuracy + 0.02 * seed}
+        for way, sparsity, size, accuracy in (("a", 0.5, 5000, 0.8), ("b", 0.5, 6000, 0.7), ("a", 0.9, 1000, 0.6))
+        for seed in (0, 1)
+    ]
+    figure, mean = fronts.draw_ways(pd.DataFrame([*rows, rows[0] | {"bytes": None}]), ["a", "b"])
+    assert [axis.get_title() for axis in figure.axes] == ["90 % zeros", "50 % zeros"]
+    assert mean["front"].tolist() == [True, False, True]
+    assert mean["bytes"].tolist() == [5000.5, 6000.5, 1000.5]
+    assert mean["test_accuracy_sd"].tolist() == pytest.approx(3 * [0.02 / 2**0.5])
+    rings = [axis.collections[-1].get_offsets().tolist() for axis in figure.axes]
+    assert rings == [[pytest.approx([1.0005, 61])], [pytest.approx([5.0005, 81])]]
+    assert [text.get_text() for text in figure.axes[1].get_legend().get_texts()] == ["a", "b", "not beaten"]
+
+
+def test_effects_are_filled_only_where_the_verdict_is_certain():
+    common = {"image_low": 0.0, "image_high": 0.2, "seed_low": 0.05, "seed_high": 0.3, "seeds": 3}
+    rows = [
+        {"measure": m, "effect": e, "mean": 0.1, "verdict": v, **common}
+        for m in ("test_accuracy", "test_nll")
+        for e, v in (("kd", factorial.HELP), ("kd × imp", factorial.UNKNOWN))
+    ]
+    accuracy, nll = plots.draw_effects(pd.DataFrame(rows)).axes
+    assert [line.get_markerfacecolor() for line in accuracy.lines if line.get_marker() == "o"] == ["black", "white"]
+    assert [line.get_xdata()[0] for line in accuracy.lines if line.get_marker() == "o"] == pytest.approx(
+        [10, 10]
+    )  # points
+    assert [line.get_xdata()[0] for line in nll.lines if line.get_marker() == "o"] == pytest.approx([0.1, 0.1])
+    assert [t.get_text() for t in accuracy.get_yticklabels()] == ["distillation", "distillation × pruning"]
 
 
 def test_a_table_is_saved_with_where_it_comes_from(study_root):

@@ -45,7 +45,7 @@ def draw_kinds(rows: pd.DataFrame) -> Figure:
     """
     figure, axes = plt.subplots(1, 3, figsize=(9, 2.6), layout="constrained")
     shown = rows.assign(kilobytes=rows["bytes"] / 1000)
-    labels = {"nll": "validation NLL (nats)", "kilobytes": "parameters (kB of 1,000 bytes)", "ms": "ms a batch"}
+    labels = {"nll": "validation NLL (nats)", "kilobytes": "parameters (1,000 bytes)", "ms": "ms a batch"}
     for axis, (column, label) in zip(axes, labels.items(), strict=True):
         axis.bar(shown["kind"], shown[column], color=sns.color_palette("colorblind")[: len(shown)])
         axis.set(ylabel=label)

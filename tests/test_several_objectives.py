@@ -156,11 +156,12 @@ def test_what_is_dominated_is_held_against_both_sums_and_said_in_words():
     said = several.most(rows, STAGES[0], RIVALS[0])
     assert said.startswith(f"one-shot, most by {METHOD} (60.0%); {METHOD} +10.0 points over the weighted sum (")
     assert several.lift(rows, METHOD) == pytest.approx(100 / 9)
-    measured = several.claims_of(rows, pd.DataFrame([{"way": METHOD, **dict.fromkeys(several.RAISES, 2.5)}]), RIVALS[1])
-    assert measured["moo_one_shot"].value == pytest.approx(20) and measured["moo_one_shot"].n == 2
-    assert measured["moo_common"].value == 2.5
+    measured = several.claims_of(rows, pd.DataFrame([{"way": METHOD, **dict.fromkeys(several.RAISES, 2.5)}]))
+    against = {each.against: each for each in measured["moo_one_shot"]}
+    assert list(against) == list(RIVALS) and against[RIVALS[1]].value == pytest.approx(20)
+    assert against[RIVALS[1]].n == 2 and measured["moo_common"][0].value == 2.5
     nothing = pd.DataFrame(columns=["way", *several.RAISES])  # the method's training did not stay finite
-    assert math.isnan(several.claims_of(rows, nothing, RIVALS[1])["moo_common"].value)
+    assert math.isnan(several.claims_of(rows, nothing)["moo_common"][0].value)
 
 
 def test_the_three_highest_are_those_of_a_stage_and_sparsity():

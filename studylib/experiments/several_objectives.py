@@ -310,15 +310,17 @@ def on_front(rows: pd.DataFrame, classes: int) -> str:
     return ", ".join(dict.fromkeys(rows[rows["front"] & (rows["test_accuracy"] > 2 / classes)]["way"]))
 
 
-def claims_of(hypervolume: pd.DataFrame, steps: pd.DataFrame, rival: str) -> dict[str, claims.Measured]:
-    """What the thesis's method says of its claims, against ``rival``."""
+def claims_of(hypervolume: pd.DataFrame, steps: pd.DataFrame) -> dict[str, list[claims.Measured]]:
+    """What the thesis's method says of its claims, against each of the weighted sums."""
     found = {}
     for key, stage in zip(("moo_one_shot", "moo_tuned"), comparison.STAGES, strict=True):
-        row = _against(hypervolume, rival).loc[(stage, comparison.METHOD)]
-        points = 100 * row[["gain", "low", "high"]].astype(float)
-        found[key] = claims.Measured(*points, n=int(row["seeds"]))
+        found[key] = []
+        for rival in comparison.RIVALS:
+            row = _against(hypervolume, rival).loc[(stage, comparison.METHOD)]
+            points = 100 * row[["gain", "low", "high"]].astype(float)
+            found[key].append(claims.Measured(*points, n=int(row["seeds"]), against=rival))
     raised = steps[steps["way"] == comparison.METHOD][RAISES].to_numpy()
-    return found | {"moo_common": claims.Measured(raised.max() if raised.size else float("nan"))}
+    return found | {"moo_common": [claims.Measured(raised.max() if raised.size else float("nan"))]}
 
 
 def _against(hypervolume: pd.DataFrame, rival: str) -> pd.DataFrame:

@@ -80,6 +80,18 @@ def records_of(stage: str, sections: dict[str, dict]) -> dict[str, Any]:
         raise parameters.ParameterError(f"{stage}.{error}") from error
 
 
+def settings_of_nodes(sections: dict[str, dict]) -> dict[str, dict]:
+    """The settings that decide the nodes' numbers, what a profile leaves out among them: stage → record → values."""
+    stages = (chapters.root(), *sections["study"]["stages"])
+    found: dict[str, dict] = {"study": {"dataset": sections["study"]["dataset"]}}
+    for stage in stages:
+        own = parameters.of_node(stage, sections)
+        found[stage] = {
+            name: dataclasses.asdict(record) for name, record in records_of(stage, sections).items() if name in own
+        }
+    return found
+
+
 def _against(name: str, record: Any, loaded) -> None:
     """What only the data can say of a record, by its method ``against``, if it has one."""
     try:

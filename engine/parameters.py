@@ -141,12 +141,6 @@ def early_nodes(sections: dict[str, dict], run: Path) -> list[str]:
     return [] if all(file.exists() for file in files) else [file.relative_to(ROOT).as_posix() for file in files]
 
 
-def of_nodes(sections: dict[str, dict]) -> dict[str, dict]:
-    """The settings that decide the nodes' numbers: data set, and of each stage's section what its node's cells use."""
-    stages = (declarations.root(), *sections["study"]["stages"])
-    return {"study": {"dataset": sections["study"]["dataset"]}} | {stage: of_node(stage, sections) for stage in stages}
-
-
 def of_node(stage: str, sections: dict[str, dict]) -> dict:
     """The parameters of a stage's section that its node, and not only its chapter, uses."""
     used = code.names(notebooks()[stage], lesson=False)

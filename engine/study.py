@@ -20,7 +20,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from engine import chapters, compare, parameters, warm
-from engine.check import check_values
+from engine.check import check_values, settings_of_nodes
 from engine.dry import without_writing
 from engine.lock import hold
 from engine.machine import refusals
@@ -270,7 +270,7 @@ def write_about(run: Path, sections: dict[str, dict]) -> None:
         with refusals(run):
             made = {seed: store.read_json(path) for seed, path in kept.items() if path.exists()}
             digests = {str(seed): each["provenance"].get("data_sha256", "") for seed, each in made.items()}
-            store.write_json(run / "study.json", {"settings": parameters.of_nodes(sections), "data_sha256": digests})
+            store.write_json(run / "study.json", {"settings": settings_of_nodes(sections), "data_sha256": digests})
     except store.CheckpointError as error:
         sys.exit(f"{error}{store.REMEDY}")
 

@@ -49,9 +49,9 @@ def test_more_seeds_on_either_side_make_it_narrower(published, rerun, deviation)
 
 
 def test_other_data_and_other_settings_are_named_with_both_values():
-    ours = {"settings": {"imp": {"rounds": 6}}, "data_sha256": {"0": "a", "1": "b"}}
+    ours = {"settings": {"imp": {"pruning": {"rounds": 6}}}, "data_sha256": {"0": "a", "1": "b"}}
     assert agreement.differences(ours, ours) == []
-    theirs = {"settings": {"imp": {"rounds": 10}}, "data_sha256": {"0": "a", "1": "c"}}
+    theirs = {"settings": {"imp": {"pruning": {"rounds": 10}}}, "data_sha256": {"0": "a", "1": "c"}}
     said = " ".join(agreement.differences(ours, theirs))
-    assert "other data" in said and "imp.rounds is 6, published 10" in said
+    assert "other data" in said and "imp.pruning.rounds is 6, published 10" in said
     assert len(agreement.differences(ours, {})) == 2

@@ -65,7 +65,7 @@ def differences(ours: dict, published: dict) -> list[str]:
     """In what two studies differ besides their numbers, a sentence each; [] where nothing is known to.
 
     Args:
-        ours, published: each may hold ``settings`` (section → parameter → value) and ``data_sha256`` (seed → digest).
+        ours, published: each may hold ``settings`` (dictionaries in one another) and ``data_sha256`` (seed → digest).
     """
     found = []
     mine, theirs = (about.get("data_sha256") or {} for about in (ours, published))
@@ -76,9 +76,17 @@ def differences(ours: dict, published: dict) -> list[str]:
     mine, theirs = (about.get("settings") for about in (ours, published))
     if not mine or not theirs:
         return [*found, "settings not compared: one of the two does not record them"]
-    for section in sorted(mine.keys() | theirs.keys()):
-        here, there = mine.get(section, {}), theirs.get(section, {})
-        for name in sorted(here.keys() | there.keys()):
-            if here.get(name) != there.get(name):
-                found.append(f"other settings: {section}.{name} is {here.get(name)!r}, published {there.get(name)!r}")
+    here, there = _flat(mine), _flat(theirs)
+    return found + [
+        f"other settings: {name} is {here.get(name)!r}, published {there.get(name)!r}"
+        for name in sorted(here.keys() | there.keys())
+        if here.get(name) != there.get(name)
+    ]
+
+
+def _flat(settings: dict, name: str = "") -> dict:
+    """Dictionaries in one another as one, its names with dots."""
+    found = {}
+    for key, value in settings.items():
+        found |= _flat(value, f"{name}{key}.") if isinstance(value, dict) else {f"{name}{key}": value}
     return found

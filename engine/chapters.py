@@ -87,6 +87,11 @@ def table() -> str:
     return of("table")[0]
 
 
+def minutes(keys: list[str]) -> float:
+    """How long those chapters take, as they say themselves."""
+    return sum(declared()[key].minutes for key in keys)
+
+
 def techniques() -> list[str]:
     """In the order in which they are applied."""
     return of("technique")

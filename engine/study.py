@@ -94,6 +94,8 @@ def main() -> None:
         if shutil.which("setpriv"):  # Snakemake ends with this process, however it ends; on TERM it waits for its jobs
             command = ["setpriv", "--pdeathsig", "KILL", *command]
         code, paused = 0, False
+        if chosen is not None and not dry:
+            print(f"About {chapters.minutes(chosen):g} minutes on one core, once the nodes are there:", flush=True)
         if chosen is not None:
             command += ["--", *(f"chapter_{stage}" for stage in chosen)]
         elif not dry and not args.snakemake and (early := parameters.early_nodes(sections, run)):

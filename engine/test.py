@@ -22,11 +22,10 @@ SMOKE = ["make", "--no-print-directory", "study", "PROFILE=smoke"]
 # The commands of each step, and how many of them run side by side.
 LONG_STEPS = {
     "smoke study": (1, [SMOKE]),
-    "long tests and the stored notebooks": (
-        2,
+    "long tests": (
+        1,
         [
             ["pytest", "-q", "tests", "-m", "long"],
-            *(["pytest", "-q", *NBVAL, chapter] for chapter in CHAPTERS),
         ],
     ),
 }
@@ -38,7 +37,7 @@ STEPS = {
         [
             ["pytest", "-q", "tests", "--ignore=tests/notebooks", "-m", "not long", "--cov", "--cov-report=term"],
             ["pytest", "-q", "tests/notebooks", "-m", "not long"],
-            *(["pytest", "-q", *NBVAL, chapter] for chapter in REDUCED),
+            *(["pytest", "-q", *NBVAL, chapter] for chapter in (*REDUCED, *CHAPTERS)),
         ],
     ),
 }

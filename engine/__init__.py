@@ -1,4 +1,4 @@
-"""What runs the study: Snakemake over papermill. studylib knows nothing of it."""
+"""What runs the study and publishes it by the Makefile's commands: Snakemake over papermill. No chapter uses it."""
 
 import sys
 

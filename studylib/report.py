@@ -69,29 +69,29 @@ def show_published(name: str, caption: str) -> None:
     display(Markdown(f"*{said}*"))
 
 
-def show_study(about: dict) -> None:
-    """Says in a notebook which study it shows: data set, seeds, commit, hardware, date."""
+def show_study(about: dict, published: str = "") -> None:
+    """Says in a notebook whether it shows the study in the folder ``published`` or rows made here, and their origin."""
     from IPython.display import Markdown, display
 
-    display(Markdown(f"*{where_from(about).replace('Made of', 'This page is of', 1)}*"))
+    shown = f"the study published in `{published}`" if published else "rows that were made here"
+    display(Markdown(f"*This page shows {shown}. {where_from(about)}".strip() + "*"))
 
 
 def where_from(about: dict) -> str:
-    """Data set, seeds, commit, hardware and date of published rows in a sentence; empty where they do not say."""
+    """Data set, profile, seeds, commit, date and hardware of rows in a sentence; empty where they do not say."""
     data, made = about.get("data", {}), about.get("provenance", about)
     seeds = about.get("seeds", [data["seed"]] if "seed" in data else [])
-    profile = f"profile {about['profile']}" if about.get("profile") else ""
     said = {
-        "": data.get("name"),
-        " ": profile,
-        "seed": seeds,
+        "data set": data.get("name"),
+        "profile": about.get("profile"),
+        "seeds" if len(seeds) > 1 else "seed": seeds,
         "commit": made.get("git_commit"),
+        "of": (made.get("date") or "")[:10],
         "on": made.get("hardware"),
     }
-    said |= {"dated": (made.get("date") or "")[:10]}
     listed = {key: ", ".join(map(str, value)) if isinstance(value, list) else value for key, value in said.items()}
-    found = "; ".join(f"{key} {value}".strip() for key, value in listed.items() if value)
-    return f"Made of {found}." if found else ""
+    found = "; ".join(f"{key} {value}" for key, value in listed.items() if value).replace("; of ", " of ")
+    return f"{found[0].upper()}{found[1:]}." if found else ""
 
 
 def _records(rows: pd.DataFrame) -> list[dict]:

@@ -63,46 +63,18 @@ def test_a_record_that_studylib_does_not_have_is_named(tmp_path, monkeypatch):
         chapters.declared()["imp"].record("pruning")
 
 
-TECHNIQUE = '''"""Every weight below a bound is zero."""
-from typing import Annotated
-
-import torch
-from pydantic import Field
-from torch import nn
-
-from studylib import models
-from studylib.settings import record
-
-
-@record
-class Clipping:
-    bound: Annotated[float, Field(ge=0, le=1, description="weights below it go")] = 0.01
-
-
-def apply(model: nn.Module, *, bound: float) -> nn.Module:
-    small = models.duplicate(model)
-    with torch.no_grad():
-        for layer in models.weight_layers(small).values():
-            layer.weight[layer.weight.abs() < bound] = 0
-    return models.with_change(small, "clip", {"bound": bound}, history=[])
-'''
-PARAMETERS = """out: str = "runs/notebooks/15_clip"  # folder to write
+SECTION = (ROOT / "README.md").read_text(encoding="utf-8").partition("## Add a technique")[2].partition("\n### ")[0]
+MODULE, PARAMETERS, STAGE, LESSON, LINE = re.findall(r"^```\w+\n(.*?)^```$", SECTION, flags=re.M | re.S)
+PROFILE = re.search(r"^4\. .*`(clip: .*)`\.$", SECTION, flags=re.M)[1]
+SEEN_PARAMETERS = """out: str = "runs/notebooks/10_seen"  # folder to write
 published: str = ""  # a study that is shown
 parent: str = ""  # folder of the model
 study: dict = {"dataset": "digits"}  # what it is run on
 """
-STAGE = """from studylib import clip
-from studylib.node import Node
-from studylib.settings import read
-
-node = Node.of(out, study, "15_clip", published)
-clipping = read(clip.Clipping, clipping, "clipping")
-metrics = node.make(lambda: node.reuse(reuse) or clip.apply(node.load(parent), bound=clipping.bound))"""
-CHAPTER = """from studylib import claims
-from studylib.node import Node
+SEEN = """from studylib.node import Node
 from studylib.tree.chapter import Chapter
 
-node = Node.of(out, study, NAME, published)
+node = Node.of(out, study, "10_seen", published)
 chapter = Chapter(node, reads=[parent])
 zeros = chapter.rows("zeros", lambda: [{"zeros": sum(int((p == 0).sum()) for p in node.load(parent).parameters())}])
 chapter.verdicts("toy", dict)"""
@@ -115,31 +87,29 @@ def notebook(path, parameters_cell, *cells):
     nbformat.write(nbformat.v4.new_notebook(cells=made, metadata=kernel), path)
 
 
-def test_a_new_technique_and_a_new_chapter_touch_nothing_in_the_engine(tmp_path):
+def test_what_the_readme_says_of_a_new_technique_is_enough_and_so_is_a_new_chapter(tmp_path):
     project = copy_project(tmp_path / "copy")
-    (project / "studylib" / "clip.py").write_text(TECHNIQUE)
-    own = 'reuse: str = ""  # a folder with it\nclipping: dict = {"bound": 0.01}  # how much\n'
-    shown = CHAPTER.replace("node = Node.of(out, study, NAME, published)\n", "")
-    notebook(project / "notebooks/15_clip.ipynb", PARAMETERS + own, (STAGE, []), (shown, ["lesson"]))
-    notebook(project / "notebooks/16_seen.ipynb", PARAMETERS, (CHAPTER.replace("NAME", '"16_seen"'), []))
+    assert "`studylib/clip.py`" in SECTION and "`notebooks/09_clip.ipynb`" in SECTION
+    (project / "studylib/clip.py").write_text(MODULE)
+    notebook(project / "notebooks/09_clip.ipynb", PARAMETERS, (STAGE, []), (LESSON, ["lesson"]))
+    notebook(project / "notebooks/10_seen.ipynb", SEEN_PARAMETERS, (SEEN, []))
     with (project / "papermill_params" / "chapters.yaml").open("a") as file:
-        file.write("clip: {notebook: 15_clip, role: technique, minutes: 1, records: {clipping: clip.Clipping}}\n")
-        file.write("seen: {notebook: 16_seen, role: chapter, minutes: 1, reads: {parent: teacher-clip}}\n")
+        file.write(f"{LINE}seen: {{notebook: 10_seen, role: chapter, minutes: 1, reads: {{parent: teacher-clip}}}}\n")
     (project / "papermill_params" / "toy.yaml").write_text(
         "study: {dataset: digits, stages: [clip], chapters: [clip, seen]}\nlatency: {compiled: false, repeats: 1}\n"
-        "teacher: {network: {depth: 7, growth: 4}, recipe: {epochs: 1, batch_size: 64}}\n"
-        "clip: {clipping: {bound: 0.1}}\n"
+        f"teacher: {{network: {{depth: 7, growth: 4}}, recipe: {{epochs: 1, batch_size: 64}}}}\n{PROFILE}\n"
     )
     result = study(project, "--profile", "toy")
     assert result.returncode == 0, result.stdout
     run = project / "runs" / "toy"
     table = pd.read_csv(run / "sweep.csv").set_index("node")
     assert list(table.index) == ["teacher", "teacher-clip"] and table["sparsity"]["teacher-clip"] > 0
-    for chapter in ("15_clip", "16_seen"):
+    assert json.loads((run / "seed0/teacher-clip/metrics.json").read_text())["changes"][-1]["bound"] == 0.1
+    for chapter in ("09_clip", "10_seen"):
         content = json.loads((run / "chapters" / chapter / "chapter.json").read_text())
-        assert content["rows"]["zeros"][0]["zeros"] > 0 or chapter == "15_clip"
-    again = study(project, "--profile", "toy", "--chapters", "16")
-    assert again.returncode == 0 and "runs/toy/chapters/16_seen/notebook.ipynb" in again.stdout, again.stdout
+        assert content["rows"]["zeros"][0]["zeros"] > 0
+    again = study(project, "--profile", "toy", "--chapters", "10")
+    assert again.returncode == 0 and "runs/toy/chapters/10_seen/notebook.ipynb" in again.stdout, again.stdout
     wrong = project / "papermill_params" / "toy.yaml"
     wrong.write_text(wrong.read_text().replace("bound: 0.1", "bund: 0.1"))
     refused = study(project, "--profile", "toy")

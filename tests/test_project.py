@@ -12,8 +12,8 @@ import yaml
 from packaging.requirements import Requirement
 from projects import ROOT, copy_project, environment, read_only, tree_of
 
-from engine import compare, figures, parameters
-from studylib import store, sweep
+from engine import chapters, compare, figures, parameters
+from studylib import settings, store, sweep
 
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 
@@ -250,9 +250,31 @@ def test_readme_has_no_gaps_left_to_fill():
     assert set(re.findall(r"[A-Z]{2,}_[A-Z]{2,}", text)) == variables
 
 
+def test_readme_names_every_module_and_folder_of_studylib():
+    house = (ROOT / "README.md").read_text(encoding="utf-8").partition("\n## The house\n")[2].partition("\n## ")[0]
+    named = set(re.findall(r"`([\w/]+)`", house))
+    there = {path.stem for path in (ROOT / "studylib").glob("*.py")} - {"__init__"}
+    there |= {f"{path.parent.name}/" for path in (ROOT / "studylib").glob("*/__init__.py")}
+    assert there - named == set()
+    rows = re.findall(r"^\| (`.*?) \|", house, flags=re.M)
+    assert set(re.findall(r"`([\w/]+)`", " ".join(rows))) == there
+
+
+def test_what_readme_hands_papermill_is_what_the_notebook_takes():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    (name,) = re.findall(r"papermill (\w+\.ipynb)", text)
+    types = parameters.types_of(ROOT / "notebooks" / name)
+    given = {key: value for part in re.findall(r"-y '(.*?)'", text) for key, value in yaml.safe_load(part).items()}
+    declared = next(each for each in chapters.declared().values() if each.notebook.name == name)
+    assert set(given) <= set(types) and set(given) & set(declared.records) and given["published"] == ""
+    for record in set(given) & set(declared.records):
+        settings.read(declared.record(record), given[record], record)
+
+
 def test_make_help_names_every_command():
     text = subprocess.run(["make", "help"], cwd=ROOT, text=True, capture_output=True).stdout
-    for target in ("study", "test", "figures", "compare", "clean", "help", "notebooks", "bench", "lint"):
+    assert "profiles: cifar10 densenet_cpu digits" in text and "chapters " not in text.partition("profiles: ")[2]
+    for target in ("study", "test", "chapters", "figures", "compare", "clean", "help", "notebooks", "bench", "lint"):
         assert re.search(rf"^  {target}\s+\S", text, flags=re.M), target
 
 

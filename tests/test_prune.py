@@ -1,3 +1,4 @@
+import pandas as pd
 import pytest
 import torch
 from hypothesis import given
@@ -5,6 +6,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from studylib import models, prune, quantize, size, train
+from studylib.experiments import pruning
 from studylib.prune import shrink_masks
 from studylib.train import Recipe
 
@@ -329,3 +331,11 @@ def test_what_a_trajectory_cannot_do_is_named(student_model, tiny, wrong, messag
     arguments = {"sparsities": LEVELS, "method": "pretrained", **COMMON, **wrong}
     with pytest.raises(ValueError, match=message):
         prune.trajectory(student_model, tiny, **arguments)
+
+
+def test_the_first_class_to_lose_is_named_and_so_is_that_none_does():
+    rows = [("cat", 0.5, -2.0), ("dog", 0.5, 1.0), ("cat", 0.9, -12.0), ("dog", 0.9, -30.0), ("cat", 0.99, -90.0)]
+    hurt = pd.DataFrame(rows, columns=["class", "sparsity", "points"])
+    assert pruning.first_to_lose(hurt, 10) == "The first class to lose 10 points is dog, at 90.0% zeros."
+    assert pruning.first_to_lose(hurt, 2) == "The first class to lose 2 points is cat, at 50.0% zeros."
+    assert pruning.first_to_lose(hurt, 91) == "No class loses 91 points."

@@ -165,3 +165,28 @@ def test_bytes_are_labelled_in_kilobytes_and_plain_numbers():
     shown = {label.get_text() for label in axis.get_xticklabels()}
     assert {"2", "20", "200"} <= shown and not any("$" in text for text in shown)
     assert "kB" in axis.get_xlabel()
+
+
+def test_a_page_says_which_study_it_shows_and_a_caption_where_it_is_from():
+    made = {"git_commit": "3eef1b4a2f4c", "date": "2026-11-24T12:55:22+00:00", "hardware": "AMD EPYC, 2 cores"}
+    about = {"data": {"name": "cifar10", "seed": 0}, "provenance": made}
+    alone = "Data set cifar10; seed 0; commit 3eef1b4a2f4c of 2026-11-24; on AMD EPYC, 2 cores."
+    assert report.where_from(about) == alone and report.where_from({}) == ""
+    published = {**about, "profile": "cifar10", "seeds": [0, 1]}
+    assert report.where_from(published) == alone.replace("; seed 0", "; profile cifar10; seeds 0, 1")
+    several = {"data": {"name": "digits"}, "seeds": [3], **made, "git_commit": ["a", "b"], "hardware": ["here"]}
+    assert report.where_from(several) == "Data set digits; seed 3; commit a, b of 2026-11-24; on here."
+
+
+def test_a_page_says_whether_its_rows_are_published_or_made_here(monkeypatch):
+    shown = []
+    monkeypatch.setattr("IPython.display.display", lambda said: shown.append(said.data))
+    about = {"data": {"name": "digits", "seed": 0}}
+    report.show_study(about, "figures/digits")
+    report.show_study(about)
+    report.show_study({})
+    assert shown == [
+        "*This page shows the study published in `figures/digits`. Data set digits; seed 0.*",
+        "*This page shows rows that were made here. Data set digits; seed 0.*",
+        "*This page shows rows that were made here.*",
+    ]

@@ -1,1 +1,1 @@
-"""Comparisons that train many networks, each a source of tasks whose rows are kept (:mod:`studylib.tree.rows`)."""
+"""What chapters 1 to 8 measure, a file or two a chapter: settings, rows that are kept as they are made, claims."""

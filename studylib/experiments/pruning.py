@@ -159,3 +159,15 @@ def claims_of(metrics: dict, parent: str, out: Path) -> dict[str, claims.Measure
         "imp_saved": claims.Measured(100 * (1 - metrics["bytes_nonzero"] / metrics["bytes_dense"])),
         "imp_cost": claims.Measured(*(100 * number for number in lost)),
     }
+
+
+def first_to_lose(hurt: pd.DataFrame, points: float) -> str:
+    """The first class to lose so many ``points`` of accuracy, in words; of several at one sparsity, that losing most.
+
+    Args:
+        hurt: rows of class, sparsity (0…1), points (below zero: lost).
+    """
+    lost = hurt[hurt["points"] <= -points].sort_values(["sparsity", "points"]).to_dict("records")
+    if not lost:
+        return f"No class loses {points:g} points."
+    return f"The first class to lose {points:g} points is {lost[0]['class']}, at {lost[0]['sparsity']:.1%} zeros."

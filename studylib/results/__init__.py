@@ -1,1 +1,1 @@
-"""What rows say: whether two runs agree. Used by ``make study`` and ``make compare``; draws and trains nothing."""
+"""What rows say: verdicts on the claims (the end of every chapter), and whether two runs agree (``make compare``)."""

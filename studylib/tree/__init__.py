@@ -1,1 +1,1 @@
-"""What a run leaves on disk: rows of a chapter, kept one by one as they are made (chapters 3, 4, 6 and 7)."""
+"""A chapter on disk, for every chapter: its rows as they are made, ``chapter.json``, and what is published of it."""

@@ -63,7 +63,7 @@ class Chapter:
 
     def show(self) -> None:
         """Says which study the page shows, and the settings in force: name, value, default, meaning."""
-        report.show_study(self.about)
+        report.show_study(self.about, str(self.published.folder) if self.published else "")
         table = pd.DataFrame(settings.table(self.settings)).to_html(index=False, border=0)
         display(HTML(f"<details><summary>Settings in force</summary>{table}</details>"))
 

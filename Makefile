@@ -24,7 +24,7 @@ export PYTHONUTF8 := 1
 help: ## this list
 	@echo "make COMMAND [PROFILE=digits] [SEEDS='0 1 2'] [STAGES='kd imp svd int8'] [ROOT=moo] [MINUTES=60] [CORES=all] [ARGS=-n]"
 	@sed -n 's/^\([a-z-]*\):[^#]*## /  \1\t/p' Makefile | expand -t 14
-	@echo "profiles: $$(ls papermill_params | sed -n 's/\.yaml$$//p' | grep -vx stages | tr '\n' ' ')"
+	@echo "profiles: $$(ls papermill_params | sed -n 's/\.yaml$$//p' | grep -vx chapters | tr '\n' ' ')"
 
 study: $(READY) ## train and compress every combination of PROFILE, print the table (ARGS=-n: only say what would run)
 	@$(PY) engine/study.py --profile "$(PROFILE)" --seeds "$(SEEDS)" --stages "$(STAGES)" --root "$(ROOT)" --minutes "$(MINUTES)" --cores "$(CORES)" -- $(ARGS)

@@ -23,7 +23,7 @@ from engine.machine import refusals
 from engine.reading import FOLDER, ROOT, ParameterError
 from studylib import factorial, marks, report, restore, store, sweep
 from studylib.plots import files as files_plot
-from studylib.tree.published import FILE
+from studylib.tree.published import FILE, Published
 
 RESULTS = ROOT / "figures" / verdicts.RESULTS_FILE
 MODEL_BYTES = 200_000  # the most that a file in figures/models/ may have
@@ -34,7 +34,7 @@ def main(profile: str, replace: bool = False) -> None:
     run, target = ROOT / "runs" / profile, ROOT / "figures" / profile
     about_file = target / "about.json"
     if (run / "sweep.csv").exists():
-        rows = sweep.read_table(run / "sweep.csv")
+        rows = sweep.read_table(run / "sweep.csv", *sweep.COLUMNS)
         if naming.teacher_kind(profile) == naming.RESTORED:  # its latency is published where it is from
             rows.loc[rows["node"] == sweep.ROOT, "latency_ms"] = float("nan")
         about = provenance(run, rows, profile)
@@ -45,6 +45,8 @@ def main(profile: str, replace: bool = False) -> None:
                 f"runs/{profile} lacks {lost}, which figures/{profile}/ has: expected a run with all that is "
                 f"published; make figures PROFILE={profile} ARGS=--replace publishes it all the same"
             )
+        for folder in chapters_done(run):  # each is whole, before anything is written
+            Published(folder, Path(FILE).stem)
         if loose := [commit for commit in about["git_commit"] if commit.endswith("+")]:
             print(f"note: made with changes that no commit has: {', '.join(loose)}", file=sys.stderr)
         results = pd.concat([results[results["profile"] != profile], rows.assign(profile=profile)])

@@ -81,8 +81,10 @@ class IPCEngine(NBClientEngine):
 papermill_engines.register("ipc", IPCEngine)
 
 
-def execute(notebook: Path, executed: Path, parameters: dict, skip: str = "") -> None:
+def execute(notebook: Path, executed: Path, parameters: dict, skip: str = "", go_on: bool = False) -> None:
     """Runs ``notebook`` with ``parameters``, but not its cells tagged ``skip``, and writes it to ``executed``.
+
+    After a cell that fails no more are run, unless to ``go_on``; then the error is that of the first that failed.
 
     Raises:
         KeyError: a parameter that the notebook does not have.
@@ -101,6 +103,7 @@ def execute(notebook: Path, executed: Path, parameters: dict, skip: str = "") ->
         progress_bar=False,
         log_output=True,
         request_save_on_cell_execute=True,
+        allow_errors=go_on,
         **({"skip_cells_with_tag": skip} if skip else {}),
     )
 

@@ -7,6 +7,7 @@ python engine/figures.py PROFILE [--replace]
 """
 
 import argparse
+import contextlib
 import sys
 import tempfile
 from pathlib import Path
@@ -100,21 +101,38 @@ def publish_pictures(folder: Path, target: Path) -> None:
 
 
 def redraw(key: str, target: Path) -> None:
-    """Shows a published chapter once more; what pictures it draws take the place of those that were there."""
+    """Shows a published chapter once more; what pictures it draws take the place of those that were there.
+
+    Where its rows are not all there, the pictures of those that are there are drawn, and that is said.
+    """
     from engine import execute
 
     chapter = chapters.declared()[key]
-    file = target / f"{chapter.name}.json"
-    if not file.exists():
+    if not (target / f"{chapter.name}.json").exists():
         return
+    made = Published(target, chapter.name)
     with tempfile.TemporaryDirectory() as folder:
-        given = {name: value for name, value in store.read_json(file)["settings"].items() if isinstance(value, dict)}
-        given |= {"published": str(target), "out": folder}
+        given = made_with(key, made, target.name) | {"published": str(target), "out": folder}
         try:
-            execute.execute(chapter.notebook, Path(folder) / "notebook.ipynb", given)
+            execute.execute(chapter.notebook, Path(folder) / "notebook.ipynb", given, go_on=True)
         except execute.PapermillExecutionError as error:
-            print(f"{chapter.name}: drawn in part ({error.evalue})")
+            drawn = ", ".join(sorted(path.stem for path in Path(folder).glob("figures/*.png"))) or "nothing"
+            print(f"{chapter.name}: drawn in part ({drawn}): {error.evalue}")
         publish_pictures(Path(folder), target)
+
+
+def made_with(key: str, made: Published, profile: str) -> dict:
+    """The parameters of a published chapter: as its file has them or, where it does not say, as the profile has now."""
+    known, (base, _, root) = parameters.types_of(chapters.declared()[key].notebook), profile.partition("-")
+    given = {"profile": profile, "seeds": made.about.get("seeds", [])}
+    if "name" in (data := made.about.get("data", {})):
+        given["study"] = {"dataset": data["name"], "seed": data.get("seed", 0)}
+    with contextlib.suppress(ParameterError):  # no profile any more
+        sections = parameters.load(base, root=root)
+        given |= parameters.complete(key, sections) | {"stages": sections["study"]["stages"]}
+    for name, record in made.content["settings"].items():  # of no such parameter: several, as one record
+        given |= {name: record} if name in known else record
+    return {name: value for name, value in given.items() if name in known}
 
 
 def _lost(published: dict, about: dict) -> str:

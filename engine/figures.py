@@ -24,6 +24,7 @@ from engine.machine import refusals
 from engine.reading import FOLDER, ROOT, ParameterError
 from studylib import factorial, marks, report, restore, store, sweep
 from studylib.plots import files as files_plot
+from studylib.plots import sweep as sweep_plots
 from studylib.tree.published import FILE, Published
 
 RESULTS = ROOT / "figures" / verdicts.RESULTS_FILE
@@ -70,6 +71,7 @@ def main(profile: str, replace: bool = False) -> None:
             command = f"make study PROFILE={base}" + (f" ROOT={root}" if root else "")
             sys.exit(f"{profile}: neither run here nor published in figures/results.csv; {command}")
         about = store.read_json(about_file)
+        draw_nodes(sweep.summary(rows), target, about)
         for key in chapters.declared():
             redraw(key, target)
     summary = sweep.summary(rows)
@@ -100,6 +102,16 @@ def publish_pictures(folder: Path, target: Path) -> None:
         store.write_bytes(target / picture.name, picture.read_bytes())
 
 
+def draw_nodes(summary: pd.DataFrame, target: Path, about: dict) -> None:
+    """The tree and the front of a study's nodes, which are published whether its chapters are or not."""
+    report.style()
+    with tempfile.TemporaryDirectory() as folder:
+        own = {"tree": sweep_plots.draw_tree, "front": sweep_plots.draw_front}
+        for name, draw in own.items() if len(summary) > 1 else ():  # one node is neither
+            report.save_figure(draw(summary), Path(folder) / "figures" / name, summary, about)
+        publish_pictures(Path(folder), target)
+
+
 def redraw(key: str, target: Path) -> None:
     """Shows a published chapter once more; what pictures it draws take the place of those that were there.
 
@@ -113,11 +125,12 @@ def redraw(key: str, target: Path) -> None:
     made = Published(target, chapter.name)
     with tempfile.TemporaryDirectory() as folder:
         given = made_with(key, made, target.name) | {"published": str(target), "out": folder}
-        try:
-            execute.execute(chapter.notebook, Path(folder) / "notebook.ipynb", given, go_on=True)
-        except execute.PapermillExecutionError as error:
+        executed = Path(folder) / "notebook.ipynb"
+        with contextlib.suppress(execute.PapermillExecutionError):
+            execute.execute(chapter.notebook, executed, given, go_on=True)
+        if wrong := execute.failed(executed):
             drawn = ", ".join(sorted(path.stem for path in Path(folder).glob("figures/*.png"))) or "nothing"
-            print(f"{chapter.name}: drawn in part ({drawn}): {error.evalue}")
+            print(f"{chapter.name}: drawn in part ({drawn}): {wrong[0]}")
         publish_pictures(Path(folder), target)
 
 
@@ -234,7 +247,13 @@ def draw_files(folder: Path) -> None:
         named = [naming.network_name(*pair) for pair in zip(points["profile"], points["network"], strict=True)]
         points = points.assign(network=named)
     report.style()
-    about = {name: store.read_json(folder / name / "about.json") for name in points["profile"].unique()}
+    made = [chapter.name for chapter in chapters.declared().values() if chapter.files]
+    about = {
+        name: Published(folder / name, chapter).about
+        for name in points["profile"].unique()
+        for chapter in made
+        if (folder / name / f"{chapter}.json").exists()
+    }
     report.save_figure(files_plot.draw_files(points, marks.MARKS), folder / "files", points, about)
 
 

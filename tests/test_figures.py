@@ -127,6 +127,16 @@ def test_of_a_published_chapter_without_some_rows_the_others_are_drawn_which_is_
     assert "16_seen" not in capsys.readouterr().out
 
 
+def test_the_tree_and_the_front_of_published_nodes_are_drawn_without_a_chapter(tmp_path):
+    rows = sweep.read_table(ROOT / "figures" / "results.csv").query("profile == 'digits'")
+    about = store.read_json(ROOT / "figures" / "digits" / "about.json")
+    figures.draw_nodes(sweep.summary(rows), tmp_path, about)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["front.pdf", "front.png", "tree.pdf", "tree.png"]
+    (tmp_path / "one").mkdir()
+    figures.draw_nodes(sweep.summary(rows[rows["node"] == sweep.ROOT]), tmp_path / "one", about)
+    assert not list((tmp_path / "one").iterdir())
+
+
 def test_a_table_was_made_with_the_nodes_that_its_settings_name(tmp_path):
     content = {key: {} for key in KEYS} | {"chapter": "07_combinatorial_sweep"}
     content["settings"] = {"tree": {"seeds": [4], "stages": ["svd"], "profile": "mine"}, "recipe": {"epochs": 3}}

@@ -38,7 +38,7 @@ test: $(READY) ## unit tests, the smoke profile, the notebooks
 test-long: $(READY) ## what takes minutes: every chapter run three ways, runs killed in each way
 	@$(PY) engine/test.py --long
 
-figures: $(READY) ## redraw figures/ and the README's table from the results of PROFILE, training nothing
+figures: $(READY) ## publish the run of PROFILE, or draw what is published of it anew: figures/ and README.md; trains nothing
 	@$(PY) engine/figures.py "$(PROFILE)" $(ARGS)
 
 compare: $(READY) ## two runs side by side: A=digits B=smoke (profiles, or paths of a sweep.csv)

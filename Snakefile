@@ -22,12 +22,7 @@ TEACHER, TABLE, STAGES, SEEDS = chapters.root(), chapters.table(), STUDY["stages
 NODES = sweep.nodes(STAGES)
 RUN = f"runs/{NAME}"
 FILES = ["model.safetensors", "model.json", "model.slnc", "metrics.json", "test_logits.safetensors"]
-# of the chapters that are asked for, those that the stages have something for: one node has nothing to compare
-CHAPTERS = [
-    key
-    for key, each in DECLARED.items()
-    if key in STUDY["chapters"] and (each.role != "technique" or key in STAGES) and (each.role != "table" or STAGES)
-]
+CHAPTERS = [key for key in DECLARED if key in STUDY["chapters"]]
 REFERENCE = [f"{RUN}/{sweep.NNCODEC}"] if Path(RUN, sweep.NNCODEC).exists() else []  # of make nncodec, if it was run
 CORES = workflow.resource_settings.cores or 4  # on a cluster, which has no such number: four of one machine
 # through the run's warm process where there is one; what it starts dies with Snakemake even on SIGKILL

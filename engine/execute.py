@@ -19,6 +19,7 @@ os.environ.setdefault("JUPYTER_PLATFORM_DIRS", "1")
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import engine  # noqa: F401, I001  (before papermill: makes its import three times as fast)
+import nbformat
 import papermill
 from jupyter_client import AsyncKernelManager
 from jupyter_client.kernelspec import KernelSpec
@@ -81,8 +82,10 @@ class IPCEngine(NBClientEngine):
 papermill_engines.register("ipc", IPCEngine)
 
 
-def execute(notebook: Path, executed: Path, parameters: dict, skip: str = "") -> None:
+def execute(notebook: Path, executed: Path, parameters: dict, skip: str = "", go_on: bool = False) -> None:
     """Runs ``notebook`` with ``parameters``, but not its cells tagged ``skip``, and writes it to ``executed``.
+
+    After a cell that fails no more are run, unless to ``go_on``; what then failed is what :func:`failed` says.
 
     Raises:
         KeyError: a parameter that the notebook does not have.
@@ -101,8 +104,15 @@ def execute(notebook: Path, executed: Path, parameters: dict, skip: str = "") ->
         progress_bar=False,
         log_output=True,
         request_save_on_cell_execute=True,
+        allow_errors=go_on,
         **({"skip_cells_with_tag": skip} if skip else {}),
     )
+
+
+def failed(executed: Path) -> list[str]:
+    """What went wrong in the cells of a notebook that was run, a message a cell, in order."""
+    outputs = [output for cell in nbformat.read(executed, as_version=4).cells for output in cell.get("outputs", [])]
+    return [output.evalue for output in outputs if output.output_type == "error"]
 
 
 def main() -> None:

@@ -7,6 +7,7 @@ python engine/figures.py PROFILE [--replace]
 """
 
 import argparse
+import contextlib
 import sys
 import tempfile
 from pathlib import Path
@@ -23,7 +24,8 @@ from engine.machine import refusals
 from engine.reading import FOLDER, ROOT, ParameterError
 from studylib import factorial, marks, report, restore, store, sweep
 from studylib.plots import files as files_plot
-from studylib.tree.published import FILE
+from studylib.plots import sweep as sweep_plots
+from studylib.tree.published import FILE, Published
 
 RESULTS = ROOT / "figures" / verdicts.RESULTS_FILE
 MODEL_BYTES = 200_000  # the most that a file in figures/models/ may have
@@ -34,7 +36,7 @@ def main(profile: str, replace: bool = False) -> None:
     run, target = ROOT / "runs" / profile, ROOT / "figures" / profile
     about_file = target / "about.json"
     if (run / "sweep.csv").exists():
-        rows = sweep.read_table(run / "sweep.csv")
+        rows = sweep.read_table(run / "sweep.csv", *sweep.COLUMNS)
         if naming.teacher_kind(profile) == naming.RESTORED:  # its latency is published where it is from
             rows.loc[rows["node"] == sweep.ROOT, "latency_ms"] = float("nan")
         about = provenance(run, rows, profile)
@@ -45,6 +47,8 @@ def main(profile: str, replace: bool = False) -> None:
                 f"runs/{profile} lacks {lost}, which figures/{profile}/ has: expected a run with all that is "
                 f"published; make figures PROFILE={profile} ARGS=--replace publishes it all the same"
             )
+        for folder in chapters_done(run):  # each is whole, before anything is written
+            Published(folder, Path(FILE).stem)
         if loose := [commit for commit in about["git_commit"] if commit.endswith("+")]:
             print(f"note: made with changes that no commit has: {', '.join(loose)}", file=sys.stderr)
         results = pd.concat([results[results["profile"] != profile], rows.assign(profile=profile)])
@@ -67,6 +71,7 @@ def main(profile: str, replace: bool = False) -> None:
             command = f"make study PROFILE={base}" + (f" ROOT={root}" if root else "")
             sys.exit(f"{profile}: neither run here nor published in figures/results.csv; {command}")
         about = store.read_json(about_file)
+        draw_nodes(sweep.summary(rows), target, about)
         for key in chapters.declared():
             redraw(key, target)
     summary = sweep.summary(rows)
@@ -97,22 +102,50 @@ def publish_pictures(folder: Path, target: Path) -> None:
         store.write_bytes(target / picture.name, picture.read_bytes())
 
 
+def draw_nodes(summary: pd.DataFrame, target: Path, about: dict) -> None:
+    """The tree and the front of a study's nodes, which are published whether its chapters are or not."""
+    report.style()
+    with tempfile.TemporaryDirectory() as folder:
+        own = {"tree": sweep_plots.draw_tree, "front": sweep_plots.draw_front}
+        for name, draw in own.items() if len(summary) > 1 else ():  # one node is neither
+            report.save_figure(draw(summary), Path(folder) / "figures" / name, summary, about)
+        publish_pictures(Path(folder), target)
+
+
 def redraw(key: str, target: Path) -> None:
-    """Shows a published chapter once more; what pictures it draws take the place of those that were there."""
+    """Shows a published chapter once more; what pictures it draws take the place of those that were there.
+
+    Where its rows are not all there, the pictures of those that are there are drawn, and that is said.
+    """
     from engine import execute
 
     chapter = chapters.declared()[key]
-    file = target / f"{chapter.name}.json"
-    if not file.exists():
+    if not (target / f"{chapter.name}.json").exists():
         return
+    made = Published(target, chapter.name)
     with tempfile.TemporaryDirectory() as folder:
-        given = {name: value for name, value in store.read_json(file)["settings"].items() if isinstance(value, dict)}
-        given |= {"published": str(target), "out": folder}
-        try:
-            execute.execute(chapter.notebook, Path(folder) / "notebook.ipynb", given)
-        except execute.PapermillExecutionError as error:
-            print(f"{chapter.name}: drawn in part ({error.evalue})")
+        given = made_with(key, made, target.name) | {"published": str(target), "out": folder}
+        executed = Path(folder) / "notebook.ipynb"
+        with contextlib.suppress(execute.PapermillExecutionError):
+            execute.execute(chapter.notebook, executed, given, go_on=True)
+        if wrong := execute.failed(executed):
+            drawn = ", ".join(sorted(path.stem for path in Path(folder).glob("figures/*.png"))) or "nothing"
+            print(f"{chapter.name}: drawn in part ({drawn}): {wrong[0]}")
         publish_pictures(Path(folder), target)
+
+
+def made_with(key: str, made: Published, profile: str) -> dict:
+    """The parameters of a published chapter: as its file has them or, where it does not say, as the profile has now."""
+    known, (base, _, root) = parameters.types_of(chapters.declared()[key].notebook), profile.partition("-")
+    given = {"profile": profile, "seeds": made.about.get("seeds", [])}
+    if "name" in (data := made.about.get("data", {})):
+        given["study"] = {"dataset": data["name"], "seed": data.get("seed", 0)}
+    with contextlib.suppress(ParameterError):  # no profile any more
+        sections = parameters.load(base, root=root)
+        given |= parameters.complete(key, sections) | {"stages": sections["study"]["stages"]}
+    for name, record in made.content["settings"].items():  # of no such parameter: several, as one record
+        given |= {name: record} if name in known else record
+    return {name: value for name, value in given.items() if name in known}
 
 
 def _lost(published: dict, about: dict) -> str:
@@ -214,7 +247,13 @@ def draw_files(folder: Path) -> None:
         named = [naming.network_name(*pair) for pair in zip(points["profile"], points["network"], strict=True)]
         points = points.assign(network=named)
     report.style()
-    about = {name: store.read_json(folder / name / "about.json") for name in points["profile"].unique()}
+    made = [chapter.name for chapter in chapters.declared().values() if chapter.files]
+    about = {
+        name: Published(folder / name, chapter).about
+        for name in points["profile"].unique()
+        for chapter in made
+        if (folder / name / f"{chapter}.json").exists()
+    }
     report.save_figure(files_plot.draw_files(points, marks.MARKS), folder / "files", points, about)
 
 

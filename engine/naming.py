@@ -2,9 +2,10 @@
 
 from pathlib import Path
 
-from engine import chapters, parameters
+from engine import chapters, check, parameters
 from engine.reading import FOLDER, ROOT
 from studylib import claims, restore, sweep
+from studylib.teacher import Network
 
 DENSENET = "DenseNet"  # of networks, the one that the paper's goals are about
 KINDS = {"densenet": DENSENET, "vgg": "VGG", "whitened": "whitened VGG", "convnet": "ConvNet"}
@@ -14,10 +15,10 @@ RESTORED = "restored network"  # one that a profile takes from a published file 
 
 def teacher_kind(profile: str) -> str:
     """What network the teacher of a published run is, by the profile as it stands."""
-    network = (_teacher(profile) or {}).get("name", "")
-    if network.endswith(restore.ENDING):
-        return RESTORED
-    return KINDS[network.split()[0]] if network else DENSENET
+    network = _teacher(profile)
+    if network is None or not network.name:
+        return DENSENET
+    return RESTORED if network.name.endswith(restore.ENDING) else KINDS[network.name.split()[0]]
 
 
 def another_network(profile: str) -> str:
@@ -30,14 +31,14 @@ def another_network(profile: str) -> str:
 
 def teacher_name(profile: str) -> str:
     """The teacher of a profile: kind and depth or width; of a published file: that of the profile it is from."""
-    teacher = _teacher(profile)
-    if not teacher:
+    network = _teacher(profile)
+    if network is None:
         return DENSENET
-    kind, _, width = teacher.get("name", "").partition(" ")
+    kind, _, width = network.name.partition(" ")
     if kind.endswith(restore.ENDING):
         of = restore.listed(ROOT / "figures" / "models", Path(kind).name, "profile") or {"profile": ""}
         return f"{teacher_name(of['profile']).removesuffix(TRAINED_ON)}{TRAINED_ON}"
-    return f"{KINDS[kind]} of width {width}" if kind else f"{DENSENET}-{teacher['depth']}"
+    return f"{KINDS[kind]} of width {width}" if kind else f"{DENSENET}-{network.depth}"
 
 
 def network_name(profile: str, network: str) -> str:
@@ -56,9 +57,9 @@ def network_name(profile: str, network: str) -> str:
     return name if name.endswith(TRAINED_ON) else f"{name} ({profile})"
 
 
-def _teacher(profile: str) -> dict | None:
+def _teacher(profile: str) -> Network | None:
     """The network of the root's section of a profile or of one of its roots; None where there is no such profile."""
     base, _, root = profile.partition("-")
     if not (FOLDER / f"{base}.yaml").exists():
         return None
-    return parameters.load(base, root=root)[chapters.root()].get("network", {})
+    return check.records_of(chapters.root(), parameters.load(base, root=root))["network"]

@@ -95,6 +95,7 @@ def load(profile: str, seeds: str = "", chosen: str = "", root: str = "") -> dic
             raise ParameterError(f"{where}: study.chapters: {chapter!r} is unknown{nearest(chapter, list(files))}")
     if root or not study["lessons"]:
         study["chapters"] = []
+    study["chapters"] = [key for key in study["chapters"] if not _left_out(key, study["stages"])]
     study["lessons"] = bool(study["chapters"])
     if "dataset" not in study:
         raise ParameterError(f"{where}: study.dataset is missing: expected the name of a data set, such as digits")
@@ -119,11 +120,20 @@ def chapters(sections: dict[str, dict], chosen: str) -> list[str]:
         same = [s for s, path in files.items() if word in (s, path.stem, path.stem[:2], path.stem[:2].lstrip("0"))]
         if not same or same[0] not in has:
             known = ", ".join(files[stage].stem for stage in files if stage in has) or "none"
-            raise ParameterError(f"chapter {word!r}: expected one that the profile runs: {known}")
+            why = _left_out(same[0], sections["study"]["stages"]) if same else ""
+            raise ParameterError(f"chapter {word!r}: {why}expected one that the profile runs: {known}")
         found += same
     if not has:
         raise ParameterError("chapters: the profile runs none (study.lessons, study.chapters, SEEDS and ROOT decide)")
     return list(dict.fromkeys(found)) or [stage for stage in files if stage in has]
+
+
+def _left_out(key: str, stages: list[str]) -> str:
+    """Why ``stages`` have nothing for a chapter, as the middle of a message; empty: they have."""
+    role = declared()[key].role
+    if role == "technique" and key not in stages:
+        return f"{key} is not among the stages ({', '.join(stages) or 'none'}); "
+    return "it is of combinations, and without stages there are none; " if role == "table" and not stages else ""
 
 
 def early_seeds(sections: dict[str, dict]) -> list[int]:

@@ -9,7 +9,6 @@ import contextlib
 import json
 import math
 import os
-import re
 import shutil
 import signal
 import subprocess
@@ -24,28 +23,10 @@ from engine.check import check_values, settings_of_nodes
 from engine.dry import without_writing
 from engine.lock import hold
 from engine.machine import refusals
+from engine.progress import follow
 from studylib import budget
 
 ROOT = parameters.ROOT
-NOISE = [  # what Snakemake says when all is well
-    r"",
-    r"Using workflow specific profile .*",
-    r"Assuming unrestricted shared filesystem usage\.",
-    r"Building DAG of jobs\.\.\.",
-    r"Using shell: .*",
-    r"Rules claiming more threads will be scaled down\.",
-    r"Select jobs to execute\.\.\.",
-    r"Execute \d+ jobs\.\.\.",
-    r"\[\w{3} \w{3} +\d+ [\d:]+ \d{4}\]",
-    r"localrule all:",
-    r"Complete log\(s\): .*",
-    r"Elapsed time: .*",
-]
-ENDED = [  # what it says in the end where a job has failed
-    r"Exiting because a job execution failed\..*",
-    r"WorkflowError:",
-    r"At least one job did not complete successfully\.",
-]
 
 
 def main() -> None:
@@ -89,21 +70,21 @@ def main() -> None:
         config.append(f"data={data}")
         own_profile = [] if asked.profile else ["--cores", args.cores]
         command = [sys.executable, "-m", "snakemake", "--workflow-profile", "engine/profile", *own_profile]
-        command += ["--config", *config, *args.snakemake]
+        command += [*args.snakemake, "--config", *config]
         command += stack.enter_context(without_writing()) if dry else []
         if shutil.which("setpriv"):  # Snakemake ends with this process, however it ends; on TERM it waits for its jobs
             command = ["setpriv", "--pdeathsig", "KILL", *command]
-        code, paused = 0, False
+        code, paused, table = 0, False, run / "sweep.csv"
         if chosen is not None and not dry:
             print(f"About {chapters.minutes(chosen):g} minutes on one core, once the nodes are there:", flush=True)
         if chosen is not None:
             command += ["--", *(f"chapter_{stage}" for stage in chosen)]
         elif not dry and not args.snakemake and (early := parameters.early_nodes(sections, run)):
-            code, paused = _run([*command, "--", *early], environment, handles, quiet=True, table=run / "sweep.csv")
+            code, paused = follow([*command, "--", *early], environment, handles, True, table, print_table)
             if not code:
                 print_early(run, sections)
         if not code:
-            code, paused = _run(command, environment, handles, quiet=not dry, table=run / "sweep.csv")
+            code, paused = follow(command, environment, handles, not dry, table, print_table)
     if code:
         again = f"make study PROFILE={args.profile}" + (f" ROOT={args.root}" if args.root else "")
         if paused:
@@ -168,71 +149,6 @@ def _minutes(text: str) -> float | None:
     if minutes is not None and not 0 < minutes < math.inf:
         sys.exit(f"MINUTES={text.strip()}: expected a number above 0")
     return minutes
-
-
-def _run(
-    command: list[str], environment: dict[str, str], handles: list[int], quiet: bool, table: Path
-) -> tuple[int, bool]:
-    """Snakemake's exit status, and whether all that failed was paused.
-
-    ``quiet`` makes one line of what it says of each job, paused ones too, and leaves errors whole; ``table`` is printed
-    as soon as it is made.
-    """
-    process = subprocess.Popen(
-        command,
-        cwd=ROOT,
-        env=environment,
-        pass_fds=handles,
-        encoding="utf-8",
-        errors="replace",
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-    )
-    jobs: dict[str, tuple[str, float]] = {}
-    last, paused, failed = "", 0, 0
-    failure: list[str] = []  # what is said of one job, up to the second line of =
-    try:
-        for line in process.stdout:
-            line = line.rstrip()
-            if not quiet:
-                print(line, flush=True)
-            elif failure or line == "RuleException:":
-                failure.append(line)
-                if sum(set(each) == {"="} for each in failure) == 2:
-                    if why := [each for each in failure if each.startswith(budget.Paused.__name__)]:
-                        paused += 1
-                        print(f"paused: {_named(failure)}: {why[0].partition(': ')[2]}", flush=True)
-                    else:
-                        failed += 1
-                        print("\n".join(failure), flush=True)
-                    failure = []
-            elif match := re.fullmatch(r"Job (\d+): (.*)", line):
-                jobs[match[1]] = (match[2], time.monotonic())
-            elif match := re.fullmatch(r"Finished job(?:id:)? (\d+).*", line):
-                name, began = jobs.get(match[1], (line, time.monotonic()))
-                last = f"{name}, {time.monotonic() - began:.0f} s" if match[1] in jobs else ""
-            elif match := re.fullmatch(r"(\d+) of (\d+) steps .*done", line):
-                if last:
-                    print(f"[{match[1]:>3}/{match[2]}] {last}", flush=True)
-                left = int(match[2]) - int(match[1]) - 1  # the last step is none of work
-                if last.startswith(f"{table.relative_to(ROOT)},") and left:
-                    print_table(table)
-                    print(f"\nChapters that are left: {left}. More is trained in them:", flush=True)
-            elif paused and re.fullmatch("|".join(ENDED), line):
-                pass
-            elif not any(re.fullmatch(pattern, line) for pattern in NOISE):
-                print(line, flush=True)
-    except KeyboardInterrupt:
-        process.wait()
-        sys.exit("Interrupted; the same command goes on.")
-    print("\n".join(failure), end="\n" if failure else "")
-    return process.wait(), bool(paused) and not failed
-
-
-def _named(failure: list[str]) -> str:
-    """The folder of the job that ``failure`` is about."""
-    logs = [line.strip() for line in failure if line.startswith("    log: ")]
-    return str(Path(logs[0].split()[1]).parent.relative_to("runs")) if logs else "?"
 
 
 def report(run: Path, started: float) -> None:

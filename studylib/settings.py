@@ -81,13 +81,14 @@ def read(kind: type[T], given: Mapping | T, name: str) -> T:
 
     Raises:
         SettingError: no dictionary; an unknown key (names the nearest right one); a value of another type or out of
-            bounds. Where it is a text, as papermill's ``-p`` hands it on, the message shows the form that is right.
+            bounds. Where it is a text, which is all that ``-p`` of a command line hands on, the message shows the form
+            that is right.
     """
     if isinstance(given, kind):
         return given
     if not isinstance(given, Mapping):
         if isinstance(given, str):
-            form = f"papermill -y '{name}: {{…}}', as -p hands on text alone"
+            form = f"-y '{name}: {{…}}' hands one on, -p text alone"
             raise SettingError(f"{name}={given!r}: expected a dictionary; {form}")
         raise SettingError(f"{name}={given!r}: expected a dictionary")
     known = [field.name for field in dataclasses.fields(kind)]

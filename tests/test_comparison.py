@@ -7,11 +7,11 @@ import pandas as pd
 import pytest
 import torch
 
-from studylib import comparison, dominance, models, multiobjective, objectives, prune, settings, store, train
+from studylib import comparison, dominance, models, multiobjective, objectives, prune, settings, store, train, ways
 
 QUICK = train.Recipe(epochs=2, lr=5e-3, batch_size=32, augmentation="none")
 SETTINGS = {"sums": [1e-3, 1e-2], "shrinkages": [0.1, 1.0], "taus": [0.2, 0.5], "rates": [5e-3, 1e-2]}
-WAYS = {way.label: way for way in comparison.ways(**SETTINGS)}
+WAYS = {way.label: way for way in ways.ways(**SETTINGS)}
 
 
 @pytest.fixture
@@ -22,7 +22,7 @@ def plan():
 def test_every_way_is_tried_equally_often_and_once():
     assert {len(way.values) for way in WAYS.values()} == {2}
     assert list(WAYS) == [
-        *comparison.SUMS,
+        *ways.SUMS,
         *("MGDA", "UPGrad", "PCD"),
         *("weighted sum, normalized", "MGDA, normalized", "UPGrad, normalized", "PCD, normalized"),
     ]
@@ -32,9 +32,9 @@ def test_every_way_is_tried_equally_often_and_once():
 def test_settings_that_are_no_fair_comparison_are_refused(change):
     (name,) = change
     with pytest.raises(ValueError, match=f"{name}.*expected"):
-        comparison.ways(**SETTINGS | change)
+        ways.ways(**SETTINGS | change)
     with pytest.raises(ValueError, match="equally many"):
-        comparison.ways([], [], [], [])
+        ways.ways([], [], [], [])
 
 
 @pytest.mark.parametrize("sparsities", [(0.9, 0.5), (0.0,), ()])
@@ -49,9 +49,9 @@ def test_sparsities_that_fall_or_prune_nothing_are_refused(sparsities):
 def test_likeness_is_the_cosine_between_the_directions_that_are_taken(new_student, digits, tau):
     images, labels = digits.normalize(digits.train.images[:32]), digits.train.labels[:32]
     found, rows = [], []
-    for way in comparison.ways([1e-3], [0.1], [tau], [1e-2]):
+    for way in ways.ways([1e-3], [0.1], [tau], [1e-2]):
         if way.normalize and way.setting in ("τ", "λ"):
-            step = comparison.step_of(way, tau)
+            step = ways.step_of(way, tau)
             parts = gradients(new_student(), step, images, labels)
             found.append(torch.cat([part.flatten() for part in parts]).double())
             rows.append(step.row())
@@ -66,7 +66,7 @@ def test_likeness_falls_as_the_gradients_agree_or_oppose():
 
 def test_the_normalized_sum_weighs_gradients_of_length_1(new_student, digits):
     model, images, labels = new_student(), digits.normalize(digits.train.images[:32]), digits.train.labels[:32]
-    found = gradients(model, comparison.step_of(WAYS["weighted sum, normalized"], 0.5), images, labels)
+    found = gradients(model, ways.step_of(WAYS["weighted sum, normalized"], 0.5), images, labels)
     found, rows = torch.cat([part.flatten() for part in found]), []
     for o in (objectives.cross_entropy, objectives.l1):
         model.zero_grad()
@@ -88,7 +88,7 @@ def gradients(model, step, images, labels):
 
 def test_the_weighted_sum_is_followed_and_its_parts_recorded(new_student, digits):
     model, images, labels = new_student(), digits.normalize(digits.train.images[:32]), digits.train.labels[:32]
-    step = comparison.step_of(WAYS["weighted sum"], 0.01)
+    step = ways.step_of(WAYS["weighted sum"], 0.01)
     found = gradients(model, step, images, labels)
     row = step.row()
     model.zero_grad()
@@ -104,7 +104,7 @@ def test_the_weighted_sum_is_followed_and_its_parts_recorded(new_student, digits
 @pytest.mark.parametrize("label", ["magnitude pruning", "iterative pruning", "proximal L1"])
 def test_ways_without_a_compression_loss_follow_the_task(new_student, digits, label):
     model, images, labels = new_student(), digits.normalize(digits.train.images[:32]), digits.train.labels[:32]
-    found = gradients(model, comparison.step_of(WAYS[label], 0.01), images, labels)
+    found = gradients(model, ways.step_of(WAYS[label], 0.01), images, labels)
     model.zero_grad()
     torch.nn.functional.cross_entropy(model(images), labels).backward()
     for ours, parameter in zip(found, model.parameters(), strict=True):
@@ -112,9 +112,9 @@ def test_ways_without_a_compression_loss_follow_the_task(new_student, digits, la
 
 
 def test_steps_are_what_the_ways_are_called():
-    assert isinstance(comparison.step_of(WAYS["proximal L1"], 0.1), multiobjective.Proximal)
-    step = comparison.step_of(WAYS["PCD, normalized"], 0.3)
-    assert step.normalize and "0.3" in step.identity[2] and not comparison.step_of(WAYS["PCD"], 0.3).normalize
+    assert isinstance(ways.step_of(WAYS["proximal L1"], 0.1), multiobjective.Proximal)
+    step = ways.step_of(WAYS["PCD, normalized"], 0.3)
+    assert step.normalize and "0.3" in step.identity[2] and not ways.step_of(WAYS["PCD"], 0.3).normalize
 
 
 def test_a_learning_rate_reaches_the_training(new_student, tiny):
@@ -128,7 +128,7 @@ def test_a_learning_rate_reaches_the_training(new_student, tiny):
 def test_the_weights_are_those_after_the_last_epoch(new_student, tiny):
     model = comparison.trained(WAYS["weighted sum"], 1e-3, new_student(), tiny, QUICK, 0)
     other = models.duplicate(new_student())
-    train.fit(other, tiny, QUICK, seed=0, step=comparison.step_of(WAYS["weighted sum"], 1e-3), keep="last")
+    train.fit(other, tiny, QUICK, seed=0, step=ways.step_of(WAYS["weighted sum"], 1e-3), keep="last")
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), other.parameters(), strict=True))
 
 

@@ -1,11 +1,14 @@
 import json
 
+import nbformat
 import pandas as pd
 import pytest
+from projects import ROOT, copy_project
 
-from engine import figures
-from studylib import report
+from engine import chapters, figures, parameters
+from studylib import report, store, sweep
 from studylib.plots import pruning
+from studylib.tree.published import KEYS, Published
 
 
 def run_of(tmp_path, **chapter):
@@ -30,7 +33,8 @@ def test_a_chapter_is_published_as_one_file_of_rows_and_its_pictures(tmp_path):
     figures.publish_chapter(run / "chapters" / "04_svd", target, "mine")
     assert sorted(path.name for path in target.iterdir()) == ["04_svd.json", "spectra.pdf", "spectra.png"]
     content = json.loads((target / "04_svd.json").read_text())
-    assert content["about"] == {"profile": "mine", "seeds": [0]} and content["rows"] == {"spectra": [{"a": 1}]}
+    assert content["about"] == {"profile": "mine", "other_network": "", "seeds": [0]}
+    assert content["rows"] == {"spectra": [{"a": 1}]}
 
 
 def test_a_run_with_less_than_is_published_is_refused_before_anything_is_written(tmp_path, monkeypatch):
@@ -40,7 +44,8 @@ def test_a_run_with_less_than_is_published_is_refused_before_anything_is_written
     part = {"nodes": ["teacher"], "seeds": [1], "chapters": []}
     assert figures._lost(published, part) == "nodes teacher-kd; seeds 0; chapters 02_distill"
     (tmp_path / "runs" / "digits").mkdir(parents=True)
-    (tmp_path / "runs" / "digits" / "sweep.csv").write_text("node,seed\nteacher,1\n")
+    row = dict.fromkeys(sweep.COLUMNS, 1.0) | {"node": "teacher"}
+    pd.DataFrame([row]).to_csv(tmp_path / "runs" / "digits" / "sweep.csv", index=False)
     (tmp_path / "figures" / "digits").mkdir(parents=True)
     (tmp_path / "figures" / "digits" / "about.json").write_text(json.dumps(published))
     monkeypatch.setattr(figures, "ROOT", tmp_path)
@@ -49,6 +54,115 @@ def test_a_run_with_less_than_is_published_is_refused_before_anything_is_written
     with pytest.raises(SystemExit, match="lacks nodes teacher-kd; seeds 0; chapters 02_distill"):
         figures.main("digits")
     assert not (tmp_path / "figures" / "results.csv").exists()
+
+
+SEEN = """import matplotlib.pyplot as plt
+from studylib import lowrank
+from studylib.node import Node
+from studylib.settings import read
+from studylib.tree.chapter import Chapter
+
+node = Node.of(out, study, "16_seen", published)
+svd = read(lowrank.Factorization, svd, "svd")
+chapter = Chapter(node, svd=svd)
+
+def draw(name):
+    rows = chapter.rows(name, lambda: 1 / 0)
+    figure, axis = plt.subplots()
+    axis.plot(rows["a"])
+    chapter.figure(f"{name}_{node.study.seed}_{svd.delta}", figure, rows)"""
+TAKEN = """out: str = ""  # folder to write
+published: str = ""  # a study that is shown
+study: dict = {"dataset": "digits"}  # what it is run on
+svd: dict = {"delta": 1}  # how far"""
+
+
+@pytest.fixture
+def seen(tmp_path, monkeypatch):
+    """A project with one more chapter, which draws two pictures; what gives the folder of a study that has it."""
+    project = copy_project(tmp_path / "copy")
+    made = [nbformat.v4.new_code_cell(TAKEN, metadata={"tags": ["parameters"]}), nbformat.v4.new_code_cell(SEEN)]
+    made += [nbformat.v4.new_code_cell(f"draw({name!r})") for name in ("first", "second")]
+    kernel = {"kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"}}
+    nbformat.write(nbformat.v4.new_notebook(cells=made, metadata=kernel), project / "notebooks" / "16_seen.ipynb")
+    file = project / "papermill_params" / "chapters.yaml"
+    with file.open("a") as more:
+        more.write("seen: {notebook: 16_seen, role: chapter, minutes: 1, records: {svd: lowrank.Factorization}}\n")
+    (project / "papermill_params" / "mine.yaml").write_text("study: {dataset: digits}\nseen: {svd: {delta: 2}}\n")
+    for module in (chapters, parameters):
+        monkeypatch.setattr(module, "ROOT", project)
+    monkeypatch.setattr(chapters, "FILE", file)
+    monkeypatch.setattr(parameters, "FOLDER", project / "papermill_params")
+
+    def publish(**content):
+        whole = {key: {} for key in KEYS} | {"chapter": "16_seen", "about": {"data": {"name": "digits", "seed": 7}}}
+        store.write_json(project / "figures" / "mine" / "16_seen.json", whole | content)
+        return project / "figures" / "mine"
+
+    return publish
+
+
+ROWS = {"first": [{"a": 1}, {"a": 2}], "second": [{"a": 3}, {"a": 4}]}
+
+
+def test_a_published_chapter_is_drawn_anew_from_its_rows_with_what_it_was_made_with(seen, capsys):
+    target = seen(rows=ROWS, settings={"svd": {"delta": 3}, "study": {"dataset": "digits", "seed": 5}})
+    (target / "first_5_3.png").write_bytes(b"old")
+    figures.redraw("seen", target)
+    names = ["first_5_3.pdf", "first_5_3.png", "second_5_3.pdf", "second_5_3.png"]
+    assert sorted(path.name for path in target.iterdir()) == ["16_seen.json", *names]
+    assert (target / "first_5_3.png").read_bytes().startswith(b"\x89PNG")
+    assert "drawn in part" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("has", "lacks"), [("first", "second"), ("second", "first")])
+def test_of_a_published_chapter_without_some_rows_the_others_are_drawn_which_is_said(seen, capsys, has, lacks):
+    target = seen(rows={has: ROWS[has]})  # of an earlier version, which kept no settings
+    figures.redraw("seen", target)
+    assert sorted(path.name for path in target.iterdir()) == ["16_seen.json", f"{has}_7_2.pdf", f"{has}_7_2.png"]
+    said = f"16_seen: drawn in part ({has}_7_2): {target}/16_seen.json: it has no rows {lacks!r}: expected one of {has}"
+    assert said in capsys.readouterr().out.splitlines()
+    (target / "16_seen.json").unlink()
+    figures.redraw("seen", target)  # not published there
+    assert "16_seen" not in capsys.readouterr().out
+
+
+def test_the_tree_and_the_front_of_published_nodes_are_drawn_without_a_chapter(tmp_path):
+    rows = sweep.read_table(ROOT / "figures" / "results.csv").query("profile == 'digits'")
+    about = store.read_json(ROOT / "figures" / "digits" / "about.json")
+    figures.draw_nodes(sweep.summary(rows), tmp_path, about)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["front.pdf", "front.png", "tree.pdf", "tree.png"]
+    (tmp_path / "one").mkdir()
+    figures.draw_nodes(sweep.summary(rows[rows["node"] == sweep.ROOT]), tmp_path / "one", about)
+    assert not list((tmp_path / "one").iterdir())
+
+
+def test_a_table_was_made_with_the_nodes_that_its_settings_name(tmp_path):
+    content = {key: {} for key in KEYS} | {"chapter": "07_combinatorial_sweep"}
+    content["settings"] = {"tree": {"seeds": [4], "stages": ["svd"], "profile": "mine"}, "recipe": {"epochs": 3}}
+    store.write_json(tmp_path / "07_combinatorial_sweep.json", content)
+    given = figures.made_with("sweep", Published(tmp_path, "07_combinatorial_sweep"), "digits")
+    assert given["seeds"] == [4] and given["stages"] == ["svd"] and given["profile"] == "mine"
+    assert given["recipe"] == {"epochs": 3} and "tree" not in given
+    assert given["controls"] == parameters.load("digits")["sweep"]["controls"]
+    none = figures.made_with("sweep", Published(tmp_path, "07_combinatorial_sweep"), "no_profile_of_today")
+    assert none == {name: given[name] for name in ("seeds", "stages", "profile", "recipe")}
+
+
+def test_what_is_neither_run_nor_published_gets_a_sentence(tmp_path, monkeypatch):
+    monkeypatch.setattr(figures, "ROOT", tmp_path)
+    monkeypatch.setattr(figures, "RESULTS", tmp_path / "figures" / "results.csv")
+    why = "neither run here nor published in figures/results.csv; "
+    for name, then in {
+        "smoke": "make study PROFILE=smoke",
+        "smoke-moo": "make study PROFILE=smoke ROOT=moo",
+        "smoke-mo": "root 'mo': unknown; did you mean 'moo'?; see roots in papermill_params/smoke.yaml",
+        "smok": "papermill_params/smok.yaml: no such profile; did you mean 'smoke'?",
+    }.items():
+        with pytest.raises(SystemExit) as stopped:
+            figures.main(name)
+        assert str(stopped.value) == f"{name}: {why}{then}"
+    assert not list(tmp_path.iterdir()) and (ROOT / "papermill_params" / "smoke.yaml").exists()
 
 
 def test_files_are_drawn_only_where_a_chapter_with_files_is_published(tmp_path):

@@ -5,9 +5,10 @@ import pytest
 import safetensors.torch
 import torch
 
-from studylib import codec, lowrank, models, report, scoring, size, store, sweep, train
+from studylib import codec, lowrank, models, report, scoring, settings, size, store, sweep, train
 from studylib import data as datasets
 from studylib.node import Node
+from studylib.tree import published
 
 
 @pytest.fixture(scope="module")
@@ -176,3 +177,75 @@ def test_metrics_and_all_that_is_published_of_a_node_say_which_images_they_are_o
     report.save_table(tmp_path / "table", pd.DataFrame({"a": [1]}), node.about)
     said = store.read_json(tmp_path / "table.json")["about"]["provenance"]["data_sha256"]
     assert said == node.data.digest != digits.digest
+
+
+STUDY = {"dataset": "digits", "seed": 3, "device": "cpu"}
+
+
+@pytest.fixture
+def reads(monkeypatch):
+    """What is read of data sets: pairs of name and seed."""
+    found, load = [], datasets.load
+    monkeypatch.setattr(datasets, "load", lambda name, seed=0: found.append((name, seed)) or load(name, seed))
+    return found
+
+
+def publish(folder, **content):
+    """A study's file of chapter 4 in ``folder``."""
+    whole = {key: {} for key in published.KEYS} | {"chapter": "04_svd"} | content
+    store.write_json(folder / "04_svd.json", whole)
+    return folder
+
+
+def test_a_notebook_s_node_is_of_its_study_and_reads_images_once_they_are_asked_for(tmp_path, reads):
+    node = Node.of(tmp_path / "out", STUDY, "04_svd")
+    assert node.study == settings.Study("digits", 3, 0, "cpu") and node.chapter == "04_svd"
+    assert node.published is None and node.device == torch.device("cpu") and reads == []
+    assert node.data.seed == 3 and node.data is node.data
+    assert reads == [("digits", 3)]
+    assert Node.of(tmp_path, node.study, "04_svd").study == node.study
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("study", "message"),
+    [
+        ({**STUDY, "sed": 0}, "study.sed: unknown; did you mean 'seed'"),
+        ({"seed": 0}, "study.dataset: missing"),
+        ({**STUDY, "seed": -1}, "study.seed=-1: expected at least 0"),
+        ({**STUDY, "seed": True}, "study.seed=True: expected a whole number"),
+        ({**STUDY, "device": "gpu"}, "study.device='gpu': expected one of 'auto', 'cpu' or 'cuda'"),
+        ("digits", "study='digits': expected a dictionary"),
+    ],
+)
+def test_a_study_that_cannot_be_is_refused_before_anything_is_read(tmp_path, reads, study, message):
+    with pytest.raises(settings.SettingError, match=f"^{message}"):
+        Node.of(tmp_path / "out", study, "04_svd")
+    assert reads == [] and not (tmp_path / "out").exists()
+
+
+def test_a_node_that_is_made_is_finished_with_the_model_that_is_handed_to_it(tmp_path, student_model):
+    node = Node.of(tmp_path, STUDY, "04_svd")
+    metrics = node.make(lambda: models.duplicate(student_model))
+    assert metrics == store.read_json(tmp_path / sweep.METRICS) and metrics["seed"] == 3
+    assert node.model is not None and node.about["data"]["seed"] == 3
+
+
+def test_of_a_published_chapter_nothing_is_made_and_no_image_is_read(tmp_path, study_root, reads):
+    about, metrics = {"data": {"name": "digits"}}, {"test_accuracy": 0.5}
+    publish(study_root / "figures" / "mine", about=about, metrics=metrics)
+    node = Node.of(tmp_path / "out", STUDY, "04_svd", "figures/mine")
+    assert node.make(lambda: pytest.fail("a model is made")) == metrics
+    assert node.about == about and node.model is None and node.published.content["metrics"] == metrics
+    assert reads == [] and not (tmp_path / "out").exists()
+
+
+def test_what_is_not_published_is_refused_with_what_is(tmp_path, study_root):
+    with pytest.raises(store.CheckpointError, match="expected a study that has published 04_svd; nothing is published"):
+        Node.of(tmp_path / "out", STUDY, "04_svd", "figures/mine")
+    publish(study_root / "figures" / "mine")
+    with pytest.raises(store.CheckpointError, match=r"published 05_quantize; it has 04_svd\. An empty text"):
+        Node.of(tmp_path / "out", STUDY, "05_quantize", "figures/mine")
+    store.write_json(study_root / "figures" / "mine" / "04_svd.json", {"rows": {}})
+    with pytest.raises(store.CheckpointError, match=r"04_svd.json: expected chapter, about, settings, "):
+        Node.of(tmp_path / "out", STUDY, "04_svd", "figures/mine")

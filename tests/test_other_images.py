@@ -11,7 +11,7 @@ from studylib import data
 
 PROFILE = """
 study: {dataset: cifar10, stages: [svd], lessons: false}
-teacher: {depth: 7, growth: 2, epochs: 1, lr: 1e-3, batch_size: 32}
+teacher: {network: {depth: 7, growth: 2}, recipe: {epochs: 1, batch_size: 32}}
 latency: {batch: 2, repeats: 1, compiled: false}
 """
 

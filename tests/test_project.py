@@ -71,7 +71,7 @@ def test_every_stage_has_a_notebook_and_every_notebook_a_stage():
 
 
 def test_nothing_in_studylib_knows_the_engine():
-    for path in (ROOT / "studylib").glob("*.py"):
+    for path in (ROOT / "studylib").rglob("*.py"):
         assert not re.search(r"\b(snakemake|papermill|engine)\b(?!_params)", path.read_text(), flags=re.I), path.name
 
 
@@ -194,11 +194,13 @@ def inside(tmp_path, monkeypatch):
 def test_what_is_damaged_is_named_by_make_figures(inside, monkeypatch):
     made = dict.fromkeys(("git_commit", "date", "hardware", "python", "threads", "packages"), "x")
     latency = dict.fromkeys(("batch", "compiled", "threads", "seed", "device"), 1)
+    row = dict.fromkeys(sweep.COLUMNS, 1.0) | {"node": "teacher", "seed": 0}
+    chapter = {key: {} for key in ("about", "settings", "metrics", "rows", "claims")} | {"chapter": "03"}
     files = {
-        "runs/made_up/sweep.csv": TABLE,
+        "runs/made_up/sweep.csv": pd.DataFrame([row]).to_csv(index=False),
         "runs/made_up/latency.json": json.dumps(latency),
         "runs/made_up/seed0/teacher/metrics.json": json.dumps({"provenance": made, "data": {"name": "digits"}}),
-        "runs/made_up/chapters/03/notebook.ipynb": json.dumps({"cells": []}),
+        "runs/made_up/chapters/03/chapter.json": json.dumps(chapter),
         "figures/made_up/about.json": json.dumps({"nodes": [], "seeds": [], "chapters": []}),
         "figures/models/models.json": "{}",
         "figures/results.csv": TABLE.replace("node", "profile,node", 1).replace("teacher", "digits,teacher"),
@@ -209,6 +211,7 @@ def test_what_is_damaged_is_named_by_make_figures(inside, monkeypatch):
     monkeypatch.setattr("sys.argv", ["figures.py", "made_up"])
     damaged = [(name, b"{") for name in files if not name.endswith(".csv")]
     damaged += [("figures/results.csv", b""), ("runs/made_up/sweep.csv", b"\xff")]
+    damaged += [("runs/made_up/sweep.csv", TABLE.encode()), ("runs/made_up/chapters/03/chapter.json", b"{}")]
     damaged += [("figures/models/models.json", content) for content in BAD_LISTS]
     for name, content in damaged:
         (inside / name).write_bytes(content)

@@ -8,16 +8,18 @@ import torch
 
 from studylib import comparison, dominance, limits, models, node, objectives, quantize, settings, train
 from studylib.experiments import several_objectives as several
+from studylib.experiments import three_objectives
 from studylib.networks import ConvNetSize
 from studylib.plots import ways as plots
 from studylib.tree import chapter
+from studylib.ways import METHOD, RIVALS, Way
 from tests.conftest import SMALL
 
 QUICK = train.Recipe(epochs=1, lr=5e-3, batch_size=50, augmentation="none")
 HOW = {"recipe": QUICK, "tau": 0.3, "seed": 0}
 SETTINGS = {"sums": [1e-3], "shrinkages": [0.1], "taus": [0.2], "rates": [5e-3], "sparsities": [0.5]}
 LABELS = [way.label for way in comparison.Comparison(**SETTINGS).ways()]
-METHOD, RIVALS, STAGES = comparison.METHOD, comparison.RIVALS, comparison.STAGES
+STAGES = comparison.STAGES
 
 
 @pytest.fixture
@@ -126,13 +128,13 @@ def test_steps_are_of_the_first_seed_its_last_losses_and_the_mean_of_its_shares(
 
 
 def test_the_best_value_is_bold_and_named_where_it_is_at_an_end():
-    ways = [comparison.Way("a", "λ", (1.0, 2.0, 3.0)), comparison.Way("b", "τ", (1.0, 2.0, 3.0))]
+    ways = [Way("a", "λ", (1.0, 2.0, 3.0)), Way("b", "τ", (1.0, 2.0, 3.0))]
     score = pd.Series({("a", 1.0): 0.1, ("a", 2.0): 0.3, ("a", 3.0): 0.2} | {("b", v): v / 10 for v in (1.0, 2.0, 3.0)})
     best = {"a": 2.0, "b": 3.0}
     rows = several.by_value(ways, score, best)
     assert list(rows["value: % dominated"]) == ["1: 10.0, **2: 30.0**, 3: 20.0", "1: 10.0, 2: 20.0, **3: 30.0**"]
     assert several.at_an_end(ways, best) == "b" and several.at_an_end(ways[:1], best) == "none"
-    two = comparison.Way("c", "λ", (1.0, 2.0))  # of two, each is at an end
+    two = Way("c", "λ", (1.0, 2.0))  # of two, each is at an end
     assert several.at_an_end([two], {"c": 1.0}) == "none"
 
 
@@ -192,25 +194,25 @@ def start(new_student):
 
 
 def test_three_objectives_are_rows_of_each_set_and_kept(start, tiny, tmp_path, trainings):
-    rows = several.three_objectives(start, tiny, tmp_path, **HOW)
+    rows = three_objectives.three_objectives(start, tiny, tmp_path, **HOW)
     names = ["task", "task + l1", "task + nuclear_norm", "task + l1 + nuclear_norm"]
     assert [row["objectives"] for row in rows] == names
     assert list(rows[0]) == [
-        *("objectives", "l1", "nuclear_norm", several.TEST, several.PRUNED),
+        *("objectives", "l1", "nuclear_norm", three_objectives.TEST, three_objectives.PRUNED),
         "quarter of the rank %",
     ]
-    model = several.descended(start, tiny, [objectives.l1], **HOW)
+    model = three_objectives.descended(start, tiny, [objectives.l1], **HOW)
     assert rows[1]["l1"] == pytest.approx(float(objectives.l1.closed_form(model)[0]))
-    assert rows[1][several.TEST] == 100 * train.accuracy(model, tiny.test, tiny)
+    assert rows[1][three_objectives.TEST] == 100 * train.accuracy(model, tiny.test, tiny)
     assert rows[1]["l1"] < rows[0]["l1"]
     made = len(trainings)
-    assert several.three_objectives(start, tiny, tmp_path, **HOW) == rows and len(trainings) == made
-    assert several.three_objectives(start, tiny, tmp_path, **HOW | {"tau": 0.4}) != rows
+    assert three_objectives.three_objectives(start, tiny, tmp_path, **HOW) == rows and len(trainings) == made
+    assert three_objectives.three_objectives(start, tiny, tmp_path, **HOW | {"tau": 0.4}) != rows
 
 
 def test_a_quarter_of_the_rank_is_left_and_the_network_is_as_it_was(start):
     before = start.fc1.weight.detach().clone()
-    small = several._quarter_rank(start)
+    small = three_objectives._quarter_rank(start)
     for name in ("fc1", "fc2", "fc3"):
         full, cut = (getattr(model, name).weight.detach() for model in (start, small))
         assert torch.linalg.matrix_rank(cut) == max(1, min(full.shape) // 4)
@@ -218,10 +220,10 @@ def test_a_quarter_of_the_rank_is_left_and_the_network_is_as_it_was(start):
 
 
 def test_quantization_and_alignment_are_measured_beside_the_teacher(start, tiny, teacher_model, tmp_path):
-    rows = several.quantization_and_alignment(start, tiny, teacher_model, tmp_path, **HOW)
+    rows = three_objectives.quantization_and_alignment(start, tiny, teacher_model, tmp_path, **HOW)
     assert [row["objectives"].count("+") for row in rows] == [0, 1, 1, 2]
-    assert list(rows[0]) == ["objectives", "error", several.TEST, "4 bits %", "as the teacher %"]
-    model = several.descended(start, tiny, [], **HOW)
+    assert list(rows[0]) == ["objectives", "error", three_objectives.TEST, "4 bits %", "as the teacher %"]
+    model = three_objectives.descended(start, tiny, [], **HOW)
     low = quantize.apply(model, tiny, seed=0, calibration_images=100, bits=4)
     assert rows[0]["4 bits %"] == 100 * train.accuracy(low, tiny.test, tiny)
     assert rows[1]["error"] < rows[0]["error"]
@@ -235,13 +237,13 @@ def test_an_objective_of_ones_own_stands_beside_l1_and_is_trained_again_when_it_
 
         return own
 
-    rows = several.beside_l1(own(1.0), start, tiny, tmp_path, **HOW)
-    assert [list(row) for row in rows] == 2 * [["objectives", several.TEST, several.PRUNED]]
+    rows = three_objectives.beside_l1(own(1.0), start, tiny, tmp_path, **HOW)
+    assert [list(row) for row in rows] == 2 * [["objectives", three_objectives.TEST, three_objectives.PRUNED]]
     assert [row["objectives"] for row in rows] == ["task + own", "task + l1"]
     file = tmp_path / "own_objective" / "task_+_own.json"
     kept = file.read_bytes()
-    assert several.beside_l1(own(1.0), start, tiny, tmp_path, **HOW) == rows and file.read_bytes() == kept
-    several.beside_l1(own(2.0), start, tiny, tmp_path, **HOW)
+    assert three_objectives.beside_l1(own(1.0), start, tiny, tmp_path, **HOW) == rows and file.read_bytes() == kept
+    three_objectives.beside_l1(own(2.0), start, tiny, tmp_path, **HOW)
     assert file.read_bytes() != kept
 
 

@@ -1,9 +1,11 @@
 import fcntl
+import json
 import re
 import subprocess
 import sys
 
 import pytest
+import yaml
 from projects import copy_project, edit, environment, read_only, study, tree_of
 
 from studylib import sweep
@@ -33,7 +35,10 @@ def test_seeds_and_stages_choose_a_part_of_the_tree(project):
 
 
 def test_one_more_name_in_the_list_of_stages_grows_the_tree(project):
-    edit(project / "papermill_params" / "stages.yaml", "int8: 05_quantize", "again: 04_svd\nint8: 05_quantize")
+    declared = project / "papermill_params" / "chapters.yaml"
+    records = yaml.safe_load(declared.read_text())["svd"]["records"]
+    again = f"again: {{notebook: 04_svd, role: technique, minutes: 1, records: {json.dumps(records)}}}\n"
+    edit(declared, "int8:\n  notebook", f"{again}int8:\n  notebook")
     found = planned(project, "--profile", "smoke")
     assert len(found) == len(set(found)) == 32
     assert "seed0/teacher-kd-imp-svd-again-int8" in found
@@ -146,6 +151,27 @@ def test_a_chapter_that_is_not_there_is_named_with_those_that_are(project, words
     )
     none = study(project, "--profile", "smoke", "--chapters", "3", "--", "-n")
     assert none.returncode != 0 and "chapter '3': expected one that the profile runs: none" in none.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "stages", "why"),
+    [
+        (
+            "3",
+            "kd",
+            "imp is not among the stages (kd); expected one that the profile runs: 01_train_teacher, 02_distill, ",
+        ),
+        (
+            "7",
+            "none",
+            "it is of combinations, and without stages there are none; expected one that the profile runs: 01_",
+        ),
+    ],
+)
+def test_a_chapter_that_the_stages_leave_out_is_refused_in_a_sentence(project, words, stages, why):
+    refused = study(project, "--profile", "digits", "--chapters", words, "--stages", stages, "--", "-n")
+    assert refused.returncode == 1 and refused.stdout.startswith(f"chapter {words!r}: {why}"), refused.stdout
+    assert len(refused.stdout.splitlines()) == 1
 
 
 @pytest.mark.parametrize("config", [["--config", "foo=1"], ["--config=profile=digits"], ["-C", "seeds=3"]])

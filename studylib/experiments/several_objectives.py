@@ -1,7 +1,6 @@
-"""Chapter 6: ways to train for compression, tuned alike, and three objectives at once."""
+"""Chapter 6: ways to train for compression, tuned alike."""
 
 import dataclasses
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pandas as pd
@@ -14,25 +13,18 @@ from studylib import (
     dominance,
     factorial,
     models,
-    multiobjective,
     objectives,
-    prune,
-    quantize,
-    train,
 )
 from studylib import data as datasets
-from studylib.checkpoint import function_digest, weights_digest
 from studylib.data import Data
 from studylib.networks import ConvNetSize
-from studylib.objectives import Objective, cross_entropy, l1, nuclear_norm
+from studylib.objectives import cross_entropy, l1
 from studylib.report import plus_minus
-from studylib.tree.rows import Task, every
+from studylib.ways import METHOD, RIVALS, Way
 
 RAISES = ["ascends_cross_entropy", "ascends_l1"]  # columns of a history: share of the steps that raise a loss
 LOSSES = ["value_cross_entropy", "value_l1"]
 ALONG = ["way", "value", "seed", "epoch", *LOSSES, "cosine_l1", *RAISES]  # what is shown of the histories
-CALIBRATION_IMAGES = 128  # at most, to round activations
-PRUNED, TEST = "nine tenths pruned %", "test accuracy %"
 
 
 def fresh(size: ConvNetSize, data: Data, seed: int, device: torch.device) -> nn.Module:
@@ -110,7 +102,7 @@ def scores(tried: pd.DataFrame, classes: int) -> pd.Series:
     return volumes.groupby(["way", "value"], sort=False)["volume"].mean()
 
 
-def by_value(ways: list[comparison.Way], score: pd.Series, best: dict[str, float]) -> pd.DataFrame:
+def by_value(ways: list[Way], score: pd.Series, best: dict[str, float]) -> pd.DataFrame:
     """A row a way, in words: its setting, and each value with the % that it dominates, the best in bold."""
     rows = []
     for way in ways:
@@ -123,14 +115,14 @@ def by_value(ways: list[comparison.Way], score: pd.Series, best: dict[str, float
 def against_sums(chosen: pd.DataFrame, classes: int) -> pd.DataFrame:
     """The rows of :func:`studylib.dominance.against` on test images, for each weighted sum, in the column rival."""
     volumes = dominance.volumes(chosen, "test_accuracy", classes)
-    found = [dominance.against(volumes, rival).assign(rival=rival) for rival in comparison.RIVALS]
+    found = [dominance.against(volumes, rival).assign(rival=rival) for rival in RIVALS]
     return pd.concat(found, ignore_index=True)
 
 
 def dominated(hypervolume: pd.DataFrame, best: dict[str, float]) -> pd.DataFrame:
     """The rows of :func:`against_sums` in words: a row a stage and way."""
     against = {rival: rows for rival, rows in hypervolume.groupby("rival", sort=False)}
-    table = against[comparison.RIVALS[0]]
+    table = against[RIVALS[0]]
     shown = table[["stage", "way"]].assign(value=table["way"].map(best).map("{:g}".format))
     shown["dominated %"] = [plus_minus(100 * row.mean, 100 * row.sd, 1) for row in table.itertuples()]
     for rival, rows in against.items():
@@ -152,121 +144,12 @@ def front(chosen: pd.DataFrame) -> pd.DataFrame:
     return mean
 
 
-def descended(
-    start: nn.Module, data: Data, others: list[Objective], *, recipe: train.Recipe, tau: float, seed: int
-) -> nn.Module:
-    """A copy of ``start`` trained by PCD with normalized gradients, the task first, as the last epoch left it."""
-    step = multiobjective.Descent([cross_entropy, *others], "PCD", normalize=True, tau=tau)
-    model = models.duplicate(start)
-    model.history = train.fit(model, data, recipe, seed=seed, step=step, keep="last")
-    return model
-
-
-def _each(
-    name: str,
-    sets: list[list[Objective]],
-    see: Callable[[nn.Module], dict],
-    start: nn.Module,
-    data: Data,
-    folder: Path,
-    how: dict,
-    *more: str,
-) -> list[dict]:
-    """A row for each of ``sets`` of objectives: what ``see`` says of the network descended; kept in ``folder``."""
-
-    def tasks() -> Iterator[Task]:
-        for others in sets:
-            named = {"objectives": " + ".join(["task", *(o.name for o in others)])}
-            yield named, lambda others=others: [see(descended(start, data, others, **how))]
-
-    recipe = dataclasses.asdict(how["recipe"])
-    key = [recipe, how["tau"], how["seed"], data.identity, start.spec, weights_digest(start), *more]
-    return list(every(tasks(), folder / name, key))
-
-
-def three_objectives(start: nn.Module, data: Data, folder: Path, **how) -> list[dict]:
-    """The task alone, with L1, with the nuclear norm, and with both: rows that are kept in ``folder``.
-
-    Args:
-        start: the network before training.
-        how: recipe, tau and seed of :func:`descended`.
-
-    Returns:
-        objectives, l1, nuclear_norm (sums at the end), and test accuracies in %: as trained, nine tenths of the weights
-        pruned, linear layers at a quarter of their rank.
-    """
-
-    def see(model: nn.Module) -> dict:
-        row = {o.name: float(o.closed_form(model)[0]) for o in (l1, nuclear_norm)}
-        row |= {TEST: _test(model, data), PRUNED: _test(_cut(model, data, how), data)}
-        return row | {"quarter of the rank %": _test(_quarter_rank(model), data)}
-
-    sets = [[], [l1], [nuclear_norm], [l1, nuclear_norm]]
-    return _each("three_objectives", sets, see, start, data, folder, how)
-
-
-def quantization_and_alignment(start: nn.Module, data: Data, teacher: nn.Module, folder: Path, **how) -> list[dict]:
-    """The task alone, with the distance to a four-bit grid, with alignment to ``teacher``, and with both.
-
-    Arguments as for :func:`three_objectives`.
-
-    Returns:
-        objectives, error (of the grid), test accuracies in % as trained and rounded (weights to four bits, activations
-        to eight), and the test images in % that are predicted as ``teacher`` does.
-    """
-    grid, align = objectives.quantization_error(4), objectives.knowledge_alignment(teacher)
-    told = train.predict(teacher, data.test, data).argmax(1)
-    images = min(CALIBRATION_IMAGES, data.sizes["train"])
-
-    def see(model: nn.Module) -> dict:
-        low = quantize.apply(model, data, seed=how["seed"], calibration_images=images, bits=4)
-        same = (train.predict(model, data.test, data).argmax(1) == told).double().mean().item()
-        row = {"error": float(grid.closed_form(model)[0]), TEST: _test(model, data), "4 bits %": _test(low, data)}
-        return row | {"as the teacher %": 100 * same}
-
-    name, sets = "quantization_and_alignment", [[], [grid], [align], [grid, align]]
-    return _each(name, sets, see, start, data, folder, how, weights_digest(teacher))
-
-
-def beside_l1(own: Objective, start: nn.Module, data: Data, folder: Path, **how) -> list[dict]:
-    """The task with ``own``, and with L1: rows of objectives, test accuracies in % as trained and nine tenths pruned.
-
-    Arguments as for :func:`three_objectives`.
-    """
-
-    def see(model: nn.Module) -> dict:
-        return {TEST: _test(model, data), PRUNED: _test(_cut(model, data, how), data)}
-
-    return _each("own_objective", [[own], [l1]], see, start, data, folder, how, function_digest(own.function))
-
-
-def _test(model: nn.Module, data: Data) -> float:
-    return 100 * train.accuracy(model, data.test, data)
-
-
-def _cut(model: nn.Module, data: Data, how: dict) -> nn.Module:
-    """``model`` with nine tenths of its weights pruned, not trained after."""
-    none = dataclasses.replace(how["recipe"], epochs=0)
-    return prune.trajectory(model, data, [0.9], method="one_shot", recipe=none, seed=how["seed"])[0]
-
-
-def _quarter_rank(model: nn.Module) -> nn.Module:
-    """A copy whose linear layers keep a quarter of their singular values, one at least."""
-    small = models.duplicate(model)
-    for layer in small.modules():
-        if isinstance(layer, nn.Linear):
-            u, s, v = torch.linalg.svd(layer.weight.detach(), full_matrices=False)
-            s[max(1, len(s) // 4) :] = 0
-            layer.weight.data.copy_((u * s) @ v)
-    return small
-
-
 def rival_of(score: pd.Series, best: dict[str, float]) -> str:
     """The weighted sum that is the better one on validation images (:func:`scores`)."""
-    return max(comparison.RIVALS, key=lambda way: score[way, best[way]])
+    return max(RIVALS, key=lambda way: score[way, best[way]])
 
 
-def at_an_end(ways: list[comparison.Way], best: dict[str, float]) -> str:
+def at_an_end(ways: list[Way], best: dict[str, float]) -> str:
     """The ways whose best value is the first or last of three or more, with commas; "none" where there is none."""
     found = [w.label for w in ways if len(w.values) > 2 and best[w.label] in (w.values[0], w.values[-1])]
     return ", ".join(found) or "none"
@@ -287,21 +170,21 @@ def most(hypervolume: pd.DataFrame, stage: str, rival: str) -> str:
     """Who dominates most after ``stage``, and who more or less than ``rival`` for certain, in words."""
     rows = _against(hypervolume, rival).loc[stage]
     sure = {verdict: ", ".join(rows.index[rows["verdict"] == verdict]) or "none" for verdict in ("more", "less")}
-    row = rows.loc[comparison.METHOD]
+    row = rows.loc[METHOD]
     first = f"{stage}, most by {rows['mean'].idxmax()} ({rows['mean'].max():.1%})"
-    gain = f"{comparison.METHOD} {100 * row['gain']:+.1f} points over the {rival} ({row['verdict']})"
+    gain = f"{METHOD} {100 * row['gain']:+.1f} points over the {rival} ({row['verdict']})"
     return f"{first}; {gain}; more than that for certain: {sure['more']}; less: {sure['less']}"
 
 
 def lift(hypervolume: pd.DataFrame, way: str) -> float:
     """Points of the plane that fine-tuning adds to ``way``, mean over the seeds."""
-    one_shot, tuned = (_against(hypervolume, comparison.RIVALS[0]).loc[(s, way), "mean"] for s in comparison.STAGES)
+    one_shot, tuned = (_against(hypervolume, RIVALS[0]).loc[(s, way), "mean"] for s in comparison.STAGES)
     return 100 * (tuned - one_shot)
 
 
 def least_likeness(training: pd.DataFrame, tau: float) -> float:
     """The least cosine, over epochs, of the thesis's direction and of the weighted sum with λ = ``tau``."""
-    cosines = training[training["way"] == comparison.METHOD]["cosine_l1"]
+    cosines = training[training["way"] == METHOD]["cosine_l1"]
     return min((dominance.likeness(tau, cosine) for cosine in cosines), default=float("nan"))
 
 
@@ -315,11 +198,11 @@ def claims_of(hypervolume: pd.DataFrame, steps: pd.DataFrame) -> dict[str, list[
     found = {}
     for key, stage in zip(("moo_one_shot", "moo_tuned"), comparison.STAGES, strict=True):
         found[key] = []
-        for rival in comparison.RIVALS:
-            row = _against(hypervolume, rival).loc[(stage, comparison.METHOD)]
+        for rival in RIVALS:
+            row = _against(hypervolume, rival).loc[(stage, METHOD)]
             points = 100 * row[["gain", "low", "high"]].astype(float)
             found[key].append(claims.Measured(*points, n=int(row["seeds"]), against=rival))
-    raised = steps[steps["way"] == comparison.METHOD][RAISES].to_numpy()
+    raised = steps[steps["way"] == METHOD][RAISES].to_numpy()
     return found | {"moo_common": [claims.Measured(raised.max() if raised.size else float("nan"))]}
 
 

@@ -15,7 +15,7 @@ sys.path.append(str(HERE.parent))
 
 from projects import copy_project, environment
 
-from engine import parameters
+from engine.reading import read_yaml
 
 CHANGES = {"study": {"seeds": [0, 1, 2], "lessons": False}, "latency": {"repeats": 5, "compiled": False}}
 REPEATS = 2
@@ -25,7 +25,7 @@ CLOSE = 0.03  # of test accuracy, mean over the nodes: one thread and two do not
 def run() -> dict:
     with tempfile.TemporaryDirectory() as folder:
         project = copy_project(Path(folder) / "project")
-        profile = parameters.read_yaml(project / "papermill_params" / "digits.yaml")
+        profile = read_yaml(project / "papermill_params" / "digits.yaml")
         for section, values in CHANGES.items():
             profile[section] |= values
         (project / "papermill_params" / "bench.yaml").write_text(yaml.safe_dump(profile))

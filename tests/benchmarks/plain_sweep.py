@@ -5,33 +5,36 @@
 The stages, parameters, files and latencies of `make study` on two threads; models are handed on in memory.
 """
 
-import ast
 import copy
-import inspect
 import sys
 import time
+from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 
-from engine import latency, parameters
-from studylib import distill, lowrank, prune, quantize, store, sweep, teacher, train
+from torch import nn
+
+from engine import check, latency, parameters
+from studylib import distill, lowrank, prune, quantize, store, sweep, teacher
 from studylib.node import Node
 
 THREADS = 2
-TECHNIQUES = {"teacher": teacher, "kd": distill, "imp": prune, "svd": lowrank, "int8": quantize}
 
 
 def main(profile: str, folder: Path) -> None:
     sections = parameters.load(profile)
     study, names = sections["study"], sweep.nodes(sections["study"]["stages"])
+    records = {stage: check.records_of(stage, sections) for stage in (sweep.ROOT, *study["stages"])}
     for seed in study["seeds"]:
         start = Node(folder, study["dataset"], seed, THREADS, study["device"])
+        assert len(start.data.train)  # read once a seed: the copies below share it
         models = {}
         for name in names:
             node = copy.copy(start)
             node.out, node.started = folder / f"seed{seed}" / name, time.perf_counter()
             node.scratch = node.out / "unfinished"
             stage, parent = name.rpartition("-")[2], models.get(sweep.parent_of(name))
-            models[name] = apply(stage, parent, node, seed, sections[stage])
+            models[name] = TECHNIQUES[stage](parent, node, **records[stage])
             node.finish(models[name])
     nodes = [str(folder / f"seed{study['seeds'][0]}" / name) for name in names]
     given = [f"--{name}={str(value).lower()}" for name, value in sections["latency"].items()]
@@ -40,19 +43,36 @@ def main(profile: str, folder: Path) -> None:
     store.write_bytes(folder / "sweep.csv", sweep.read(folder, names, study["seeds"]).to_csv(index=False).encode())
 
 
-def apply(stage: str, parent, node: Node, seed: int, section: dict):
-    """What the stage's notebook does between ``Node(…)`` and ``node.finish``, parameters its own and the profile's."""
-    values = defaults(stage) | section | {"seed": seed, "device": node.device, "data": node.data, "model": parent}
-    values["recipe"] = train.Recipe(**{k: v for k, v in values.items() if k in train.Recipe.__dataclass_fields__})
-    technique = TECHNIQUES[stage].apply
-    return technique(**{name: values[name] for name in inspect.signature(technique).parameters if name in values})
+def _teacher(_, node: Node, network, recipe, penalty, **_chapter) -> nn.Module:
+    how = {"recipe": recipe, "seed": node.study.seed, "device": node.device, "step": penalty.step(recipe)}
+    return teacher.apply(node.data, **asdict(network), **how)
 
 
-def defaults(stage: str) -> dict:
-    from papermill import inspect_notebook
+def _kd(parent, node: Node, distillation, student, recipe, **_chapter) -> nn.Module:
+    how = {"recipe": recipe, "seed": node.study.seed}
+    return distill.apply(parent, node.data, **asdict(distillation), **asdict(student), **how)
 
-    found = inspect_notebook(str(parameters.notebooks()[stage]))
-    return {name: ast.literal_eval(about["default"]) for name, about in found.items()}
+
+def _imp(parent, node: Node, pruning, recipe, **_chapter) -> nn.Module:
+    return prune.apply(parent, node.data, **asdict(pruning), recipe=recipe, seed=node.study.seed)
+
+
+def _svd(parent, node: Node, svd, **_chapter) -> nn.Module:
+    return lowrank.apply(parent, node.data, **asdict(svd))
+
+
+def _int8(parent, node: Node, int8, **_chapter) -> nn.Module:
+    return quantize.apply(parent, node.data, **asdict(int8), seed=node.study.seed)
+
+
+# what each stage's notebook does between `Node.of` and `node.finish`, by the records of its parameters
+TECHNIQUES: dict[str, Callable[..., nn.Module]] = {
+    "teacher": _teacher,
+    "kd": _kd,
+    "imp": _imp,
+    "svd": _svd,
+    "int8": _int8,
+}
 
 
 if __name__ == "__main__":

@@ -1,0 +1,126 @@
+"""Chapter 6: three objectives at once, other objectives beside the task, and one of the reader's own beside L1."""
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from studylib import models, multiobjective, objectives, prune, quantize, train
+from studylib.checkpoint import function_digest, weights_digest
+from studylib.data import Data
+from studylib.objectives import Objective, cross_entropy, l1, nuclear_norm
+from studylib.tree.rows import Task, every
+
+CALIBRATION_IMAGES = 128  # at most, to round activations
+PRUNED, TEST = "nine tenths pruned %", "test accuracy %"
+
+
+def descended(
+    start: nn.Module, data: Data, others: list[Objective], *, recipe: train.Recipe, tau: float, seed: int
+) -> nn.Module:
+    """A copy of ``start`` trained by PCD with normalized gradients, the task first, as the last epoch left it."""
+    step = multiobjective.Descent([cross_entropy, *others], "PCD", normalize=True, tau=tau)
+    model = models.duplicate(start)
+    model.history = train.fit(model, data, recipe, seed=seed, step=step, keep="last")
+    return model
+
+
+def _each(
+    name: str,
+    sets: list[list[Objective]],
+    see: Callable[[nn.Module], dict],
+    start: nn.Module,
+    data: Data,
+    folder: Path,
+    how: dict,
+    *more: str,
+) -> list[dict]:
+    """A row for each of ``sets`` of objectives: what ``see`` says of the network descended; kept in ``folder``."""
+
+    def tasks() -> Iterator[Task]:
+        for others in sets:
+            named = {"objectives": " + ".join(["task", *(o.name for o in others)])}
+            yield named, lambda others=others: [see(descended(start, data, others, **how))]
+
+    recipe = dataclasses.asdict(how["recipe"])
+    key = [recipe, how["tau"], how["seed"], data.identity, start.spec, weights_digest(start), *more]
+    return list(every(tasks(), folder / name, key))
+
+
+def three_objectives(start: nn.Module, data: Data, folder: Path, **how) -> list[dict]:
+    """The task alone, with L1, with the nuclear norm, and with both: rows that are kept in ``folder``.
+
+    Args:
+        start: the network before training.
+        how: recipe, tau and seed of :func:`descended`.
+
+    Returns:
+        objectives, l1, nuclear_norm (sums at the end), and test accuracies in %: as trained, nine tenths of the weights
+        pruned, linear layers at a quarter of their rank.
+    """
+
+    def see(model: nn.Module) -> dict:
+        row = {o.name: float(o.closed_form(model)[0]) for o in (l1, nuclear_norm)}
+        row |= {TEST: _test(model, data), PRUNED: _test(_cut(model, data, how), data)}
+        return row | {"quarter of the rank %": _test(_quarter_rank(model), data)}
+
+    sets = [[], [l1], [nuclear_norm], [l1, nuclear_norm]]
+    return _each("three_objectives", sets, see, start, data, folder, how)
+
+
+def quantization_and_alignment(start: nn.Module, data: Data, teacher: nn.Module, folder: Path, **how) -> list[dict]:
+    """The task alone, with the distance to a four-bit grid, with alignment to ``teacher``, and with both.
+
+    Arguments as for :func:`three_objectives`.
+
+    Returns:
+        objectives, error (of the grid), test accuracies in % as trained and rounded (weights to four bits, activations
+        to eight), and the test images in % that are predicted as ``teacher`` does.
+    """
+    grid, align = objectives.quantization_error(4), objectives.knowledge_alignment(teacher)
+    told = train.predict(teacher, data.test, data).argmax(1)
+    images = min(CALIBRATION_IMAGES, data.sizes["train"])
+
+    def see(model: nn.Module) -> dict:
+        low = quantize.apply(model, data, seed=how["seed"], calibration_images=images, bits=4)
+        same = (train.predict(model, data.test, data).argmax(1) == told).double().mean().item()
+        row = {"error": float(grid.closed_form(model)[0]), TEST: _test(model, data), "4 bits %": _test(low, data)}
+        return row | {"as the teacher %": 100 * same}
+
+    name, sets = "quantization_and_alignment", [[], [grid], [align], [grid, align]]
+    return _each(name, sets, see, start, data, folder, how, weights_digest(teacher))
+
+
+def beside_l1(own: Objective, start: nn.Module, data: Data, folder: Path, **how) -> list[dict]:
+    """The task with ``own``, and with L1: rows of objectives, test accuracies in % as trained and nine tenths pruned.
+
+    Arguments as for :func:`three_objectives`.
+    """
+
+    def see(model: nn.Module) -> dict:
+        return {TEST: _test(model, data), PRUNED: _test(_cut(model, data, how), data)}
+
+    return _each("own_objective", [[own], [l1]], see, start, data, folder, how, function_digest(own.function))
+
+
+def _test(model: nn.Module, data: Data) -> float:
+    return 100 * train.accuracy(model, data.test, data)
+
+
+def _cut(model: nn.Module, data: Data, how: dict) -> nn.Module:
+    """``model`` with nine tenths of its weights pruned, not trained after."""
+    none = dataclasses.replace(how["recipe"], epochs=0)
+    return prune.trajectory(model, data, [0.9], method="one_shot", recipe=none, seed=how["seed"])[0]
+
+
+def _quarter_rank(model: nn.Module) -> nn.Module:
+    """A copy whose linear layers keep a quarter of their singular values, one at least."""
+    small = models.duplicate(model)
+    for layer in small.modules():
+        if isinstance(layer, nn.Linear):
+            u, s, v = torch.linalg.svd(layer.weight.detach(), full_matrices=False)
+            s[max(1, len(s) // 4) :] = 0
+            layer.weight.data.copy_((u * s) @ v)
+    return small

@@ -95,7 +95,7 @@ def ways(
         for method in prune.METHODS:
 
             def make(seed=seed, method=method, masks_file=masks_file) -> list[dict]:
-                like = _masks_in(masks_file, len(sparsities), device) if method == "random" else None
+                like = _masks_in(masks_file, len(sparsities), parent) if method == "random" else None
                 how = {"method": method, "recipe": recipe, "seed": seed, "initial": initial, "like": like}
                 found = prune.trajectory(parent, data, sparsities, **how, scratch=scratch / f"trajectory-{seed}")
                 if method == "pretrained":
@@ -109,12 +109,11 @@ def ways(
             yield {"seed": seed, "method": method}, make
 
 
-def _masks_in(file: Path, count: int, device: torch.device) -> list[prune.Masks]:
-    masks: list[prune.Masks] = [{} for _ in range(count)]
-    for name, mask in store.read_tensors(file)[0].items():
-        number, _, layer = name.partition("/")
-        masks[int(number)][layer] = mask.to(device)
-    return masks
+def _masks_in(file: Path, count: int, parent: nn.Module) -> list[prune.Masks]:
+    """The masks of each sparsity, on the device of ``parent`` and in the order of its layers: positions are drawn so."""
+    tensors = store.read_tensors(file)[0]
+    names = {name: weight.device for name, weight in prune.prunable(parent).items()}
+    return [{name: tensors[f"{k}/{name}"].to(device) for name, device in names.items()} for k in range(count)]
 
 
 def _row(model: nn.Module, sparsity: float, data: Data, shown: bool) -> dict:

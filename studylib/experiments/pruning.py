@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Annotated
 
 import pandas as pd
-import torch
 from pydantic import Field
 from torch import nn
 
@@ -110,7 +109,7 @@ def ways(
 
 
 def _masks_in(file: Path, count: int, parent: nn.Module) -> list[prune.Masks]:
-    """The masks of each sparsity, on the device of ``parent`` and in the order of its layers: positions are drawn so."""
+    """The masks of each sparsity, in the order of the layers of ``parent``, in which positions are drawn."""
     tensors = store.read_tensors(file)[0]
     names = {name: weight.device for name, weight in prune.prunable(parent).items()}
     return [{name: tensors[f"{k}/{name}"].to(device) for name, device in names.items()} for k in range(count)]

@@ -363,7 +363,7 @@ def test_a_dictionary_given_as_text_is_refused_in_a_sentence_that_shows_the_righ
     with pytest.raises(settings.SettingError, match=said):
         settings.read(Recipe, "{epochs: 3}", "recipe")
     done = executed("--parameters", papermills("-p", "recipe", "{epochs: 3}"))
-    assert done.returncode and "hands on text alone" in done.stdout
+    assert done.returncode and "SettingError: recipe='{epochs: 3}': expected a dictionary; papermill -y" in done.stderr
     done = executed("--parameters", papermills("-y", "recipe: {epochs: 3}"))
     assert done.returncode == 0 and "recipe: 3 0.001 128" in (tmp_path / "out.ipynb").read_text(encoding="utf-8")
 
@@ -682,12 +682,12 @@ def test_every_number_has_a_bound_on_both_sides(profile, place):
     usual = getattr(chapters.declared()[stage].record(parameter)(), name)
     for value in HUGE[kind]:
         given = f"[{', '.join([value, *map(str, usual[1:])])}]" if several else value
-        sections, started = profile(f"{stage}: {{{parameter}: {{{name}: {given}}}}}"), time.monotonic()
+        sections, started = profile(f"{stage}: {{{parameter}: {{{name}: {given}}}}}"), time.process_time()
         with pytest.raises(parameters.ParameterError) as caught:
             check.check_values(sections)
         said = str(caught.value)
         assert said.startswith((f"{stage}.{parameter}.{name}", f"{stage}.{parameter}: {name}="))
-        assert "expected" in said and "\n" not in said and time.monotonic() - started < 10  # much less if not busy
+        assert "expected" in said and "\n" not in said and time.process_time() - started < 5  # on a slow core
 
 
 @pytest.mark.parametrize("text", ["study.seeds", "study.threads", "latency.batch", "latency.repeats"])

@@ -1,6 +1,7 @@
 """What the chapters say of themselves in papermill_params/chapters.yaml: the one place that knows them."""
 
 import dataclasses
+import functools
 import importlib
 from pathlib import Path
 
@@ -19,6 +20,7 @@ class Declared:
     role: str
     minutes: float
     records: dict[str, str] = dataclasses.field(default_factory=dict)
+    together: dict[str, list[str]] = dataclasses.field(default_factory=dict)
     reads: dict[str, str] = dataclasses.field(default_factory=dict)
     files: str = ""
 
@@ -52,9 +54,15 @@ def declared() -> dict[str, Declared]:
         ParameterError: a key that is unknown or missing, an unknown role, no or several roots or tables, or a notebook
             that is not there.
     """
+    return dict(_declared(FILE, FILE.read_bytes() if FILE.exists() else b""))
+
+
+@functools.cache
+def _declared(file: Path, content: bytes) -> dict[str, Declared]:
+    """What ``file`` declares while this is its ``content``: it is asked for often, and slow to read."""
     found, known = {}, [field.name for field in dataclasses.fields(Declared) if field.name != "key"]
-    for key, given in read_yaml(FILE).items():
-        where = f"{FOLDER.name}/{FILE.name}: {key}"
+    for key, given in read_yaml(file).items():
+        where = f"{FOLDER.name}/{file.name}: {key}"
         if not isinstance(given, dict):
             raise ParameterError(f"{where}: expected {', '.join(known)}, found {given!r}")
         for name in given:
@@ -70,7 +78,7 @@ def declared() -> dict[str, Declared]:
         found[key] = Declared(**given | {"key": key, "notebook": notebook})
     for role in ("root", "table"):
         if len(there := of(role, found)) != 1:
-            raise ParameterError(f"{FILE.name}: expected one chapter whose role is {role}, found {there or 'none'}")
+            raise ParameterError(f"{file.name}: expected one chapter whose role is {role}, found {there or 'none'}")
     return found
 
 

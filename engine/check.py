@@ -51,10 +51,17 @@ def check_values(sections: dict[str, dict]) -> str:
                     _against(f"{stage}.{name}", record, data.load(study["dataset"], seed))
             if stage in study["chapters"]:
                 _check_seeds(f"{stage}.{name}", record, study["seeds"][0])
-        if stage in study["chapters"] and chapters.declared()[stage].node and _epochs(records) == 0:
+        if stage in run:
+            _together(stage, records)
+        if stage in study["chapters"] and _epochs(records) == 0:
             raise parameters.ParameterError(
                 f"{stage}.{RECIPE}.epochs=0: expected at least 1 where its chapter, which shows it, is run"
             )
+    for name, values in sections[parameters.ROOTS].items():
+        try:
+            _together(chapters.root(), records_of(chapters.root(), sections | {chapters.root(): values}))
+        except parameters.ParameterError as error:
+            raise parameters.ParameterError(f"{parameters.ROOTS}: {name}: {error}") from error
     if wants := [name for stage in run for name in _compiled(stage, sections)]:
         from studylib import latency  # two seconds of import
 
@@ -99,6 +106,16 @@ def _against(name: str, record: Any, loaded) -> None:
             record.against(loaded)
     except (ValueError, FileNotFoundError, RuntimeError, TypeError) as error:
         raise parameters.ParameterError(f"{name}: {error}") from error
+
+
+def _together(stage: str, records: dict[str, Any]) -> None:
+    """What only several records can say, by the methods that the chapter declares."""
+    for method, needed in chapters.declared()[stage].together.items():
+        name, _, call = method.partition(".")
+        try:
+            getattr(records[name], call)(*(records[each] for each in needed))
+        except ValueError as error:
+            raise parameters.ParameterError(f"{stage}.{name}: {error}") from error
 
 
 def _check_seeds(name: str, record: Any, first: int) -> None:

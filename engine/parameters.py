@@ -37,7 +37,7 @@ def roots(profile: str) -> list[str]:
 
 
 def load(profile: str, seeds: str = "", chosen: str = "", root: str = "") -> dict[str, dict]:
-    """The profile's sections, complete and checked.
+    """The profile's sections, complete; their keys and types are checked, and dictionaries by :mod:`engine.check`.
 
     Args:
         seeds: whole numbers with spaces or commas between, in the place of the profile's own; chapters, which are about
@@ -106,7 +106,8 @@ def load(profile: str, seeds: str = "", chosen: str = "", root: str = "") -> dic
         raise ParameterError(f"{where}: study.threads={study['threads']}: expected at least 1")
     latency = {"batch": 64, "repeats": 20, "compiled": True, **(content.get("latency") or {})}
     sections = {stage: dict(content.get(stage) or {}) for stage in files} | {"study": study, "latency": latency}
-    return sections | {root_key: sections[root_key] | teachers.get(root, {})}
+    own = {name: sections[root_key] | values for name, values in teachers.items()}
+    return sections | {root_key: own.get(root, sections[root_key]), ROOTS: own}
 
 
 def chapters(sections: dict[str, dict], chosen: str) -> list[str]:

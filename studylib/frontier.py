@@ -16,7 +16,7 @@ from studylib.data import Data
 from studylib.node import Node
 from studylib.settings import record
 
-MUCH = 1_000_000  # epochs
+MUCH = 1_000_000  # epochs, or images
 
 
 @record
@@ -105,7 +105,7 @@ class Shrinking:
     lr: Annotated[float, Field(gt=0, le=1000, description="its peak then; with rounded weights a tenth of it")] = 5e-3
     rounding_epochs: Annotated[int, Field(ge=0, le=MUCH, description="with rounded weights, from each sparsity")] = 6
     calibration_images: Annotated[
-        int, Field(ge=1, description="from which ranges of activations start, or all there are")
+        int, Field(ge=1, le=MUCH, description="from which ranges of activations start, or all there are")
     ] = 512
 
     def check(self) -> None:

@@ -33,6 +33,9 @@ def test_each_says_what_it_reads_and_has_a_record_for_each_of_its_dictionaries()
         dictionaries = {name for name, kind in parameters.types_of(chapter.notebook).items() if kind == "dict"}
         assert dictionaries - {"study"} == set(chapter.records), key
         assert all(isinstance(chapter.record(name), type) for name in chapter.records)
+        for method, needed in chapter.together.items():
+            name, _, call = method.partition(".")
+            assert callable(getattr(chapter.record(name), call)) and set(needed) <= set(chapter.records)
 
 
 @pytest.mark.parametrize(

@@ -46,7 +46,7 @@ def test_each_says_what_it_reads_and_has_a_record_for_each_of_its_dictionaries()
         ("role: root", "role: chapter", "expected one chapter whose role is root, found none"),
         ("role: root", "rle: root", "teacher: 'rle' is unknown; did you mean 'role'"),
         ("notebook: 01_train_teacher", "notebook: 01_nothing", "notebooks/01_nothing.ipynb: no such notebook"),
-        ("minutes: 2", "minutes: 2\n  role: table", "the key 'role' is given twice"),
+        ("minutes: 1", "minutes: 1\n  role: table", "the key 'role' is given twice"),
     ],
 )
 def test_a_wrong_declaration_names_itself(tmp_path, monkeypatch, old, new, message):

@@ -106,13 +106,25 @@ def redraw(key: str, target: Path) -> None:
     if not file.exists():
         return
     with tempfile.TemporaryDirectory() as folder:
-        given = {name: value for name, value in store.read_json(file)["settings"].items() if isinstance(value, dict)}
+        given = given_by(store.read_json(file)["settings"], list(parameters.types_of(chapter.notebook)))
         given |= {"published": str(target), "out": folder}
         try:
             execute.execute(chapter.notebook, Path(folder) / "notebook.ipynb", given)
         except execute.PapermillExecutionError as error:
             print(f"{chapter.name}: drawn in part ({error.evalue})")
         publish_pictures(Path(folder), target)
+
+
+def given_by(settings: dict, known: list[str]) -> dict:
+    """The parameters of a notebook, of those that are ``known``, with which a chapter of ``settings`` was made.
+
+    A record that no parameter is called after was made of several: they are its keys.
+    """
+    given: dict = {}
+    for name, record in settings.items():
+        if isinstance(record, dict):
+            given |= {name: record} if name in known else {key: value for key, value in record.items() if key in known}
+    return given
 
 
 def _lost(published: dict, about: dict) -> str:

@@ -133,3 +133,13 @@ def pictures_in(notebook: Path) -> tuple[int, int]:
     shown = [output.get("data", {}) for cell in _code(notebook) for output in cell.get("outputs", [])]
     absent = [data for data in shown if "not in this copy of" in data.get("text/markdown", "")]
     return sum("image/png" in data for data in shown), len(absent)
+
+
+def texts_in(notebook: Path) -> list[str]:
+    """What ``notebook`` says among its outputs: printed lines, Markdown and HTML."""
+    found = []
+    for cell in _code(notebook):
+        for output in cell.get("outputs", []):
+            data = {"printed": output.text} if output.output_type == "stream" else output.get("data", {})
+            found += [data[kind] for kind in ("printed", "text/markdown", "text/html") if kind in data]
+    return found

@@ -33,6 +33,12 @@ def test_a_chapter_is_published_as_one_file_of_rows_and_its_pictures(tmp_path):
     assert content["about"] == {"profile": "mine", "seeds": [0]} and content["rows"] == {"spectra": [{"a": 1}]}
 
 
+def test_settings_are_handed_to_a_notebook_as_the_parameters_that_it_has():
+    settings = {"study": {"seed": 1}, "tree": {"profile": "mine", "seeds": [1]}, "gone": {"x": 1}, "old": 3}
+    known = ["out", "study", "profile", "seeds"]
+    assert figures.given_by(settings, known) == {"study": {"seed": 1}, "profile": "mine", "seeds": [1]}
+
+
 def test_a_run_with_less_than_is_published_is_refused_before_anything_is_written(tmp_path, monkeypatch):
     published = {"nodes": ["teacher", "teacher-kd"], "seeds": [0, 1], "chapters": ["02_distill"]}
     whole = {"nodes": ["teacher", "teacher-kd", "teacher-imp"], "seeds": [0, 1, 2], "chapters": ["02_distill"]}

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import executed
 import pytest
-from executed import CHAPTERS, pictures_in, pictures_of
+from executed import CHAPTERS, pictures_in, pictures_of, texts_in
 from projects import ROOT
 
 from engine import parameters
@@ -48,12 +48,22 @@ def published(tmp_path, reduced_run):
     return publish
 
 
-def test_opened_as_it_stands_it_shows_the_study_and_trains_nothing(chapter, warmed, tmp_path):
-    shown = show(chapter, tmp_path / "out", warmed).passed()
+@pytest.fixture(scope="module")
+def opened(chapter, warmed, tmp_path_factory):
+    """The chapter run as it stands."""
+    return show(chapter, tmp_path_factory.mktemp("reader") / "out", warmed)
+
+
+def test_opened_as_it_stands_it_shows_the_study_and_trains_nothing(chapter, opened):
+    shown = opened.passed()
     assert shown.calls == set()
     assert {path.name for path in shown.out.iterdir()} <= LEFT
     assert not list(shown.out.rglob("*.safetensors")) and not list(shown.out.rglob("*.slnc"))
     assert pictures_in(shown.notebook) == pictures_of(CHAPTERS[chapter].notebook)
+
+
+def test_opened_as_it_stands_it_says_what_is_stored_in_it(chapter, opened):
+    assert texts_in(opened.passed().notebook) == texts_in(CHAPTERS[chapter].notebook)
 
 
 def test_with_nothing_published_it_trains_and_leaves_what_can_be_published(chapter, reduced_run):

@@ -1,9 +1,11 @@
 """Runs each notebook and keeps its outputs: in its default form in itself, in its reduced form below tests/.
 
 The reduced form has the least parameters that run every cell (tests/reduced.yaml); only outputs that nbval compares
-stay in it. python engine/store_outputs.py [01 08 …]  (those whose names begin so; default: all)
+stay in it. python engine/store_outputs.py [--reduced] [01 08 …]  (those whose names begin so; default: all)
 """
 
+import argparse
+import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -22,18 +24,28 @@ CHECKED = "NBVAL_CHECK_OUTPUT"
 
 
 def main() -> None:
-    wanted = tuple(sys.argv[1:]) or ("",)
-    reduced = read_yaml(parameters.ROOT / "tests" / "reduced.yaml")
-    for notebook in [path for path in parameters.notebooks().values() if path.name.startswith(wanted)]:
-        content = run(notebook, {})
-        write(notebook, content)
-        out = f"runs/notebooks/reduced/{notebook.stem}"
-        content = run(notebook, reduced[notebook.stem] | {"out": out})
-        for cell in content.cells:
-            if cell.cell_type == "code" and CHECKED not in cell.source:
-                cell.outputs = []
-        write(REDUCED / notebook.name, content)
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("beginnings", nargs="*", default=[""], help="of the notebooks' names; default: all")
+    parser.add_argument("--reduced", action="store_true", help="only the reduced forms below tests/")
+    args = parser.parse_args()
+    for notebook in parameters.notebooks().values():
+        if not notebook.name.startswith(tuple(args.beginnings)):
+            continue
+        if not args.reduced:
+            write(notebook, run(notebook, {}))
+        write(REDUCED / notebook.name, reduced(notebook))
+        subprocess.run([sys.executable, "-m", "ruff", "format", "--quiet", REDUCED / notebook.name], check=True)
         print(f"{notebook.name}: outputs stored", flush=True)
+
+
+def reduced(notebook: Path) -> nbformat.NotebookNode:
+    """``notebook`` executed in its reduced form, with those of its outputs that nbval compares."""
+    given = read_yaml(parameters.ROOT / "tests" / "reduced.yaml")[notebook.stem]
+    content = run(notebook, given | {"out": f"runs/notebooks/reduced/{notebook.stem}"})
+    for cell in content.cells:
+        if cell.cell_type == "code" and CHECKED not in cell.source:
+            cell.outputs = []
+    return content
 
 
 def run(notebook: Path, given: dict) -> nbformat.NotebookNode:

@@ -27,15 +27,16 @@ def nbval(path):
 
 
 def changed(tmp_path, change):
-    """Notebook 04 without its lesson in ``tmp_path``, writing there, its checked outputs passed through ``change``."""
-    content = json.loads((ROOT / "notebooks" / "04_svd.ipynb").read_text())
-    content["cells"] = [cell for cell in content["cells"] if "lesson" not in cell["metadata"].get("tags", [])]
+    """Notebook 04's reduced form as far as its checked output, which is passed through ``change``; it writes there."""
+    content = json.loads((ROOT / "tests" / "notebooks" / "reduced" / "04_svd.ipynb").read_text())
+    checked = next(k for k, cell in enumerate(content["cells"]) if "NBVAL_CHECK_OUTPUT" in "".join(cell["source"]))
+    content["cells"] = content["cells"][: checked + 1]
     for cell in content["cells"]:
-        source = "".join(cell["source"])
-        if "parameters" in cell["metadata"].get("tags", []):
-            cell["source"] = source.replace('"runs/notebooks/04_svd"', repr(str(tmp_path / "out")))
-        if "NBVAL_CHECK_OUTPUT" in source:
-            cell["outputs"] = change(cell["outputs"])
+        if "injected-parameters" in cell["metadata"].get("tags", []):
+            source = "".join(cell["source"])
+            cell["source"] = source.replace('"runs/notebooks/reduced/04_svd"', repr(str(tmp_path / "out")))
+            assert cell["source"] != source
+    content["cells"][-1]["outputs"] = change(content["cells"][-1]["outputs"])
     path = tmp_path / "04_changed.ipynb"
     path.write_text(json.dumps(content))
     return path
@@ -56,10 +57,17 @@ def test_a_changed_stored_output_fails(tmp_path):
 
 def test_a_notebook_without_its_parent_names_the_command_that_makes_it(tmp_path, monkeypatch):
     monkeypatch.setenv("STUDY_ROOT", str(tmp_path))
-    with pytest.raises(execute.PapermillExecutionError, match="make study PROFILE=smoke"):
-        execute.execute(ROOT / "notebooks" / "03_iterative_magnitude_pruning.ipynb", tmp_path / "x.ipynb", {})
+    notebook = ROOT / "notebooks" / "03_iterative_magnitude_pruning.ipynb"
+    with pytest.raises(execute.PapermillExecutionError, match="make study PROFILE=digits"):
+        execute.execute(notebook, tmp_path / "x.ipynb", {"published": ""})
 
 
 def test_an_unknown_parameter_is_an_error_and_no_warning(tmp_path):
-    with pytest.raises(KeyError, match="'epocs'"):
-        execute.execute(ROOT / "notebooks" / "02_distill.ipynb", tmp_path / "x.ipynb", {"epocs": 3})
+    with pytest.raises(KeyError, match="'recip'; did you mean 'recipe'"):
+        execute.execute(ROOT / "notebooks" / "02_distill.ipynb", tmp_path / "x.ipynb", {"recip": {"epochs": 3}})
+
+
+def test_an_unknown_setting_is_an_error_that_names_the_right_one(tmp_path):
+    given = {"recipe": {"epocs": 3}, "published": ""}
+    with pytest.raises(execute.PapermillExecutionError, match=r"recipe\.epocs: unknown; did you mean 'epochs'"):
+        execute.execute(ROOT / "notebooks" / "02_distill.ipynb", tmp_path / "x.ipynb", given)

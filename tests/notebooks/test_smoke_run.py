@@ -120,12 +120,12 @@ def test_what_only_a_lesson_does_reruns_no_stage(project):
 
 
 def test_a_parameter_of_a_lesson_reruns_no_node(project):
-    edit(project / "papermill_params" / "smoke.yaml", "{delta: 1}", "{delta: 1, lesson_seeds: 3}")
+    edit(project / "papermill_params" / "smoke.yaml", "{delta: 1}", "{delta: 1}\n  ranks: {seeds: 3}")
     assert planned(project) == set()
 
 
 def test_touched_files_of_the_same_content_rerun_nothing(project):
-    for path in [*project.glob("notebooks/*"), *project.glob("studylib/*"), *project.glob("papermill_params/*")]:
+    for path in [*project.glob("notebooks/*"), *project.glob("studylib/**/*"), *project.glob("papermill_params/*")]:
         os.utime(path)
     assert planned(project) == set()
 
@@ -137,7 +137,7 @@ def test_a_lost_model_is_made_again(project):
 
 def test_a_failed_node_leaves_its_notebook_with_the_error_and_says_where(project):
     notebook = project / "notebooks" / "05_quantize.ipynb"
-    edit(notebook, "metrics = node.finish(model)", "raise ValueError('on purpose')")
+    edit(notebook, "metrics = node.make(quantized)", "raise ValueError('on purpose')")
     result = study(project, "--profile", "smoke", "--stages", "int8")
     assert result.returncode != 0
     assert "ValueError: on purpose" in result.stdout
@@ -148,7 +148,7 @@ def test_a_failed_node_leaves_its_notebook_with_the_error_and_says_where(project
 
 
 def test_a_kernel_that_dies_is_said_to_have_died(project):
-    edit(project / "notebooks" / "05_quantize.ipynb", "metrics = node.finish(model)", "import os; os._exit(3)")
+    edit(project / "notebooks" / "05_quantize.ipynb", "metrics = node.make(quantized)", "import os; os._exit(3)")
     result = study(project, "--profile", "smoke", "--stages", "int8")
     assert result.returncode != 0 and "The kernel died, with exit status 3." in result.stdout
 
@@ -200,8 +200,8 @@ def test_a_dry_run_is_one_in_each_of_snakemakes_spellings(project, dry):
 def test_a_node_run_by_hand_is_bit_for_bit_what_the_study_made_in_forks_of_a_warm_process(node, tmp_path):
     parent, _, stage = node.rpartition("-")
     sections = parameters.load("smoke")
-    given = {"dataset": "digits", "parent": str(RUN / "seed0" / parent), "out": str(tmp_path), "seed": 0}
-    given |= sections[stage] | {"threads": sections["study"]["threads"]}
+    given = parameters.of_node(stage, sections) | {"parent": str(RUN / "seed0" / parent), "out": str(tmp_path)}
+    given |= {"published": "", "study": {"dataset": "digits", "seed": 0, "threads": sections["study"]["threads"]}}
     execute = ["engine/execute.py", str(parameters.notebooks()[stage]), str(tmp_path / "notebook.ipynb")]
     command = [sys.executable, *execute, "--parameters", json.dumps(given), "--skip", "lesson"]
     done = subprocess.run(command, cwd=ROOT, env=environment(ROOT), text=True, capture_output=True)
@@ -313,7 +313,7 @@ def test_at_sigterm_a_training_stops_after_its_epoch_and_what_it_has_is_kept(pro
     profile = project / "papermill_params/slow.yaml"
     profile.write_text(
         "study: {dataset: digits, lessons: false}\nlatency: {compiled: false}\n"
-        "teacher: {depth: 7, epochs: 100000, lr: 1e-3, batch_size: 32}\n"
+        "teacher: {network: {depth: 7}, recipe: {epochs: 100000, lr: 1e-3, batch_size: 32}}\n"
     )
     command = [sys.executable, "engine/study.py", "--profile", "slow", "--stages", "none"]
     options = {"env": environment(project), "text": True, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
@@ -336,8 +336,9 @@ def test_at_sigterm_a_training_stops_after_its_epoch_and_what_it_has_is_kept(pro
 @pytest.mark.parametrize("stage", [pytest.param("teacher", marks=pytest.mark.long), "kd"])
 def test_a_lesson_that_is_stopped_keeps_what_it_has_trained(stage, tmp_path):
     node = RUN / "seed0" / ("teacher" if stage == "teacher" else "teacher-kd")
-    given = {"dataset": "digits", "out": str(tmp_path), "made": str(node), "threads": 1}
-    given |= parameters.load("smoke")[stage] | {"epochs": 100_000}
+    given = parameters.complete(stage, parameters.load("smoke")) | {"out": str(tmp_path), "reuse": str(node)}
+    given |= {"published": "", "study": {"dataset": "digits", "seed": 0, "threads": 1}}
+    given["recipe"] = given["recipe"] | {"epochs": 100_000}
     given |= {"parent": str(RUN / "seed0" / "teacher")} if stage == "kd" else {}
     execute = ["engine/execute.py", str(parameters.notebooks()[stage]), str(tmp_path / "notebook.ipynb")]
     command = [sys.executable, *execute, "--parameters", json.dumps(given)]
@@ -364,7 +365,7 @@ def test_a_lesson_that_is_stopped_keeps_what_it_has_trained(stage, tmp_path):
 def test_of_many_seeds_the_table_of_the_first_is_printed_before_the_others_are_trained(project):
     (project / "papermill_params/many.yaml").write_text(
         "study: {dataset: digits, seeds: [3, 1, 2, 0], lessons: false}\nlatency: {compiled: false, repeats: 1}\n"
-        "teacher: {depth: 7, growth: 4, epochs: 1, lr: 1e-3, batch_size: 64}\n"
+        "teacher: {network: {depth: 7, growth: 4}, recipe: {epochs: 1, lr: 1e-3, batch_size: 64}}\n"
     )
     said = study(project, "--profile", "many", "--stages", "none").stdout
     early, _, late = said.partition("The first 3 of 4 seeds; the others follow:")
@@ -399,8 +400,10 @@ def test_a_damaged_model_is_refused_with_what_to_do(project):
     assert study(project, "--profile", "smoke").returncode == 0
 
 
-def test_figures_are_redrawn_from_results_and_the_readme_with_them(project):
+def test_figures_are_redrawn_from_results_and_the_readme_with_them(project, reduced_run):
     shutil.copytree(ROOT / "figures", project / "figures")
+    table = "07_combinatorial_sweep"
+    shutil.copytree(reduced_run(table).out, project / "runs" / "smoke" / "chapters" / table)
     edit(project / "engine" / "readme.py", 'TABLES = ("digits", ', 'TABLES = ("smoke", ')
     edit(project / "README.md", "<!-- results of digits: ", "<!-- results of smoke: ")
     edit(project / "README.md", "<!-- end of results of digits -->", "<!-- end of results of smoke -->")
@@ -409,8 +412,8 @@ def test_figures_are_redrawn_from_results_and_the_readme_with_them(project):
     assert done.returncode == 0, done.stderr
     readme = (project / "README.md").read_text()
     assert all(f"| {node} |" in readme for node in NODES)
-    rows = json.loads((project / "figures/smoke/front.json").read_text())["rows"]
-    assert [row["node"] for row in rows] == NODES
+    there = json.loads((project / f"figures/smoke/{table}.json").read_text())
+    assert [row["node"] for row in there["rows"]["nodes"]] == NODES and there["about"]["profile"] == "smoke"
     published = json.loads((project / "figures/models/models.json").read_text())
     ours = [name for name, about in published.items() if about["profile"] == "smoke"]
     assert ours and all((project / "figures/models" / name).stat().st_size <= 200_000 for name in ours)
@@ -418,10 +421,12 @@ def test_figures_are_redrawn_from_results_and_the_readme_with_them(project):
     said = subprocess.run(evaluate, cwd=project, env=environment(project), text=True, capture_output=True)
     assert said.returncode == 0 and f"published: {published[ours[0]]['bytes']:,} bytes" in said.stdout, said.stderr
     shutil.rmtree(project / "runs")  # and without the run, from what was published
-    (project / "figures/smoke/front.png").unlink()
+    for picture in ("front.png", "control.png"):
+        (project / "figures/smoke" / picture).unlink()
     again = subprocess.run(command, cwd=project, env=environment(project), text=True, capture_output=True)
     assert again.returncode == 0, again.stderr
-    assert (project / "figures/smoke/front.png").exists() and (project / "README.md").read_text() == readme
+    assert all((project / "figures/smoke" / picture).exists() for picture in ("front.png", "control.png"))
+    assert "drawn in part" not in again.stdout and (project / "README.md").read_text() == readme
     command[-1] = "nowhere"
     missing = subprocess.run(command, cwd=project, env=environment(project), text=True, capture_output=True)
     assert missing.returncode != 0 and "nowhere" in missing.stderr

@@ -140,6 +140,6 @@ def texts_in(notebook: Path) -> list[str]:
     found = []
     for cell in _code(notebook):
         for output in cell.get("outputs", []):
-            data = {"printed": output.text} if output.output_type == "stream" else output.get("data", {})
-            found += [data[kind] for kind in ("printed", "text/markdown", "text/html") if kind in data]
+            data = {output.name: output.text} if output.output_type == "stream" else output.get("data", {})
+            found += [data[kind] for kind in ("stdout", "text/markdown", "text/html") if kind in data]
     return found

@@ -153,11 +153,14 @@ def _minutes(text: str) -> float | None:
 
 def report(run: Path, started: float) -> None:
     """Prints the table of ``run`` and where the rest of it is."""
+    from studylib.tree.published import FILE  # two seconds of import
+
     total = print_table(run / "sweep.csv")
     if not total:
         return
     trained = sum(path.stat().st_mtime > started for path in run.glob("seed*/*/metrics.json"))
-    print(f"\n{trained} of {total} nodes run now" + ("" if trained else ": everything was up to date, nothing trained"))
+    ran = trained or any(path.stat().st_mtime > started for path in run.glob(f"chapters/*/{FILE}"))
+    print(f"\n{trained} of {total} nodes run now" + ("" if ran else ": everything was up to date, nothing trained"))
     for what, where in {
         "table": run / "sweep.csv",
         "figures": run / "figures",

@@ -128,7 +128,7 @@ def test_of_a_published_chapter_without_some_rows_the_others_are_drawn_which_is_
 
 
 def test_the_tree_and_the_front_of_published_nodes_are_drawn_without_a_chapter(tmp_path):
-    rows = sweep.read_table(ROOT / "figures" / "results.csv").query("profile == 'digits'")
+    rows = sweep.read_table(ROOT / "figures" / "results.csv").query("profile == 'digits'").drop(columns="profile")
     about = store.read_json(ROOT / "figures" / "digits" / "about.json")
     figures.draw_nodes(sweep.summary(rows), tmp_path, about)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["front.pdf", "front.png", "tree.pdf", "tree.png"]

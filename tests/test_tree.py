@@ -4,10 +4,12 @@ import re
 import subprocess
 import sys
 
+import pandas as pd
 import pytest
 import yaml
 from projects import copy_project, edit, environment, read_only, study, tree_of
 
+from engine import study as command
 from studylib import sweep
 
 
@@ -172,6 +174,20 @@ def test_a_chapter_that_the_stages_leave_out_is_refused_in_a_sentence(project, w
     refused = study(project, "--profile", "digits", "--chapters", words, "--stages", stages, "--", "-n")
     assert refused.returncode == 1 and refused.stdout.startswith(f"chapter {words!r}: {why}"), refused.stdout
     assert len(refused.stdout.splitlines()) == 1
+
+
+def test_nothing_was_trained_only_where_no_chapter_was_run_either(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(command, "ROOT", tmp_path)
+    chapter = tmp_path / "runs" / "mine" / "chapters" / "03" / "chapter.json"
+    chapter.parent.mkdir(parents=True)
+    chapter.write_text("{}")
+    row = dict.fromkeys(sweep.COLUMNS, 1.0) | {"node": "teacher", "seed": 0}
+    pd.DataFrame([row]).to_csv(tmp_path / "runs" / "mine" / "sweep.csv", index=False)
+    made = chapter.stat().st_mtime
+    command.report(tmp_path / "runs" / "mine", made - 1)
+    assert "\n0 of 1 nodes run now\n" in capsys.readouterr().out
+    command.report(tmp_path / "runs" / "mine", made + 1)
+    assert "\n0 of 1 nodes run now: everything was up to date, nothing trained\n" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("config", [["--config", "foo=1"], ["--config=profile=digits"], ["-C", "seeds=3"]])

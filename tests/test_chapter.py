@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from pydantic import Field
 
-from studylib import claims, store
+from studylib import claims, report, store
 from studylib.node import Node
 from studylib.settings import SettingError, record
 from studylib.tree import chapter as chapters
@@ -139,7 +139,7 @@ def test_a_chapter_is_saved_by_its_last_cell_with_all_that_it_showed(tmp_path, s
 
 def test_it_says_which_study_it_shows_and_its_settings_with_their_meaning(tmp_path, monkeypatch, shown):
     said = []
-    monkeypatch.setattr(chapters.report, "show_study", said.append)
+    monkeypatch.setattr(chapters.report, "show_study", lambda about, *more: said.append(about))
     make_chapter(tmp_path, depth=5, about={"data": {"name": "mine"}}).show()
     assert said == [{"data": {"name": "mine"}}]
     for text in ("tuning.depth", "<td>5</td>", "<td>3</td>", "layers", "study.seed"):
@@ -261,7 +261,7 @@ def test_figures_of_another_study_are_drawn_from_its_rows_and_say_whose_they_are
     study = publish(tmp_path, about=about, rows={"a": [{"x": 1}], "b": [{"x": 1}, {"x": 2}]})
     Beside(str(study), NAME).figure("a", draw, "Two tables", "b")
     assert list(shown[0].axes[0].lines[0].get_ydata()) == [1, 2] and plt.get_fignums() == []
-    assert shown[1] == "*Two tables. Made of cifar10; profile wide; seed 3.*"
+    assert shown[1] == f"*Two tables. {report.where_from(about)}*" and "cifar10" in shown[1] and "wide" in shown[1]
 
 
 def test_rows_that_another_study_lacks_are_a_sentence_and_no_figure(tmp_path, shown):
@@ -279,4 +279,4 @@ def test_verdicts_of_another_study_are_shown_where_it_measured_some(tmp_path, sh
     row = {"claim": "svd_cost", "value": 1.5, "low": -0.5, "high": 3.5, "n": 3}
     (study / f"{NAME}.json").write_text(json.dumps(WHOLE | {"claims": [row]}))
     Beside(str(study), NAME).verdicts(STAGE)
-    assert shown[0] == "*Made of digits.*" and "SVD at Δ = 1 lowers accuracy" in shown[1]
+    assert shown[0] == f"*{report.where_from(WHOLE['about'])}*" and "SVD at Δ = 1 lowers accuracy" in shown[1]

@@ -52,8 +52,10 @@ class Split:
 
 @dataclasses.dataclass(frozen=True)
 class Data:
-    """A data set in memory, and what is learnt from it. ``mean`` and ``std`` (c,) are of pixels in 0…1, over train +
-    validation; ``classes`` names a model's outputs. Augmentation changes images alone, never targets.
+    """A data set in memory, and what is learnt from it.
+
+    ``mean`` and ``std`` (c,) are of pixels in 0…1, over train + validation. ``classes`` names a model's outputs.
+    Augmentation changes images alone: where targets are pixels, train with a recipe's augmentation "none".
     """
 
     name: str

@@ -104,7 +104,7 @@ def fit(
             view), and is then called with the numbers of the batch's images as a fourth argument.
         step: turns a batch's loss into the weights' gradients; without it, the loss is followed.
         masks: weight name → bool, True where a weight may live; the others are held at exactly zero.
-        target: stop after the first epoch whose validation score, of classes the accuracy, is this good.
+        target: stop after the first epoch whose validation score (of classes: accuracy) is as good as this.
         identity: JSON data that tells ``loss`` from another; a checkpoint made under another is not used. The losses of
             studylib say so themselves, by an attribute ``identity``; two plain functions are told apart by this alone.
         watch: what it says of the model after each epoch is added to the epoch's row and decides nothing.

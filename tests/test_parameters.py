@@ -306,9 +306,10 @@ def test_a_dictionary_replaces_the_notebooks_and_what_it_leaves_out_is_the_recor
 
 def test_the_settings_of_nodes_are_those_that_their_cells_use_and_no_chapters(profile):
     sections = profile("teacher: {recipe: {epochs: 7}, choosing: {seeds: 2}}", chosen="kd")
-    found = parameters.of_nodes(sections)
+    found = check.settings_of_nodes(sections)
     assert list(found) == ["study", "teacher", "kd"] and found["study"] == {"dataset": "digits"}
-    assert found["teacher"] == {"network": {}, "recipe": {"epochs": 7}, "penalty": {}}
+    assert list(found["teacher"]) == ["network", "recipe", "penalty"]
+    assert found["teacher"]["recipe"] == dataclasses.asdict(Recipe(epochs=7))  # its defaults, too
     assert set(found["kd"]) == {"distillation", "student", "recipe"}
     for stage in (chapters.root(), *chapters.techniques()):
         notebook = chapters.notebooks()[stage]
@@ -359,11 +360,11 @@ def test_a_notebook_that_is_run_with_a_dictionary_has_nothing_of_its_own_left(ex
 
 
 def test_a_dictionary_given_as_text_is_refused_in_a_sentence_that_shows_the_right_form(executed, tmp_path):
-    said = r"recipe='\{epochs: 3\}': expected a dictionary; papermill -y 'recipe: \{…\}', as -p hands on text alone"
+    said = r"recipe='\{epochs: 3\}': expected a dictionary; -y 'recipe: \{…\}' hands one on, -p text alone"
     with pytest.raises(settings.SettingError, match=said):
         settings.read(Recipe, "{epochs: 3}", "recipe")
     done = executed("--parameters", papermills("-p", "recipe", "{epochs: 3}"))
-    assert done.returncode and "SettingError: recipe='{epochs: 3}': expected a dictionary; papermill -y" in done.stderr
+    assert done.returncode and "SettingError: recipe='{epochs: 3}': expected a dictionary; -y" in done.stderr
     done = executed("--parameters", papermills("-y", "recipe: {epochs: 3}"))
     assert done.returncode == 0 and "recipe: 3 0.001 128" in (tmp_path / "out.ipynb").read_text(encoding="utf-8")
 

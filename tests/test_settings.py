@@ -104,7 +104,7 @@ def test_a_record_is_not_changed_once_it_is_made():
         (None, "own=None: expected a dictionary"),
         (
             "{count: 3}",
-            "own='{count: 3}': expected a dictionary; papermill -y 'own: {…}', as -p hands on text alone",
+            "own='{count: 3}': expected a dictionary; -y 'own: {…}' hands one on, -p text alone",
         ),
     ],
 )
@@ -196,7 +196,7 @@ def test_every_record_of_a_chapter_says_what_it_is_and_each_setting_means(name):
         ({"dataset": "digits", "device": "gpu"}, "study.device='gpu': expected one of 'auto', 'cpu' or 'cuda'"),
         ({"dataset": "digits", "sed": 1}, "study.sed: unknown; did you mean 'seed'?"),
         ({"seed": 1}, "study.dataset: missing"),
-        ("digits", "study='digits': expected a dictionary; papermill -y 'study: {…}', as -p hands on text alone"),
+        ("digits", "study='digits': expected a dictionary; -y 'study: {…}' hands one on, -p text alone"),
     ],
 )
 def test_what_a_notebook_is_run_on_is_a_record_too(given, message):

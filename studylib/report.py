@@ -204,11 +204,11 @@ def effect_name(effect: str) -> str:
 
 
 def effects_table(effects: pd.DataFrame) -> str:
-    """The rows of :func:`studylib.factorial.effects` in Markdown, an effect a line: value, both intervals, verdict."""
+    """The rows of :func:`studylib.factorial.effects` in Markdown: a table a measure, with value, intervals, verdict."""
     if effects.empty:
         return "No technique was applied: there is no effect."
     units = {"test_accuracy": ("points", 100, 2), "test_nll": ("nats", 1, 4), "log2 bytes_file": ("doublings", 1, 2)}
-    columns: dict[str, list[str]] = {"effect": [effect_name(e) for e in effects["effect"].unique()]}
+    tables = []
     for measure, rows in effects.groupby("measure", sort=False):
         unit, factor, digits = units.get(measure, ("", 1, 3))
         name = measure.replace("test_", "").replace("log2 bytes_file", "bytes")
@@ -217,12 +217,14 @@ def effects_table(effects: pd.DataFrame) -> str:
             low, high = factor * row[f"{end}_low"], factor * row[f"{end}_high"]
             return "–" if math.isnan(low) else f"{low:+.{digits}f} to {high:+.{digits}f}"
 
-        columns[f"{name} ({unit})"] = [f"{factor * row['mean']:+.{digits}f}" for _, row in rows.iterrows()]
-        columns[f"{name}, over seeds"] = [text(row, "seed") for _, row in rows.iterrows()]
+        columns: dict[str, list[str]] = {f"effect on {name}": [effect_name(effect) for effect in rows["effect"]]}
+        columns[unit or "value"] = [f"{factor * row['mean']:+.{digits}f}" for _, row in rows.iterrows()]
+        columns["over seeds"] = [text(row, "seed") for _, row in rows.iterrows()]
         if rows["image_low"].notna().any():
-            columns[f"{name}, over images"] = [text(row, "image") for _, row in rows.iterrows()]
-        columns[f"{name}: verdict"] = list(rows["verdict"])
-    return markdown_rows(pd.DataFrame(columns))
+            columns["over images"] = [text(row, "image") for _, row in rows.iterrows()]
+        columns["verdict"] = list(rows["verdict"])
+        tables.append(markdown_rows(pd.DataFrame(columns)))
+    return "\n\n".join(tables)
 
 
 def markdown_table(summary: pd.DataFrame, columns: list[str] | None = None) -> str:

@@ -128,7 +128,7 @@ def test_a_chapter_is_saved_by_its_last_cell_with_all_that_it_showed(tmp_path, s
     assert not (tmp_path / "out" / FILE).exists()
     chapter.verdicts(STAGE, lambda: {"svd_cost": COST, "svd_delta": None})
     content = json.loads((tmp_path / "out" / FILE).read_text())
-    assert tuple(content) == KEYS and content["chapter"] == NAME and content["metrics"] == {}
+    assert list(content) == list(KEYS) and content["chapter"] == NAME and content["metrics"] == {}
     assert content["rows"] == {"shares": [{"seed": 2, "share": 0.5}, {"seed": 1, "share": None}]}
     assert content["about"]["seeds"] == [1, 2] and content["about"]["data"]["name"] == "digits"
     assert content["settings"]["tuning"] == {"depth": 3, "rates": [0.1, 0.2]}
@@ -224,11 +224,21 @@ def test_a_damaged_file_is_named(tmp_path, content):
         make_chapter(tmp_path, published=study)
 
 
-@pytest.mark.parametrize("content", ["[]", "3", "{}", json.dumps({k: v for k, v in WHOLE.items() if k != "claims"})])
-def test_a_file_that_is_no_published_chapter_is_named_with_what_one_has(tmp_path, content):
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        ([], "chapter, which is a JSON string"),
+        (3, "chapter, which is a JSON string"),
+        ({k: v for k, v in WHOLE.items() if k != "claims"}, "claims, which is a JSON array"),
+        (WHOLE | {"settings": []}, "settings, which is a JSON object"),
+        (WHOLE | {"rows": {"a": {"b": 1}}}, "a JSON array of objects"),
+        (WHOLE | {"rows": {"a": [1]}}, "a JSON array of objects"),
+    ],
+)
+def test_a_file_that_is_no_published_chapter_is_named_with_what_one_has(tmp_path, content, expected):
     study = publish(tmp_path)
-    (study / f"{NAME}.json").write_text(content)
-    with pytest.raises(store.CheckpointError, match=r"04_svd\.json: expected chapter, about, settings, metrics, rows"):
+    (study / f"{NAME}.json").write_text(json.dumps(content))
+    with pytest.raises(store.CheckpointError, match=rf"04_svd\.json: .*expected {expected}"):
         Published(study, NAME)
 
 

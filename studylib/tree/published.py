@@ -12,7 +12,8 @@ if TYPE_CHECKING:  # a second of import that the nodes of the tree are spared
     import pandas as pd
 
 FILE = "chapter.json"  # in the folder where a chapter was run; published as figures/<study>/<chapter>.json
-KEYS = ("chapter", "about", "settings", "metrics", "rows", "claims")
+NAMES = {str: "string", dict: "object", list: "array"}
+KEYS = {"chapter": str, "about": dict, "settings": dict, "metrics": dict, "rows": dict, "claims": list}
 
 
 class Published:
@@ -36,8 +37,12 @@ class Published:
                 "the rows here"
             )
         content = store.read_json(self.file)
-        if not isinstance(content, dict) or not set(KEYS) <= set(content):
-            raise store.CheckpointError(f"{self.file}: expected {', '.join(KEYS)}")
+        for key, kind in KEYS.items():
+            if not isinstance(content, dict) or not isinstance(content.get(key), kind):
+                raise store.CheckpointError(f"{self.file}: expected {key}, which is a JSON {NAMES[kind]}")
+        for name, rows in content["rows"].items():
+            if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+                raise store.CheckpointError(f"{self.file}: rows.{name}: expected a JSON array of objects")
         self.content: dict[str, Any] = content
 
     @property

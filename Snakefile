@@ -119,7 +119,8 @@ for key in CHAPTERS:
         input:
             [file for folder in read_by(key).values() if folder for file in files(folder)],
             f"{RUN}/sweep.csv" if DECLARED[key].role == "table" else [],
-            ancient(f"{RUN}/latency.json"),  # which wants every core: chapters wait for it, and are not made again by it
+            # it wants every core: in a whole study chapters wait for it, and are not made again by it
+            [] if config.get("alone") else ancient(f"{RUN}/latency.json"),
         output:
             f"{folder_of(key)}/chapter.json",
         params:

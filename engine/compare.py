@@ -108,7 +108,8 @@ def main(a: str, b: str) -> None:
     if not a or not b:
         sys.exit(USAGE)
     if b == PUBLISHED:
-        table_of(a)  # or a sentence
+        if not (ROOT / "runs" / a / "sweep.csv").exists():
+            sys.exit(f"runs/{a}/sweep.csv: not run here, so that nothing stands beside what is published. {USAGE}")
         print(with_published(a) or f"{a!r}: not published in figures/")
     else:
         print(side_by_side(a, b))

@@ -120,7 +120,7 @@ def chapters(sections: dict[str, dict], chosen: str) -> list[str]:
     for word in _words(chosen):
         same = [s for s, path in files.items() if word in (s, path.stem, path.stem[:2], path.stem[:2].lstrip("0"))]
         if not same or same[0] not in has:
-            known = ", ".join(files[stage].stem for stage in files if stage in has) or "none"
+            known = ", ".join(files[stage].stem for stage in files if stage in has) or "none (lessons: false?)"
             why = _left_out(same[0], sections["study"]["stages"]) if same else ""
             raise ParameterError(f"chapter {word!r}: {why}expected one that the profile runs: {known}")
         found += same

@@ -68,6 +68,7 @@ def main() -> None:
             f"{key}={value}" for key in ("profile", "seeds", "stages", "root") if (value := getattr(args, key).strip())
         ]
         config.append(f"data={data}")
+        config += ["alone=1"] if chosen is not None else []  # chapters and the nodes that they read, no more
         own_profile = [] if asked.profile else ["--cores", args.cores]
         command = [sys.executable, "-m", "snakemake", "--workflow-profile", "engine/profile", *own_profile]
         command += [*args.snakemake, "--config", *config]

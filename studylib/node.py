@@ -59,6 +59,8 @@ class Node:
             studylib.store.CheckpointError: that study has not published the chapter.
         """
         study = settings.read(settings.Study, study, "study")
+        if not isinstance(published, str | Path):
+            raise settings.SettingError(f"published={published!r}: expected a folder such as figures/digits, or ''")
         node = cls(out, study.dataset, study.seed, study.threads, study.device)
         node.chapter = chapter
         node.published = Published(published, chapter) if str(published) else None

@@ -73,6 +73,8 @@ def _hold(name: str, value: Any, adapter: TypeAdapter) -> None:
         where = name + "".join(f"[{each}]" for each in first["loc"])
         said = KINDS.get(first["type"])
         expected = said.format(**first.get("ctx", {})) if said else first["msg"]
+        if first["type"] == "list_type" and isinstance(first["input"], str):
+            expected += f"; -y '{where}: […]' hands one on, -p text alone"
         raise SettingError(f"{where}={first['input']!r}: expected {expected}") from None
 
 

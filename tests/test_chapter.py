@@ -12,6 +12,7 @@ from pydantic import Field
 
 from studylib import claims, report, store
 from studylib.node import Node
+from studylib.recipe import Recipe
 from studylib.settings import SettingError, record
 from studylib.tree import chapter as chapters
 from studylib.tree.chapter import Beside, Chapter
@@ -290,3 +291,14 @@ def test_verdicts_of_another_study_are_shown_where_it_measured_some(tmp_path, sh
     (study / f"{NAME}.json").write_text(json.dumps(WHOLE | {"claims": [row]}))
     Beside(str(study), NAME).verdicts(STAGE)
     assert shown[0] == f"*{report.where_from(WHOLE['about'])}*" and "SVD at Δ = 1 lowers accuracy" in shown[1]
+
+
+@pytest.mark.parametrize("published", [None, 3, ["figures/digits"]])
+def test_what_is_no_folder_to_be_published_in_is_named(tmp_path, published):
+    with pytest.raises(SettingError, match=r"published=.*expected a folder such as figures/digits"):
+        make_chapter(tmp_path, published=published)
+
+
+def test_a_chapter_of_a_training_of_no_epochs_is_refused(tmp_path):
+    with pytest.raises(SettingError, match=r"recipe\.epochs=0: expected at least 1"):
+        make_chapter(tmp_path, recipe=Recipe(epochs=0))

@@ -21,7 +21,7 @@ FALLS = Claim("kd", "it hurts", "section 1", 0.0, "points", direction="-", anywh
     [
         (VALUE, Measured(89.0), "cifar10", "reproduced"),
         (VALUE, Measured(70.0), "cifar10", "not reproduced"),
-        (VALUE, Measured(70.0, 60.0, 87.0), "cifar10", "undecided: within noise"),  # the interval reaches it
+        (VALUE, Measured(70.0, 60.0, 87.0), "cifar10", "undecided: within noise (one seed)"),  # the interval reaches it
         (VALUE, Measured(70.0, 60.0, 80.0, n=3), "cifar10", "not reproduced"),
         (VALUE, Measured(70.0, 60.0, 80.0), "cifar10", "not reproduced (one seed)"),
         (VALUE, Measured(88.1, 60.0, 95.0, n=3), "cifar10", "undecided: within noise; n = 10 would decide"),
@@ -45,7 +45,7 @@ FALLS = Claim("kd", "it hurts", "section 1", 0.0, "points", direction="-", anywh
         (RISES, Measured(-2.0, -3.0, -1.0, n=3), "digits", "not reproduced"),
         (FALLS, Measured(-2.0, -3.0, -1.0, n=3), "digits", "reproduced"),
         (RISES, Measured(2.0, 1.0, 3.0), "digits", "reproduced (one seed)"),
-        (RISES, Measured(2.0, -1.0, 5.0), "digits", "undecided: within noise"),
+        (RISES, Measured(2.0, -1.0, 5.0), "digits", "undecided: within noise (one seed)"),
         (RISES, Measured(2.0), "digits", "undecided: no interval"),
     ],
 )
@@ -60,7 +60,7 @@ def test_a_table_has_every_claim_of_its_chapter_and_units():
     assert rows[0] == "| int8 alone saves 73.1 % | section 5.2 | 74.00 % | reproduced |"
     assert text.count("| – | not measured |") == len(rows) - 1
     moved = verdicts.table("sweep", {"pruned_loses_less": Measured(-1e-5, -2e-5, 1e-5, n=3)}, "digits")
-    assert "| -0.00001 nats (-0.00002 to +0.00001) | undecided: within noise; n = " in moved
+    assert "| -0.00001 nats (-0.00002 to +0.00001; n = 3) | undecided: within noise; n = " in moved
 
 
 def test_a_claim_of_another_chapter_is_refused():

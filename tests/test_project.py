@@ -113,6 +113,8 @@ def test_compare_sets_two_runs_side_by_side(published):
     assert len(re.findall(r"1\.00 ± 0\.00", result.stdout)) == 16
     missing = run(project, "compare", "made_up", "nowhere")
     assert missing.returncode != 0 and "'nowhere'" in missing.stderr
+    alone = run(project, "compare", "digits", "published")  # which has no run here
+    assert alone.returncode and "runs/digits/sweep.csv: not run here" in alone.stderr
     usage = run(project, "compare", "", "")
     assert usage.returncode != 0 and "A=" in usage.stderr
 

@@ -112,7 +112,7 @@ def test_goals_name_the_network_that_comes_nearest(published):
             "gain from distillation",
             "+5 points",
             "the paper",
-            "+4.00 points (+3.50 to +4.50) (`mine`)",
+            "+4.00 points (+3.50 to +4.50; n = 2) (`mine`)",
             claims.REPRODUCED,
         ]
     ]
@@ -179,8 +179,11 @@ def test_a_claim_against_two_rivals_is_judged_against_each(published):
     says = judged.statement(claims.CLAIMS["moo_one_shot"])
     gains = {row[0]: row[2:] for row in found}
     undecided, worse = (gains[f"{says} (against the {m.against})"] for m in one_shot)
-    assert undecided == ["-1.00 points of the plane (-3.00 to +1.00)", "undecided: within noise; n = 5 would decide"]
-    assert worse == ["-4.00 points of the plane (-5.00 to -3.00)", claims.CONTRADICTED]
+    assert undecided == [
+        "-1.00 points of the plane (-3.00 to +1.00; n = 3)",
+        "undecided: within noise; n = 5 would decide",
+    ]
+    assert worse == ["-4.00 points of the plane (-5.00 to -3.00; n = 3)", claims.CONTRADICTED]
     small = judged.statement(claims.CLAIMS["small_bytes"])
     assert gains[small] == ["none does", claims.CONTRADICTED]
 
@@ -195,7 +198,7 @@ def test_the_first_screen_takes_its_numbers_from_what_is_published(published):
     assert readme.findings(published) == "No findings yet: kd_gain is not published."
     publish(published / "mine", "02_distill", {"kd_gain": claims.Measured(4.0, 3.5, 4.5, n=2)})
     found = readme.findings(published).splitlines()
-    assert found == ["- saves 93.3 %, 0.10 points", "- +4.00 points (+3.50 to +4.50), reproduced"]
+    assert found == ["- saves 93.3 %, 0.10 points", "- +4.00 points (+3.50 to +4.50; n = 2), reproduced"]
     (published / readme.FIRST_SCREEN).write_text(screen.replace("profile: mine", "profile: absent"))
     assert readme.findings(published).startswith("No findings yet")
 
@@ -215,12 +218,16 @@ def test_combinations_are_counted_beside_narrower_networks_of_their_bytes(publis
     rows += [made | {"node": "teacher-int8", "test_accuracy": 0.95, "bytes_file": 101.0}]
     publish(published / "digits", "07_combinatorial_sweep", control=rows)
     text = readme.margins_text(published)
-    assert "`digits`, 5 combinations, 2 narrower networks" in text
+    assert "`digits`, 5 combinations, 2 narrower networks in floats and int8, by means: " in text
     assert (
         "1 above (teacher), 2 below (distillation; SVD), 1 larger than every narrower network, beside none (int8)"
         in text
     )
     assert text.endswith("1 smaller than every narrower network (pruning).")
+    verdicts_of = [{"node": "teacher", "verdict": "cannot tell"}, {"node": "teacher-imp", "verdict": "is beaten"}]
+    publish(published / "digits", "07_combinatorial_sweep", control=rows, margins=verdicts_of)
+    by_seeds = "2 combinations, by intervals over seeds: 1 “cannot tell” (teacher), 1 “is beaten” (pruning)."
+    assert readme.margins_text(published).endswith(by_seeds)
 
 
 def test_what_is_said_of_the_papers_own_network_is_held_against_no_other(published):
@@ -294,7 +301,7 @@ def test_nodes_put_an_interval_behind_a_difference_that_a_chapter_printed_withou
     found = table_of(1.73)
     assert found[says["imp_cost"]][0] == "03, interval by its nodes"
     assert found[says["imp_cost"]][3].startswith("+1.73 points (+1.1")  # of the images on which they disagree
-    assert found[says["imp_cost"]][4] == "undecided: within noise"
+    assert found[says["imp_cost"]][4] == "undecided: within noise (one seed)"
     assert found[says["imp_saved"]][:1] + found[says["imp_saved"]][3:5] == ["03", "89.82 %", "reproduced"]
     other = table_of(1.70)[says["imp_cost"]]  # of another run
     assert other[:1] + other[3:5] == ["03", "+1.70 points", "undecided: no interval"]

@@ -88,7 +88,7 @@ def test_a_record_is_not_changed_once_it_is_made():
         ({"count": 1, "quick": "yes"}, "own.quick='yes': expected true or false"),
         ({"count": 1, "sizes": 3}, "own.sizes=3: expected a list"),
         ({"count": 1, "sizes": (2, 3)}, "own.sizes=(2, 3): expected a list"),
-        ({"count": 1, "sizes": "23"}, "own.sizes='23': expected a list"),
+        ({"count": 1, "sizes": "23"}, "own.sizes='23': expected a list; -y 'sizes: […]' hands one on, -p text alone"),
         ({"count": 1, "sizes": []}, "own.sizes=[]: expected at least 1 of them"),
         ({"count": 1, "sizes": [2, 3, 4, 5]}, "own.sizes=[2, 3, 4, 5]: expected at most 3 of them"),
         ({"count": 1, "sizes": [2, 9]}, "own.sizes[1]=9: expected at most 8"),
@@ -102,6 +102,10 @@ def test_a_record_is_not_changed_once_it_is_made():
         (3, "own=3: expected a dictionary"),
         ([], "own=[]: expected a dictionary"),
         (None, "own=None: expected a dictionary"),
+        (
+            {"count": 1, "sizes": "[2, 3]"},
+            "own.sizes='[2, 3]': expected a list; -y 'sizes: […]' hands one on, -p text alone",
+        ),
         (
             "{count: 3}",
             "own='{count: 3}': expected a dictionary; -y 'own: {…}' hands one on, -p text alone",

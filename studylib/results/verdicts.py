@@ -49,7 +49,7 @@ def verdict(claim: Claim, measured: Measured | None, dataset: str) -> str:
         least, most = claim.value - claim.tolerance, claim.value + claim.tolerance
         yes, no = least <= low and high <= most, high < least or low > most
     if not (yes or no):
-        return f"{UNDECIDED}: within noise{_would_decide(claim, measured)}"
+        return f"{UNDECIDED}: within noise{_would_decide(claim, measured) if measured.n > 1 else ' (one seed)'}"
     found = REPRODUCED if yes else CONTRADICTED
     return found if bare or measured.n > 1 else f"{found} (one seed)"
 
@@ -195,5 +195,6 @@ def text(found: Measured | None, unit: str) -> str:
     said = _with_unit(found.value, unit, digits)
     if not math.isnan(found.low):
         ends = [_with_unit(end, unit, digits).removesuffix(f" {unit}") for end in (found.low, found.high)]
-        said += f" ({ends[0]} to {ends[1]})"
+        many = f"; n = {found.n}" if found.n > 1 else ""
+        said += f" ({ends[0]} to {ends[1]}{many})"
     return said

@@ -51,6 +51,10 @@ class Chapter:
         self.settings = {"study": node.study, **records}
         self._about, self._more, self._rows, self._claims = about, functools.cache(key), {}, {}
         report.style()
+        if getattr(records.get("recipe"), "epochs", 1) == 0:
+            raise settings.SettingError(
+                "recipe.epochs=0: expected at least 1 where the chapter, which shows it, is run"
+            )
         if self.published:
             _same(self.settings, self.published)
 

@@ -339,7 +339,9 @@ def test_a_lesson_that_is_stopped_keeps_what_it_has_trained(stage, tmp_path):
     given = parameters.complete(stage, parameters.load("smoke")) | {"out": str(tmp_path), "reuse": str(node)}
     given |= {"published": "", "study": {"dataset": "digits", "seed": 0, "threads": 1}}
     given["recipe"] = given["recipe"] | {"epochs": 100_000}
-    given |= {"parent": str(RUN / "seed0" / "teacher")} if stage == "kd" else {}
+    given |= (
+        {"parent": str(RUN / "seed0" / "teacher")} if stage == "kd" else {"choosing": {"seeds": 2}}
+    )  # one is its own
     execute = ["engine/execute.py", str(parameters.notebooks()[stage]), str(tmp_path / "notebook.ipynb")]
     command = [sys.executable, *execute, "--parameters", json.dumps(given)]
     stop, cells = tmp_path / "stop", nbformat.read(parameters.notebooks()[stage], 4).cells

@@ -95,7 +95,10 @@ def seen(tmp_path, monkeypatch):
     monkeypatch.setattr(parameters, "FOLDER", project / "papermill_params")
 
     def publish(**content):
-        whole = {key: {} for key in KEYS} | {"chapter": "16_seen", "about": {"data": {"name": "digits", "seed": 7}}}
+        whole = {key: kind() for key, kind in KEYS.items()} | {
+            "chapter": "16_seen",
+            "about": {"data": {"name": "digits", "seed": 7}},
+        }
         store.write_json(project / "figures" / "mine" / "16_seen.json", whole | content)
         return project / "figures" / "mine"
 
@@ -138,7 +141,7 @@ def test_the_tree_and_the_front_of_published_nodes_are_drawn_without_a_chapter(t
 
 
 def test_a_table_was_made_with_the_nodes_that_its_settings_name(tmp_path):
-    content = {key: {} for key in KEYS} | {"chapter": "07_combinatorial_sweep"}
+    content = {key: kind() for key, kind in KEYS.items()} | {"chapter": "07_combinatorial_sweep"}
     content["settings"] = {"tree": {"seeds": [4], "stages": ["svd"], "profile": "mine"}, "recipe": {"epochs": 3}}
     store.write_json(tmp_path / "07_combinatorial_sweep.json", content)
     given = figures.made_with("sweep", Published(tmp_path, "07_combinatorial_sweep"), "digits")

@@ -192,7 +192,7 @@ def reads(monkeypatch):
 
 def publish(folder, **content):
     """A study's file of chapter 4 in ``folder``."""
-    whole = {key: {} for key in published.KEYS} | {"chapter": "04_svd"} | content
+    whole = {key: kind() for key, kind in published.KEYS.items()} | {"chapter": "04_svd"} | content
     store.write_json(folder / "04_svd.json", whole)
     return folder
 
@@ -247,5 +247,5 @@ def test_what_is_not_published_is_refused_with_what_is(tmp_path, study_root):
     with pytest.raises(store.CheckpointError, match=r"published 05_quantize; it has 04_svd\. An empty text"):
         Node.of(tmp_path / "out", STUDY, "05_quantize", "figures/mine")
     store.write_json(study_root / "figures" / "mine" / "04_svd.json", {"rows": {}})
-    with pytest.raises(store.CheckpointError, match=r"04_svd.json: expected chapter, about, settings, "):
+    with pytest.raises(store.CheckpointError, match=r"04_svd.json: expected chapter, which is a JSON string"):
         Node.of(tmp_path / "out", STUDY, "04_svd", "figures/mine")

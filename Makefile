@@ -22,7 +22,7 @@ export PYTHONUTF8 := 1
 .PHONY: help study chapters test test-long figures compare evaluate pack unpack notebooks lint clean setup bench nncodec
 
 help: ## this list
-	@echo "make COMMAND [PROFILE=digits] [SEEDS='0 1 2'] [STAGES='kd imp svd int8'] [ROOT=moo] [MINUTES=60] [CORES=all] [ARGS=-n]"
+	@echo "make COMMAND [PROFILE=digits] [SEEDS='0 1 2'] [STAGES='distill prune svd int8'] [ROOT=moo] [MINUTES=60] [CORES=all] [ARGS=-n]"
 	@sed -n 's/^\([a-z-]*\):[^#]*## /  \1\t/p' Makefile | expand -t 14
 	@echo "profiles: $$(ls papermill_params | sed -n 's/\.yaml$$//p' | grep -vx chapters | tr '\n' ' ')"
 

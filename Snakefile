@@ -7,7 +7,7 @@ from snakemake.utils import min_version
 
 sys.path.insert(0, workflow.basedir)
 from engine import chapters, check, code, parameters
-from studylib import sweep
+from studylib.tree import names
 
 min_version("9.0")
 
@@ -19,11 +19,11 @@ NAME = parameters.run_name(PROFILE, VARIANT)
 DECLARED, STUDY = chapters.declared(), SECTIONS["study"]
 PATHS = {key: each.notebook.relative_to(parameters.ROOT).as_posix() for key, each in DECLARED.items()}  # a moved run stays valid
 TEACHER, TABLE, STAGES, SEEDS = chapters.root(), chapters.table(), STUDY["stages"], STUDY["seeds"]
-NODES = sweep.nodes(STAGES)
+NODES = names.nodes(STAGES)
 RUN = f"runs/{NAME}"
 FILES = ["model.safetensors", "model.json", "model.slnc", "metrics.json", "test_logits.safetensors"]
 CHAPTERS = [key for key in DECLARED if key in STUDY["chapters"]]
-REFERENCE = [f"{RUN}/{sweep.NNCODEC}"] if Path(RUN, sweep.NNCODEC).exists() else []  # of make nncodec, if it was run
+REFERENCE = [f"{RUN}/{names.NNCODEC}"] if Path(RUN, names.NNCODEC).exists() else []  # of make nncodec, if it was run
 CORES = workflow.resource_settings.cores or 4  # on a cluster, which has no such number: four of one machine
 # through the run's warm process where there is one; what it starts dies with Snakemake even on SIGKILL
 PYTHON = "exec python -I -S engine/client.py"
@@ -55,7 +55,7 @@ def node(name):
 
 def read_by(key):
     """Parameter → folder of the node that a chapter reads: its parent, its own node, and what it declares besides."""
-    own = {"root": {"reuse": TEACHER}, "technique": {"parent": TEACHER, "reuse": f"{TEACHER}-{key}"}}
+    own = {"root": {"reuse": TEACHER}, "technique": {"parent": TEACHER, "reuse": f"{TEACHER}-{names.part(key)}"}}
     reads = own.get(DECLARED[key].role, {}) | DECLARED[key].reads
     return {parameter: node(name) for parameter, name in reads.items()}
 
@@ -80,7 +80,7 @@ rule all:
 
 for i, stage in enumerate([TEACHER, *STAGES]):
     # {parent} is a node, or of the root nothing; only earlier stages precede
-    OF = RUN + "/seed{seed}/" + (TEACHER if stage == TEACHER else "{parent}-" + stage)
+    OF = RUN + "/seed{seed}/" + (TEACHER if stage == TEACHER else "{parent}-" + names.part(stage))
     FROM = RUN + "/seed{seed}/{parent}"
 
     rule:
@@ -100,7 +100,7 @@ for i, stage in enumerate([TEACHER, *STAGES]):
         log:
             OF + "/log.txt",
         wildcard_constraints:
-            parent=TEACHER + "".join(f"(-{earlier})?" for earlier in STAGES[: max(0, i - 1)]),
+            parent=TEACHER + "".join(f"(-{names.part(earlier)})?" for earlier in STAGES[: max(0, i - 1)]),
         priority: 1000 + len(STAGES) - i  # what most stands on goes first, so that no core is idle in the end
         threads: STUDY["threads"]
         message:

@@ -14,9 +14,9 @@ RECIPE = "recipe"
 
 def data_of(sections: dict[str, dict]) -> str:
     """What the images of the study are, in one word: another where one pixel or label is another."""
-    from studylib import data
+    from studylib.data import datasets
 
-    return _named(data.load(sections["study"]["dataset"], 0))
+    return _named(datasets.load(sections["study"]["dataset"], 0))
 
 
 def check_values(sections: dict[str, dict]) -> str:
@@ -25,7 +25,7 @@ def check_values(sections: dict[str, dict]) -> str:
     Every section goes into its records; those of what is run are then held against the data. Networks are built without
     memory for their weights. Returns :func:`data_of` the sections.
     """
-    from studylib import data
+    from studylib.data import datasets
 
     study = sections["study"]
     _check_device(study["device"])
@@ -36,7 +36,7 @@ def check_values(sections: dict[str, dict]) -> str:
     if not 1 <= study["threads"] <= 1024:
         raise parameters.ParameterError(f"study.threads={study['threads']!r}: expected 1 to 1024")
     try:
-        loaded, first = data.load(study["dataset"], 0), data.load(study["dataset"], study["seeds"][0])
+        loaded, first = datasets.load(study["dataset"], 0), datasets.load(study["dataset"], study["seeds"][0])
     except (ValueError, FileNotFoundError) as error:
         raise parameters.ParameterError(f"study: {error}") from error
     run = {chapters.root(), *study["stages"], *study["chapters"]}
@@ -48,7 +48,7 @@ def check_values(sections: dict[str, dict]) -> str:
                 _against(f"{stage}.{name}", record, first)
             if name in own and code.of_files(own):  # a published file serves its own seed alone
                 for seed in study["seeds"][1:]:
-                    _against(f"{stage}.{name}", record, data.load(study["dataset"], seed))
+                    _against(f"{stage}.{name}", record, datasets.load(study["dataset"], seed))
             if stage in study["chapters"]:
                 _check_seeds(f"{stage}.{name}", record, study["seeds"][0])
         if stage in run:
@@ -63,9 +63,9 @@ def check_values(sections: dict[str, dict]) -> str:
         except parameters.ParameterError as error:
             raise parameters.ParameterError(f"{parameters.ROOTS}: {name}: {error}") from error
     if wants := [name for stage in run for name in _compiled(stage, sections)]:
-        from studylib import latency  # two seconds of import
+        from studylib.networks import cost  # two seconds of import
 
-        if reason := latency.why_not_compile():
+        if reason := cost.why_not_compile():
             raise parameters.ParameterError(
                 f"{wants[0]}.compile=True: {reason}; install g++ and python3-dev, or set it false"
             )
@@ -143,7 +143,7 @@ def _named(loaded) -> str:
 
 
 def _check_device(device: str) -> None:
-    """What studylib.train.set_up refuses, which also hands torch settings: that takes three seconds of import."""
+    """What training.loop.set_up refuses, which also hands torch settings: that takes three seconds of import."""
     import torch
 
     if device not in ("auto", "cpu", "cuda"):

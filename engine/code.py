@@ -10,7 +10,7 @@ from engine.reading import ROOT
 
 PARAMETERS = "parameters"  # tag of the cell whose values are handed in: they count as such, not as code
 LESSON = "lesson"  # tag of the cells that a chapter has and a node of the tree does without
-PUBLISHED = ".slnc"  # how a published file's name ends; studylib.restore, which is slow to import, says so, too
+PUBLISHED = ".slnc"  # how a published file's name ends; studylib.coding.restore, which is slow to import, says so, too
 
 
 def digest(path: Path, lesson: bool = True) -> str:

@@ -9,7 +9,7 @@ import pandas as pd
 
 from engine.machine import refusals
 from engine.parameters import ROOT
-from studylib import sweep
+from studylib.tree import table
 
 COMPARED = ("node", "seed", "test_accuracy", "bytes_file")
 USAGE = "make compare A=<profile or sweep.csv> B=<profile, sweep.csv, or the word published>"
@@ -18,7 +18,7 @@ PUBLISHED = "published"
 
 def table_of(name: str) -> pd.DataFrame:
     """The rows of a run by its profile, of a sweep.csv by its path, or of a profile published in figures/."""
-    from studylib import store  # two seconds of import, which study.py shall not wait for
+    from studylib.disk import files  # two seconds of import, which study.py shall not wait for
 
     published = ROOT / "figures" / "results.csv"
     own = [ROOT / "runs" / name / "sweep.csv", *([Path(name)] if name.endswith(".csv") else [])]
@@ -26,10 +26,10 @@ def table_of(name: str) -> pd.DataFrame:
         for path in own:
             if path.exists():
                 with refusals(path, "nothing was compared"):
-                    return sweep.read_table(path, *COMPARED)
+                    return table.read_table(path, *COMPARED)
         with refusals(published, "nothing was compared"):
-            every = published.exists() and sweep.read_table(published, "profile", *COMPARED)
-    except store.CheckpointError as error:
+            every = published.exists() and table.read_table(published, "profile", *COMPARED)
+    except files.CheckpointError as error:
         sys.exit(str(error))
     rows = every[every["profile"] == name] if every is not False else pd.DataFrame()
     if rows.empty:
@@ -39,19 +39,19 @@ def table_of(name: str) -> pd.DataFrame:
 
 def side_by_side(a: str, b: str) -> str:
     """The nodes that both runs have, a line each."""
-    from studylib import report  # two seconds of import, which study.py shall not wait for
+    from studylib.results import tables  # two seconds of import, which study.py shall not wait for
 
     rows = []
-    for _, row in sweep.compare(table_of(a), table_of(b)).iterrows():
+    for _, row in table.compare(table_of(a), table_of(b)).iterrows():
         rows.append(
             {
                 "node": row["node"],
-                f"{a} %": report.plus_minus(100 * row["test_accuracy_a"], float("nan"), 2),
-                f"{b} % ": report.plus_minus(100 * row["test_accuracy_b"], float("nan"), 2),
-                "B − A, points": report.plus_minus(100 * row["difference"], 100 * row["difference_sd"], 2),
-                f"{a} kB": report.plus_minus(row["bytes_file_a"] / 1000, float("nan"), 1),
-                f"{b} kB ": report.plus_minus(row["bytes_file_b"] / 1000, float("nan"), 1),
-                "bytes B / A": report.plus_minus(row["bytes_ratio"], float("nan"), 3),
+                f"{a} %": tables.plus_minus(100 * row["test_accuracy_a"], float("nan"), 2),
+                f"{b} % ": tables.plus_minus(100 * row["test_accuracy_b"], float("nan"), 2),
+                "B − A, points": tables.plus_minus(100 * row["difference"], 100 * row["difference_sd"], 2),
+                f"{a} kB": tables.plus_minus(row["bytes_file_a"] / 1000, float("nan"), 1),
+                f"{b} kB ": tables.plus_minus(row["bytes_file_b"] / 1000, float("nan"), 1),
+                "bytes B / A": tables.plus_minus(row["bytes_ratio"], float("nan"), 3),
             }
         )
     note = "test accuracy, means over seeds; ± is the deviation of the difference over the seeds that both have"
@@ -60,11 +60,11 @@ def side_by_side(a: str, b: str) -> str:
 
 def about(name: str) -> dict:
     """Settings and data of a run by its profile, where it is here, else as published; {} where neither says."""
-    from studylib import store  # two seconds of import, which study.py shall not wait for
+    from studylib.disk import files  # two seconds of import, which study.py shall not wait for
 
     for path in (ROOT / "runs" / name / "study.json", ROOT / "figures" / name / "about.json"):
         if path.exists():
-            return store.read_json(path)
+            return files.read_json(path)
     return {}
 
 
@@ -73,17 +73,20 @@ def with_published(name: str) -> str:
 
     A line a node: within the published interval, outside, or without one; above, what the two differ in.
     """
-    from studylib import report, store  # two seconds of import, which study.py shall not wait for
-    from studylib.results import agreement
+    from studylib.disk import files
+    from studylib.results import (
+        agreement,
+        tables,  # two seconds of import, which study.py shall not wait for
+    )
 
     results, told = ROOT / "figures" / "results.csv", ROOT / "figures" / name / "about.json"
     if not (results.exists() and told.exists()):
         return ""
     try:
         with refusals(results, "nothing was compared"):
-            every = sweep.read_table(results, "profile", *COMPARED)
-            lines = [f"- {text}" for text in agreement.differences(about(name), store.read_json(told))]
-    except store.CheckpointError as error:
+            every = table.read_table(results, "profile", *COMPARED)
+            lines = [f"- {text}" for text in agreement.differences(about(name), files.read_json(told))]
+    except files.CheckpointError as error:
         sys.exit(str(error))
     found = agreement.beside(table_of(name), every[every["profile"] == name])
     shown = pd.DataFrame(
@@ -91,7 +94,7 @@ def with_published(name: str) -> str:
             "node": found["node"],
             "this run %": [f"{100 * value:.2f}" for value in found["ours"]],
             "published %": [
-                report.plus_minus(100 * value, 100 * half, 2)
+                tables.plus_minus(100 * value, 100 * half, 2)
                 for value, half in zip(found["published"], found["half"], strict=True)
             ],
             "agreement": found["verdict"],

@@ -14,7 +14,10 @@ import torch
 from torch import nn
 
 from engine.machine import refusals
-from studylib import codec, data, models, restore, store, train
+from studylib.coding import codec, restore
+from studylib.data import datasets, scoring
+from studylib.disk import files
+from studylib.networks import spec
 
 SHAPES = {"digits": (1, 8), "cifar10": (3, 32)}  # of images: channels, pixels a side
 LIST = restore.LIST  # beside the files: name → bytes, sha256, test_accuracy, dataset, node, seed, profile
@@ -38,16 +41,16 @@ def opened(content: bytes, dataset: str) -> tuple[nn.Module, str]:
             f"images of {shape[0]} × {shape[1]} × {shape[1]}: expected {' or '.join(fits) or 'none'}"
             f" for the data set, found {dataset or 'none'!r}"
         )
-    models.normalize(model, torch.zeros(1, shape[0], 1, 1))
+    spec.normalize(model, torch.zeros(1, shape[0], 1, 1))
     return model, dataset
 
 
 @torch.no_grad()
-def accuracy(model: nn.Module, test: data.Split) -> float:
+def accuracy(model: nn.Module, test: datasets.Split) -> float:
     """Share of the images of ``test`` that ``model`` gets right."""
-    parts = test.images.split(train.batch_of(test.images))
-    logits = torch.cat([model(models.normalize(model, images)).float() for images in parts])
-    return train.scores(logits, test.labels)["accuracy"]
+    parts = test.images.split(scoring.batch_of(test.images))
+    logits = torch.cat([model(spec.normalize(model, images)).float() for images in parts])
+    return scoring.scores(logits, test.labels)["accuracy"]
 
 
 def main() -> None:
@@ -65,8 +68,8 @@ def main() -> None:
             sys.exit(f"{args.model}: {error}")
         try:
             cited = restore.listed(args.model.parent, args.model.name, "bytes", "sha256", "test_accuracy")
-            test = data.load(dataset, 0).test
-        except (store.CheckpointError, ValueError) as error:  # of a file that names itself
+            test = datasets.load(dataset, 0).test
+        except (files.CheckpointError, ValueError) as error:  # of a file that names itself
             sys.exit(str(error))
     try:
         right, count = accuracy(model, test), len(test)

@@ -31,7 +31,7 @@ from zmq import ZMQError
 
 from engine import places
 from engine.reading import nearest
-from studylib import budget
+from studylib.training import deadline
 
 CLIENT = Path(__file__).resolve().with_name("client.py")
 
@@ -132,8 +132,8 @@ def main() -> None:
             value = json.loads(value)
         parameters[name] = {**parameters.get(name, {}), key: value} if key else value
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
-    if budget.left() <= 0:
-        sys.exit(f"{budget.Paused.__name__}: not begun, the time is up")
+    if deadline.left() <= 0:
+        sys.exit(f"{deadline.Paused.__name__}: not begun, the time is up")
     try:
         execute(args.notebook, args.executed, parameters, args.skip)
     except PapermillExecutionError as error:

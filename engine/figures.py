@@ -22,9 +22,12 @@ import pandas as pd
 from engine import chapters, naming, parameters, readme, verdicts
 from engine.machine import refusals
 from engine.reading import FOLDER, ROOT, ParameterError
-from studylib import factorial, marks, report, restore, store, sweep
+from studylib.coding import restore
+from studylib.disk.files import CheckpointError, read_json, write_bytes, write_json
+from studylib.plots import combinations as sweep_plots
 from studylib.plots import files as files_plot
-from studylib.plots import sweep as sweep_plots
+from studylib.results import marks, statistics, style, tables
+from studylib.tree import names, table
 from studylib.tree.published import FILE, Published
 
 RESULTS = ROOT / "figures" / verdicts.RESULTS_FILE
@@ -32,15 +35,15 @@ MODEL_BYTES = 200_000  # the most that a file in figures/models/ may have
 
 
 def main(profile: str, replace: bool = False) -> None:
-    results = sweep.read_table(RESULTS) if RESULTS.exists() else pd.DataFrame(columns=["profile", *sweep.COLUMNS])
+    results = table.read_table(RESULTS) if RESULTS.exists() else pd.DataFrame(columns=["profile", *table.COLUMNS])
     run, target = ROOT / "runs" / profile, ROOT / "figures" / profile
     about_file = target / "about.json"
     if (run / "sweep.csv").exists():
-        rows = sweep.read_table(run / "sweep.csv", *sweep.COLUMNS)
+        rows = table.read_table(run / "sweep.csv", *table.COLUMNS)
         if naming.teacher_kind(profile) == naming.RESTORED:  # its latency is published where it is from
-            rows.loc[rows["node"] == sweep.ROOT, "latency_ms"] = float("nan")
+            rows.loc[rows["node"] == names.TEACHER, "latency_ms"] = float("nan")
         about = provenance(run, rows, profile)
-        lost = [_lost(store.read_json(about_file), about)] if about_file.exists() else []
+        lost = [_lost(read_json(about_file), about)] if about_file.exists() else []
         lost = "; ".join(filter(None, [*lost, *_gone_on_from(run, profile)]))
         if lost and not replace:
             sys.exit(
@@ -52,9 +55,9 @@ def main(profile: str, replace: bool = False) -> None:
         if loose := [commit for commit in about["git_commit"] if commit.endswith("+")]:
             print(f"note: made with changes that no commit has: {', '.join(loose)}", file=sys.stderr)
         results = pd.concat([results[results["profile"] != profile], rows.assign(profile=profile)])
-        results = results[["profile", *sweep.COLUMNS]].sort_values("profile", kind="stable")
-        store.write_bytes(RESULTS, results.to_csv(index=False).encode())
-        store.write_json(about_file, about)
+        results = results[["profile", *table.COLUMNS]].sort_values("profile", kind="stable")
+        write_bytes(RESULTS, results.to_csv(index=False).encode())
+        write_json(about_file, about)
         publish_models(run, rows, profile)
         publish_pictures(run, target)
         for folder in chapters_done(run):
@@ -70,15 +73,15 @@ def main(profile: str, replace: bool = False) -> None:
                 sys.exit(f"{profile}: neither run here nor published in figures/results.csv; {error}")
             command = f"make study PROFILE={base}" + (f" ROOT={root}" if root else "")
             sys.exit(f"{profile}: neither run here nor published in figures/results.csv; {command}")
-        about = store.read_json(about_file)
-        draw_nodes(sweep.summary(rows), target, about)
+        about = read_json(about_file)
+        draw_nodes(table.summary(rows), target, about)
         for key in chapters.declared():
             redraw(key, target)
-    summary = sweep.summary(rows)
+    summary = table.summary(rows)
     draw_files(ROOT / "figures")
     plain = results[results["profile"] == profile.partition("-")[0]]
     if "-" in profile and not plain.empty:
-        report.save_table(target / "beside", sweep.compare(plain, rows), about)
+        tables.save_table(target / "beside", table.compare(plain, rows), about)
     print(f"figures/{profile}/ made from {source.relative_to(ROOT)}")
     readme.write(summary, about)
     readme.date_citation()
@@ -91,24 +94,24 @@ def chapters_done(run: Path) -> list[Path]:
 
 def publish_chapter(folder: Path, target: Path, profile: str) -> None:
     """Rows, claims and settings of a chapter as one file, and the pictures that it has drawn of them."""
-    content = store.read_json(folder / FILE)
+    content = read_json(folder / FILE)
     content["about"] = {"profile": profile, "other_network": naming.another_network(profile), **content["about"]}
-    store.write_json(target / f"{content['chapter']}.json", content)
+    write_json(target / f"{content['chapter']}.json", content)
     publish_pictures(folder, target)
 
 
 def publish_pictures(folder: Path, target: Path) -> None:
     for picture in sorted([*folder.glob("figures/*.png"), *folder.glob("figures/*.pdf")]):
-        store.write_bytes(target / picture.name, picture.read_bytes())
+        write_bytes(target / picture.name, picture.read_bytes())
 
 
 def draw_nodes(summary: pd.DataFrame, target: Path, about: dict) -> None:
     """The tree and the front of a study's nodes, which are published whether its chapters are or not."""
-    report.style()
+    style.style()
     with tempfile.TemporaryDirectory() as folder:
         own = {"tree": sweep_plots.draw_tree, "front": sweep_plots.draw_front}
         for name, draw in own.items() if len(summary) > 1 else ():  # one node is neither
-            report.save_figure(draw(summary), Path(folder) / "figures" / name, summary, about)
+            style.save_figure(draw(summary), Path(folder) / "figures" / name, summary, about)
         publish_pictures(Path(folder), target)
 
 
@@ -168,8 +171,8 @@ def _gone_on_from(run: Path, profile: str) -> list[str]:
     """The published files of ``profile`` that others go on from and that ``run`` has not, in words."""
     known = restore.listing(ROOT / "figures" / "models")
     of_it = {name: about for name, about in known.items() if about.get("profile") == profile}
-    metrics = [*run.glob(f"seed*/*/{sweep.METRICS}"), *run.glob(f"chapters/*/points/*/{sweep.METRICS}")]
-    there = {store.read_json(path).get("file_sha256") for path in metrics}
+    metrics = [*run.glob(f"seed*/*/{names.METRICS}"), *run.glob(f"chapters/*/points/*/{names.METRICS}")]
+    there = {read_json(path).get("file_sha256") for path in metrics}
     lost = {name: _named_by(name) for name, about in of_it.items() if about.get("sha256") not in there}
     return [f"figures/models/{name} that {', '.join(who)} names" for name, who in lost.items() if who]
 
@@ -180,30 +183,30 @@ def publish_models(run: Path, rows: pd.DataFrame, profile: str) -> None:
     Those that a profile names stay, on the front or not. A node that only holds what is another profile's published
     file is not published once more.
     """
-    folder, summary, seed = ROOT / "figures" / "models", sweep.summary(rows), rows["seed"].min()
+    folder, summary, seed = ROOT / "figures" / "models", table.summary(rows), rows["seed"].min()
     known = restore.listing(folder)
     mine = [name for name, about in known.items() if about.get("profile") == profile]
     for name in [name for name in mine if not _named_by(name)]:
         (folder / name).unlink(missing_ok=True)
         del known[name]
-    own = summary[~summary["node"].eq(sweep.ROOT) | (naming.teacher_kind(profile) != naming.RESTORED)]
-    for node in own.loc[factorial.pareto(own, "bytes_file", "test_accuracy"), "node"]:
+    own = summary[~summary["node"].eq(names.TEACHER) | (naming.teacher_kind(profile) != naming.RESTORED)]
+    for node in own.loc[statistics.pareto(own, "bytes_file", "test_accuracy"), "node"]:
         _publish(run / f"seed{seed}" / node, f"{profile}-{node}.slnc", {"profile": profile, "node": node}, known)
     for chapter in chapters.declared().values():
         points = run / "chapters" / chapter.name
         if chapter.files and (points / FILE).exists():
-            made = pd.DataFrame(store.read_json(points / FILE)["rows"][chapter.files])
-            for name in made.loc[factorial.pareto(made, "bytes", "test_accuracy"), "name"]:
+            made = pd.DataFrame(read_json(points / FILE)["rows"][chapter.files])
+            for name in made.loc[statistics.pareto(made, "bytes", "test_accuracy"), "name"]:
                 _publish(points / "points" / name, f"{profile}-{name}.slnc", {"profile": profile, "node": name}, known)
-    store.write_json(folder / restore.LIST, dict(sorted(known.items())))
+    write_json(folder / restore.LIST, dict(sorted(known.items())))
 
 
 def _publish(made: Path, name: str, about: dict, known: dict) -> None:
     """Copies one coded file, unless it is too large, and notes in ``known`` what it is."""
-    metrics = store.read_json(made / sweep.METRICS)
+    metrics = read_json(made / names.METRICS)
     if metrics["bytes_file"] > MODEL_BYTES:
         return
-    store.write_bytes(ROOT / "figures" / "models" / name, (made / sweep.CODED).read_bytes())
+    write_bytes(ROOT / "figures" / "models" / name, (made / names.CODED).read_bytes())
     about |= {"seed": metrics["seed"], "dataset": metrics["data"]["name"], "bytes": metrics["bytes_file"]}
     known[name] = about | {"sha256": metrics["file_sha256"], "test_accuracy": metrics["test_accuracy"]}
     if digest := metrics.get("provenance", {}).get("data_sha256"):
@@ -213,10 +216,10 @@ def _publish(made: Path, name: str, about: dict, known: dict) -> None:
 def provenance(run: Path, rows: pd.DataFrame, profile: str) -> dict:
     """Where the rows come from: profile, seeds, data, and what every node says of commit, versions, hardware."""
     files = [run / f"seed{row.seed}" / row.node / "metrics.json" for row in rows.itertuples()]
-    metrics = [store.read_json(path) for path in files]
+    metrics = [read_json(path) for path in files]
     made = [m["provenance"] for m in metrics]
-    latency = store.read_json(run / "latency.json")
-    told = store.read_json(run / "study.json") if (run / "study.json").exists() else {}
+    latency = read_json(run / "latency.json")
+    told = read_json(run / "study.json") if (run / "study.json").exists() else {}
     return {
         "settings": told.get("settings", {}),
         "profile": profile,
@@ -231,7 +234,7 @@ def provenance(run: Path, rows: pd.DataFrame, profile: str) -> dict:
         "python": sorted({s["python"] for s in made}),
         "threads": sorted({s["threads"] for s in made}),
         "packages": made[0]["packages"],
-        "nodes": sweep.order(rows),
+        "nodes": table.order(rows),
         "chapters": [folder.name for folder in chapters_done(run)],
         "latency": {key: latency[key] for key in ("batch", "compiled", "threads", "seed", "device")},
     }
@@ -246,7 +249,7 @@ def draw_files(folder: Path) -> None:
     if points["profile"].nunique() > 1:
         named = [naming.network_name(*pair) for pair in zip(points["profile"], points["network"], strict=True)]
         points = points.assign(network=named)
-    report.style()
+    style.style()
     made = [chapter.name for chapter in chapters.declared().values() if chapter.files]
     about = {
         name: Published(folder / name, chapter).about
@@ -254,7 +257,7 @@ def draw_files(folder: Path) -> None:
         for chapter in made
         if (folder / name / f"{chapter}.json").exists()
     }
-    report.save_figure(files_plot.draw_files(points, marks.MARKS), folder / "files", points, about)
+    style.save_figure(files_plot.draw_files(points, marks.MARKS), folder / "files", points, about)
 
 
 def command() -> None:
@@ -265,7 +268,7 @@ def command() -> None:
     with refusals(ROOT / "figures", "what was written before it stays"):
         try:
             main(args.profile, args.replace)
-        except store.CheckpointError as error:
+        except CheckpointError as error:
             sys.exit(str(error))
 
 

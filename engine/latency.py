@@ -7,8 +7,11 @@ import argparse
 import json
 from pathlib import Path
 
-from studylib import latency, size, store, train
-from studylib.sweep import METRICS
+from studylib.disk import files, models
+from studylib.disk import provenance as disk_provenance
+from studylib.networks import cost
+from studylib.training import loop
+from studylib.tree.names import METRICS
 
 
 def main() -> None:
@@ -20,24 +23,24 @@ def main() -> None:
     parser.add_argument("--compiled", type=json.loads, required=True)
     parser.add_argument("--threads", type=int, required=True)
     args = parser.parse_args()
-    train.set_up(args.threads, "cpu")
-    if args.compiled and (reason := latency.why_not_compile()):
+    loop.set_up(args.threads, "cpu")
+    if args.compiled and (reason := cost.why_not_compile()):
         print(f"{reason}: latencies are measured uncompiled, and latency.json says so", flush=True)
         args.compiled = False
     by_structure, by_node = {}, {}
     for folder in args.nodes:
-        model = store.load_model(folder)
-        structure = latency.structure_of(model)
+        model = models.load_model(folder)
+        structure = cost.structure_of(model)
         if structure not in by_structure:
-            images = size.example(model.spec["args"], args.batch)
-            by_structure[structure] = latency.latency(model, images, compiled=args.compiled, repeats=args.repeats)
+            images = cost.example(model.spec["args"], args.batch)
+            by_structure[structure] = cost.latency(model, images, compiled=args.compiled, repeats=args.repeats)
             print(f"{folder.name}: {by_structure[structure]:.3f} ms", flush=True)
         by_node[folder.name] = by_structure[structure]
     about = {"batch": args.batch, "repeats": args.repeats, "compiled": args.compiled, "threads": args.threads}
-    metrics = store.read_json(args.nodes[0] / METRICS)
-    provenance = store.provenance(metrics["provenance"].get("data_sha256", ""))
+    metrics = files.read_json(args.nodes[0] / METRICS)
+    provenance = disk_provenance.provenance(metrics["provenance"].get("data_sha256", ""))
     about |= {"seed": metrics["seed"], "device": "cpu", "provenance": provenance}
-    store.write_json(args.out, {"latency_ms": by_node, **about})
+    files.write_json(args.out, {"latency_ms": by_node, **about})
 
 
 if __name__ == "__main__":

@@ -4,8 +4,10 @@ from pathlib import Path
 
 from engine import chapters, check, parameters
 from engine.reading import FOLDER, ROOT
-from studylib import claims, restore, sweep
-from studylib.teacher import Network
+from studylib.coding import restore
+from studylib.results import claims
+from studylib.techniques.teacher import Network
+from studylib.tree import names
 
 DENSENET = "DenseNet"  # of networks, the one that the paper's goals are about
 KINDS = {"densenet": DENSENET, "vgg": "VGG", "whitened": "whitened VGG", "convnet": "ConvNet"}
@@ -48,7 +50,7 @@ def network_name(profile: str, network: str) -> str:
     """
     kind, _, number = network.partition(" ")
     own = {
-        sweep.ROOT: lambda: teacher_name(profile),
+        names.TEACHER: lambda: teacher_name(profile),
         "student": lambda: "its student",
         "growth": lambda: f"{DENSENET}, {number} channels a layer",
         "width": lambda: f"ConvNet of width {number}",

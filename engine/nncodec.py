@@ -28,7 +28,9 @@ import torch
 from torch import nn
 
 from engine.parameters import ROOT
-from studylib import codec, inference, store
+from studylib.coding import codec, shipped
+from studylib.disk import files, provenance
+from studylib.disk.models import SPEC, load_model
 
 WORKER = Path(__file__).resolve().parent / "nncodec_worker.py"
 PYTHON = ROOT / ".venv-nncodec" / "bin" / "python"
@@ -59,7 +61,7 @@ def code(models: dict[str, nn.Module], python: Path) -> tuple[dict[str, int], st
     """What :func:`coded_bytes` returns, and nncodec's version ("" where no model was left to code)."""
     weights, rest = {}, {}
     for name, model in models.items():
-        state = inference.apply(model).state_dict()
+        state = shipped.apply(model).state_dict()
         layers = {key: t for key, t in state.items() if key.rpartition(".")[2] == "weight"}
         if layers and all(t.dtype == torch.int8 for t in layers.values()):
             weights[name] = {key: t.numpy() for key, t in layers.items()}
@@ -111,20 +113,20 @@ def main() -> None:
     args = parser.parse_args()
     if not available(args.python):
         sys.exit(f"{args.python}: no Python that has nncodec; make nncodec PROFILE={args.profile} sets one up")
-    run = store.resolve(f"runs/{args.profile}")
-    folders = [path.parent for path in sorted(run.glob(f"seed*/*/{store.SPEC}"))]
+    run = files.resolve(f"runs/{args.profile}")
+    folders = [path.parent for path in sorted(run.glob(f"seed*/*/{SPEC}"))]
     if not folders:
         sys.exit(f"{run}: no nodes here; make study PROFILE={args.profile} makes them")
     sizes, version = {}, ""
     print(f"{'seed':8}{'node':32}{'nncodec':>10}{'ours':>10}{'ours / nncodec':>17}   (bytes)", flush=True)
     for seed in dict.fromkeys(folder.parent.name for folder in folders):
-        models = {f.name: store.load_model(f) for f in folders if f.parent.name == seed}
+        models = {f.name: load_model(f) for f in folders if f.parent.name == seed}
         found, said = code(models, args.python)
         sizes, version = {**sizes, seed: found}, said or version
         for node, size in found.items():
             ours = len(codec.encode(models[node]))
             print(f"{seed:8}{node:32}{size:10}{ours:10}{ours / size:17.3f}", flush=True)
-    store.write_json(run / RESULT, {"bytes_nncodec": sizes, "version": version, "provenance": store.provenance()})
+    files.write_json(run / RESULT, {"bytes_nncodec": sizes, "version": version, "provenance": provenance.provenance()})
 
 
 if __name__ == "__main__":

@@ -145,10 +145,10 @@ def early_seeds(sections: dict[str, dict]) -> list[int]:
 
 def early_nodes(sections: dict[str, dict], run: Path) -> list[str]:
     """The files that Snakemake is to make first, below the study's folder: [] once all of them are there."""
-    from studylib import sweep
+    from studylib.tree import names
 
-    nodes = sweep.nodes(sections["study"]["stages"])
-    files = [run / f"seed{s}" / node / sweep.METRICS for s in early_seeds(sections) for node in nodes]
+    nodes = names.nodes(sections["study"]["stages"])
+    files = [run / f"seed{s}" / node / names.METRICS for s in early_seeds(sections) for node in nodes]
     return [] if all(file.exists() for file in files) else [file.relative_to(ROOT).as_posix() for file in files]
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from engine.reading import ROOT
-from studylib import budget
+from studylib.training import deadline
 
 NOISE = [  # what Snakemake says when all is well
     r"",
@@ -61,7 +61,7 @@ def follow(
             elif failure or line == "RuleException:":
                 failure.append(line)
                 if sum(set(each) == {"="} for each in failure) == 2:
-                    if why := [each for each in failure if each.startswith(budget.Paused.__name__)]:
+                    if why := [each for each in failure if each.startswith(deadline.Paused.__name__)]:
                         paused += 1
                         print(f"paused: {_named(failure)}: {why[0].partition(': ')[2]}", flush=True)
                     else:

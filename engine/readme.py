@@ -9,9 +9,12 @@ import pandas as pd
 
 from engine import chapters, naming, parameters, verdicts
 from engine.reading import FOLDER, ROOT, read_yaml
-from studylib import claims, factorial, marks, report, store, sweep
+from studylib.disk.files import read_json, write_bytes
+from studylib.results import claims, marks, statistics, tables
 from studylib.results import verdicts as judged
+from studylib.tree import names as tree_names
 from studylib.tree.published import frame
+from studylib.tree.table import read_table
 
 TABLES = ("digits", "cifar10")  # profiles whose nodes the README lists
 
@@ -20,7 +23,7 @@ def write(summary: pd.DataFrame, about: dict) -> None:
     """Writes every table: the nodes of one profile, and what is of all of them.
 
     Args:
-        summary: of :func:`studylib.sweep.summary`.
+        summary: of :func:`studylib.tree.table.summary`.
         about: where its rows come from.
     """
     folder = ROOT / "figures"
@@ -43,13 +46,13 @@ def write_between(name: str, content: str) -> None:
     if text.count(begin) != 1 or text.count(end) != 1:
         sys.exit(f"README.md: expected the markers {begin} and {end}, once each")
     new = f"{text.partition(begin)[0]}{begin}\n\n{content}\n\n{end}{text.partition(end)[2]}"
-    store.write_bytes(readme, new.encode())
+    write_bytes(readme, new.encode())
     print(f"README.md: {name} written")
 
 
 def date_citation() -> None:
     """Gives CITATION.cff the day of the newest published results, nodes or chapters."""
-    files = [store.read_json(file) for file in (ROOT / "figures").glob("*/*.json")]
+    files = [read_json(file) for file in (ROOT / "figures").glob("*/*.json")]
     found = [about for about in (file.get("about", file) for file in files) if isinstance(about, dict)]
     newest = max(about.get("date") or about.get("provenance", {}).get("date", "") for about in found)
     path = ROOT / "CITATION.cff"
@@ -58,7 +61,7 @@ def date_citation() -> None:
     )
     if count != 1:
         sys.exit(f"{path}: expected one line date-released, found {count}")
-    store.write_bytes(path, text.encode())
+    write_bytes(path, text.encode())
 
 
 FIRST_SCREEN = "first_screen.yaml"  # in figures/: what README says first, its numbers left open
@@ -80,7 +83,7 @@ def glance_table(folder: Path) -> str:
         rows.append(
             {"CIFAR-10": name, "file kB": least["bytes"] / 1000, "test accuracy %": 100 * least["test_accuracy"]}
         )
-    return report.markdown_rows(pd.DataFrame(rows)) if rows else "Nothing on CIFAR-10 is published yet."
+    return tables.markdown_rows(pd.DataFrame(rows)) if rows else "Nothing on CIFAR-10 is published yet."
 
 
 def findings(folder: Path) -> str:
@@ -93,9 +96,9 @@ def findings(folder: Path) -> str:
     numbers = {
         "percent": percent.to_dict(),
         "kb": kb.to_dict(),
-        "saved": (100 * (1 - kb / kb[sweep.ROOT])).to_dict(),
-        "gain": (percent - percent[sweep.ROOT]).to_dict(),
-        "cost": (percent[sweep.ROOT] - percent).to_dict(),
+        "saved": (100 * (1 - kb / kb[tree_names.TEACHER])).to_dict(),
+        "gain": (percent - percent[tree_names.TEACHER]).to_dict(),
+        "cost": (percent[tree_names.TEACHER] - percent).to_dict(),
         "worst": _worst(folder / screen["profile"]),
     }
     try:
@@ -118,7 +121,7 @@ def _worst(study: Path) -> dict[str, str]:
 
 def _means(folder: Path, profile: str) -> pd.DataFrame:
     """Means over seeds of the published nodes of a profile, indexed by node."""
-    table = sweep.read_table(folder / verdicts.RESULTS_FILE)
+    table = read_table(folder / verdicts.RESULTS_FILE)
     return table[table["profile"] == profile].drop(columns="profile").groupby("node").mean()
 
 
@@ -138,7 +141,7 @@ def nodes_table(summary: pd.DataFrame, about: dict) -> str:
         f"1,000 bytes; latency: one batch of {latency['batch']}, {'compiled' if latency['compiled'] else 'eager'}, "
         f"{latency['threads']} threads."
     )
-    return f"{report.markdown_table(summary, columns)}\n\n{caption}"
+    return f"{tables.markdown_table(summary, columns)}\n\n{caption}"
 
 
 def margins_text(folder: Path) -> str:
@@ -152,8 +155,8 @@ def margins_text(folder: Path) -> str:
         if rows.empty:
             continue
         margins = rows_of(folder / profile, chapters.table(), "margins")
-        if len(margins) and (margins["verdict"] != factorial.UNKNOWN).any():
-            groups = margins.groupby("verdict", sort=False)["node"].apply(lambda nodes: [*map(report.label, nodes)])
+        if len(margins) and (margins["verdict"] != statistics.UNKNOWN).any():
+            groups = margins.groupby("verdict", sort=False)["node"].apply(lambda nodes: [*map(tables.label, nodes)])
             said = [f"{len(names)} “{verdict}” ({'; '.join(names)})" for verdict, names in groups.items()]
             found.append(f"`{profile}`, {len(margins)} combinations, by intervals over seeds: {', '.join(said)}.")
             continue
@@ -162,11 +165,11 @@ def margins_text(folder: Path) -> str:
         larger, smaller = "larger than every narrower network, beside none", "smaller than every narrower network"
         groups: dict[str, list[str]] = {"above": [], "below": [], larger: [], smaller: []}
         for row in rows[made].itertuples():
-            rival = factorial.at_equal_cost(rivals, "bytes", "accuracy", row.bytes_file)
+            rival = statistics.at_equal_cost(rivals, "bytes", "accuracy", row.bytes_file)
             where = "below" if row.test_accuracy < rival else "above"
             if row.bytes_file > rivals["bytes"].max():
                 where = larger
-            groups[smaller if math.isnan(rival) else where].append(report.label(row.node))
+            groups[smaller if math.isnan(rival) else where].append(tables.label(row.node))
         said = [f"{len(names)} {where} ({'; '.join(names)})" for where, names in groups.items() if names]
         networks = rivals["growth"].nunique()
         trained = f"{networks} narrower network{'s' if networks > 1 else ''} in floats and int8"
@@ -186,7 +189,7 @@ def _of_seeds(seeds: list[int]) -> str:
 def rows_of(study: Path, key: str, table: str) -> pd.DataFrame:
     """A table of a published chapter; an empty one where it is not published."""
     file = study / f"{chapters.declared()[key].name}.json"
-    return frame(store.read_json(file)["rows"].get(table, []) if file.exists() else [])
+    return frame(read_json(file)["rows"].get(table, []) if file.exists() else [])
 
 
 def files(folder: Path) -> pd.DataFrame:
@@ -201,12 +204,10 @@ def files(folder: Path) -> pd.DataFrame:
     """
     parts = []
     for path in sorted(folder.glob("*/about.json")):
-        profile, about = path.parent.name, store.read_json(path)
+        profile, about = path.parent.name, read_json(path)
         if about["data"]["name"] != claims.PAPER_DATA:
             continue
-        nodes = sweep.read_table(folder / verdicts.RESULTS_FILE).query(
-            "profile == @profile and seed == @about['seeds'][0]"
-        )
+        nodes = read_table(folder / verdicts.RESULTS_FILE).query("profile == @profile and seed == @about['seeds'][0]")
         nodes = nodes[["node", "val_accuracy", "test_accuracy", "bytes_file"]].rename(columns={"bytes_file": "bytes"})
         parts.append(nodes.assign(profile=profile))
         for key, chapter in chapters.declared().items():
@@ -234,7 +235,7 @@ def marks_table(folder: Path) -> str:
         return "–" if enough.empty else f"{enough['bytes'].iloc[0] / 1000:.2f} kB (`{enough['name'].iloc[0]}`)"
 
     rows = rows.assign(**{"if chosen by test images": rows["mark %"].map(luckiest)})
-    return report.markdown_rows(rows.astype({"our kB": float, "our %": float}))
+    return tables.markdown_rows(rows.astype({"our kB": float, "our %": float}))
 
 
 def goals_table(folder: Path) -> str:
@@ -252,7 +253,7 @@ def goals_table(folder: Path) -> str:
     named = every.set_index("name")
     kind = named["profile"].map({profile: naming.teacher_kind(profile) for profile in every["profile"].unique()})
     wanted = [
-        (sweep.ROOT, kind == each, f"teacher, a {each}, test accuracy", marks.TEACHER_GOAL)
+        (tree_names.TEACHER, kind == each, f"teacher, a {each}, test accuracy", marks.TEACHER_GOAL)
         for each in kind.unique()
         if each != naming.RESTORED
     ]
@@ -263,8 +264,10 @@ def goals_table(folder: Path) -> str:
             row(what, f"≥ {least:g} %", whose, found, "%", lambda value, least=least: value >= least)
     zeros, most, whose = marks.PRUNED_GOAL
     if "sparsity" in every:
-        whole = every[every["node"] == sweep.ROOT].set_index("profile")["val_accuracy"]
-        pruned = named[(named["network"] == sweep.ROOT) & (named["sparsity"] >= zeros) & (kind == naming.DENSENET)]
+        whole = every[every["node"] == tree_names.TEACHER].set_index("profile")["val_accuracy"]
+        pruned = named[
+            (named["network"] == tree_names.TEACHER) & (named["sparsity"] >= zeros) & (kind == naming.DENSENET)
+        ]
         lost = 100 * (pruned["profile"].map(whole) - pruned["val_accuracy_pruned"])
         if len(lost):
             what = f"DenseNet with {100 * zeros:g} % zeros or more, lost on validation images before rounding"
@@ -273,12 +276,12 @@ def goals_table(folder: Path) -> str:
     goal = {"what": "gain from distillation", "goal": f"{claim.value:+g} {claim.unit}", "from": "the paper"}
     for path in sorted(folder.glob("*/about.json")):
         found = verdicts.measured_of(path.parent)[claim.chapter].get("kd_gain", [])
-        for measured in found if store.read_json(path)["data"]["name"] == claims.PAPER_DATA else []:
+        for measured in found if read_json(path)["data"]["name"] == claims.PAPER_DATA else []:
             ours = f"{judged.text(measured, claim.unit)} (`{path.parent.name}`)"
             rows.append(goal | {"ours": ours, "verdict": judged.verdict(claim, measured, claims.PAPER_DATA)})
     if len(rows) == known:
         rows.append(goal | {"ours": "–", "verdict": claims.NOT_MEASURED})
-    return report.markdown_rows(pd.DataFrame(rows))
+    return tables.markdown_rows(pd.DataFrame(rows))
 
 
 def runs_table(folder: Path) -> str:
@@ -289,8 +292,8 @@ def runs_table(folder: Path) -> str:
     for profile, root in named:
         study, profile = parameters.load(profile, root=root)["study"], parameters.run_name(profile, root)
         known = folder / profile / "about.json"
-        about = store.read_json(known) if known.exists() else {}
-        declared, nodes = chapters.declared(), sweep.nodes(study["stages"])
+        about = read_json(known) if known.exists() else {}
+        declared, nodes = chapters.declared(), tree_names.nodes(study["stages"])
         wanted = [declared[chapter].name for chapter in study["chapters"]]
         seeds = ", ".join(map(str, about.get("seeds", []))) or "–"
         row = {"profile": profile, "published nodes": f"{len(about.get('nodes', []))} of {len(nodes)}", "seeds": seeds}
@@ -300,4 +303,4 @@ def runs_table(folder: Path) -> str:
         missing = [name[:2] for name in missing if name[:2] not in parts]
         row |= {"chapters run": ", ".join(run) or "–", "in part": ", ".join(parts) or "–"}
         rows.append({**row, "not run": ", ".join(missing) or "–"})
-    return report.markdown_rows(pd.DataFrame(rows))
+    return tables.markdown_rows(pd.DataFrame(rows))

@@ -16,7 +16,7 @@ import nbformat
 
 from engine import execute, parameters
 from engine.reading import read_yaml
-from studylib import store
+from studylib.disk import files
 
 KEPT = {"tags"}  # of a cell's metadata; times and papermill's notes would change with every run
 REDUCED = parameters.ROOT / "tests" / "notebooks" / "reduced"
@@ -64,7 +64,7 @@ def run(notebook: Path, given: dict) -> nbformat.NotebookNode:
 
 
 def write(path: Path, content: nbformat.NotebookNode) -> None:
-    store.write_bytes(path, (nbformat.writes(content) + "\n").encode())  # a line of code, a line of the file
+    files.write_bytes(path, (nbformat.writes(content) + "\n").encode())  # a line of code, a line of the file
 
 
 if __name__ == "__main__":

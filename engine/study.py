@@ -24,7 +24,7 @@ from engine.dry import without_writing
 from engine.lock import hold
 from engine.machine import refusals
 from engine.progress import follow
-from studylib import budget
+from studylib.training import deadline
 
 ROOT = parameters.ROOT
 
@@ -56,9 +56,9 @@ def main() -> None:
             handles = [handle for handle in [hold(run, reading=dry)] if handle is not None]
             environment = _environment()
             if not dry:
-                environment[budget.STOP_FILE] = str(stack.enter_context(_stop_on_term(run)))
+                environment[deadline.STOP_FILE] = str(stack.enter_context(_stop_on_term(run)))
             if minutes is not None:
-                environment[budget.STOP_AT] = str(started + 60 * minutes)
+                environment[deadline.STOP_AT] = str(started + 60 * minutes)
             if not dry and not elsewhere:  # beside the check: both import torch
                 environment = stack.enter_context(warm.process(environment, handles))
             data = check_values(sections)
@@ -175,42 +175,46 @@ def report(run: Path, started: float) -> None:
 
 def print_early(run: Path, sections: dict[str, dict]) -> None:
     """Prints the table of the first seeds, before the others and the latencies are there."""
-    from studylib import report, sweep
+    from studylib.results import tables
+    from studylib.tree import names
+    from studylib.tree import table as tree_table
 
     seeds, stages = parameters.early_seeds(sections), sections["study"]["stages"]
-    table = sweep.read(run, sweep.nodes(stages), seeds)
-    print("\n" + report.text_table(sweep.summary(table)))
+    table = tree_table.read(run, names.nodes(stages), seeds)
+    print("\n" + tables.text_table(tree_table.summary(table)))
     print(f"\nThe first {len(seeds)} of {len(sections['study']['seeds'])} seeds; the others follow:", flush=True)
 
 
 def write_about(run: Path, sections: dict[str, dict]) -> None:
     """Leaves in the run what its nodes are of, for later comparisons: settings, and a digest of the images a seed."""
-    from studylib import store, sweep
+    from studylib.disk import files, models
+    from studylib.tree import names
 
-    kept = {seed: run / f"seed{seed}" / sweep.ROOT / sweep.METRICS for seed in sections["study"]["seeds"]}
+    kept = {seed: run / f"seed{seed}" / names.TEACHER / names.METRICS for seed in sections["study"]["seeds"]}
     try:
         with refusals(run):
-            made = {seed: store.read_json(path) for seed, path in kept.items() if path.exists()}
+            made = {seed: files.read_json(path) for seed, path in kept.items() if path.exists()}
             digests = {str(seed): each["provenance"].get("data_sha256", "") for seed, each in made.items()}
-            store.write_json(run / "study.json", {"settings": settings_of_nodes(sections), "data_sha256": digests})
-    except store.CheckpointError as error:
-        sys.exit(f"{error}{store.REMEDY}")
+            files.write_json(run / "study.json", {"settings": settings_of_nodes(sections), "data_sha256": digests})
+    except files.CheckpointError as error:
+        sys.exit(f"{error}{models.REMEDY}")
 
 
 def print_table(path: Path) -> int:
     """Prints the table of a run and returns how many nodes it has: 0, and says why, where there is none to print."""
     import pandas as pd
 
-    from studylib import report, sweep
+    from studylib.results import tables
+    from studylib.tree import table as tree_table
 
     if not path.exists():  # Snakemake was asked for a part: --until, say
         print(f"\n{path}: not made by this command")
         return 0
     table = pd.read_csv(path)
-    if missing := [column for column in sweep.COLUMNS if column not in table]:
+    if missing := [column for column in tree_table.COLUMNS if column not in table]:
         print(f"\n{path}: of an earlier version ({missing[0]} is missing), not made anew by this command")
         return 0
-    print("\n" + report.text_table(sweep.summary(table)), flush=True)
+    print("\n" + tables.text_table(tree_table.summary(table)), flush=True)
     return table.groupby(["seed", "node"]).ngroups
 
 

@@ -5,8 +5,9 @@ from pathlib import Path
 import pandas as pd
 
 from engine import chapters, naming
-from studylib import claims, report, store, sweep
-from studylib.results import verdicts
+from studylib.disk.files import read_json
+from studylib.results import claims, tables, verdicts
+from studylib.tree.table import read_table
 
 RESULTS_FILE = "results.csv"  # in figures/
 CENT = 0.005  # of what is measured in points or %, two decimals are said
@@ -20,7 +21,7 @@ def claims_table(folder: Path) -> str:
     """
     said = []
     for path in sorted(folder.glob("*/about.json")):
-        about = store.read_json(path)
+        about = read_json(path)
         if about["data"]["name"] == claims.PAPER_DATA:
             said += [row | {"profile": path.parent.name} for row in _of_study(folder, path.parent.name, about)]
     if not said:
@@ -28,22 +29,20 @@ def claims_table(folder: Path) -> str:
     columns = ["chapter", *verdicts.COLUMNS, "profile"]
     table = pd.DataFrame(said)[columns].sort_values(["chapter", "profile"], kind="stable")
     alike = table.groupby(columns[:-1], sort=False)["profile"].agg(", ".join)  # what several found, in one row
-    return report.markdown_rows(alike.reset_index())
+    return tables.markdown_rows(alike.reset_index())
 
 
 def measured_of(study: Path) -> dict[str, dict[str, list[claims.Measured]]]:
     """Key of a chapter → claim → what that chapter measured, as the folder of a published study has it."""
     files = {key: study / f"{each.name}.json" for key, each in chapters.declared().items()}
-    return {
-        key: verdicts.from_json(store.read_json(file)["claims"]) if file.exists() else {} for key, file in files.items()
-    }
+    return {key: verdicts.from_json(read_json(file)["claims"]) if file.exists() else {} for key, file in files.items()}
 
 
 def _of_study(folder: Path, profile: str, about: dict) -> list[dict]:
     known = measured_of(folder / profile)
     by_nodes = {}
     if naming.teacher_kind(profile) != naming.RESTORED:  # whose teacher is another profile's file
-        nodes = sweep.read_table(folder / RESULTS_FILE).query("profile == @profile and seed == @about['seeds'][0]")
+        nodes = read_table(folder / RESULTS_FILE).query("profile == @profile and seed == @about['seeds'][0]")
         by_nodes = verdicts.of_nodes(nodes.set_index("node"), about["data"]["test"])
     other, rows = naming.another_network(profile), []
     for key, claim in claims.CLAIMS.items():

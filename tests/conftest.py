@@ -6,8 +6,12 @@ import pytest
 import torch
 from hypothesis import settings
 
-from studylib import data as datasets
-from studylib import models, quantize, store, teacher, train
+from studylib.data import datasets
+from studylib.disk import files, provenance
+from studylib.networks import spec
+from studylib.techniques import int8, teacher
+from studylib.training import loop
+from studylib.training.recipe import Recipe
 
 settings.register_profile("study", deadline=None, derandomize=True, max_examples=20, database=None)
 settings.load_profile("study")
@@ -17,7 +21,7 @@ SMALL = {"widths": [8, 12, 16], "hidden": [16, 12]}
 
 @pytest.fixture(scope="session", autouse=True)
 def _torch():
-    train.set_up(device="cpu")
+    loop.set_up(device="cpu")
     torch.set_num_threads(1)  # test.py runs two processes side by side
 
 
@@ -36,43 +40,43 @@ def tiny(digits) -> datasets.Data:
 @pytest.fixture(scope="session")
 def teacher_model(digits):
     """A DenseNet that gets most digits right. Shared: copy it before changing it."""
-    recipe = train.Recipe(epochs=4, lr=5e-3, batch_size=64, augmentation="none")
+    recipe = Recipe(epochs=4, lr=5e-3, batch_size=64, augmentation="none")
     return teacher.apply(digits, depth=7, growth=8, recipe=recipe, seed=0)
 
 
 @pytest.fixture(scope="session")
 def student_model(digits):
     """A ConvNet that gets most digits right. Shared: copy it before changing it."""
-    model = models.create("convnet", 0, **digits.model_args, **SMALL)
-    train.fit(model, digits, train.Recipe(epochs=6, lr=1e-2, batch_size=32, augmentation="none"), seed=0)
+    model = spec.create("convnet", 0, **digits.model_args, **SMALL)
+    loop.fit(model, digits, Recipe(epochs=6, lr=1e-2, batch_size=32, augmentation="none"), seed=0)
     return model
 
 
 @pytest.fixture(scope="session")
 def int8_model(student_model, digits):
     """The ConvNet in int8. Shared: copy it before changing it."""
-    return quantize.apply(student_model, digits, calibration_images=128)
+    return int8.apply(student_model, digits, calibration_images=128)
 
 
 @pytest.fixture
 def bfloat16(monkeypatch):
     """Trainings with amp compute in bfloat16 even where the processor has to emulate it."""
-    monkeypatch.setattr(train, "has_bfloat16", lambda device: True)
+    monkeypatch.setattr(provenance, "has_bfloat16", lambda device: True)
 
 
 @pytest.fixture
 def new_student(digits):
     """Makes the same untrained small ConvNet at every call."""
-    return lambda seed=0, **args: models.create("convnet", seed, **{**digits.model_args, **SMALL, **args})
+    return lambda seed=0, **args: spec.create("convnet", seed, **{**digits.model_args, **SMALL, **args})
 
 
 @pytest.fixture
 def study_root(tmp_path, monkeypatch):
     """An empty folder that is the study's root for the length of a test."""
     monkeypatch.setenv("STUDY_ROOT", str(tmp_path))
-    store.root.cache_clear()
+    files.root.cache_clear()
     yield tmp_path
-    store.root.cache_clear()
+    files.root.cache_clear()
 
 
 @pytest.fixture(scope="session")

@@ -16,7 +16,7 @@ from engine import chapters, parameters
 REDUCED = parameters.read_yaml(ROOT / "tests" / "reduced.yaml")
 CHAPTERS = {each.name: each for each in chapters.declared().values()}
 NOTED = "STUDY_NOTED"  # of the environment: the file in which each call of WATCHED is noted
-WATCHED = {"studylib.train": "fit", "studylib.data": "load"}
+WATCHED = {"studylib.training.loop": "fit", "studylib.data.datasets": "load"}
 HOOK = f"""
 import functools, importlib.abc, importlib.util, os, sys
 

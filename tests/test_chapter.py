@@ -10,12 +10,14 @@ import pandas as pd
 import pytest
 from pydantic import Field
 
-from studylib import claims, report, store
-from studylib.node import Node
-from studylib.recipe import Recipe
+from studylib.disk import files, models
+from studylib.results import chapter as chapters
+from studylib.results import claims
+from studylib.results.chapter import Beside, Chapter
+from studylib.results.tables import where_from
 from studylib.settings import SettingError, record
-from studylib.tree import chapter as chapters
-from studylib.tree.chapter import Beside, Chapter
+from studylib.training.recipe import Recipe
+from studylib.tree.node import Node
 from studylib.tree.published import FILE, KEYS, Published, frame, plain
 
 NAME, STAGE = "04_svd", "svd"
@@ -99,11 +101,11 @@ def test_how_many_threads_and_where_decides_no_row(tmp_path):
 def test_rows_of_another_parent_are_made_anew_and_a_damaged_parent_is_refused(tmp_path, new_student):
     parent, (make, calls) = tmp_path / "parent", counted([{"a": 1}])
     for seed in (0, 0, 1):
-        store.save_model(parent, new_student(seed))
+        models.save_model(parent, new_student(seed))
         make_chapter(tmp_path, reads=[str(parent), ""]).rows("shares", make)
     assert calls == [1, 1]
-    (parent / store.TENSORS).write_bytes(b"damaged")
-    with pytest.raises(store.CheckpointError, match="truncated or altered"):
+    (parent / models.TENSORS).write_bytes(b"damaged")
+    with pytest.raises(files.CheckpointError, match="truncated or altered"):
         make_chapter(tmp_path, reads=[str(parent)]).rows("shares", make)
 
 
@@ -203,9 +205,9 @@ def test_other_threads_and_settings_that_an_older_study_does_not_say_are_no_diff
 
 
 def test_an_unknown_study_is_an_error_that_says_how_to_do_without(tmp_path):
-    with pytest.raises(store.CheckpointError, match=r"figures/nowhere'.*published 04_svd; nothing is published there"):
+    with pytest.raises(files.CheckpointError, match=r"figures/nowhere'.*published 04_svd; nothing is published there"):
         Published("figures/nowhere", NAME)
-    with pytest.raises(store.CheckpointError, match="An empty text makes the rows here"):
+    with pytest.raises(files.CheckpointError, match="An empty text makes the rows here"):
         make_chapter(tmp_path, published=tmp_path / "nowhere")
 
 
@@ -213,15 +215,15 @@ def test_a_study_without_the_chapter_is_an_error_that_lists_those_it_has(tmp_pat
     study = publish(tmp_path)
     (study / "02_distill.json").write_text("{}")
     (study / "about.json").write_text("{}")
-    with pytest.raises(store.CheckpointError, match=r"published 05_quantize; it has 02_distill, 04_svd\."):
-        Published(study, "05_quantize")
+    with pytest.raises(files.CheckpointError, match=r"published 05_int8; it has 02_distill, 04_svd\."):
+        Published(study, "05_int8")
 
 
 @pytest.mark.parametrize("content", ["", "{", '{"rows": [1, 2', "\x00\x01", json.dumps(WHOLE)[:-9]])
 def test_a_damaged_file_is_named(tmp_path, content):
     study = publish(tmp_path)
     (study / f"{NAME}.json").write_text(content)
-    with pytest.raises(store.CheckpointError, match=r"study/04_svd\.json: not valid JSON"):
+    with pytest.raises(files.CheckpointError, match=r"study/04_svd\.json: not valid JSON"):
         make_chapter(tmp_path, published=study)
 
 
@@ -239,14 +241,14 @@ def test_a_damaged_file_is_named(tmp_path, content):
 def test_a_file_that_is_no_published_chapter_is_named_with_what_one_has(tmp_path, content, expected):
     study = publish(tmp_path)
     (study / f"{NAME}.json").write_text(json.dumps(content))
-    with pytest.raises(store.CheckpointError, match=rf"04_svd\.json: .*expected {expected}"):
+    with pytest.raises(files.CheckpointError, match=rf"04_svd\.json: .*expected {expected}"):
         Published(study, NAME)
 
 
 def test_rows_that_the_study_does_not_have_are_named_with_those_that_it_has(tmp_path):
     study = publish(tmp_path, rows={"spectra": [], "shares": []})
     chapter = make_chapter(tmp_path, published=study)
-    with pytest.raises(store.CheckpointError, match="no rows 'spectrum': expected one of spectra, shares"):
+    with pytest.raises(files.CheckpointError, match="no rows 'spectrum': expected one of spectra, shares"):
         chapter.rows("spectrum", never)
 
 
@@ -272,7 +274,7 @@ def test_figures_of_another_study_are_drawn_from_its_rows_and_say_whose_they_are
     study = publish(tmp_path, about=about, rows={"a": [{"x": 1}], "b": [{"x": 1}, {"x": 2}]})
     Beside(str(study), NAME).figure("a", draw, "Two tables", "b")
     assert list(shown[0].axes[0].lines[0].get_ydata()) == [1, 2] and plt.get_fignums() == []
-    assert shown[1] == f"*Two tables. {report.where_from(about)}*" and "cifar10" in shown[1] and "wide" in shown[1]
+    assert shown[1] == f"*Two tables. {where_from(about)}*" and "cifar10" in shown[1] and "wide" in shown[1]
 
 
 def test_rows_that_another_study_lacks_are_a_sentence_and_no_figure(tmp_path, shown):
@@ -290,7 +292,7 @@ def test_verdicts_of_another_study_are_shown_where_it_measured_some(tmp_path, sh
     row = {"claim": "svd_cost", "value": 1.5, "low": -0.5, "high": 3.5, "n": 3}
     (study / f"{NAME}.json").write_text(json.dumps(WHOLE | {"claims": [row]}))
     Beside(str(study), NAME).verdicts(STAGE)
-    assert shown[0] == f"*{report.where_from(WHOLE['about'])}*" and "SVD at Δ = 1 lowers accuracy" in shown[1]
+    assert shown[0] == f"*{where_from(WHOLE['about'])}*" and "SVD at Δ = 1 lowers accuracy" in shown[1]
 
 
 @pytest.mark.parametrize("published", [None, 3, ["figures/digits"]])

@@ -5,12 +5,17 @@ import pandas as pd
 import pytest
 import torch
 
-from studylib import models, multiobjective, settings, teacher, train
+from studylib import settings
+from studylib.data import scoring
+from studylib.descent import steps
 from studylib.experiments import choosing
+from studylib.networks import layers, spec
 from studylib.plots import teacher as plots
+from studylib.techniques import teacher
+from studylib.training import loop, recipe
 from studylib.tree.published import frame, plain
 
-QUICK = train.Recipe(epochs=2, lr=5e-3, batch_size=50, augmentation="none")
+QUICK = recipe.Recipe(epochs=2, lr=5e-3, batch_size=50, augmentation="none")
 LOGITS = torch.tensor([[4.0, 0.0], [4.0, 0.0], [0.0, 4.0], [1.0, 0.0]])
 LABELS = torch.tensor([0, 1, 1, 0])
 
@@ -36,13 +41,13 @@ def peeks(model, data, tmp_path, seeds=1):
 
 
 def counted(monkeypatch) -> list:
-    calls, fit = [], train.fit
-    monkeypatch.setattr(train, "fit", lambda *a, **k: calls.append(k["seed"]) or fit(*a, **k))
+    calls, fit = [], loop.fit
+    monkeypatch.setattr(loop, "fit", lambda *a, **k: calls.append(k["seed"]) or fit(*a, **k))
     return calls
 
 
 def test_numbers_are_those_of_the_network(tiny):
-    model = models.create("densenet", 0, depth=7, growth=4, **tiny.model_args)
+    model = spec.create("densenet", 0, depth=7, growth=4, **tiny.model_args)
     found = choosing.numbers(model, tiny)
     assert found == {"trained": sum(p.numel() for p in model.parameters()), "layers": 7, "classes": 10}
 
@@ -86,7 +91,7 @@ def test_the_first_is_the_teachers_own_training_and_the_others_are_trained_once(
         assert set(each["peak"]) == {peak} and set(each["honest"]) == {honest}
         assert set(each["flatters"]) == {100 * (peak - honest)} and peak >= honest
     assert list(choosing.flattery(rows).index) == [3, 4]
-    own = train.accuracy(model, tiny.test, tiny)
+    own = scoring.accuracy(model, tiny.test, tiny)
     assert rows["honest"][0] == own
     again = peeks(model, tiny, tmp_path, seeds=3)
     assert calls == [4, 5] and again[again["seed"] < 5].equals(rows)
@@ -96,7 +101,7 @@ def test_the_first_is_the_teachers_own_training_and_the_others_are_trained_once(
 def test_the_own_training_and_one_made_again_give_the_same_rows(tiny, tmp_path):
     model = taught(tiny, tmp_path / "left")
     own = peeks(model, tiny, tmp_path)
-    again = models.duplicate(model)
+    again = layers.duplicate(model)
     again.spec, again.history = model.spec, [{k: v for k, v in r.items() if k != "weights"} for r in model.history]
     new = pd.DataFrame(
         row for _, make in choosing.trainings(again, tiny, QUICK, [3], tmp_path, tmp_path) for row in make()
@@ -106,7 +111,7 @@ def test_the_own_training_and_one_made_again_give_the_same_rows(tiny, tmp_path):
 
 
 def test_beside_a_penalty_no_training_is_the_teachers_own(tiny, tmp_path, monkeypatch):
-    step = multiobjective.Penalty("l1").step(QUICK)
+    step = steps.Penalty("l1").step(QUICK)
     model = taught(tiny, tmp_path / "left", step=step)
     calls = counted(monkeypatch)
     rows = peeks(model, tiny, tmp_path)

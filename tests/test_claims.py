@@ -3,17 +3,16 @@ import math
 
 import pytest
 
-from studylib import claims, marks
-from studylib.claims import Claim, Measured
-from studylib.results import verdicts
+from studylib.results import claims, marks, verdicts
+from studylib.results.claims import Claim, Measured
 
-VALUE = Claim("imp", "it saves {}", "section 1", 88.1, "%", 2.0)
-ANYWHERE = Claim("imp", "it saves {}", "section 1", 88.1, "%", 2.0, anywhere=True)
-COST = Claim("imp", "it costs {}", "section 1", 0.9, "points", 0.5)
-REACHES = Claim("kd", "it reaches {}", "section 1", 75.0, "%", 2.0, sampled=True)
-RISES = Claim("kd", "it helps", "section 1", 0.0, "points", direction="+", anywhere=True)
+VALUE = Claim("prune", "it saves {}", "section 1", 88.1, "%", 2.0)
+ANYWHERE = Claim("prune", "it saves {}", "section 1", 88.1, "%", 2.0, anywhere=True)
+COST = Claim("prune", "it costs {}", "section 1", 0.9, "points", 0.5)
+REACHES = Claim("distill", "it reaches {}", "section 1", 75.0, "%", 2.0, sampled=True)
+RISES = Claim("distill", "it helps", "section 1", 0.0, "points", direction="+", anywhere=True)
 OTHERS = Claim("int8", "it saves {}", "the survey", 56.0, "%", elsewhere="other models")
-FALLS = Claim("kd", "it hurts", "section 1", 0.0, "points", direction="-", anywhere=True)
+FALLS = Claim("distill", "it hurts", "section 1", 0.0, "points", direction="-", anywhere=True)
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from studylib import codec, entropy, inference, lowrank, models, quantize, size, store
+from studylib.coding import codec, shipped, size
+from studylib.coding import tensors as coding_tensors
+from studylib.disk.files import root
+from studylib.networks import cost, int8_layers, pt2e
+from studylib.networks import spec as networks_spec
+from studylib.networks.layers import duplicate, weight_layers
+from studylib.techniques import int8, svd
 
 ARGS = {"in_channels": 1, "image_size": 8, "classes": 10}
 IMAGES = torch.randn(16, 1, 8, 8, generator=torch.Generator().manual_seed(0))
@@ -25,16 +31,16 @@ def outputs(model):
 
 
 def convnet(seed=0, widths=(3, 4, 5), hidden=(6, 5)):
-    return models.create("convnet", seed, **ARGS, widths=list(widths), hidden=list(hidden)).eval()
+    return networks_spec.create("convnet", seed, **ARGS, widths=list(widths), hidden=list(hidden)).eval()
 
 
 def int8_convnet(seed, widths, hidden, bits, density):
     """An int8 ConvNet of random integers of ``bits`` bits, scales and biases; each weight lives with ``density``."""
     draw = torch.Generator().manual_seed(seed)
     model = convnet(seed, widths, hidden)
-    structure = {"module": "quantize", "layers": list(models.weight_layers(model))}
-    quantize.restructure(model, structure)
-    for layer in models.weight_layers(model).values():
+    structure = {"module": "quantize", "layers": list(weight_layers(model))}
+    int8_layers.restructure(model, structure)
+    for layer in weight_layers(model).values():
         reach = 2 ** (bits - 1)
         layer.weight.random_(-reach, reach, generator=draw)
         layer.weight *= torch.rand(layer.weight.shape, generator=draw) < density
@@ -43,7 +49,7 @@ def int8_convnet(seed, widths, hidden, bits, density):
         layer.input_scale.fill_(0.05 + 0.1 * torch.rand((), generator=draw).item())
         layer.input_zero_point.random_(0, 256, generator=draw)
         layer.freeze()
-    return models.with_change(model, "int8", {"layers": 6}, structure).eval()
+    return networks_spec.with_change(model, "int8", {"layers": 6}, structure).eval()
 
 
 @given(
@@ -52,11 +58,11 @@ def int8_convnet(seed, widths, hidden, bits, density):
     hidden=st.tuples(*[st.integers(1, 9)] * 2),
     bits=st.integers(2, 8),
     density=st.one_of(st.sampled_from([0.0, 1.0]), st.floats(0, 1)),
-    floats=st.sampled_from(inference.FLOATS),
+    floats=st.sampled_from(shipped.FLOATS),
 )
 def test_int8_models_come_back_with_the_same_outputs_bit_for_bit(seed, widths, hidden, bits, density, floats):
     model = int8_convnet(seed, widths, hidden, bits, density)
-    reference = inference.apply(model, floats=floats)
+    reference = shipped.apply(model, floats=floats)
     file = codec.encode(model, floats=floats)
     decoded = codec.decode(file)
     codec.verify(reference, decoded)
@@ -69,16 +75,16 @@ def test_int8_models_come_back_with_the_same_outputs_bit_for_bit(seed, widths, h
     seed=st.integers(0, 999),
     density=st.one_of(st.sampled_from([0.0, 1.0]), st.floats(0, 1)),
     factorized=st.booleans(),
-    floats=st.sampled_from(inference.FLOATS),
+    floats=st.sampled_from(shipped.FLOATS),
 )
 def test_float_models_come_back_exactly(seed, density, factorized, floats):
     model = convnet(seed, (6, 7, 8), (12, 9))
-    model = lowrank.apply(model) if factorized else model
+    model = svd.apply(model) if factorized else model
     draw = torch.Generator().manual_seed(seed)
     with torch.no_grad():
-        for layer in models.weight_layers(model).values():
+        for layer in weight_layers(model).values():
             layer.weight *= torch.rand(layer.weight.shape, generator=draw) < density
-    reference = inference.apply(model, floats=floats)
+    reference = shipped.apply(model, floats=floats)
     decoded = codec.decode(codec.encode(model, floats=floats))
     expected, found = reference.state_dict(), decoded.state_dict()
     assert expected.keys() == found.keys() and all(torch.equal(found[name], expected[name]) for name in found)
@@ -90,7 +96,7 @@ def test_float_models_come_back_exactly(seed, density, factorized, floats):
 @pytest.mark.parametrize("kind", ["int8", "float"])
 def test_odd_models_come_back(kind, change):
     model = int8_convnet(0, (3, 4, 5), (6, 5), 8, 1.0) if kind == "int8" else convnet()
-    layers = models.weight_layers(model)
+    layers = weight_layers(model)
     with torch.no_grad():
         for name, layer in layers.items():
             if change in ("nothing lives", "one weight") or (change == "one layer is empty" and name == "fc2"):
@@ -99,7 +105,7 @@ def test_odd_models_come_back(kind, change):
                 layer.weight.fill_(-3)
         if change == "one weight":
             layers["fc1"].weight[2, 1] = -5
-    reference = inference.apply(model)
+    reference = shipped.apply(model)
     decoded = codec.decode(codec.encode(model))
     codec.verify(reference, decoded)
     assert torch.equal(outputs(decoded), outputs(reference))
@@ -120,25 +126,25 @@ def test_what_no_output_depends_on_is_left_out_and_zero():
     assert torch.equal(outputs(empty), model.fc3.bias.expand(16, 10))
 
 
-@pytest.mark.parametrize("activations", quantize.ACTIVATIONS)
+@pytest.mark.parametrize("activations", int8_layers.ACTIVATIONS)
 def test_every_kind_of_activation_comes_back(student_model, int8_model, activations):
-    model = quantize.with_activations(int8_model, student_model, activations)
+    model = pt2e.with_activations(int8_model, student_model, activations)
     decoded = codec.decode(codec.encode(model))
-    assert torch.equal(outputs(decoded), outputs(inference.apply(model)))
+    assert torch.equal(outputs(decoded), outputs(shipped.apply(model)))
 
 
 def test_densenets_come_back(teacher_model, digits):
-    model = quantize.apply(teacher_model, digits, calibration_images=64)
+    model = int8.apply(teacher_model, digits, calibration_images=64)
     for each in (teacher_model, model):
         decoded = codec.decode(codec.encode(each))
-        assert torch.equal(outputs(decoded), outputs(inference.apply(each)))
-        assert size.multiply_adds(decoded, digits.model_args) <= size.multiply_adds(each, digits.model_args)
+        assert torch.equal(outputs(decoded), outputs(shipped.apply(each)))
+        assert cost.multiply_adds(decoded, digits.model_args) <= cost.multiply_adds(each, digits.model_args)
 
 
 def test_half_precision_takes_fewer_bytes(int8_model, student_model):
     for model, share in ((int8_model, 0.97), (student_model, 0.56)):
         assert len(codec.encode(model, floats="float16")) < share * len(codec.encode(model))
-    half = inference.apply(student_model, floats="float16")
+    half = shipped.apply(student_model, floats="float16")
     assert codec.encode(half) == codec.encode(student_model, floats="float16")  # None: as the model says
 
 
@@ -148,14 +154,14 @@ def test_the_file_is_smaller_than_zstandard(int8_model, student_model):
 
 
 def test_two_encodings_are_the_same_bytes(int8_model):
-    assert codec.encode(int8_model) == codec.encode(models.duplicate(int8_model))
+    assert codec.encode(int8_model) == codec.encode(duplicate(int8_model))
 
 
 def structured_convnet():
     """Weights that each way to tell positions and most ways to tell magnitudes are best for somewhere."""
     model = int8_convnet(5, (24, 32, 200), (48, 32), 8, 1.0)
     draw = torch.Generator().manual_seed(5)
-    first, second, third, wide, same, last = (layer.weight for layer in models.weight_layers(model).values())
+    first, second, third, wide, same, last = (layer.weight for layer in weight_layers(model).values())
 
     def thin(weight, *shape):
         density = torch.rand(shape, generator=draw) ** 6
@@ -173,20 +179,20 @@ def structured_convnet():
 
 def test_the_format_of_this_version_stays(monkeypatch):
     """What is published must decode for ever: every way of coding, by its digest, and a small file by its bytes."""
-    ways, choose = set(), entropy.Tensors._choose
+    ways, choose = set(), coding_tensors.Tensors._choose
 
     def watched(self, method, *arguments):
         way = choose(self, method, *arguments)
         ways.add((method, way))
         return way
 
-    monkeypatch.setattr(entropy.Tensors, "_choose", watched)
+    monkeypatch.setattr(coding_tensors.Tensors, "_choose", watched)
     model = structured_convnet()
     files = [codec.encode(model), codec.encode(model, floats="float16")]
-    assert {way for method, way in ways if method == "_cells"} == set(entropy.POSITIONS)
+    assert {way for method, way in ways if method == "_cells"} == set(coding_tensors.POSITIONS)
     assert {way for method, way in ways if method == "_magnitudes"} >= {("classes", "wide"), ("tensor", "sharp")}
     assert [hashlib.sha256(file).hexdigest()[:16] for file in files] == DIGESTS
-    codec.verify(inference.apply(model), codec.decode(files[0]))
+    codec.verify(shipped.apply(model), codec.decode(files[0]))
     small = bytes.fromhex(GOLDEN)
     assert codec.encode(int8_convnet(7, (2, 2, 2), (2, 2), 4, 0.5)) == small
     assert codec.decode(small).spec["name"] == "convnet"
@@ -197,7 +203,7 @@ def test_the_format_of_this_version_stays(monkeypatch):
 @pytest.mark.filterwarnings("ignore:Initializing zero-element tensors")
 def test_layers_without_any_weight_come_back(kind, hidden):
     model = int8_convnet(0, (3, 4, 5), hidden, 8, 1.0) if kind == "int8" else convnet(0, (3, 4, 5), hidden)
-    reference = inference.apply(model)
+    reference = shipped.apply(model)
     decoded = codec.decode(codec.encode(model))
     codec.verify(reference, decoded)
     assert torch.equal(outputs(decoded), outputs(reference))
@@ -205,15 +211,15 @@ def test_layers_without_any_weight_come_back(kind, hidden):
 
 def test_weights_of_few_bits_take_fewer_bytes_than_zstandard_and_little_more_than_their_entropy(digits, teacher_model):
     for bits in (2, 3, 4):
-        model = quantize.apply(teacher_model, digits, calibration_images=64, bits=bits)
+        model = int8.apply(teacher_model, digits, calibration_images=64, bits=bits)
         counted, file = size.accountings(model), codec.encode(model)
         assert len(file) < counted["bytes_zstd"] and len(file) < 1.03 * (counted["bytes_entropy"] + 600)
-        codec.verify(inference.apply(model), codec.decode(file))
+        codec.verify(shipped.apply(model), codec.decode(file))
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_numbers_that_are_not_finite_are_refused(student_model, bad):
-    model = models.duplicate(student_model)
+    model = duplicate(student_model)
     with torch.no_grad():
         model.fc2.bias[0] = bad
     with pytest.raises(codec.CodecError, match=r"fc2\.bias"):
@@ -222,9 +228,9 @@ def test_numbers_that_are_not_finite_are_refused(student_model, bad):
 
 def test_tensors_of_other_types_are_refused(student_model):
     with pytest.raises(codec.CodecError, match=r"bfloat16.*expected float32"):
-        codec.encode(models.duplicate(student_model).bfloat16())
+        codec.encode(duplicate(student_model).bfloat16())
     with pytest.raises(codec.CodecError, match=r"float64.*expected float32"):
-        codec.encode(models.duplicate(student_model).double())
+        codec.encode(duplicate(student_model).double())
     with pytest.raises(ValueError, match=r"int4.*float32, float16"):
         codec.encode(student_model, floats="int4")
 
@@ -233,7 +239,7 @@ def test_models_that_have_no_spec_of_json_are_refused(student_model):
     with pytest.raises(codec.CodecError, match="Linear has no spec"):
         codec.encode(torch.nn.Linear(2, 2))
     for bad in (float("nan"), {1, 2}, "\ud800"):
-        model = models.with_change(models.duplicate(student_model), "x", {"value": bad})
+        model = networks_spec.with_change(duplicate(student_model), "x", {"value": bad})
         with pytest.raises(codec.CodecError, match="not JSON data"):
             codec.encode(model)
 
@@ -245,16 +251,16 @@ def test_what_is_no_bytes_is_refused(file):
 
 
 def test_numbers_that_shape_nothing_may_be_large(student_model):
-    model = models.with_change(models.duplicate(student_model), "x", {"epochs": 10**6})
+    model = networks_spec.with_change(duplicate(student_model), "x", {"epochs": 10**6})
     assert codec.decode(codec.encode(model)).spec["changes"][-2] == {"technique": "x", "epochs": 10**6}
 
 
 def test_decoding_needs_torch_numpy_and_the_coder_only(int8_model, teacher_model, tmp_path):
     """In a process where nothing else can be imported."""
-    model = lowrank.apply(teacher_model)
+    model = svd.apply(teacher_model)
     for name, each in (("a", int8_model), ("b", model)):
         (tmp_path / name).write_bytes(codec.encode(each))
-        torch.save(outputs(inference.apply(each)), tmp_path / f"{name}.pt")
+        torch.save(outputs(shipped.apply(each)), tmp_path / f"{name}.pt")
     script = """if True:
         import sys
         for name in ("torchvision", "torchao", "sklearn", "pandas", "safetensors", "zstandard", "matplotlib"):
@@ -268,7 +274,7 @@ def test_decoding_needs_torch_numpy_and_the_coder_only(int8_model, teacher_model
             images = torch.randn(16, 1, 8, 8, generator=torch.Generator().manual_seed(0))
             assert torch.allclose(model(images), torch.load(f"{sys.argv[1]}/{name}.pt"), atol=1e-5)
     """
-    subprocess.run([sys.executable, "-c", script, tmp_path], check=True, cwd=store.root())
+    subprocess.run([sys.executable, "-c", script, tmp_path], check=True, cwd=root())
 
 
 # What is damaged or hostile.
@@ -366,7 +372,7 @@ def test_a_spec_cannot_ask_for_more_than_its_reader_allows(small_file):
 
 def test_a_few_bytes_cannot_ask_for_a_million_weights():
     """The range coder would give any number of symbols from nothing."""
-    spec = inference.apply(convnet(0, (64, 128, 256), (512, 64))).spec
+    spec = shipped.apply(convnet(0, (64, 128, 256), (512, 64))).spec
     body = with_spec(spec)[:-4]
     for words in (b"", b"\xff" * 4, b"\xff" * 8, bytes(8), bytes(range(64))):
         with pytest.raises(codec.CodecError):
@@ -377,7 +383,7 @@ def test_values_beyond_the_bits_or_scales_of_a_layer_are_refused(monkeypatch):
     def file(change):
         model = int8_convnet(0, (3, 4, 5), (6, 5), 4, 1.0)
         model.spec["changes"][-1]["structure"]["bits"] = 4
-        for layer in models.weight_layers(model).values():
+        for layer in weight_layers(model).values():
             layer.bits = 4
         change(model)
         with monkeypatch.context() as patch:
@@ -401,16 +407,16 @@ def test_a_file_cannot_ask_for_updates_without_end(monkeypatch):
     with torch.no_grad():
         model.fc1.weight.zero_()
         model.fc1.weight[:, :4] = 1
-    count, blocks, row = [], entropy.BLOCKS, entropy.Tensors._adaptive_row
-    monkeypatch.setattr(entropy.Tensors, "_adaptive_row", lambda self, *a: count.append(1) or row(self, *a))
+    count, blocks, row = [], coding_tensors.BLOCKS, coding_tensors.Tensors._adaptive_row
+    monkeypatch.setattr(coding_tensors.Tensors, "_adaptive_row", lambda self, *a: count.append(1) or row(self, *a))
     file = codec.encode(model)
-    monkeypatch.setattr(entropy, "BLOCKS", 10)
+    monkeypatch.setattr(coding_tensors, "BLOCKS", 10)
     small = codec.encode(model)
     count.clear()
     codec.decode(small)
     assert len(count) <= 10 < blocks
-    monkeypatch.setattr(entropy, "BLOCKS", blocks)
-    codec.verify(inference.apply(model), codec.decode(file))
+    monkeypatch.setattr(coding_tensors, "BLOCKS", blocks)
+    codec.verify(shipped.apply(model), codec.decode(file))
 
 
 def mutated(file: bytes, rng: np.random.Generator) -> bytes:
@@ -437,7 +443,7 @@ def mutated(file: bytes, rng: np.random.Generator) -> bytes:
 def test_twenty_thousand_damaged_files_are_refused_or_decode_to_a_model_within_the_limits(small_file):
     """Half of them with the checksum made right again, so that everything behind it is reached."""
     rng, limits = np.random.default_rng(0), codec.Limits(parameters=10_000, file_bytes=10_000, layers=200)
-    float_file = codec.encode(inference.apply(convnet(1), floats="float16"))
+    float_file = codec.encode(shipped.apply(convnet(1), floats="float16"))
     before, refused = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, 0
     for i in range(20_000):
         file = mutated(float_file if i % 4 > 1 else small_file, rng)

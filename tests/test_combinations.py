@@ -10,17 +10,25 @@ import pandas as pd
 import pytest
 import torch
 
-from studylib import data as datasets
-from studylib import factorial, models, prune, quantize, report, store, sweep, train
-from studylib.experiments import audit, combinations, narrower
+from studylib.data import datasets
+from studylib.disk import files, models
+from studylib.experiments import audit, narrower
+from studylib.experiments import combinations as experiments_combinations
 from studylib.experiments.combinations import Tree
-from studylib.node import Node
-from studylib.plots import sweep as plots
+from studylib.networks import layers
+from studylib.plots import combinations as plots
+from studylib.results import statistics, style, tables
+from studylib.results.chapter import Chapter
 from studylib.settings import SettingError, read
-from studylib.tree.chapter import Chapter
+from studylib.techniques import int8, prune
+from studylib.training import loop
+from studylib.training.recipe import Recipe
+from studylib.tree import names as tree_names
+from studylib.tree import table as tree_table
+from studylib.tree.node import Node
 
 matplotlib.use("Agg")
-NODES = sweep.nodes(["kd", "imp", "svd", "int8"])
+NODES = tree_names.nodes(["kd", "imp", "svd", "int8"])
 PAIRED = ["teacher", "teacher-imp", "teacher-int8", "teacher-imp-int8"]
 TREE = {"profile": "small", "seeds": [0], "stages": ["imp", "int8"]}
 
@@ -28,7 +36,7 @@ TREE = {"profile": "small", "seeds": [0], "stages": ["imp", "int8"]}
 @pytest.fixture(autouse=True)
 def _default_style():
     with plt.rc_context():
-        report.style()
+        style.style()
         yield
     plt.close("all")
 
@@ -37,7 +45,7 @@ def table(nodes, seeds=(0, 1)):
     rows = []
     for seed in seeds:
         for i, node in enumerate(nodes):
-            row = dict.fromkeys(sweep.COLUMNS, 0.5) | {"node": node, "seed": seed}
+            row = dict.fromkeys(tree_table.COLUMNS, 0.5) | {"node": node, "seed": seed}
             sizes = {"bytes_file": 200_000 // (i + 1), "bytes_nonzero": 90_000 // (i + 1)}
             rows.append(row | sizes | {"test_accuracy": 0.95 - 0.01 * i + 0.004 * seed * (i > 0)})
     return pd.DataFrame(rows)
@@ -45,7 +53,7 @@ def table(nodes, seeds=(0, 1)):
 
 @pytest.fixture
 def summary():
-    return sweep.summary(table(NODES))
+    return tree_table.summary(table(NODES))
 
 
 def texts(figure) -> str:
@@ -77,7 +85,7 @@ def test_the_tree_shows_every_node_with_its_numbers(summary):
     assert shown.count("saves") == len(NODES) == len(figure.axes[0].patches)
     assert len(figure.axes[0].lines) == len(NODES) - 1  # an edge to each parent
     for _, row in summary.iterrows():
-        technique = report.label(row["node"].rpartition("-")[2])
+        technique = tables.label(row["node"].rpartition("-")[2])
         assert f"{technique}\n{100 * row['test_accuracy']:.1f} %\nsaves {100 * row['saved']:.1f} %" in shown
 
 
@@ -88,14 +96,14 @@ def test_boxes_of_the_tree_do_not_overlap(summary):
 
 
 def test_a_tree_of_one_node_is_drawn():
-    assert "teacher" in texts(plots.draw_tree(sweep.summary(table(["teacher"]))))
+    assert "teacher" in texts(plots.draw_tree(tree_table.summary(table(["teacher"]))))
 
 
 @pytest.mark.parametrize("seeds", [(0,), (0, 1)])
 def test_the_front_shows_every_node(seeds):
-    summary = sweep.summary(table(NODES, seeds))
+    summary = tree_table.summary(table(NODES, seeds))
     figure = plots.draw_front(summary)
-    assert [t.get_text() for t in figure.legends[0].get_texts()] == [report.label(node) for node in NODES]
+    assert [t.get_text() for t in figure.legends[0].get_texts()] == [tables.label(node) for node in NODES]
     for axis, column in zip(figure.axes, ("bytes_file", "bytes_nonzero"), strict=True):
         marks = [container.lines[0] for container in axis.containers]
         assert axis.get_xscale() == "log" and axis.get_xlim() == figure.axes[0].get_xlim()
@@ -116,11 +124,11 @@ def test_the_control_shows_every_node_the_front_and_the_dense_networks(summary):
     figure = plots.draw_control(rows[rows["kind"].isin(["combination", "float32"]) | (rows["growth"] == 1)])
     assert len(figure.axes[0].containers) == len(NODES) + 2
     front = figure.axes[0].lines[0].get_xydata()
-    expected = combinations.front(summary)
+    expected = experiments_combinations.front(summary)
     assert front == pytest.approx(np.array([expected["bytes_file"], 100 * expected["test_accuracy"]]).T)
     names = [t.get_text() for t in figure.legends[0].get_texts()]
     kinds = [f"narrower dense network, {kind}" for kind in ("float32", "int8")]
-    assert names == ["front", *map(report.label, NODES), *kinds]
+    assert names == ["front", *map(tables.label, NODES), *kinds]
 
 
 def test_effects_are_filled_only_where_the_verdict_is_certain():
@@ -128,7 +136,7 @@ def test_effects_are_filled_only_where_the_verdict_is_certain():
     rows = [
         {"measure": m, "effect": e, "mean": 0.1, "verdict": v, **common}
         for m in ("test_accuracy", "test_nll")
-        for e, v in (("kd", factorial.HELP), ("kd × imp", factorial.UNKNOWN))
+        for e, v in (("kd", statistics.HELP), ("kd × imp", statistics.UNKNOWN))
     ]
     accuracy, nll = plots.draw_effects(pd.DataFrame(rows)).axes
     assert [line.get_markerfacecolor() for line in accuracy.lines if line.get_marker() == "o"] == ["black", "white"]
@@ -141,8 +149,8 @@ def test_effects_are_filled_only_where_the_verdict_is_certain():
 
 def test_effects_of_no_technique_are_said_to_be_none():
     assert "no technique" in texts(plots.draw_effects(pd.DataFrame()))
-    assert report.effects_table(pd.DataFrame()) == "No technique was applied: there is no effect."
-    assert combinations.told(pd.DataFrame(), 3).startswith("No technique was applied")
+    assert tables.effects_table(pd.DataFrame()) == "No technique was applied: there is no effect."
+    assert experiments_combinations.told(pd.DataFrame(), 3).startswith("No technique was applied")
 
 
 # --- records --------------------------------------------------------------------------------------------------
@@ -204,7 +212,7 @@ def test_margins_are_over_the_better_line_at_equal_bytes_seed_by_seed():
     between = 0.80 + 0.10 * math.log(2) / math.log(4)  # float32 at 40 kB, half of the way; int8 stays at 0.86
     assert found.loc["teacher-kd", "control %"] == pytest.approx(100 * (max(between, 0.86) + 0.005))
     assert found.loc["teacher-imp", "verdict"] == narrower.TOO_SMALL and math.isnan(found.loc["teacher-imp", "margin"])
-    assert list(narrower.margins(rows[rows["seed"] == 0], networks())["verdict"])[:2] == 2 * [factorial.UNKNOWN]
+    assert list(narrower.margins(rows[rows["seed"] == 0], networks())["verdict"])[:2] == 2 * [statistics.UNKNOWN]
 
 
 def test_verdicts_on_margins_need_the_seeds_to_agree():
@@ -233,26 +241,26 @@ def test_the_control_has_the_means_of_its_networks_beside_the_combinations(summa
 
 
 def test_steps_of_a_training_count_the_last_small_batch():
-    assert narrower.steps(train.Recipe(3, batch_size=32), 65) == 9
+    assert narrower.steps(Recipe(3, batch_size=32), 65) == 9
 
 
 def test_networks_are_trained_once_and_only_where_the_data_can_have_them(monkeypatch, tiny, tmp_path):
     monkeypatch.setattr(datasets, "load", lambda name, seed=0: tiny)
-    recipe, cpu = train.Recipe(1, 1e-2, batch_size=50, augmentation="none"), torch.device("cpu")
+    recipe, cpu = Recipe(1, 1e-2, batch_size=50, augmentation="none"), torch.device("cpu")
     with pytest.raises(ValueError, match="calibration_images=101"):
         narrower.trained("digits", [0], narrower.Controls([1], 7, 101), recipe, cpu, tmp_path)
     found = [narrower.trained("digits", [0], narrower.Controls([1], 7, 8), recipe, cpu, tmp_path)]
-    monkeypatch.setattr(train, "fit", None)
+    monkeypatch.setattr(loop, "fit", None)
     found.append(narrower.trained("digits", [0], narrower.Controls([1], 7, 8), recipe, cpu, tmp_path))
     pd.testing.assert_frame_equal(*found)
     assert {"seed", "growth", "kind", "bytes", "val_accuracy", "accuracy"} <= set(found[0])
 
 
 def test_tables_leave_out_the_reference_coder_where_it_was_not_run(summary):
-    assert list(combinations.bytes_by_count(summary)) == ["node", *combinations.ACCOUNTINGS]
-    without = combinations.bytes_by_count(summary.assign(bytes_nncodec=math.nan))
+    assert list(experiments_combinations.bytes_by_count(summary)) == ["node", *experiments_combinations.ACCOUNTINGS]
+    without = experiments_combinations.bytes_by_count(summary.assign(bytes_nncodec=math.nan))
     assert "nncodec" not in without and len(without) == len(NODES)
-    half = combinations.half_precision(
+    half = experiments_combinations.half_precision(
         pd.DataFrame(
             {
                 "node": ["teacher"],
@@ -267,7 +275,7 @@ def test_tables_leave_out_the_reference_coder_where_it_was_not_run(summary):
 
 
 def test_the_front_is_what_none_beats_the_smallest_first(summary):
-    found = combinations.front(summary)
+    found = experiments_combinations.front(summary)
     assert list(found["bytes_file"]) == sorted(found["bytes_file"])
     assert "teacher" in set(found["node"]) and NODES[-1] in set(found["node"])
 
@@ -276,12 +284,12 @@ def test_effects_are_told_the_largest_first_and_only_where_they_are_certain():
     rows = [
         {"measure": measure, "effect": effect, "mean": mean, "verdict": verdict}
         for measure, effect, mean, verdict in (
-            ("test_accuracy", "kd", 0.01, factorial.HELP),
-            ("test_accuracy", "imp", -0.02, factorial.HURT),
-            ("test_accuracy", "kd × imp", 0.5, factorial.UNKNOWN),
+            ("test_accuracy", "kd", 0.01, statistics.HELP),
+            ("test_accuracy", "imp", -0.02, statistics.HURT),
+            ("test_accuracy", "kd × imp", 0.5, statistics.UNKNOWN),
         )
     ]
-    said = combinations.told(pd.DataFrame(rows), 3)
+    said = experiments_combinations.told(pd.DataFrame(rows), 3)
     assert said == (
         "Effects told from noise with n = 3 seeds, of 3 each: accuracy (points): pruning -2, distillation +1; "
         "nll (nats): none; bytes (doublings): none."
@@ -294,12 +302,12 @@ def test_effects_are_told_the_largest_first_and_only_where_they_are_certain():
 @pytest.fixture(scope="module")
 def made(teacher_model, tiny):
     """The models of a tree of pruning and int8, untrained after the teacher's."""
-    masks = prune.shrink_masks(prune.prunable(teacher_model), prune.masks_of(teacher_model), 0.9)
-    pruned = models.duplicate(teacher_model)
+    masks = prune.shrink_masks(layers.prunable(teacher_model), layers.masks_of(teacher_model), 0.9)
+    pruned = layers.duplicate(teacher_model)
     with torch.no_grad():
-        for name, weight in prune.prunable(pruned).items():
+        for name, weight in layers.prunable(pruned).items():
             weight.mul_(masks[name])
-    dense8, pruned8 = (quantize.apply(model, tiny, calibration_images=16) for model in (teacher_model, pruned))
+    dense8, pruned8 = (int8.apply(model, tiny, calibration_images=16) for model in (teacher_model, pruned))
     return dict(zip(PAIRED, (teacher_model, pruned, dense8, pruned8), strict=True))
 
 
@@ -309,14 +317,14 @@ def run(made, study_root):
     rows = table(PAIRED, (0,))
     for row, (node, model) in zip(rows.to_dict("records"), made.items(), strict=True):
         folder = study_root / "runs" / "small" / "seed0" / node
-        store.save_model(folder, model)
+        models.save_model(folder, model)
         about = {"data": {"name": "digits", "train": 100}, "provenance": {"git_commit": "abc"}}
         digest = hashlib.sha256(node.encode()).hexdigest()
-        store.write_json(folder / sweep.METRICS, row | about | {"file_sha256": digest})
-        store.write_bytes(folder / sweep.CODED, node.encode())
+        files.write_json(folder / tree_names.METRICS, row | about | {"file_sha256": digest})
+        files.write_bytes(folder / tree_names.CODED, node.encode())
         logits = torch.eye(4) * (2.0 if "int8" in node else 2.5)
         logits[3] = logits[3].flip(0) if "imp" in node else logits[3]
-        store.write_tensors(folder / sweep.LOGITS, {"logits": logits, "labels": torch.arange(4)})
+        files.write_tensors(folder / tree_names.LOGITS, {"logits": logits, "labels": torch.arange(4)})
     return "runs/small"
 
 
@@ -325,76 +333,83 @@ def tree(**given):
 
 
 def test_a_run_that_is_not_there_is_named_with_the_command_that_makes_it(study_root):
-    for ask in (combinations.about, combinations.identity, combinations.nodes):
+    for ask in (experiments_combinations.about, experiments_combinations.identity, experiments_combinations.nodes):
         with pytest.raises(FileNotFoundError, match=r"runs/smoke: no run here.*make study PROFILE=smoke"):
             ask("runs/smoke", tree())
 
 
 def test_rows_of_a_run_are_told_by_what_it_left(run, study_root):
-    found = combinations.nodes(run, tree())
-    assert list(found["node"]) == PAIRED and list(found.columns) == sweep.COLUMNS
-    assert combinations.about(run, tree()) == {
+    found = experiments_combinations.nodes(run, tree())
+    assert list(found["node"]) == PAIRED and list(found.columns) == tree_table.COLUMNS
+    assert experiments_combinations.about(run, tree()) == {
         "profile": "small",
         "seeds": [0],
         "data": {"name": "digits", "train": 100},
         "provenance": {"git_commit": "abc"},
     }
-    before = combinations.identity(run, tree())
-    assert before == combinations.identity(run, tree()) and len(before) == 2 * len(PAIRED)
-    store.write_json(study_root / run / sweep.LATENCY, {"latency_ms": {}})
-    assert len(combinations.identity(run, tree())) == 2 * len(PAIRED) + 1
-    metrics = study_root / run / "seed0" / "teacher-imp" / sweep.METRICS
-    store.write_json(metrics, store.read_json(metrics) | {"seconds": 7.0})
-    assert len(set(combinations.identity(run, tree())) & set(before)) == 2 * len(PAIRED) - 1
-    (study_root / run / "seed0" / "teacher-int8" / store.TENSORS).write_bytes(b"x")
-    with pytest.raises(store.CheckpointError, match="teacher-int8"):
-        combinations.identity(run, tree())
+    before = experiments_combinations.identity(run, tree())
+    assert before == experiments_combinations.identity(run, tree()) and len(before) == 2 * len(PAIRED)
+    files.write_json(study_root / run / tree_names.LATENCY, {"latency_ms": {}})
+    assert len(experiments_combinations.identity(run, tree())) == 2 * len(PAIRED) + 1
+    metrics = study_root / run / "seed0" / "teacher-imp" / tree_names.METRICS
+    files.write_json(metrics, files.read_json(metrics) | {"seconds": 7.0})
+    assert len(set(experiments_combinations.identity(run, tree())) & set(before)) == 2 * len(PAIRED) - 1
+    (study_root / run / "seed0" / "teacher-int8" / models.TENSORS).write_bytes(b"x")
+    with pytest.raises(files.CheckpointError, match="teacher-int8"):
+        experiments_combinations.identity(run, tree())
 
 
 def test_rows_are_made_again_where_a_node_was_and_only_there(run, study_root):
     def chapter():
         node = Node("runs/here", "digits", 0)
-        give = {"about": lambda: combinations.about(run, tree()), "key": lambda: combinations.identity(run, tree())}
+        give = {
+            "about": lambda: experiments_combinations.about(run, tree()),
+            "key": lambda: experiments_combinations.identity(run, tree()),
+        }
         return Chapter(node, **give, tree=tree())
 
     calls = []
 
     def count():
         calls.append(1)
-        return combinations.nodes(run, tree())
+        return experiments_combinations.nodes(run, tree())
 
     assert chapter().about["profile"] == "small"
     for _ in range(2):
         pd.testing.assert_frame_equal(
-            chapter().rows("nodes", count), combinations.nodes(run, tree()), check_dtype=False
+            chapter().rows("nodes", count), experiments_combinations.nodes(run, tree()), check_dtype=False
         )
     assert len(calls) == 1
-    metrics = study_root / run / "seed0" / "teacher-imp" / sweep.METRICS
-    store.write_json(metrics, store.read_json(metrics) | {"seconds": 7.0})
+    metrics = study_root / run / "seed0" / "teacher-imp" / tree_names.METRICS
+    files.write_json(metrics, files.read_json(metrics) | {"seconds": 7.0})
     assert 7.0 in set(chapter().rows("nodes", count)["seconds"]) and len(calls) == 2
 
 
 def test_effects_of_a_run(run):
-    found = combinations.effects(run, tree(), combinations.nodes(run, tree()))
+    found = experiments_combinations.effects(run, tree(), experiments_combinations.nodes(run, tree()))
     assert list(found["effect"]) == 3 * ["imp", "int8", "imp × int8"]
-    assert list(found["measure"].unique()) == list(combinations.MEASURES)
-    assert combinations.effects(run, tree(stages=[]), combinations.nodes(run, tree(stages=[]))).empty
+    assert list(found["measure"].unique()) == list(experiments_combinations.MEASURES)
+    assert experiments_combinations.effects(
+        run, tree(stages=[]), experiments_combinations.nodes(run, tree(stages=[]))
+    ).empty
 
 
 def test_claims_are_of_the_nodes_that_are_there(run):
-    found = combinations.claims_of(run, tree(), combinations.nodes(run, tree()))
+    found = experiments_combinations.claims_of(run, tree(), experiments_combinations.nodes(run, tree()))
     assert found["best_accuracy"].value == pytest.approx(75.0) and found["best_cost"].value == pytest.approx(25.0)
     assert found["pruning_helps_int8"].value == 0 and found["svd_worst"] is found["int8_mends"] is None
     assert found["best_bytes"].value == 22_500  # a quarter of 90,000, the fourth node's
     assert found["pruned_loses_less"].value == pytest.approx(0, abs=1e-12)  # the same logits in another order
-    alone = combinations.claims_of(run, tree(stages=[]), combinations.nodes(run, tree(stages=[])))
+    alone = experiments_combinations.claims_of(
+        run, tree(stages=[]), experiments_combinations.nodes(run, tree(stages=[]))
+    )
     assert set(alone.values()) == {None}
 
 
 def test_divergence_is_that_of_the_predictions(run, study_root):
     p, q = (np.exp(2.5), 1, 1, 1), (np.exp(2.0), 1, 1, 1)
     p, q = np.array(p) / sum(p), np.array(q) / sum(q)
-    found = combinations.divergence(study_root / run, [0], "teacher", "teacher-int8")
+    found = experiments_combinations.divergence(study_root / run, [0], "teacher", "teacher-int8")
     assert found.shape == (1, 4) and found == pytest.approx(np.full((1, 4), (p * np.log(p / q)).sum()), rel=1e-6)
 
 
@@ -409,10 +424,10 @@ def test_the_paper_does_not_agree_with_itself():
 
 
 def test_candidates_are_counted_in_our_own_models(run, made):
-    summary = sweep.summary(combinations.nodes(run, tree()))
+    summary = tree_table.summary(experiments_combinations.nodes(run, tree()))
     found = pd.DataFrame(audit.candidates(run, tree(), summary)).set_index("candidate")
     assert list(found.columns) == ["bytes", "of", "saved %", "from the published", "reproduces it"]
-    living = sum(int((layer.weight != 0).sum()) for layer in models.weight_layers(made["teacher-imp-int8"]).values())
+    living = sum(int((layer.weight != 0).sum()) for layer in layers.weight_layers(made["teacher-imp-int8"]).values())
     assert found.loc["values alone, positions free", "bytes"] == living
     parts = found.loc[["values alone, positions free", "biases and scales alone, no weight left"], "bytes"].sum()
     assert found.loc["with biases and scales (the paper's count)", "bytes"] == parts
@@ -427,7 +442,7 @@ def test_candidates_are_counted_in_our_own_models(run, made):
 
 def test_without_the_eager_quantization_its_candidates_are_skipped(run, monkeypatch):
     monkeypatch.setattr(audit, "parameters_left", lambda model, fuse: None)
-    summary = sweep.summary(combinations.nodes(run, tree()))
+    summary = tree_table.summary(experiments_combinations.nodes(run, tree()))
     assert len(audit.candidates(run, tree(), summary)) == 6
 
 
@@ -441,7 +456,7 @@ def test_parameters_of_an_eagerly_converted_model_are_its_batch_norms(teacher_mo
 
 def test_a_sparser_network_is_taken_there_in_steps_and_kept(run, tiny, study_root, monkeypatch):
     monkeypatch.setattr(datasets, "load", lambda name, seed=0: tiny)
-    recipe = train.Recipe(10, 1e-2, batch_size=50, augmentation="none")
+    recipe = Recipe(10, 1e-2, batch_size=50, augmentation="none")
     ask = (run, tree(), "digits", recipe, torch.device("cpu"), study_root / "kept")
     found = pd.DataFrame(audit.sparser(*ask))
     assert list(found.columns) == ["sparsity", "accuracy", "needed"] and len(found) == 1 + audit.STEPS
@@ -456,6 +471,6 @@ def test_a_sparser_network_is_taken_there_in_steps_and_kept(run, tiny, study_roo
 def test_without_both_stages_the_audit_says_so(stages, run, study_root):
     there = tree(stages=stages)
     assert audit.candidates(run, there, pd.DataFrame()) == []
-    assert audit.sparser(run, there, "digits", train.Recipe(1), torch.device("cpu"), study_root) == []
+    assert audit.sparser(run, there, "digits", Recipe(1), torch.device("cpu"), study_root) == []
     assert audit.table(pd.DataFrame()) == audit.steps(pd.DataFrame()) == audit.NOT_BOTH
     assert audit.told(audit.relations(), pd.DataFrame()).endswith(audit.NOT_BOTH)

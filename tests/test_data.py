@@ -8,8 +8,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from studylib import data as datasets
-from studylib.data import Augmentation, Data, Split, augment, batches
+from studylib.data import datasets
+from studylib.data.datasets import Augmentation, Data, Split, augment, batches
 
 
 def rng(seed=0):

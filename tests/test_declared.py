@@ -45,7 +45,7 @@ def test_each_says_what_it_reads_and_has_a_record_for_each_of_its_dictionaries()
         ("  role: root\n", "", "teacher: role is missing"),
         ("role: root", "role: chapter", "expected one chapter whose role is root, found none"),
         ("role: root", "rle: root", "teacher: 'rle' is unknown; did you mean 'role'"),
-        ("notebook: 01_train_teacher", "notebook: 01_nothing", "notebooks/01_nothing.ipynb: no such notebook"),
+        ("notebook: 01_teacher", "notebook: 01_nothing", "notebooks/01_nothing.ipynb: no such notebook"),
         ("minutes: 1", "minutes: 1\n  role: table", "the key 'role' is given twice"),
     ],
 )
@@ -74,7 +74,7 @@ published: str = ""  # a study that is shown
 parent: str = ""  # folder of the model
 study: dict = {"dataset": "digits"}  # what it is run on
 """
-SEEN = """from studylib.node import Node
+SEEN = """from studylib.tree.node import Node
 from studylib.tree.chapter import Chapter
 
 node = Node.of(out, study, "10_seen", published)

@@ -9,9 +9,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from studylib import data, distill, models, objectives, store, train
-from studylib.distill import distillation_loss
-from studylib.train import Recipe
+from studylib.data import datasets, scoring
+from studylib.descent import objectives
+from studylib.disk import files
+from studylib.networks import chains, densenet, layers
+from studylib.networks import spec as networks_spec
+from studylib.techniques import distill
+from studylib.techniques.distill import distillation_loss
+from studylib.training import loop
+from studylib.training.recipe import Recipe
 
 QUICK = Recipe(epochs=2, lr=5e-3, batch_size=32)
 WIDTHS = {"widths": [4, 4, 4], "hidden": [4, 4]}
@@ -116,7 +122,7 @@ def test_a_teacher_of_other_classes_is_refused(classes, tiny, new_student):
     teacher, images = Head(classes), tiny.normalize(tiny.validation.images)
     for told in (teacher, distill.Teacher(teacher)):
         with pytest.raises(ValueError, match=said):
-            train.fit(
+            loop.fit(
                 new_student(),
                 tiny,
                 VIEWS if told is not teacher else QUICK,
@@ -130,10 +136,10 @@ def test_a_teacher_of_other_classes_is_refused(classes, tiny, new_student):
 
 
 def test_a_module_that_teaches_is_not_changed_by_it(teacher_model, tiny, new_student, same_tensors):
-    teacher = models.duplicate(teacher_model).train()
+    teacher = layers.duplicate(teacher_model).train()
     images, labels = tiny.normalize(tiny.train.images), tiny.train.labels
     with torch.no_grad():
-        expected = models.duplicate(teacher_model).eval()(images)
+        expected = layers.duplicate(teacher_model).eval()(images)
     for module in (teacher, distill.Committee([teacher])):
         _, out = distill.Distillation(module, 5.0, 1.0)(student := new_student().eval(), images, labels)
         value, _ = distill.Distillation(module, 5.0, 1.0)(student, images, labels)
@@ -183,7 +189,7 @@ def test_teacher_and_student_see_the_very_same_views(teacher_model, tiny, monkey
     seen = {"densenet": [], "convnet": []}
 
     def watch(module, inputs):
-        if isinstance(module, (models.DenseNet, models.ConvNet)):
+        if isinstance(module, (densenet.DenseNet, chains.ConvNet)):
             seen[type(module).__name__.lower()].append(inputs[0])
 
     with nn.modules.module.register_module_forward_pre_hook(watch):
@@ -195,7 +201,7 @@ def test_teacher_and_student_see_the_very_same_views(teacher_model, tiny, monkey
 
 
 def test_distillation_leaves_the_teacher_alone(teacher_model, tiny, same_tensors):
-    before, spec, training = models.duplicate(teacher_model), teacher_model.spec, teacher_model.training
+    before, spec, training = layers.duplicate(teacher_model), teacher_model.spec, teacher_model.training
     student = distill.apply(teacher_model, tiny, recipe=QUICK, seed=0, **WIDTHS)
     assert same_tensors(teacher_model, before)
     assert all(p.requires_grad for p in teacher_model.parameters())
@@ -216,7 +222,7 @@ def test_a_student_learns_from_the_teacher_alone(teacher_model, digits):
     student = distill.apply(
         teacher_model, digits, recipe=recipe, seed=0, alpha=1.0, widths=[8, 12, 16], hidden=[16, 12]
     )
-    answers = [train.predict(model, digits.validation, digits).argmax(1) for model in (student, teacher_model)]
+    answers = [scoring.predict(model, digits.validation, digits).argmax(1) for model in (student, teacher_model)]
     assert (answers[0] == answers[1]).float().mean() > 0.3  # by chance 0.1
 
 
@@ -227,8 +233,8 @@ def test_the_same_seed_gives_the_same_student(teacher_model, tiny, same_tensors)
 
 
 def always_saving(monkeypatch):
-    fit = train.fit
-    monkeypatch.setattr(train, "fit", lambda *args, **options: fit(*args, **options, checkpoint_seconds=0))
+    fit = loop.fit
+    monkeypatch.setattr(loop, "fit", lambda *args, **options: fit(*args, **options, checkpoint_seconds=0))
 
 
 def test_what_was_left_unfinished_is_finished(teacher_model, tiny, same_tensors, tmp_path, monkeypatch):
@@ -246,20 +252,20 @@ def test_what_was_left_by_other_arguments_is_not_used(teacher_model, tiny, same_
     options = {"recipe": QUICK, "seed": 0, **WIDTHS}
     distill.apply(teacher_model, tiny, scratch=tmp_path, **options)
     if "teacher" in other:
-        source = models.create("densenet", 5, **teacher_model.spec["args"])
+        source = networks_spec.create("densenet", 5, **teacher_model.spec["args"])
     else:
         source, options = teacher_model, options | other
     plain = distill.apply(source, tiny, **options)
     assert same_tensors(distill.apply(source, tiny, scratch=tmp_path, **options), plain)
 
 
-VIEWS = train.Recipe(epochs=5, lr=5e-3, batch_size=50, views=2)
+VIEWS = Recipe(epochs=5, lr=5e-3, batch_size=50, views=2)
 
 
 def looks(monkeypatch):
     """How many images a DenseNet has been shown, call by call."""
-    calls, forward = [], models.DenseNet.forward
-    monkeypatch.setattr(models.DenseNet, "forward", lambda self, x: calls.append(len(x)) or forward(self, x))
+    calls, forward = [], densenet.DenseNet.forward
+    monkeypatch.setattr(densenet.DenseNet, "forward", lambda self, x: calls.append(len(x)) or forward(self, x))
     return calls
 
 
@@ -269,7 +275,7 @@ def test_a_teacher_looks_once_at_each_view_for_all_students(teacher_model, tiny,
         loss = distill.Distillation(distill.Teacher(teacher_model, folder), 5.0, 0.7)
         for seed in (0, 1):
             students.append(new_student(seed))
-            train.fit(students[-1], tiny, VIEWS, seed=seed, loss=loss)
+            loop.fit(students[-1], tiny, VIEWS, seed=seed, loss=loss)
         assert sum(calls) == 2 * len(tiny.train) * (1 if folder else 2)
     assert len(list(tmp_path.iterdir())) == 2
 
@@ -282,7 +288,7 @@ def test_kept_answers_are_what_the_teacher_says_of_the_very_images(
     asked = distill.Distillation(distill.Teacher(teacher), 5.0, 0.7)
     for loss in (told, lambda model, images, labels: asked(model, images, labels)):  # which is not told what is shown
         students.append(new_student())
-        train.fit(students[-1], tiny, VIEWS, seed=3, loss=loss)
+        loop.fit(students[-1], tiny, VIEWS, seed=3, loss=loss)
     for ours, theirs in zip(students[0].parameters(), students[1].parameters(), strict=True):
         assert torch.allclose(ours, theirs, atol=1e-4)
     assert not same_tensors(students[0], new_student())
@@ -290,17 +296,17 @@ def test_kept_answers_are_what_the_teacher_says_of_the_very_images(
 
 @pytest.mark.parametrize("other", ["teacher", "split", "views", "augmentation"])
 def test_answers_of_another_teacher_or_other_images_are_not_taken(teacher_model, tiny, tmp_path, other):
-    teacher, shown = distill.Teacher(teacher_model, tmp_path), dataclasses.replace(tiny, train=data.view(tiny, 0))
+    teacher, shown = distill.Teacher(teacher_model, tmp_path), dataclasses.replace(tiny, train=datasets.view(tiny, 0))
     first = teacher.answers(shown, 0)
     if other == "teacher":
-        teacher = distill.Teacher(models.create("densenet", 5, **teacher_model.spec["args"]), tmp_path)
+        teacher = distill.Teacher(networks_spec.create("densenet", 5, **teacher_model.spec["args"]), tmp_path)
     shown = dataclasses.replace(shown, seed=9) if other == "split" else shown
-    shown = dataclasses.replace(tiny, train=data.view(tiny, 1)) if other == "views" else shown
+    shown = dataclasses.replace(tiny, train=datasets.view(tiny, 1)) if other == "views" else shown
     if other == "augmentation":
         crops = tiny.cropped_only()
-        shown = dataclasses.replace(crops, train=data.view(crops, 0))
+        shown = dataclasses.replace(crops, train=datasets.view(crops, 0))
     again = teacher.answers(shown, 1 if other == "views" else 0)
-    assert torch.equal(again, train.predict(teacher.model, shown.train, shown))
+    assert torch.equal(again, scoring.predict(teacher.model, shown.train, shown))
     assert torch.equal(again, first) == (other == "split")
 
 
@@ -308,7 +314,7 @@ def test_damaged_answers_are_refused(teacher_model, tiny, tmp_path):
     distill.Teacher(teacher_model, tmp_path).answers(tiny, 0)
     (path,) = tmp_path.iterdir()
     path.write_bytes(path.read_bytes()[:-3])
-    with pytest.raises(store.CheckpointError, match=path.name):
+    with pytest.raises(files.CheckpointError, match=path.name):
         distill.Teacher(teacher_model, tmp_path).answers(tiny, 0)
 
 
@@ -316,9 +322,9 @@ def test_a_file_of_answers_without_any_is_refused(teacher_model, tiny, tmp_path)
     teacher = distill.Teacher(teacher_model, tmp_path)
     teacher.answers(tiny, 0)
     (path,) = tmp_path.iterdir()
-    _, about = store.read_tensors(path)
-    store.write_tensors(path, {"others": torch.zeros(1)}, about)
-    with pytest.raises(store.CheckpointError, match=f"{path}: others: expected logits"):
+    _, about = files.read_tensors(path)
+    files.write_tensors(path, {"others": torch.zeros(1)}, about)
+    with pytest.raises(files.CheckpointError, match=f"{path}: others: expected logits"):
         distill.Teacher(teacher_model, tmp_path).answers(tiny, 0)
 
 
@@ -339,9 +345,9 @@ def test_the_student_of_the_stage_is_the_one_that_its_chapter_would_train_again(
 ):
     how = {"recipe": dataclasses.replace(QUICK, views=2), "seed": 3}
     made = distill.apply(teacher_model, tiny, **how, **WIDTHS, views=tmp_path, scratch=tmp_path / "unfinished")
-    again = models.create("convnet", 3, **made.spec["args"])
+    again = networks_spec.create("convnet", 3, **made.spec["args"])
     loss = distill.Distillation(distill.Teacher(teacher_model, tmp_path), 5.0, 0.7)
-    history = train.fit(again, tiny, **how, loss=loss)
+    history = loop.fit(again, tiny, **how, loss=loss)
     assert same_tensors(made, again)
     assert [row["val_loss"] for row in history] == [row["val_loss"] for row in made.history]
 
@@ -357,6 +363,6 @@ def test_answers_to_other_pictures_of_the_same_name_and_number_are_not_taken(tea
     for teacher in (distill.Teacher(teacher_model, tmp_path), distill.Teacher(teacher_model)):
         teacher.answers(tiny, 0)  # remembers them, too
         found = teacher.answers(other, 0)
-        assert torch.equal(found, train.predict(teacher.model, other.train, other))
+        assert torch.equal(found, scoring.predict(teacher.model, other.train, other))
         assert torch.equal(found, before) == (field == "labels")
     assert file.read_bytes() != kept

@@ -6,11 +6,13 @@ import matplotlib.pyplot as plt
 import pandas as pd
 import pytest
 
-from studylib import distill, train
-from studylib.experiments import distillation as lessons
-from studylib.plots import distillation as plots
+from studylib.data import scoring
+from studylib.experiments import distill as lessons
+from studylib.plots import distill as plots
 from studylib.settings import SettingError, read
-from studylib.train import Recipe
+from studylib.techniques import distill
+from studylib.training import loop
+from studylib.training.recipe import Recipe
 
 RECIPE = Recipe(epochs=1, lr=5e-3, batch_size=50)
 TEACHING = distill.Teaching(temperature=2.0, alpha=0.5)
@@ -63,7 +65,7 @@ def own(teacher_model, tiny):
 
 def trainings(monkeypatch, most=None):
     """The losses of all trainings; the one after ``most`` is stopped."""
-    calls, fit = [], train.fit
+    calls, fit = [], loop.fit
 
     def counting(*args, **kwargs):
         if most is not None and len(calls) == most:
@@ -71,7 +73,7 @@ def trainings(monkeypatch, most=None):
         calls.append(kwargs["loss"])
         return fit(*args, **kwargs)
 
-    monkeypatch.setattr(train, "fit", counting)
+    monkeypatch.setattr(loop, "fit", counting)
     return calls
 
 
@@ -97,7 +99,7 @@ def test_pairs_are_of_the_chapters_own_student_and_of_others_by_the_same_recipe(
             == max(h["val_accuracy"] for h in row.history)
         )
         assert 0 <= row.agreement <= 1 and row.nll > 0 and row.ece >= 0
-    answers = [train.predict(model, tiny.validation, tiny).argmax(1) for model in (own, teacher_model)]
+    answers = [scoring.predict(model, tiny.validation, tiny).argmax(1) for model in (own, teacher_model)]
     assert found["agreement"][0] == pytest.approx((answers[0] == answers[1]).double().mean().item())
     other = distill.apply(
         teacher_model, tiny, recipe=RECIPE, seed=1, temperature=2.0, alpha=0.5, widths=[4, 4, 4], hidden=[4, 4]

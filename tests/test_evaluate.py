@@ -7,19 +7,21 @@ import torch
 
 from engine import evaluate
 from engine.parameters import ROOT
-from studylib import codec, inference, models, train
+from studylib.coding import codec, shipped
+from studylib.data import scoring
+from studylib.networks import layers, spec
 from tests.test_restore import BAD_LISTS
 
 
 @pytest.fixture
 def file(int8_model, digits, tmp_path):
     """A coded file, its model, and the list beside it that says the truth."""
-    model = models.duplicate(int8_model)
+    model = layers.duplicate(int8_model)
     model.spec = {**model.spec, "input": digits.scaling}
     path = tmp_path / "digits-x.slnc"
     path.write_bytes(codec.encode(model))
     about = {"bytes": path.stat().st_size, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
-    about |= {"test_accuracy": train.accuracy(inference.apply(model), digits.test, digits)}
+    about |= {"test_accuracy": scoring.accuracy(shipped.apply(model), digits.test, digits)}
     (tmp_path / evaluate.LIST).write_text(json.dumps({path.name: about}))
     return path
 
@@ -74,7 +76,7 @@ def test_what_cannot_be_evaluated_is_said(file, monkeypatch, capsys, student_mod
     assert "input None in the spec: expected mean and std" in said(monkeypatch, capsys, file)[1]
     file.write_bytes(file.read_bytes()[:-5])
     assert "checksum" in said(monkeypatch, capsys, file)[1]
-    file.write_bytes(codec.encode(models.create("convnet", 0, in_channels=1, image_size=16)))
+    file.write_bytes(codec.encode(spec.create("convnet", 0, in_channels=1, image_size=16)))
     assert "images of 1 × 16 × 16: expected none" in said(monkeypatch, capsys, file)[1]
 
 
@@ -103,18 +105,18 @@ def test_what_this_machine_cannot_read_is_not_blamed_on_the_file(file, monkeypat
 
 @pytest.mark.parametrize("scaling", [{"mean": [0.5, 0.5], "std": [1, 1]}, {"mean": 0.5, "std": 1}, {"mean": [[0.5]]}])
 def test_a_file_whose_input_does_not_fit_its_images_is_refused(file, monkeypatch, capsys, int8_model, scaling):
-    model = models.duplicate(int8_model)
+    model = layers.duplicate(int8_model)
     model.spec = {**model.spec, "input": scaling}
     file.write_bytes(codec.encode(model))
     assert "expected mean and std, a number a channel" in said(monkeypatch, capsys, file)[1]
 
 
 def test_a_file_whose_layers_do_not_fit_each_other_is_refused(file, monkeypatch, capsys, student_model, digits):
-    model = inference.apply(student_model)
+    model = shipped.apply(student_model)
     model.spec["changes"][-1]["structure"]["widths"] = {"fc2": [5, 16]}  # what fc3 reads is wider
     model.fc2 = torch.nn.Linear(16, 5)
     model.spec = {**model.spec, "input": digits.scaling}
-    monkeypatch.setattr(inference, "apply", lambda model, **_: model)  # which would not slice so
+    monkeypatch.setattr(shipped, "apply", lambda model, **_: model)  # which would not slice so
     file.write_bytes(codec.encode(model))
     assert "does not compute classes of images of digits" in said(monkeypatch, capsys, file)[1]
 

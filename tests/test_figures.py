@@ -6,8 +6,11 @@ import pytest
 from projects import ROOT, copy_project
 
 from engine import chapters, figures, parameters
-from studylib import report, store, sweep
-from studylib.plots import pruning
+from studylib.disk import files
+from studylib.plots import prune
+from studylib.results import style
+from studylib.tree import names as tree_names
+from studylib.tree import table
 from studylib.tree.published import KEYS, Published
 
 
@@ -15,8 +18,8 @@ def run_of(tmp_path, **chapter):
     """A run's folder with a chapter that is done and one that is not."""
     folder = tmp_path / "runs" / "mine" / "chapters"
     (folder / "04_svd" / "figures").mkdir(parents=True)
-    (folder / "05_quantize").mkdir()
-    (folder / "05_quantize" / "notebook.ipynb").write_text("{}")
+    (folder / "05_int8").mkdir()
+    (folder / "05_int8" / "notebook.ipynb").write_text("{}")
     content = {"chapter": "04_svd", "about": {"seeds": [0]}, "settings": {}, "metrics": {}, "rows": {}, "claims": []}
     (folder / "04_svd" / "chapter.json").write_text(json.dumps(content | chapter))
     for suffix in ("png", "pdf", "json"):
@@ -44,7 +47,7 @@ def test_a_run_with_less_than_is_published_is_refused_before_anything_is_written
     part = {"nodes": ["teacher"], "seeds": [1], "chapters": []}
     assert figures._lost(published, part) == "nodes teacher-kd; seeds 0; chapters 02_distill"
     (tmp_path / "runs" / "digits").mkdir(parents=True)
-    row = dict.fromkeys(sweep.COLUMNS, 1.0) | {"node": "teacher"}
+    row = dict.fromkeys(table.COLUMNS, 1.0) | {"node": "teacher"}
     pd.DataFrame([row]).to_csv(tmp_path / "runs" / "digits" / "sweep.csv", index=False)
     (tmp_path / "figures" / "digits").mkdir(parents=True)
     (tmp_path / "figures" / "digits" / "about.json").write_text(json.dumps(published))
@@ -99,7 +102,7 @@ def seen(tmp_path, monkeypatch):
             "chapter": "16_seen",
             "about": {"data": {"name": "digits", "seed": 7}},
         }
-        store.write_json(project / "figures" / "mine" / "16_seen.json", whole | content)
+        files.write_json(project / "figures" / "mine" / "16_seen.json", whole | content)
         return project / "figures" / "mine"
 
     return publish
@@ -131,24 +134,24 @@ def test_of_a_published_chapter_without_some_rows_the_others_are_drawn_which_is_
 
 
 def test_the_tree_and_the_front_of_published_nodes_are_drawn_without_a_chapter(tmp_path):
-    rows = sweep.read_table(ROOT / "figures" / "results.csv").query("profile == 'digits'").drop(columns="profile")
-    about = store.read_json(ROOT / "figures" / "digits" / "about.json")
-    figures.draw_nodes(sweep.summary(rows), tmp_path, about)
+    rows = table.read_table(ROOT / "figures" / "results.csv").query("profile == 'digits'").drop(columns="profile")
+    about = files.read_json(ROOT / "figures" / "digits" / "about.json")
+    figures.draw_nodes(table.summary(rows), tmp_path, about)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["front.pdf", "front.png", "tree.pdf", "tree.png"]
     (tmp_path / "one").mkdir()
-    figures.draw_nodes(sweep.summary(rows[rows["node"] == sweep.ROOT]), tmp_path / "one", about)
+    figures.draw_nodes(table.summary(rows[rows["node"] == tree_names.TEACHER]), tmp_path / "one", about)
     assert not list((tmp_path / "one").iterdir())
 
 
 def test_a_table_was_made_with_the_nodes_that_its_settings_name(tmp_path):
-    content = {key: kind() for key, kind in KEYS.items()} | {"chapter": "07_combinatorial_sweep"}
+    content = {key: kind() for key, kind in KEYS.items()} | {"chapter": "07_sweep"}
     content["settings"] = {"tree": {"seeds": [4], "stages": ["svd"], "profile": "mine"}, "recipe": {"epochs": 3}}
-    store.write_json(tmp_path / "07_combinatorial_sweep.json", content)
-    given = figures.made_with("sweep", Published(tmp_path, "07_combinatorial_sweep"), "digits")
+    files.write_json(tmp_path / "07_sweep.json", content)
+    given = figures.made_with("sweep", Published(tmp_path, "07_sweep"), "digits")
     assert given["seeds"] == [4] and given["stages"] == ["svd"] and given["profile"] == "mine"
     assert given["recipe"] == {"epochs": 3} and "tree" not in given
     assert given["controls"] == parameters.load("digits")["sweep"]["controls"]
-    none = figures.made_with("sweep", Published(tmp_path, "07_combinatorial_sweep"), "no_profile_of_today")
+    none = figures.made_with("sweep", Published(tmp_path, "07_sweep"), "no_profile_of_today")
     assert none == {name: given[name] for name in ("seeds", "stages", "profile", "recipe")}
 
 
@@ -179,9 +182,9 @@ def test_files_are_drawn_only_where_a_chapter_with_files_is_published(tmp_path):
 
 @pytest.mark.parametrize(("low", "high", "shown"), [(0.3, 0.9, "0.3 0.4 0.5 0.6 0.8"), (0.3, 6, "0.5 1 2 5")])
 def test_a_logarithmic_axis_has_plain_numbers(low, high, shown):
-    axis = report.plt.figure().subplots()
+    axis = style.plt.figure().subplots()
     axis.plot([0, 1], [low, high])
-    report.plain_log_y(axis)
+    style.plain_log_y(axis)
     axis.set_ylim(low, high)
     axis.figure.canvas.draw()
     texts = axis.yaxis.get_ticklabels(which="both")
@@ -191,6 +194,6 @@ def test_a_logarithmic_axis_has_plain_numbers(low, high, shown):
 
 def test_the_dashed_line_is_the_parent_and_weights_that_remain_fall(tmp_path):
     rows = pd.DataFrame([{"method": m, "sparsity": s, "accuracy": 0.5} for m in "ab" for s in (0.5, 0.98)])
-    (axis,) = pruning.draw_pruning(rows, pd.DataFrame({"after": [0.75, 0.7]})).axes
+    (axis,) = prune.draw_pruning(rows, pd.DataFrame({"after": [0.75, 0.7]})).axes
     assert any(list(line.get_ydata()) == [75.0, 75.0] for line in axis.lines)
     assert axis.xaxis_inverted() and list(axis.get_xticks()) == [50, 20, 10, 5, 2]

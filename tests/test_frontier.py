@@ -7,10 +7,15 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from studylib import codec, data, frontier, inference, models, objectives, prune, restore, size, sweep, train
-from studylib.budget import STOP_AT, Paused
+from studylib.coding import codec, restore, shipped
+from studylib.data import datasets, scoring
+from studylib.descent import objectives
+from studylib.experiments import frontier
+from studylib.networks import layers
 from studylib.settings import SettingError
-from studylib.train import Recipe
+from studylib.training.deadline import STOP_AT, Paused
+from studylib.training.recipe import Recipe
+from studylib.tree.names import CODED
 
 STEP = Recipe(epochs=2, lr=5e-3, batch_size=50, views=2)
 PLAN = frontier.Shrinking([0.0, 0.9], [3, 8], epochs=2, lr=5e-3, rounding_epochs=2, calibration_images=64)
@@ -30,21 +35,21 @@ def made(student_model, tiny, loss, tmp_path_factory):
 
 def test_every_sparsity_in_every_number_of_bits(made, student_model):
     assert [(s, b) for s, b, _ in made] == [(s, b) for s in PLAN.sparsities for b in PLAN.bits]
-    total = sum(w.numel() for w in prune.prunable(student_model).values())
+    total = sum(w.numel() for w in layers.prunable(student_model).values())
     for sparsity, bits, model in made:
-        assert size.sparsity(model) >= round(sparsity * total) / total  # rounding may add zeros, never take them
-        assert {layer.bits for layer in models.weight_layers(model).values()} == {bits}
+        assert layers.sparsity(model) >= round(sparsity * total) / total  # rounding may add zeros, never take them
+        assert {layer.bits for layer in layers.weight_layers(model).values()} == {bits}
         assert [change["technique"] for change in model.spec["changes"]] == ["pruned", "qat"]
         assert [row["training"] for row in model.history] == ["pruning"] * 2 + ["rounding"] * 2
     assert all(change["epochs"] == 2 for _, _, model in made for change in model.spec["changes"])
 
 
 def test_sparser_and_fewer_bits_take_fewer_bytes_and_the_file_is_the_model(made, tiny):
-    files = {(s, b): codec.encode(inference.apply(model)) for s, b, model in made}
+    files = {(s, b): codec.encode(shipped.apply(model)) for s, b, model in made}
     for s, b, model in made:
         again = codec.decode(files[s, b])
         assert torch.equal(
-            train.predict(again, tiny.test, tiny), train.predict(inference.apply(model), tiny.test, tiny)
+            scoring.predict(again, tiny.test, tiny), scoring.predict(shipped.apply(model), tiny.test, tiny)
         )
     for bits in PLAN.bits:
         sizes = [len(files[s, bits]) for s in PLAN.sparsities]
@@ -53,18 +58,18 @@ def test_sparser_and_fewer_bits_take_fewer_bytes_and_the_file_is_the_model(made,
 
 
 def test_a_point_is_a_file_with_half_precision_and_what_is_measured_is_that_file(made, study_root):
-    model, floats = models.duplicate(made[-1][2]), []
+    model, floats = layers.duplicate(made[-1][2]), []
     for name in ("point", "kept"):
-        metrics = frontier.Point(name, "digits", 0, device="cpu").finish(models.duplicate(model))
-        content = (study_root / name / sweep.CODED).read_bytes()
+        metrics = frontier.Point(name, "digits", 0, device="cpu").finish(layers.duplicate(model))
+        content = (study_root / name / CODED).read_bytes()
         again = codec.decode(content)
-        floats.append(inference.floats_of(again))
-        digits = data.load("digits", 0)
+        floats.append(shipped.floats_of(again))
+        digits = datasets.load("digits", 0)
         assert metrics["bytes_file"] == len(content)
-        assert metrics["test_accuracy"] == train.accuracy(again, digits.test, digits)
+        assert metrics["test_accuracy"] == scoring.accuracy(again, digits.test, digits)
         if name == "point":
-            assert metrics["bytes_file_float16"] == len(content) < len(codec.encode(inference.apply(model)))
-            next(iter(models.weight_layers(model).values())).weight_scale.fill_(1e-30)  # half precision has none such
+            assert metrics["bytes_file_float16"] == len(content) < len(codec.encode(shipped.apply(model)))
+            next(iter(layers.weight_layers(model).values())).weight_scale.fill_(1e-30)  # half precision has none such
     assert floats == ["float16", "float32"] and metrics["bytes_file_float16"] is None
 
 
@@ -98,7 +103,7 @@ def test_coding_is_its_part_of_the_loss_and_leaves_fewer_bits(student_model, tin
     many = sum(w.numel() for w in objectives.weights(student_model))
     bits = 8 * objectives.coded_bytes(4)(student_model, None, None) / many
     assert torch.equal(logits, plain[1]) and total.item() == pytest.approx((plain[0] + 0.5 * bits).item())
-    monkeypatch.setattr(frontier.qat, "apply", lambda model, *args, **kwargs: models.duplicate(model))
+    monkeypatch.setattr(frontier.qat, "apply", lambda model, *args, **kwargs: layers.duplicate(model))
     left = []
     for coding in (0.0, 100.0):  # few steps: much of it
         plan = dataclasses.replace(PLAN, epochs=8, sparsities=[0.5], bits=[4], coding=coding)
@@ -182,9 +187,9 @@ def test_published_files_teach_together(teacher_model, digits):
 
 def test_files_of_another_seed_or_of_nobody_are_refused():
     with pytest.raises(ValueError, match=r"teachers: .*of digits, seed 0: expected digits, seed 1"):
-        frontier.Supervision(teachers=FILES).against(data.load("digits", 1))
+        frontier.Supervision(teachers=FILES).against(datasets.load("digits", 1))
     with pytest.raises(ValueError, match=r"teachers: 'x\.slnc': expected a published file"):
-        frontier.Supervision(teachers=["x.slnc"]).against(data.load("digits", 0))
+        frontier.Supervision(teachers=["x.slnc"]).against(datasets.load("digits", 0))
 
 
 RISING = st.lists(st.floats(0, 1, exclude_max=True), unique=True, min_size=2, max_size=8)

@@ -4,8 +4,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from studylib import data as datasets
-from studylib import inference, lowrank, models, quantize, size, store
+from studylib.coding import shipped
+from studylib.data import datasets
+from studylib.disk import models
+from studylib.networks import blocks, cost, int8_layers, pt2e
+from studylib.networks import spec as networks_spec
+from studylib.networks.layers import duplicate, weight_layers
+from studylib.techniques import int8 as techniques_int8
+from studylib.techniques import svd
 
 IMAGES = torch.randn(32, 1, 8, 8, generator=torch.Generator().manual_seed(0))
 NETWORKS = {
@@ -18,7 +24,7 @@ NETWORKS = {
 
 def network(name, seed=0, image_size=8):
     kind, args = NETWORKS[name]
-    model = models.create(kind, seed, in_channels=1, image_size=image_size, classes=10, **args)
+    model = networks_spec.create(kind, seed, in_channels=1, image_size=image_size, classes=10, **args)
     draw = torch.Generator().manual_seed(seed)
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
@@ -35,7 +41,7 @@ def outputs(model, images=IMAGES):
 
 def prune(model, share, seed):
     """Zeros the weights of about ``share`` of the rows of each layer but the last, and of some columns."""
-    draw, layers = torch.Generator().manual_seed(seed), list(models.weight_layers(model).values())
+    draw, layers = torch.Generator().manual_seed(seed), list(weight_layers(model).values())
     with torch.no_grad():
         for layer in layers[:-1]:
             layer.weight[torch.rand(len(layer.weight), generator=draw) < share] = 0
@@ -47,13 +53,13 @@ def prune(model, share, seed):
 @pytest.mark.parametrize("name", NETWORKS)
 def test_nothing_dead_is_only_folded(name):
     model = network(name)
-    new = inference.apply(model)
+    new = shipped.apply(model)
     assert not [m for m in new.modules() if isinstance(m, nn.BatchNorm2d)]
     assert torch.allclose(outputs(new), outputs(model), atol=1e-4)
     assert new.spec["changes"] == [
         {"technique": "inference", "sliced": 0, "floats": "float32", "structure": {"module": "inference", "widths": {}}}
     ]
-    assert size.multiply_adds(new, {"in_channels": 1, "image_size": 8}) == size.multiply_adds(
+    assert cost.multiply_adds(new, {"in_channels": 1, "image_size": 8}) == cost.multiply_adds(
         model, {"in_channels": 1, "image_size": 8}
     )
 
@@ -61,33 +67,33 @@ def test_nothing_dead_is_only_folded(name):
 @given(name=st.sampled_from(list(NETWORKS)), share=st.floats(0.1, 1), seed=st.integers(0, 99), factorized=st.booleans())
 def test_slicing_changes_no_output(name, share, seed, factorized):
     model = prune(network(name, seed), share, seed)
-    model = prune(lowrank.apply(model), share / 4, seed) if factorized else model
-    whole, sliced = inference.apply(model, slice_dead=False), inference.apply(model)
+    model = prune(svd.apply(model), share / 4, seed) if factorized else model
+    whole, sliced = shipped.apply(model, slice_dead=False), shipped.apply(model)
     assert torch.allclose(outputs(whole), outputs(model), atol=1e-4)
     assert torch.allclose(outputs(sliced), outputs(whole), atol=1e-4)
-    assert inference.apply(sliced).spec == sliced.spec  # nothing dead is left
+    assert shipped.apply(sliced).spec == sliced.spec  # nothing dead is left
 
 
 def test_what_rounding_leaves_dead_is_sliced_too():
     model = network("convnet")
     with torch.no_grad():
         model.fc2.weight[:, 3] = 1e-9  # zero in half precision
-    once = inference.apply(model, floats="float16")
+    once = shipped.apply(model, floats="float16")
     assert once.spec["changes"][-1]["sliced"] == 1
-    assert inference.apply(once, floats="float16").spec == once.spec
+    assert shipped.apply(once, floats="float16").spec == once.spec
 
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_dead_channels_are_taken_out_of_every_layer_that_touches_them(name):
     model = network(name)
-    layers = models.weight_layers(model)
+    layers = weight_layers(model)
     first, second = list(layers)[:2]
     with torch.no_grad():
         layers[first].weight[2] = 0
         model.get_submodule(first.rpartition(".")[0]).norm.bias[2] = -1  # what the ReLU gets is negative
         model.get_submodule(first.rpartition(".")[0]).norm.running_mean[2] = 0
-    new = inference.apply(model)
-    shapes = {n: layer.weight.shape for n, layer in models.weight_layers(new).items()}
+    new = shipped.apply(model)
+    shapes = {n: layer.weight.shape for n, layer in weight_layers(new).items()}
     assert new.spec["changes"][-1]["sliced"] == 1
     assert shapes[first][0] == layers[first].weight.shape[0] - 1
     assert shapes[second][1] == layers[second].weight.shape[1] - 1
@@ -99,7 +105,7 @@ def test_a_channel_whose_bias_passes_the_relu_stays():
     with torch.no_grad():
         model.features[0].conv.weight[2] = 0
         model.features[0].norm.running_mean[2], model.features[0].norm.bias[2] = 0, 1
-    assert inference.apply(model).spec["changes"][-1]["sliced"] == 0
+    assert shipped.apply(model).spec["changes"][-1]["sliced"] == 0
 
 
 def test_a_channel_that_nothing_reads_goes_and_what_only_it_reads_goes_too():
@@ -109,7 +115,7 @@ def test_a_channel_that_nothing_reads_goes_and_what_only_it_reads_goes_too():
         keep = model.features[2].conv.weight[0].clone()
         model.features[4].conv.weight[1:, 0] = 0  # channel 0 of features.2 is read by channel 0 of features.4 alone
         assert keep.any()
-    new = inference.apply(model)
+    new = shipped.apply(model)
     assert new.spec["changes"][-1]["structure"]["widths"] == {
         "features.2.conv": [7, 6],
         "features.4.conv": [9, 7],
@@ -121,7 +127,7 @@ def test_channels_of_several_features_reach_the_linear_layer():
     model = network("convnet", image_size=16)  # 2 × 2 features a channel
     with torch.no_grad():
         model.fc1.weight[:, 4:8] = 0
-    new = inference.apply(model)
+    new = shipped.apply(model)
     assert new.fc1.weight.shape == (12, 36)
     images = torch.randn(8, 1, 16, 16)
     assert torch.allclose(outputs(new, images), outputs(model, images), atol=1e-4)
@@ -130,24 +136,24 @@ def test_channels_of_several_features_reach_the_linear_layer():
 def test_one_channel_stays_where_all_are_dead():
     model = network("densenet")
     with torch.no_grad():
-        for layer in models.weight_layers(model).values():
+        for layer in weight_layers(model).values():
             layer.weight.zero_()
-    new = inference.apply(model)
-    assert all(min(layer.weight.shape[:2]) >= 1 for layer in models.weight_layers(new).values())
+    new = shipped.apply(model)
+    assert all(min(layer.weight.shape[:2]) >= 1 for layer in weight_layers(new).values())
     assert torch.allclose(outputs(new), outputs(model), atol=1e-5)
 
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_int8_models_are_sliced_alike(name):
     digits = datasets.load("digits", 0)
-    model = quantize.apply(prune(network(name), 0.4, 0), digits, calibration_images=64)
-    new = inference.apply(model)
+    model = techniques_int8.apply(prune(network(name), 0.4, 0), digits, calibration_images=64)
+    new = shipped.apply(model)
     assert new.spec["changes"][-1]["technique"] == "inference" and new.spec["changes"][-1]["sliced"] > 0
     assert torch.allclose(outputs(new), outputs(model), atol=1e-5)
-    assert all(layer.weight.dtype == torch.int8 for layer in models.weight_layers(new).values())
+    assert all(layer.weight.dtype == torch.int8 for layer in weight_layers(new).values())
 
 
-@pytest.mark.parametrize("activations", quantize.ACTIVATIONS)
+@pytest.mark.parametrize("activations", int8_layers.ACTIVATIONS)
 def test_slicing_changes_no_output_whatever_rounds_the_inputs(activations):
     """A channel that nothing reads widens the range of a batch, where that decides the rounding."""
     digits = datasets.load("digits", 0)
@@ -155,35 +161,35 @@ def test_slicing_changes_no_output_whatever_rounds_the_inputs(activations):
     with torch.no_grad():
         model.fc1.weight[:, 0] = 0  # unread
         model.features[4].norm.weight[0] = 50.0  # and large
-    int8 = quantize.with_activations(quantize.apply(model, digits, calibration_images=64), model, activations)
-    new = inference.apply(int8)
+    int8 = pt2e.with_activations(techniques_int8.apply(model, digits, calibration_images=64), model, activations)
+    new = shipped.apply(int8)
     assert torch.allclose(outputs(new), outputs(int8), atol=1e-5)
     assert ("inference" in [change["technique"] for change in new.spec["changes"]]) == (activations != "dynamic")
 
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_a_sliced_model_is_stored_and_rebuilt(name, tmp_path, same_tensors):
-    new = inference.apply(prune(network(name), 0.4, 0))
-    store.save_model(tmp_path, new)
-    again = store.load_model(tmp_path)
+    new = shipped.apply(prune(network(name), 0.4, 0))
+    models.save_model(tmp_path, new)
+    again = models.load_model(tmp_path)
     assert same_tensors(again, new) and torch.equal(outputs(again), outputs(new))
 
 
 def test_the_model_given_is_left_alone(student_model, same_tensors):
-    before = models.duplicate(student_model)
-    inference.apply(student_model, floats="float16")
+    before = duplicate(student_model)
+    shipped.apply(student_model, floats="float16")
     assert same_tensors(before, student_model) and before.spec == student_model.spec
 
 
 def test_half_precision_rounds_every_float(int8_model, student_model):
     for model in (int8_model, student_model):
-        new = inference.apply(model, floats="float16")
-        assert inference.floats_of(new) == "float16" and inference.floats_of(model) == "float32"
+        new = shipped.apply(model, floats="float16")
+        assert shipped.floats_of(new) == "float16" and shipped.floats_of(model) == "float32"
         floats = [t for t in new.state_dict().values() if t.is_floating_point()]
         assert all(t.dtype == torch.float32 and torch.equal(t, t.half().float()) for t in floats)
-        assert not torch.equal(outputs(new), outputs(inference.apply(model)))
+        assert not torch.equal(outputs(new), outputs(shipped.apply(model)))
         assert torch.allclose(outputs(new), outputs(model), atol=0.3)
-    layer = models.weight_layers(inference.apply(int8_model, floats="float16"))["fc3"]
+    layer = weight_layers(shipped.apply(int8_model, floats="float16"))["fc3"]
     assert layer._input[0] == layer.input_scale.item()  # what is computed with is what is stored
 
 
@@ -196,10 +202,10 @@ def test_half_precision_rounds_every_float(int8_model, student_model):
     ],
 )
 def test_what_half_precision_cannot_hold_is_refused(student_model, change, floats, message):
-    model = models.duplicate(student_model)
+    model = duplicate(student_model)
     change(model)
     with pytest.raises(ValueError, match=message):
-        inference.apply(model, floats=floats)
+        shipped.apply(model, floats=floats)
 
 
 @pytest.mark.parametrize(
@@ -210,5 +216,5 @@ def test_widths_that_do_not_fit_are_refused(student_model, widths):
         **student_model.spec,
         "changes": [{"technique": "x", "structure": {"module": "inference", "widths": widths}}],
     }
-    with pytest.raises(models.SpecError):
-        models.build(spec)
+    with pytest.raises(blocks.SpecError):
+        networks_spec.build(spec)

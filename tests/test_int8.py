@@ -13,10 +13,19 @@ import pytest
 import torch
 from projects import ROOT
 
-from studylib import codec, factorial, models, prune, qat, quantize, report, settings, size, sweep, train
-from studylib.experiments import few_bits, int8
-from studylib.plots import quantization as plots
+from studylib import settings
+from studylib.coding import codec, size
+from studylib.data import scoring
+from studylib.experiments import few_bits
+from studylib.experiments import int8 as experiments_int8
+from studylib.networks import int8_layers, pt2e
+from studylib.networks.layers import duplicate, fold_batch_norm, masks_of, prunable, weight_layers
+from studylib.plots import int8 as plots
+from studylib.results import statistics, style
+from studylib.techniques import int8, prune, qat
+from studylib.training import loop, recipe
 from studylib.tree import published
+from studylib.tree.names import METRICS
 
 matplotlib.use("Agg")
 TUNING = few_bits.Tuning(1, 1e-2, batch_size=50, augmentation="none")
@@ -25,7 +34,7 @@ TUNING = few_bits.Tuning(1, 1e-2, batch_size=50, augmentation="none")
 @pytest.fixture(autouse=True)
 def _default_style():
     with plt.rc_context():
-        report.style()
+        style.style()
         yield
     plt.close("all")
 
@@ -36,10 +45,10 @@ def _default_style():
 @pytest.mark.parametrize(
     "kind, given, message",
     [
-        (quantize.Quantization, {"calibration_images": 0}, "calibration_images=0: expected at least 1"),
-        (quantize.Quantization, {"calibration_images": 1.5}, "calibration_images=1.5: expected a whole number"),
-        (int8.Latency, {"batch": 0}, "batch=0: expected at least 1"),
-        (int8.Latency, {"compiled": 1}, "compiled=1: expected true or false"),
+        (int8.Quantization, {"calibration_images": 0}, "calibration_images=0: expected at least 1"),
+        (int8.Quantization, {"calibration_images": 1.5}, "calibration_images=1.5: expected a whole number"),
+        (experiments_int8.Latency, {"batch": 0}, "batch=0: expected at least 1"),
+        (experiments_int8.Latency, {"compiled": 1}, "compiled=1: expected true or false"),
         (few_bits.FewBits, {"bits": []}, r"bits=\[\]: expected at least 1 of them"),
         (few_bits.FewBits, {"bits": [1, 4]}, r"bits\[0\]=1: expected at least 2"),
         (few_bits.FewBits, {"bits": [4, 8]}, r"bits\[1\]=8: expected at most 7"),
@@ -59,16 +68,16 @@ def test_settings_out_of_bounds_are_named_with_what_was_expected(kind, given, me
 
 
 def test_as_many_images_calibrate_as_there_are(digits):
-    quantize.Quantization(600).against(digits)
+    int8.Quantization(600).against(digits)
     with pytest.raises(ValueError, match=r"^calibration_images=601: expected 1 to 600$"):
-        quantize.Quantization(601).against(digits)
+        int8.Quantization(601).against(digits)
 
 
 def test_the_tuning_is_a_recipe_whose_rate_falls_to_zero():
     given = {"epochs": 6, "lr": 1e-3, "batch_size": 32}
     tuning = settings.read(few_bits.Tuning, given, "tuning")
-    assert isinstance(tuning, train.Recipe)
-    assert dataclasses.asdict(tuning) == dataclasses.asdict(train.Recipe(min_lr=0.0, **given))
+    assert isinstance(tuning, recipe.Recipe)
+    assert dataclasses.asdict(tuning) == dataclasses.asdict(recipe.Recipe(min_lr=0.0, **given))
     assert tuning.rate(6) == 0
 
 
@@ -76,36 +85,36 @@ def test_the_tuning_is_a_recipe_whose_rate_falls_to_zero():
 
 
 def test_what_is_stored_is_counted_by_type(int8_model):
-    rows = {row["type"]: row["numbers"] for row in int8.stored_types(int8_model)}
-    layers = models.weight_layers(int8_model).values()
+    rows = {row["type"]: row["numbers"] for row in experiments_int8.stored_types(int8_model)}
+    layers = weight_layers(int8_model).values()
     assert rows["torch.int8"] == sum(layer.weight.numel() for layer in layers)
     assert rows["torch.float32"] == sum(2 * len(layer.weight) + 1 for layer in layers)  # scales, biases, the input's
     assert rows["torch.uint8"] == len(layers)
 
 
 def test_outputs_are_held_against_pt2es_to_the_last_bit(student_model, digits, monkeypatch):
-    assert int8.equals_graph(student_model, digits, 8) == {"images": 8, "equal": True}
-    made = quantize.from_pt2e
+    assert experiments_int8.equals_graph(student_model, digits, 8) == {"images": 8, "equal": True}
+    made = pt2e.from_pt2e
 
     def almost(model, graph):
         found = made(model, graph)
-        last = list(models.weight_layers(found).values())[-1]
+        last = list(weight_layers(found).values())[-1]
         last.bias[0] = last.bias[0] * (1 + 1e-6) + 1e-6  # a few units in the last place
         return found
 
-    monkeypatch.setattr(quantize, "from_pt2e", almost)
-    assert int8.equals_graph(student_model, digits, 8)["equal"] is False
+    monkeypatch.setattr(pt2e, "from_pt2e", almost)
+    assert experiments_int8.equals_graph(student_model, digits, 8)["equal"] is False
 
 
 def test_errors_by_layer_are_those_of_its_weights_and_of_what_it_puts_out(student_model, int8_model, digits):
-    rows = int8.error_by_layer(student_model, int8_model, digits)
-    assert [row["layer"] for row in rows] == list(models.weight_layers(int8_model))
+    rows = experiments_int8.error_by_layer(student_model, int8_model, digits)
+    assert [row["layer"] for row in rows] == list(weight_layers(int8_model))
     images = digits.normalize(digits.validation.images)
-    noise = quantize.layer_errors(student_model, int8_model, images)
-    folded = models.weight_layers(models.fold_batch_norm(student_model))
+    noise = int8_layers.layer_errors(student_model, int8_model, images)
+    folded = weight_layers(fold_batch_norm(student_model))
     for row in rows:
         assert list(row) == ["layer", "worst", "mean", "static", "dynamic", "weight-only"]
-        layer = models.weight_layers(int8_model)[row["layer"]]
+        layer = weight_layers(int8_model)[row["layer"]]
         channel = folded[row["layer"]].weight.detach()[0] / layer.weight_scale[0]
         assert row["worst"] >= (channel - layer.weight[0]).abs().max() - 1e-4
         assert 0 < row["mean"] < row["worst"] <= 0.5001 and row["static"] == noise[row["layer"]]
@@ -113,67 +122,67 @@ def test_errors_by_layer_are_those_of_its_weights_and_of_what_it_puts_out(studen
 
 
 def test_kinds_are_scored_weighed_and_timed(student_model, int8_model, digits):
-    rows = int8.kinds(student_model, int8_model, digits, {"compiled": False, "batch": 4})
+    rows = experiments_int8.kinds(student_model, int8_model, digits, {"compiled": False, "batch": 4})
     assert [row["kind"] for row in rows] == ["float32", "static", "dynamic", "weight-only"]
     assert all(list(row) == ["kind", "accuracy", "nll", "ece", "bytes", "ms"] and row["ms"] > 0 for row in rows)
     for row, model in zip(rows[:2], (student_model, int8_model), strict=True):
-        assert row["accuracy"] == pytest.approx(train.accuracy(model, digits.validation, digits))
+        assert row["accuracy"] == pytest.approx(scoring.accuracy(model, digits.validation, digits))
         assert row["bytes"] == size.accountings(model)["bytes_dense"]
 
 
 @pytest.mark.parametrize("asked, why", [(True, None), (True, "no compiler"), (False, None)])
 def test_latencies_are_compiled_where_that_was_asked_for_and_works(monkeypatch, asked, why):
-    monkeypatch.setattr(int8.latency, "why_not_compile", lambda: why)
-    assert int8.timed(int8.Latency(asked, 8)) == {"compiled": asked and why is None, "batch": 8}
+    monkeypatch.setattr(experiments_int8.latency, "why_not_compile", lambda: why)
+    assert experiments_int8.timed(experiments_int8.Latency(asked, 8)) == {"compiled": asked and why is None, "batch": 8}
 
 
-def by_hand() -> dict[str, int8.Moved]:
+def by_hand() -> dict[str, experiments_int8.Moved]:
     """A dense and a pruned network of two layers of two weights, and two images."""
     wide = [(torch.tensor([3.0, 4.0]), torch.tensor([3.0, 3.0])), (torch.tensor([0.0, 1.0]), torch.tensor([0.0, 0.5]))]
     thin = [(torch.tensor([0.0, 4.0]), torch.tensor([0.0, 3.0])), (torch.tensor([0.0, 1.0]), torch.tensor([0.0, 1.0]))]
     dense = {"KL": np.array([2.0, 4.0]), "loss": np.array([1.0, 1.0]), "flips": np.array([1.0, 0.0])}
     pruned = {"KL": np.array([1.0, 2.0]), "loss": np.array([1.0, 3.0]), "flips": np.array([0.0, 0.0])}
-    return {"dense": int8.Moved(dense, wide), "pruned": int8.Moved(pruned, thin)}
+    return {"dense": experiments_int8.Moved(dense, wide), "pruned": experiments_int8.Moved(pruned, thin)}
 
 
 def test_pruned_and_dense_networks_are_compared_as_reckoned_by_hand():
-    rows = {(row["network"], row["measure"]): row for row in int8.lose_less(by_hand())}
+    rows = {(row["network"], row["measure"]): row for row in experiments_int8.lose_less(by_hand())}
     error = {network: row["mean"] for (network, measure), row in rows.items() if measure == "relative weight error"}
     assert error["dense"] == pytest.approx(((1 / 25 + 1 / 4) / 2) ** 0.5)
     assert error["dense, where pruning keeps"] == pytest.approx(((1 / 16 + 1 / 4) / 2) ** 0.5)
     assert error["pruned"] == pytest.approx((1 / 16 / 2) ** 0.5)
     assert len(rows) == 3 + 2 * 3 and rows["dense", "relative weight error"]["low"] is None
     assert rows["dense", "KL"]["mean"] == 3 and rows["pruned", "flips"]["mean"] == 0
-    assert (rows["dense", "KL"]["low"], rows["dense", "KL"]["high"]) == pytest.approx(factorial.t_interval([2, 4]))
-    differences = int8.pruned_less_dense(by_hand())
+    assert (rows["dense", "KL"]["low"], rows["dense", "KL"]["high"]) == pytest.approx(statistics.t_interval([2, 4]))
+    differences = experiments_int8.pruned_less_dense(by_hand())
     assert [(row["measure"], row["mean"]) for row in differences] == [("KL", -1.5), ("loss", 1.0)]
-    assert (differences[0]["low"], differences[0]["high"]) == pytest.approx(factorial.t_interval([-1, -2]))
+    assert (differences[0]["low"], differences[0]["high"]) == pytest.approx(statistics.t_interval([-1, -2]))
 
 
 def test_int8_moves_a_network_as_its_logits_say(student_model, int8_model, digits):
     how = {"calibration_images": 128, "seed": 0}
-    found = int8.moved({"dense": student_model, "pruned": student_model}, digits, **how)
-    assert all(row["mean"] == row["low"] == row["high"] == 0 for row in int8.pruned_less_dense(found))
+    found = experiments_int8.moved({"dense": student_model, "pruned": student_model}, digits, **how)
+    assert all(row["mean"] == row["low"] == row["high"] == 0 for row in experiments_int8.pruned_less_dense(found))
     dense = found["dense"]
-    predicted = [train.predict(model, digits.validation, digits) for model in (student_model, int8_model)]
-    before, after = (train.scores(logits, digits.validation.labels)["nll"] for logits in predicted)
+    predicted = [scoring.predict(model, digits.validation, digits) for model in (student_model, int8_model)]
+    before, after = (scoring.scores(logits, digits.validation.labels)["nll"] for logits in predicted)
     assert dense.images["loss"].mean() == pytest.approx(after - before, abs=1e-6)
     assert (dense.images["KL"] >= -1e-12).all() and set(dense.images["flips"]) <= {0.0, 1.0}
-    shapes = [layer.weight.shape for layer in models.weight_layers(int8_model).values()]
+    shapes = [layer.weight.shape for layer in weight_layers(int8_model).values()]
     assert [rounded.shape for _, rounded in dense.weights] == shapes
 
 
 def test_without_a_pruned_network_there_are_no_rows_and_a_sentence_says_so():
     alone = {"dense": by_hand()["dense"]}
-    assert int8.lose_less(alone) == [] == int8.pruned_less_dense(alone)
+    assert experiments_int8.lose_less(alone) == [] == experiments_int8.pruned_less_dense(alone)
     none = published.frame([])
-    assert int8.said_of_pruned(none, none) == "No pruned network was named, so this was not measured."
+    assert experiments_int8.said_of_pruned(none, none) == "No pruned network was named, so this was not measured."
 
 
 @pytest.mark.parametrize("low, high, word", [(-2, -1, "less"), (1, 2, "more"), (-1, 1, "neither more nor less")])
 def test_the_guess_is_answered_by_the_interval_of_the_differences(low, high, word):
     differences = pd.DataFrame([{"measure": "KL", "mean": (low + high) / 2, "low": low, "high": high}])
-    said = int8.said_of_pruned(published.frame(int8.lose_less(by_hand())), differences)
+    said = experiments_int8.said_of_pruned(published.frame(experiments_int8.lose_less(by_hand())), differences)
     assert f"move {word}" in said and "KL 1.50000 against 3.00000 nats" in said
     assert "error 0.1768 against 0.3808, but 0.3953" in said
 
@@ -183,7 +192,7 @@ def test_the_guess_is_answered_by_the_interval_of_the_differences(low, high, wor
 
 def trainings(monkeypatch, most=None):
     """Counts trainings; the one after ``most`` is stopped."""
-    calls, fit = [], train.fit
+    calls, fit = [], loop.fit
 
     def counting(*args, **kwargs):
         if most is not None and len(calls) == most:
@@ -191,17 +200,17 @@ def trainings(monkeypatch, most=None):
         calls.append(1)
         return fit(*args, **kwargs)
 
-    monkeypatch.setattr(train, "fit", counting)
+    monkeypatch.setattr(loop, "fit", counting)
     return calls
 
 
 @pytest.fixture(scope="module")
 def thinned(student_model):
     """The network with half of its weights zero."""
-    model = models.duplicate(student_model)
-    weights = prune.prunable(model)
+    model = duplicate(student_model)
+    weights = prunable(model)
     with torch.no_grad():
-        for name, mask in prune.shrink_masks(weights, prune.masks_of(model), 0.5).items():
+        for name, mask in prune.shrink_masks(weights, masks_of(model), 0.5).items():
             weights[name].mul_(mask)
     return model
 
@@ -227,17 +236,17 @@ def test_few_bits_that_were_stopped_go_on(thinned, tiny, tmp_path, monkeypatch):
     hybrid = [("dense, hybrid", "after training", 4), ("dense, hybrid", "in training", 4)]
     assert set(found) == {("dense", *way) for way in ways} | set(hybrid)
     assert all(list(row) == ["network", "rounding", "bits", "bytes", "accuracy", "nll"] for row in whole)
-    longer = models.duplicate(thinned)
-    train.fit(longer, tiny, TUNING, seed=0, masks=prune.masks_of(thinned))
+    longer = duplicate(thinned)
+    loop.fit(longer, tiny, TUNING, seed=0, masks=masks_of(thinned))
     by_layer = few_bits.chosen(rises, [3, 4])[4]
     expected = {
-        ("dense", "after training", 3): quantize.apply(thinned, tiny, bits=3, **how),
-        ("dense", "trained on", 4): quantize.apply(longer, tiny, bits=4, **how),
+        ("dense", "after training", 3): int8.apply(thinned, tiny, bits=3, **how),
+        ("dense", "trained on", 4): int8.apply(longer, tiny, bits=4, **how),
         ("dense", "in training", 4): qat.apply(thinned, tiny, bits=4, recipe=TUNING, **how),
-        ("dense, hybrid", "after training", 4): quantize.apply(thinned, tiny, bits=by_layer, **how),
+        ("dense, hybrid", "after training", 4): int8.apply(thinned, tiny, bits=by_layer, **how),
     }
     for key, model in expected.items():
-        scored = train.scores(train.predict(model, tiny.test, tiny), tiny.test.labels)
+        scored = scoring.scores(scoring.predict(model, tiny.test, tiny), tiny.test.labels)
         row = {"bytes": len(codec.encode(model)), "accuracy": scored["accuracy"], "nll": scored["nll"]}
         assert {name: found[key][name] for name in row} == row, key
 
@@ -254,7 +263,7 @@ def test_bits_by_layer_take_no_more_than_the_same_number_everywhere():
 
 
 def test_rows_have_the_order_of_the_published_table():
-    rows = json.loads((ROOT / "figures" / "digits" / "05_quantize.json").read_text())["rows"]["below_eight_bits"]
+    rows = json.loads((ROOT / "figures" / "digits" / "05_int8.json").read_text())["rows"]["below_eight_bits"]
     networks = list(dict.fromkeys(row["network"] for row in rows))
     mixed = sorted(rows, key=lambda row: (networks.index(row["network"]), random.Random(row["bytes"]).random()))
     assert mixed != rows and few_bits.in_order(mixed) == rows
@@ -262,7 +271,7 @@ def test_rows_have_the_order_of_the_published_table():
 
 def test_the_networks_in_floats_are_rows_of_what_their_folders_say(tmp_path):
     known = {"bytes_file": 9, "test_accuracy": 0.5, "test_nll": 1.5, "seed": 0}
-    (tmp_path / sweep.METRICS).write_text(json.dumps(known))
+    (tmp_path / METRICS).write_text(json.dumps(known))
     row = {"rounding": "none", "bits": 32, "bytes": 9, "accuracy": 0.5, "nll": 1.5}
     assert few_bits.in_floats({"dense": str(tmp_path)}) == [{"network": "dense", **row}]
 
@@ -291,18 +300,18 @@ def test_few_bits_are_summed_up_by_network():
 
 def test_kinds_are_summed_up_as_shares_of_the_float_network():
     rows = [("float32", 0.98, 400, 2.0), ("static", 0.97, 100, 1.0)]
-    said = int8.said_of_kinds(pd.DataFrame(rows, columns=["kind", "accuracy", "bytes", "ms"]))
+    said = experiments_int8.said_of_kinds(pd.DataFrame(rows, columns=["kind", "accuracy", "bytes", "ms"]))
     first = "float32: accuracy 98.00%, 100.0% of the bytes, 1.00 of the time"
     assert said == f"{first}; static: accuracy 97.00%, 25.0% of the bytes, 0.50 of the time"
 
 
 def test_claims_are_of_bytes_and_of_images_that_were_right_before(student_model, int8_model, digits):
     whole, small = (size.accountings(model)["bytes_dense"] for model in (student_model, int8_model))
-    found = int8.claims_of({"bytes_dense": small}, student_model, int8_model, digits)
+    found = experiments_int8.claims_of({"bytes_dense": small}, student_model, int8_model, digits)
     assert found["int8_saved"].value == found["static_saved"].value == pytest.approx(100 * (1 - small / whole))
-    linear = sum(m.weight.numel() for n, m in models.weight_layers(int8_model).items() if n.startswith("fc"))
+    linear = sum(m.weight.numel() for n, m in weight_layers(int8_model).items() if n.startswith("fc"))
     assert found["dynamic_saved"].value == pytest.approx(300 * linear / whole) and linear
-    cost = [train.accuracy(model, digits.validation, digits) for model in (student_model, int8_model)]
+    cost = [scoring.accuracy(model, digits.validation, digits) for model in (student_model, int8_model)]
     assert found["int8_cost"].value == pytest.approx(100 * (cost[0] - cost[1]), abs=1e-9)
     assert found["int8_cost"].low <= found["int8_cost"].value <= found["int8_cost"].high
 
@@ -344,7 +353,7 @@ def test_kinds_are_drawn_in_a_panel_a_measure():
 
 @pytest.mark.parametrize("study", ["digits", "cifar10"])
 def test_what_int8_moves_is_drawn_with_its_intervals_also_as_published(study):
-    rows = published.Published(ROOT / "figures" / study, "05_quantize").rows("do_pruned_weights_lose_less")
+    rows = published.Published(ROOT / "figures" / study, "05_int8").rows("do_pruned_weights_lose_less")
     axes = plots.draw_moved(rows).axes
     assert [axis.get_ylabel() for axis in axes] == list(plots.UNITS.values())
     for axis, (_, part) in zip(axes, rows.groupby("measure", sort=False), strict=True):

@@ -7,7 +7,7 @@ from torch import nn
 from torch._inductor import config as inductor
 from torch._inductor.utils import run_and_get_code
 
-from studylib import latency, models, size
+from studylib.networks import cost, layers
 
 ARGS = {"in_channels": 1, "image_size": 8, "classes": 10}
 
@@ -18,13 +18,13 @@ def test_a_machine_that_cannot_compile_says_why(monkeypatch):
         raise RuntimeError("no C++ compiler\nmore")
 
     monkeypatch.setattr(torch, "compile", broken)
-    assert latency.why_not_compile() == "torch.compile does not work here (no C++ compiler)"
+    assert cost.why_not_compile() == "torch.compile does not work here (no C++ compiler)"
 
 
 @pytest.mark.filterwarnings("ignore")  # of Inductor's own insides
 @pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
 def test_where_there_is_a_compiler_it_works():
-    assert latency.why_not_compile() is None
+    assert cost.why_not_compile() is None
 
 
 @pytest.mark.filterwarnings("ignore")  # of Inductor's own insides
@@ -44,7 +44,7 @@ def test_a_compiled_int8_model_runs_in_int8_kernels(int8_model, monkeypatch):
 
     monkeypatch.setattr(torch, "compile", spy)
     torch.compiler.reset()
-    latency.timer(int8_model, size.example(ARGS, 64))
+    cost.timer(int8_model, cost.example(ARGS, 64))
     text = "\n".join(code)
     assert "qconv" in text and "qlinear" in text
     assert "extern_kernels.convolution" not in text
@@ -61,15 +61,15 @@ def test_latency_is_the_median_of_the_passes_after_the_first_three(monkeypatch):
             now += next(passes)
             return images
 
-    monkeypatch.setattr(latency.time, "perf_counter", lambda: now)
-    monkeypatch.setattr(latency.models, "duplicate", lambda model: model)
-    assert latency.latency(Slow(), torch.zeros(1, 1, 8, 8), compiled=False, repeats=5) == 3000
+    monkeypatch.setattr(cost.time, "perf_counter", lambda: now)
+    monkeypatch.setattr(cost.models, "duplicate", lambda model: model)
+    assert cost.latency(Slow(), torch.zeros(1, 1, 8, 8), compiled=False, repeats=5) == 3000
 
 
 @pytest.mark.parametrize("name", ["student_model", "int8_model"])
 def test_latency_leaves_the_model_alone(name, request, same_tensors):
     model = request.getfixturevalue(name)
-    before = models.duplicate(model)
-    found = latency.latency(model, size.example(ARGS, 2), compiled=False, repeats=2)
+    before = layers.duplicate(model)
+    found = cost.latency(model, cost.example(ARGS, 2), compiled=False, repeats=2)
     assert 0 < found < math.inf
     assert same_tensors(model, before)

@@ -7,10 +7,15 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from studylib import codec, inference, models, networks, pt2e, qat, quantize, restore, store, train
+from studylib.coding import codec, restore
+from studylib.coding import shipped as coding_shipped
+from studylib.disk import models
+from studylib.networks import blocks, layers, pt2e, spec
+from studylib.techniques import int8, qat
+from studylib.training import recipe
 from tests.test_restore import listed
 
-RECIPE = train.Recipe(epochs=1, lr=1e-3, batch_size=50, augmentation="none")
+RECIPE = recipe.Recipe(epochs=1, lr=1e-3, batch_size=50, augmentation="none")
 CONVOLUTIONS = {
     "stride 2": {"kernel_size": 3, "stride": 2, "padding": 1},
     "stride 2 × 1": {"kernel_size": 3, "stride": [2, 1]},
@@ -40,13 +45,17 @@ ACTIVATIONS = {
 }
 
 
-@networks.architecture("layers")
+def architecture(name):
+    return lambda kind: spec.ARCHITECTURES.setdefault(name, kind)
+
+
+@architecture("layers")
 class Layers(nn.Module):
     """Two units, the second's convolution with the attributes ``how``, and a linear layer."""
 
     def __init__(self, in_channels=1, image_size=8, classes=10, how=None, activation="relu"):
         super().__init__()
-        self.first, self.second = models.ConvUnit(in_channels, 8, 3), models.ConvUnit(8, 8, 3)
+        self.first, self.second = blocks.ConvUnit(in_channels, 8, 3), blocks.ConvUnit(8, 8, 3)
         if how:
             self.second.conv = nn.Conv2d(8, 8, bias=False, **how)
         if activation != "relu":
@@ -57,7 +66,7 @@ class Layers(nn.Module):
         return self.last(self.pool(self.second(self.first(x))).flatten(1))
 
 
-@networks.architecture("wired")
+@architecture("wired")
 class Wired(Layers):
     """The same, known to be a chain, so that dead channels are looked for."""
 
@@ -65,13 +74,13 @@ class Wired(Layers):
         return [("first.conv", []), ("second.conv", ["first.conv"]), ("last", ["second.conv"])]
 
 
-@networks.architecture("residual")
+@architecture("residual")
 class Residual(nn.Module):
     """Sums: with a unit's input, of two convolutions of stride 2, and with a linear layer's input."""
 
     def __init__(self, in_channels=1, image_size=8, classes=10):
         super().__init__()
-        self.first, self.second = models.ConvUnit(in_channels, 8, 3), models.ConvUnit(8, 8, 3)
+        self.first, self.second = blocks.ConvUnit(in_channels, 8, 3), blocks.ConvUnit(8, 8, 3)
         self.main = nn.Conv2d(8, 12, 3, stride=2, padding=1)
         self.short = nn.Conv2d(8, 12, 1, stride=2, bias=False)
         self.fc, self.last = nn.Linear(12, 12), nn.Linear(12, classes)
@@ -85,7 +94,7 @@ class Residual(nn.Module):
 
 def network(name, seed=0, **args):
     """A network whose batch norms are not those of a new one."""
-    model = models.create(name, seed, in_channels=1, image_size=8, classes=10, **args)
+    model = spec.create(name, seed, in_channels=1, image_size=8, classes=10, **args)
     draw = torch.Generator().manual_seed(seed)
     for norm in (module for module in model.modules() if isinstance(module, nn.BatchNorm2d)):
         norm.weight.data.uniform_(0.5, 2, generator=draw)
@@ -107,12 +116,12 @@ def same(a, b, images) -> bool:
 
 def check_written(model, images, folder):
     """That ``model`` computes the same bit for bit as it is shipped, read from its file and loaded from its folder."""
-    shipped = inference.apply(model)
+    shipped = coding_shipped.apply(model)
     read = codec.decode(codec.encode(model))
     codec.verify(shipped, read)
     assert same(shipped, read, images)
-    store.save_model(folder, model)
-    assert same(store.load_model(folder), model, images)
+    models.save_model(folder, model)
+    assert same(models.load_model(folder), model, images)
     return shipped
 
 
@@ -128,7 +137,7 @@ def trained(model, data, monkeypatch):
 def test_convolutions_of_every_kind_are_those_of_pt2es_graph_and_of_the_file(kind, images, tmp_path):
     model = network("layers", how=CONVOLUTIONS[kind])
     graph = pt2e.convert(copy.deepcopy(model), images)
-    ours = quantize.from_pt2e(model, graph)
+    ours = pt2e.from_pt2e(model, graph)
     assert same(ours, graph, images)
     assert same(check_written(ours, images, tmp_path / "int8"), ours, images)
     shipped = check_written(model, images, tmp_path / "float")
@@ -147,8 +156,8 @@ def test_convolutions_of_every_kind_are_trained_with_rounding(kind, tiny, images
 @pytest.mark.parametrize("activations", ["dynamic", "float"])
 def test_other_ways_to_round_inputs_keep_the_attributes(activations, images, tmp_path):
     model = network("layers", how=CONVOLUTIONS["several"])
-    ours = quantize.from_pt2e(model, pt2e.convert(model, images))
-    other = quantize.with_activations(ours, model, activations)
+    ours = pt2e.from_pt2e(model, pt2e.convert(model, images))
+    other = pt2e.with_activations(ours, model, activations)
     check_written(other, images, tmp_path)
     with torch.no_grad():
         assert torch.allclose(other(images), model(images), atol=0.1)
@@ -185,12 +194,12 @@ def x86_graph(model, images):
 def test_a_sum_stays_exact_and_all_else_is_as_torchaos_quantizer_for_x86_has_it(images, tmp_path):
     model = network("residual")
     graph = pt2e.convert(copy.deepcopy(model), images)
-    ours = quantize.from_pt2e(model, graph)
+    ours = pt2e.from_pt2e(model, graph)
     assert same(graph, x86_graph(copy.deepcopy(model), images), images)
     assert same(ours, graph, images)
     assert same(check_written(ours, images, tmp_path), ours, images)
     rounded = [n for n in graph.graph.nodes if n.target == torch.ops.quantized_decomposed.quantize_per_tensor.default]
-    assert 0 < len(rounded) <= len(models.weight_layers(model))
+    assert 0 < len(rounded) <= len(layers.weight_layers(model))
 
 
 def test_a_sum_stays_exact_in_training(tiny, images, tmp_path, monkeypatch):
@@ -213,7 +222,7 @@ def test_channels_are_sliced_away_only_where_the_activation_makes_them_zero(acti
             unit.norm.bias.fill_(-2)
             unit.norm.running_mean.zero_()
     graph = pt2e.convert(copy.deepcopy(model), images)
-    ours = quantize.from_pt2e(model, graph)
+    ours = pt2e.from_pt2e(model, graph)
     assert same(ours, graph, images)
     for each in (model, ours):
         shipped = check_written(each, images, tmp_path / each.spec["name"])
@@ -233,7 +242,7 @@ def test_channels_stay_where_a_convolution_in_groups_reads_or_makes_them(groups,
             unit.norm.bias.fill_(-2)
             unit.norm.running_mean.zero_()
         model.second.conv.weight[2] = 1.0
-    shipped = inference.apply(model)
+    shipped = coding_shipped.apply(model)
     assert sum(change.get("sliced", 0) for change in shipped.spec["changes"]) == sliced
     with torch.no_grad():
         assert torch.allclose(shipped(images), model(images), atol=1e-4)
@@ -247,7 +256,7 @@ class Odd(nn.Conv2d):
         return super().forward(2 * x)
 
 
-@networks.architecture("awkward")
+@architecture("awkward")
 class Awkward(nn.Module):
     """A convolution that cannot become an int8 layer, for the reason ``why``."""
 
@@ -281,16 +290,16 @@ class Awkward(nn.Module):
 )
 def test_what_would_be_computed_otherwise_is_refused_with_its_layer(why, message, tiny):
     model = network("awkward", why=why)
-    with pytest.raises(models.SpecError, match=message):
-        quantize.apply(model, tiny, calibration_images=16)
-    with pytest.raises(models.SpecError, match=message):
+    with pytest.raises(blocks.SpecError, match=message):
+        int8.apply(model, tiny, calibration_images=16)
+    with pytest.raises(blocks.SpecError, match=message):
         qat.apply(model, tiny, recipe=RECIPE, seed=0, calibration_images=16)
 
 
 def test_a_convolution_that_is_no_layer_stays_exact(images, tmp_path):
     model = network("awkward", why="functional")
     graph = pt2e.convert(copy.deepcopy(model), images)
-    ours = quantize.from_pt2e(model, graph)
+    ours = pt2e.from_pt2e(model, graph)
     assert torch.equal(ours.weight, model.weight) and same(ours, graph, images)
     check_written(ours, images, tmp_path)
 
@@ -311,26 +320,26 @@ CHANGES = {
 @pytest.mark.parametrize("kind", ["student_model", "int8_model"])
 @pytest.mark.parametrize("change", CHANGES)
 def test_what_the_spec_does_not_build_is_refused_when_written(change, kind, request, tmp_path):
-    model = models.duplicate(request.getfixturevalue(kind))
+    model = layers.duplicate(request.getfixturevalue(kind))
     CHANGES[change](model)
     named = rf"features\.2\.conv is \w+\(.*{change}=.*as its spec builds it"
     message = change if " is " in change else named
     with pytest.raises(ValueError, match=message):
         codec.encode(model)
     with pytest.raises(ValueError, match=message):
-        store.save_model(tmp_path / "model", model)
+        models.save_model(tmp_path / "model", model)
     assert not (tmp_path / "model").exists()
 
 
 # --- units that are not convolution, batch norm, activation -----------------------------------------------------
 
 
-class PreActivation(models.ConvUnit):
+class PreActivation(blocks.ConvUnit):
     def forward(self, x):
         return self.conv(self.relu(self.norm(x)))
 
 
-class Named(models.ConvUnit):
+class Named(blocks.ConvUnit):
     """A unit that runs as any other."""
 
 
@@ -373,7 +382,7 @@ ODD = {  # what is done to the second unit, and what is said of it; None: nothin
 }
 
 
-@networks.architecture("odd")
+@architecture("odd")
 class OddUnit(Wired):
     """Its second unit is odd in the way ``kind``."""
 
@@ -384,13 +393,13 @@ class OddUnit(Wired):
 
 @pytest.mark.parametrize("kind", [kind for kind in ODD if ODD[kind][1]])
 def test_a_unit_that_is_not_convolution_then_norm_is_refused_and_named(kind, tiny, tmp_path):
-    model, message = models.create("odd", 0, in_channels=1, image_size=8, classes=10, kind=kind).eval(), ODD[kind][1]
+    model, message = spec.create("odd", 0, in_channels=1, image_size=8, classes=10, kind=kind).eval(), ODD[kind][1]
     for refused in (
         codec.encode,
-        inference.apply,
-        models.fold_batch_norm,
-        lambda m: store.save_model(tmp_path / "new", m),
-        lambda m: quantize.apply(m, tiny, calibration_images=16),
+        coding_shipped.apply,
+        layers.fold_batch_norm,
+        lambda m: models.save_model(tmp_path / "new", m),
+        lambda m: int8.apply(m, tiny, calibration_images=16),
         lambda m: qat.apply(m, tiny, recipe=RECIPE, seed=0, calibration_images=16),
     ):
         with pytest.raises(ValueError, match=message):
@@ -400,14 +409,14 @@ def test_a_unit_that_is_not_convolution_then_norm_is_refused_and_named(kind, tin
 
 @pytest.mark.parametrize("kind", [kind for kind in ODD if not ODD[kind][1]])
 def test_a_unit_with_another_norm_or_more_behind_it_is_that_of_pt2es_graph_and_of_the_file(kind, images, tmp_path):
-    model = models.create("odd", 0, in_channels=1, image_size=8, classes=10, kind=kind).eval()
+    model = spec.create("odd", 0, in_channels=1, image_size=8, classes=10, kind=kind).eval()
     draw = torch.Generator().manual_seed(0)
     for norm in (model.first.norm, model.second.norm):
         for tensor in norm.state_dict().values():
             if tensor.is_floating_point():
                 tensor.uniform_(0.5, 2, generator=draw)
     graph = pt2e.convert(copy.deepcopy(model), images)
-    ours = quantize.from_pt2e(model, graph)
+    ours = pt2e.from_pt2e(model, graph)
     assert same(ours, graph, images)
     check_written(ours, images, tmp_path / "int8")
     shipped = check_written(model, images, tmp_path / "float")
@@ -416,7 +425,7 @@ def test_a_unit_with_another_norm_or_more_behind_it_is_that_of_pt2es_graph_and_o
 
 
 def test_a_norm_that_was_not_folded_is_restored_as_it_was(digits, images, tmp_path):
-    model = models.create("odd", 0, in_channels=1, image_size=8, classes=10, kind="group norm").eval()
+    model = spec.create("odd", 0, in_channels=1, image_size=8, classes=10, kind="group norm").eval()
     nn.init.uniform_(model.second.norm.weight, 0.5, 2)
     restored = restore.apply(listed(tmp_path, model), digits)
     assert torch.equal(restored.second.norm.weight, model.second.norm.weight)
@@ -426,12 +435,12 @@ def test_a_norm_that_was_not_folded_is_restored_as_it_was(digits, images, tmp_pa
 
 @pytest.mark.parametrize("layer", ["fc1", "fc3"])
 def test_numbers_that_are_not_finite_for_the_calibration_images_are_named_with_their_layer(layer, student_model, tiny):
-    model = models.duplicate(student_model)
+    model = layers.duplicate(student_model)
     with torch.no_grad():
         model.get_submodule(layer).weight.mul_(1e38)
     message = f"{layer} gives numbers that are not finite.*calibration images"
     with pytest.raises(ValueError, match=message):
-        quantize.apply(model, tiny, calibration_images=16)
+        int8.apply(model, tiny, calibration_images=16)
     with pytest.raises(ValueError, match=message):
         qat.apply(model, tiny, recipe=RECIPE, seed=0, calibration_images=16)
 
@@ -452,11 +461,11 @@ TOUCHED = {
 
 @pytest.mark.parametrize("how", TOUCHED)
 def test_a_layer_that_does_something_else_than_its_class_is_refused_and_named(how, student_model, tiny, tmp_path):
-    model, (touch, message) = models.duplicate(student_model), TOUCHED[how]
+    model, (touch, message) = layers.duplicate(student_model), TOUCHED[how]
     touch(model.fc3)
-    for write in (codec.encode, lambda m: store.save_model(tmp_path / "new", m)):
+    for write in (codec.encode, lambda m: models.save_model(tmp_path / "new", m)):
         with pytest.raises(ValueError, match=f"fc3 .*{message}"):
             write(model)
     assert not (tmp_path / "new").exists()
-    with pytest.raises(models.SpecError, match="fc3 "):
-        quantize.apply(model, tiny, calibration_images=16)
+    with pytest.raises(blocks.SpecError, match="fc3 "):
+        int8.apply(model, tiny, calibration_images=16)

@@ -6,24 +6,26 @@ import pandas as pd
 import pytest
 import torch
 
-from studylib import lowrank, models, prune, settings
-from studylib.experiments import low_rank
-from studylib.plots import low_rank as plots
+from studylib import settings
+from studylib.experiments import svd as experiments_svd
+from studylib.networks import layers
+from studylib.plots import svd as plots
+from studylib.techniques import prune, svd
 from studylib.tree.published import Published
 
-TUNING = low_rank.Tuning(epochs=1, lr=1e-2, augmentation="none")
+TUNING = experiments_svd.Tuning(epochs=1, lr=1e-2, augmentation="none")
 
 
 @pytest.mark.parametrize(
     ("kind", "given", "message"),
     [
-        (low_rank.Ranks, {"seeds": 0}, r"ranks.seeds=0: expected at least 1"),
-        (low_rank.Ranks, {"deltas": [0, -1]}, r"ranks.deltas\[1\]=-1: expected at least 0"),
-        (low_rank.Ranks, {"deltas": [4097]}, r"ranks.deltas\[0\]=4097: expected at most 4096"),
-        (low_rank.Ranks, {"delta": [1]}, r"ranks.delta: unknown; did you mean 'deltas'"),
-        (low_rank.Tuning, {"epochs": 0}, r"ranks.epochs=0: expected at least 1"),
-        (low_rank.Tuning, {"lr": 1e-8}, r"ranks.min_lr=1e-07: expected between 0 and lr=1e-08"),
-        (low_rank.Tuning, {"batch_size": 1}, r"ranks.batch_size=1: expected at least 2"),
+        (experiments_svd.Ranks, {"seeds": 0}, r"ranks.seeds=0: expected at least 1"),
+        (experiments_svd.Ranks, {"deltas": [0, -1]}, r"ranks.deltas\[1\]=-1: expected at least 0"),
+        (experiments_svd.Ranks, {"deltas": [4097]}, r"ranks.deltas\[0\]=4097: expected at most 4096"),
+        (experiments_svd.Ranks, {"delta": [1]}, r"ranks.delta: unknown; did you mean 'deltas'"),
+        (experiments_svd.Tuning, {"epochs": 0}, r"ranks.epochs=0: expected at least 1"),
+        (experiments_svd.Tuning, {"lr": 1e-8}, r"ranks.min_lr=1e-07: expected between 0 and lr=1e-08"),
+        (experiments_svd.Tuning, {"batch_size": 1}, r"ranks.batch_size=1: expected at least 2"),
     ],
 )
 def test_a_setting_that_cannot_be_used_is_named(kind, given, message):
@@ -32,11 +34,11 @@ def test_a_setting_that_cannot_be_used_is_named(kind, given, message):
 
 
 def test_deltas_may_be_none_but_the_stages():
-    assert settings.read(low_rank.Ranks, {"deltas": []}, "ranks").deltas == []
+    assert settings.read(experiments_svd.Ranks, {"deltas": []}, "ranks").deltas == []
 
 
 def test_a_factorized_layer_has_its_weights_and_its_error(student_model):
-    rows = pd.DataFrame(low_rank.factorized_layers(student_model, lowrank.apply(student_model)))
+    rows = pd.DataFrame(experiments_svd.factorized_layers(student_model, svd.apply(student_model)))
     assert list(rows.columns) == ["layer", "inputs", "outputs", "rank", "before", "after", "error", "dropped"]
     assert list(rows["layer"]) == ["fc1", "fc2", "fc3"]
     last = rows.iloc[2]  # 12 → 10: rank ⌊120 / 22⌋ − 1
@@ -45,11 +47,11 @@ def test_a_factorized_layer_has_its_weights_and_its_error(student_model):
 
 
 def test_nothing_factorized_is_no_row(int8_model):
-    assert low_rank.factorized_layers(int8_model, lowrank.apply(int8_model)) == []
+    assert experiments_svd.factorized_layers(int8_model, svd.apply(int8_model)) == []
 
 
 def test_shares_of_a_spectrum_are_of_the_layers_norm(teacher_model, student_model):
-    rows = pd.DataFrame(low_rank.spectra({"DenseNet": teacher_model, "student": student_model}))
+    rows = pd.DataFrame(experiments_svd.spectra({"DenseNet": teacher_model, "student": student_model}))
     assert list(rows["layer"].unique()) == ["DenseNet classifier", "student fc1", "student fc2", "student fc3"]
     assert np.allclose((rows["share"] ** 2).groupby(rows["layer"]).sum(), 1)
     assert set(rows[rows["layer"] == "student fc3"]["even"]) == {5}
@@ -58,74 +60,74 @@ def test_shares_of_a_spectrum_are_of_the_layers_norm(teacher_model, student_mode
 
 def test_beyond_break_even_is_the_squared_norm_that_no_smaller_factors_hold():
     rows = pd.DataFrame({"layer": ["b", "b", "a"], "index": [1, 2, 1], "share": [0.8, 0.6, 1.0], "even": [1, 1, 1]})
-    found = low_rank.beyond_even(rows)
+    found = experiments_svd.beyond_even(rows)
     assert list(found.index) == ["b", "a"] and found.tolist() == pytest.approx([0.36, 0])
 
 
 def test_a_network_before_it_is_factorized_has_its_numbers_and_accuracy(student_model, tiny):
-    (row,) = low_rank.unfactorized({"student": student_model}, tiny)
+    (row,) = experiments_svd.unfactorized({"student": student_model}, tiny)
     folded = 8 + 12 + 16  # a norm's scale goes into the weights, its shift stays as a bias
     assert row["numbers"] == sum(p.numel() for p in student_model.parameters()) - folded
     assert row["network"] == "student" and 0.5 < row["accuracy"] <= 1
 
 
 def test_gains_are_means_over_seeds_and_points():
-    plain, fisher, tuned = low_rank.PLAIN, low_rank.FISHER, low_rank.PLAIN + low_rank.TUNED
+    plain, fisher, tuned = experiments_svd.PLAIN, experiments_svd.FISHER, experiments_svd.PLAIN + experiments_svd.TUNED
     values = [(plain, 1, 0.5), (plain, 4, 0.2), (fisher, 1, 0.6), (fisher, 4, 0.4), (tuned, 1, 0.7), (tuned, 1, 0.9)]
     rows = pd.DataFrame(
         [{"network": "z", "how": h, "delta": d, "accuracy": a} for h, d, a in values]
         + [{"network": "a", "how": h, "delta": d, "accuracy": 0.5} for h, d, _ in values]
     )
-    found = low_rank.gains(rows, 1)
+    found = experiments_svd.gains(rows, 1)
     assert list(found["network"]) == ["z", "a"]  # as in the rows
     assert found.iloc[0].drop("network").tolist() == pytest.approx([0.5, 15, 30])
     assert found.iloc[1].drop("network").tolist() == pytest.approx([0.5, 0, 0])
 
 
 def test_factors_of_a_pruned_layer_cost_its_bytes_anew(student_model):
-    weights = prune.prunable(student_model)
-    masks = prune.shrink_masks(weights, prune.masks_of(student_model), 0.9)
-    pruned = models.duplicate(student_model)
+    weights = layers.prunable(student_model)
+    masks = prune.shrink_masks(weights, layers.masks_of(student_model), 0.9)
+    pruned = layers.duplicate(student_model)
     with torch.no_grad():
-        for name, weight in prune.prunable(pruned).items():
+        for name, weight in layers.prunable(pruned).items():
             weight.mul_(masks[name])
-    rows = pd.DataFrame(low_rank.interplay(student_model, pruned, 1))
+    rows = pd.DataFrame(experiments_svd.interplay(student_model, pruned, 1))
     assert list(rows.columns) == ["layer", "form", "bytes"] and len(rows) == 3 * 4
     fc3 = rows[rows["layer"] == "fc3"].set_index("form")["bytes"]
     assert (fc3["as it was"], fc3["as it was, factorized"]) == (4 * 120, 4 * 4 * 22)
     assert fc3["pruned"] < fc3["pruned, factorized"]
-    assert "times the pruned ones" in low_rank.bytes_paid(rows)
+    assert "times the pruned ones" in experiments_svd.bytes_paid(rows)
 
 
 def test_bytes_paid_are_of_the_layers_that_can_be_factorized():
     forms = {"as it was": 4000, "as it was, factorized": 3000, "pruned": 1000, "pruned, factorized": 2500}
     rows = [{"layer": "fc1", "form": form, "bytes": paid} for form, paid in forms.items()]
     rows += [{"layer": "fc2", "form": form, "bytes": 7} for form in ("as it was", "pruned")]
-    assert low_rank.bytes_paid(pd.DataFrame(rows)) == (
+    assert experiments_svd.bytes_paid(pd.DataFrame(rows)) == (
         "The student's factorizable layers take 4,000 bytes, 3,000 factorized, 1,000 pruned, and 2,500 pruned then "
         "factorized: 2.5 times the pruned ones."
     )
-    assert "No layer" in low_rank.bytes_paid(pd.DataFrame(rows[4:]))
-    assert low_rank.bytes_paid(pd.DataFrame([])).startswith("Not measured")
+    assert "No layer" in experiments_svd.bytes_paid(pd.DataFrame(rows[4:]))
+    assert experiments_svd.bytes_paid(pd.DataFrame([])).startswith("Not measured")
 
 
 def test_what_was_swept_is_kept_and_says_what_the_claims_need(student_model, tiny, tmp_path, monkeypatch):
-    networks, ranks = {"student": student_model}, low_rank.Ranks(seeds=2, deltas=[4])
-    found = low_rank.swept(networks, tiny, 1, ranks, TUNING, 3, tmp_path)
+    networks, ranks = {"student": student_model}, experiments_svd.Ranks(seeds=2, deltas=[4])
+    found = experiments_svd.swept(networks, tiny, 1, ranks, TUNING, 3, tmp_path)
     assert set(found["delta"]) == {1, 4} and set(found["seed"]) == {3, 4} and len(found) == 2 * 2 * 3
-    measured = low_rank.claims_of(found, networks, tiny, 1)
+    measured = experiments_svd.claims_of(found, networks, tiny, 1)
     assert set(measured) == {"svd_cost", "svd_delta", "svd_tuned"}
     accuracy = found.groupby(["how", "delta"])["accuracy"].mean()
-    fall = accuracy[low_rank.PLAIN, 1] - accuracy[low_rank.PLAIN, 4]
+    fall = accuracy[experiments_svd.PLAIN, 1] - accuracy[experiments_svd.PLAIN, 4]
     assert measured["svd_delta"].value == pytest.approx(100 * fall) and measured["svd_delta"].n == 1
-    gain = accuracy[low_rank.PLAIN + low_rank.TUNED, 1] - accuracy[low_rank.PLAIN, 1]
+    gain = accuracy[experiments_svd.PLAIN + experiments_svd.TUNED, 1] - accuracy[experiments_svd.PLAIN, 1]
     assert measured["svd_tuned"].value == pytest.approx(100 * gain) and measured["svd_tuned"].n == 2
-    whole = low_rank.unfactorized(networks, tiny)[0]["accuracy"]
-    assert measured["svd_cost"].value == pytest.approx(100 * (whole - accuracy[low_rank.PLAIN, 1]))
+    whole = experiments_svd.unfactorized(networks, tiny)[0]["accuracy"]
+    assert measured["svd_cost"].value == pytest.approx(100 * (whole - accuracy[experiments_svd.PLAIN, 1]))
     for name in ("fisher", "apply"):  # nothing is made again
-        monkeypatch.setattr(lowrank, name, lambda *_, **__: pytest.fail("made again"))
-    assert low_rank.swept(networks, tiny, 1, ranks, TUNING, 3, tmp_path).equals(found)
-    only = low_rank.claims_of(found[found["delta"] == 1], networks, tiny, 1)
+        monkeypatch.setattr(svd, name, lambda *_, **__: pytest.fail("made again"))
+    assert experiments_svd.swept(networks, tiny, 1, ranks, TUNING, 3, tmp_path).equals(found)
+    only = experiments_svd.claims_of(found[found["delta"] == 1], networks, tiny, 1)
     assert only["svd_delta"] is None and only["svd_cost"] == measured["svd_cost"]
 
 

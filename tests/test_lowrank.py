@@ -7,8 +7,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from studylib import lowrank, models, settings, store
-from studylib.lowrank import factorize, rank_for
+from studylib import settings
+from studylib.disk import models
+from studylib.networks import blocks, layers
+from studylib.networks import factors as networks_factors
+from studylib.techniques import svd
+from studylib.techniques.svd import factorize, rank_for
 
 
 def linear(in_features, out_features, seed=0, bias=True):
@@ -87,22 +91,22 @@ def test_a_rank_saves_weights_or_is_none(i, o, delta):
 
 def test_negative_delta_is_named(student_model):
     with pytest.raises(ValueError, match="delta=-1"):
-        lowrank.apply(student_model, delta=-1)
+        svd.apply(student_model, delta=-1)
 
 
 @pytest.mark.parametrize("delta", [-1, 4097, 1.0])
 def test_a_delta_out_of_bounds_is_named(delta):
     with pytest.raises(settings.SettingError, match=f"svd.delta={delta}: expected"):
-        settings.read(lowrank.Factorization, {"delta": delta}, "svd")
-    assert settings.read(lowrank.Factorization, {}, "svd").delta == 1  # the paper's
+        settings.read(svd.Factorization, {"delta": delta}, "svd")
+    assert settings.read(svd.Factorization, {}, "svd").delta == 1  # the paper's
 
 
 def test_linear_layers_are_factorized_and_convolutions_are_not(student_model, digits, same_tensors):
-    before = models.duplicate(student_model)
-    made = lowrank.apply(student_model, digits, delta=1)
+    before = layers.duplicate(student_model)
+    made = svd.apply(student_model, digits, delta=1)
     for name in ("fc1", "fc2", "fc3"):
         layer, old = made.get_submodule(name), student_model.get_submodule(name)
-        assert isinstance(layer, lowrank.LowRankLinear)
+        assert isinstance(layer, networks_factors.LowRankLinear)
         assert layer.first.out_features == rank_for(old.in_features, old.out_features)
         assert torch.equal(layer.second.bias, old.bias)
     assert same_tensors(made.features, student_model.features)
@@ -112,7 +116,7 @@ def test_linear_layers_are_factorized_and_convolutions_are_not(student_model, di
 
 
 def test_the_densenets_one_linear_layer_is_factorized(teacher_model):
-    made = lowrank.apply(teacher_model)
+    made = svd.apply(teacher_model)
     assert made.spec["changes"][-1]["structure"]["ranks"] == {
         "classifier": rank_for(teacher_model.classifier.in_features, 10)
     }
@@ -121,7 +125,7 @@ def test_the_densenets_one_linear_layer_is_factorized(teacher_model):
 def test_layers_that_no_rank_makes_smaller_are_left_alone_and_recorded(new_student, caplog):
     model = new_student(hidden=[2, 2])
     with caplog.at_level(logging.INFO, "studylib"):
-        made = lowrank.apply(model, delta=0)
+        made = svd.apply(model, delta=0)
     assert made.spec["changes"] == [
         {
             "technique": "svd",
@@ -136,9 +140,9 @@ def test_layers_that_no_rank_makes_smaller_are_left_alone_and_recorded(new_stude
 
 @pytest.mark.parametrize("name", ["student_model", "teacher_model"])
 def test_a_factorized_model_is_the_same_after_storing(name, request, digits, tmp_path, same_tensors):
-    made = lowrank.apply(request.getfixturevalue(name))
-    store.save_model(tmp_path, made)
-    loaded = store.load_model(tmp_path)
+    made = svd.apply(request.getfixturevalue(name))
+    models.save_model(tmp_path, made)
+    loaded = models.load_model(tmp_path)
     assert same_tensors(made, loaded)
     images = digits.normalize(digits.validation.images)
     with torch.no_grad():
@@ -146,15 +150,15 @@ def test_a_factorized_model_is_the_same_after_storing(name, request, digits, tmp
 
 
 def test_int8_layers_are_left_as_they_are(int8_model, same_tensors):
-    made = lowrank.apply(int8_model)
+    made = svd.apply(int8_model)
     assert same_tensors(made, int8_model)
     assert made.spec["changes"][-1]["structure"]["ranks"] == {}
 
 
 @pytest.mark.parametrize(("ranks", "named"), [({"features.0.conv": 1}, "features.0.conv"), ({"fc1": 17}, "fc1.*17")])
 def test_restructuring_what_does_not_fit_is_refused(new_student, ranks, named):
-    with pytest.raises(models.SpecError, match=named):
-        lowrank.restructure(new_student(), {"module": "lowrank", "ranks": ranks})
+    with pytest.raises(blocks.SpecError, match=named):
+        networks_factors.restructure(new_student(), {"module": "lowrank", "ranks": ranks})
 
 
 # --- weighted by Fisher information -----------------------------------------------------------------------------
@@ -200,9 +204,9 @@ def test_importance_that_does_not_fit_is_refused(importance):
 
 def test_fisher_information_is_the_mean_squared_gradient(student_model, digits):
     few = dataclasses.replace(digits, train=digits.train.take(slice(12)))
-    found = lowrank.fisher(student_model, few, batch_size=5)
+    found = svd.fisher(student_model, few, batch_size=5)
     assert list(found) == ["fc1", "fc2", "fc3"]
-    model, total = models.duplicate(student_model).eval(), {name: 0 for name in found}
+    model, total = layers.duplicate(student_model).eval(), {name: 0 for name in found}
     for image, label in zip(few.train.images, few.train.labels, strict=True):
         model.zero_grad()
         torch.nn.functional.cross_entropy(model(few.normalize(image[None])), label[None]).backward()
@@ -213,7 +217,7 @@ def test_fisher_information_is_the_mean_squared_gradient(student_model, digits):
 
 
 def test_a_model_is_factorized_with_importance(student_model, digits):
-    plain = lowrank.apply(student_model, delta=3)
-    weighted = lowrank.apply(student_model, delta=3, importance=lowrank.fisher(student_model, digits))
+    plain = svd.apply(student_model, delta=3)
+    weighted = svd.apply(student_model, delta=3, importance=svd.fisher(student_model, digits))
     assert not torch.equal(plain.fc2.second.weight, weighted.fc2.second.weight)
     assert plain.spec["changes"][-1]["structure"] == weighted.spec["changes"][-1]["structure"]

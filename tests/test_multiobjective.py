@@ -14,11 +14,18 @@ from torch import nn
 from torchjd.aggregation import PCD, Aggregator, Mean
 from torchjd.autojac import backward, jac_to_grad
 
-from studylib import aggregation, models, objectives, settings, store, train
-from studylib.multiobjective import Descent, Penalty, Proximal, hypervolume, penalized, weighted_sum
-from studylib.objectives import Objective, objective
+from studylib import settings
+from studylib.data import tasks
+from studylib.descent import aggregators, objectives
+from studylib.descent.objectives import Objective, objective
+from studylib.descent.steps import Descent, Penalty, Proximal, penalized, weighted_sum
+from studylib.disk import files
+from studylib.experiments.hypervolume import hypervolume
+from studylib.networks import layers
+from studylib.training import loop
+from studylib.training.recipe import Recipe
 
-QUICK = train.Recipe(epochs=3, lr=5e-3, batch_size=32)
+QUICK = Recipe(epochs=3, lr=5e-3, batch_size=32)
 PAIR = [objectives.cross_entropy, objectives.l1]
 SLOW = {"CAGrad", "NashMTL"}  # each call builds a problem for a solver
 
@@ -29,7 +36,7 @@ def without_seconds(history):
 
 def made(name: str, count: int) -> Aggregator:
     try:
-        return aggregation.make(name, count)
+        return aggregators.make(name, count)
     except ImportError as error:
         pytest.skip(str(error))
 
@@ -65,7 +72,7 @@ def step(found: list[Objective], aggregator="PCD", model=None, **options) -> tup
 KINDS = st.sampled_from(["new", "zero", "same", "opposed", "half", "l1"])
 
 
-@pytest.mark.parametrize("name", sorted(aggregation.available()))
+@pytest.mark.parametrize("name", sorted(aggregators.available()))
 @examples(max_examples=12)
 @given(kinds=st.lists(KINDS, min_size=1, max_size=3), seed=st.integers(0, 999))
 def test_the_update_is_that_of_torchjds_own_way(name, kinds, seed):
@@ -170,7 +177,7 @@ def test_normalized_steps_have_the_primarys_length_whatever_the_other_is_multipl
     assert torch.allclose(plain, scaled, atol=1e-3 * g1.norm().item())
     assert plain.norm().item() == pytest.approx(g1.norm().item(), rel=1e-4)
     rows = torch.stack([g1 / g1.norm(), g2 / g2.norm()])
-    expected = aggregation.make(name, 2)(rows)
+    expected = aggregators.make(name, 2)(rows)
     assert torch.allclose(plain, expected * g1.norm() / expected.norm(), atol=1e-3 * g1.norm().item())
 
 
@@ -228,7 +235,7 @@ def test_a_step_that_is_not_finite_leaves_everything_as_it_was(new_student, tiny
     descent.start(model)
 
     def one(images, factor=1.0):
-        value, logits = train.task_loss(model, images, labels)
+        value, logits = tasks.cross_entropy(model, images, labels)
         optimizer.zero_grad()
         if taken := descent.gradients(model, value * factor, logits, (images, labels)):
             optimizer.step()
@@ -236,7 +243,7 @@ def test_a_step_that_is_not_finite_leaves_everything_as_it_was(new_student, tiny
         return taken
 
     assert one(images)
-    before, state = models.duplicate(model), copy.deepcopy(optimizer.state_dict()["state"])
+    before, state = layers.duplicate(model), copy.deepcopy(optimizer.state_dict()["state"])
     aggregator = descent.state_dict()
     broken[0] = what == "gradient"
     assert not one(images * (math.nan if what == "images" else 1), math.inf if what == "value" else 1.0)
@@ -258,7 +265,7 @@ def test_pcd_raises_the_primary_where_the_two_oppose_and_that_is_counted(new_stu
     )
     model, descent = new_student(), Descent([objectives.cross_entropy, against], "PCD", normalize=True, tau=tau)
     images, labels = tiny.normalize(tiny.train.images[:16]), tiny.train.labels[:16]
-    value, logits = train.task_loss(model, images, labels)
+    value, logits = tasks.cross_entropy(model, images, labels)
     assert descent.gradients(model, value, logits, (images, labels))
     row = descent.row()
     assert row["cosine_against"] == pytest.approx(-1, abs=1e-5)
@@ -282,15 +289,15 @@ def test_fit_skips_bad_batches_and_counts_the_rest(new_student, tiny):
 
     def sometimes(model, images, labels):
         calls.append(1)
-        return train.task_loss(model, images * (math.nan if len(calls) % 4 == 2 else 1), labels)
+        return tasks.cross_entropy(model, images * (math.nan if len(calls) % 4 == 2 else 1), labels)
 
     model = new_student()
-    history = train.fit(model, tiny, QUICK, seed=0, loss=sometimes, step=Descent(PAIR, "PCD"))
+    history = loop.fit(model, tiny, QUICK, seed=0, loss=sometimes, step=Descent(PAIR, "PCD"))
     assert [row["skipped"] for row in history] == [1, 1, 1]
     assert all(math.isfinite(v) for row in history for v in row.values())
     assert all(t.isfinite().all() for t in model.state_dict().values())
     with pytest.raises(FloatingPointError, match="epoch 1"):
-        train.fit(model, tiny, QUICK, seed=0, loss=lambda m, i, y: train.task_loss(m, i * math.nan, y),
+        loop.fit(model, tiny, QUICK, seed=0, loss=lambda m, i, y: tasks.cross_entropy(m, i * math.nan, y),
                   step=Descent(PAIR, "PCD"))  # fmt: skip
     assert all(t.isfinite().all() for t in model.state_dict().values())
 
@@ -359,8 +366,8 @@ def test_opposed_gradients_do_not_blow_up_when_normalized():
 def test_an_unknown_aggregator_lists_those_there_are():
     with pytest.raises(ValueError, match=r"'MGDB'.*ConFIG.*MGDA.*PCD.*UPGrad"):
         Descent(PAIR, "MGDB")
-    assert {"MGDA", "UPGrad", "PCD", "CAGrad", "NashMTL", "ConFIG"} <= set(aggregation.available())
-    assert not {"Aggregator", "WeightedAggregator", "PCDWeighting"} & set(aggregation.available())
+    assert {"MGDA", "UPGrad", "PCD", "CAGrad", "NashMTL", "ConFIG"} <= set(aggregators.available())
+    assert not {"Aggregator", "WeightedAggregator", "PCDWeighting"} & set(aggregators.available())
 
 
 def test_a_missing_package_is_named(monkeypatch):
@@ -400,13 +407,13 @@ def test_a_penalty_by_name():
 
 
 def test_a_penalty_as_settings_is_checked_before_anything_trains():
-    assert Penalty().step(train.Recipe(label_smoothing=0.1)) is None
-    step = Penalty("nuclear_norm", tau=0.3).step(train.Recipe())
+    assert Penalty().step(Recipe(label_smoothing=0.1)) is None
+    step = Penalty("nuclear_norm", tau=0.3).step(Recipe())
     assert step.identity == penalized("nuclear_norm", "PCD", tau=0.3).identity
     kinds = Penalty.__dataclass_fields__["name"].type.__origin__
     assert set(typing.get_args(kinds)) == {"", *objectives.PENALTIES}
     with pytest.raises(ValueError, match=r"^label_smoothing=0.1: expected 0 beside a penalty"):
-        Penalty("l1").step(train.Recipe(label_smoothing=0.1))
+        Penalty("l1").step(Recipe(label_smoothing=0.1))
 
 
 @pytest.mark.parametrize(
@@ -450,7 +457,7 @@ def stops_at(count):
     def loss(model, images, labels):
         if next(calls, None) is None:
             raise Interrupted
-        return train.task_loss(model, images, labels)
+        return tasks.cross_entropy(model, images, labels)
 
     return loss
 
@@ -464,7 +471,7 @@ def test_a_resumed_training_equals_an_undisturbed_one(new_student, tiny, same_te
 
     def run(model, **options):
         descent = Descent(found, made(name, 3), normalize=name == "PCD", seed=4)
-        return train.fit(model, tiny, recipe, seed=3, masks=masks, step=Proximal(1e-2, descent), **options)
+        return loop.fit(model, tiny, recipe, seed=3, masks=masks, step=Proximal(1e-2, descent), **options)
 
     undisturbed, resumed = new_student(), new_student()
     history = run(undisturbed)
@@ -472,7 +479,7 @@ def test_a_resumed_training_equals_an_undisturbed_one(new_student, tiny, same_te
     torch.rand(3)
     with pytest.raises(Interrupted):
         run(new_student(), loss=stops_at(steps * (epochs - 1) + 1), **options)
-    assert len(store.read_tensors(options["checkpoint"])[1]["history"]) == recipe.epochs - 1
+    assert len(files.read_tensors(options["checkpoint"])[1]["history"]) == recipe.epochs - 1
     assert without_seconds(run(resumed, **options)) == without_seconds(history)
     assert same_tensors(resumed, undisturbed)
     assert all(row["fallbacks"] == row["skipped"] == 0 for row in history)
@@ -503,43 +510,43 @@ def test_a_state_is_taken_up_in_the_middle_of_an_epoch():
 
 def test_a_training_does_not_depend_on_what_its_descent_did_before(new_student, tiny, same_tensors):
     descent, first, second = Descent(PAIR, "PCD", tau=0.5), new_student(), new_student()
-    rows = [without_seconds(train.fit(model, tiny, QUICK, seed=0, step=descent)) for model in (first, second)]
+    rows = [without_seconds(loop.fit(model, tiny, QUICK, seed=0, step=descent)) for model in (first, second)]
     assert same_tensors(first, second) and rows[0] == rows[1]
 
 
 def test_aggregators_that_draw_leave_the_global_generator_alone(new_student, tiny, same_tensors):
     first, second = new_student(), new_student()
     torch.manual_seed(0)
-    train.fit(first, tiny, QUICK, seed=0, step=Descent([*PAIR, objectives.group_lasso], "PCGrad"))
+    loop.fit(first, tiny, QUICK, seed=0, step=Descent([*PAIR, objectives.group_lasso], "PCGrad"))
     drawn = torch.rand(1)
     torch.manual_seed(0)
     assert torch.equal(drawn, torch.rand(1))
-    train.fit(second, tiny, QUICK, seed=0, step=Descent([*PAIR, objectives.group_lasso], "PCGrad"))
+    loop.fit(second, tiny, QUICK, seed=0, step=Descent([*PAIR, objectives.group_lasso], "PCGrad"))
     assert same_tensors(first, second)
 
 
 def test_a_checkpoint_of_another_descent_is_not_used(new_student, tiny, same_tensors, tmp_path):
     checkpoint = tmp_path / "x.safetensors"
-    train.fit(new_student(), tiny, QUICK, seed=0, step=Descent(PAIR, "PCD"), checkpoint=checkpoint)
+    loop.fit(new_student(), tiny, QUICK, seed=0, step=Descent(PAIR, "PCD"), checkpoint=checkpoint)
     plain, offered = new_student(), new_student()
-    train.fit(plain, tiny, QUICK, seed=0, step=Descent(PAIR, "PCD", tau=0.5))
-    train.fit(offered, tiny, QUICK, seed=0, step=Descent(PAIR, "PCD", tau=0.5), checkpoint=checkpoint)
+    loop.fit(plain, tiny, QUICK, seed=0, step=Descent(PAIR, "PCD", tau=0.5))
+    loop.fit(offered, tiny, QUICK, seed=0, step=Descent(PAIR, "PCD", tau=0.5), checkpoint=checkpoint)
     assert same_tensors(plain, offered)
 
 
 def test_one_objective_is_ordinary_training(new_student, tiny, same_tensors):
     plain, ours = new_student(), new_student()
-    train.fit(plain, tiny, QUICK, seed=0)
-    history = train.fit(ours, tiny, QUICK, seed=0, step=Descent(PAIR[:1], "Sum"))
+    loop.fit(plain, tiny, QUICK, seed=0)
+    history = loop.fit(ours, tiny, QUICK, seed=0, step=Descent(PAIR[:1], "Sum"))
     assert same_tensors(plain, ours)
     assert history[0]["value_cross_entropy"] == pytest.approx(history[0]["train_loss"], rel=0.1)
 
 
 def test_a_descent_makes_weights_smaller_and_still_learns(new_student, tiny):
     plain, ours, masks = new_student(), new_student(), {"fc1.weight": torch.rand(16, 16) > 0.5}
-    recipe = train.Recipe(epochs=6, lr=1e-2, batch_size=32, augmentation="none")
-    train.fit(plain, tiny, recipe, seed=0, masks=masks)
-    history = train.fit(ours, tiny, recipe, seed=0, masks=masks, step=Descent(PAIR, "PCD", tau=0.2))
+    recipe = Recipe(epochs=6, lr=1e-2, batch_size=32, augmentation="none")
+    loop.fit(plain, tiny, recipe, seed=0, masks=masks)
+    history = loop.fit(ours, tiny, recipe, seed=0, masks=masks, step=Descent(PAIR, "PCD", tau=0.2))
     sizes = [objectives.l1(model, None, None).item() for model in (plain, ours)]
     assert sizes[1] < 0.9 * sizes[0]
     assert history[-1]["train_loss"] < 0.9 * history[0]["train_loss"]
@@ -556,8 +563,8 @@ def test_bfloat16_and_several_passes(new_student, tiny, bfloat16):
         return -(outputs.softmax(1) * outputs.log_softmax(1)).sum(1).mean()
 
     recipe, model = dataclasses.replace(QUICK, amp=True), new_student()
-    history = train.fit(model, tiny, recipe, seed=0, step=Descent([*PAIR, entropy], "UPGrad", normalize=True))
-    train.fit(new_student(), tiny, recipe, seed=0, loss=weighted_sum([*PAIR, entropy], [1, 1e-4, 0.1]))
+    history = loop.fit(model, tiny, recipe, seed=0, step=Descent([*PAIR, entropy], "UPGrad", normalize=True))
+    loop.fit(new_student(), tiny, recipe, seed=0, loss=weighted_sum([*PAIR, entropy], [1, 1e-4, 0.1]))
     assert set(seen) == {torch.float32} and {p.dtype for p in model.parameters()} == {torch.float32}
     assert history[-1]["train_loss"] < history[0]["train_loss"] and history[-1]["skipped"] == 0
 
@@ -566,10 +573,10 @@ def test_a_compiled_training_step(new_student, tiny, monkeypatch):
     compiler = torch.compile
     monkeypatch.setattr(torch, "compile", lambda model: compiler(model, backend="aot_eager"))  # in seconds
     found = [objectives.cross_entropy, objectives.knowledge_alignment(new_student(1)), objectives.l1]
-    recipe = train.Recipe(epochs=1, lr=5e-3, batch_size=50, augmentation="none")
+    recipe = Recipe(epochs=1, lr=5e-3, batch_size=50, augmentation="none")
     plain, compiled = new_student(), new_student()
     rows = [
-        train.fit(m, tiny, dataclasses.replace(recipe, compile=c), seed=0, step=Descent(found, "PCD"))[0]
+        loop.fit(m, tiny, dataclasses.replace(recipe, compile=c), seed=0, step=Descent(found, "PCD"))[0]
         for m, c in ((plain, False), (compiled, True))
     ]
     assert rows[1] | {"seconds": 0} == pytest.approx(rows[0] | {"seconds": 0}, rel=1e-2, abs=1e-2)
@@ -601,8 +608,8 @@ def test_a_weighted_sum_is_the_sum_of_its_parts(new_student, digits):
 def test_a_weight_of_zero_costs_nothing(new_student, tiny, same_tensors):
     never = Objective("never", lambda *_: pytest.fail("computed"))
     plain, ours = new_student(), new_student()
-    train.fit(plain, tiny, QUICK, seed=0)
-    train.fit(ours, tiny, QUICK, seed=0, loss=weighted_sum([PAIR[0], never], [1, 0]))
+    loop.fit(plain, tiny, QUICK, seed=0)
+    loop.fit(ours, tiny, QUICK, seed=0, loss=weighted_sum([PAIR[0], never], [1, 0]))
     assert same_tensors(plain, ours)
 
 
@@ -632,7 +639,7 @@ def test_a_proximal_step_minimizes_what_it_is_defined_by(seed, lr, weight):
 
 def test_proximal_training_makes_exact_zeros(new_student, tiny):
     model = new_student()
-    train.fit(model, tiny, QUICK, seed=0, step=Proximal(5.0))
+    loop.fit(model, tiny, QUICK, seed=0, step=Proximal(5.0))
     kernels = torch.cat([w.flatten() for w in objectives.weights(model)])
     assert (kernels == 0).float().mean() > 0.2 and (kernels != 0).any()
     for wrong in (-1, math.nan, math.inf):

@@ -5,7 +5,9 @@ import pytest
 import torch
 
 from engine import nncodec
-from studylib import codec, inference, models, store
+from studylib.coding import codec, shipped
+from studylib.disk import files, models
+from studylib.networks import layers
 
 WORKER = f"""#!{sys.executable}
 import sys
@@ -46,7 +48,7 @@ def calls(python):
 
 
 def bytes_beside_weights(model):
-    state = inference.apply(model).state_dict()
+    state = shipped.apply(model).state_dict()
     return sum(t.numel() * t.element_size() for name, t in state.items() if not name.endswith(".weight"))
 
 
@@ -59,8 +61,8 @@ def test_the_bitstream_counts_with_every_other_tensor_as_stored(fake, int8_model
 
 
 def test_models_with_float_weights_are_left_out(fake, int8_model, student_model):
-    mixed = models.duplicate(int8_model)
-    models.replace_module(mixed, "fc2", torch.nn.Linear(*reversed(int8_model.fc2.weight.shape)))
+    mixed = layers.duplicate(int8_model)
+    layers.replace_module(mixed, "fc2", torch.nn.Linear(*reversed(int8_model.fc2.weight.shape)))
     python = fake(ANSWERS)
     assert list(nncodec.coded_bytes({"float": student_model, "int8": int8_model, "mixed": mixed}, python)) == ["int8"]
     assert nncodec.coded_bytes({"float": student_model, "mixed": mixed}, python) == {}
@@ -111,10 +113,10 @@ def test_a_run_leaves_its_bytes_and_prints_them_beside_ours(
 ):
     for node, model in {"teacher": student_model, "teacher-int8": int8_model}.items():
         for seed in (0, 1):
-            store.save_model(study_root / "runs" / "digits" / f"seed{seed}" / node, model)
+            models.save_model(study_root / "runs" / "digits" / f"seed{seed}" / node, model)
     run_main(monkeypatch, "digits", "--python", fake(ANSWERS))
     size, ours = 100 + bytes_beside_weights(int8_model), len(codec.encode(int8_model))
-    result = store.read_json(study_root / "runs" / "digits" / "nncodec.json")
+    result = files.read_json(study_root / "runs" / "digits" / "nncodec.json")
     assert result["bytes_nncodec"] == {f"seed{seed}": {"teacher-int8": size} for seed in (0, 1)}
     assert result["version"] == "1.2.3" and "git_commit" in result["provenance"]
     printed = capsys.readouterr().out
@@ -130,9 +132,9 @@ def test_what_is_missing_is_said(study_root, fake, monkeypatch, tmp_path):
 
 @pytest.mark.skipif(not nncodec.PYTHON.exists(), reason="needs .venv-nncodec (make nncodec)")
 def test_nncodec_gives_back_every_integer(int8_model):
-    pruned = models.duplicate(int8_model)
+    pruned = layers.duplicate(int8_model)
     with torch.no_grad():
-        for layer in models.weight_layers(pruned).values():
+        for layer in layers.weight_layers(pruned).values():
             layer.weight[layer.weight.abs() < 40] = 0
         pruned.fc1.weight[1:] = 0  # leaves a matrix of one row
     sizes = nncodec.coded_bytes({"dense": int8_model, "pruned": pruned})

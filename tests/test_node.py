@@ -5,10 +5,16 @@ import pytest
 import safetensors.torch
 import torch
 
-from studylib import codec, lowrank, models, report, scoring, settings, size, store, sweep, train
-from studylib import data as datasets
-from studylib.node import Node
-from studylib.tree import published
+from studylib import settings
+from studylib.coding import codec, size
+from studylib.data import datasets, scoring
+from studylib.disk import files, models
+from studylib.networks import cost, layers, spec
+from studylib.results import tables
+from studylib.techniques import svd
+from studylib.tree import published, table
+from studylib.tree.names import CODED, METRICS
+from studylib.tree.node import Node
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +32,7 @@ def finished(student_model, tmp_path_factory):
         node = Node(folder, "digits", 0, device="cpu")
         node.scratch.mkdir(parents=True)
         (node.scratch / "kd.safetensors").touch()
-        model = lowrank.apply(student_model)
+        model = svd.apply(student_model)
         model.history = [{"epoch": 1, "val_accuracy": 0.5}]
         metrics = node.finish(model)
     return folder, metrics, predicted, model
@@ -51,7 +57,7 @@ def test_metrics_follow_from_the_stored_logits(finished, digits):
     stored = safetensors.torch.load_file(folder / "test_logits.safetensors")
     assert torch.equal(stored["labels"], digits.test.labels)
     assert metrics["test_accuracy"] == (stored["logits"].argmax(1) == stored["labels"]).double().mean().item()
-    found = train.scores(stored["logits"], stored["labels"])
+    found = scoring.scores(stored["logits"], stored["labels"])
     assert {f"test_{k}": v for k, v in found.items()} == {k: metrics[k] for k in metrics if k.startswith("test_")}
 
 
@@ -59,17 +65,17 @@ def test_the_coded_file_gives_the_stored_logits(finished, digits):
     folder, metrics, _, model = finished
     stored = safetensors.torch.load_file(folder / "test_logits.safetensors")["logits"]
     decoded = codec.decode((folder / "model.slnc").read_bytes())
-    assert torch.equal(train.predict(decoded, digits.test, digits), stored)
-    assert metrics["val_accuracy"] == train.accuracy(decoded, digits.validation, digits)
-    for again in (model, store.load_model(folder)):  # batch norm not folded: rounded otherwise
-        assert torch.allclose(train.predict(again, digits.test, digits), stored, atol=1e-4)
+    assert torch.equal(scoring.predict(decoded, digits.test, digits), stored)
+    assert metrics["val_accuracy"] == scoring.accuracy(decoded, digits.validation, digits)
+    for again in (model, models.load_model(folder)):  # batch norm not folded: rounded otherwise
+        assert torch.allclose(scoring.predict(again, digits.test, digits), stored, atol=1e-4)
 
 
 def test_the_file_knows_how_images_are_to_be_scaled(finished, digits):
-    decoded = codec.decode((finished[0] / sweep.CODED).read_bytes())
-    scaled = models.normalize(decoded, digits.test.images[:50])
+    decoded = codec.decode((finished[0] / CODED).read_bytes())
+    scaled = spec.normalize(decoded, digits.test.images[:50])
     assert torch.equal(scaled, digits.normalize(digits.test.images[:50]))
-    assert torch.equal(models.normalize(store.load_model(finished[0]), digits.test.images[:50]), scaled)
+    assert torch.equal(spec.normalize(models.load_model(finished[0]), digits.test.images[:50]), scaled)
 
 
 def test_metrics_say_the_sizes(finished, digits):
@@ -77,8 +83,8 @@ def test_metrics_say_the_sizes(finished, digits):
     for name, value in size.accountings(model).items():
         assert metrics[name] == value
     assert metrics["bytes_file"] == (folder / "model.slnc").stat().st_size < metrics["bytes_zstd"]
-    assert metrics["sparsity"] == size.sparsity(model)
-    assert metrics["multiply_adds"] == size.multiply_adds(model, {"in_channels": 1, "image_size": 8})
+    assert metrics["sparsity"] == layers.sparsity(model)
+    assert metrics["multiply_adds"] == cost.multiply_adds(model, {"in_channels": 1, "image_size": 8})
     assert metrics["seconds"] > 0 and metrics["peak_memory_mb"] > 0
 
 
@@ -86,11 +92,11 @@ def test_metrics_say_what_half_precision_costs(finished, digits):
     _, metrics, _, model = finished
     file = codec.encode(model, floats="float16")
     assert metrics["bytes_file_float16"] == len(file) < 0.6 * metrics["bytes_file"]
-    assert metrics["val_accuracy_float16"] == train.accuracy(codec.decode(file), digits.validation, digits)
+    assert metrics["val_accuracy_float16"] == scoring.accuracy(codec.decode(file), digits.validation, digits)
 
 
 def test_a_float_beyond_half_precision_leaves_no_second_file(student_model, tmp_path):
-    model = models.duplicate(student_model)
+    model = layers.duplicate(student_model)
     with torch.no_grad():
         model.fc3.bias[0] = 1e6
     metrics = Node(tmp_path, "digits", 0, device="cpu").finish(model)
@@ -113,14 +119,14 @@ def test_a_file_that_decodes_to_another_model_is_not_reported(student_model, tmp
 
     monkeypatch.setattr(codec, "decode", wrong)
     with pytest.raises(codec.CodecError, match=r"fc3.weight" if damage == "weights" else "outputs"):
-        Node(tmp_path, "digits", 0, device="cpu").finish(models.duplicate(student_model))
+        Node(tmp_path, "digits", 0, device="cpu").finish(layers.duplicate(student_model))
     assert not (tmp_path / "metrics.json").exists()
 
 
 def test_metrics_are_on_disk_with_all_that_a_sweep_reads(finished):
     folder, metrics, *_ = finished
-    assert store.read_json(folder / "metrics.json") == metrics
-    assert set(sweep.COLUMNS) - metrics.keys() == {"node", "latency_ms", "agreement", "bytes_nncodec"}
+    assert files.read_json(folder / "metrics.json") == metrics
+    assert set(table.COLUMNS) - metrics.keys() == {"node", "latency_ms", "agreement", "bytes_nncodec"}
 
 
 def test_metrics_say_where_they_come_from(finished):
@@ -133,23 +139,23 @@ def test_metrics_say_where_they_come_from(finished):
 
 
 def test_a_node_loads_its_parent_by_a_path_below_the_root(study_root, student_model, same_tensors):
-    store.save_model(study_root / "runs" / "x" / "teacher", student_model)
+    models.save_model(study_root / "runs" / "x" / "teacher", student_model)
     node = Node("runs/x/teacher-kd", "digits", 3, device="cpu")
     assert node.out == study_root / "runs" / "x" / "teacher-kd" and node.scratch.parent == node.out
     assert node.data.seed == 3
     assert same_tensors(node.load("runs/x/teacher"), student_model)
     assert not node.out.exists()
-    with pytest.raises(store.CheckpointError, match="make study PROFILE=x"):
+    with pytest.raises(files.CheckpointError, match="make study PROFILE=x"):
         node.load("runs/x/teacher-int8")
 
 
 def test_a_failure_leaves_no_metrics(study_root, student_model, monkeypatch):
     """What the engine waits for is written last."""
-    monkeypatch.setattr(size, "multiply_adds", lambda *args: 1 / 0)
+    monkeypatch.setattr(cost, "multiply_adds", lambda *args: 1 / 0)
     node = Node("runs/x/teacher", "digits", 0, device="cpu")
     node.scratch.mkdir(parents=True)
     with pytest.raises(ZeroDivisionError):
-        node.finish(models.duplicate(student_model))
+        node.finish(layers.duplicate(student_model))
     assert not (node.out / "metrics.json").exists() and node.scratch.exists()
 
 
@@ -164,7 +170,7 @@ def test_a_finished_node_is_shown_and_not_made_again(finished, tmp_path):
     assert node.finish(again)["test_accuracy"] == metrics["test_accuracy"]
     logits, labels = node.test_logits()
     assert (logits.argmax(1) == labels).double().mean().item() == metrics["test_accuracy"]
-    with pytest.raises(store.CheckpointError, match="nowhere"):
+    with pytest.raises(files.CheckpointError, match="nowhere"):
         node.reuse(tmp_path / "nowhere")
 
 
@@ -174,8 +180,8 @@ def test_metrics_and_all_that_is_published_of_a_node_say_which_images_they_are_o
     assert metrics["provenance"]["data_sha256"] == digits.digest
     monkeypatch.setattr(datasets, "load", lambda name, seed: dataclasses.replace(digits, test=digits.validation))
     node = Node(tmp_path, "digits", 0, device="cpu")
-    report.save_table(tmp_path / "table", pd.DataFrame({"a": [1]}), node.about)
-    said = store.read_json(tmp_path / "table.json")["about"]["provenance"]["data_sha256"]
+    tables.save_table(tmp_path / "table", pd.DataFrame({"a": [1]}), node.about)
+    said = files.read_json(tmp_path / "table.json")["about"]["provenance"]["data_sha256"]
     assert said == node.data.digest != digits.digest
 
 
@@ -193,7 +199,7 @@ def reads(monkeypatch):
 def publish(folder, **content):
     """A study's file of chapter 4 in ``folder``."""
     whole = {key: kind() for key, kind in published.KEYS.items()} | {"chapter": "04_svd"} | content
-    store.write_json(folder / "04_svd.json", whole)
+    files.write_json(folder / "04_svd.json", whole)
     return folder
 
 
@@ -226,8 +232,8 @@ def test_a_study_that_cannot_be_is_refused_before_anything_is_read(tmp_path, rea
 
 def test_a_node_that_is_made_is_finished_with_the_model_that_is_handed_to_it(tmp_path, student_model):
     node = Node.of(tmp_path, STUDY, "04_svd")
-    metrics = node.make(lambda: models.duplicate(student_model))
-    assert metrics == store.read_json(tmp_path / sweep.METRICS) and metrics["seed"] == 3
+    metrics = node.make(lambda: layers.duplicate(student_model))
+    assert metrics == files.read_json(tmp_path / METRICS) and metrics["seed"] == 3
     assert node.model is not None and node.about["data"]["seed"] == 3
 
 
@@ -241,11 +247,11 @@ def test_of_a_published_chapter_nothing_is_made_and_no_image_is_read(tmp_path, s
 
 
 def test_what_is_not_published_is_refused_with_what_is(tmp_path, study_root):
-    with pytest.raises(store.CheckpointError, match="expected a study that has published 04_svd; nothing is published"):
+    with pytest.raises(files.CheckpointError, match="expected a study that has published 04_svd; nothing is published"):
         Node.of(tmp_path / "out", STUDY, "04_svd", "figures/mine")
     publish(study_root / "figures" / "mine")
-    with pytest.raises(store.CheckpointError, match=r"published 05_quantize; it has 04_svd\. An empty text"):
-        Node.of(tmp_path / "out", STUDY, "05_quantize", "figures/mine")
-    store.write_json(study_root / "figures" / "mine" / "04_svd.json", {"rows": {}})
-    with pytest.raises(store.CheckpointError, match=r"04_svd.json: expected chapter, which is a JSON string"):
+    with pytest.raises(files.CheckpointError, match=r"published 05_int8; it has 04_svd\. An empty text"):
+        Node.of(tmp_path / "out", STUDY, "05_int8", "figures/mine")
+    files.write_json(study_root / "figures" / "mine" / "04_svd.json", {"rows": {}})
+    with pytest.raises(files.CheckpointError, match=r"04_svd.json: expected chapter, which is a JSON string"):
         Node.of(tmp_path / "out", STUDY, "04_svd", "figures/mine")

@@ -6,8 +6,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from studylib import distill, objectives, train
-from studylib.objectives import Objective, objective
+from studylib.data import scoring
+from studylib.descent import objectives
+from studylib.descent.objectives import Objective, objective
+from studylib.techniques import distill
 
 
 def network(seed: int, scale: float = 1.0) -> nn.Module:
@@ -185,7 +187,7 @@ def test_bits_that_are_none_are_named(make, bits):
 
 def test_tasks_agree_on_logits_and_log_probabilities():
     logits, labels = torch.randn(7, 4), torch.arange(7) % 4
-    expected = train.scores(logits, labels)["nll"]
+    expected = scoring.scores(logits, labels)["nll"]
     assert objectives.cross_entropy(None, (None, labels), logits).item() == pytest.approx(expected, rel=1e-5)
     found = objectives.negative_log_likelihood(None, (None, labels), logits.log_softmax(1))
     assert found.item() == pytest.approx(expected, rel=1e-5)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from projects import copy_project, environment, study
 
-from studylib import data
+from studylib.data import datasets
 
 PROFILE = """
 study: {dataset: cifar10, stages: [svd], lessons: false}
@@ -51,4 +51,4 @@ def test_one_changed_pixel_or_label_trains_everything_anew_and_the_same_ones_not
     np.savez(tmp_path / "cifar10.npz", **images(0))
     for node in ("teacher", "teacher-svd"):
         about = json.loads((project / f"runs/other/seed0/{node}/metrics.json").read_text())["provenance"]
-        assert about["data_sha256"] == data.load("cifar10", 0).digest
+        assert about["data_sha256"] == datasets.load("cifar10", 0).digest

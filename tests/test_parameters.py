@@ -17,7 +17,7 @@ from projects import ROOT, copy_project, environment, study
 
 from engine import chapters, check, code, parameters
 from studylib import settings
-from studylib.recipe import Recipe
+from studylib.training.recipe import Recipe
 
 PROFILES = sorted(path.stem for path in parameters.FOLDER.glob("*.yaml") if path != chapters.FILE)
 TRAINED = {"epochs", "lr", "batch_size"}

@@ -13,7 +13,10 @@ from packaging.requirements import Requirement
 from projects import ROOT, copy_project, environment, read_only, tree_of
 
 from engine import chapters, compare, figures, parameters
-from studylib import settings, store, sweep
+from studylib import settings
+from studylib.disk.files import Path
+from studylib.tree import names
+from studylib.tree.table import COLUMNS
 
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 
@@ -89,8 +92,8 @@ def published(tmp_path):
     project = copy_project(tmp_path / "copy")
     rows = []
     for seed in (0, 1):
-        for i, node in enumerate(sweep.nodes(["kd", "imp", "svd", "int8"])):
-            row = dict.fromkeys(sweep.COLUMNS, 1.0 + i) | {"node": node, "seed": seed, "bytes_file": 1000 - i}
+        for i, node in enumerate(names.nodes(["kd", "imp", "svd", "int8"])):
+            row = dict.fromkeys(COLUMNS, 1.0 + i) | {"node": node, "seed": seed, "bytes_file": 1000 - i}
             rows.append(row | {"test_accuracy": 0.9 - 0.01 * i + 0.001 * seed, "val_accuracy": 0.9})
     table = pd.DataFrame(rows)
     (project / "runs" / "made_up").mkdir(parents=True)
@@ -196,7 +199,7 @@ def inside(tmp_path, monkeypatch):
 def test_what_is_damaged_is_named_by_make_figures(inside, monkeypatch):
     made = dict.fromkeys(("git_commit", "date", "hardware", "python", "threads", "packages"), "x")
     latency = dict.fromkeys(("batch", "compiled", "threads", "seed", "device"), 1)
-    row = dict.fromkeys(sweep.COLUMNS, 1.0) | {"node": "teacher", "seed": 0}
+    row = dict.fromkeys(COLUMNS, 1.0) | {"node": "teacher", "seed": 0}
     chapter = {key: {} for key in ("about", "settings", "metrics", "rows", "claims")} | {"chapter": "03"}
     files = {
         "runs/made_up/sweep.csv": pd.DataFrame([row]).to_csv(index=False),
@@ -222,7 +225,7 @@ def test_what_is_damaged_is_named_by_make_figures(inside, monkeypatch):
             figures.command()
         assert "\n" not in str(stopped.value) and tree_of(inside) == before
         (inside / name).write_text(files[name])
-    monkeypatch.setattr(store.Path, "read_bytes", lambda path: refuse(path))
+    monkeypatch.setattr(Path, "read_bytes", lambda path: refuse(path))
     with pytest.raises(SystemExit, match=r"json: Input/output error; what was written before it stays$"):
         figures.command()
 

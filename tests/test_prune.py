@@ -5,10 +5,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from studylib import models, prune, quantize, size, train
-from studylib.experiments import pruning
-from studylib.prune import shrink_masks
-from studylib.train import Recipe
+from studylib.data import scoring
+from studylib.experiments.prune import first_to_lose
+from studylib.networks import layers as networks_layers
+from studylib.networks import spec as networks_spec
+from studylib.techniques import int8, prune
+from studylib.techniques.prune import shrink_masks
+from studylib.training import loop
+from studylib.training.recipe import Recipe
 
 RECIPE = Recipe(epochs=2, lr=5e-3, batch_size=64)
 MODEL = {"rounds": 3, "recipe": RECIPE, "seed": 0}
@@ -88,19 +92,19 @@ def recovered(student_model, tiny):
 
 
 def test_sparsity_is_that_of_repeated_exact_rounding(student_model, free):
-    total = living = sum(w.numel() for w in prune.prunable(student_model).values())
+    total = living = sum(w.numel() for w in networks_layers.prunable(student_model).values())
     expected = [0.0]
     for _ in range(3):
         living -= round(0.3 * living)
         expected.append(1 - living / total)
-    assert size.sparsity(free) == expected[-1]
+    assert networks_layers.sparsity(free) == expected[-1]
     assert [row["sparsity"] for row in free.history] == expected
     assert free.spec["changes"][-1] == {"technique": "imp", "rounds": 3, "epochs": 0, "sparsity": expected[-1]}
 
 
 def test_survivors_have_their_pretrained_values(student_model, free):
     pretrained, pruned = student_model.state_dict(), free.state_dict()
-    prunable = prune.prunable(student_model)
+    prunable = networks_layers.prunable(student_model)
     assert len(prunable) == 6
     for name, value in pretrained.items():
         mask = pruned[name] != 0 if name in prunable else torch.ones_like(value, dtype=torch.bool)
@@ -108,13 +112,13 @@ def test_survivors_have_their_pretrained_values(student_model, free):
 
 
 def test_pruning_is_global(free):
-    shares = [1 - (w != 0).float().mean().item() for w in prune.prunable(free).values()]
+    shares = [1 - (w != 0).float().mean().item() for w in networks_layers.prunable(free).values()]
     assert max(shares) - min(shares) > 0.02
 
 
 def test_biases_and_batch_norms_are_never_pruned(teacher_model, student_model):
     for model in (teacher_model, student_model):
-        names = set(prune.prunable(model))
+        names = set(networks_layers.prunable(model))
         owners = {name.rpartition(".")[0] for name in names}
         assert all(isinstance(model.get_submodule(o), (nn.Conv2d, nn.Linear)) for o in owners)
         kinds = (nn.Conv2d, nn.Linear)
@@ -122,7 +126,7 @@ def test_biases_and_batch_norms_are_never_pruned(teacher_model, student_model):
 
 
 def test_the_model_that_is_given_is_not_changed(student_model, digits, tiny, same_tensors):
-    before, spec = models.duplicate(student_model), student_model.spec
+    before, spec = networks_layers.duplicate(student_model), student_model.spec
     prune.apply(student_model, tiny, rounds=1, recipe=Recipe(epochs=1), seed=0, fraction=0.9)
     assert same_tensors(student_model, before) and student_model.spec is spec
 
@@ -131,11 +135,11 @@ def test_recovery_trains_the_survivors_and_holds_the_zeros(student_model, recove
     rows = recovered.history
     assert [(row["round"], row["epoch"]) for row in rows][:3] == [(0, 0), (1, 0), (1, 1)]
     assert recovered.spec["changes"][-1]["epochs"] == sum(row["epoch"] > 0 for row in rows) > 0
-    total = sum(w.numel() for w in prune.prunable(student_model).values())
+    total = sum(w.numel() for w in networks_layers.prunable(student_model).values())
     living = total - round(0.7 * total)
     living -= round(0.7 * living)
-    assert size.sparsity(recovered) == rows[-1]["sparsity"] == 1 - living / total
-    for name, weight in prune.prunable(recovered).items():
+    assert networks_layers.sparsity(recovered) == rows[-1]["sparsity"] == 1 - living / total
+    for name, weight in networks_layers.prunable(recovered).items():
         kept = weight != 0
         assert kept.all() or not torch.equal(weight[kept], student_model.get_parameter(name)[kept])
 
@@ -145,17 +149,17 @@ def test_each_round_ranks_what_was_trained_and_resets_it(student_model, tiny, mo
 
     @torch.no_grad()
     def fit(model, data, recipe, *, seed, masks, target, checkpoint):
-        started = {name: weight.detach().clone() for name, weight in prune.prunable(model).items()}
-        for name, weight in prune.prunable(model).items():
+        started = {name: weight.detach().clone() for name, weight in networks_layers.prunable(model).items()}
+        for name, weight in networks_layers.prunable(model).items():
             weight.copy_(torch.randn(weight.shape, generator=scrambled) * masks[name])
         calls.append({"seed": seed, "masks": masks, "target": target, "started": started})
-        calls[-1]["left"] = {name: weight.detach().clone() for name, weight in prune.prunable(model).items()}
+        calls[-1]["left"] = {name: weight.detach().clone() for name, weight in networks_layers.prunable(model).items()}
         return [{"epoch": 1, "val_accuracy": 1.0}]
 
-    monkeypatch.setattr(train, "fit", fit)
+    monkeypatch.setattr(loop, "fit", fit)
     prune.apply(student_model, tiny, rounds=3, recipe=RECIPE, seed=7, fraction=0.6, tolerance=0.0)
     assert len(calls) == 3 and len({call["seed"] for call in calls}) == 3
-    accuracy = train.accuracy(student_model, tiny.validation, tiny)
+    accuracy = scoring.accuracy(student_model, tiny.validation, tiny)
     for before, call in zip([None, *calls], calls, strict=False):
         assert call["target"] == pytest.approx(accuracy) and call["target"] <= accuracy
         for name, start in call["started"].items():
@@ -176,12 +180,12 @@ def test_rounds_and_sparsity_never_go_back(recovered):
 
 
 def test_the_best_epoch_of_the_last_round_is_kept(recovered, tiny):
-    found = train.accuracy(recovered, tiny.validation, tiny)
+    found = scoring.accuracy(recovered, tiny.validation, tiny)
     assert found == max(r["val_accuracy"] for r in recovered.history if r["round"] == 2 and r["epoch"] > 0)
 
 
 def test_a_round_ends_where_the_parents_accuracy_is_reached(student_model, tiny):
-    before = train.accuracy(student_model, tiny.validation, tiny)
+    before = scoring.accuracy(student_model, tiny.validation, tiny)
     pruned = prune.apply(student_model, tiny, rounds=1, recipe=RECIPE, seed=0, fraction=0.01, tolerance=before)
     assert [row["epoch"] for row in pruned.history] == [0, 0]
     assert pruned.history[0] == {"round": 0, "epoch": 0, "sparsity": 0.0, "val_accuracy": before}
@@ -189,26 +193,26 @@ def test_a_round_ends_where_the_parents_accuracy_is_reached(student_model, tiny)
 
 def test_pruning_goes_on_from_zeros_that_are_there(free, tiny):
     again = prune.apply(free, tiny, rounds=1, recipe=RECIPE, seed=0, fraction=0.5, tolerance=1.0)
-    masks = prune.masks_of(free)
+    masks = networks_layers.masks_of(free)
     total, living = sum(m.numel() for m in masks.values()), sum(int(m.sum()) for m in masks.values())
-    assert again.history[0]["sparsity"] == pytest.approx(size.sparsity(free))
-    assert size.sparsity(again) == pytest.approx(1 - (living - round(0.5 * living)) / total)
-    for name, weight in prune.prunable(again).items():
+    assert again.history[0]["sparsity"] == pytest.approx(networks_layers.sparsity(free))
+    assert networks_layers.sparsity(again) == pytest.approx(1 - (living - round(0.5 * living)) / total)
+    for name, weight in networks_layers.prunable(again).items():
         assert not weight[~masks[name]].any()
 
 
 def test_zeros_stay_zero_in_int8(free, digits):
-    quantized = quantize.apply(free, digits, calibration_images=64)
-    layers_ = models.weight_layers(quantized)
-    for name, mask in prune.masks_of(free).items():
+    quantized = int8.apply(free, digits, calibration_images=64)
+    layers_ = networks_layers.weight_layers(quantized)
+    for name, mask in networks_layers.masks_of(free).items():
         integers = layers_[name.removesuffix(".weight")].weight
         assert integers.dtype == torch.int8 and not integers[~mask].any()
-    assert size.sparsity(quantized) >= size.sparsity(free)
+    assert networks_layers.sparsity(quantized) >= networks_layers.sparsity(free)
 
 
 def test_an_unfinished_round_is_taken_up_again(student_model, tiny, recovered, tmp_path, monkeypatch, same_tensors):
-    fit = train.fit
-    monkeypatch.setattr(train, "fit", lambda *args, **options: fit(*args, **options, checkpoint_seconds=0))
+    fit = loop.fit
+    monkeypatch.setattr(loop, "fit", lambda *args, **options: fit(*args, **options, checkpoint_seconds=0))
     for _ in range(2):
         found = prune.apply(student_model, tiny, rounds=2, recipe=RECIPE, seed=0, fraction=0.7, scratch=tmp_path)
         assert same_tensors(found, recovered) and found.history == recovered.history
@@ -217,16 +221,16 @@ def test_an_unfinished_round_is_taken_up_again(student_model, tiny, recovered, t
 
 def test_a_round_that_training_only_made_worse_keeps_the_untrained_weights(student_model, tiny, monkeypatch):
     def fit(model, data, recipe, **options):
-        for weight in prune.prunable(model).values():
+        for weight in networks_layers.prunable(model).values():
             weight.data.mul_(0)
         return [{"epoch": 1, "val_accuracy": 0.0}]
 
-    monkeypatch.setattr(train, "fit", fit)
+    monkeypatch.setattr(loop, "fit", fit)
     kept = prune.apply(student_model, tiny, rounds=1, recipe=RECIPE, seed=0, fraction=0.9, tolerance=0.0)
-    for name, weight in prune.prunable(kept).items():
+    for name, weight in networks_layers.prunable(kept).items():
         living = weight != 0
         assert torch.equal(weight[living], student_model.get_parameter(name)[living])
-    assert size.sparsity(kept) == pytest.approx(0.9, abs=0.01)
+    assert networks_layers.sparsity(kept) == pytest.approx(0.9, abs=0.01)
 
 
 # --- ways of pruning compared -----------------------------------------------------------------------------------
@@ -239,10 +243,10 @@ COMMON = {"recipe": STEP, "seed": 3}
 @pytest.fixture(scope="module")
 def ways(student_model, tiny):
     """Method → the student at each of LEVELS."""
-    initial = models.create("convnet", 0, **student_model.spec["args"])
+    initial = networks_spec.create("convnet", 0, **student_model.spec["args"])
     found = {}
     for method in prune.METHODS:
-        like = [prune.masks_of(m) for m in found["pretrained"]] if method == "random" else None
+        like = [networks_layers.masks_of(m) for m in found["pretrained"]] if method == "random" else None
         found[method] = prune.trajectory(
             student_model, tiny, LEVELS, method=method, initial=initial, like=like, **COMMON
         )
@@ -250,22 +254,22 @@ def ways(student_model, tiny):
 
 
 def test_every_way_reaches_each_sparsity_exactly(ways, student_model):
-    total = sum(w.numel() for w in prune.prunable(student_model).values())
+    total = sum(w.numel() for w in networks_layers.prunable(student_model).values())
     for method, found in ways.items():
-        zeros = [sum(int((w == 0).sum()) for w in prune.prunable(m).values()) for m in found]
+        zeros = [sum(int((w == 0).sum()) for w in networks_layers.prunable(m).values()) for m in found]
         assert zeros == [round(s * total) for s in LEVELS], method
         assert all(len(m.history) == STEP.epochs for m in found)
 
 
 def test_iterative_ways_never_bring_a_weight_back(ways):
     for method in ("pretrained", "initial", "learning_rate"):
-        first, second = (prune.masks_of(m) for m in ways[method])
+        first, second = (networks_layers.masks_of(m) for m in ways[method])
         assert all((first[name] | ~second[name]).all() for name in first), method
 
 
 def test_random_positions_keep_the_density_of_each_layer_and_nothing_else(ways):
     for ours, theirs in zip(ways["random"], ways["pretrained"], strict=True):
-        a, b = prune.masks_of(ours), prune.masks_of(theirs)
+        a, b = networks_layers.masks_of(ours), networks_layers.masks_of(theirs)
         assert {n: int(m.sum()) for n, m in a.items()} == {n: int(m.sum()) for n, m in b.items()}
         assert any(not torch.equal(a[n], b[n]) for n in a)
 
@@ -275,21 +279,21 @@ def start_values(student_model, tiny, monkeypatch, method, **more):
     seen = []
 
     def fit(model, *_, **__):
-        seen.append({n: w.detach().clone() for n, w in prune.prunable(model).items()})
+        seen.append({n: w.detach().clone() for n, w in networks_layers.prunable(model).items()})
         with torch.no_grad():
-            for w in prune.prunable(model).values():
+            for w in networks_layers.prunable(model).values():
                 w.mul_(1.5)  # what training did
         return [{"val_accuracy": 0.5}]
 
-    monkeypatch.setattr(train, "fit", fit)
+    monkeypatch.setattr(loop, "fit", fit)
     prune.trajectory(student_model, tiny, LEVELS, method=method, **COMMON, **more)
     return seen
 
 
 def test_survivors_start_from_what_the_method_says(student_model, tiny, monkeypatch):
-    trained = prune.prunable(student_model)
-    initial = models.create("convnet", 0, **student_model.spec["args"])
-    first = prune.prunable(initial)
+    trained = networks_layers.prunable(student_model)
+    initial = networks_spec.create("convnet", 0, **student_model.spec["args"])
+    first = networks_layers.prunable(initial)
     for method, source in (("pretrained", trained), ("one_shot", trained), ("initial", first)):
         for seen in start_values(student_model, tiny, monkeypatch, method, initial=initial):
             assert all(torch.equal(seen[n][seen[n] != 0], source[n][seen[n] != 0]) for n in seen), method
@@ -298,22 +302,24 @@ def test_survivors_start_from_what_the_method_says(student_model, tiny, monkeypa
 
 
 def test_one_shot_removes_the_smallest_trained_weights(ways, student_model):
-    weights = torch.cat([w.detach().abs().flatten() for w in prune.prunable(student_model).values()])
+    weights = torch.cat([w.detach().abs().flatten() for w in networks_layers.prunable(student_model).values()])
     for sparsity, m in zip(LEVELS, ways["one_shot"], strict=True):
-        kept = torch.cat([mask.flatten() for mask in prune.masks_of(m).values()])
+        kept = torch.cat([mask.flatten() for mask in networks_layers.masks_of(m).values()])
         assert weights[kept].min() >= weights[~kept].max() and kept.sum() == len(weights) - round(
             sparsity * len(weights)
         )
 
 
 def test_a_model_with_more_zeros_than_asked_for_keeps_them_all(student_model, tiny):
-    model, none = models.duplicate(student_model), train.Recipe(epochs=0)
-    for layer in models.weight_layers(model).values():
+    model, none = networks_layers.duplicate(student_model), Recipe(epochs=0)
+    for layer in networks_layers.weight_layers(model).values():
         layer.weight.data[layer.weight.abs() < layer.weight.abs().flatten().quantile(0.8)] = 0
-    zeros = prune.masks_of(model)
+    zeros = networks_layers.masks_of(model)
     few, many = prune.trajectory(model, tiny, [0.5, 0.95], method="one_shot", recipe=none, seed=0)
-    assert all(torch.equal(prune.masks_of(few)[name], mask) for name, mask in zeros.items())
-    assert sum(int(m.sum()) for m in prune.masks_of(many).values()) < sum(int(m.sum()) for m in zeros.values())
+    assert all(torch.equal(networks_layers.masks_of(few)[name], mask) for name, mask in zeros.items())
+    assert sum(int(m.sum()) for m in networks_layers.masks_of(many).values()) < sum(
+        int(m.sum()) for m in zeros.values()
+    )
 
 
 @pytest.mark.parametrize(
@@ -336,6 +342,6 @@ def test_what_a_trajectory_cannot_do_is_named(student_model, tiny, wrong, messag
 def test_the_first_class_to_lose_is_named_and_so_is_that_none_does():
     rows = [("cat", 0.5, -2.0), ("dog", 0.5, 1.0), ("cat", 0.9, -12.0), ("dog", 0.9, -30.0), ("cat", 0.99, -90.0)]
     hurt = pd.DataFrame(rows, columns=["class", "sparsity", "points"])
-    assert pruning.first_to_lose(hurt, 10) == "The first class to lose 10 points is dog, at 90.0% zeros."
-    assert pruning.first_to_lose(hurt, 2) == "The first class to lose 2 points is cat, at 50.0% zeros."
-    assert pruning.first_to_lose(hurt, 91) == "No class loses 91 points."
+    assert first_to_lose(hurt, 10) == "The first class to lose 10 points is dog, at 90.0% zeros."
+    assert first_to_lose(hurt, 2) == "The first class to lose 2 points is cat, at 50.0% zeros."
+    assert first_to_lose(hurt, 91) == "No class loses 91 points."

@@ -7,8 +7,9 @@ import pytest
 
 from engine import naming, readme, verdicts
 from engine.reading import FOLDER
-from studylib import claims, sweep
+from studylib.results import claims
 from studylib.results import verdicts as judged
+from studylib.tree import table as tree_table
 
 NODES = [("teacher", 0.92, 0.915, 900_000), ("teacher-kd", 0.85, 0.84, 500_000), ("teacher-int8", 0.92, 0.914, 60_000)]
 POINT = {"network": "teacher", "bits": 4, "sparsity": 0.95, "val_accuracy_pruned": 0.917}
@@ -72,7 +73,7 @@ def test_what_is_not_published_is_said_not_to_have_been_run(tmp_path):
     assert set(rows) == every | roots and "| 0 of 16 | – | – | – | – |" in rows["cifar10-moo"]
     assert "| 2 of 16 | 0, 2 | 02 | – | 01, 03, 04, 05, 06, 07, 08 |" in rows["digits"]
     assert "| 0 of 16 | – | – | – | 01, 02, 03, 04, 05, 06, 07, 08 |" in rows["paper"]
-    publish(tmp_path / "digits", "05_quantize")
+    publish(tmp_path / "digits", "05_int8")
     assert "| 02 | 05 | 01, 03, 04, 06, 07, 08 |" in readme.runs_table(tmp_path)
 
 
@@ -163,7 +164,7 @@ def test_what_a_chapter_has_not_said_the_nodes_say(published):
     by_claim = {row[1]: row[3] for row in rows}
     assert by_claim["DenseNet reaches 92.8 %"].startswith("91.50 % (90.9")
     assert by_claim["it costs 0.3 points of accuracy"].startswith("+0.10 points (-")
-    publish(published / "mine", "01_train_teacher", {"teacher_accuracy": claims.Measured(90.0, 89.0, 91.0)})
+    publish(published / "mine", "01_teacher", {"teacher_accuracy": claims.Measured(90.0, 89.0, 91.0)})
     rows = lines(verdicts.claims_table(published))
     assert [row[0] for row in rows] == ["01", *(f"{n}, by its nodes" for n in ("01", "02", "05", "05", "05")), "08"]
     assert rows[0][3] == "90.00 % (89.00 to 91.00)"
@@ -174,7 +175,7 @@ def test_a_claim_against_two_rivals_is_judged_against_each(published):
         claims.Measured(-1.0, -3.0, 1.0, 3, "weighted sum"),
         claims.Measured(-4.0, -5.0, -3.0, 3, "weighted sum, normalized"),
     ]
-    publish(published / "mine", "06_moo_vs_weighted_sum", {"moo_one_shot": one_shot})
+    publish(published / "mine", "06_moo", {"moo_one_shot": one_shot})
     found = [row[1:5] for row in lines(verdicts.claims_table(published)) if row[0] in ("06", "08")]
     says = judged.statement(claims.CLAIMS["moo_one_shot"])
     gains = {row[0]: row[2:] for row in found}
@@ -216,7 +217,7 @@ def test_combinations_are_counted_beside_narrower_networks_of_their_bytes(publis
     control = {"kind": "int8", "node": None, "test_accuracy": None, "bytes_file": None}
     rows += [control | {"growth": g, "bytes": b, "accuracy": a} for g, b, a in ((1.0, 10.0, 0.7), (2.0, 100.0, 0.8))]
     rows += [made | {"node": "teacher-int8", "test_accuracy": 0.95, "bytes_file": 101.0}]
-    publish(published / "digits", "07_combinatorial_sweep", control=rows)
+    publish(published / "digits", "07_sweep", control=rows)
     text = readme.margins_text(published)
     assert "`digits`, 5 combinations, 2 narrower networks in floats and int8, by means: " in text
     assert (
@@ -225,7 +226,7 @@ def test_combinations_are_counted_beside_narrower_networks_of_their_bytes(publis
     )
     assert text.endswith("1 smaller than every narrower network (pruning).")
     verdicts_of = [{"node": "teacher", "verdict": "cannot tell"}, {"node": "teacher-imp", "verdict": "is beaten"}]
-    publish(published / "digits", "07_combinatorial_sweep", control=rows, margins=verdicts_of)
+    publish(published / "digits", "07_sweep", control=rows, margins=verdicts_of)
     by_seeds = "2 combinations, by intervals over seeds: 1 “cannot tell” (teacher), 1 “is beaten” (pruning)."
     assert readme.margins_text(published).endswith(by_seeds)
 
@@ -251,7 +252,7 @@ def test_the_readme_is_what_make_figures_would_write(monkeypatch):
     for profile in readme.TABLES:
         rows = pd.read_csv(readme.ROOT / "figures" / verdicts.RESULTS_FILE).query("profile == @profile")
         about = json.loads((readme.ROOT / "figures" / profile / "about.json").read_text())
-        readme.write(sweep.summary(rows.drop(columns="profile")), about)
+        readme.write(tree_table.summary(rows.drop(columns="profile")), about)
     assert len(found) >= 6
     for name, content in found.items():
         assert f"<!-- {name}: made by make figures -->\n\n{content}\n\n<!-- end of {name} -->" in text, name
@@ -295,7 +296,7 @@ def test_nodes_put_an_interval_behind_a_difference_that_a_chapter_printed_withou
 
     def table_of(cost):
         measured = {"imp_saved": claims.Measured(89.82), "imp_cost": claims.Measured(cost)}
-        publish(published / "mine", "03_iterative_magnitude_pruning", measured)
+        publish(published / "mine", "03_prune", measured)
         return {row[1]: row for row in lines(verdicts.claims_table(published)) if row[0].startswith("03")}
 
     found = table_of(1.73)

@@ -7,18 +7,20 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from studylib import factorial, report, sweep
-from studylib.plots import pruning
-from studylib.plots import sweep as of_sweep
+from studylib.plots import combinations as of_sweep
+from studylib.plots.prune import WAYS
+from studylib.results import statistics, style, tables
+from studylib.tree import names
+from studylib.tree import table as tree_table
 
 matplotlib.use("Agg")
-NODES = sweep.nodes(["kd", "imp", "svd", "int8"])
+NODES = names.nodes(["kd", "imp", "svd", "int8"])
 
 
 @pytest.fixture(autouse=True)
 def _default_style():
     with plt.rc_context():
-        report.style()
+        style.style()
         yield
     plt.close("all")
 
@@ -27,7 +29,7 @@ def table(nodes, seeds=(0, 1)):
     rows = []
     for seed in seeds:
         for i, node in enumerate(nodes):
-            row = dict.fromkeys(sweep.COLUMNS, 0.5) | {"node": node, "seed": seed}
+            row = dict.fromkeys(tree_table.COLUMNS, 0.5) | {"node": node, "seed": seed}
             sizes = {"bytes_file": 200_000 // (i + 1), "bytes_nonzero": 90_000 // (i + 1)}
             rows.append(row | sizes | {"test_accuracy": 0.95 - 0.01 * i + 0.004 * seed * (i > 0)})
     return pd.DataFrame(rows)
@@ -35,7 +37,7 @@ def table(nodes, seeds=(0, 1)):
 
 @pytest.fixture
 def summary():
-    return sweep.summary(table(NODES))
+    return tree_table.summary(table(NODES))
 
 
 def texts(figure) -> str:
@@ -50,7 +52,7 @@ def test_a_figure_is_saved_with_the_rows_it_was_drawn_from(study_root):
     rows = pd.DataFrame({"node": ["teacher", "α"], "x": [1, 2], "y": [0.123456789, math.nan]})
     figure, axis = plt.subplots(figsize=(3, 2))
     axis.plot(rows["x"], rows["y"])
-    report.save_figure(figure, "figures/curve.v2", rows, {"profile": "smoke"})
+    style.save_figure(figure, "figures/curve.v2", rows, {"profile": "smoke"})
     folder = study_root / "figures"
     assert sorted(file.name for file in folder.iterdir()) == ["curve.v2.json", "curve.v2.pdf", "curve.v2.png"]
     content = json.loads((folder / "curve.v2.json").read_text())
@@ -64,18 +66,18 @@ def test_a_figure_is_saved_with_the_rows_it_was_drawn_from(study_root):
 
 def test_the_same_figure_gives_the_same_bytes(tmp_path, summary):
     for name in ("a", "b"):
-        report.save_figure(of_sweep.draw_tree(summary), tmp_path / name, summary)
+        style.save_figure(of_sweep.draw_tree(summary), tmp_path / name, summary)
     for suffix in ("png", "pdf", "json"):
         assert (tmp_path / f"a.{suffix}").read_bytes() == (tmp_path / f"b.{suffix}").read_bytes()
 
 
 def test_style_is_sharp_enough_to_print():
-    assert report.DPI >= 200
+    assert style.DPI >= 200
     assert plt.rcParams["pdf.fonttype"] == 42  # text stays text
 
 
 def test_a_table_is_saved_with_where_it_comes_from(study_root):
-    report.save_table("figures/audit", pd.DataFrame({"bytes": [1, 2]}), {"profile": "smoke"})
+    tables.save_table("figures/audit", pd.DataFrame({"bytes": [1, 2]}), {"profile": "smoke"})
     content = json.loads((study_root / "figures" / "audit.json").read_text())
     assert content == {"about": {"profile": "smoke"}, "rows": [{"bytes": 1}, {"bytes": 2}]}
 
@@ -84,20 +86,20 @@ def test_a_table_is_saved_with_where_it_comes_from(study_root):
 
 
 def test_labels_are_for_people():
-    assert report.label("teacher") == "teacher"
-    assert report.label("teacher-kd-imp-svd-int8") == "distillation + pruning + SVD + int8"
-    assert report.label("teacher-new") == "new"
+    assert tables.label("teacher") == "teacher"
+    assert tables.label("teacher-kd-imp-svd-int8") == "distillation + pruning + SVD + int8"
+    assert tables.label("teacher-new") == "new"
 
 
 def test_plus_minus_leaves_out_what_there_is_not():
-    assert report.plus_minus(1.234, 0.056, 2) == "1.23 ± 0.06"
-    assert report.plus_minus(1.234, math.nan, 1) == "1.2"
-    assert report.plus_minus(math.nan, 0.1, 1) == "–"
-    assert report.plus_minus(math.nan, math.nan, 1) == "–"
+    assert tables.plus_minus(1.234, 0.056, 2) == "1.23 ± 0.06"
+    assert tables.plus_minus(1.234, math.nan, 1) == "1.2"
+    assert tables.plus_minus(math.nan, 0.1, 1) == "–"
+    assert tables.plus_minus(math.nan, math.nan, 1) == "–"
 
 
 def test_the_table_shows_units_and_deviations(summary):
-    found = report.display_table(summary).set_index("node")
+    found = tables.display_table(summary).set_index("node")
     assert found.loc["teacher-kd", "test accuracy %"] == "94.20 ± 0.28"
     assert found.loc["teacher", "test accuracy %"] == "95.00"  # no ± where the seeds agree
     assert found.loc["teacher-kd", "file kB"] == "100.0"
@@ -105,25 +107,25 @@ def test_the_table_shows_units_and_deviations(summary):
 
 
 def test_latency_without_a_value_is_a_dash(summary):
-    found = report.display_table(summary.assign(latency_ms=math.nan))
+    found = tables.display_table(summary.assign(latency_ms=math.nan))
     assert set(found["latency ms"]) == {"–"}
 
 
 def test_markdown_has_a_row_a_node(summary):
-    lines = report.markdown_table(summary).splitlines()
+    lines = tables.markdown_table(summary).splitlines()
     assert len(lines) == 2 + len(NODES)
     assert [line.split(" | ")[0].removeprefix("| ") for line in lines[2:]] == NODES
     assert len({line.count("|") for line in lines}) == 1
 
 
 def test_markdown_of_some_columns(summary):
-    lines = report.markdown_table(summary, ["node", "file kB"]).splitlines()
+    lines = tables.markdown_table(summary, ["node", "file kB"]).splitlines()
     assert lines[:3] == ["| node | file kB |", "|---|---:|", "| teacher | 200.0 |"]
 
 
 def test_any_rows_in_markdown():
     rows = pd.DataFrame({"what": ["a", "b"], "bytes": [1234, 5], "share": [0.126, math.nan], "yes": [True, False]})
-    lines = report.markdown_rows(rows).splitlines()
+    lines = tables.markdown_rows(rows).splitlines()
     assert lines == [
         "| what | bytes | share | yes |",
         "|---|---:|---:|---:|",
@@ -133,32 +135,32 @@ def test_any_rows_in_markdown():
 
 
 def test_effects_in_markdown_have_their_intervals_and_verdicts():
-    common = {"seed_low": -0.02, "seed_high": 0.04, "seeds": 3, "verdict": factorial.UNKNOWN, "effect": "imp × int8"}
+    common = {"seed_low": -0.02, "seed_high": 0.04, "seeds": 3, "verdict": statistics.UNKNOWN, "effect": "imp × int8"}
     rows = [
         {"measure": "test_accuracy", "mean": 0.01, "image_low": 0.005, "image_high": 0.015, **common},
         {"measure": "log2 bytes_file", "mean": -1.5, "image_low": math.nan, "image_high": math.nan, **common},
     ]
-    accuracy, size = (table.splitlines() for table in report.effects_table(pd.DataFrame(rows)).split("\n\n"))
+    accuracy, size = (table.splitlines() for table in tables.effects_table(pd.DataFrame(rows)).split("\n\n"))
     assert accuracy[0] == "| effect on accuracy | points | over seeds | over images | verdict |"
     assert accuracy[2] == "| pruning × int8 | +1.00 | -2.00 to +4.00 | +0.50 to +1.50 | cannot tell |"
     assert size[0] == "| effect on bytes | doublings | over seeds | verdict |" and "| -1.50 |" in size[2]
 
 
 def test_text_says_the_number_of_seeds(summary):
-    text = report.text_table(summary)
+    text = tables.text_table(summary)
     assert all(node in text for node in NODES) and text.endswith("n = 2 seeds")
 
 
 def test_every_way_to_prune_has_a_name_that_a_reader_knows():
-    from studylib import prune
+    from studylib.techniques import prune
 
-    assert list(pruning.WAYS) == list(prune.METHODS) and len(set(pruning.WAYS.values())) == len(pruning.WAYS)
+    assert list(WAYS) == list(prune.METHODS) and len(set(WAYS.values())) == len(WAYS)
 
 
 def test_bytes_are_labelled_in_kilobytes_and_plain_numbers():
-    figure, axis = report.plt.subplots()
+    figure, axis = style.plt.subplots()
     axis.plot([1_500, 250_000], [1, 2])
-    report.kilobyte_axis(axis, "file")
+    style.kilobyte_axis(axis, "file")
     figure.canvas.draw()
     shown = {label.get_text() for label in axis.get_xticklabels()}
     assert {"2", "20", "200"} <= shown and not any("$" in text for text in shown)
@@ -169,20 +171,20 @@ def test_a_page_says_which_study_it_shows_and_a_caption_where_it_is_from():
     made = {"git_commit": "3eef1b4a2f4c", "date": "2026-11-24T12:55:22+00:00", "hardware": "AMD EPYC, 2 cores"}
     about = {"data": {"name": "cifar10", "seed": 0}, "provenance": made}
     alone = "Data set cifar10; seed 0; commit 3eef1b4a2f4c of 2026-11-24; on AMD EPYC, 2 cores."
-    assert report.where_from(about) == alone and report.where_from({}) == ""
+    assert tables.where_from(about) == alone and tables.where_from({}) == ""
     published = {**about, "profile": "cifar10", "seeds": [0, 1]}
-    assert report.where_from(published) == alone.replace("; seed 0", "; profile cifar10; seeds 0, 1")
+    assert tables.where_from(published) == alone.replace("; seed 0", "; profile cifar10; seeds 0, 1")
     several = {"data": {"name": "digits"}, "seeds": [3], **made, "git_commit": ["a", "b"], "hardware": ["here"]}
-    assert report.where_from(several) == "Data set digits; seed 3; commit a, b of 2026-11-24; on here."
+    assert tables.where_from(several) == "Data set digits; seed 3; commit a, b of 2026-11-24; on here."
 
 
 def test_a_page_says_whether_its_rows_are_published_or_made_here(monkeypatch):
     shown = []
     monkeypatch.setattr("IPython.display.display", lambda said: shown.append(said.data))
     about = {"data": {"name": "digits", "seed": 0}}
-    report.show_study(about, "figures/digits")
-    report.show_study(about)
-    report.show_study({})
+    tables.show_study(about, "figures/digits")
+    tables.show_study(about)
+    tables.show_study({})
     assert shown == [
         "*This page shows the study published in `figures/digits`. Data set digits; seed 0.*",
         "*This page shows rows that were made here. Data set digits; seed 0.*",

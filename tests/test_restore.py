@@ -7,7 +7,12 @@ import pytest
 import torch
 from torch import nn
 
-from studylib import codec, data, inference, models, prune, quantize, restore, store, teacher, train
+from studylib.coding import codec, restore, shipped
+from studylib.data import datasets, scoring
+from studylib.disk import files
+from studylib.networks import blocks, int8_layers, layers
+from studylib.techniques import int8, prune, teacher
+from studylib.training.recipe import Recipe
 from tests.test_inference import NETWORKS, network, outputs
 from tests.test_inference import prune as without_rows
 
@@ -21,7 +26,7 @@ BAD_LISTS += [b'{"small.slnc": {"seed": true}}', b'{"small.slnc": {}}', b'{"othe
 
 @pytest.fixture(scope="module")
 def images():
-    return data.load("digits", 0)
+    return datasets.load("digits", 0)
 
 
 def listed(folder, model, name="small.slnc", **about):
@@ -36,17 +41,17 @@ def listed(folder, model, name="small.slnc", **about):
 @pytest.mark.parametrize("name", NETWORKS)
 def test_a_sliced_network_computes_what_its_file_does_at_full_width(name, tmp_path, images):
     model = without_rows(network(name, seed=3), 0.4, seed=3)
-    sliced = inference.apply(model)
+    sliced = shipped.apply(model)
     assert any(change.get("structure", {}).get("widths") for change in sliced.spec["changes"])
     path = listed(tmp_path, sliced)
     restored = restore.apply(path, images)
     assert {n: p.shape for n, p in restored.named_parameters()} == {n: p.shape for n, p in model.named_parameters()}
     seen = images.normalize(images.validation.images)
     assert torch.allclose(outputs(restored, seen), outputs(sliced, seen), rtol=1e-3, atol=1e-3)
-    zeros = sum(int((layer.weight == 0).sum()) for layer in models.weight_layers(restored).values())
-    assert zeros >= sum(int((layer.weight == 0).sum()) for layer in models.weight_layers(model).values())
+    zeros = sum(int((layer.weight == 0).sum()) for layer in layers.weight_layers(restored).values())
+    assert zeros >= sum(int((layer.weight == 0).sum()) for layer in layers.weight_layers(model).values())
     for unit in restored.modules():  # the scale that training sees is that of a new network
-        if isinstance(unit, models.ConvUnit):
+        if isinstance(unit, blocks.ConvUnit):
             norms = unit.conv.weight.flatten(1).norm(dim=1)
             assert torch.allclose(norms[norms > 0], torch.tensor(restore.NORM))
 
@@ -63,11 +68,11 @@ def test_an_int8_file_is_the_network_whose_weights_its_integers_stand_for(images
     spec = restored.spec
     digest = hashlib.sha256(PUBLISHED.read_bytes()).hexdigest()[:12]
     assert spec["changes"] == [{"technique": "restored", "file": digest}]
-    assert not [m for m in restored.modules() if isinstance(m, quantize.Int8Layer)]
+    assert not [m for m in restored.modules() if isinstance(m, int8_layers.Int8Layer)]
     assert sum(isinstance(m, nn.BatchNorm2d) for m in restored.modules()) > 1
-    both = [train.predict(model, images.validation, images) for model in (coded, restored)]
+    both = [scoring.predict(model, images.validation, images) for model in (coded, restored)]
     assert (both[0].argmax(1) == both[1].argmax(1)).float().mean() >= 0.98
-    again = quantize.apply(restored, images, calibration_images=512)
+    again = int8.apply(restored, images, calibration_images=512)
     assert codec.decode(codec.encode(again)).spec["changes"][0]["technique"] == "restored"
 
 
@@ -85,16 +90,16 @@ def test_a_filter_that_says_nothing_of_these_images_is_whole_for_others(tmp_path
 
 def test_it_trains_on_and_what_was_zero_stays_so(images):
     trained = teacher.apply(
-        images, depth=10, name=str(PUBLISHED), recipe=train.Recipe(epochs=1, lr=1e-3, batch_size=64), seed=0
+        images, depth=10, name=str(PUBLISHED), recipe=Recipe(epochs=1, lr=1e-3, batch_size=64), seed=0
     )
-    first = prune.masks_of(restore.apply(PUBLISHED, images))
+    first = layers.masks_of(restore.apply(PUBLISHED, images))
     assert [change["technique"] for change in trained.spec["changes"]] == ["restored", "teacher"]
-    masks = prune.masks_of(trained)
+    masks = layers.masks_of(trained)
     assert all(torch.equal(mask, first[name]) for name, mask in masks.items())
     assert 0.8 < 1 - sum(int(m.sum()) for m in masks.values()) / sum(m.numel() for m in masks.values()) < 0.95
-    recipe = train.Recipe(epochs=1, lr=0.01, batch_size=64, optimizer="sgd")
+    recipe = Recipe(epochs=1, lr=0.01, batch_size=64, optimizer="sgd")
     (pruned,) = prune.trajectory(trained, images, [0.5], method="learning_rate", recipe=recipe, seed=0)
-    before, after = prune.prunable(trained), prune.prunable(pruned)
+    before, after = layers.prunable(trained), layers.prunable(pruned)
     assert not any(weight[~masks[name]].any() for name, weight in after.items())
     assert any(not torch.equal(weight, before[name]) for name, weight in after.items())
     assert pruned.history[0]["val_accuracy"] > 0.9
@@ -116,7 +121,7 @@ def test_what_is_no_published_file_of_these_images_is_refused(tmp_path, images):
     about = json.loads((tmp_path / "models.json").read_text())
     del about[path.name]["seed"]
     (tmp_path / "models.json").write_text(json.dumps(about))
-    with pytest.raises(store.CheckpointError, match=r"models.json: .* without seed: expected all of dataset, seed"):
+    with pytest.raises(files.CheckpointError, match=r"models.json: .* without seed: expected all of dataset, seed"):
         restore.apply(path, images)
     path = listed(tmp_path, model)
     path.rename(tmp_path / "other.slnc")
@@ -128,24 +133,24 @@ def test_what_is_no_published_file_of_these_images_is_refused(tmp_path, images):
 def test_a_damaged_list_is_named(tmp_path, images, content):
     path = listed(tmp_path, network("convnet"))
     (tmp_path / restore.LIST).write_bytes(content)
-    with pytest.raises(store.CheckpointError, match=f"{tmp_path / restore.LIST}: "):
+    with pytest.raises(files.CheckpointError, match=f"{tmp_path / restore.LIST}: "):
         restore.apply(path, images)
 
 
 def test_a_factorized_network_is_refused(tmp_path, images):
-    from studylib import lowrank
+    from studylib.techniques import svd
 
-    factorized = lowrank.apply(network("convnet"), delta=1)
-    with pytest.raises(models.SpecError, match=r"first.*expected a network not factorized"):
+    factorized = svd.apply(network("convnet"), delta=1)
+    with pytest.raises(blocks.SpecError, match=r"first.*expected a network not factorized"):
         restore.apply(listed(tmp_path, factorized), images)
 
 
 def test_a_file_of_other_images_of_the_same_name_is_refused(tmp_path, images):
-    model = inference.apply(network("convnet", seed=3))
+    model = shipped.apply(network("convnet", seed=3))
     restore.published(listed(tmp_path, model, data_sha256=images.digest), images)
     labels = images.validation.labels.clone()
     labels[0] = (labels[0] + 1) % 10
-    other = dataclasses.replace(images, validation=data.Split(images.validation.images, labels))
+    other = dataclasses.replace(images, validation=datasets.Split(images.validation.images, labels))
     with pytest.raises(ValueError, match=r"small\.slnc: of other images"):
         restore.published(listed(tmp_path, model, data_sha256=images.digest), other)
     restore.published(listed(tmp_path, model), other)  # of an earlier version, which does not say

@@ -8,8 +8,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from studylib import prune, train
-from studylib.experiments import low_rank, narrower, pruning
+from studylib.experiments import narrower, svd
+from studylib.experiments import prune as experiments_prune
+from studylib.techniques import prune
+from studylib.training import loop, recipe
 from studylib.tree import rows
 
 JSON = st.recursive(
@@ -17,7 +19,7 @@ JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
     max_leaves=6,
 )
-RECIPE = train.Recipe(1, 1e-2, batch_size=50, augmentation="none")
+RECIPE = recipe.Recipe(1, 1e-2, batch_size=50, augmentation="none")
 
 
 def counted(result):
@@ -58,7 +60,7 @@ def test_changed_code_makes_it_again(tmp_path, monkeypatch):
 
 def trainings(monkeypatch, most=None):
     """Counts trainings; the one after ``most`` is stopped."""
-    calls, fit = [], train.fit
+    calls, fit = [], loop.fit
 
     def counting(*args, **kwargs):
         if most is not None and len(calls) == most:
@@ -66,13 +68,13 @@ def trainings(monkeypatch, most=None):
         calls.append(1)
         return fit(*args, **kwargs)
 
-    monkeypatch.setattr(train, "fit", counting)
+    monkeypatch.setattr(loop, "fit", counting)
     return calls
 
 
 def ways(student, data, folder):
     how = {"recipe": RECIPE, "seeds": [0, 1], "scratch": folder}
-    return list(rows.every(pruning.ways(student, data, [0.5, 0.9], **how), folder, ["k"]))
+    return list(rows.every(experiments_prune.ways(student, data, [0.5, 0.9], **how), folder, ["k"]))
 
 
 def test_five_ways_to_prune_that_were_stopped_go_on_and_give_the_same_rows(new_student, tiny, tmp_path, monkeypatch):
@@ -98,11 +100,11 @@ def test_five_ways_to_prune_that_were_stopped_go_on_and_give_the_same_rows(new_s
 def test_rows_of_ranks_say_which_images_are_right_as_their_accuracy_does(student_model, tiny, tmp_path):
     networks = {"student": student_model}
     how = {"recipe": RECIPE, "seeds": [0, 1]}
-    found = list(rows.every(low_rank.ranks(networks, tiny, [1, 4, 10_000], **how), tmp_path, []))
-    ways = [way + end for way in (low_rank.PLAIN, low_rank.FISHER) for end in ("", low_rank.TUNED)]
+    found = list(rows.every(svd.ranks(networks, tiny, [1, 4, 10_000], **how), tmp_path, []))
+    ways = [way + end for way in (svd.PLAIN, svd.FISHER) for end in ("", svd.TUNED)]
     assert {(row["how"], row["delta"]) for row in found} == {(way, delta) for way in ways for delta in (1, 4)}
     for row in found:
-        assert low_rank.hits(row).mean().item() == pytest.approx(row["accuracy"])
+        assert svd.hits(row).mean().item() == pytest.approx(row["accuracy"])
         assert len(row["right"]) == len(tiny.validation)
 
 

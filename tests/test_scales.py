@@ -7,7 +7,15 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from studylib import codec, inference, models, objectives, qat, quantize, restore, store, train
+from studylib.coding import codec, restore
+from studylib.coding import shipped as coding_shipped
+from studylib.data import scoring
+from studylib.descent import objectives
+from studylib.disk import files, models
+from studylib.networks import grid, layers, pt2e
+from studylib.techniques import int8 as techniques_int8
+from studylib.techniques import qat
+from studylib.training.recipe import Recipe
 
 SCALES = [1.0, 1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6]
 PUBLISHED = sorted((Path(__file__).parents[1] / "figures" / "models").glob(f"*{restore.ENDING}"))
@@ -17,7 +25,7 @@ FORMER_LEAST = 2.0**-12
 @torch.no_grad()
 def scaled(model, s):
     """``model``, a ConvNet, with what a convolution and a linear layer give times ``s``, undone in the layer behind."""
-    new = models.duplicate(model)
+    new = layers.duplicate(model)
     for tensor in (new.features[2].norm.weight, new.features[2].norm.bias, new.fc2.weight, new.fc2.bias):
         tensor.mul_(s)
     for layer in (new.features[4].conv, new.fc3):
@@ -26,7 +34,7 @@ def scaled(model, s):
 
 
 def accuracy(model, data):
-    return train.accuracy(model, data.validation, data)
+    return scoring.accuracy(model, data.validation, data)
 
 
 @pytest.fixture(scope="module")
@@ -50,10 +58,10 @@ def live_rows(layer):
 def test_int8_is_as_good_whatever_scale_a_layer_has(s, student_model, int8_model, digits):
     model = scaled(student_model, s)
     assert accuracy(model, digits) == pytest.approx(accuracy(student_model, digits), abs=0.005)
-    static = quantize.apply(model, digits, calibration_images=128)
-    for found in (static, quantize.with_activations(static, model, "dynamic")):
+    static = techniques_int8.apply(model, digits, calibration_images=128)
+    for found in (static, pt2e.with_activations(static, model, "dynamic")):
         assert accuracy(found, digits) >= accuracy(int8_model, digits) - 0.02
-        for name, layer in models.weight_layers(found).items():
+        for name, layer in layers.weight_layers(found).items():
             assert live_rows(layer).min() >= 126, name
             assert len(live_rows(layer)) == len(layer.weight), name
 
@@ -64,7 +72,7 @@ def test_int8_is_as_good_whatever_scale_a_layer_has(s, student_model, int8_model
 @example(power=90)
 def test_a_scale_that_is_a_power_of_two_changes_no_integer_and_no_output(power, student_model, int8_model, digits):
     """The inputs' ranges are chosen alike, too."""
-    found = quantize.apply(scaled(student_model, 2.0**power), digits, calibration_images=128)
+    found = techniques_int8.apply(scaled(student_model, 2.0**power), digits, calibration_images=128)
     images = digits.normalize(digits.validation.images[:64])
     expected, got = integers(int8_model), integers(found)
     assert all(torch.equal(got[name], expected[name]) for name in expected)
@@ -75,17 +83,17 @@ def test_a_scale_that_is_a_power_of_two_changes_no_integer_and_no_output(power, 
 @settings(max_examples=8)
 @given(seed=st.integers(0, 999), bits=st.integers(2, 8))
 def test_each_row_that_is_not_zero_uses_its_whole_range(seed, bits, student_model, digits):
-    draw, model = torch.Generator().manual_seed(seed), models.duplicate(student_model)
+    draw, model = torch.Generator().manual_seed(seed), layers.duplicate(student_model)
     with torch.no_grad():
-        for layer in models.weight_layers(model).values():
+        for layer in layers.weight_layers(model).values():
             weight = layer.weight
             powers = 10.0 ** torch.empty(len(weight)).uniform_(-30, 2, generator=draw)
             weight.mul_(powers.view(-1, *[1] * (weight.dim() - 1)))
             weight[torch.rand(len(weight), generator=draw) < 0.2] = 0
     for norm in (unit.norm for unit in model.features if hasattr(unit, "norm")):
         norm.running_mean.zero_()
-    found = quantize.apply(model, digits, calibration_images=8, bits=bits)
-    for name, layer in models.weight_layers(found).items():
+    found = techniques_int8.apply(model, digits, calibration_images=8, bits=bits)
+    for name, layer in layers.weight_layers(found).items():
         alive = model.get_submodule(name).weight.detach().flatten(1).any(1)
         rows = layer.weight.flatten(1).int().abs().amax(1)
         assert (rows[alive] >= (126 if bits == 8 else 2 ** (bits - 1) - 1)).all(), name
@@ -100,18 +108,18 @@ def test_each_row_that_is_not_zero_uses_its_whole_range(seed, bits, student_mode
 
 def test_training_with_rounding_keeps_a_layer_of_small_weights(student_model, int8_model, digits):
     """The learning rate is next to none: what is seen is what training rounds, and what it converts to."""
-    recipe = train.Recipe(epochs=1, lr=1e-12, min_lr=0.0, batch_size=200, augmentation="none")
+    recipe = Recipe(epochs=1, lr=1e-12, min_lr=0.0, batch_size=200, augmentation="none")
     found = qat.apply(scaled(student_model, 1e-6), digits, recipe=recipe, seed=0, bits=8, calibration_images=128)
     least = accuracy(int8_model, digits) - 0.02
     assert found.history[-1]["val_accuracy"] >= least and accuracy(found, digits) >= least
-    for name, layer in models.weight_layers(found).items():
+    for name, layer in layers.weight_layers(found).items():
         assert live_rows(layer).min() >= 126 and len(live_rows(layer)) == len(layer.weight), name
 
 
 @given(power=st.integers(-60, 0), bits=st.integers(2, 8))
 def test_sensitivity_rounds_small_weights_as_others(power, bits):
     weight = torch.randn(5, 40, generator=torch.Generator().manual_seed(bits))
-    assert torch.equal(qat.rounded_weight(2.0**power * weight, bits), 2.0**power * qat.rounded_weight(weight, bits))
+    assert torch.equal(grid.rounded_weight(2.0**power * weight, bits), 2.0**power * grid.rounded_weight(weight, bits))
 
 
 # --- objectives -------------------------------------------------------------------------------------------------
@@ -121,15 +129,15 @@ def test_sensitivity_rounds_small_weights_as_others(power, bits):
 @pytest.mark.parametrize("bits", [2, 4, 8])
 def test_the_objectives_grid_is_that_of_inference(bits, s, student_model, digits):
     """Their error is that of the int8 layers' weights, their bytes those of integers between the same limits."""
-    model = models.fold_batch_norm(student_model)
+    model = layers.fold_batch_norm(student_model)
     with torch.no_grad():
-        for layer in models.weight_layers(model).values():
+        for layer in layers.weight_layers(model).values():
             layer.weight.mul_(s)
             layer.weight[1] = 0
-    low = quantize.apply(model, digits, calibration_images=8, bits=bits)
+    low = techniques_int8.apply(model, digits, calibration_images=8, bits=bits)
     error = sum(
         (layer.weight.double() - low.get_submodule(name).dequantized_weight().double()).square().sum().item()
-        for name, layer in models.weight_layers(model).items()
+        for name, layer in layers.weight_layers(model).items()
     )
     found = objectives.quantization_error(bits)
     assert found(model, None, None).item() == pytest.approx(error, rel=2e-3, abs=0)
@@ -138,11 +146,11 @@ def test_the_objectives_grid_is_that_of_inference(bits, s, student_model, digits
     assert 0 < value.item() <= sum(w.numel() for w in objectives.weights(model)) * bits / 8
     assert all(slope.isfinite().all() for slope in torch.autograd.grad(value, objectives.weights(model)))
     with torch.no_grad():  # on their grid, the bytes are the entropy of the integers
-        for name, layer in models.weight_layers(model).items():
+        for name, layer in layers.weight_layers(model).items():
             layer.weight.copy_(low.get_submodule(name).dequantized_weight())
     if bits < 8:  # the largest of 8 bits lies beside the grid: it decides the step and is rounded with the rest
         assert found(model, None, None).item() < 1e-6 * error
-        counts = [layer.weight.unique(return_counts=True)[1] for layer in models.weight_layers(low).values()]
+        counts = [layer.weight.unique(return_counts=True)[1] for layer in layers.weight_layers(low).values()]
         entropy = sum(-(n * (n / n.sum()).log2()).sum().item() / 8 for n in (c.double() for c in counts))
         assert coded(model, None, None).item() == pytest.approx(entropy, rel=1e-3)
 
@@ -155,17 +163,17 @@ def test_the_objectives_grid_is_that_of_inference(bits, s, student_model, digits
 def test_files_hold_layers_of_small_weights(s, kind, student_model, digits, images, tmp_path):
     """In float32 bit for bit; in half precision as well as others, or refused, naming the tensor."""
     model = scaled(student_model, s)
-    model = quantize.apply(model, digits, calibration_images=128) if kind == "int8" else model
-    shipped, read = inference.apply(model), codec.decode(codec.encode(model))
+    model = techniques_int8.apply(model, digits, calibration_images=128) if kind == "int8" else model
+    shipped, read = coding_shipped.apply(model), codec.decode(codec.encode(model))
     codec.verify(shipped, read)
-    store.save_model(tmp_path, model)
+    models.save_model(tmp_path, model)
     with torch.no_grad():
         assert torch.equal(read(images), shipped(images))
-        assert torch.equal(store.load_model(tmp_path)(images), model.eval()(images))
+        assert torch.equal(models.load_model(tmp_path)(images), model.eval()(images))
     half = None
     try:
-        half = inference.apply(model, floats="float16")
-    except inference.HalfPrecisionError as error:
+        half = coding_shipped.apply(model, floats="float16")
+    except coding_shipped.HalfPrecisionError as error:
         assert s <= 1e-2 and any(name in str(error) for name in ("features.2.conv", "features.4.conv", "fc2", "fc3"))
     if half is not None:
         assert (half(images) - shipped(images)).abs().max() < 0.05 * shipped(images).std()
@@ -180,30 +188,30 @@ def test_files_hold_layers_of_small_weights(s, kind, student_model, digits, imag
     ],
 )
 def test_a_scale_that_half_precision_would_alter_is_refused(change, name, int8_model):
-    model = models.duplicate(int8_model)
+    model = layers.duplicate(int8_model)
     change(model)
-    with pytest.raises(inference.HalfPrecisionError, match=rf"{name}: .* is beyond float16"):
-        inference.apply(model, floats="float16")
+    with pytest.raises(coding_shipped.HalfPrecisionError, match=rf"{name}: .* is beyond float16"):
+        coding_shipped.apply(model, floats="float16")
 
 
 def test_weights_that_half_precision_would_alter_are_refused(student_model):
-    model = models.duplicate(student_model)
+    model = layers.duplicate(student_model)
     with torch.no_grad():
         for tensor in (model.fc2.weight, model.fc2.bias):
             tensor.mul_(1e-6)
-    with pytest.raises(inference.HalfPrecisionError, match=r"fc2\.weight: .* is beyond float16"):
-        inference.apply(model, floats="float16")
+    with pytest.raises(coding_shipped.HalfPrecisionError, match=r"fc2\.weight: .* is beyond float16"):
+        coding_shipped.apply(model, floats="float16")
 
 
 def test_rows_without_a_weight_need_no_scale(student_model, digits, images):
     """Theirs is the least of all, which half precision has not."""
-    model = models.duplicate(student_model)
+    model = layers.duplicate(student_model)
     with torch.no_grad():
         model.fc2.weight[3:5] = 0
         model.fc2.bias[3:5] = 0.5
         model.fc3.weight.zero_()
-    int8 = quantize.apply(model, digits, calibration_images=32)
-    half, read = inference.apply(int8, floats="float16"), codec.decode(codec.encode(int8, floats="float16"))
+    int8 = techniques_int8.apply(model, digits, calibration_images=32)
+    half, read = coding_shipped.apply(int8, floats="float16"), codec.decode(codec.encode(int8, floats="float16"))
     codec.verify(half, read)
     with torch.no_grad():
         assert torch.equal(half(images), read(images)) and half(images).isfinite().all()
@@ -213,7 +221,7 @@ def test_rows_without_a_weight_need_no_scale(student_model, digits, images):
 def test_no_published_file_has_a_row_or_an_input_at_the_former_floor(path):
     """Scales were at least 2⁻¹²; without that they would have been the same."""
     model = codec.decode(path.read_bytes())
-    for name, layer in models.weight_layers(model).items():
+    for name, layer in layers.weight_layers(model).items():
         if layer.weight.dtype == torch.int8 and layer.weight.any():
             alive = layer.weight.flatten(1).any(1)
             assert layer.weight_scale[alive].min() > 1.5 * FORMER_LEAST, name
@@ -221,4 +229,4 @@ def test_no_published_file_has_a_row_or_an_input_at_the_former_floor(path):
 
 
 def test_every_published_file_is_there():
-    assert len(PUBLISHED) == len(store.read_json(PUBLISHED[0].parent / restore.LIST))
+    assert len(PUBLISHED) == len(files.read_json(PUBLISHED[0].parent / restore.LIST))

@@ -6,27 +6,34 @@ import pandas as pd
 import pytest
 import torch
 
-from studylib import comparison, dominance, limits, models, node, objectives, quantize, settings, train
+from studylib import settings
+from studylib.coding import limits
+from studylib.data import scoring
+from studylib.descent import objectives
+from studylib.experiments import hypervolume, three_objectives, ways_to_train
 from studylib.experiments import several_objectives as several
-from studylib.experiments import three_objectives
-from studylib.networks import ConvNetSize
+from studylib.experiments.ways import METHOD, RIVALS, Way
+from studylib.experiments.ways_to_train import ConvNetSize
+from studylib.networks import spec
 from studylib.plots import ways as plots
-from studylib.tree import chapter
-from studylib.ways import METHOD, RIVALS, Way
+from studylib.results import chapter
+from studylib.techniques import int8
+from studylib.training import loop, recipe
+from studylib.tree import node
 from tests.conftest import SMALL
 
-QUICK = train.Recipe(epochs=1, lr=5e-3, batch_size=50, augmentation="none")
+QUICK = recipe.Recipe(epochs=1, lr=5e-3, batch_size=50, augmentation="none")
 HOW = {"recipe": QUICK, "tau": 0.3, "seed": 0}
 SETTINGS = {"sums": [1e-3], "shrinkages": [0.1], "taus": [0.2], "rates": [5e-3], "sparsities": [0.5]}
-LABELS = [way.label for way in comparison.Comparison(**SETTINGS).ways()]
-STAGES = comparison.STAGES
+LABELS = [way.label for way in ways_to_train.Comparison(**SETTINGS).ways()]
+STAGES = ways_to_train.STAGES
 
 
 @pytest.fixture
 def trainings(monkeypatch):
     """Counts trainings."""
-    counted, real = [], train.fit
-    monkeypatch.setattr(train, "fit", lambda *a, **k: counted.append(1) or real(*a, **k))
+    counted, real = [], loop.fit
+    monkeypatch.setattr(loop, "fit", lambda *a, **k: counted.append(1) or real(*a, **k))
     return counted
 
 
@@ -68,7 +75,7 @@ def test_a_network_that_no_file_holds_is_refused_before_it_is_built(digits):
 
 def test_a_fresh_network_is_that_of_its_seed(digits):
     found = several.fresh(ConvNetSize(**SMALL), digits, 3, torch.device("cpu"))
-    expected = models.create("convnet", 3, **digits.model_args, **SMALL)
+    expected = spec.create("convnet", 3, **digits.model_args, **SMALL)
     assert all(torch.equal(a, b) for a, b in zip(found.parameters(), expected.parameters(), strict=True))
 
 
@@ -86,8 +93,8 @@ def test_the_gradients_are_those_of_the_two_losses(new_student, tiny):
 
 def test_every_way_is_compared_on_every_seed_and_read_back(tiny, monkeypatch, tmp_path, trainings):
     monkeypatch.setattr(several.datasets, "load", lambda name, seed: tiny)
-    given = comparison.Comparison(repetitions=2, **SETTINGS)
-    arguments = (tiny, ConvNetSize(**SMALL), given, given.plan(QUICK, comparison.Tuning()), torch.device("cpu"))
+    given = ways_to_train.Comparison(repetitions=2, **SETTINGS)
+    arguments = (tiny, ConvNetSize(**SMALL), given, given.plan(QUICK, ways_to_train.Tuning()), torch.device("cpu"))
     found = several.compared(*arguments, tmp_path)
     assert len(found["tried"]) == len(LABELS) * len(STAGES) and set(found["tried"]["seed"]) == {0}
     columns = ["way", "value", "seed", "stage", "sparsity", "val_accuracy"]
@@ -102,10 +109,10 @@ def test_every_way_is_compared_on_every_seed_and_read_back(tiny, monkeypatch, tm
 
 
 def test_a_comparison_that_does_not_fit_the_data_is_refused_before_it_trains(tiny, trainings):
-    given = comparison.Comparison(**SETTINGS)
+    given = ways_to_train.Comparison(**SETTINGS)
     large = ConvNetSize([4096, 4096, 4096])
     with pytest.raises(ValueError, match="expected at most"):
-        several.compared(tiny, large, given, given.plan(QUICK, comparison.Tuning()), torch.device("cpu"), None)
+        several.compared(tiny, large, given, given.plan(QUICK, ways_to_train.Tuning()), torch.device("cpu"), None)
     assert not trainings
 
 
@@ -174,7 +181,7 @@ def test_the_three_highest_are_those_of_a_stage_and_sparsity():
 
 def test_the_least_likeness_is_over_the_epochs_of_the_method():
     rows = pd.DataFrame({"way": [METHOD, METHOD, "MGDA"], "cosine_l1": [0.0, -0.9, -1.0]})
-    assert several.least_likeness(rows, 0.4) == dominance.likeness(0.4, -0.9)
+    assert several.least_likeness(rows, 0.4) == hypervolume.likeness(0.4, -0.9)
     assert math.isnan(several.least_likeness(rows[2:], 0.4))
 
 
@@ -203,7 +210,7 @@ def test_three_objectives_are_rows_of_each_set_and_kept(start, tiny, tmp_path, t
     ]
     model = three_objectives.descended(start, tiny, [objectives.l1], **HOW)
     assert rows[1]["l1"] == pytest.approx(float(objectives.l1.closed_form(model)[0]))
-    assert rows[1][three_objectives.TEST] == 100 * train.accuracy(model, tiny.test, tiny)
+    assert rows[1][three_objectives.TEST] == 100 * scoring.accuracy(model, tiny.test, tiny)
     assert rows[1]["l1"] < rows[0]["l1"]
     made = len(trainings)
     assert three_objectives.three_objectives(start, tiny, tmp_path, **HOW) == rows and len(trainings) == made
@@ -224,8 +231,8 @@ def test_quantization_and_alignment_are_measured_beside_the_teacher(start, tiny,
     assert [row["objectives"].count("+") for row in rows] == [0, 1, 1, 2]
     assert list(rows[0]) == ["objectives", "error", three_objectives.TEST, "4 bits %", "as the teacher %"]
     model = three_objectives.descended(start, tiny, [], **HOW)
-    low = quantize.apply(model, tiny, seed=0, calibration_images=100, bits=4)
-    assert rows[0]["4 bits %"] == 100 * train.accuracy(low, tiny.test, tiny)
+    low = int8.apply(model, tiny, seed=0, calibration_images=100, bits=4)
+    assert rows[0]["4 bits %"] == 100 * scoring.accuracy(low, tiny.test, tiny)
     assert rows[1]["error"] < rows[0]["error"]
 
 
@@ -286,7 +293,7 @@ def test_ways_to_train_have_a_panel_a_sparsity_and_a_ring_where_none_beats_them(
 def test_rows_of_a_chapter_are_made_again_where_a_function_of_the_notebook_is_another(tmp_path):
     made, settings_of = [], {"dataset": "digits", "threads": 1}
     for key in (["a"], ["a"], ["b"], []):
-        shown = chapter.Chapter(node.Node.of(tmp_path, settings_of, "06_moo_vs_weighted_sum"))
+        shown = chapter.Chapter(node.Node.of(tmp_path, settings_of, "06_moo"))
         found = shown.one("own", lambda: made.append(1) or {"n": len(made)}, *key)
         assert found == {"n": len(made)}
     assert len(made) == 3

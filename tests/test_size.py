@@ -7,8 +7,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from studylib import inference, latency, lowrank, models, prune, size
-from studylib.train import Recipe
+from studylib.coding import shipped as coding_shipped
+from studylib.coding import size
+from studylib.networks import cost
+from studylib.networks.layers import duplicate, fold_batch_norm, sparsity, weight_layers
+from studylib.techniques import prune, svd
+from studylib.training.recipe import Recipe
 
 COUNTED = ("parameters", "nonzeros", "bytes_dense", "bytes_nonzero", "bytes_csr", "bytes_bitmap", "bytes_sparse")
 ARGS = {"in_channels": 1, "image_size": 8, "classes": 10}
@@ -40,7 +44,7 @@ def test_accountings_of_a_float_model_equal_a_count_by_hand(small):
         "bytes_bitmap": 4 * (WEIGHTS + BIASES) + bitmaps,
         "bytes_sparse": 4 * (WEIGHTS + BIASES),
     }
-    assert size.sparsity(small) == 0
+    assert sparsity(small) == 0
 
 
 def test_accountings_of_a_pruned_model_equal_a_count_by_hand(small):
@@ -52,7 +56,7 @@ def test_accountings_of_a_pruned_model_equal_a_count_by_hand(small):
     assert found["nonzeros"] == WEIGHTS - 54 - 36 + BIASES
     assert found["bytes_nonzero"] == 4 * found["nonzeros"] and found["bytes_dense"] == 4 * found["parameters"]
     assert found["bytes_sparse"] == 4 * (WEIGHTS + BIASES - 60 - 108) + (8 + 24) + (14 + 4 * 72)
-    assert size.sparsity(small) == pytest.approx(90 / WEIGHTS)
+    assert sparsity(small) == pytest.approx(90 / WEIGHTS)
 
 
 def test_zeros_elsewhere_count_as_numbers(small):
@@ -64,7 +68,7 @@ def test_zeros_elsewhere_count_as_numbers(small):
 
 
 def test_accountings_of_an_int8_model_equal_a_count_by_hand(int8_model):
-    layers = models.weight_layers(int8_model).values()
+    layers = weight_layers(int8_model).values()
     weights = sum(layer.weight.numel() for layer in layers)
     zeros = sum(int((layer.weight == 0).sum()) for layer in layers)
     floats = sum(2 * len(layer.bias) + 1 for layer in layers)  # scales and biases; the scale of the input
@@ -73,7 +77,7 @@ def test_accountings_of_an_int8_model_equal_a_count_by_hand(int8_model):
     assert found["nonzeros"] == found["parameters"] - zeros
     assert found["bytes_dense"] == weights + 4 * floats + 6
     assert found["bytes_nonzero"] == found["bytes_dense"] - zeros
-    assert size.sparsity(int8_model) == pytest.approx(zeros / weights)
+    assert sparsity(int8_model) == pytest.approx(zeros / weights)
 
 
 def test_int8_takes_about_a_quarter(student_model, int8_model):
@@ -82,13 +86,13 @@ def test_int8_takes_about_a_quarter(student_model, int8_model):
 
 
 def test_a_factorized_model_is_smaller(student_model):
-    assert size.accountings(lowrank.apply(student_model))["parameters"] < size.accountings(student_model)["parameters"]
+    assert size.accountings(svd.apply(student_model))["parameters"] < size.accountings(student_model)["parameters"]
 
 
 def test_inventory_is_what_inference_needs(teacher_model):
     names = set(size.inventory(teacher_model))
     assert not [name for name in names if "norm" in name or "running" in name]
-    assert names == {f"{n}.{what}" for n in models.weight_layers(teacher_model) for what in ("weight", "bias")}
+    assert names == {f"{n}.{what}" for n in weight_layers(teacher_model) for what in ("weight", "bias")}
 
 
 TENSORS = st.builds(
@@ -145,18 +149,18 @@ def test_the_cheapest_way_is_taken_for_each_tensor(small):
 
 
 def test_few_bits_a_weight_take_few_bytes(int8_model):
-    model = models.duplicate(int8_model)
-    for layer in models.weight_layers(model).values():
+    model = duplicate(int8_model)
+    for layer in weight_layers(model).values():
         layer.bits = 4
     full, half = size.accountings(int8_model), size.accountings(model)
     assert full["bytes_dense"] - half["bytes_dense"] == sum(
-        layer.weight.numel() // 2 for layer in models.weight_layers(model).values()
+        layer.weight.numel() // 2 for layer in weight_layers(model).values()
     )
     assert half["bytes_nonzero"] < full["bytes_nonzero"] and half["bytes_entropy"] == full["bytes_entropy"]
 
 
 def test_the_safetensors_file_opens_and_zstd_gives_it_back(student_model):
-    shipped = inference.apply(student_model)
+    shipped = coding_shipped.apply(student_model)
     file = safetensors.torch.save(shipped.state_dict(), {"spec": json.dumps(shipped.spec)})
     assert safetensors.torch.load(file).keys() == shipped.state_dict().keys()
     found = size.accountings(student_model)
@@ -164,9 +168,9 @@ def test_the_safetensors_file_opens_and_zstd_gives_it_back(student_model):
 
 
 def test_the_entropy_bound_equals_a_count_by_hand(int8_model):
-    model = models.duplicate(int8_model)
+    model = duplicate(int8_model)
     numbers = 0
-    for layer in models.weight_layers(model).values():
+    for layer in weight_layers(model).values():
         layer.weight.zero_()
         numbers += 4 * (2 * len(layer.bias) + 1) + 1
     assert size.entropy_bound(model) == numbers  # nothing but zeros: nothing to say of the weights
@@ -177,38 +181,38 @@ def test_the_entropy_bound_equals_a_count_by_hand(int8_model):
 
 
 def test_float_weights_count_at_their_width_in_the_entropy_bound(small):
-    folded = models.fold_batch_norm(small)
+    folded = fold_batch_norm(small)
     assert size.entropy_bound(folded) == 4 * (WEIGHTS + BIASES)
 
 
 def test_multiply_adds_equal_a_count_by_hand(small):
     expected = 64 * 9 * 1 * 2 + 16 * 9 * 2 * 3 + 4 * 9 * 3 * 4 + 4 * 5 + 5 * 6 + 6 * 10
-    assert size.multiply_adds(small, ARGS) == expected
+    assert cost.multiply_adds(small, ARGS) == expected
     with torch.no_grad():
         small.fc1.weight.zero_()
-    assert size.multiply_adds(small, ARGS) == expected  # zeros count as any weight
+    assert cost.multiply_adds(small, ARGS) == expected  # zeros count as any weight
 
 
 def test_int8_computes_as_many_multiply_adds(student_model, int8_model, digits):
-    found = [size.multiply_adds(model, digits.model_args) for model in (student_model, int8_model)]
+    found = [cost.multiply_adds(model, digits.model_args) for model in (student_model, int8_model)]
     assert found[0] == found[1] > 0
 
 
 def test_structure_tells_apart_what_runs_differently(student_model, int8_model, new_student, tiny):
     pruned = prune.apply(student_model, tiny, rounds=1, recipe=Recipe(epochs=0), seed=0, tolerance=1.0)
-    assert latency.structure_of(pruned) == latency.structure_of(student_model) == latency.structure_of(new_student(3))
-    others = [int8_model, lowrank.apply(student_model), lowrank.apply(student_model, delta=2)]
+    assert cost.structure_of(pruned) == cost.structure_of(student_model) == cost.structure_of(new_student(3))
+    others = [int8_model, svd.apply(student_model), svd.apply(student_model, delta=2)]
     others += [new_student(hidden=[16, 11]), student_model]
-    assert len({latency.structure_of(model) for model in others}) == 5
+    assert len({cost.structure_of(model) for model in others}) == 5
 
 
 def test_example_images_are_the_same_at_every_call():
-    images = size.example(ARGS, 3)
+    images = cost.example(ARGS, 3)
     assert images.shape == (3, 1, 8, 8) and images.dtype == torch.float32
-    assert torch.equal(images, size.example(ARGS, 3))
+    assert torch.equal(images, cost.example(ARGS, 3))
 
 
 def test_peak_memory_covers_what_is_resident():
     with open("/proc/self/status") as file:
         resident = next(int(line.split()[1]) for line in file if line.startswith("VmRSS")) / 1024
-    assert size.peak_memory_mb() >= 0.9 * resident > 10
+    assert cost.peak_memory_mb() >= 0.9 * resident > 10

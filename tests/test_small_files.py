@@ -6,13 +6,14 @@ import shutil
 import pandas as pd
 import pytest
 
-from studylib import frontier, marks, quantize, store
-from studylib.experiments import small_files
-from studylib.node import Node
+from studylib.disk import files
+from studylib.experiments import frontier, small_files
 from studylib.plots.files import draw_files
-from studylib.recipe import Recipe
-from studylib.results import verdicts
-from studylib.tree.chapter import Chapter
+from studylib.results import marks, verdicts
+from studylib.results.chapter import Chapter
+from studylib.techniques import int8
+from studylib.training.recipe import Recipe
+from studylib.tree.node import Node
 
 RECIPE = Recipe(epochs=1, lr=5e-3, batch_size=200, views=1, schedule="one_cycle")
 SHRINKING = frontier.Shrinking([0.5], [3, 8], epochs=1, rounding_epochs=1, calibration_images=64)
@@ -60,11 +61,11 @@ def test_rows_and_files_of_a_network_of_the_tree_and_a_new_one(node, student_mod
     assert list(rows[0]) == list(POINTS) and [row["name"] for row in rows] == ["teacher-500-4bit", "convnet2-500-4bit"]
     for row in rows:
         folder = node.out / "points" / row["name"]
-        metrics = store.read_json(folder / "metrics.json")
+        metrics = files.read_json(folder / "metrics.json")
         assert row["bytes"] == (folder / "model.slnc").stat().st_size == metrics["bytes_file"]
         pruned = [each["val_accuracy"] for each in metrics["history"] if each["training"] == "pruning"]
         assert row["val_accuracy_pruned"] == max(pruned) and row["test_accuracy"] == metrics["test_accuracy"]
-    assert not node.scratch.exists() and list((store.resolve("parent") / "views").iterdir())
+    assert not node.scratch.exists() and list((files.resolve("parent") / "views").iterdir())
 
 
 def test_a_point_that_is_there_is_not_made_again_and_one_that_is_gone_is(node, monkeypatch):
@@ -75,7 +76,7 @@ def test_a_point_that_is_there_is_not_made_again_and_one_that_is_gone_is(node, m
         if len(made) == stop:
             raise KeyboardInterrupt
         made.append(kwargs["bits"])
-        small = quantize.apply(model, data, calibration_images=64)  # without training
+        small = int8.apply(model, data, calibration_images=64)  # without training
         small.history = []
         return small
 

@@ -7,8 +7,9 @@ import pytest
 import safetensors.torch
 import torch
 
-from studylib import store
-from studylib.store import CheckpointError, load_model, save_model
+from studylib.disk import files, models, provenance
+from studylib.disk.files import CheckpointError
+from studylib.disk.models import load_model, save_model
 
 
 @pytest.fixture
@@ -22,7 +23,7 @@ def seal(folder, **changes):
     content = json.loads((folder / "model.json").read_text())
     content.pop("check")
     content |= changes
-    (folder / "model.json").write_text(json.dumps({**content, "check": store._digest(content)}))
+    (folder / "model.json").write_text(json.dumps({**content, "check": models._digest(content)}))
 
 
 # --- models ---------------------------------------------------------------------------------------------------
@@ -146,13 +147,13 @@ def test_a_missing_model_elsewhere_names_its_folder_only(study_root):
 def test_writing_replaces_the_whole_file_and_makes_folders(tmp_path):
     file = tmp_path / "a" / "b" / "c.txt"
     for content in (b"a long first text", b"short"):
-        store.write_bytes(file, content)
+        files.write_bytes(file, content)
         assert file.read_bytes() == content
     assert list(file.parent.iterdir()) == [file]
 
 
 def test_written_files_have_the_mode_of_any_new_file(tmp_path):
-    store.write_bytes(tmp_path / "stored", b"")
+    files.write_bytes(tmp_path / "stored", b"")
     (tmp_path / "plain").touch()
     assert (tmp_path / "stored").stat().st_mode == (tmp_path / "plain").stat().st_mode
 
@@ -160,7 +161,7 @@ def test_written_files_have_the_mode_of_any_new_file(tmp_path):
 @pytest.mark.parametrize("step", ["replace", "fsync"])
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch, step):
     file = tmp_path / "x"
-    store.write_bytes(file, b"old")
+    files.write_bytes(file, b"old")
 
     def fail(*args):
         raise OSError("disk full")
@@ -168,7 +169,7 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypat
     with monkeypatch.context() as patch:
         patch.setattr(os, step, fail)
         with pytest.raises(OSError, match="disk full"):
-            store.write_bytes(file, b"new")
+            files.write_bytes(file, b"new")
     assert file.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [file]
 
@@ -179,7 +180,7 @@ def test_a_disk_that_fails_is_said_with_the_path_and_an_old_model_stays_whole(
     folder, new_student, monkeypatch, step, number
 ):
     before = {file.name: file.read_bytes() for file in folder.iterdir()}
-    owner, name = {"open": (os, "fdopen"), "mkstemp": (store.tempfile, "mkstemp")}.get(step, (os, step))
+    owner, name = {"open": (os, "fdopen"), "mkstemp": (files.tempfile, "mkstemp")}.get(step, (os, step))
     works, calls = getattr(owner, name), []
 
     def fail(*arguments, **how):
@@ -198,15 +199,15 @@ def test_a_disk_that_fails_is_said_with_the_path_and_an_old_model_stays_whole(
 
 def test_a_folder_that_cannot_be_made_is_named(tmp_path, student_model):
     (tmp_path / "file").touch()
-    for write in (lambda path: store.write_json(path, {}), lambda path: save_model(path, student_model)):
+    for write in (lambda path: files.write_json(path, {}), lambda path: save_model(path, student_model)):
         with pytest.raises(OSError, match=f"{tmp_path}/file/x"):
             write(tmp_path / "file" / "x")
     with pytest.raises(OSError, match="/proc/nowhere/x"):
-        store.write_bytes(store.Path("/proc/nowhere/x"), b"")
+        files.write_bytes(files.Path("/proc/nowhere/x"), b"")
 
 
 def test_what_this_machine_cannot_read_is_not_called_damaged(folder, tmp_path, monkeypatch):
-    store.write_json(tmp_path / "x.json", {})
+    files.write_json(tmp_path / "x.json", {})
     real = open
 
     def fail(path, *arguments, **how):
@@ -216,24 +217,24 @@ def test_what_this_machine_cannot_read_is_not_called_damaged(folder, tmp_path, m
         monkeypatch.setattr(module, fail)
     for read, path in (
         (load_model, folder),
-        (store.read_json, tmp_path / "x.json"),
-        (store.read_tensors, folder / "model.safetensors"),
+        (files.read_json, tmp_path / "x.json"),
+        (files.read_tensors, folder / "model.safetensors"),
     ):
         with pytest.raises(OSError, match=f"Input/output error: '{path}"):
             read(path)
     monkeypatch.setattr("builtins.open", real)
-    for read in (store.read_json, store.read_tensors):
+    for read in (files.read_json, files.read_tensors):
         with pytest.raises(OSError, match=r"Is a directory|Input/output"):
             read(tmp_path)
 
 
 def test_json_comes_back_and_holds_no_nan(tmp_path):
     value = {"α": [1, 2.5, None, "x"], "nested": {"y": True}}
-    store.write_json(tmp_path / "x.json", value)
-    assert store.read_json(tmp_path / "x.json") == value
+    files.write_json(tmp_path / "x.json", value)
+    assert files.read_json(tmp_path / "x.json") == value
     with pytest.raises(ValueError, match="JSON"):
-        store.write_json(tmp_path / "x.json", {"y": float("nan")})
-    assert store.read_json(tmp_path / "x.json") == value
+        files.write_json(tmp_path / "x.json", {"y": float("nan")})
+    assert files.read_json(tmp_path / "x.json") == value
 
 
 @pytest.mark.parametrize("content", [None, b"{", b"\xff\xfe", b"[" * 100_000])
@@ -242,15 +243,15 @@ def test_json_that_cannot_be_read_is_named(tmp_path, content):
     if content is not None:
         file.write_bytes(content)
     with pytest.raises(CheckpointError, match=str(file)):
-        store.read_json(file)
+        files.read_json(file)
 
 
 def test_tensors_come_back_with_what_was_said_about_them(tmp_path):
     tensors = {"a": torch.randn(3, 4).t(), "b": torch.arange(3, dtype=torch.int8), "c": torch.tensor(2.0)}
     about = {"epoch": 3, "names": ["ä"]}
     for said in (about, None):
-        store.write_tensors(tmp_path / "x", tensors, said)
-        found, found_about = store.read_tensors(tmp_path / "x")
+        files.write_tensors(tmp_path / "x", tensors, said)
+        found, found_about = files.read_tensors(tmp_path / "x")
         assert found_about == (said or {})
         assert found.keys() == tensors.keys()
         assert all(torch.equal(found[k], tensors[k]) and found[k].dtype == tensors[k].dtype for k in tensors)
@@ -265,16 +266,16 @@ def test_tensors_that_cannot_be_read_are_named(tmp_path, content):
     if content is not None:
         file.write_bytes(content)
     with pytest.raises(CheckpointError, match=str(file)):
-        store.read_tensors(file)
+        files.read_tensors(file)
 
 
 # --- the study's folder ---------------------------------------------------------------------------------------
 
 
 def test_paths_are_resolved_below_the_root(study_root):
-    assert store.root() == study_root
-    assert store.resolve("runs/smoke") == study_root / "runs" / "smoke"
-    assert store.resolve("/elsewhere/x") == store.Path("/elsewhere/x")
+    assert files.root() == study_root
+    assert files.resolve("runs/smoke") == study_root / "runs" / "smoke"
+    assert files.resolve("/elsewhere/x") == files.Path("/elsewhere/x")
 
 
 def test_the_root_is_the_nearest_folder_with_parameters(study_root, monkeypatch):
@@ -282,8 +283,8 @@ def test_the_root_is_the_nearest_folder_with_parameters(study_root, monkeypatch)
     (study_root / "papermill_params").mkdir()
     (study_root / "notebooks" / "deep").mkdir(parents=True)
     monkeypatch.chdir(study_root / "notebooks" / "deep")
-    store.root.cache_clear()
-    assert store.root() == study_root.resolve()
+    files.root.cache_clear()
+    assert files.root() == study_root.resolve()
 
 
 def git(folder, *args):
@@ -296,21 +297,21 @@ def test_provenance_says_which_commit_and_whether_it_was_changed(study_root, mon
     for name in ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE"):  # of a hook that runs the tests
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(study_root.parent))
-    assert store.provenance()["git_commit"] == "unknown"
+    assert provenance.provenance()["git_commit"] == "unknown"
     git(study_root, "init")
     (study_root / "file").write_text("1")
     git(study_root, "add", "file")
     git(study_root, "commit", "-m", "x")
     commit = git(study_root, "rev-parse", "HEAD")[:12]
-    assert store.provenance()["git_commit"] == commit
+    assert provenance.provenance()["git_commit"] == commit
     (study_root / "untracked").write_text("1")
-    assert store.provenance()["git_commit"] == commit
+    assert provenance.provenance()["git_commit"] == commit
     (study_root / "file").write_text("2")
-    assert store.provenance()["git_commit"] == commit + "+"
+    assert provenance.provenance()["git_commit"] == commit + "+"
 
 
 def test_provenance_names_packages_and_hardware():
-    found = store.provenance()
+    found = provenance.provenance()
     assert found["packages"]["torch"].split("+")[0] == torch.__version__.split("+")[0]
     assert found["threads"] == torch.get_num_threads()
     assert found["date"].endswith("+00:00")
@@ -320,20 +321,20 @@ def test_provenance_names_packages_and_hardware():
 
 def test_hardware_is_said_where_linux_does_not_say_it(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr(store.Path, "read_text", lambda self, **_: "processor: 0\n")
-    name, cores, _ = store._hardware().split(", ")
+    monkeypatch.setattr(files.Path, "read_text", lambda self, **_: "processor: 0\n")
+    name, cores, _ = provenance._hardware().split(", ")
     assert name and cores == f"{os.cpu_count()} cores"
 
 
 @pytest.mark.parametrize(("has", "said"), [(True, "with bfloat16"), (False, "without bfloat16")])
 def test_hardware_says_whether_amp_is_bfloat16_on_this_processor(monkeypatch, has, said):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr(store, "has_bfloat16", lambda device: has)
-    assert store._hardware().endswith(f" cores, {said}")
+    monkeypatch.setattr(provenance, "has_bfloat16", lambda device: has)
+    assert provenance._hardware().endswith(f" cores, {said}")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "H200")
-    assert store._hardware() == "H200"
+    assert provenance._hardware() == "H200"
 
 
 def test_provenance_says_which_images_where_they_are_given():
-    assert store.provenance("abc")["data_sha256"] == "abc" and "data_sha256" not in store.provenance()
+    assert provenance.provenance("abc")["data_sha256"] == "abc" and "data_sha256" not in provenance.provenance()

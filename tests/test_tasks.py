@@ -5,13 +5,19 @@ import dataclasses
 import pytest
 import torch
 
-from studylib import codec, lowrank, models, quantize, store, sweep, train
-from studylib import data as datasets
-from studylib.data import Split
-from studylib.node import Node
-from studylib.tasks import CLASSIFICATION, Task
+from studylib.coding import codec
+from studylib.data import datasets, scoring
+from studylib.data.datasets import Split
+from studylib.data.tasks import CLASSIFICATION, Task
+from studylib.disk import files
+from studylib.networks import layers, spec
+from studylib.techniques import int8, svd
+from studylib.training import deadline, loop
+from studylib.training.recipe import Recipe
+from studylib.tree import table as tree_table
+from studylib.tree.node import Node
 
-QUICK = train.Recipe(epochs=4, lr=1e-2, batch_size=20, augmentation="none")  # 30 steps an epoch
+QUICK = Recipe(epochs=4, lr=1e-2, batch_size=20, augmentation="none")  # 30 steps an epoch
 
 
 def squared(outputs, targets):
@@ -54,16 +60,16 @@ def new_denoiser(new_student):
 @pytest.fixture(scope="module")
 def denoiser(noise):
     """A trained one, its history with it. Shared: copy it before changing it."""
-    model = models.create("convnet", 0, **noise.model_args, widths=[8, 12, 16], hidden=[16, 12])
-    model.history = train.fit(model, noise, QUICK, seed=0)
+    model = spec.create("convnet", 0, **noise.model_args, widths=[8, 12, 16], hidden=[16, 12])
+    model.history = loop.fit(model, noise, QUICK, seed=0)
     return model
 
 
 @pytest.fixture(scope="module")
 def finished(denoiser, noise, tmp_path_factory):
     """The folder of a run with two nodes of it, and metrics: as trained, and compressed."""
-    compressed = quantize.apply(lowrank.apply(models.duplicate(denoiser)), noise, calibration_images=64)
-    made, run = {"teacher": models.duplicate(denoiser), "teacher-svd-int8": compressed}, tmp_path_factory.mktemp("run")
+    compressed = int8.apply(svd.apply(layers.duplicate(denoiser)), noise, calibration_images=64)
+    made, run = {"teacher": layers.duplicate(denoiser), "teacher-svd-int8": compressed}, tmp_path_factory.mktemp("run")
     metrics = {}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(datasets, "load", lambda name, seed: noise)
@@ -78,7 +84,7 @@ def without_seconds(history):
 
 
 def mse(model, split, data) -> float:
-    return DENOISING.scores(train.predict(model, split, data), split.labels)["mse"]
+    return DENOISING.scores(scoring.predict(model, split, data), split.labels)["mse"]
 
 
 # --- the task ---------------------------------------------------------------------------------------------------
@@ -145,7 +151,7 @@ def test_the_epoch_of_the_lowest_score_is_kept(new_denoiser, noise):
         return (value if len(steps) <= 60 else -value), outputs
 
     model = new_denoiser()
-    history = train.fit(model, noise, QUICK, seed=0, loss=spoilt_after_two_epochs)
+    history = loop.fit(model, noise, QUICK, seed=0, loss=spoilt_after_two_epochs)
     lowest = min(row["val_mse"] for row in history)
     assert lowest < history[-1]["val_mse"] and [r for r in history if r["best"]][-1]["val_mse"] == lowest
     assert mse(model, noise.validation, noise) == lowest
@@ -154,7 +160,7 @@ def test_the_epoch_of_the_lowest_score_is_kept(new_denoiser, noise):
 def test_a_training_ends_once_the_score_is_below_its_target(denoiser, new_denoiser, noise):
     second, third = (row["val_mse"] for row in denoiser.history[1:3])
     for target, epochs in ((second, 2), ((second + third) / 2, 3), (9.0, 1), (0.0, 4)):
-        assert len(train.fit(new_denoiser(), noise, QUICK, seed=0, target=target)) == epochs
+        assert len(loop.fit(new_denoiser(), noise, QUICK, seed=0, target=target)) == epochs
 
 
 def test_an_interrupted_training_ends_as_if_it_had_not_been(
@@ -163,32 +169,32 @@ def test_an_interrupted_training_ends_as_if_it_had_not_been(
     options = {"seed": 0, "checkpoint": tmp_path / "x.safetensors"}
     left = iter([9.0, 9.0, 1e-9])
     with monkeypatch.context() as patch:
-        patch.setattr(train.budget, "left", lambda: next(left))
-        with pytest.raises(train.budget.Paused, match="epoch 2 of 4"):
-            train.fit(new_denoiser(), noise, QUICK, **options)
-    epochs, epoch = [], train._epoch
-    monkeypatch.setattr(train, "_epoch", lambda *args: epochs.append(1) or epoch(*args))
+        patch.setattr(deadline, "left", lambda: next(left))
+        with pytest.raises(deadline.Paused, match="epoch 2 of 4"):
+            loop.fit(new_denoiser(), noise, QUICK, **options)
+    epochs, epoch = [], loop._epoch
+    monkeypatch.setattr(loop, "_epoch", lambda *args: epochs.append(1) or epoch(*args))
     resumed = new_denoiser()
-    assert without_seconds(train.fit(resumed, noise, QUICK, **options)) == without_seconds(denoiser.history)
+    assert without_seconds(loop.fit(resumed, noise, QUICK, **options)) == without_seconds(denoiser.history)
     assert len(epochs) == 2 and same_tensors(resumed, denoiser)
 
 
 @pytest.mark.parametrize("other", [{"name": "other"}, {"lower_is_better": False}, {"val_loss": "worst"}], ids=str)
 def test_a_checkpoint_of_another_task_is_not_used(new_denoiser, noise, tmp_path, monkeypatch, other):
     recipe, options = dataclasses.replace(QUICK, epochs=1), {"seed": 0, "checkpoint": tmp_path / "x.safetensors"}
-    train.fit(new_denoiser(), noise, recipe, **options)
-    epochs, epoch = [], train._epoch
-    monkeypatch.setattr(train, "_epoch", lambda *args: epochs.append(1) or epoch(*args))
-    train.fit(new_denoiser(), noise, recipe, **options)
+    loop.fit(new_denoiser(), noise, recipe, **options)
+    epochs, epoch = [], loop._epoch
+    monkeypatch.setattr(loop, "_epoch", lambda *args: epochs.append(1) or epoch(*args))
+    loop.fit(new_denoiser(), noise, recipe, **options)
     assert not epochs
     another = dataclasses.replace(noise, task=dataclasses.replace(DENOISING, **other))
-    train.fit(new_denoiser(), another, recipe, **options)
+    loop.fit(new_denoiser(), another, recipe, **options)
     assert len(epochs) == 1
 
 
 def test_targets_that_are_no_classes_are_not_smoothed(new_denoiser, noise):
     with pytest.raises(ValueError, match=r"label_smoothing=0\.1"):
-        train.fit(new_denoiser(), noise, dataclasses.replace(QUICK, label_smoothing=0.1), seed=0)
+        loop.fit(new_denoiser(), noise, dataclasses.replace(QUICK, label_smoothing=0.1), seed=0)
 
 
 # --- nodes and tables -------------------------------------------------------------------------------------------
@@ -198,13 +204,13 @@ def test_a_node_is_scored_by_its_task(finished, noise):
     run, metrics = finished
     for name, found in metrics.items():
         folder = run / "seed0" / name
-        assert store.read_json(folder / "metrics.json") == found
+        assert files.read_json(folder / "metrics.json") == found
         assert not [key for key in found if "accuracy" in key or "nll" in key or "ece" in key]
         decoded = codec.decode((folder / "model.slnc").read_bytes())
         assert found["test_mse"] == mse(decoded, noise.test, noise)
         assert found["val_mse"] == mse(decoded, noise.validation, noise)
         assert found["val_mse_float16"] == pytest.approx(found["val_mse"], rel=0.01)
-        tensors, _ = store.read_tensors(folder / "test_logits.safetensors")
+        tensors, _ = files.read_tensors(folder / "test_logits.safetensors")
         assert torch.equal(tensors["labels"], noise.test.labels) and tensors["logits"].shape == (997, 64)
     plain, compressed = metrics.values()
     assert compressed["bytes_file"] < 0.5 * plain["bytes_file"]
@@ -213,13 +219,13 @@ def test_a_node_is_scored_by_its_task(finished, noise):
 
 def test_a_table_has_the_columns_of_its_task(finished):
     run, metrics = finished
-    table = sweep.read(run, list(metrics), [0], DENOISING)
-    assert list(table.columns) == sweep.columns(DENOISING)
+    table = tree_table.read(run, list(metrics), [0], DENOISING)
+    assert list(table.columns) == tree_table.columns(DENOISING)
     of_classes = {"test_accuracy", "val_accuracy", "val_accuracy_float16", "test_nll", "test_ece", "agreement"}
     own = {"test_mse", "val_mse", "val_mse_float16", "test_worst"}
-    assert set(sweep.COLUMNS) - set(table) == of_classes and set(table) - set(sweep.COLUMNS) == own
+    assert set(tree_table.COLUMNS) - set(table) == of_classes and set(table) - set(tree_table.COLUMNS) == own
     assert table["test_mse"].tolist() == [found["test_mse"] for found in metrics.values()]
-    assert sweep.summary(table)["test_mse"].tolist() == table["test_mse"].tolist()
-    assert (sweep.compare(table, table, DENOISING)["difference"] == 0).all()
+    assert tree_table.summary(table)["test_mse"].tolist() == table["test_mse"].tolist()
+    assert (tree_table.compare(table, table, DENOISING)["difference"] == 0).all()
     with pytest.raises(ValueError, match=r"metrics.json: test_accuracy is missing"):
-        sweep.read(run, list(metrics), [0])
+        tree_table.read(run, list(metrics), [0])

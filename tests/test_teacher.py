@@ -4,8 +4,13 @@ import dataclasses
 
 import pytest
 
-from studylib import claims, codec, limits, models, settings, teacher
-from studylib.train import Recipe
+from studylib import settings
+from studylib.coding import codec, limits
+from studylib.networks import spec
+from studylib.networks.layers import fold_batch_norm, weight_layers
+from studylib.results import claims
+from studylib.techniques import teacher
+from studylib.training.recipe import Recipe
 
 FILE = "figures/models/digits-teacher-imp-int8.slnc"
 
@@ -71,8 +76,8 @@ def test_what_the_settings_say_is_what_is_trained(tiny):
 def test_the_limits_are_those_of_the_codec(digits, monkeypatch):
     args = {"depth": 7, "growth": 2}
     limits.check_network("densenet", args, digits, "growth=2")
-    model = models.fold_batch_norm(models.create("densenet", 0, **args, **digits.model_args))
-    layers = models.weight_layers(model).values()
+    model = fold_batch_norm(spec.create("densenet", 0, **args, **digits.model_args))
+    layers = weight_layers(model).values()
     numbers = sum(t.numel() for t in model.state_dict().values()) + sum(len(layer.weight) + 2 for layer in layers)
     held, less = (codec.Limits(parameters=most) for most in (numbers, numbers - 1))
     monkeypatch.setattr(codec, "Limits", lambda: held)

@@ -6,12 +6,18 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from studylib import checkpoint, distill, models, multiobjective, objectives, store, teacher, train
-from studylib import data as datasets
-from studylib.data import Augmentation, Split
-from studylib.multiobjective import Proximal, weighted_sum
-from studylib.recipe import OPTIMIZERS, SCHEDULES, has_bfloat16, optimizer_of
-from studylib.train import Recipe
+from studylib.data import datasets, scoring, tasks
+from studylib.data.datasets import Augmentation, Split
+from studylib.descent import objectives
+from studylib.descent.steps import Proximal, penalized, weighted_sum
+from studylib.disk import files, provenance
+from studylib.disk.provenance import has_bfloat16
+from studylib.networks import layers, spec
+from studylib.techniques import distill, teacher
+from studylib.training import checkpoint as training_checkpoint
+from studylib.training import deadline, loop
+from studylib.training.recipe import OPTIMIZERS, SCHEDULES, Recipe, optimizer_of
+from studylib.training.step import Step
 
 QUICK = Recipe(epochs=3, lr=5e-3, batch_size=32)
 AUGMENTATIONS = ("all", "crops", "small_crops", "none")
@@ -25,7 +31,7 @@ class Interrupted(Exception):
     pass
 
 
-def interrupted_at(step: int, loss=train.task_loss):
+def interrupted_at(step: int, loss=tasks.cross_entropy):
     calls = iter(range(step))
 
     def interrupted(model, images, labels):
@@ -41,7 +47,7 @@ def interrupted_at(step: int, loss=train.task_loss):
 
 def test_scores_equal_hand_computed_values():
     probabilities = torch.tensor([[0.7, 0.2, 0.1], [0.05, 0.9, 0.05], [0.25, 0.15, 0.6], [0.2, 0.1, 0.7]])
-    found = train.scores(probabilities.log(), torch.tensor([0, 1, 0, 2]))
+    found = scoring.scores(probabilities.log(), torch.tensor([0, 1, 0, 2]))
     assert found["accuracy"] == 0.75
     assert found["nll"] == pytest.approx(-math.log(0.7 * 0.9 * 0.25 * 0.7) / 4, rel=1e-6)
     # bins of 1/15: the two of 0.7 together (both right), 0.9 alone (right), 0.6 alone (wrong)
@@ -50,34 +56,34 @@ def test_scores_equal_hand_computed_values():
 
 def test_calibration_error_weighs_opposite_errors_in_one_bin_together():
     probabilities = torch.tensor([[0.75, 0.25]] * 4)
-    assert train.scores(probabilities.log(), torch.tensor([0, 0, 0, 1]))["ece"] == pytest.approx(0, abs=1e-6)
-    assert train.scores(probabilities.log(), torch.tensor([0, 0, 1, 1]))["ece"] == pytest.approx(0.25, abs=1e-6)
+    assert scoring.scores(probabilities.log(), torch.tensor([0, 0, 0, 1]))["ece"] == pytest.approx(0, abs=1e-6)
+    assert scoring.scores(probabilities.log(), torch.tensor([0, 0, 1, 1]))["ece"] == pytest.approx(0.25, abs=1e-6)
 
 
 def test_confidence_of_one_falls_into_the_last_bin():
     logits = torch.tensor([[100.0, 0.0], [0.0, 100.0]])
-    assert train.scores(logits, torch.tensor([0, 1])) == pytest.approx({"accuracy": 1, "nll": 0, "ece": 0})
-    assert train.scores(logits, torch.tensor([1, 1]))["ece"] == pytest.approx(0.5)
+    assert scoring.scores(logits, torch.tensor([0, 1])) == pytest.approx({"accuracy": 1, "nll": 0, "ece": 0})
+    assert scoring.scores(logits, torch.tensor([1, 1]))["ece"] == pytest.approx(0.5)
 
 
 def test_predict_does_not_depend_on_the_batch_size(student_model, digits):
     student_model.train()
-    whole = train.predict(student_model, digits.validation, digits)
+    whole = scoring.predict(student_model, digits.validation, digits)
     assert whole.shape == (200, 10) and whole.dtype == torch.float32 and not whole.requires_grad
     assert not student_model.training
-    assert torch.allclose(train.predict(student_model, digits.validation, digits, 7), whole, atol=1e-4)
+    assert torch.allclose(scoring.predict(student_model, digits.validation, digits, 7), whole, atol=1e-4)
 
 
 def test_accuracy_is_the_share_of_right_answers(student_model, digits):
-    answers = train.predict(student_model, digits.validation, digits).argmax(1)
+    answers = scoring.predict(student_model, digits.validation, digits).argmax(1)
     right = Split(digits.validation.images, answers)
-    assert train.accuracy(student_model, right, digits) == 1.0
+    assert scoring.accuracy(student_model, right, digits) == 1.0
     half = torch.where(torch.arange(200) < 100, answers, (answers + 1) % 10)
-    assert train.accuracy(student_model, Split(right.images, half), digits) == 0.5
+    assert scoring.accuracy(student_model, Split(right.images, half), digits) == 0.5
 
 
 def test_logits_that_are_no_numbers_are_scored_not_refused():
-    found = train.scores(torch.full((4, 3), math.nan), torch.tensor([0, 1, 2, 0]))
+    found = scoring.scores(torch.full((4, 3), math.nan), torch.tensor([0, 1, 2, 0]))
     assert 0 <= found["accuracy"] <= 0.5 and math.isnan(found["nll"])
 
 
@@ -114,20 +120,20 @@ def test_the_default_recipe_is_the_papers():
 
 def test_set_up_rejects_unknown_and_missing_devices(monkeypatch):
     with pytest.raises(ValueError, match="tpu"):
-        train.set_up(device="tpu")
+        loop.set_up(device="tpu")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(ValueError, match="cuda"):
-        train.set_up(device="cuda")
-    assert train.set_up(device="auto") == torch.device("cpu")
+        loop.set_up(device="cuda")
+    assert loop.set_up(device="auto") == torch.device("cpu")
 
 
 def test_set_up_hands_torch_its_threads():
     before = torch.get_num_threads()
     try:
         for wanted in (before + 1, before + 2):
-            train.set_up(wanted, "cpu")
+            loop.set_up(wanted, "cpu")
             assert torch.get_num_threads() == wanted
-        train.set_up(0, "cpu")
+        loop.set_up(0, "cpu")
         assert torch.get_num_threads() == before + 2
     finally:
         torch.set_num_threads(before)
@@ -138,7 +144,7 @@ def test_set_up_hands_torch_its_threads():
 
 
 def test_history_has_a_row_an_epoch(new_student, tiny):
-    history = train.fit(new_student(), tiny, QUICK, seed=0)
+    history = loop.fit(new_student(), tiny, QUICK, seed=0)
     columns = "epoch lr train_loss train_accuracy val_loss val_accuracy seconds best"
     assert [set(row) for row in history] == [set(columns.split())] * 3
     assert [row["epoch"] for row in history] == [1, 2, 3]
@@ -149,7 +155,7 @@ def test_history_has_a_row_an_epoch(new_student, tiny):
 def test_the_same_seed_gives_the_same_weights_bit_for_bit(new_student, tiny, same_tensors):
     models_, histories = [new_student() for _ in range(3)], []
     for model, seed in zip(models_, (5, 5, 6), strict=True):
-        histories.append(train.fit(model, tiny, QUICK, seed=seed))
+        histories.append(loop.fit(model, tiny, QUICK, seed=seed))
     assert same_tensors(models_[0], models_[1])
     assert without_seconds(histories[0]) == without_seconds(histories[1])
     assert not same_tensors(models_[0], models_[2])
@@ -157,9 +163,9 @@ def test_the_same_seed_gives_the_same_weights_bit_for_bit(new_student, tiny, sam
 
 def test_training_does_not_depend_on_the_global_generator(new_student, tiny, same_tensors):
     first, second = new_student(), new_student()
-    train.fit(first, tiny, QUICK, seed=5)
+    loop.fit(first, tiny, QUICK, seed=5)
     torch.rand(7)
-    train.fit(second, tiny, QUICK, seed=5)
+    loop.fit(second, tiny, QUICK, seed=5)
     assert same_tensors(first, second)
 
 
@@ -168,12 +174,12 @@ def test_each_epoch_has_an_order_and_views_of_its_own(new_student, tiny):
 
     def seen(model, images, labels):
         first.append(images)
-        return train.task_loss(model, images, labels)
+        return tasks.cross_entropy(model, images, labels)
 
     recipe = dataclasses.replace(QUICK, batch_size=100)
     for augmentation in AUGMENTATIONS:
         first.clear()
-        train.fit(new_student(), tiny, dataclasses.replace(recipe, augmentation=augmentation), seed=0, loss=seen)
+        loop.fit(new_student(), tiny, dataclasses.replace(recipe, augmentation=augmentation), seed=0, loss=seen)
         assert len(first) == 3 and not torch.equal(first[0], first[1]) and not torch.equal(first[1], first[2])
 
 
@@ -184,10 +190,10 @@ def test_crops_are_exact_pixels_of_the_images_and_all_that_the_data_set_has_are_
 
         def looked(model, images, labels, seen=seen):
             seen.append(images)
-            return train.task_loss(model, images, labels)
+            return tasks.cross_entropy(model, images, labels)
 
         recipe = dataclasses.replace(QUICK, epochs=1, augmentation=augmentation)
-        train.fit(new_student(), tiny, recipe, seed=0, loss=looked)
+        loop.fit(new_student(), tiny, recipe, seed=0, loss=looked)
     pixels = {name: (tiny.std * 255 * torch.cat(images) + 255 * tiny.mean) for name, images in shown.items()}
     off_grid = {name: (x - x.round()).abs().max() for name, x in pixels.items()}
     assert off_grid["none"] < 1e-3 and off_grid["crops"] < 1e-3 < 0.1 < off_grid["all"]
@@ -206,17 +212,17 @@ def test_small_crops_shift_by_half_as_much():
 def test_the_last_epoch_is_kept_where_that_is_asked_for(new_student, tiny, same_tensors, tmp_path):
     recipe = dataclasses.replace(QUICK, lr=0.05, min_lr=0.05, epochs=6)
     runs = {keep: new_student() for keep in ("best", "last")}
-    rows = {keep: train.fit(model, tiny, recipe, seed=0, keep=keep) for keep, model in runs.items()}
+    rows = {keep: loop.fit(model, tiny, recipe, seed=0, keep=keep) for keep, model in runs.items()}
     assert not rows["best"][-1]["best"]  # else the two are the same and this shows nothing
     assert not same_tensors(runs["best"], runs["last"])
-    assert train.accuracy(runs["last"], tiny.validation, tiny) == rows["last"][-1]["val_accuracy"]
+    assert scoring.accuracy(runs["last"], tiny.validation, tiny) == rows["last"][-1]["val_accuracy"]
     file = tmp_path / "checkpoint.safetensors"
-    train.fit(new_student(), tiny, recipe, seed=0, checkpoint=file)
+    loop.fit(new_student(), tiny, recipe, seed=0, checkpoint=file)
     again = new_student()
-    train.fit(again, tiny, recipe, seed=0, checkpoint=file, keep="last")  # a checkpoint of the other is not used
+    loop.fit(again, tiny, recipe, seed=0, checkpoint=file, keep="last")  # a checkpoint of the other is not used
     assert same_tensors(again, runs["last"])
     with pytest.raises(ValueError, match="keep='first'"):
-        train.fit(new_student(), tiny, recipe, seed=0, keep="first")
+        loop.fit(new_student(), tiny, recipe, seed=0, keep="first")
 
 
 def test_the_best_validation_epoch_is_kept(new_student, tiny):
@@ -225,23 +231,23 @@ def test_the_best_validation_epoch_is_kept(new_student, tiny):
     def spoilt_after_two_epochs(model, images, labels):
         nonlocal steps
         steps += 1
-        value, logits = train.task_loss(model, images, labels)
+        value, logits = tasks.cross_entropy(model, images, labels)
         return (value if steps <= 8 else -value), logits
 
     model = new_student()
     recipe = dataclasses.replace(QUICK, epochs=4, augmentation="none")
-    history = train.fit(model, tiny, recipe, seed=0, loss=spoilt_after_two_epochs)
+    history = loop.fit(model, tiny, recipe, seed=0, loss=spoilt_after_two_epochs)
     kept = [row for row in history if row["best"]][-1]
     assert kept["epoch"] < 4
     assert (kept["val_accuracy"], -kept["val_loss"]) == max((r["val_accuracy"], -r["val_loss"]) for r in history)
-    found = train.scores(train.predict(model, tiny.validation, tiny), tiny.validation.labels)
+    found = scoring.scores(scoring.predict(model, tiny.validation, tiny), tiny.validation.labels)
     assert (found["accuracy"], found["nll"]) == (kept["val_accuracy"], kept["val_loss"])
     assert not model.training
 
 
 def test_the_learning_rate_follows_the_cosine(new_student, tiny):
     recipe = Recipe(epochs=5, lr=1e-2, min_lr=1e-4, batch_size=100, augmentation="none")
-    rates = [row["lr"] for row in train.fit(new_student(), tiny, recipe, seed=0)]
+    rates = [row["lr"] for row in loop.fit(new_student(), tiny, recipe, seed=0)]
     optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1e-2)
     scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=5, eta_min=1e-4)
     expected = []
@@ -263,11 +269,11 @@ def test_the_learning_rate_stays_between_its_ends(epochs, share, schedule):
 def test_one_cycle_is_torchs_own(new_student, tiny):
     recipe, seen = Recipe(epochs=8, lr=0.2, min_lr=0.0, batch_size=50, augmentation="none", schedule="one_cycle"), []
 
-    class Watched(train.Step):
+    class Watched(Step):
         def after(self, model, lr):
             seen.append(lr)
 
-    train.fit(new_student(), tiny, recipe, seed=0, step=Watched())
+    loop.fit(new_student(), tiny, recipe, seed=0, step=Watched())
     optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
     steps = {"total_steps": len(seen) + 1, "pct_start": (len(seen) / 4 + 1) / (len(seen) + 1)}  # torch counts from 1
     scheduler = torch.optim.lr_scheduler.OneCycleLR(
@@ -307,7 +313,7 @@ def test_biases_of_batch_norm_can_take_larger_steps(new_student, tiny):
         one_step = dataclasses.replace(recipe, optimizer=optimizer, epochs=1, batch_size=len(tiny.train), min_lr=0.0)
         net = new_student()
         before = {name: p.detach().clone() for name, p in net.named_parameters()}
-        train.fit(net, tiny, dataclasses.replace(one_step, weight_decay=0.0), seed=0)
+        loop.fit(net, tiny, dataclasses.replace(one_step, weight_decay=0.0), seed=0)
         return {name: p.detach() - before[name] for name, p in net.named_parameters()}
 
     slow, fast = step("sgd"), step("sgd_biases")
@@ -319,33 +325,33 @@ def test_biases_of_batch_norm_can_take_larger_steps(new_student, tiny):
 def test_smoothed_labels_are_what_cross_entropy_with_mixed_targets_gives(new_student, tiny):
     model = new_student().eval()
     images, labels = tiny.normalize(tiny.train.images[:20]), tiny.train.labels[:20]
-    value, logits = train.task_loss(model, images, labels, 0.2)
+    value, logits = tasks.cross_entropy(model, images, labels, 0.2)
     targets = 0.8 * torch.nn.functional.one_hot(labels, 10) + 0.02
     assert torch.allclose(value, -(targets * logits.log_softmax(1)).sum(1).mean(), atol=1e-6)
     plain, smoothed = (
-        train.fit(new_student(), tiny, dataclasses.replace(QUICK, label_smoothing=s), seed=0)[0] for s in (0.0, 0.2)
+        loop.fit(new_student(), tiny, dataclasses.replace(QUICK, label_smoothing=s), seed=0)[0] for s in (0.0, 0.2)
     )
     assert plain["train_loss"] != smoothed["train_loss"]
 
 
 def test_labels_are_not_smoothed_beside_another_loss(new_student, tiny):
     recipe = dataclasses.replace(QUICK, label_smoothing=0.1)
-    for other in ({"loss": train.task_loss}, {"step": train.Step()}):
+    for other in ({"loss": tasks.cross_entropy}, {"step": Step()}):
         with pytest.raises(ValueError, match=r"label_smoothing=0\.1"):
-            train.fit(new_student(), tiny, recipe, seed=0, **other)
+            loop.fit(new_student(), tiny, recipe, seed=0, **other)
 
 
 def test_the_average_is_kept_and_is_of_the_weights_along_the_way(new_student, tiny):
     recipe, states = dataclasses.replace(QUICK, ema=0.7), []
 
-    class Watched(train.Step):
+    class Watched(Step):
         def after(self, model, lr):
             states.append({name: value.clone() for name, value in model.state_dict().items()})
 
     averaged, plain = new_student(), new_student()
     states.append({name: value.clone() for name, value in averaged.state_dict().items()})
-    train.fit(averaged, tiny, recipe, seed=0, step=Watched(), keep="last")
-    train.fit(plain, tiny, dataclasses.replace(recipe, ema=0.0), seed=0, keep="last")
+    loop.fit(averaged, tiny, recipe, seed=0, step=Watched(), keep="last")
+    loop.fit(plain, tiny, dataclasses.replace(recipe, ema=0.0), seed=0, keep="last")
     expected = states[0]
     for k, state in enumerate(states[1:]):
         decay = min(0.7, (k + 1) / (k + 10))
@@ -359,25 +365,25 @@ def test_the_average_is_kept_and_is_of_the_weights_along_the_way(new_student, ti
 def test_masked_weights_are_zero_in_the_average(new_student, tiny):
     model = new_student()
     masks = {"fc1.weight": torch.rand_like(model.fc1.weight) > 0.5}
-    train.fit(model, tiny, dataclasses.replace(QUICK, ema=0.9), seed=0, masks=masks)
+    loop.fit(model, tiny, dataclasses.replace(QUICK, ema=0.9), seed=0, masks=masks)
     assert not model.fc1.weight[~masks["fc1.weight"]].any()
 
 
 def test_a_target_ends_training_early(new_student, tiny):
-    assert len(train.fit(new_student(), tiny, QUICK, seed=0, target=0.0)) == 1
-    assert len(train.fit(new_student(), tiny, QUICK, seed=0, target=1.1)) == 3
+    assert len(loop.fit(new_student(), tiny, QUICK, seed=0, target=0.0)) == 1
+    assert len(loop.fit(new_student(), tiny, QUICK, seed=0, target=1.1)) == 3
 
 
 def test_no_epochs_leave_the_model_as_it_is(new_student, tiny, same_tensors):
     model = new_student()
-    assert train.fit(model, tiny, Recipe(epochs=0), seed=0) == []
+    assert loop.fit(model, tiny, Recipe(epochs=0), seed=0) == []
     assert same_tensors(model, new_student()) and not model.training
 
 
 def test_masked_weights_stay_exactly_zero(new_student, tiny):
     model = new_student()
-    masks = {f"{n}.weight": torch.rand_like(m.weight) > 0.5 for n, m in models.weight_layers(model).items()}
-    train.fit(model, tiny, QUICK, seed=0, masks=masks)
+    masks = {f"{n}.weight": torch.rand_like(m.weight) > 0.5 for n, m in layers.weight_layers(model).items()}
+    loop.fit(model, tiny, QUICK, seed=0, masks=masks)
     for name, mask in masks.items():
         weight = model.get_parameter(name)
         assert not weight[~mask].any() and weight[mask].any(), name
@@ -385,21 +391,21 @@ def test_masked_weights_stay_exactly_zero(new_student, tiny):
 
 def test_bfloat16_training_keeps_float32_weights(new_student, tiny, bfloat16, same_tensors):
     model, plain = new_student(), new_student()
-    history = train.fit(model, tiny, dataclasses.replace(QUICK, amp=True), seed=0)
+    history = loop.fit(model, tiny, dataclasses.replace(QUICK, amp=True), seed=0)
     assert {p.dtype for p in model.parameters()} == {torch.float32}
     assert history[-1]["train_loss"] < history[0]["train_loss"]
-    train.fit(plain, tiny, QUICK, seed=0)
+    loop.fit(plain, tiny, QUICK, seed=0)
     assert not same_tensors(model, plain)
 
 
 def test_where_bfloat16_is_emulated_training_is_in_float32_and_says_so(
     new_student, tiny, monkeypatch, caplog, same_tensors
 ):
-    monkeypatch.setattr(train, "has_bfloat16", lambda device: False)
+    monkeypatch.setattr(provenance, "has_bfloat16", lambda device: False)
     model, plain = new_student(), new_student()
-    train.fit(model, tiny, dataclasses.replace(QUICK, amp=True), seed=0)
+    loop.fit(model, tiny, dataclasses.replace(QUICK, amp=True), seed=0)
     assert "has no bfloat16" in caplog.text
-    train.fit(plain, tiny, QUICK, seed=0)
+    loop.fit(plain, tiny, QUICK, seed=0)
     assert same_tensors(model, plain)
 
 
@@ -407,17 +413,17 @@ def test_a_training_begun_in_bfloat16_goes_on_where_there_is_none(new_student, t
     recipe, options = dataclasses.replace(QUICK, amp=True), {"seed": 0, "checkpoint": tmp_path / "x.safetensors"}
     left = iter([9.0, 1e-9])
     with monkeypatch.context() as patch:
-        patch.setattr(train.budget, "left", lambda: next(left))
-        with pytest.raises(train.budget.Paused):
-            train.fit(new_student(), tiny, recipe, **options)
-    monkeypatch.setattr(train, "has_bfloat16", lambda device: False)
+        patch.setattr(deadline, "left", lambda: next(left))
+        with pytest.raises(deadline.Paused):
+            loop.fit(new_student(), tiny, recipe, **options)
+    monkeypatch.setattr(provenance, "has_bfloat16", lambda device: False)
     steps = []
 
     def counted(model, images, labels):
         steps.append(1)
-        return train.task_loss(model, images, labels)
+        return tasks.cross_entropy(model, images, labels)
 
-    assert len(train.fit(new_student(), tiny, recipe, loss=counted, **options)) == 3
+    assert len(loop.fit(new_student(), tiny, recipe, loss=counted, **options)) == 3
     assert len(steps) == 2 * math.ceil(len(tiny.train) / recipe.batch_size)
 
 
@@ -428,16 +434,16 @@ def test_a_gpu_is_always_asked_for_bfloat16():
 
 def test_a_loss_that_is_not_finite_is_an_error(new_student, tiny):
     def broken(model, images, labels):
-        value, logits = train.task_loss(model, images, labels)
+        value, logits = tasks.cross_entropy(model, images, labels)
         return value * math.nan, logits
 
     with pytest.raises(FloatingPointError, match=r"epoch 1.*nan"):
-        train.fit(new_student(), tiny, QUICK, seed=0, loss=broken)
+        loop.fit(new_student(), tiny, QUICK, seed=0, loss=broken)
 
 
 def test_a_network_that_has_run_away_is_an_error(new_student, tiny):
     with pytest.raises(FloatingPointError, match=r"epoch \d"):
-        train.fit(new_student(), tiny, dataclasses.replace(QUICK, lr=1e3, optimizer="sgd"), seed=0)
+        loop.fit(new_student(), tiny, dataclasses.replace(QUICK, lr=1e3, optimizer="sgd"), seed=0)
 
 
 # --- checkpoints ----------------------------------------------------------------------------------------------
@@ -452,18 +458,18 @@ def test_an_interrupted_training_ends_as_if_it_had_not_been(new_student, tiny, s
     checkpoint, recipe = tmp_path / "unfinished" / "x.safetensors", dataclasses.replace(QUICK, epochs=4, **changes)
     masks = {"fc1.weight": new_student().fc1.weight > 0} if masked else None
     undisturbed = new_student()
-    history = train.fit(undisturbed, tiny, recipe, seed=3, masks=masks)
+    history = loop.fit(undisturbed, tiny, recipe, seed=3, masks=masks)
     options = {"seed": 3, "masks": masks, "checkpoint": checkpoint, "checkpoint_seconds": 0}
     with pytest.raises(Interrupted):  # 4 steps an epoch: in the middle of the third
-        train.fit(new_student(), tiny, recipe, loss=interrupted_at(10), **options)
-    assert len(store.read_tensors(checkpoint)[1]["history"]) == 2
+        loop.fit(new_student(), tiny, recipe, loss=interrupted_at(10), **options)
+    assert len(files.read_tensors(checkpoint)[1]["history"]) == 2
     resumed, steps = new_student(), []
 
     def counted(*args):
         steps.append(1)
-        return train.task_loss(*args)
+        return tasks.cross_entropy(*args)
 
-    resumed_history = train.fit(resumed, tiny, recipe, loss=counted, **options)
+    resumed_history = loop.fit(resumed, tiny, recipe, loss=counted, **options)
     assert len(steps) == 8  # the two epochs that were left
     assert same_tensors(resumed, undisturbed)
     assert without_seconds(resumed_history) == without_seconds(history)
@@ -473,42 +479,42 @@ def test_a_training_whose_time_is_up_stops_after_an_epoch_and_goes_on_later(
     new_student, tiny, same_tensors, tmp_path, monkeypatch
 ):
     recipe, undisturbed = dataclasses.replace(QUICK, epochs=3, ema=0.9), new_student()
-    history = train.fit(undisturbed, tiny, recipe, seed=0)
+    history = loop.fit(undisturbed, tiny, recipe, seed=0)
     options = {"seed": 0, "checkpoint": tmp_path / "x.safetensors"}
     for done in (1, 2):
         left = iter([9.0, 1e-9])  # enough for one epoch, not for another
-        monkeypatch.setattr(train.budget, "left", lambda left=left: next(left))
-        with pytest.raises(train.budget.Paused, match=f"epoch {done} of 3"):
-            train.fit(new_student(), tiny, recipe, **options)
+        monkeypatch.setattr(deadline, "left", lambda left=left: next(left))
+        with pytest.raises(deadline.Paused, match=f"epoch {done} of 3"):
+            loop.fit(new_student(), tiny, recipe, **options)
     monkeypatch.undo()
     resumed = new_student()
-    assert without_seconds(train.fit(resumed, tiny, recipe, **options)) == without_seconds(history)
+    assert without_seconds(loop.fit(resumed, tiny, recipe, **options)) == without_seconds(history)
     assert same_tensors(resumed, undisturbed)
 
 
 def test_no_time_at_all_trains_nothing(new_student, tiny, same_tensors, monkeypatch, tmp_path):
     monkeypatch.setenv("STUDY_STOP_AT", "1")
     model = new_student()
-    with pytest.raises(train.budget.Paused, match="epoch 0 of 3"):
-        train.fit(model, tiny, QUICK, seed=0)
+    with pytest.raises(deadline.Paused, match="epoch 0 of 3"):
+        loop.fit(model, tiny, QUICK, seed=0)
     assert same_tensors(model, new_student())
     monkeypatch.delenv("STUDY_STOP_AT")
     monkeypatch.setenv("STUDY_STOP_FILE", str(tmp_path / "stop"))
-    assert train.budget.left() > 0
+    assert deadline.left() > 0
     (tmp_path / "stop").touch()
-    with pytest.raises(train.budget.Paused, match="epoch 0 of 3"):
-        train.fit(model, tiny, QUICK, seed=0)
+    with pytest.raises(deadline.Paused, match="epoch 0 of 3"):
+        loop.fit(model, tiny, QUICK, seed=0)
     monkeypatch.delenv("STUDY_STOP_FILE")
     monkeypatch.setenv("STUDY_STOP_AT", "soon")
     with pytest.raises(ValueError, match="STUDY_STOP_AT='soon'"):
-        train.fit(model, tiny, QUICK, seed=0)
+        loop.fit(model, tiny, QUICK, seed=0)
 
 
 def test_a_finished_training_is_not_done_again(new_student, tiny, same_tensors, tmp_path):
     options = {"seed": 0, "checkpoint": tmp_path / "x.safetensors", "checkpoint_seconds": 0}
     first, second = new_student(), new_student()
-    history = train.fit(first, tiny, QUICK, **options)
-    assert train.fit(second, tiny, QUICK, loss=interrupted_at(0), **options) == history
+    history = loop.fit(first, tiny, QUICK, **options)
+    assert loop.fit(second, tiny, QUICK, loss=interrupted_at(0), **options) == history
     assert same_tensors(first, second)
 
 
@@ -519,23 +525,23 @@ def test_a_finished_training_is_not_done_again(new_student, tiny, same_tensors, 
 )
 def test_a_checkpoint_of_other_arguments_is_not_used(new_student, tiny, same_tensors, tmp_path, other):
     checkpoint = tmp_path / "x.safetensors"
-    train.fit(new_student(), tiny, QUICK, seed=0, checkpoint=checkpoint, checkpoint_seconds=0)
+    loop.fit(new_student(), tiny, QUICK, seed=0, checkpoint=checkpoint, checkpoint_seconds=0)
     recipe = other.get("recipe", QUICK)
     masks = {"fc1.weight": torch.arange(16) % 2 == 0} if "mask" in other else None
     options = {"seed": other.get("seed", 0), "target": other.get("target"), "masks": masks}
     plain, offered = new_student(other.get("start", 0)), new_student(other.get("start", 0))
-    train.fit(plain, tiny, recipe, **options)
-    train.fit(offered, tiny, recipe, checkpoint=checkpoint, **options)
+    loop.fit(plain, tiny, recipe, **options)
+    loop.fit(offered, tiny, recipe, checkpoint=checkpoint, **options)
     assert same_tensors(plain, offered)
     assert not same_tensors(offered, new_student(other.get("start", 0)))
 
 
 def test_a_damaged_checkpoint_is_named(new_student, tiny, tmp_path):
     checkpoint = tmp_path / "x.safetensors"
-    train.fit(new_student(), tiny, Recipe(epochs=1), seed=0, checkpoint=checkpoint, checkpoint_seconds=0)
+    loop.fit(new_student(), tiny, Recipe(epochs=1), seed=0, checkpoint=checkpoint, checkpoint_seconds=0)
     checkpoint.write_bytes(checkpoint.read_bytes()[:-10])
-    with pytest.raises(store.CheckpointError, match=str(checkpoint)):
-        train.fit(new_student(), tiny, Recipe(epochs=1), seed=0, checkpoint=checkpoint)
+    with pytest.raises(files.CheckpointError, match=str(checkpoint)):
+        loop.fit(new_student(), tiny, Recipe(epochs=1), seed=0, checkpoint=checkpoint)
 
 
 # --- teacher --------------------------------------------------------------------------------------------------
@@ -546,7 +552,7 @@ def test_the_teacher_is_a_densenet_that_learns(teacher_model, digits):
     assert teacher_model.spec["name"] == "densenet" and (args["depth"], args["growth"]) == (7, 8)
     assert teacher_model.spec["changes"] == [{"technique": "teacher", "epochs": 4}]
     assert len(teacher_model.history) == 4
-    accuracy = train.accuracy(teacher_model, digits.validation, digits)
+    accuracy = scoring.accuracy(teacher_model, digits.validation, digits)
     assert accuracy == max(row["val_accuracy"] for row in teacher_model.history)
     assert accuracy > 0.5  # by chance 0.1
 
@@ -555,15 +561,15 @@ def test_the_teacher_is_a_densenet_that_learns(teacher_model, digits):
 def test_another_network_can_be_the_teacher(tiny, name):
     model = teacher.apply(tiny, depth=7, name=f"{name} 4", recipe=Recipe(epochs=0), seed=0)
     assert model.spec["name"] == name and model.spec["args"] == {"width": 4, **tiny.model_args}
-    assert len(models.weight_layers(model)) == 8
-    drawn = models.create(name, 0, **model.spec["args"])
+    assert len(layers.weight_layers(model)) == 8
+    drawn = spec.create(name, 0, **model.spec["args"])
     stem = torch.equal(model.features[0].conv.weight, drawn.features[0].conv.weight)
     assert stem == (name == "vgg")  # the other's has seen images
 
 
 def test_a_teacher_with_a_penalty_is_that_of_the_last_epoch_and_says_so(tiny, monkeypatch):
-    step, kept, fit = multiobjective.penalized("l1", "PCD", tau=0.2), [], train.fit
-    monkeypatch.setattr(train, "fit", lambda *a, **k: kept.append(k["keep"]) or fit(*a, **k))
+    step, kept, fit = penalized("l1", "PCD", tau=0.2), [], loop.fit
+    monkeypatch.setattr(loop, "fit", lambda *a, **k: kept.append(k["keep"]) or fit(*a, **k))
     model = teacher.apply(tiny, depth=7, growth=4, recipe=QUICK, seed=0, step=step)
     plain = teacher.apply(tiny, depth=7, growth=4, recipe=QUICK, seed=0)
     assert kept == ["last", "best"] and "value_l1" in model.history[0] and "value_l1" not in plain.history[0]
@@ -572,13 +578,13 @@ def test_a_teacher_with_a_penalty_is_that_of_the_last_epoch_and_says_so(tiny, mo
 
 def test_the_weights_of_every_epoch_are_those_that_a_watch_would_have_seen(tiny, tmp_path, same_tensors):
     def watch(model):
-        return {"test_accuracy": train.accuracy(model, tiny.test, tiny)}
+        return {"test_accuracy": scoring.accuracy(model, tiny.test, tiny)}
 
     how = {"depth": 7, "growth": 4, "recipe": dataclasses.replace(QUICK, ema=0.9), "seed": 0}
     model = teacher.apply(tiny, **how, every_epoch=tmp_path)
     plain = teacher.apply(tiny, **how)
-    again = models.create("densenet", 0, **model.spec["args"])
-    watched = train.fit(again, tiny, how["recipe"], seed=0, watch=watch)
+    again = spec.create("densenet", 0, **model.spec["args"])
+    watched = loop.fit(again, tiny, how["recipe"], seed=0, watch=watch)
     rows = teacher.look_again(model, tmp_path, watch)
     assert len(rows) == QUICK.epochs and len({row["weights"] for row in rows}) == QUICK.epochs
     digests = [{"weights": row["weights"]} for row in rows]
@@ -589,7 +595,7 @@ def test_the_weights_of_every_epoch_are_those_that_a_watch_would_have_seen(tiny,
 
 def test_weights_of_epochs_that_are_not_there_are_not_taken_from_elsewhere(tiny, tmp_path, monkeypatch):
     model = teacher.apply(tiny, depth=7, growth=4, recipe=QUICK, seed=0, every_epoch=tmp_path / "a")
-    with pytest.raises(store.CheckpointError, match="no such file"):
+    with pytest.raises(files.CheckpointError, match="no such file"):
         teacher.look_again(model, tmp_path / "b", lambda _: {})
     plain = teacher.apply(tiny, depth=7, growth=4, recipe=QUICK, seed=0)
     with pytest.raises(ValueError, match="epoch 1: its weights were not left"):
@@ -601,10 +607,10 @@ def test_weights_of_epochs_that_are_not_there_are_not_taken_from_elsewhere(tiny,
     kept = first.read_bytes()
     for wrong in (second.read_bytes(), kept[:-1] + bytes([kept[-1] ^ 1])):
         first.write_bytes(wrong)
-        with pytest.raises(store.CheckpointError, match="not the weights after epoch 1; delete"):
+        with pytest.raises(files.CheckpointError, match="not the weights after epoch 1; delete"):
             teacher.look_again(model, tmp_path / "a", lambda _: {})
-    store.write_tensors(first, {"another": torch.zeros(1)})
-    with pytest.raises(store.CheckpointError, match="not the weights after epoch 1"):
+    files.write_tensors(first, {"another": torch.zeros(1)})
+    with pytest.raises(files.CheckpointError, match="not the weights after epoch 1"):
         teacher.look_again(model, tmp_path / "a", lambda _: {})
 
 
@@ -627,15 +633,15 @@ def test_an_interrupted_teacher_goes_on_from_its_scratch_folder(tiny, tmp_path, 
     def make(scratch=None):
         return teacher.apply(tiny, depth=7, growth=4, recipe=QUICK, seed=0, scratch=scratch)
 
-    fit = train.fit
+    fit = loop.fit
 
     def interrupted(*args, **options):
         return fit(*args, **options, loss=interrupted_at(6), checkpoint_seconds=0)
 
-    monkeypatch.setattr(train, "fit", interrupted)
+    monkeypatch.setattr(loop, "fit", interrupted)
     with pytest.raises(Interrupted):
         make(tmp_path)
-    monkeypatch.setattr(train, "fit", fit)
+    monkeypatch.setattr(loop, "fit", fit)
     assert (tmp_path / "teacher.safetensors").exists()
     assert same_tensors(make(tmp_path), make())
 
@@ -646,16 +652,16 @@ def test_an_interrupted_teacher_goes_on_from_its_scratch_folder(tiny, tmp_path, 
 def test_what_is_watched_is_recorded_and_decides_nothing(new_student, tiny, same_tensors):
     plain, watched = new_student(), new_student()
     recipe = Recipe(epochs=3, lr=5e-3, batch_size=50)
-    rows = train.fit(plain, tiny, recipe, seed=0)
-    seen = train.fit(watched, tiny, recipe, seed=0, watch=lambda m: {"test": train.accuracy(m, tiny.test, tiny)})
+    rows = loop.fit(plain, tiny, recipe, seed=0)
+    seen = loop.fit(watched, tiny, recipe, seed=0, watch=lambda m: {"test": scoring.accuracy(m, tiny.test, tiny)})
     assert same_tensors(plain, watched) and [r["best"] for r in rows] == [r["best"] for r in seen]
     kept = [r for r in seen if r["best"]][-1]
-    assert kept["test"] == train.accuracy(watched, tiny.test, tiny)
+    assert kept["test"] == scoring.accuracy(watched, tiny.test, tiny)
 
 
 def test_accuracy_of_each_class():
     logits = torch.eye(3)[[0, 0, 1, 2, 1]]
-    found = train.class_accuracy(logits, torch.tensor([0, 1, 1, 1, 0]), 3)
+    found = scoring.class_accuracy(logits, torch.tensor([0, 1, 1, 1, 0]), 3)
     assert found[:2] == pytest.approx([1 / 2, 1 / 3]) and math.isnan(found[2])
 
 
@@ -663,10 +669,10 @@ def test_accuracy_of_each_class():
 def test_reliability_holds_every_image_and_gives_the_calibration_error(seed, count):
     draw = torch.Generator().manual_seed(seed)
     logits, labels = 3 * torch.randn(count, 4, generator=draw), torch.randint(0, 4, (count,), generator=draw)
-    rows = train.reliability(logits, labels)
+    rows = scoring.reliability(logits, labels)
     assert sum(row["images"] for row in rows) == count
     gap = sum(row["images"] * abs(row["accuracy"] - row["confidence"]) for row in rows) / count
-    assert gap == pytest.approx(train.scores(logits, labels)["ece"], abs=1e-9)
+    assert gap == pytest.approx(scoring.scores(logits, labels)["ece"], abs=1e-9)
 
 
 # --- what a checkpoint belongs to -------------------------------------------------------------------------------
@@ -680,7 +686,7 @@ def one_changed(data, part, field):
 
 
 def taught(temperature, seed=0):
-    network = models.create("convnet", seed, in_channels=1, image_size=8)
+    network = spec.create("convnet", seed, in_channels=1, image_size=8)
     return distill.Distillation(distill.Teacher(network), temperature, 0.5)
 
 
@@ -717,13 +723,13 @@ def taken(new_student, tiny, tmp_path, monkeypatch):
         given = {**FULL, **changes}
         data = given.pop("data", lambda d: d)(tiny)
         model = new_student()
-        history = train.fit(model, data, given.pop("recipe"), seed=0, checkpoint=tmp_path / "x.safetensors", **given)
+        history = loop.fit(model, data, given.pop("recipe"), seed=0, checkpoint=tmp_path / "x.safetensors", **given)
         return model, history
 
     call()
     trained = []
-    epoch = train._epoch
-    monkeypatch.setattr(train, "_epoch", lambda *a, **k: trained.append(1) or epoch(*a, **k))
+    epoch = loop._epoch
+    monkeypatch.setattr(loop, "_epoch", lambda *a, **k: trained.append(1) or epoch(*a, **k))
 
     def taken(**changes):
         trained.clear()
@@ -747,17 +753,17 @@ def test_a_training_with_masks_is_not_taken_from_one_without(new_student, tiny, 
     start = new_student()
     with torch.no_grad():
         start.fc1.weight.zero_()  # so that both begin with the very same weights
-    train.fit(models.duplicate(start), tiny, QUICK, seed=0, checkpoint=checkpoint)
-    train.fit(start, tiny, QUICK, seed=0, checkpoint=checkpoint, masks=pruned)
+    loop.fit(layers.duplicate(start), tiny, QUICK, seed=0, checkpoint=checkpoint)
+    loop.fit(start, tiny, QUICK, seed=0, checkpoint=checkpoint, masks=pruned)
     assert not start.fc1.weight.any()
 
 
 def test_parameters_that_are_not_trained_are_in_the_key(new_student, tiny, tmp_path):
     checkpoint = tmp_path / "x.safetensors"
-    train.fit(new_student(), tiny, QUICK, seed=0, checkpoint=checkpoint)
+    loop.fit(new_student(), tiny, QUICK, seed=0, checkpoint=checkpoint)
     frozen = new_student()
     frozen.fc1.requires_grad_(False)
-    train.fit(frozen, tiny, QUICK, seed=0, checkpoint=checkpoint)
+    loop.fit(frozen, tiny, QUICK, seed=0, checkpoint=checkpoint)
     assert torch.equal(frozen.fc1.weight, new_student().fc1.weight)
 
 
@@ -771,6 +777,6 @@ def test_parameters_that_are_not_trained_are_in_the_key(new_student, tiny, tmp_p
 )
 def test_a_network_that_computes_otherwise_with_the_same_weights_has_another_key(new_student, change):
     one, other = new_student(), new_student()
-    assert checkpoint.key({}, one, {}) == checkpoint.key({}, other, {})
+    assert training_checkpoint.key({}, one, {}) == training_checkpoint.key({}, other, {})
     change(other)
-    assert checkpoint.key({}, one, {}) != checkpoint.key({}, other, {})
+    assert training_checkpoint.key({}, one, {}) != training_checkpoint.key({}, other, {})

@@ -10,7 +10,8 @@ import yaml
 from projects import copy_project, edit, environment, read_only, study, tree_of
 
 from engine import study as command
-from studylib import sweep
+from studylib.tree import names as tree_names
+from studylib.tree import table
 
 
 @pytest.fixture
@@ -28,7 +29,7 @@ def planned(project, *arguments):
 def test_a_fresh_study_plans_every_node_of_every_seed_once(project):
     found = planned(project, "--profile", "digits")
     stages = ["kd", "imp", "svd", "int8"]
-    assert sorted(found) == sorted(f"seed{seed}/{node}" for seed in range(10) for node in sweep.nodes(stages))
+    assert sorted(found) == sorted(f"seed{seed}/{node}" for seed in range(10) for node in tree_names.nodes(stages))
 
 
 def test_seeds_and_stages_choose_a_part_of_the_tree(project):
@@ -93,8 +94,8 @@ def chapters(project, profile, *arguments):
 
 
 def test_each_chapter_runs_its_lesson_once_a_profile(project):
-    names = ["01_train_teacher", "02_distill", "03_iterative_magnitude_pruning", "04_svd", "05_quantize"]
-    last = ["06_moo_vs_weighted_sum", "07_combinatorial_sweep", "08_frontier"]
+    names = ["01_teacher", "02_distill", "03_prune", "04_svd", "05_int8"]
+    last = ["06_moo", "07_sweep", "08_frontier"]
     assert chapters(project, "digits") == [*names, *last]
     assert chapters(project, "digits", "--stages", "svd") == [names[0], names[3], *last]
     assert chapters(project, "digits", "--stages", "none") == [names[0], last[0], last[2]]
@@ -145,7 +146,7 @@ def test_single_chapters_are_planned_with_what_they_need_and_nothing_else(projec
     reads = {
         "3": ["teacher", "teacher-imp"],
         "06 svd": ["teacher", "teacher-svd", "teacher-kd", "teacher-kd-imp"],
-        "": sweep.nodes(["kd", "imp", "svd", "int8"]),  # the sweep's are all, of every seed
+        "": tree_names.nodes(["kd", "imp", "svd", "int8"]),  # the sweep's are all, of every seed
     }[words]
     assert {f"seed0/{node}" for node in reads} <= nodes
     assert words == "" or len(nodes) == len(reads)
@@ -168,7 +169,7 @@ def test_a_chapter_that_is_not_there_is_named_with_those_that_are(project, words
         (
             "3",
             "kd",
-            "imp is not among the stages (kd); expected one that the profile runs: 01_train_teacher, 02_distill, ",
+            "imp is not among the stages (kd); expected one that the profile runs: 01_teacher, 02_distill, ",
         ),
         (
             "7",
@@ -188,7 +189,7 @@ def test_nothing_was_trained_only_where_no_chapter_was_run_either(tmp_path, monk
     chapter = tmp_path / "runs" / "mine" / "chapters" / "03" / "chapter.json"
     chapter.parent.mkdir(parents=True)
     chapter.write_text("{}")
-    row = dict.fromkeys(sweep.COLUMNS, 1.0) | {"node": "teacher", "seed": 0}
+    row = dict.fromkeys(table.COLUMNS, 1.0) | {"node": "teacher", "seed": 0}
     pd.DataFrame([row]).to_csv(tmp_path / "runs" / "mine" / "sweep.csv", index=False)
     made = chapter.stat().st_mtime
     command.report(tmp_path / "runs" / "mine", made - 1)

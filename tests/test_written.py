@@ -9,7 +9,10 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn.utils import parametrizations, parametrize, prune
 
-from studylib import codec, inference, lowrank, models, networks, quantize, size, store
+from studylib.coding import codec, shipped, size
+from studylib.disk import files, models
+from studylib.networks import blocks, int8_layers, layers, spec
+from studylib.techniques import svd
 from tests.test_inference import NETWORKS, network, outputs
 
 
@@ -19,7 +22,7 @@ class Doubled(nn.Module):
 
 
 def last_name(model):
-    return list(models.weight_layers(model))[-1]
+    return list(layers.weight_layers(model))[-1]
 
 
 def last(model):
@@ -27,16 +30,16 @@ def last(model):
 
 
 def first_unit(model):
-    return next(m for m in model.modules() if isinstance(m, models.ConvUnit))
+    return next(m for m in model.modules() if isinstance(m, blocks.ConvUnit))
 
 
 def new_last(model, out=0, into=0, **how):
     old = last(model)
-    models.replace_module(model, last_name(model), nn.Linear(old.in_features + into, old.out_features + out, **how))
+    layers.replace_module(model, last_name(model), nn.Linear(old.in_features + into, old.out_features + out, **how))
 
 
 def recorded(model, value, **structure):
-    models.with_change(model, "x", {"value": value}, structure or None)
+    spec.with_change(model, "x", {"value": value}, structure or None)
 
 
 def with_args(model, **args):
@@ -46,7 +49,7 @@ def with_args(model, **args):
 def tie(model):
     """Lets two layers share their weight, where there are two of one kind and shape."""
     seen = {}
-    for layer in models.weight_layers(model).values():
+    for layer in layers.weight_layers(model).values():
         layer.weight = seen.setdefault((type(layer), layer.weight.shape), layer.weight)
 
 
@@ -129,7 +132,7 @@ def spoil(model, how):
     layer.weight.fill_(100)
     if how == "weights beyond their bits":
         model.spec["changes"][-1]["structure"]["bits"] = 4
-        for each in models.weight_layers(model).values():
+        for each in layers.weight_layers(model).values():
             each.bits = 4
     elif how == "a scale below zero":
         layer.weight_scale[0] = -1
@@ -143,17 +146,17 @@ def made(name, seed, kind):
     """A network of random weights, a third of them zero: in float32, factorized, shipped or in int8."""
     model, draw = network(name, seed), torch.Generator().manual_seed(seed)
     if kind == "int8":
-        structure = {"module": "quantize", "layers": list(models.weight_layers(model))}
-        quantize.restructure(model, structure)
-        models.with_change(model, "int8", {}, structure).eval()
-    for layer in models.weight_layers(model).values():
+        structure = {"module": "quantize", "layers": list(layers.weight_layers(model))}
+        int8_layers.restructure(model, structure)
+        spec.with_change(model, "int8", {}, structure).eval()
+    for layer in layers.weight_layers(model).values():
         if kind == "int8":
             layer.weight.random_(-128, 128, generator=draw)
             layer.weight_scale.uniform_(0.001, 0.1, generator=draw)
         layer.weight.data *= torch.rand(layer.weight.shape, generator=draw) < 0.7
     if kind == "factorized":
-        return lowrank.apply(model)
-    return inference.apply(model, floats="float16") if kind == "shipped" else model
+        return svd.apply(model)
+    return shipped.apply(model, floats="float16") if kind == "shipped" else model
 
 
 def read(folder):
@@ -163,16 +166,16 @@ def read(folder):
 @pytest.mark.parametrize("change", REFUSED)
 @pytest.mark.parametrize("name", ["convnet", "densenet"])
 def test_what_its_spec_does_not_build_is_refused_when_written_and_nothing_is(name, change, tmp_path):
-    store.save_model(tmp_path / "there", network(name, 1))
+    models.save_model(tmp_path / "there", network(name, 1))
     before, model = read(tmp_path / "there"), network(name)
     act, message = REFUSED[change]
     act(model)
-    for write in (codec.encode, lambda m: store.save_model(tmp_path / "new", m)):
-        with pytest.raises(models.SpecError if write is not codec.encode else codec.CodecError, match=message) as said:
+    for write in (codec.encode, lambda m: models.save_model(tmp_path / "new", m)):
+        with pytest.raises(blocks.SpecError if write is not codec.encode else codec.CodecError, match=message) as said:
             write(model)
         assert "damaged" not in str(said.value)
-    with pytest.raises(models.SpecError):
-        store.save_model(tmp_path / "there", model)
+    with pytest.raises(blocks.SpecError):
+        models.save_model(tmp_path / "there", model)
     assert read(tmp_path / "there") == before and not (tmp_path / "new").exists()
 
 
@@ -186,8 +189,8 @@ def test_numbers_that_no_int8_layer_has_are_refused_when_coded(how):
 
 
 def test_a_model_without_a_spec_is_refused(tmp_path):
-    with pytest.raises(models.SpecError, match="Linear has no spec: expected a model of studylib"):
-        store.save_model(tmp_path / "new", nn.Linear(2, 3))
+    with pytest.raises(blocks.SpecError, match="Linear has no spec: expected a model of studylib"):
+        models.save_model(tmp_path / "new", nn.Linear(2, 3))
     assert not (tmp_path / "new").exists()
 
 
@@ -197,7 +200,7 @@ def test_a_model_without_a_spec_is_refused(tmp_path):
     seed=st.integers(0, 999),
     kind=st.sampled_from(["float", "factorized", "shipped", "int8"]),
     changes=st.lists(st.sampled_from([*ACCEPTED, *ACCEPTED, *REFUSED, *CODED_ONLY]), max_size=2, unique=True),
-    floats=st.sampled_from([None, *inference.FLOATS]),
+    floats=st.sampled_from([None, *shipped.FLOATS]),
 )
 def test_whatever_is_not_refused_is_read_back_bit_for_bit(tmp_path_factory, name, seed, kind, changes, floats):
     model, folder = made(name, seed, kind), tmp_path_factory.mktemp("model")
@@ -215,15 +218,15 @@ def test_whatever_is_not_refused_is_read_back_bit_for_bit(tmp_path_factory, name
     except codec.CodecError as error:
         assert not sound and "damaged" not in str(error)
     else:
-        reference, decoded = inference.apply(model, floats=floats or inference.floats_of(model)), codec.decode(file)
+        reference, decoded = shipped.apply(model, floats=floats or shipped.floats_of(model)), codec.decode(file)
         codec.verify(reference, decoded)
         assert torch.equal(outputs(decoded), outputs(reference)) and codec.encode(decoded) == file
     try:
-        store.save_model(folder, model)
-    except models.SpecError as error:
+        models.save_model(folder, model)
+    except blocks.SpecError as error:
         assert not sound and "damaged" not in str(error) and not list(folder.iterdir())
     else:
-        loaded = store.load_model(folder)
+        loaded = models.load_model(folder)
         expected = model.state_dict()
         assert loaded.spec == json.loads(json.dumps(model.spec)) and loaded.state_dict().keys() == expected.keys()
         for tensor_name, tensor in loaded.state_dict().items():
@@ -241,10 +244,10 @@ def test_how_weights_lie_in_memory_changes_no_byte(kind, how, tmp_path):
     assert size.accountings(model) == size.accountings(plain)
     assert codec.encode(model) == codec.encode(plain)
     for folder, each in (("a", model), ("b", plain)):
-        store.save_model(tmp_path / folder, each)
+        models.save_model(tmp_path / folder, each)
     assert read(tmp_path / "a") == read(tmp_path / "b")
-    store.write_tensors(tmp_path / "both", {"x": last(model).weight, "y": last(model).weight})
-    assert torch.equal(store.read_tensors(tmp_path / "both")[0]["y"], last(model).weight)
+    files.write_tensors(tmp_path / "both", {"x": last(model).weight, "y": last(model).weight})
+    assert torch.equal(files.read_tensors(tmp_path / "both")[0]["y"], last(model).weight)
 
 
 def test_a_network_that_ties_its_own_layers_comes_back_tied(tmp_path, monkeypatch):
@@ -257,10 +260,10 @@ def test_a_network_that_ties_its_own_layers_comes_back_tied(tmp_path, monkeypatc
         def forward(self, x):
             return self.head(torch.relu(self.second(torch.relu(self.first(x.flatten(1))))))
 
-    monkeypatch.setitem(networks.ARCHITECTURES, "tied", Tied)
-    model = models.create("tied", 0).eval()
-    store.save_model(tmp_path, model)
-    loaded = store.load_model(tmp_path)
+    monkeypatch.setitem(spec.ARCHITECTURES, "tied", Tied)
+    model = spec.create("tied", 0).eval()
+    models.save_model(tmp_path, model)
+    loaded = models.load_model(tmp_path)
     assert loaded.first.weight is loaded.second.weight
     assert size.accountings(model)["parameters"] == sum(t.numel() for t in model.state_dict().values())
     for each in (loaded, codec.decode(codec.encode(model))):

@@ -8,18 +8,24 @@ import pandas as pd
 import torch
 from torch import nn
 
-from studylib import claims, codec, data, models, prune, report, size, store, train
-from studylib.checkpoint import weights_digest
+from studylib.coding import codec, size
+from studylib.data import datasets, scoring
+from studylib.disk import models
 from studylib.experiments.combinations import Tree, folder_of
+from studylib.networks import blocks, cost, layers, spec
+from studylib.results import claims, tables
+from studylib.techniques import prune
+from studylib.training.checkpoint import weights_digest
+from studylib.training.recipe import Recipe
 from studylib.tree.rows import once
 
-PAIR = {"imp", "int8"}  # the stages that the figure is about
+PAIR = {"prune", "int8"}  # the stages that the figure is about
 NOT_BOTH = "Pruning and int8 are not both in this run: there is nothing of it to hold against the published saving."
 STEPS = 4  # to the other sparsity
 
 
 def relations() -> pd.DataFrame:
-    """The rows of :func:`studylib.claims.audit`, with reported / implied."""
+    """The rows of :func:`studylib.results.claims.audit`, with reported / implied."""
     rows = pd.DataFrame(claims.audit())
     return rows.assign(**{"reported / implied": rows["reported"] / rows["implied"]})
 
@@ -47,15 +53,15 @@ def parameters_left(model: nn.Module, fuse: bool) -> int | None:
         from torch.ao import quantization as eager
     except ImportError:
         return None
-    m = models.duplicate(model).cpu().eval()
-    units = [name for name, unit in m.named_modules() if isinstance(unit, models.ConvUnit)]
+    m = layers.duplicate(model).cpu().eval()
+    units = [name for name, unit in m.named_modules() if isinstance(unit, blocks.ConvUnit)]
     if fuse:
         eager.fuse_modules(m, [[f"{n}.conv", f"{n}.norm", f"{n}.relu"] for n in units], inplace=True)
     m.qconfig = eager.get_default_qconfig("x86")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the deprecation
         eager.prepare(m, inplace=True)
-        m(size.example(m.spec["args"], 8))
+        m(cost.example(m.spec["args"], 8))
         eager.convert(m, inplace=True)
     return sum(p.numel() * p.element_size() for p in m.parameters())
 
@@ -64,7 +70,7 @@ def candidates(run: str, tree: Tree, summary: pd.DataFrame) -> list[dict]:
     """What could have produced the published saving, computed from the first seed's models; [] without :data:`PAIR`.
 
     Args:
-        summary: of :func:`studylib.sweep.summary`.
+        summary: of :func:`studylib.tree.table.summary`.
 
     Returns:
         Rows of candidate, bytes, of (bytes of the whole network), saved %, from the published (points), reproduces it.
@@ -73,7 +79,7 @@ def candidates(run: str, tree: Tree, summary: pd.DataFrame) -> list[dict]:
         return []
     teacher, pruned, both = (_load(run, tree, node) for node in ("teacher", "teacher-imp", "teacher-imp-int8"))
     whole, own = size.accountings(teacher)["bytes_dense"], size.accountings(both)
-    values = round(_weights(both) * (1 - size.sparsity(both)))
+    values = round(_weights(both) * (1 - layers.sparsity(both)))
     one = summary.set_index("node")["bytes_nonzero"] / whole
     found = {
         "our savings multiplied": whole * one["teacher-imp"] * one["teacher-int8"],
@@ -89,7 +95,7 @@ def candidates(run: str, tree: Tree, summary: pd.DataFrame) -> list[dict]:
 
 def _trapped(ours: nn.Module, whole: int) -> list[dict]:
     """Rows of :func:`parameters_left` for ``ours`` and the paper's DenseNet as it is drawn; [] where that is gone."""
-    big = models.create("densenet", 0, depth=claims.PAPER_DEPTH, in_channels=3, image_size=32, classes=10)
+    big = spec.create("densenet", 0, depth=claims.PAPER_DEPTH, in_channels=3, image_size=32, classes=10)
     base = size.accountings(big)["bytes_dense"]
     rows = []
     for name, model, full in (("ours", ours, whole), (f"DenseNet-{claims.PAPER_DEPTH}, untrained", big, base)):
@@ -105,7 +111,7 @@ def _judged(row: dict) -> dict:
     return {**row, "saved %": saved, "from the published": away, "reproduces it": bool(abs(away) <= claims.LAST_DIGIT)}
 
 
-def sparser(run: str, tree: Tree, dataset: str, recipe: train.Recipe, device: torch.device, folder: Path) -> list[dict]:
+def sparser(run: str, tree: Tree, dataset: str, recipe: Recipe, device: torch.device, folder: Path) -> list[dict]:
     """The pruned network on its way to where its values alone, a byte each, fit the published saving; [] without PAIR.
 
     It gets there in :data:`STEPS` steps, its weights kept, with a tenth of the epochs of ``recipe`` after each.
@@ -120,16 +126,16 @@ def sparser(run: str, tree: Tree, dataset: str, recipe: train.Recipe, device: to
     if not PAIR.issubset(tree.stages):
         return []
     teacher, start, both = (_load(run, tree, node) for node in ("teacher", "teacher-imp", "teacher-imp-int8"))
-    now, needed = size.sparsity(both), 1 - _wanted(size.accountings(teacher)["bytes_dense"]) / _weights(both)
+    now, needed = layers.sparsity(both), 1 - _wanted(size.accountings(teacher)["bytes_dense"]) / _weights(both)
     levels = [1 - (1 - now) * ((1 - needed) / (1 - now)) ** (k / STEPS) for k in range(1, STEPS + 1)]
     levels = levels if needed > now else []
     short = dataclasses.replace(recipe, epochs=max(1, recipe.epochs // 10))
-    seed, images = tree.seeds[0], data.load(dataset, tree.seeds[0])
+    seed, images = tree.seeds[0], datasets.load(dataset, tree.seeds[0])
 
     def accuracies() -> list[float]:
         first, how = start.to(device), {"method": "learning_rate", "recipe": short, "seed": seed}
         found = prune.trajectory(first, images, levels, **how, scratch=folder / "sparser") if levels else []
-        return [train.accuracy(model, images.validation, images) for model in (first, *found)]
+        return [scoring.accuracy(model, images.validation, images) for model in (first, *found)]
 
     key = [weights_digest(start), levels, dataclasses.asdict(short), images.identity, seed]
     reached = once(folder / "sparser.json", key, accuracies)
@@ -142,7 +148,7 @@ def table(candidates: pd.DataFrame) -> str:
         return NOT_BOTH
     whole = candidates["of"].iloc[0]
     said = f"The published saving would leave {_wanted(whole):,.0f} bytes of our {whole:,}."
-    return f"{said}\n\n{report.markdown_rows(candidates, digits=3)}"
+    return f"{said}\n\n{tables.markdown_rows(candidates, digits=3)}"
 
 
 def steps(sparser: pd.DataFrame) -> str:
@@ -166,11 +172,11 @@ def told(relations: pd.DataFrame, candidates: pd.DataFrame) -> str:
 
 
 def _load(run: str, tree: Tree, node: str) -> nn.Module:
-    return store.load_model(folder_of(run, tree) / f"seed{tree.seeds[0]}" / node)
+    return models.load_model(folder_of(run, tree) / f"seed{tree.seeds[0]}" / node)
 
 
 def _weights(model: nn.Module) -> int:
-    return sum(layer.weight.numel() for layer in models.weight_layers(model).values())
+    return sum(layer.weight.numel() for layer in layers.weight_layers(model).values())
 
 
 def _wanted(whole: float) -> float:

@@ -10,10 +10,16 @@ import torch
 from pydantic import Field
 from torch import nn
 
-from studylib import claims, factorial, models, teacher, train
-from studylib.checkpoint import weights_digest
-from studylib.data import Data
+from studylib.data import scoring
+from studylib.data.datasets import Data
+from studylib.networks import layers
+from studylib.networks import spec as networks_spec
+from studylib.results import claims, statistics
 from studylib.settings import record
+from studylib.techniques import teacher
+from studylib.training import loop
+from studylib.training.checkpoint import weights_digest
+from studylib.training.recipe import Recipe
 from studylib.tree.rows import Task, every
 
 
@@ -27,7 +33,7 @@ class Choosing:
 def numbers(model: nn.Module, data: Data) -> dict:
     """A row: numbers trained (weights, biases and those of batch norms), weight layers, classes of ``data``."""
     trained = sum(parameter.numel() for parameter in model.parameters())
-    return {"trained": trained, "layers": len(models.weight_layers(model)), "classes": len(data.classes)}
+    return {"trained": trained, "layers": len(layers.weight_layers(model)), "classes": len(data.classes)}
 
 
 def classes_and_calibration(logits: torch.Tensor, labels: torch.Tensor, classes: list[str]) -> pd.DataFrame:
@@ -37,8 +43,8 @@ def classes_and_calibration(logits: torch.Tensor, labels: torch.Tensor, classes:
         logits, labels: (n, classes) and (n,).
         classes: their names.
     """
-    by_class = pd.DataFrame({"class": classes, "accuracy": train.class_accuracy(logits, labels, len(classes))})
-    bins = pd.DataFrame(train.reliability(logits, labels))
+    by_class = pd.DataFrame({"class": classes, "accuracy": scoring.class_accuracy(logits, labels, len(classes))})
+    bins = pd.DataFrame(scoring.reliability(logits, labels))
     return pd.concat([by_class.assign(part="classes"), bins.assign(part="reliability")])
 
 
@@ -60,7 +66,7 @@ def last_quarter(history: pd.DataFrame) -> pd.Series:
 
 
 def peeks(
-    model: nn.Module, data: Data, settings: Choosing, recipe: train.Recipe, seed: int, folder: Path, left: Path
+    model: nn.Module, data: Data, settings: Choosing, recipe: Recipe, seed: int, folder: Path, left: Path
 ) -> pd.DataFrame:
     """The rows of :func:`trainings` for all seeds, kept in ``folder`` as they are made."""
     seeds = list(range(seed, seed + settings.seeds))
@@ -69,7 +75,7 @@ def peeks(
 
 
 def trainings(
-    model: nn.Module, data: Data, recipe: train.Recipe, seeds: list[int], folder: Path, left: Path
+    model: nn.Module, data: Data, recipe: Recipe, seeds: list[int], folder: Path, left: Path
 ) -> Iterator[Task]:
     """One task a seed: a training of a network like ``model`` whose test accuracy is read after every epoch.
 
@@ -79,26 +85,26 @@ def trainings(
     Args:
         model: a teacher, with its history.
         folder: where a training that was stopped leaves what it needs to go on.
-        left: the ``every_epoch`` of :func:`studylib.teacher.apply`.
+        left: the ``every_epoch`` of :func:`studylib.techniques.teacher.apply`.
 
-    Rows: those of :func:`studylib.train.fit`, and test_accuracy; of the whole training peak, the highest of them,
-    honest, that of the epoch that is best on validation images, (0…1) and flatters, the points between the two.
+    Rows: those of :func:`studylib.training.loop.fit`, and test_accuracy; of the whole training peak, the highest of
+    them, honest, that of the epoch that is best on validation images, (0…1) and flatters, the points between the two.
     """
     kept = all("weights" in row for row in model.history)
     own = kept and not any("descends" in change for change in model.spec["changes"])
     device, spec = next(model.parameters()).device, model.spec
 
     def test_accuracy(model: nn.Module) -> dict:
-        return {"test_accuracy": train.accuracy(model, data.test, data)}
+        return {"test_accuracy": scoring.accuracy(model, data.test, data)}
 
     for s in seeds:
 
         def make(s=s) -> list[dict]:
             if own and s == seeds[0]:
                 return _with_peak(teacher.look_again(model, left, test_accuracy))
-            new = models.create(spec["name"], s, data=data, **spec["args"]).to(device)
+            new = networks_spec.create(spec["name"], s, data=data, **spec["args"]).to(device)
             checkpoint = folder / f"{s}.safetensors"
-            rows = train.fit(new, data, recipe, seed=s, watch=test_accuracy, checkpoint=checkpoint)
+            rows = loop.fit(new, data, recipe, seed=s, watch=test_accuracy, checkpoint=checkpoint)
             checkpoint.unlink(missing_ok=True)
             return _with_peak(rows)
 
@@ -120,6 +126,6 @@ def claims_of(metrics: dict, logits: torch.Tensor, labels: torch.Tensor) -> dict
     """What a teacher with these logits (n, classes) of the test images says of the paper's claims."""
     right = (logits.argmax(1) == labels).double().cpu().numpy()
     return {
-        "teacher_accuracy": claims.Measured(*(100 * number for number in factorial.over_both(right))),
+        "teacher_accuracy": claims.Measured(*(100 * number for number in statistics.over_both(right))),
         "teacher_bytes": claims.Measured(metrics["bytes_dense"]),
     }

@@ -8,10 +8,19 @@ import numpy as np
 import pandas as pd
 from pydantic import Field
 
-from studylib import claims, factorial, report, settings, store, sweep
+from studylib import settings
+from studylib.disk import models
+from studylib.disk.files import read_json, read_tensors, resolve, root
+from studylib.results import claims, statistics, tables
+from studylib.tree import names as tree_names
+from studylib.tree import table as tree_table
 
 MEASURES = {"test_accuracy": (100, "accuracy (points)"), "test_nll": (1, "nll (nats)")}
+
+
 MEASURES |= {"log2 bytes_file": (1, "bytes (doublings)")}  # of effects: the factor that they are told in, and its name
+
+
 ACCOUNTINGS = ["dense", "nonzero", "csr", "bitmap", "sparse", "safetensors", "zstd", "nncodec", "entropy", "file"]
 
 
@@ -33,8 +42,8 @@ class Tree:
 
     @property
     def nodes(self) -> list[str]:
-        """Names of the nodes (:func:`studylib.sweep.nodes`)."""
-        return sweep.nodes(self.stages)
+        """Names of the nodes (:func:`studylib.tree.names.nodes`)."""
+        return tree_names.nodes(self.stages)
 
 
 def folder_of(run: str, tree: Tree) -> Path:
@@ -43,16 +52,16 @@ def folder_of(run: str, tree: Tree) -> Path:
     Raises:
         FileNotFoundError: no run there; says which command makes it.
     """
-    folder = store.resolve(run)
-    if not (folder / f"seed{tree.seeds[0]}" / sweep.ROOT / sweep.METRICS).exists():
+    folder = resolve(run)
+    if not (folder / f"seed{tree.seeds[0]}" / tree_names.TEACHER / tree_names.METRICS).exists():
         command = f"make study PROFILE={folder.name}"
-        raise FileNotFoundError(f"{folder}: no run here. In {store.root()}, this makes it:  {command}")
+        raise FileNotFoundError(f"{folder}: no run here. In {root()}, this makes it:  {command}")
     return folder
 
 
 def about(run: str, tree: Tree) -> dict:
     """Profile, seeds, data, and the provenance of the first seed's root."""
-    first = store.read_json(folder_of(run, tree) / f"seed{tree.seeds[0]}" / sweep.ROOT / sweep.METRICS)
+    first = read_json(folder_of(run, tree) / f"seed{tree.seeds[0]}" / tree_names.TEACHER / tree_names.METRICS)
     return {
         "profile": tree.profile,
         "seeds": tree.seeds,
@@ -65,25 +74,26 @@ def identity(run: str, tree: Tree) -> list[str]:
     """SHA-256 of what the rows are read from: each node's metrics and logits, the run's latencies and reference sizes.
 
     Raises:
-        FileNotFoundError, studylib.store.CheckpointError: no run, or a model that is not the one that was measured.
+        FileNotFoundError, studylib.disk.files.CheckpointError: no run, or a model that is not the one that was
+        measured.
     """
     folder = folder_of(run, tree)
-    files = [path for name in (sweep.LATENCY, sweep.NNCODEC) if (path := folder / name).exists()]
+    files = [path for name in (tree_names.LATENCY, tree_names.NNCODEC) if (path := folder / name).exists()]
     for node in tree.nodes:
         for seed in tree.seeds:
             there = folder / f"seed{seed}" / node
-            store.verify(there)
-            files += [there / sweep.METRICS, there / sweep.LOGITS]
+            models.verify(there)
+            files += [there / tree_names.METRICS, there / tree_names.LOGITS]
     return [hashlib.sha256(path.read_bytes()).hexdigest() for path in files]
 
 
 def nodes(run: str, tree: Tree) -> pd.DataFrame:
-    """A row a node and seed, with the columns :data:`studylib.sweep.COLUMNS` (:func:`studylib.sweep.read`)."""
-    return sweep.read(folder_of(run, tree), tree.nodes, tree.seeds)
+    """A row a node and seed, with the columns of :func:`studylib.tree.table.read`."""
+    return tree_table.read(folder_of(run, tree), tree.nodes, tree.seeds)
 
 
 def bytes_by_count(summary: pd.DataFrame) -> pd.DataFrame:
-    """Of :func:`studylib.sweep.summary`: node, and its bytes by each count (:data:`ACCOUNTINGS`).
+    """Of :func:`studylib.tree.table.summary`: node, and its bytes by each count (:data:`ACCOUNTINGS`).
 
     Without "nncodec" where the reference coder was not run (``make nncodec``).
     """
@@ -106,11 +116,11 @@ def half_precision(summary: pd.DataFrame) -> pd.DataFrame:
 
 def front(summary: pd.DataFrame) -> pd.DataFrame:
     """The rows of ``summary`` that no other beats on test accuracy and bytes of the file, the smallest first."""
-    return summary[factorial.pareto(summary, "bytes_file", "test_accuracy")].sort_values("bytes_file")
+    return summary[statistics.pareto(summary, "bytes_file", "test_accuracy")].sort_values("bytes_file")
 
 
 def effects(run: str, tree: Tree, table: pd.DataFrame) -> pd.DataFrame:
-    """Effects on accuracy, NLL and the logarithm of bytes: rows of :func:`studylib.factorial.effects`.
+    """Effects on accuracy, NLL and the logarithm of bytes: rows of :func:`studylib.results.statistics.effects`.
 
     None where there is no technique.
 
@@ -119,9 +129,9 @@ def effects(run: str, tree: Tree, table: pd.DataFrame) -> pd.DataFrame:
     """
     if not tree.stages:
         return pd.DataFrame()
-    images = sweep.per_image(folder_of(run, tree), sweep.order(table), tree.seeds)
-    parts = [factorial.effects(table, images[column], tree.stages, column) for column in images]
-    return pd.concat([*parts, factorial.effects(table, None, tree.stages, "bytes_file", log=True)])
+    images = tree_table.per_image(folder_of(run, tree), tree_table.order(table), tree.seeds)
+    parts = [statistics.effects(table, images[column], tree.stages, column) for column in images]
+    return pd.concat([*parts, statistics.effects(table, None, tree.stages, "bytes_file", log=True)])
 
 
 def told(effects: pd.DataFrame, seeds: int) -> str:
@@ -130,9 +140,9 @@ def told(effects: pd.DataFrame, seeds: int) -> str:
         return "No technique was applied: there is no effect to tell from noise."
     said = []
     for measure, (factor, name) in MEASURES.items():
-        rows = effects[(effects["measure"] == measure) & (effects["verdict"] != factorial.UNKNOWN)]
+        rows = effects[(effects["measure"] == measure) & (effects["verdict"] != statistics.UNKNOWN)]
         rows = rows.sort_values("mean", key=abs, ascending=False)
-        listed = ", ".join(f"{report.effect_name(r.effect)} {factor * r.mean:+.3g}" for r in rows.itertuples())
+        listed = ", ".join(f"{tables.effect_name(r.effect)} {factor * r.mean:+.3g}" for r in rows.itertuples())
         said.append(f"{name}: {listed or 'none'}")
     many = effects["effect"].nunique()
     return f"Effects told from noise with n = {seeds} seeds, of {many} each: {'; '.join(said)}."
@@ -141,19 +151,19 @@ def told(effects: pd.DataFrame, seeds: int) -> str:
 def claims_of(run: str, tree: Tree, table: pd.DataFrame) -> dict[str, claims.Measured | None]:
     """What the nodes say of the paper's claims, None where a node is not there.
 
-    Accuracies are compared image by image, over seeds and images (:func:`studylib.factorial.over_both`).
+    Accuracies are compared image by image, over seeds and images (:func:`studylib.results.statistics.over_both`).
 
     Args:
         table: rows of :func:`nodes`.
     """
-    folder, names = folder_of(run, tree), sweep.order(table)
-    images = sweep.per_image(folder, names, tree.seeds)["test_accuracy"]
+    folder, names = folder_of(run, tree), tree_table.order(table)
+    images = tree_table.per_image(folder, names, tree.seeds)["test_accuracy"]
 
     def difference(weights: dict[str, int]) -> claims.Measured | None:
         if not set(weights) <= set(names):
             return None
         hits = sum(weight * images[node] for node, weight in weights.items())
-        return claims.Measured(*(100 * number for number in factorial.over_both(hits)), n=len(tree.seeds))
+        return claims.Measured(*(100 * number for number in statistics.over_both(hits)), n=len(tree.seeds))
 
     t, p, s, q, pq = "teacher", "teacher-imp", "teacher-svd", "teacher-int8", "teacher-imp-int8"
     measured = {
@@ -166,8 +176,8 @@ def claims_of(run: str, tree: Tree, table: pd.DataFrame) -> dict[str, claims.Mea
     }
     if pq in names:
         moved = divergence(folder, tree.seeds, p, pq) - divergence(folder, tree.seeds, t, q)
-        measured["pruned_loses_less"] = claims.Measured(*factorial.over_both(moved), n=len(tree.seeds))
-        mean = sweep.summary(table).set_index("node")
+        measured["pruned_loses_less"] = claims.Measured(*statistics.over_both(moved), n=len(tree.seeds))
+        mean = tree_table.summary(table).set_index("node")
         left = mean.loc[pq, "bytes_nonzero"]
         measured["best_bytes"] = claims.Measured(left)
         measured["best_saved"] = claims.Measured(100 * (1 - left / mean.loc[t, "bytes_dense"]))
@@ -178,7 +188,7 @@ def divergence(folder: Path, seeds: list[int], before: str, after: str) -> np.nd
     """KL divergence (seeds, images), in nats, of what the node ``after`` predicts from what ``before`` does."""
     found = []
     for seed in seeds:
-        both = [store.read_tensors(folder / f"seed{seed}" / n / sweep.LOGITS)[0]["logits"] for n in (before, after)]
+        both = [read_tensors(folder / f"seed{seed}" / n / tree_names.LOGITS)[0]["logits"] for n in (before, after)]
         z, zq = (logits.double().log_softmax(1) for logits in both)
         found.append((z.exp() * (z - zq)).sum(1).numpy())
     return np.array(found)

@@ -10,17 +10,25 @@ import pandas as pd
 from pydantic import Field
 from torch import nn
 
-from studylib import codec, models, prune, qat, quantize, store, sweep, train
-from studylib.checkpoint import weights_digest
-from studylib.data import Data
+from studylib.coding import codec
+from studylib.data import scoring
+from studylib.data.datasets import Data
+from studylib.disk import files
 from studylib.experiments.int8 import DENSE, Networks
-from studylib.recipe import Recipe
+from studylib.networks.layers import duplicate, masks_of
 from studylib.settings import record
+from studylib.techniques import bits as techniques_bits
+from studylib.techniques import int8, qat
+from studylib.training import loop
+from studylib.training.checkpoint import weights_digest
+from studylib.training.recipe import Recipe
+from studylib.tree import names
 from studylib.tree.rows import Task, every
 
 NONE, AFTER, ON, IN = ROUNDINGS = ("none", "after training", "trained on", "in training")
 HYBRID = f"{DENSE}, hybrid"
 SEEN = 512  # training images, at most, on which the sensitivity of a layer is measured
+
 
 Bits = dict[int, int | dict[str, int]]  # as rows name them → as quantize.apply takes them
 
@@ -58,21 +66,21 @@ class Tuning(Recipe):
 
 
 def sensitivity(model: nn.Module, data: Data, bits: list[int], seed: int) -> list[dict]:
-    """The rows of :func:`studylib.qat.sensitivity` for ``bits`` and eight, on at most :data:`SEEN` training images."""
-    return qat.sensitivity(model, data, bits=(*bits, 8), seed=seed, images=min(SEEN, len(data.train)))
+    """Rows of :func:`studylib.techniques.bits.sensitivity`: ``bits`` and eight, at most :data:`SEEN` training images."""
+    return techniques_bits.sensitivity(model, data, bits=(*bits, 8), seed=seed, images=min(SEEN, len(data.train)))
 
 
 def chosen(sensitivities: list[dict], bits: list[int]) -> dict[int, dict[str, int]]:
-    """Bits → layer → bits: what each of ``bits`` but the least buys (:func:`studylib.qat.choose_bits`)."""
+    """Bits → layer → bits: what each of ``bits`` but the least buys (:func:`studylib.techniques.bits.choose_bits`)."""
     weights = sum(row["weights"] for row in sensitivities if row["bits"] == 8)
-    return {each: qat.choose_bits(sensitivities, weights * each / 8) for each in bits[1:]}
+    return {each: techniques_bits.choose_bits(sensitivities, weights * each / 8) for each in bits[1:]}
 
 
 def in_floats(folders: dict[str, str]) -> list[dict]:
     """The rows, as :func:`below_eight` has them, of the networks as their ``folders`` say: none rounds."""
     rows = []
     for network, folder in folders.items():
-        known = store.read_json(store.resolve(folder) / sweep.METRICS)  # it has read the test set already
+        known = files.read_json(files.resolve(folder) / names.METRICS)  # it has read the test set already
         row = {"network": network, "rounding": NONE, "bits": 32, "bytes": known["bytes_file"]}
         rows.append(row | {"accuracy": known["test_accuracy"], "nll": known["test_nll"]})
     return rows
@@ -123,7 +131,7 @@ def roundings(
     """Tasks of one training or none: each network in each of ``bits``, the dense one also with bits by layer.
 
     "after training" rounds the network as it is; "trained on", once it was trained by ``tuning`` without rounding; "in
-    training" trains by ``tuning`` with rounding (:mod:`studylib.qat`).
+    training" trains by ``tuning`` with rounding (:mod:`studylib.techniques.qat`).
 
     Args:
         layers: bits → layer → bits, as :func:`chosen` gives them.
@@ -147,12 +155,12 @@ def roundings(
 
 
 def _after(model: nn.Module, data: Data, bits: Bits, how: dict) -> list[dict]:
-    return [_row(quantize.apply(model, data, bits=each, **how), data, name) for name, each in bits.items()]
+    return [_row(int8.apply(model, data, bits=each, **how), data, name) for name, each in bits.items()]
 
 
 def _on(model: nn.Module, data: Data, bits: Bits, how: dict, tuning: Recipe, checkpoint: Path) -> list[dict]:
-    longer = models.duplicate(model)
-    train.fit(longer, data, tuning, seed=how["seed"], masks=prune.masks_of(model), checkpoint=checkpoint)
+    longer = duplicate(model)
+    loop.fit(longer, data, tuning, seed=how["seed"], masks=masks_of(model), checkpoint=checkpoint)
     return _after(longer, data, bits, how)
 
 
@@ -164,7 +172,7 @@ def _in(model: nn.Module, data: Data, bits: Bits, how: dict, tuning: Recipe, scr
 
 
 def _row(model: nn.Module, data: Data, bits: int) -> dict:
-    scored = train.scores(train.predict(model, data.test, data), data.test.labels)
+    scored = scoring.scores(scoring.predict(model, data.test, data), data.test.labels)
     return {"bits": bits, "bytes": len(codec.encode(model)), "accuracy": scored["accuracy"], "nll": scored["nll"]}
 
 

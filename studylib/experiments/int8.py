@@ -11,13 +11,20 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import nn
 
-from studylib import claims, factorial, latency, models, pt2e, quantize, size, train
-from studylib.data import Data
+from studylib.coding import size
+from studylib.data import scoring
+from studylib.data.datasets import Data
+from studylib.networks import cost, int8_layers, pt2e
+from studylib.networks.layers import duplicate, fold_batch_norm, weight_layers
+from studylib.results import claims
+from studylib.results.statistics import HELP, HURT, UNKNOWN, judge, over_both, t_interval
 from studylib.settings import record
+from studylib.techniques import int8
 
 KINDS = {"static": "static", "dynamic": "dynamic", "float": "weight-only"}  # quantize.ACTIVATIONS, as rows name them
 DENSE, PRUNED = "dense", "pruned"
 REPEATS = 15  # forward passes of each network that is timed
+
 
 Networks = dict[str, nn.Module]
 
@@ -47,10 +54,10 @@ def equals_graph(model: nn.Module, data: Data, count: int) -> dict:
         images (how many), and equal: whether all outputs are, to the last bit.
     """
     images = data.normalize(data.train.images[:count]).cpu()
-    float_model = models.duplicate(model).cpu()
+    float_model = duplicate(model).cpu()
     graph = pt2e.convert(float_model, images)
     with torch.no_grad():
-        equal = torch.equal(graph(images), quantize.from_pt2e(float_model, graph)(images))
+        equal = torch.equal(graph(images), pt2e.from_pt2e(float_model, graph)(images))
     return {"images": len(images), "equal": equal}
 
 
@@ -58,15 +65,17 @@ def error_by_layer(float_model: nn.Module, int8_model: nn.Module, data: Data) ->
     """A row a layer, from input to output.
 
     Columns: layer; worst and mean (rounding error of its weights, batch norm folded, in steps); and for each of
-    :data:`KINDS` the signal-to-noise ratio of what it puts out, in dB (:func:`studylib.quantize.layer_errors`).
+    :data:`KINDS` the signal-to-noise ratio of what it puts out, in dB
+    (:func:`studylib.networks.int8_layers.layer_errors`).
     """
-    float_model, int8_model = (models.duplicate(each).cpu().eval() for each in (float_model, int8_model))
+    float_model, int8_model = (duplicate(each).cpu().eval() for each in (float_model, int8_model))
     batch = data.normalize(data.validation.images).cpu()
     noise = {
-        kind: quantize.layer_errors(float_model, each, batch) for kind, each in _kinds(float_model, int8_model).items()
+        kind: int8_layers.layer_errors(float_model, each, batch)
+        for kind, each in _kinds(float_model, int8_model).items()
     }
-    folded, rows = models.weight_layers(models.fold_batch_norm(float_model)), []
-    for name, layer in models.weight_layers(int8_model).items():
+    folded, rows = weight_layers(fold_batch_norm(float_model)), []
+    for name, layer in weight_layers(int8_model).items():
         step = layer.weight_scale.view(-1, *[1] * (layer.weight.dim() - 1))
         error = ((folded[name].weight.detach() - layer.dequantized_weight()) / step).abs()
         row = {"layer": name, "worst": error.max().item(), "mean": error.mean().item()}
@@ -75,12 +84,12 @@ def error_by_layer(float_model: nn.Module, int8_model: nn.Module, data: Data) ->
 
 
 def _kinds(float_model: nn.Module, int8_model: nn.Module) -> Networks:
-    return {name: quantize.with_activations(int8_model, float_model, kind) for kind, name in KINDS.items()}
+    return {name: pt2e.with_activations(int8_model, float_model, kind) for kind, name in KINDS.items()}
 
 
 def timed(settings: Latency) -> dict:
     """How latencies are taken here: compiled (whether asked for and possible), and images a batch."""
-    return {"compiled": settings.compiled and latency.why_not_compile() is None, "batch": settings.batch}
+    return {"compiled": settings.compiled and cost.why_not_compile() is None, "batch": settings.batch}
 
 
 def kinds(float_model: nn.Module, int8_model: nn.Module, data: Data, how: dict) -> list[dict]:
@@ -92,19 +101,19 @@ def kinds(float_model: nn.Module, int8_model: nn.Module, data: Data, how: dict) 
     Args:
         how: as :func:`timed` gives it.
     """
-    float_model, int8_model = (models.duplicate(each).cpu().eval() for each in (float_model, int8_model))
+    float_model, int8_model = (duplicate(each).cpu().eval() for each in (float_model, int8_model))
     everyone, inputs = (
         {"float32": float_model, **_kinds(float_model, int8_model)},
-        size.example(data.model_args, how["batch"]),
+        cost.example(data.model_args, how["batch"]),
     )
-    timers = {kind: latency.timer(each, inputs, compiled=how["compiled"]) for kind, each in everyone.items()}
+    timers = {kind: cost.timer(each, inputs, compiled=how["compiled"]) for kind, each in everyone.items()}
     times: dict[str, list[float]] = {kind: [] for kind in timers}
     for _ in range(REPEATS):
         for kind, once in timers.items():
             times[kind].append(once())
     rows = []
     for kind, each in everyone.items():
-        scored = train.scores(train.predict(each, data.validation, data), data.validation.labels)
+        scored = scoring.scores(scoring.predict(each, data.validation, data), data.validation.labels)
         took = {"bytes": size.accountings(each)["bytes_dense"], "ms": statistics.median(times[kind])}
         rows.append({"kind": kind, **scored, **took})
     return rows
@@ -126,14 +135,14 @@ def moved(networks: Networks, data: Data, *, calibration_images: int, seed: int)
     """Name → what int8 does to each of the float ``networks``."""
     found = {}
     for name, model in networks.items():
-        int8_model = quantize.apply(model, data, calibration_images=calibration_images, seed=seed)
-        predicted = (train.predict(each, data.validation, data).cpu().double() for each in (model, int8_model))
+        int8_model = int8.apply(model, data, calibration_images=calibration_images, seed=seed)
+        predicted = (scoring.predict(each, data.validation, data).cpu().double() for each in (model, int8_model))
         z, zq = (logits.log_softmax(1) for logits in predicted)
         before, after = (F.nll_loss(each, data.validation.labels.cpu(), reduction="none") for each in (z, zq))
         kl = F.kl_div(zq, z, reduction="none", log_target=True).sum(1)
         flips = (z.argmax(1) != zq.argmax(1)).double()
-        exact = models.weight_layers(models.fold_batch_norm(models.duplicate(model).cpu()))
-        layers = models.weight_layers(int8_model).items()
+        exact = weight_layers(fold_batch_norm(duplicate(model).cpu()))
+        layers = weight_layers(int8_model).items()
         weights = [(exact[layer].weight.detach(), each.dequantized_weight()) for layer, each in layers]
         images = {"KL": kl.numpy(), "loss": (after - before).numpy(), "flips": flips.numpy()}
         found[name] = Moved(images, weights)
@@ -182,7 +191,7 @@ def pruned_less_dense(found: dict[str, Moved]) -> list[dict]:
 
 
 def _mean(values: np.ndarray) -> dict[str, float]:
-    low, high = factorial.t_interval(values)
+    low, high = t_interval(values)
     return {"mean": float(values.mean()), "low": float(low), "high": float(high)}
 
 
@@ -191,17 +200,17 @@ def claims_of(metrics: dict, float_model: nn.Module, int8_model: nn.Module, data
 
     Dynamic quantization is the survey's, of linear layers alone: three of four bytes of their weights.
     """
-    float_model, int8_model = (models.duplicate(each).cpu().eval() for each in (float_model, int8_model))
+    float_model, int8_model = (duplicate(each).cpu().eval() for each in (float_model, int8_model))
     whole = size.accountings(float_model)["bytes_dense"]
-    linear = sum(m.weight.numel() for m in models.weight_layers(int8_model).values() if m.weight.dim() == 2)
-    guesses = [train.predict(each, data.validation, data).argmax(1).cpu() for each in (float_model, int8_model)]
+    linear = sum(m.weight.numel() for m in weight_layers(int8_model).values() if m.weight.dim() == 2)
+    guesses = [scoring.predict(each, data.validation, data).argmax(1).cpu() for each in (float_model, int8_model)]
     before, after = ((guess == data.validation.labels.cpu()).double() for guess in guesses)
     saved = claims.Measured(100 * (1 - metrics["bytes_dense"] / whole))
     return {
         "int8_saved": saved,
         "static_saved": saved,
         "dynamic_saved": claims.Measured(100 * 3 * linear / whole),
-        "int8_cost": claims.Measured(*(100 * number for number in factorial.over_both((before - after).numpy()))),
+        "int8_cost": claims.Measured(*(100 * number for number in over_both((before - after).numpy()))),
     }
 
 
@@ -220,12 +229,12 @@ def said_of_pruned(rows: pd.DataFrame, differences: pd.DataFrame) -> str:
     """What the rows of :func:`lose_less` and :func:`pruned_less_dense` say of the guess, or that there are none."""
     if rows.empty:
         return "No pruned network was named, so this was not measured."
-    far = {factorial.HURT: "less", factorial.HELP: "more", factorial.UNKNOWN: "neither more nor less for certain"}
+    far = {HURT: "less", HELP: "more", UNKNOWN: "neither more nor less for certain"}
     kl = differences.set_index("measure").loc["KL"]
     mean = rows.set_index(["measure", "network"])["mean"]
     weights = mean["relative weight error"]
     return (
-        f"On this seed, probabilities of the pruned network move {far[factorial.judge((kl['low'], kl['high']))]}: "
+        f"On this seed, probabilities of the pruned network move {far[judge((kl['low'], kl['high']))]}: "
         f"KL {mean['KL', PRUNED]:.5f} against {mean['KL', DENSE]:.5f} nats. "
         f"Relative weight error {weights[PRUNED]:.4f} against {weights[DENSE]:.4f}, but "
         f"{weights['dense, where pruning keeps']:.4f} in the dense network at the positions that pruning keeps."

@@ -9,17 +9,23 @@ import pandas as pd
 import torch
 from pydantic import Field
 
-from studylib import codec, data, factorial, models, quantize, report, teacher, train
+from studylib.coding import codec
+from studylib.data import datasets, scoring
+from studylib.networks import spec
+from studylib.networks.layers import weight_layers
+from studylib.results import statistics, tables
 from studylib.settings import record
+from studylib.techniques import int8, teacher
+from studylib.training.recipe import Recipe
 from studylib.tree.rows import Task, every
 
 BEATS, BEATEN, TOO_SMALL = "beats it", "is beaten", "no control as small"
-WORDS = {factorial.HELP: BEATS, factorial.HURT: BEATEN, factorial.UNKNOWN: factorial.UNKNOWN}
+WORDS = {statistics.HELP: BEATS, statistics.HURT: BEATEN, statistics.UNKNOWN: statistics.UNKNOWN}
 
 
 @record
 class Controls:
-    """The narrower dense networks; the default depth is the paper's, as inferred (studylib.claims.PAPER_DEPTH)."""
+    """The narrower dense networks; the default depth is the paper's, as inferred (results.claims.PAPER_DEPTH)."""
 
     growths: Annotated[
         list[Annotated[int, Field(ge=1, le=4096)]],
@@ -36,7 +42,7 @@ class Controls:
         if (self.depth - 4) % 3:
             raise ValueError(f"depth={self.depth!r}: expected 3·n + 4, such as 22 or 40")
 
-    def against(self, data: data.Data) -> None:
+    def against(self, data: datasets.Data) -> None:
         """Raises ValueError for more calibration images than ``data`` has, or a network too large for a coded file."""
         if self.calibration_images > len(data.train):
             asked = f"calibration_images={self.calibration_images!r}"
@@ -44,12 +50,12 @@ class Controls:
         for growth in self.growths:
             self._check_size(growth, data)
 
-    def _check_size(self, growth: int, data: data.Data) -> None:
+    def _check_size(self, growth: int, data: datasets.Data) -> None:
         """Built without memory for its weights, and held against what a coded file may be."""
         limits, args = codec.Limits(), {"depth": self.depth, "growth": growth, **data.model_args}
         with torch.device("meta"):
-            model = models.build({"format": models.SPEC_FORMAT, "name": "densenet", "args": args, "changes": []})
-        layers = models.weight_layers(model).values()
+            model = spec.build({"format": spec.SPEC_FORMAT, "name": "densenet", "args": args, "changes": []})
+        layers = weight_layers(model).values()
         for what, found, most in (
             ("channels in a layer", max(max(layer.weight.shape[:2]) for layer in layers), limits.integer),
             ("numbers", sum(t.numel() for t in model.state_dict().values()), limits.parameters),
@@ -60,15 +66,15 @@ class Controls:
 
 
 def trained(
-    dataset: str, seeds: list[int], controls: Controls, recipe: train.Recipe, device: torch.device, folder: Path
+    dataset: str, seeds: list[int], controls: Controls, recipe: Recipe, device: torch.device, folder: Path
 ) -> pd.DataFrame:
     """The rows of :func:`networks` for all seeds and growths, kept in ``folder`` as they are made.
 
     Raises:
         ValueError: the data cannot have such controls (:meth:`Controls.against`).
     """
-    controls.against(data.load(dataset, seeds[0]))
-    digests = [data.load(dataset, seed).digest for seed in seeds]
+    controls.against(datasets.load(dataset, seeds[0]))
+    digests = [datasets.load(dataset, seed).digest for seed in seeds]
     key = [controls.depth, controls.calibration_images, dataclasses.asdict(recipe), digests]
     how = {"depth": controls.depth, "calibration_images": controls.calibration_images, "device": device}
     tasks = networks(dataset, seeds, controls.growths, recipe=recipe, **how)
@@ -81,34 +87,34 @@ def networks(
     growths: list[int],
     *,
     depth: int,
-    recipe: train.Recipe,
+    recipe: Recipe,
     calibration_images: int,
     device: torch.device,
 ) -> Iterator[Task]:
     """One task a seed and growth: a DenseNet that adds ``growth`` channels a layer, as it is and in int8.
 
     Rows, one a kind (float32, int8): bytes of the coded file, val_accuracy, and the scores of the test images
-    (:func:`studylib.train.scores`).
+    (:func:`studylib.data.scoring.scores`).
     """
     for seed in seeds:
-        images = data.load(dataset, seed)
+        images = datasets.load(dataset, seed)
         for growth in growths:
 
             def make(seed=seed, growth=growth, images=images) -> list[dict]:
                 made = teacher.apply(images, depth=depth, growth=growth, recipe=recipe, seed=seed, device=device)
-                small = quantize.apply(made, images, seed=seed, calibration_images=calibration_images)
+                small = int8.apply(made, images, seed=seed, calibration_images=calibration_images)
                 return [_row(kind, model, images) for kind, model in {"float32": made, "int8": small}.items()]
 
             yield {"seed": seed, "growth": growth}, make
 
 
-def _row(kind: str, model: torch.nn.Module, images: data.Data) -> dict:
+def _row(kind: str, model: torch.nn.Module, images: datasets.Data) -> dict:
     row = {"kind": kind, "bytes": len(codec.encode(model))}
-    row["val_accuracy"] = train.accuracy(model, images.validation, images)
-    return row | train.scores(train.predict(model, images.test, images), images.test.labels)
+    row["val_accuracy"] = scoring.accuracy(model, images.validation, images)
+    return row | scoring.scores(scoring.predict(model, images.test, images), images.test.labels)
 
 
-def steps(recipe: train.Recipe, images: int) -> int:
+def steps(recipe: Recipe, images: int) -> int:
     """How many steps a training by ``recipe`` on as many ``images`` makes."""
     return recipe.epochs * -(-images // recipe.batch_size)
 
@@ -117,7 +123,7 @@ def control(summary: pd.DataFrame, networks: pd.DataFrame) -> pd.DataFrame:
     """The combinations beside the means of the narrower networks over seeds.
 
     Args:
-        summary: of :func:`studylib.sweep.summary`.
+        summary: of :func:`studylib.tree.table.summary`.
         networks: rows of :func:`trained`.
 
     Returns:
@@ -132,8 +138,8 @@ def control(summary: pd.DataFrame, networks: pd.DataFrame) -> pd.DataFrame:
 def margins(table: pd.DataFrame, networks: pd.DataFrame) -> pd.DataFrame:
     """How far each combination lies above the narrower networks at equal bytes, seed by seed.
 
-    Their accuracy is interpolated (:func:`studylib.factorial.at_equal_cost`); verdicts are by Student's interval over
-    the seeds.
+    Their accuracy is interpolated (:func:`studylib.results.statistics.at_equal_cost`); verdicts are by Student's
+    interval over the seeds.
 
     Args:
         table: rows of node, seed, test_accuracy, bytes_file.
@@ -146,11 +152,11 @@ def margins(table: pd.DataFrame, networks: pd.DataFrame) -> pd.DataFrame:
     found = []
     for node, rows in table.groupby("node", sort=False):
         rivals = [
-            factorial.at_equal_cost(networks[networks["seed"] == row.seed], "bytes", "accuracy", row.bytes_file)
+            statistics.at_equal_cost(networks[networks["seed"] == row.seed], "bytes", "accuracy", row.bytes_file)
             for row in rows.itertuples()
         ]
         above = 100 * (rows["test_accuracy"] - rivals)
-        verdict = factorial.judge(factorial.t_interval(above)) if len(above) > 1 else factorial.UNKNOWN
+        verdict = statistics.judge(statistics.t_interval(above)) if len(above) > 1 else statistics.UNKNOWN
         row = {"node": node, "bytes": round(rows["bytes_file"].mean())}
         row |= {"accuracy %": 100 * rows["test_accuracy"].mean(), "control %": 100 * pd.Series(rivals).mean()}
         row |= {"margin": above.mean(), "sd": above.std()}
@@ -160,11 +166,11 @@ def margins(table: pd.DataFrame, networks: pd.DataFrame) -> pd.DataFrame:
 
 def told(margins: pd.DataFrame, seeds: int) -> str:
     """How many combinations beat the narrower networks, are beaten, or cannot be told apart, in a sentence."""
-    names = {v: [report.label(n) for n in margins[margins["verdict"] == v]["node"]] for v in WORDS.values()}
+    names = {v: [tables.label(n) for n in margins[margins["verdict"] == v]["node"]] for v in WORDS.values()}
     beats, beaten = ("; ".join(names[v]) or "none" for v in (BEATS, BEATEN))
     return (
         f"At equal bytes {len(names[BEATS])} of {len(margins)} combinations beat the narrower dense networks "
         f"({beats}), "
-        f"{len(names[BEATEN])} are beaten ({beaten}), {len(names[factorial.UNKNOWN])} cannot be told apart from them "
+        f"{len(names[BEATEN])} are beaten ({beaten}), {len(names[statistics.UNKNOWN])} cannot be told apart from them "
         f"with n = {seeds} seeds."
     )

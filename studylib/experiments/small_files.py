@@ -7,14 +7,19 @@ from pathlib import Path
 import pandas as pd
 from torch import nn
 
-from studylib import claims, distill, factorial, frontier, models, store, train
-from studylib.checkpoint import weights_digest
-from studylib.node import Node
-from studylib.recipe import Recipe
-from studylib.sweep import CODED, LOGITS, METRICS
+from studylib.data import scoring
+from studylib.disk import files, models
+from studylib.experiments import frontier
+from studylib.networks import spec
+from studylib.results import claims, statistics
+from studylib.techniques import distill
+from studylib.training.checkpoint import weights_digest
+from studylib.training.recipe import Recipe
+from studylib.tree.names import CODED, LOGITS, METRICS
+from studylib.tree.node import Node
 from studylib.tree.rows import once
 
-FILES = (store.SPEC, store.TENSORS, CODED, LOGITS, METRICS)  # of a point's folder
+FILES = (models.SPEC, models.TENSORS, CODED, LOGITS, METRICS)  # of a point's folder
 SCORES = ("val_accuracy", "test_accuracy", "test_nll")
 
 
@@ -34,9 +39,9 @@ def starts(
     """
     found = {name: node.load(folder) for name, folder in folders.items() if folder}
     parent = next(iter(found.values()))
-    loss = supervision.loss(parent, node.data, store.resolve(next(iter(folders.values()))) / "views")
+    loss = supervision.loss(parent, node.data, files.resolve(next(iter(folders.values()))) / "views")
     for text in grown.networks:
-        name, args = models.described(text, parent.spec, node.data.model_args)
+        name, args = spec.described(text, parent.spec, node.data.model_args)
         how = {"seed": node.study.seed, "device": node.device, "scratch": node.scratch / text}
         found[text] = frontier.grown(name, args, node.data, recipe, loss, **how)
     return found, loss
@@ -48,7 +53,7 @@ def networks(models_by_name: dict[str, nn.Module], node: Node) -> list[dict]:
         {
             "network": name,
             "numbers": sum(parameter.numel() for parameter in model.parameters()),
-            "val_accuracy": train.accuracy(model, node.data.validation, node.data),
+            "val_accuracy": scoring.accuracy(model, node.data.validation, node.data),
         }
         for name, model in models_by_name.items()
     ]
@@ -61,7 +66,8 @@ def points(
     shrinking: frontier.Shrinking,
     recipe: Recipe,
 ) -> list[dict]:
-    """Every network at every sparsity in every number of bits, each a :class:`studylib.frontier.Point` below points/.
+    """Every network at every sparsity in every number of bits, each a :class:`studylib.experiments.frontier.Point`
+    below points/.
 
     A point whose folder is complete and that was made of the same is not made again. What unfinished trainings have
     left in ``node.scratch`` is deleted when all are there.
@@ -101,7 +107,7 @@ def _finished(small: nn.Module, folder: Path, node: Node) -> dict:
 
 def on_front(points: pd.DataFrame) -> pd.DataFrame:
     """Those of the rows of :func:`points` that no other beats in bytes and test accuracy, smallest first."""
-    return points[factorial.pareto(points, "bytes", "test_accuracy")].sort_values("bytes")
+    return points[statistics.pareto(points, "bytes", "test_accuracy")].sort_values("bytes")
 
 
 def listed(points: pd.DataFrame) -> pd.DataFrame:

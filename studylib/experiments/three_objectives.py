@@ -7,10 +7,15 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from studylib import models, multiobjective, objectives, prune, quantize, train
-from studylib.checkpoint import function_digest, weights_digest
-from studylib.data import Data
-from studylib.objectives import Objective, cross_entropy, l1, nuclear_norm
+from studylib.data import scoring
+from studylib.data.datasets import Data
+from studylib.descent import objectives, steps
+from studylib.descent.objectives import Objective, cross_entropy, l1, nuclear_norm
+from studylib.networks import layers
+from studylib.techniques import int8, prune
+from studylib.training import loop
+from studylib.training.checkpoint import function_digest, weights_digest
+from studylib.training.recipe import Recipe
 from studylib.tree.rows import Task, every
 
 CALIBRATION_IMAGES = 128  # at most, to round activations
@@ -18,12 +23,12 @@ PRUNED, TEST = "nine tenths pruned %", "test accuracy %"
 
 
 def descended(
-    start: nn.Module, data: Data, others: list[Objective], *, recipe: train.Recipe, tau: float, seed: int
+    start: nn.Module, data: Data, others: list[Objective], *, recipe: Recipe, tau: float, seed: int
 ) -> nn.Module:
     """A copy of ``start`` trained by PCD with normalized gradients, the task first, as the last epoch left it."""
-    step = multiobjective.Descent([cross_entropy, *others], "PCD", normalize=True, tau=tau)
-    model = models.duplicate(start)
-    model.history = train.fit(model, data, recipe, seed=seed, step=step, keep="last")
+    step = steps.Descent([cross_entropy, *others], "PCD", normalize=True, tau=tau)
+    model = layers.duplicate(start)
+    model.history = loop.fit(model, data, recipe, seed=seed, step=step, keep="last")
     return model
 
 
@@ -80,12 +85,12 @@ def quantization_and_alignment(start: nn.Module, data: Data, teacher: nn.Module,
         to eight), and the test images in % that are predicted as ``teacher`` does.
     """
     grid, align = objectives.quantization_error(4), objectives.knowledge_alignment(teacher)
-    told = train.predict(teacher, data.test, data).argmax(1)
+    told = scoring.predict(teacher, data.test, data).argmax(1)
     images = min(CALIBRATION_IMAGES, data.sizes["train"])
 
     def see(model: nn.Module) -> dict:
-        low = quantize.apply(model, data, seed=how["seed"], calibration_images=images, bits=4)
-        same = (train.predict(model, data.test, data).argmax(1) == told).double().mean().item()
+        low = int8.apply(model, data, seed=how["seed"], calibration_images=images, bits=4)
+        same = (scoring.predict(model, data.test, data).argmax(1) == told).double().mean().item()
         row = {"error": float(grid.closed_form(model)[0]), TEST: _test(model, data), "4 bits %": _test(low, data)}
         return row | {"as the teacher %": 100 * same}
 
@@ -106,7 +111,7 @@ def beside_l1(own: Objective, start: nn.Module, data: Data, folder: Path, **how)
 
 
 def _test(model: nn.Module, data: Data) -> float:
-    return 100 * train.accuracy(model, data.test, data)
+    return 100 * scoring.accuracy(model, data.test, data)
 
 
 def _cut(model: nn.Module, data: Data, how: dict) -> nn.Module:
@@ -117,7 +122,7 @@ def _cut(model: nn.Module, data: Data, how: dict) -> nn.Module:
 
 def _quarter_rank(model: nn.Module) -> nn.Module:
     """A copy whose linear layers keep a quarter of their singular values, one at least."""
-    small = models.duplicate(model)
+    small = layers.duplicate(model)
     for layer in small.modules():
         if isinstance(layer, nn.Linear):
             u, s, v = torch.linalg.svd(layer.weight.detach(), full_matrices=False)

@@ -1,1 +1,1 @@
-"""Figures, a file a chapter (1 to 8), each drawn from a table of rows; :mod:`studylib.report` has style and saving."""
+"""Figures, a file a chapter, each drawn from a table of rows. Chapters 1 to 8."""

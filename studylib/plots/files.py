@@ -8,8 +8,8 @@ import seaborn as sns
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from studylib import factorial
-from studylib.marks import Mark
+from studylib.results import statistics
+from studylib.results.marks import Mark
 
 
 def draw_files(points: pd.DataFrame, marks: Sequence[Mark] = ()) -> Figure:
@@ -19,7 +19,7 @@ def draw_files(points: pd.DataFrame, marks: Sequence[Mark] = ()) -> Figure:
 
     Args:
         points: rows of name, network, bits, bytes, test_accuracy.
-        marks: of :func:`studylib.marks.of_data`, stars, hollow where nobody made such a file.
+        marks: of :func:`studylib.results.marks.of_data`, stars, hollow where nobody made such a file.
     """
     figure, axis = plt.subplots(figsize=(8, 4.4), layout="constrained")
     shown = points.assign(percent=100 * points["test_accuracy"], kB=points["bytes"] / 1000)
@@ -28,7 +28,7 @@ def draw_files(points: pd.DataFrame, marks: Sequence[Mark] = ()) -> Figure:
     if style is None:
         shown["network"] += ", " + shown["bits"]
     sns.scatterplot(shown, x="kB", y="percent", hue="network", style=style, s=45, ax=axis)
-    best = points[factorial.pareto(points, "bytes", "test_accuracy")].sort_values("bytes")
+    best = points[statistics.pareto(points, "bytes", "test_accuracy")].sort_values("bytes")
     if len(best) > 1:
         line = {"color": "0.3", "linewidth": 1.2, "drawstyle": "steps-post", "label": "front", "zorder": 0}
         axis.plot(best["bytes"] / 1000, 100 * best["test_accuracy"], **line)

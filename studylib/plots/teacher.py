@@ -9,7 +9,7 @@ def draw_curves(history: pd.DataFrame, title: str = "") -> Figure:
     """Loss and accuracy of training and validation over the epochs, the kept epoch marked (the paper, Figure 2).
 
     Args:
-        history: the rows of :func:`studylib.train.fit`.
+        history: the rows of :func:`studylib.training.loop.fit`.
     """
     figure, axes = plt.subplots(1, 2, figsize=(8.5, 3.2), layout="constrained")
     kept = history[history["best"]].iloc[-1]

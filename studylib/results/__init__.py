@@ -1,1 +1,1 @@
-"""What rows say: verdicts on the claims (the end of every chapter), and whether two runs agree (``make compare``)."""
+"""What rows say: statistics, claims, verdicts, tables, and the chapter that shows them. Every chapter."""

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 
 import pandas as pd
 
-from studylib.claims import (
+from studylib.results.claims import (
     CLAIMS,
     CONTRADICTED,
     NOT_COMPARABLE,
@@ -20,7 +20,11 @@ from studylib.claims import (
 )
 
 COLUMNS = ("paper says", "where", "we measured", "verdict")  # of the table that a chapter ends with
+
+
 Found = Mapping[str, Measured | Iterable[Measured] | None]
+
+
 NORMAL = statistics.NormalDist().inv_cdf(0.975)  # half-width of an interval of 95 %, in standard deviations
 
 
@@ -56,23 +60,22 @@ def verdict(claim: Claim, measured: Measured | None, dataset: str) -> str:
 
 def _would_decide(claim: Claim, measured: Measured) -> str:
     """How many seeds would, in words, if they spread as those measured do; empty where one seed was measured."""
-    from studylib import factorial  # scipy is slow to import
+    from studylib.results.statistics import MANY, seeds_to_decide  # scipy is slow to import
 
     off = abs(measured.value - claim.value)
     distance = off if claim.direction else abs(off - claim.tolerance)
-    seeds = factorial.seeds_to_decide(measured.high - measured.value, measured.n, distance)
+    seeds = seeds_to_decide(measured.high - measured.value, measured.n, distance)
     if math.isnan(seeds):
         return ""
-    return (
-        f"; more than {factorial.MANY} seeds would decide" if math.isinf(seeds) else f"; n = {seeds:.0f} would decide"
-    )
+    return f"; more than {MANY} seeds would decide" if math.isinf(seeds) else f"; n = {seeds:.0f} would decide"
 
 
 def rows(chapter: str, measured: Found, dataset: str, other: str = "") -> list[dict]:
     """Every claim of ``chapter`` beside what was measured: rows of claim (its key) and :data:`COLUMNS`.
 
     Args:
-        measured: key of :data:`studylib.claims.CLAIMS` → what was measured, or several, each against another rival; a
+        measured: key of :data:`studylib.results.claims.CLAIMS` → what was measured, or several, each against another
+        rival; a
             claim that is left out was not measured.
         other: the network that was measured, where it is not the paper's own: what is said of that is not comparable.
 
@@ -139,7 +142,8 @@ def of_nodes(nodes: pd.DataFrame, images: int) -> dict[str, Measured]:
     share is; other differences are taken as if each node had images of its own. Both are wide, if anything.
 
     Args:
-        nodes: columns of :data:`studylib.sweep.COLUMNS`, indexed by node; a claim about nodes that are not there is
+        nodes: columns of :data:`studylib.tree.table.COLUMNS`, indexed by node; a claim about nodes that are not there
+        is
             left out.
         images: of the test set.
     """

@@ -1,1 +1,1 @@
-"""A chapter on disk, for every chapter: its rows as they are made, ``chapter.json``, and what is published of it."""
+"""The tree of combinations: names, nodes on disk, their table, rows kept and published. Every chapter."""

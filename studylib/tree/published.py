@@ -6,10 +6,11 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from studylib import store
+from studylib.disk import files
 
 if TYPE_CHECKING:  # a second of import that the nodes of the tree are spared
     import pandas as pd
+
 
 FILE = "chapter.json"  # in the folder where a chapter was run; published as figures/<study>/<chapter>.json
 NAMES = {str: "string", dict: "object", list: "array"}
@@ -24,25 +25,25 @@ class Published:
         chapter: name of the chapter, such as ``04_svd``.
 
     Raises:
-        studylib.store.CheckpointError: the study has not published that chapter, or the file is damaged.
+        studylib.disk.files.CheckpointError: the study has not published that chapter, or the file is damaged.
     """
 
     def __init__(self, folder: str | Path, chapter: str):
-        self.folder, self.file = Path(folder), store.resolve(folder) / f"{chapter}.json"
+        self.folder, self.file = Path(folder), files.resolve(folder) / f"{chapter}.json"
         if not self.file.exists():
             there = sorted(path.stem for path in self.file.parent.glob("[0-9][0-9]_*.json"))
             has = f"it has {', '.join(there)}" if there else "nothing is published there"
-            raise store.CheckpointError(
+            raise files.CheckpointError(
                 f"published={str(folder)!r}: expected a study that has published {chapter}; {has}. An empty text makes "
                 "the rows here"
             )
-        content = store.read_json(self.file)
+        content = files.read_json(self.file)
         for key, kind in KEYS.items():
             if not isinstance(content, dict) or not isinstance(content.get(key), kind):
-                raise store.CheckpointError(f"{self.file}: expected {key}, which is a JSON {NAMES[kind]}")
+                raise files.CheckpointError(f"{self.file}: expected {key}, which is a JSON {NAMES[kind]}")
         for name, rows in content["rows"].items():
             if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-                raise store.CheckpointError(f"{self.file}: rows.{name}: expected a JSON array of objects")
+                raise files.CheckpointError(f"{self.file}: rows.{name}: expected a JSON array of objects")
         self.content: dict[str, Any] = content
 
     @property
@@ -54,7 +55,7 @@ class Published:
         """The table ``name``.
 
         Raises:
-            studylib.store.CheckpointError: the study has no such table; names those that it has.
+            studylib.disk.files.CheckpointError: the study has no such table; names those that it has.
         """
         return frame(self.records(name))
 
@@ -62,7 +63,7 @@ class Published:
         """:meth:`rows` as they stand in the file."""
         if name not in self.content["rows"]:
             known = ", ".join(self.content["rows"])
-            raise store.CheckpointError(f"{self.file}: it has no rows {name!r}: expected one of {known}")
+            raise files.CheckpointError(f"{self.file}: it has no rows {name!r}: expected one of {known}")
         return self.content["rows"][name]
 
 

@@ -6,10 +6,14 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
-from studylib import store
+from studylib.disk import files, provenance
 
 log = logging.getLogger(__name__)
+
+
 Found = TypeVar("Found")
+
+
 Task = tuple[dict, Callable[[], list[dict]]]
 
 
@@ -25,11 +29,11 @@ def once(path: Path | None, key: list, make: Callable[[], Found]) -> Found:
     """
     if path is None:
         return json.loads(json.dumps(make()))
-    key = json.loads(json.dumps([store.code_digest(), *key]))
+    key = json.loads(json.dumps([provenance.code_digest(), *key]))
     if (kept := _read(path)).get("key") == key:
         return kept["found"]
     found = json.loads(json.dumps(make()))
-    store.write_json(path, {"key": key, "found": found})
+    files.write_json(path, {"key": key, "found": found})
     return found
 
 
@@ -52,8 +56,8 @@ def _read(path: Path) -> dict:
     if not path.exists():
         return {}
     try:
-        content = store.read_json(path)
-    except store.CheckpointError as error:
+        content = files.read_json(path)
+    except files.CheckpointError as error:
         log.warning("%s; it is made again", error)
         return {}
     return content if isinstance(content, dict) else {}

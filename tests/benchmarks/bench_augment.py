@@ -5,19 +5,19 @@ import time
 import torch
 from harness import pair
 
-from studylib import data
+from studylib.data import datasets
 
 IMAGES, BATCH = 8192, 128
-HOW = data.AUGMENTATIONS["cifar10"]
+HOW = datasets.AUGMENTATIONS["cifar10"]
 
 
 def run() -> dict:
     draw = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (IMAGES, 3, 32, 32), dtype=torch.uint8, generator=draw)
-    split = data.Split(images, torch.randint(0, 10, (IMAGES,), generator=draw))
+    split = datasets.Split(images, torch.randint(0, 10, (IMAGES,), generator=draw))
     half = torch.full((3,), 0.5)
-    classes = tuple(data.CIFAR10_CLASSES)
-    ours = data.Data("cifar10", 0, classes, split, split, split, half, half, HOW)
+    classes = tuple(datasets.CIFAR10_CLASSES)
+    ours = datasets.Data("cifar10", 0, classes, split, split, split, half, half, HOW)
     loader = _loader(split)
 
     def rate(batches) -> float:
@@ -26,13 +26,13 @@ def run() -> dict:
         return count / (time.perf_counter() - start)
 
     def batched() -> float:
-        return rate(data.batches(ours, BATCH, torch.Generator().manual_seed(1)))
+        return rate(datasets.batches(ours, BATCH, torch.Generator().manual_seed(1)))
 
     batched()  # warm up
     return {"augment_over_dataloader": pair(batched, lambda: rate(loader), 5, "images/s")}
 
 
-def _loader(split: data.Split):
+def _loader(split: datasets.Split):
     """The same operations by torchvision, one image at a time in two worker processes that are already up."""
     from torchvision import transforms as T
 

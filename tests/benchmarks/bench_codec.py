@@ -16,7 +16,16 @@ from harness import pair, seconds
 from torch import nn
 
 from engine import nncodec
-from studylib import codec, data, inference, models, prune, quantize, size, store, sweep, train
+from studylib.coding import codec, size
+from studylib.coding import shipped as coding_shipped
+from studylib.data import datasets
+from studylib.disk import files, models
+from studylib.networks import layers, spec
+from studylib.techniques import int8 as techniques_int8
+from studylib.techniques import prune
+from studylib.training import loop
+from studylib.training.recipe import Recipe
+from studylib.tree import names
 
 HEADER = 600  # bytes that the bound allows for the spec and the counts
 LEAST = 20_000  # bytes: of smaller files the spec is too much
@@ -25,10 +34,10 @@ DENSITIES = (0.3, 0.05)
 
 def run() -> dict:
     threads = torch.get_num_threads()
-    images, pruned = data.load("digits", 0), densenet40()
-    networks = {"densenet40-5%": quantize.apply(pruned, images)} | nodes()
-    floats = {"densenet40-5%": pruned} | {name: m for name, m in networks.items() if name == sweep.ROOT}
-    few = {f"{n}, {b} bits": quantize.apply(m, images, bits=b) for n, m in floats.items() for b in (2, 3, 4)}
+    images, pruned = datasets.load("digits", 0), densenet40()
+    networks = {"densenet40-5%": techniques_int8.apply(pruned, images)} | nodes()
+    floats = {"densenet40-5%": pruned} | {name: m for name, m in networks.items() if name == names.TEACHER}
+    few = {f"{n}, {b} bits": techniques_int8.apply(m, images, bits=b) for n, m in floats.items() for b in (2, 3, 4)}
     rows = sizes(networks | few)
     torch.set_num_threads(1)
     try:
@@ -39,23 +48,23 @@ def run() -> dict:
 
 def nodes() -> dict[str, nn.Module]:
     """Every node of the first seed of the digits run; none where it was not run."""
-    folders = sorted((store.root() / "runs" / "digits" / "seed0").glob(f"{sweep.ROOT}*"))
+    folders = sorted((files.root() / "runs" / "digits" / "seed0").glob(f"{names.TEACHER}*"))
     if not folders:
         print("runs/digits is missing (make study): only DenseNet-40 is coded")
-    return {folder.name: store.load_model(folder) for folder in folders}
+    return {folder.name: models.load_model(folder) for folder in folders}
 
 
 def densenet40() -> nn.Module:
     """DenseNet-40 on the digits, trained and pruned to a twentieth in two steps."""
-    images = data.load("digits", 0)
-    model = models.create("densenet", 0, **images.model_args, depth=40)
-    recipe = train.Recipe(epochs=4, batch_size=32)
-    train.fit(model, images, recipe, seed=0)
+    images = datasets.load("digits", 0)
+    model = spec.create("densenet", 0, **images.model_args, depth=40)
+    recipe = Recipe(epochs=4, batch_size=32)
+    loop.fit(model, images, recipe, seed=0)
     for density in DENSITIES:
-        masks = prune.masks_of(model)
+        masks = layers.masks_of(model)
         alive = sum(int(m.sum()) for m in masks.values()) / sum(m.numel() for m in masks.values())
-        masks = prune.shrink_masks(prune.prunable(model), masks, 1 - density / alive)
-        train.fit(model, images, recipe, seed=1, masks=masks)
+        masks = prune.shrink_masks(layers.prunable(model), masks, 1 - density / alive)
+        loop.fit(model, images, recipe, seed=1, masks=masks)
     return model.eval()
 
 
@@ -82,7 +91,7 @@ def sizes(networks: dict[str, nn.Module]) -> dict:
 
 
 def speeds(model: nn.Module) -> dict:
-    shipped = inference.apply(model)
+    shipped = coding_shipped.apply(model)
     plain = safetensors.torch.save(shipped.state_dict(), {"spec": json.dumps(shipped.spec)})
     ours, other = codec.encode(model), zstandard.ZstdCompressor(level=19).compress(plain)
 

@@ -17,7 +17,7 @@ import torch
 from harness import pair
 from torch import nn
 
-from studylib import latency, models, pt2e, quantize, size
+from studylib.networks import cost, pt2e, spec
 
 ARGS = {"in_channels": 3, "image_size": 32}
 NETWORKS = {"": ("convnet", {}), "_densenet22": ("densenet", {"depth": 22})}
@@ -32,11 +32,11 @@ def run() -> dict:
         print(f"onnxruntime_int8_over_float_latency is left out: {', '.join(missing)} not installed (the extra bench)")
     try:
         for suffix, (name, args) in NETWORKS.items():
-            model = models.create(name, 0, **ARGS, **args).eval()
-            images = size.example(ARGS, 64)
-            compiled = latency.timer(model, images)
-            int8 = quantize.from_pt2e(model, pt2e.convert(model, images))
-            ways = {"int8_over_float_latency": latency.timer(int8, images)}
+            model = spec.create(name, 0, **ARGS, **args).eval()
+            images = cost.example(ARGS, 64)
+            compiled = cost.timer(model, images)
+            int8 = pt2e.from_pt2e(model, pt2e.convert(model, images))
+            ways = {"int8_over_float_latency": cost.timer(int8, images)}
             if not missing:
                 ways["onnxruntime_int8_over_float_latency"] = _onnxruntime_timer(model, images)
             for way, timer in ways.items():
@@ -47,7 +47,7 @@ def run() -> dict:
 
 
 def _onnxruntime_timer(model: nn.Module, images: torch.Tensor) -> Callable[[], float]:
-    """As :func:`studylib.latency.timer`, of the model quantized by ONNX Runtime: QDQ, a scale a channel, one thread."""
+    """As :func:`studylib.networks.cost.timer`, of ONNX Runtime's int8: QDQ, a scale a channel, one thread."""
     import onnxruntime
     from onnxruntime import quantization
     from onnxruntime.quantization.shape_inference import quant_pre_process

@@ -10,8 +10,9 @@ from harness import pair, seconds
 from torchjd.aggregation import PCD
 from torchjd.autojac import backward, jac_to_grad
 
-from studylib import models, objectives
-from studylib.multiobjective import Descent, weighted_sum
+from studylib.descent import objectives
+from studylib.descent.steps import Descent, weighted_sum
+from studylib.networks import spec
 
 BATCH, REPEATS, WEIGHT = 32, 7, 1e-4
 PAIR = [objectives.cross_entropy, objectives.l1]
@@ -35,7 +36,7 @@ def _timer(way):
     draw = torch.Generator().manual_seed(0)
     images = torch.randn(BATCH, 3, 32, 32, generator=draw).contiguous(memory_format=torch.channels_last)
     labels = torch.randint(0, 10, (BATCH,), generator=draw)
-    model = models.create("densenet", 0, depth=40).train()
+    model = spec.create("densenet", 0, depth=40).train()
     optimizer, fill = torch.optim.Adam(model.parameters()), way(model)
 
     def step():

@@ -15,16 +15,21 @@ from pathlib import Path
 from torch import nn
 
 from engine import check, latency, parameters
-from studylib import distill, lowrank, prune, quantize, store, sweep, teacher
-from studylib.node import Node
+from studylib.disk import files
+from studylib.techniques import distill, prune, teacher
+from studylib.techniques import int8 as techniques_int8
+from studylib.techniques import svd as techniques_svd
+from studylib.tree import names as tree_names
+from studylib.tree import table
+from studylib.tree.node import Node
 
 THREADS = 2
 
 
 def main(profile: str, folder: Path) -> None:
     sections = parameters.load(profile)
-    study, names = sections["study"], sweep.nodes(sections["study"]["stages"])
-    records = {stage: check.records_of(stage, sections) for stage in (sweep.ROOT, *study["stages"])}
+    study, names = sections["study"], tree_names.nodes(sections["study"]["stages"])
+    records = {stage: check.records_of(stage, sections) for stage in (tree_names.TEACHER, *study["stages"])}
     for seed in study["seeds"]:
         start = Node(folder, study["dataset"], seed, THREADS, study["device"])
         assert len(start.data.train)  # read once a seed: the copies below share it
@@ -33,14 +38,14 @@ def main(profile: str, folder: Path) -> None:
             node = copy.copy(start)
             node.out, node.started = folder / f"seed{seed}" / name, time.perf_counter()
             node.scratch = node.out / "unfinished"
-            stage, parent = name.rpartition("-")[2], models.get(sweep.parent_of(name))
+            stage, parent = name.rpartition("-")[2], models.get(tree_names.parent_of(name))
             models[name] = TECHNIQUES[stage](parent, node, **records[stage])
             node.finish(models[name])
     nodes = [str(folder / f"seed{study['seeds'][0]}" / name) for name in names]
     given = [f"--{name}={str(value).lower()}" for name, value in sections["latency"].items()]
-    sys.argv[1:] = [str(folder / sweep.LATENCY), *nodes, *given, f"--threads={THREADS}"]
+    sys.argv[1:] = [str(folder / tree_names.LATENCY), *nodes, *given, f"--threads={THREADS}"]
     latency.main()
-    store.write_bytes(folder / "sweep.csv", sweep.read(folder, names, study["seeds"]).to_csv(index=False).encode())
+    files.write_bytes(folder / "sweep.csv", table.read(folder, names, study["seeds"]).to_csv(index=False).encode())
 
 
 def _teacher(_, node: Node, network, recipe, penalty, **_chapter) -> nn.Module:
@@ -58,11 +63,11 @@ def _imp(parent, node: Node, pruning, recipe, **_chapter) -> nn.Module:
 
 
 def _svd(parent, node: Node, svd, **_chapter) -> nn.Module:
-    return lowrank.apply(parent, node.data, **asdict(svd))
+    return techniques_svd.apply(parent, node.data, **asdict(svd))
 
 
 def _int8(parent, node: Node, int8, **_chapter) -> nn.Module:
-    return quantize.apply(parent, node.data, **asdict(int8), seed=node.study.seed)
+    return techniques_int8.apply(parent, node.data, **asdict(int8), seed=node.study.seed)
 
 
 # what each stage's notebook does between `Node.of` and `node.finish`, by the records of its parameters

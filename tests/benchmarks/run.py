@@ -7,7 +7,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent.parent)]
 
-from studylib import store
+from studylib.disk import files
 
 
 def main(wanted: list[str]) -> None:
@@ -15,12 +15,12 @@ def main(wanted: list[str]) -> None:
     unknown = sorted(set(wanted) - set(names))
     if unknown:
         sys.exit(f"benchmark {unknown[0]!r}: expected some of {', '.join(names)}")
-    path = store.root() / "runs" / "benchmarks.json"
-    results = store.read_json(path) if path.exists() else {}
+    path = files.root() / "runs" / "benchmarks.json"
+    results = files.read_json(path) if path.exists() else {}
     for name in wanted or names:
         for benchmark, row in importlib.import_module(f"bench_{name}").run().items():
             results[benchmark] = row
-            store.write_json(path, results)
+            files.write_json(path, results)
             print(
                 f"{benchmark}: ours {row['ours']:.4g} {row['unit']}, other {row['other']:.4g} {row['unit']}, "
                 f"ratio {row['ratio']:.3f}, n = {row['n']}",

@@ -57,7 +57,7 @@ def test_a_changed_stored_output_fails(tmp_path):
 
 def test_a_notebook_without_its_parent_names_the_command_that_makes_it(tmp_path, monkeypatch):
     monkeypatch.setenv("STUDY_ROOT", str(tmp_path))
-    notebook = ROOT / "notebooks" / "03_iterative_magnitude_pruning.ipynb"
+    notebook = ROOT / "notebooks" / "03_prune.ipynb"
     with pytest.raises(execute.PapermillExecutionError, match="make study PROFILE=digits"):
         execute.execute(notebook, tmp_path / "x.ipynb", {"published": ""})
 

@@ -18,10 +18,14 @@ import pytest
 from projects import ROOT, copy_project, edit, environment, study
 
 from engine import parameters
-from studylib import budget, data, store, sweep, train
+from studylib.data import datasets, scoring
+from studylib.disk import models
+from studylib.training.deadline import STOP_FILE
+from studylib.tree import names
+from studylib.tree.table import COLUMNS
 
 RUN = ROOT / "runs" / "smoke"
-NODES = sweep.nodes(["kd", "imp", "svd", "int8"])
+NODES = names.nodes(["kd", "imp", "svd", "int8"])
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -63,17 +67,17 @@ def test_every_node_left_its_model_spec_metrics_and_notebook():
 
 def test_the_table_has_a_row_for_every_node_and_the_columns_of_the_design():
     table = pd.read_csv(RUN / "sweep.csv")
-    assert list(table["node"]) == NODES and list(table.columns) == sweep.COLUMNS
+    assert list(table["node"]) == NODES and list(table.columns) == COLUMNS
     assert not table.drop(columns="bytes_nncodec").isna().any().any()
 
 
 def test_every_number_of_the_table_can_be_had_again_from_the_folder():
-    digits = data.load("digits", 0)
+    digits = datasets.load("digits", 0)
     table = pd.read_csv(RUN / "sweep.csv").set_index("node")
     for node in NODES:
-        model = store.load_model(RUN / "seed0" / node)
-        logits = train.predict(model, digits.test, digits)
-        assert train.scores(logits, digits.test.labels)["accuracy"] == pytest.approx(table.loc[node, "test_accuracy"])
+        model = models.load_model(RUN / "seed0" / node)
+        logits = scoring.predict(model, digits.test, digits)
+        assert scoring.scores(logits, digits.test.labels)["accuracy"] == pytest.approx(table.loc[node, "test_accuracy"])
 
 
 def test_specs_record_every_technique_in_order():
@@ -85,9 +89,9 @@ def test_specs_record_every_technique_in_order():
 
 
 def test_zeros_of_pruning_live_through_what_follows():
-    pruned = store.load_model(RUN / "seed0" / "teacher-imp")
+    pruned = models.load_model(RUN / "seed0" / "teacher-imp")
     for node in ("teacher-imp-svd", "teacher-imp-int8", "teacher-imp-svd-int8"):
-        later = store.load_model(RUN / "seed0" / node)
+        later = models.load_model(RUN / "seed0" / node)
         for name, module in later.named_modules():
             if hasattr(module, "weight") and hasattr(pruned, "spec") and name.endswith("conv"):
                 zeros = pruned.get_submodule(name).weight == 0
@@ -136,7 +140,7 @@ def test_a_lost_model_is_made_again(project):
 
 
 def test_a_failed_node_leaves_its_notebook_with_the_error_and_says_where(project):
-    notebook = project / "notebooks" / "05_quantize.ipynb"
+    notebook = project / "notebooks" / "05_int8.ipynb"
     edit(notebook, "metrics = node.make(quantized)", "raise ValueError('on purpose')")
     result = study(project, "--profile", "smoke", "--stages", "int8")
     assert result.returncode != 0
@@ -148,7 +152,7 @@ def test_a_failed_node_leaves_its_notebook_with_the_error_and_says_where(project
 
 
 def test_a_kernel_that_dies_is_said_to_have_died(project):
-    edit(project / "notebooks" / "05_quantize.ipynb", "metrics = node.make(quantized)", "import os; os._exit(3)")
+    edit(project / "notebooks" / "05_int8.ipynb", "metrics = node.make(quantized)", "import os; os._exit(3)")
     result = study(project, "--profile", "smoke", "--stages", "int8")
     assert result.returncode != 0 and "The kernel died, with exit status 3." in result.stdout
 
@@ -349,7 +353,7 @@ def test_a_lesson_that_is_stopped_keeps_what_it_has_trained(stage, tmp_path):
     with subprocess.Popen(
         command,
         cwd=ROOT,
-        env=environment(ROOT) | {budget.STOP_FILE: str(stop)},
+        env=environment(ROOT) | {STOP_FILE: str(stop)},
         text=True,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -404,7 +408,7 @@ def test_a_damaged_model_is_refused_with_what_to_do(project):
 
 def test_figures_are_redrawn_from_results_and_the_readme_with_them(project, reduced_run):
     shutil.copytree(ROOT / "figures", project / "figures")
-    table = "07_combinatorial_sweep"
+    table = "07_sweep"
     shutil.copytree(reduced_run(table).out, project / "runs" / "smoke" / "chapters" / table)
     edit(project / "engine" / "readme.py", 'TABLES = ("digits", ', 'TABLES = ("smoke", ')
     edit(project / "README.md", "<!-- results of digits: ", "<!-- results of smoke: ")

@@ -1,0 +1,177 @@
+"""Coded files as networks again that can be trained on, or teach.
+
+What was published of a run is its files; a longer study starts from them instead of from its beginning.
+"""
+
+import hashlib
+import math
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from studylib.coding import codec
+from studylib.data import scoring
+from studylib.data.datasets import Data
+from studylib.disk import files
+from studylib.networks import blocks, channels, spec
+from studylib.networks.layers import fold_batch_norm, weight_layers
+
+ENDING = ".slnc"
+LIST = "models.json"  # beside published files: name → sha256, dataset, seed, …
+RANGES = {"bytes": (1, 2**32), "test_accuracy": (0, 1), "seed": (0, 2**32 - 1)}
+KINDS = {"sha256": str, "dataset": str, "profile": str, "node": str, "seed": int, "bytes": int, "test_accuracy": float}
+IMAGES = 2000  # training images from which batch norms take their statistics
+NORM = math.sqrt(2)  # of a filter: what He's initialization gives on average, whatever its fan in
+
+
+def listing(folder: Path) -> dict[str, dict]:
+    """What :data:`LIST` in ``folder`` says, published file → :data:`KINDS` and what else; empty where there is none.
+
+    Raises:
+        studylib.disk.files.CheckpointError: it is damaged; the message names it and what was expected.
+        OSError: the machine cannot read it.
+    """
+    path = Path(folder) / LIST
+    if not path.exists():
+        return {}
+    known = files.read_json(path)
+    if not isinstance(known, dict) or not all(isinstance(about, dict) for about in known.values()):
+        raise files.CheckpointError(f"{path}: expected an object that has one for each published file")
+    for name, about in known.items():
+        for key, value in about.items():
+            kind = KINDS.get(key, object)
+            fits = isinstance(value, (int, float) if kind is float else kind) and not isinstance(value, bool)
+            if kind is not object and not fits:
+                raise files.CheckpointError(f"{path}: {key}={value!r} of {name}: expected {kind.__name__}")
+            low, high = RANGES.get(key, (0, 0))
+            if key in RANGES and not low <= value <= high:
+                raise files.CheckpointError(f"{path}: {key}={value!r} of {name}: expected from {low} to {high}")
+    return known
+
+
+def listed(folder: Path, name: str, *needed: str) -> dict | None:
+    """What :func:`listing` has of the file ``name``, ``needed`` keys at least; None where it does not list it.
+
+    Raises:
+        studylib.disk.files.CheckpointError: as :func:`listing`, or one of ``needed`` is missing.
+    """
+    about = listing(folder).get(name)
+    if about is not None and (missing := sorted(set(needed) - set(about))):
+        expected = f"expected all of {', '.join(sorted(needed))}"
+        raise files.CheckpointError(f"{Path(folder) / LIST}: {name} without {', '.join(missing)}: {expected}")
+    return about
+
+
+def published(path: str | Path, data: Data) -> nn.Module:
+    """The model in a published file, as :func:`studylib.coding.codec.decode` gives it.
+
+    Args:
+        path: of the file, absolute or below the study's root; :data:`LIST` stands beside it.
+        data: whose training images are to be seen; the file's seed must be its own, else the network has been trained
+            on what here are validation images.
+
+    Raises:
+        ValueError: no such file, not in the list, not the file listed, or of other data or another seed.
+        studylib.disk.files.CheckpointError: the list is damaged or says too little.
+        studylib.coding.codec.CodecError: not a coded model.
+        studylib.networks.blocks.SpecError: a network that was factorized.
+    """
+    named, path = path, files.resolve(path)
+    about = listed(path.parent, path.name, "sha256", "dataset", "seed")
+    if about is None or not path.exists():
+        raise ValueError(f"{str(named)!r}: expected a published file, one that {path.parent / LIST} lists")
+    file = path.read_bytes()
+    if hashlib.sha256(file).hexdigest() != about["sha256"]:
+        raise ValueError(f"{path}: not the file that was published, its checksum is another")
+    if (about["dataset"], about["seed"]) != (data.name, data.seed):
+        raise ValueError(
+            f"{path}: of {about['dataset']}, seed {about['seed']}: expected {data.name}, seed {data.seed},"
+            " whose validation images it has not been trained on"
+        )
+    if about.get("data_sha256", data.digest) != data.digest:  # files of earlier versions do not say
+        raise ValueError(f"{path}: of other images, their SHA-256 is not that of {data.name} on this machine")
+    model = codec.decode(file)
+    plain = set(weight_layers(spec.build({**model.spec, "changes": []})))
+    if other := plain ^ set(weight_layers(model)):
+        raise blocks.SpecError(f"{path}: layers {', '.join(sorted(other))}: expected a network not factorized")
+    return model
+
+
+def apply(path: str | Path, data: Data) -> nn.Module:
+    """The network of a published file in float32, with batch norms, to be trained on; its zeros are zeros.
+
+    Weights are those that the integers stand for, inputs are no longer rounded. Channels that were sliced away are
+    there again, without a weight, behind those that were kept. Each batch norm computes the identity and the bias on
+    the statistics of training images, and each filter before one is brought to :data:`NORM`: in evaluation mode the
+    network computes what the file's does, but for the rounding of inputs. The norm decides how fast a filter learns
+    and which weights pruning by magnitude takes first.
+
+    Raises:
+        ValueError, studylib.coding.codec.CodecError, studylib.networks.blocks.SpecError: as :func:`published`.
+    """
+    coded = published(path, data)
+    model = _whole(coded)
+    order = torch.randperm(len(data.train), generator=torch.Generator().manual_seed(data.seed))[:IMAGES]
+    _put_norms_back(model, data.normalize(data.train.images[order]).cpu())
+    digest = hashlib.sha256(files.resolve(path).read_bytes()).hexdigest()
+    return spec.with_change(model, "restored", {"file": digest[:12]})
+
+
+@torch.no_grad()
+def _whole(coded: nn.Module) -> nn.Module:
+    """``coded`` in float32 and at the widths its arguments say, batch norms folded still."""
+    plain = {name: coded.spec[name] for name in ("format", "name", "args")}
+    model = fold_batch_norm(spec.build(plain | {"changes": []}))
+    layers, kept = weight_layers(model), weight_layers(coded)
+    there = {reader.name: set(reader.sources) for reader in channels.readers(coded)}
+    columns = {reader.name: reader.sources for reader in channels.readers(model)}
+    others = {n: t for n, t in coded.state_dict().items() if n.rpartition(".")[0] not in kept}
+    model.load_state_dict(others, strict=False)
+    for name, layer in layers.items():
+        weight, bias = kept[name].weight, kept[name].bias
+        weight = kept[name].dequantized_weight() if weight.dtype == torch.int8 else weight
+        chosen = [j for j, source in enumerate(columns.get(name, [])) if source in there[name]]
+        chosen = [] if getattr(layer, "groups", 1) > 1 else chosen  # such a one keeps its columns
+        wide = torch.zeros(len(weight), *layer.weight.shape[1:])
+        wide[:, chosen or slice(None)] = weight
+        layer.weight.zero_()[: len(weight)] = wide
+        if layer.bias is not None:
+            layer.bias.zero_()[: len(weight)] = bias
+    return model.eval()
+
+
+@torch.no_grad()
+def _put_norms_back(model: nn.Module, images: torch.Tensor) -> None:
+    """Gives each convolution of ``model`` a batch norm in place of its bias; ``images`` (n, c, h, w), normalized."""
+    units = {name: unit for name, unit in model.named_modules() if isinstance(unit, blocks.ConvUnit)}
+    units = {name: unit for name, unit in units.items() if isinstance(unit.norm, nn.Identity)}  # where one was folded
+    moments = {name: [0, 0.0, 0.0] for name in units}  # of what each convolution gives: count, sum, sum of squares
+
+    def watch(name):
+        def add(_module, _inputs, output):
+            output = (output - units[name].conv.bias[:, None, None]).double()
+            for i, value in enumerate((output[:, 0].numel(), output.sum((0, 2, 3)), output.square().sum((0, 2, 3)))):
+                moments[name][i] = moments[name][i] + value
+
+        return add
+
+    hooks = [unit.conv.register_forward_hook(watch(name)) for name, unit in units.items()]
+    for chunk in images.split(scoring.batch_of(images)):
+        model(chunk)
+    for hook in hooks:
+        hook.remove()
+    for name, unit in units.items():
+        count, total, squares = moments[name]
+        mean, conv = total / count, unit.conv
+        norms = conv.weight.flatten(1).norm(dim=1)
+        times = torch.where(norms > 0, NORM / norms.clamp(min=1e-30), 1.0)
+        spread = (squares / count - mean.square()).clamp(min=0).float()
+        mean = mean.float()
+        norm = nn.BatchNorm2d(len(mean))
+        norm.running_mean.copy_(times * mean)
+        norm.running_var.copy_(times.square() * spread)
+        norm.weight.copy_((norm.running_var + norm.eps).sqrt() / times)
+        norm.bias.copy_(mean + conv.bias)
+        conv.weight.mul_(times[:, None, None, None])
+        conv.bias, unit.norm = None, norm.eval()

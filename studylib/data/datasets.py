@@ -1,0 +1,268 @@
+"""Data sets as in-memory uint8 tensors with train, validation and test splits, and batched augmentation.
+
+``digits``
+    1,797 real 8 × 8 images that ship with scikit-learn: a fixed stratified test set of 997, the other 800
+    split 600 / 200 by seed.
+``cifar10``
+    50,000 + 10,000 images of 32 × 32: its own test set, the training images split 45,000 / 5,000 by seed.
+"""
+
+import dataclasses
+import functools
+import hashlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from studylib.data.augmentation import AUGMENTATIONS, Augmentation, augment
+from studylib.data.tasks import CLASSIFICATION, Task
+
+VIEW_SEED = 1_000_000_007  # of view 0; far from what epochs draw from
+DIGITS_TEST_SEED = 0  # fixes the test set of digits, whatever the seed of the study
+
+
+@dataclasses.dataclass(frozen=True)
+class Split:
+    """``images`` uint8 (n, c, h, w) and ``labels`` int64 (n,), or another task's targets (n, …)."""
+
+    images: torch.Tensor
+    labels: torch.Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @functools.cached_property
+    def digest(self) -> str:
+        """SHA-256 of images and labels, the same on every device."""
+        found = hashlib.sha256()
+        for tensor in (self.images, self.labels):
+            found.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
+            found.update(tensor.detach().cpu().contiguous().numpy())
+        return found.hexdigest()
+
+    def take(self, indices) -> "Split":
+        return Split(self.images[indices], self.labels[indices])
+
+    def to(self, device) -> "Split":
+        return Split(self.images.to(device), self.labels.to(device))
+
+
+@dataclasses.dataclass(frozen=True)
+class Data:
+    """A data set in memory, and what is learnt from it.
+
+    ``mean`` and ``std`` (c,) are of pixels in 0…1, over train + validation. ``classes`` names a model's outputs.
+    Augmentation changes images alone: where targets are pixels, train with a recipe's augmentation "none".
+    """
+
+    name: str
+    seed: int
+    classes: tuple[str, ...]
+    train: Split
+    validation: Split
+    test: Split
+    mean: torch.Tensor
+    std: torch.Tensor
+    augmentation: Augmentation
+    task: Task = CLASSIFICATION
+
+    def to(self, device) -> "Data":
+        tensors = ("train", "validation", "test", "mean", "std")
+        return dataclasses.replace(self, **{name: getattr(self, name).to(device) for name in tensors})
+
+    @functools.cached_property
+    def digest(self) -> str:
+        """SHA-256 of the images and labels of all three splits, in their order; the same on every device."""
+        parts = (self.train, self.validation, self.test)
+        return hashlib.sha256("".join(split.digest for split in parts).encode()).hexdigest()
+
+    @property
+    def identity(self) -> list:
+        """All of this that a training depends on, as JSON data: what the images are, not what they are called."""
+        learnt = [] if self.task == CLASSIFICATION else [self.task.identity]
+        return [self.digest, self.scaling, dataclasses.asdict(self.augmentation), *learnt]
+
+    def cropped_only(self, small: bool = False) -> "Data":
+        """The same images, their training views only shifted (``small``: by half as much, rounded up) and mirrored."""
+        how = dataclasses.replace(self.augmentation, rotation=0.0, jitter=0.0)
+        padding = -(-how.padding // 2) if small else how.padding
+        return dataclasses.replace(self, augmentation=dataclasses.replace(how, padding=padding))
+
+    def normalize(self, images: torch.Tensor) -> torch.Tensor:
+        """uint8 (or float 0…255) images → float32 with mean 0 and deviation 1 a channel."""
+        scale = (255 * self.std)[:, None, None]
+        return (images - 255 * self.mean[:, None, None]) / scale
+
+    @property
+    def scaling(self) -> dict[str, list[float]]:
+        """Mean and deviation a channel as JSON values, short ones that are these float32 numbers exactly."""
+        return {name: [float(str(x)) for x in getattr(self, name).cpu().numpy()] for name in ("mean", "std")}
+
+    @property
+    def model_args(self) -> dict:
+        """The arguments a model needs to fit this data."""
+        _, channels, size, _ = self.train.images.shape
+        return {"in_channels": channels, "image_size": size, "classes": len(self.classes)}
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        return {"train": len(self.train), "validation": len(self.validation), "test": len(self.test)}
+
+
+def load(name: str, seed: int = 0) -> Data:
+    """The data set ``name`` with the train / validation split drawn by ``seed`` (stratified by class).
+
+    Raises:
+        ValueError: unknown name, or a ``cifar10.npz`` that is not what it should be: not readable, too few images in
+            all or of a class, or a channel that is the same everywhere, which cannot be normalized.
+        FileNotFoundError: ``cifar10`` is neither in ``STUDY_DATA`` nor downloadable; names both ways.
+    """
+    if name not in AUGMENTATIONS:
+        raise ValueError(f"data set {name!r}: expected one of {sorted(AUGMENTATIONS)}")
+    pool, test, classes, validation_size = _digits() if name == "digits" else _cifar10()
+    rest, held_out = _stratified(pool.labels, validation_size, seed)
+    mean, std = _moments(pool.images)
+    return Data(
+        name=name,
+        seed=seed,
+        classes=tuple(classes),
+        train=pool.take(rest),
+        validation=pool.take(held_out),
+        test=test,
+        mean=mean,
+        std=std,
+        augmentation=AUGMENTATIONS[name],
+    )
+
+
+def _moments(images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean and deviation a channel of uint8 images, in units of 0…1, from exact integer counts."""
+    levels = torch.arange(256, dtype=torch.float64) / 255
+    mean, std = [], []
+    for channel in images.unbind(1):
+        share = torch.bincount(channel.flatten().int(), minlength=256).double() / channel.numel()
+        mean.append((share * levels).sum())
+        std.append(((share * levels**2).sum() - mean[-1] ** 2).sqrt())
+    return torch.stack(mean).float(), torch.stack(std).float()
+
+
+def _stratified(labels: torch.Tensor, size: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Indices (rest, chosen): ``size`` chosen with the classes' shares kept."""
+    from sklearn.model_selection import train_test_split
+
+    return train_test_split(np.arange(len(labels)), test_size=size, random_state=seed, stratify=labels.numpy())
+
+
+def _digits():
+    from sklearn.datasets import load_digits
+
+    raw = load_digits()
+    images = torch.from_numpy(np.rint(raw.images * (255 / 16)).astype(np.uint8))[:, None]  # 0…16 → 0…255
+    everything = Split(images, torch.from_numpy(raw.target).long())
+    pool, test = _stratified(everything.labels, 997, DIGITS_TEST_SEED)
+    return everything.take(pool), everything.take(test), [str(c) for c in raw.target_names], 200
+
+
+CIFAR10_CLASSES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
+
+
+COLOURS = ["red", "green", "blue"]
+
+
+def _cifar10():
+    named = os.environ.get("STUDY_DATA")
+    folder = Path(named or Path.home() / ".cache" / "studylib")
+    if named and not folder.is_dir():
+        raise FileNotFoundError(f"STUDY_DATA={named}: expected a folder (with cifar10.npz, or to download CIFAR-10 to)")
+    file = folder / "cifar10.npz"
+    arrays, source = (_cifar10_from_file(file), file) if file.exists() else (_cifar10_from_torchvision(folder), folder)
+    _check_shares(source, *(np.bincount(y.astype(np.int64), minlength=10) for _, y in arrays))
+    splits = [
+        Split(torch.from_numpy(x).permute(0, 3, 1, 2).contiguous(), torch.from_numpy(y.astype(np.int64)))
+        for x, y in arrays
+    ]
+    for colour, level in zip(COLOURS, splits[0].images.unbind(1), strict=True):
+        if (level == level[0, 0, 0]).all():
+            raise ValueError(f"{source}: {colour} is {level[0, 0, 0]} in all training images: expected some contrast")
+    return *splits, CIFAR10_CLASSES, len(splits[0]) // 10
+
+
+def _check_shares(source: Path, train: np.ndarray, test: np.ndarray) -> None:
+    """Refuses what cannot be split by class; ``train`` and ``test`` are how many images each class has."""
+    if train.sum() < 10 * len(train):
+        raise ValueError(
+            f"{source}: {train.sum()} training images: expected at least {10 * len(train)}, for a tenth validates"
+        )
+    for part, counts, least in (("training", train, 2), ("test", test, 1)):
+        if counts.min() < least:
+            label = int(counts.argmin())
+            raise ValueError(
+                f"{source}: {counts.min()} {part} images of class {label} ({CIFAR10_CLASSES[label]}):"
+                f" expected at least {least}"
+            )
+
+
+def _cifar10_from_file(file: Path):
+    expected = "x_train, y_train, x_test, y_test; images uint8 (n, 32, 32, 3), labels 0…9"
+    try:
+        with open(file, "rb") as raw, np.load(raw, allow_pickle=False) as archive:
+            arrays = [(archive[f"x_{part}"], archive[f"y_{part}"]) for part in ("train", "test")]
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno is not None:  # of this machine, not of the file's content
+            raise ValueError(f"{file}: cannot be read: {error.strerror}") from error
+        raise ValueError(f"{file}: not a readable archive of {expected} ({error})") from error
+    for x, y in arrays:
+        images_fit = x.dtype == np.uint8 and x.shape[1:] == (32, 32, 3)
+        labels_fit = y.ndim == 1 and y.dtype.kind in "iu" and len(y) > 0 and y.min() >= 0 and y.max() < 10
+        if not images_fit or not labels_fit or len(x) != len(y):
+            raise ValueError(
+                f"{file}: found images {x.dtype} {x.shape}, labels {y.dtype} {y.shape}: expected {expected}"
+            )
+    return arrays
+
+
+def _cifar10_from_torchvision(folder: Path):
+    from torchvision.datasets import CIFAR10
+
+    try:
+        parts = [CIFAR10(folder, train=train, download=True) for train in (True, False)]
+    except Exception as error:
+        raise FileNotFoundError(
+            "CIFAR-10 is not on this machine. Either set STUDY_DATA to a folder with cifar10.npz "
+            "(x_train, y_train, x_test, y_test; uint8 images, n × 32 × 32 × 3), or let torchvision download it "
+            f"to {folder}, which just failed: {type(error).__name__}: {error}"
+        ) from error
+    return [(part.data, np.asarray(part.targets)) for part in parts]
+
+
+def batches(
+    data: Data, size: int, generator: torch.Generator, augment_images: bool = True
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """One epoch of training batches in an order drawn from ``generator``: (n, c, h, w) float32, their labels.
+
+    A last batch of a single image is left out: batch norm cannot learn from one.
+    """
+    count = len(data.train)
+    order = torch.randperm(count, generator=generator, device=generator.device)
+    for start in range(0, count, size):
+        chosen = order[start : start + size]
+        if len(chosen) == 1 and count > 1:
+            return
+        images = data.train.images[chosen]
+        if augment_images:
+            images = augment(images, data.augmentation, generator)
+        yield data.normalize(images), data.train.labels[chosen]
+
+
+def view(data: Data, number: int, chunk: int = 1000) -> Split:
+    """The training images as the view ``number`` shows them: each changed once, by that number alone, back in uint8.
+
+    Whoever trains on the same images sees the same views, so that a teacher's answers to them can be kept.
+    """
+    device = data.train.images.device
+    generator = torch.Generator(device=device).manual_seed(VIEW_SEED + number)
+    parts = [augment(images, data.augmentation, generator) for images in data.train.images.split(chunk)]
+    return Split(torch.cat([part.round_().to(torch.uint8) for part in parts]), data.train.labels)

@@ -1,0 +1,83 @@
+"""What a model says of images, and how good that is: logits, accuracy, likelihood, calibration."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+if TYPE_CHECKING:  # data say what is learnt (studylib.data.tasks), and that is scored here
+    from studylib.data.datasets import Data, Split
+
+
+def batch_of(images: torch.Tensor) -> int:
+    """How many of ``images`` (n, c, h, w) to predict at once: 1,000, on a CPU 64,000 pixels, which its caches hold."""
+    return 1000 if images.device.type != "cpu" else max(1, 64_000 // images.shape[-2:].numel())
+
+
+@torch.no_grad()
+def predict(model: nn.Module, split: Split, data: Data, batch_size: int = 0) -> torch.Tensor:
+    """Logits, or what else it puts out, float32 (n, …) on the model's device, for the images of ``split`` as they are.
+
+    Args:
+        batch_size: images at once; 0: :func:`batch_of` them.
+    """
+    device = next((t.device for t in model.state_dict().values()), torch.device("cpu"))
+    data, split = data.to(device), split.to(device)
+    model.eval()
+    batches = split.images.split(batch_size or batch_of(split.images))
+    return torch.cat([model(data.normalize(images)).float() for images in batches])
+
+
+def class_accuracy(logits: torch.Tensor, labels: torch.Tensor, classes: int) -> list[float]:
+    """Share of each class's images that ``logits`` (n, classes) get right; NaN for a class without images."""
+    hit = (logits.argmax(1) == labels.to(logits.device)).double().cpu()
+    labels = labels.cpu()
+    return [hit[labels == c].mean().item() for c in range(classes)]
+
+
+def scores(logits: torch.Tensor, labels: torch.Tensor, bins: int = 15) -> dict[str, float]:
+    """Accuracy, negative log-likelihood (nats) and expected calibration error (Guo et al. 2017, eq. 3).
+
+    Args:
+        logits: (n, classes).
+        labels: (n,).
+        bins: equal-width bins of confidence for the calibration error.
+    """
+    logits, labels = logits.double().cpu(), labels.cpu()
+    confidence, predicted = logits.softmax(1).max(1)
+    hit = (predicted == labels).double()
+    which = (confidence.nan_to_num(0) * bins).long().clamp_(max=bins - 1)
+    gaps = torch.zeros(bins, dtype=torch.float64).index_add_(0, which, hit - confidence)
+    return {
+        "accuracy": hit.mean().item(),
+        "nll": F.cross_entropy(logits, labels).item(),
+        "ece": (gaps.abs().sum() / len(labels)).item(),
+    }
+
+
+def reliability(logits: torch.Tensor, labels: torch.Tensor, bins: int = 15) -> list[dict]:
+    """The diagram behind the calibration error (Guo et al. 2017, Figure 1): a row for each bin that is not empty.
+
+    Args:
+        logits, labels: (n, classes) and (n,).
+
+    Returns:
+        Rows of confidence and accuracy (both the mean of the bin) and images.
+    """
+    logits, labels = logits.double().cpu(), labels.cpu()
+    confidence, predicted = logits.softmax(1).max(1)
+    which, hit = (confidence * bins).long().clamp_(max=bins - 1), (predicted == labels).double()
+    chosen = [which == b for b in range(bins)]
+    return [
+        {"confidence": confidence[c].mean().item(), "accuracy": hit[c].mean().item(), "images": int(c.sum())}
+        for c in chosen
+        if c.any()
+    ]
+
+
+def accuracy(model: nn.Module, split: Split, data: Data) -> float:
+    """Share of ``split`` that ``model`` gets right."""
+    return scores(predict(model, split, data), split.labels)["accuracy"]

@@ -1,0 +1,286 @@
+"""Descending several objectives at once: gradients aggregated by TorchJD, weighted sums, proximal steps, hypervolume.
+
+A network is passed through backwards once for each objective that depends on its outputs; the gradients of those
+that depend on the weights alone are taken directly. The rows make a matrix J (objectives × weights), which one of
+TorchJD's aggregators (Quinton and Rey 2024) turns into one direction.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field
+from torch import nn
+from torchjd.aggregation import Aggregator
+
+from studylib.descent import aggregators
+from studylib.descent import objectives as objectives_
+from studylib.descent.objectives import Objective
+from studylib.settings import record
+from studylib.training.checkpoint import function_digest
+from studylib.training.recipe import Recipe
+from studylib.training.step import Loss, Step
+
+STATIONARY = 1e-5  # a direction shorter than this, of rows of norm 1, is zero up to rounding
+
+
+class Descent(Step):
+    """A step of :func:`studylib.training.loop.fit` that follows the aggregate of several objectives' gradients.
+
+    ``objectives[0]`` is the primary, the task. What is not an ordinary step:
+
+    * a value or gradient that is not finite: the step is skipped, weights, optimizer and buffers (the running
+      statistics of batch norms) stay as before the batch; counted as skipped.
+    * the aggregator raises or returns numbers that are not finite; PCD's constraints contradict each other; the
+      primary's gradient is zero where the aggregator gives it priority (PCD) or its norm is the measure
+      (``normalize``): the direction is the primary's gradient; counted as a fallback.
+    * any other zero or opposed gradients: what the aggregator makes of them.
+
+    The history row gets, for every objective o, ``value_o`` (mean value) and ``ascends_o`` (share of the steps whose
+    direction d has ⟨d, g_o⟩ < 0 beyond rounding, so that it rises to first order), ``cosine_o`` for all but the
+    primary (mean cosine of its gradient with the primary's; 0 where one is zero), ``skipped`` and ``fallbacks``.
+
+    Args:
+        objectives: one or more, names all different.
+        aggregator: a name of :func:`studylib.descent.aggregators.available`, or an instance, of which each training
+        uses
+            a copy.
+        normalize: rows are divided by their norms before the aggregation (zero rows stay), and the direction is
+            brought to the norm of the primary's gradient, so that a learning rate means the same.
+        seed: of the aggregators that draw; the k-th step draws from ``seed`` + k, and no one else's numbers change.
+        options: of the aggregator, given by name.
+
+    Raises:
+        TypeError: something that is no objective, such as a plain function.
+        ValueError: no objectives, two of one name, or an aggregator that cannot be made or not for so many.
+        ImportError: a package that the aggregator needs is missing.
+    """
+
+    def __init__(
+        self,
+        objectives: Sequence[Objective],
+        aggregator: str | Aggregator,
+        *,
+        normalize: bool = False,
+        seed: int = 0,
+        **options,
+    ):
+        for o in objectives:
+            if not isinstance(o, Objective):
+                raise TypeError(
+                    f"{o!r}: expected an objective, made by the decorator studylib.descent.objectives.objective"
+                )
+        names = [o.name for o in objectives]
+        if not names or len(set(names)) < len(names):
+            raise ValueError(f"objectives {names}: expected one or more, of different names")
+        if isinstance(aggregator, str):
+            aggregator = aggregators.make(aggregator, len(names), **options)
+        elif options:
+            raise ValueError(f"options {options}: expected none beside an aggregator that is made already")
+        self.objectives, self.normalize = list(objectives), normalize
+        self._aggregator, self._model = aggregators.Runner(aggregator, len(names), seed), None
+        known = [[o.name, o.identity, function_digest(o.function)] for o in objectives]
+        self.identity = ["descent", known, aggregators.describe(aggregator), normalize, seed]
+        self.label = f"{', '.join(names)} by {type(aggregator).__name__}"
+
+    def start(self, model: nn.Module, masks: dict[str, torch.Tensor] | None = None) -> None:
+        """Forgets everything; the rows of J are zero where ``masks`` are False."""
+        named = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
+        self._model, self._weights = model, list(named.values())
+        self._sizes = [weight.numel() for weight in self._weights]
+        self._matrix = self._weights[0].new_zeros(len(self.objectives), sum(self._sizes))
+        self._dead = None
+        if masks:
+            dead = [~masks[name] if name in masks else torch.zeros_like(w, dtype=bool) for name, w in named.items()]
+            self._dead = torch.cat([mask.flatten() for mask in dead])
+        self._buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
+        self._aggregator.start()
+        self._clear()
+        if sum(not o.weights_only for o in self.objectives) > 1:
+            torch._functorch.config.donated_buffer = False  # a compiled graph must outlive its first backward pass
+
+    def gradients(self, model: nn.Module, value: torch.Tensor, logits: torch.Tensor, batch: tuple) -> bool:
+        if self._model is not model:
+            self.start(model)
+        values = self._fill(model, batch, logits.float())
+        matrix, norms = self._matrix, self._matrix.norm(dim=1)
+        if not torch.cat([values, norms, value.detach().reshape(1).to(values)]).isfinite().all():
+            for buffer, kept in self._buffers:
+                buffer.copy_(kept)
+            self._counts["skipped"] += 1
+            return False
+        direction = self._direction(matrix, norms)
+        for weight, part in zip(self._weights, direction.split(self._sizes), strict=True):
+            weight.grad = part.reshape(weight.shape)
+        products = torch.stack([matrix @ matrix[0] / norms[0].clamp_min(1e-30), matrix @ direction])
+        products /= norms.clamp_min(1e-30)
+        ascends = products[1] < -aggregators.ROUNDING * direction.norm()
+        self._totals += torch.stack([values, products[0], ascends])
+        self._counts["steps"] += 1
+        return True
+
+    def after(self, model: nn.Module, lr: float) -> None:
+        for buffer, kept in self._buffers:
+            kept.copy_(buffer)
+
+    def row(self) -> dict:
+        steps = self._counts["steps"]
+        means = (self._totals / max(steps, 1)).tolist()
+        row = {}
+        for i, o in enumerate(self.objectives):
+            row |= {f"value_{o.name}": means[0][i], f"ascends_{o.name}": means[2][i]}
+            row |= {f"cosine_{o.name}": means[1][i]} if i else {}
+        row |= {name: self._counts[name] for name in ("skipped", "fallbacks")}
+        self._clear()
+        return row
+
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        """The aggregator's state, and the sums and counts of the epoch's row."""
+        state = {f"aggregator/{key}": value for key, value in self._aggregator.state_dict().items()}
+        return state | {"totals": self._totals.clone(), "counts": torch.tensor(list(self._counts.values()))}
+
+    def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
+        self._totals.copy_(state["totals"])
+        self._counts = dict(zip(self._counts, state["counts"].tolist(), strict=True))
+        parts = {key.partition("/")[2]: value for key, value in state.items() if key.startswith("aggregator/")}
+        self._aggregator.load_state_dict(parts)
+
+    def _clear(self) -> None:
+        self._totals = torch.zeros(3, len(self.objectives), dtype=torch.float64, device=self._matrix.device)
+        self._counts = {"steps": 0, "skipped": 0, "fallbacks": 0}
+
+    def _fill(self, model, batch, outputs) -> torch.Tensor:
+        """Writes J; returns the objectives' values (m,)."""
+        values, left = [], sum(not o.weights_only for o in self.objectives)
+        for o, row in zip(self.objectives, self._matrix, strict=True):
+            if o.direct:
+                value, slopes = o.closed_form(model)
+                slopes = [slopes.get(weight) for weight in self._weights]
+            else:
+                value = o(model, None, None) if o.weights_only else o(model, batch, outputs)
+                if not isinstance(value, torch.Tensor) or value.numel() != 1:
+                    raise ValueError(f"objective {o.name!r}: expected a scalar tensor, got {value!r}")
+                left -= not o.weights_only
+                slopes = [None] * len(self._weights)
+                if value.requires_grad:
+                    keep = left > 0 and not o.weights_only
+                    slopes = torch.autograd.grad(value, self._weights, retain_graph=keep, allow_unused=True)
+            parts = [w.new_zeros(w.numel()) if s is None else s.flatten() for w, s in zip(self._weights, slopes)]  # noqa: B905
+            torch.cat(parts, out=row)
+            values.append(value.detach().reshape(()).to(self._matrix))
+        if self._dead is not None:
+            self._matrix.masked_fill_(self._dead, 0)
+        return torch.stack(values)
+
+    def _direction(self, matrix: torch.Tensor, norms: torch.Tensor) -> torch.Tensor:
+        """(n,): the aggregate of the rows, or the first row."""
+        rows = matrix / torch.where(norms > 0, norms, 1)[:, None] if self.normalize else matrix
+        direction = self._aggregator(rows)
+        if direction is None or (self.normalize and norms[0] == 0):
+            self._counts["fallbacks"] += 1
+            return matrix[0].clone()
+        if self.normalize:
+            length = direction.norm()
+            return direction * torch.where(length > STATIONARY, norms[0] / length.clamp_min(STATIONARY), 0)
+        return direction
+
+
+class Proximal(Step):
+    """Proximal gradient for λ ‖w‖₁: after each step w ← sign(w) · max(|w| − lr · λ, 0) (Parikh and Boyd 2014, 6.5.2).
+
+    On the weights of convolutions and linear layers, which become exactly zero; the loss, or the step that this one
+    follows, does not hold the L1 norm as well.
+
+    Args:
+        weight: λ, at least 0.
+        step: what is done with a batch before; without it, the loss is followed.
+
+    Raises:
+        ValueError: ``weight`` is negative or not finite.
+    """
+
+    def __init__(self, weight: float, step: Step | None = None):
+        if not 0 <= weight < math.inf:
+            raise ValueError(f"weight={weight!r}: expected at least 0")
+        self.weight, self.step = weight, step or Step()
+        self.identity = ["proximal", weight, self.step.identity]
+        self.label = f"{self.step.label} and a soft threshold".strip()
+        self.start, self.gradients, self.row = self.step.start, self.step.gradients, self.step.row
+        self.state_dict, self.load_state_dict = self.step.state_dict, self.step.load_state_dict
+
+    @torch.no_grad()
+    def after(self, model: nn.Module, lr: float) -> None:
+        self.step.after(model, lr)
+        for w in objectives_.weights(model):
+            w.copy_(w.sign() * (w.abs() - lr * self.weight).clamp_min(0))
+
+
+def weighted_sum(objectives: Sequence[Objective], weights: Sequence[float]) -> Loss:
+    """The loss Σ weight × objective, for :func:`studylib.training.loop.fit`: one backward pass. Weights of 0 cost
+    nothing.
+
+    Raises:
+        ValueError: not one weight an objective, or one that is negative or not finite, or none above 0.
+    """
+    if len(objectives) != len(weights) or not all(0 <= w < math.inf for w in weights) or not any(weights):
+        raise ValueError(f"weights={weights!r} of {len(objectives)} objectives: expected one each, from 0, not all 0")
+    used = [(o, w) for o, w in zip(objectives, weights, strict=True) if w]
+
+    def loss(model, images, labels):
+        outputs = model(images)
+        with torch.autocast(images.device.type, enabled=False):
+            return sum(w * o(model, (images, labels), outputs.float()) for o, w in used), outputs
+
+    loss.identity = ["weighted sum", [[o.name, o.identity, function_digest(o.function), float(w)] for o, w in used]]
+    return loss
+
+
+def penalized(penalty: str, aggregator: str, *, normalize: bool = True, tau: float | None = None) -> Descent | None:
+    """Cross-entropy and a penalty by name, as a step; None where the name is empty.
+
+    Args:
+        penalty: a name of :data:`studylib.descent.objectives.PENALTIES`, or empty.
+        aggregator, normalize: as for :class:`Descent`.
+        tau: of PCD; not handed to another aggregator.
+
+    Raises:
+        ValueError: an unknown penalty or aggregator, or a τ that PCD refuses.
+    """
+    if not penalty:
+        return None
+    if penalty not in objectives_.PENALTIES:
+        raise ValueError(f"penalty {penalty!r}: expected one of {', '.join(objectives_.PENALTIES)}, or none")
+    pair = [objectives_.cross_entropy, objectives_.PENALTIES[penalty]]
+    options = {"tau": tau} if aggregator == "PCD" and tau is not None else {}
+    if options and not 0 <= tau <= 1:
+        raise ValueError(f"tau={tau!r}: expected from 0 to 1")
+    return Descent(pair, aggregator, normalize=normalize, **options)
+
+
+@record
+class Penalty:
+    """What a teacher descends beside cross-entropy by common descent (chapter 6); the paper has none."""
+
+    name: Annotated[
+        Literal["", "l1", "group_lasso", "nuclear_norm"], Field(description="of the second objective; empty: none")
+    ] = ""
+    aggregator: Annotated[
+        str, Field(description="of the two gradients, each brought to norm 1: one of TorchJD's, see chapter 6")
+    ] = "PCD"
+    tau: Annotated[
+        float, Field(ge=0, le=1, description="of PCD: how much of the penalty's own descent a step keeps at least")
+    ] = 0.5
+
+    def check(self) -> None:
+        penalized(self.name, self.aggregator, tau=self.tau)
+
+    def step(self, recipe: Recipe) -> Descent | None:
+        """What is done with a batch, for :func:`studylib.training.loop.fit`; None where there is no penalty.
+
+        Raises:
+            ValueError: ``recipe`` smooths labels, which a penalty's cross-entropy does not.
+        """
+        if self.name and recipe.label_smoothing:
+            raise ValueError(f"label_smoothing={recipe.label_smoothing}: expected 0 beside a penalty, which has none")
+        return penalized(self.name, self.aggregator, tau=self.tau)

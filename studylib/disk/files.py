@@ -1,0 +1,124 @@
+"""Files written whole or not at all, and checked when they are read."""
+
+import functools
+import hashlib
+import json
+import os
+import tempfile
+from pathlib import Path
+
+import safetensors.torch
+import torch
+
+
+class CheckpointError(RuntimeError):
+    """A file that is missing, damaged or not what it should be; the message names it."""
+
+
+@functools.cache
+def root() -> Path:
+    """The study's folder: ``STUDY_ROOT``, or the nearest folder above that holds ``papermill_params``."""
+    if os.environ.get("STUDY_ROOT"):
+        return Path(os.environ["STUDY_ROOT"]).resolve()
+    here = Path.cwd().resolve()
+    for folder in (here, *here.parents, Path(__file__).resolve().parents[2]):
+        if (folder / "papermill_params").is_dir():
+            return folder
+    return here
+
+
+def resolve(path: str | Path) -> Path:
+    """``path`` as it is if absolute, else below :func:`root`, wherever the notebook runs."""
+    return root() / path
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Writes ``content`` to ``path`` in one step: a reader sees the old file or the new one.
+
+    Raises:
+        OSError: the machine cannot, for want of space or leave; it names ``path``.
+    """
+    write_files({Path(path): content})
+
+
+def write_files(contents: dict[Path, bytes]) -> None:
+    """Writes path → content as :func:`write_bytes` does, the first of them once there is room for all."""
+    temporaries: dict[Path, str] = {}
+    try:
+        for path, content in contents.items():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            handle, temporaries[path] = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+            with os.fdopen(handle, "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            umask = os.umask(0)
+            os.umask(umask)
+            os.chmod(temporaries[path], 0o666 & ~umask)
+        for path, temporary in temporaries.items():
+            os.replace(temporary, path)
+    except BaseException as error:
+        for temporary in temporaries.values():
+            Path(temporary).unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno is not None:
+            error.filename, error.filename2 = str(path), None  # not the temporary, which nobody knows
+        raise
+
+
+def write_json(path: Path, value) -> None:
+    write_bytes(path, (json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode())
+
+
+def read_json(path: Path):
+    """Raises CheckpointError, naming the file, when it is missing or not JSON; OSError where it cannot be read."""
+    try:
+        return json.loads(Path(path).read_bytes())
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{path}: no such file") from error
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path}: not valid JSON ({error})") from error
+
+
+def write_tensors(path: Path, tensors: dict[str, torch.Tensor], about: dict | None = None) -> None:
+    """One safetensors file; ``about`` (JSON data) goes into its header."""
+    write_bytes(path, safetensors_of(tensors, {"about": json.dumps(about)} if about else None))
+
+
+def safetensors_of(tensors: dict[str, torch.Tensor], about: dict[str, str] | None = None) -> bytes:
+    """The bytes of a safetensors file, ``about`` in its header.
+
+    Tensors may lie in memory in any order (channels last) and share it (weights that layers have in common): each is
+    in the file by itself.
+    """
+    plain = {
+        name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()
+    }
+    return safetensors.torch.save(plain, about)
+
+
+def read_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict]:
+    """The tensors (on the CPU) and what :func:`write_tensors` said about them.
+
+    Raises:
+        CheckpointError: no such file, or not one that :func:`write_tensors` wrote.
+        OSError: the machine cannot read it.
+    """
+    try:
+        with open(path, "rb"):  # safetensors has one error for a file that is damaged and one that cannot be opened
+            pass
+        with safetensors.safe_open(path, framework="pt") as file:
+            about = json.loads((file.metadata() or {}).get("about", "{}"))
+            if not isinstance(about, dict):
+                raise ValueError(f"about is {about!r}: expected an object")
+            return {name: file.get_tensor(name) for name in file.keys()}, about  # noqa: SIM118 (it is no dict)
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{path}: no such file") from error
+    except (OSError, MemoryError):
+        raise
+    except Exception as error:
+        raise CheckpointError(f"{path}: not a readable safetensors file ({error})") from error
+
+
+def file_digest(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

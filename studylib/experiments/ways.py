@@ -1,0 +1,80 @@
+"""The ways to train for compression that are compared, and what each does with a batch."""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+
+import torch
+
+from studylib.descent import steps
+from studylib.descent.objectives import cross_entropy, l1
+from studylib.training.step import Step
+
+SUMS = ("weighted sum", "proximal L1", "magnitude pruning", "iterative pruning")  # without common descent
+METHOD = "PCD, normalized"  # the thesis's way of common descent
+RIVALS = ("weighted sum", "weighted sum, normalized")  # what common descent has to beat: the better of them
+
+
+@dataclasses.dataclass(frozen=True)
+class Way:
+    """A way to train, and the values of its setting that are tried.
+
+    Attributes:
+        name: one of :data:`SUMS`, or TorchJD's aggregator of common descent.
+        setting: what ``values`` are: "λ" (weight of L1, or of its normalized gradient), "shrinkage" (of the soft
+            threshold), "τ", "learning rate".
+        normalize: gradients are brought to norm 1 before they are aggregated.
+    """
+
+    name: str
+    setting: str
+    values: tuple[float, ...]
+    normalize: bool = False
+
+    @property
+    def label(self) -> str:
+        return f"{self.name}, normalized" if self.normalize else self.name
+
+
+def ways(
+    sums: Sequence[float], shrinkages: Sequence[float], taus: Sequence[float], rates: Sequence[float]
+) -> list[Way]:
+    """Every way that is compared; each of the four settings must have as many values.
+
+    Args:
+        sums: λ of cross-entropy + λ ‖w‖₁.
+        shrinkages: λ of :class:`studylib.descent.steps.Proximal`.
+        taus: τ of priority-constrained descent, and λ of the weighted sum of normalized gradients
+            (:func:`studylib.experiments.hypervolume.likeness`).
+        rates: learning rates, of the ways that have no other setting.
+
+    Raises:
+        ValueError: the settings have not equally many values, or none, or one twice, or one that is not above 0.
+    """
+    given = {"sums": sums, "shrinkages": shrinkages, "taus": taus, "rates": rates}
+    if len({len(values) for values in given.values()}) != 1 or not sums:
+        said = ", ".join(f"{name}={values!r}" for name, values in given.items())
+        raise ValueError(f"{said}: expected equally many values for each setting, one or more")
+    for name, values in given.items():
+        if len(set(values)) < len(values) or not all(0 < value < math.inf for value in values):
+            raise ValueError(f"{name}={values!r}: expected different finite values above 0")
+    sums, shrinkages, taus, rates = map(tuple, given.values())
+    found = [Way("weighted sum", "λ", sums), Way("proximal L1", "shrinkage", shrinkages)]
+    found += [Way(name, "learning rate", rates) for name in SUMS[2:]]
+    for normalize in (False, True):
+        if normalize:
+            found.append(Way("weighted sum", "λ", taus, normalize))
+        found += [Way(name, "learning rate", rates, normalize) for name in ("MGDA", "UPGrad")]
+        found.append(Way("PCD", "τ", taus, normalize))
+    return found
+
+
+def step_of(way: Way, value: float) -> Step:
+    """What ``way`` does with a batch; cross-entropy and L1 are followed or, where they are not, only recorded."""
+    pair = [cross_entropy, l1]
+    if way.name in SUMS:
+        weights = torch.tensor([1.0, value if way.setting == "λ" else 0.0])
+        step = steps.Descent(pair, "Constant", normalize=way.normalize, weights=weights)
+        return steps.Proximal(value, step) if way.setting == "shrinkage" else step
+    options = {"tau": value} if way.setting == "τ" else {}
+    return steps.Descent(pair, way.name, normalize=way.normalize, **options)

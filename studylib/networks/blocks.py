@@ -1,0 +1,34 @@
+"""What networks are built of: convolution → batch norm → ReLU, and the checks that they share."""
+
+from typing import TYPE_CHECKING
+
+from torch import nn
+
+if TYPE_CHECKING:
+    pass
+
+
+class SpecError(ValueError):
+    """A spec that cannot be built; the message names the value and what was expected."""
+
+
+class ConvUnit(nn.Sequential):
+    """Convolution → batch norm → ReLU, the order in which the three fuse into one (int8) layer."""
+
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: int, padding: int | None = None):
+        super().__init__()
+        padding = kernel_size // 2 if padding is None else padding
+        self.conv = nn.Conv2d(in_channels, out_channels, kernel_size, padding=padding, bias=False)
+        self.norm = nn.BatchNorm2d(out_channels)
+        self.relu = nn.ReLU()
+
+
+def check_size(name: str, image_size: int, least: int, width: int = 1) -> None:
+    if width < 1:
+        raise SpecError(f"{name} width={width!r}: expected at least 1")
+    if image_size < least:
+        raise SpecError(f"{name} image_size={image_size!r}: expected at least {least}, it is halved three times")
+
+
+def chain(layers: list[str]) -> list[tuple[str, list[str]]]:
+    return [(layer, layers[i - 1 : i] if i else []) for i, layer in enumerate(layers)]

@@ -1,0 +1,195 @@
+"""Which layer reads which channel, and dead channels taken out of a network.
+
+A channel is dead where it is zero for every image: its weights are zero and its bias adds nothing that the ReLU would
+let through. It is dead, too, where no later layer has a weight that reads it. A layer whose input is rounded in the
+range of each batch ("dynamic") reads all of them.
+
+To take it out is to drop its row, its bias and its scale from the layer that makes it, and its columns from the layers
+that read it. Mathematically the network computes what it did; a convolution over fewer channels may round otherwise.
+
+Channels stay where that cannot be said of them: before another activation than ReLU, in a sum, in a convolution in
+groups and before one.
+"""
+
+import copy
+import dataclasses
+import logging
+
+import torch
+import torch.nn.functional as F
+from torch import fx, nn
+
+from studylib.networks import blocks
+from studylib.networks.layers import replace_module, weight_layers
+
+# What a network may do with a channel between two layers: a ReLU, and what keeps a channel of zeros one.
+RELUS = (nn.ReLU, nn.ReLU6, torch.relu, torch.relu_, F.relu, F.relu_, F.relu6, "relu", "relu_")
+KEEPS = (nn.Identity, nn.Dropout, nn.Dropout2d, nn.Flatten, nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveMaxPool2d)
+KEEPS += (nn.AdaptiveAvgPool2d, torch.flatten, torch.cat, torch.mean, F.max_pool2d, F.avg_pool2d, F.dropout)
+KEEPS += (F.adaptive_avg_pool2d, F.adaptive_max_pool2d, "flatten", "view", "reshape", "contiguous", "mean")
+
+
+log = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass
+class Reader:
+    """A layer, and for each of its input channels the layer's column block that reads it."""
+
+    name: str
+    sources: list[tuple[str, int]]  # (the layer that made the channel, its row there), in the order of the columns
+
+
+def restructure(model: nn.Module, structure: dict) -> None:
+    """Folds every batch norm away and gives the layers in ``structure["widths"]`` their new widths, in place."""
+    for unit in list(model.modules()):
+        if isinstance(unit, blocks.ConvUnit) and isinstance(unit.norm, nn.BatchNorm2d):
+            unit.norm = nn.Identity()
+            unit.conv = _like(unit.conv, *widths_of(unit.conv), bias=True)
+    for name, (out, into) in structure["widths"].items():
+        layer = model.get_submodule(name)
+        old = widths_of(layer)
+        if not all(new == was or 1 <= new <= was for new, was in zip((out, into), old, strict=True)):
+            raise blocks.SpecError(f"{name}: widths {[out, into]} of a layer that has {list(old)}")
+        replace_module(model, name, _like(layer, out, into, bias=layer.bias is not None))
+
+
+def _like(layer: nn.Module, out: int, into: int, bias: bool) -> nn.Module:
+    """An empty layer of the kind of ``layer`` with other widths."""
+    if isinstance(layer, nn.Conv2d):
+        how = {key: getattr(layer, key) for key in ("stride", "padding", "dilation", "groups", "padding_mode")}
+        return nn.Conv2d(into * layer.groups, out, layer.kernel_size, bias=bias, **how)
+    if isinstance(layer, nn.Linear):
+        return nn.Linear(into, out, bias=bias)
+    new = copy.deepcopy(layer)  # an int8 layer: buffers only
+    for name, buffer in layer.named_buffers():
+        shape = (out, into, *buffer.shape[2:]) if name == "weight" else (out,) if buffer.dim() else ()
+        setattr(new, name, torch.zeros(shape, dtype=buffer.dtype, device=buffer.device))
+    return new
+
+
+def widths_of(layer: nn.Module) -> tuple[int, int]:
+    """Rows and columns; a convolution in groups has the columns of one."""
+    return tuple(layer.weight.shape[:2])
+
+
+def _groups(layer: nn.Module) -> int:
+    return getattr(layer, "groups", 1)
+
+
+def readers(model: nn.Module) -> list[Reader]:
+    """Every layer with the channels it reads, those of the images left out."""
+    layers, found = weight_layers(model), []
+    for name, producers in model.wiring():
+        first, last = (f"{name}.first", f"{name}.second") if f"{name}.first" in layers else (name, name)
+        rows = []
+        for producer in producers:
+            producer = f"{producer}.second" if f"{producer}.second" in layers else producer
+            rows += [(producer, i) for i in range(layers[producer].weight.shape[0])]
+        if rows:
+            columns = layers[first].weight.shape[1] * _groups(layers[first])
+            each = columns // len(rows)  # features of one channel, where an image is flattened
+            found.append(Reader(first, [source for source in rows for _ in range(each)]))
+        if last != first:
+            found.append(Reader(last, [(first, i) for i in range(layers[first].weight.shape[0])]))
+    return found
+
+
+@torch.no_grad()
+def slice_channels(model: nn.Module) -> int:
+    """Takes dead channels out of ``model``, in place, until there is none; how many they were."""
+    layers, found, count = weight_layers(model), readers(model), 0
+    passed = _passed(model)
+    while True:
+        dead = _dead(layers, found, passed)
+        if not dead:
+            return count
+        count += len(dead)
+        rows, columns = {}, {}
+        for name in {name for name, _ in dead}:
+            rows[name] = [i for i in range(len(layers[name].weight)) if (name, i) not in dead]
+        for reader in found:
+            columns[reader.name] = [j for j, source in enumerate(reader.sources) if source not in dead]
+        for name in rows.keys() | {n for n, kept in columns.items() if len(kept) < layers[n].weight.shape[1]}:
+            _keep(layers[name], rows.get(name), columns.get(name))
+        for reader in found:  # the rows that remain have new numbers
+            renumber = {n: {old: new for new, old in enumerate(kept)} for n, kept in rows.items()}
+            kept = [source for source in reader.sources if source not in dead]
+            reader.sources = [(n, renumber[n][i] if n in renumber else i) for n, i in kept]
+
+
+class _Tracer(fx.Tracer):
+    def is_leaf_module(self, module: nn.Module, name: str) -> bool:
+        return getattr(module, "is_weight_layer", False) or super().is_leaf_module(module, name)
+
+
+def _passed(model: nn.Module) -> dict[str, bool]:
+    """Layer → whether a ReLU stands behind it; layers whose channels may not be taken out are left out.
+
+    Those are they whose channels go through anything but a ReLU and :data:`KEEPS` before a layer, or leave the network.
+    """
+    layers, modules = weight_layers(model), dict(model.named_modules())
+    try:
+        graph = _Tracer().trace(model)
+    except Exception as error:  # a forward pass that branches on its input, say
+        log.warning("no channel is taken out: torch.fx cannot trace the network: %s", error)
+        return {}
+    known = {}  # node → what sees its value first: "relu", "layer", or something "else"
+
+    def seen(node: fx.Node) -> set[str]:
+        if node not in known:
+            known[node] = set()
+            for user in node.users:
+                if user.op == "call_module" and user.target in layers:
+                    known[node].add("layer")
+                    continue
+                kind = type(modules[user.target]) if user.op == "call_module" else user.target
+                if kind in RELUS:
+                    known[node] |= {"relu"} | seen(user) & {"else"}
+                else:
+                    known[node] |= seen(user) if kind in KEEPS else {"else"}
+        return known[node]
+
+    found = {}
+    for node in graph.nodes:
+        if node.op == "call_module" and node.target in layers:
+            found[node.target] = found.get(node.target, set()) | seen(node)
+    return {name: kinds == {"relu"} for name, kinds in found.items() if "else" not in kinds}
+
+
+def _dead(layers: dict, found: list[Reader], passed: dict[str, bool]) -> set[tuple[str, int]]:
+    read = {}
+    for reader in found:
+        layer = layers[reader.name]
+        if getattr(layer, "activations", "") == "dynamic":
+            used = [True] * len(reader.sources)  # what a channel holds is in the range of the batch
+        elif _groups(layer) > 1:
+            passed = {name: relu for name, relu in passed.items() if (name, 0) not in reader.sources}
+            continue
+        else:
+            used = (layer.weight != 0).transpose(0, 1).flatten(1).any(1).tolist()
+        for source, does in zip(reader.sources, used, strict=True):
+            read[source] = read.get(source, False) or does
+    dead = set()
+    for name in {name for name, _ in read if name in passed and _groups(layers[name]) == 1}:
+        layer, rows = layers[name], len(layers[name].weight)
+        silent = (layer.weight == 0).flatten(1).all(1)
+        if layer.bias is not None:
+            silent &= layer.bias <= 0 if passed[name] else layer.bias == 0
+        gone = [i for i in range(rows) if silent[i] or not read[name, i]]
+        dead |= {(name, i) for i in (gone if len(gone) < rows else gone[1:])}
+    return dead
+
+
+def _keep(layer: nn.Module, rows: list[int] | None, columns: list[int] | None) -> None:
+    """Cuts every tensor of ``layer`` to ``rows`` and ``columns``, in place; None keeps all."""
+    parts = {name: t for name, t in layer.state_dict(keep_vars=True).items() if t is not None and t.dim()}
+    for name, tensor in parts.items():
+        cut = tensor.detach() if rows is None else tensor.detach()[rows]
+        cut = cut[:, columns] if columns is not None and name == "weight" else cut
+        cut = cut.contiguous()
+        setattr(layer, name, nn.Parameter(cut) if isinstance(tensor, nn.Parameter) else cut)
+    out, into = widths_of(layer)
+    for name, width in (("out_channels", out), ("in_channels", into), ("out_features", out), ("in_features", into)):
+        if hasattr(layer, name):
+            setattr(layer, name, width)

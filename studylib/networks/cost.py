@@ -1,0 +1,101 @@
+"""How fast a model is: one forward pass over a batch, with nothing else running."""
+
+import json
+import logging
+import resource
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+from torch import nn
+from torch._inductor import config as inductor
+
+from studylib.networks import layers
+
+
+def multiply_adds(model: nn.Module, model_args: dict) -> int:
+    """Multiply-adds of one image through the convolutions and linear layers, zeros counted as any weight."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    device = next(iter(model.state_dict().values())).device
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model.eval()(example(model_args, 1).to(device))
+    return counter.get_total_flops() // 2
+
+
+def example(model_args: dict, count: int) -> torch.Tensor:
+    """``count`` images of normal noise, the same at every call, (count, c, h, w) float32."""
+    shape = (count, model_args["in_channels"], model_args["image_size"], model_args["image_size"])
+    return torch.randn(shape, generator=torch.Generator().manual_seed(0))
+
+
+def peak_memory_mb() -> float:
+    """Most memory this process has had resident so far, in MiB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def structure_of(model: nn.Module) -> str:
+    """What decides the speed of a dense kernel: name, arguments and structural changes, as one line of JSON."""
+    changes = [change["structure"] for change in model.spec["changes"] if "structure" in change]
+    return json.dumps([model.spec["name"], model.spec["args"], changes], sort_keys=True)
+
+
+def latency(model: nn.Module, images: torch.Tensor, *, compiled: bool = True, repeats: int = 30) -> float:
+    """Median milliseconds of one forward pass over the batch ``images``; see :func:`timer`."""
+    time_once = timer(model, images, compiled=compiled)
+    return statistics.median(time_once() for _ in range(repeats))
+
+
+def timer(model: nn.Module, images: torch.Tensor, *, compiled: bool = True) -> Callable[[], float]:
+    """A function that runs ``model`` once over the batch ``images`` and returns the milliseconds it took.
+
+    Compiles and runs three times to warm up before it returns.
+
+    Args:
+        images: (n, c, h, w) float32, on the model's device.
+        compiled: through torch.compile with the weights frozen, which is what makes int8 layers run in
+            int8 kernels; else operation by operation.
+    """
+    model = layers.duplicate(model).eval().to(memory_format=torch.channels_last)
+    images = images.contiguous(memory_format=torch.channels_last)
+    if compiled:
+        logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # that there is no CUDA is no news
+        model = torch.compile(model)
+
+    @torch.no_grad()
+    def once() -> float:
+        start = time.perf_counter()
+        model(images)
+        if images.is_cuda:
+            torch.cuda.synchronize()
+        return 1000 * (time.perf_counter() - start)
+
+    if compiled:
+        _register_int8_kernels()
+    with inductor.patch(freezing=True):
+        for _ in range(3):
+            once()
+    return once
+
+
+def why_not_compile() -> str | None:
+    """None where torch.compile works; else why not, such as a machine without a C++ compiler or Python's headers."""
+    try:
+        torch.compile(lambda x: x.sin() + 1)(torch.ones(8))
+    except Exception as error:
+        return f"torch.compile does not work here ({str(error).strip().splitlines()[0]})"
+    return None
+
+
+def _register_int8_kernels() -> None:
+    """Importing torchao's x86 quantizer gives Inductor the passes that turn int8 layers into int8 kernels.
+
+    Without it the very same layers compile, to float convolutions of dequantized weights.
+    """
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)  # the import warns of torch's own insides
+    try:
+        from torchao.quantization.pt2e.quantizer import x86_inductor_quantizer  # noqa: F401
+    finally:
+        logging.disable(before)

@@ -1,0 +1,258 @@
+"""What the study asks of torchao's PT2E: export, a quantizer of 2 to 8 bits a weight, conversion."""
+
+import collections
+import contextlib
+import logging
+import math
+import operator
+import warnings
+
+import torch
+from torch import nn
+from torch.ao.quantization.fx import _decomposed  # noqa: F401  (registers torch.ops.quantized_decomposed)
+
+from studylib.data.datasets import Data
+from studylib.networks import blocks, spec
+from studylib.networks.grid import AMAX, AMIN, LEAST, QMAX, QMIN, limits, steps  # noqa: F401 (others take them from here)
+from studylib.networks.int8_layers import bits_of_layers, pads, restructure
+from studylib.networks.layers import (
+    check_units,
+    check_untouched,
+    duplicate,
+    weight_layers,
+)
+
+OPERATIONS = (torch.ops.aten.conv2d.default, torch.ops.aten.linear.default)  # that have weights
+
+
+def convert(model: nn.Module, images: torch.Tensor, *, bits: int | dict[str, int] = 8) -> torch.fx.GraphModule:
+    """PT2E's converted graph of ``model``, calibrated on the batch ``images`` (n, c, h, w), float32.
+
+    Convolutions and linear layers are quantized and nothing between them: pooling, concatenation and sums stay
+    exact, so that each layer's input is rounded once.  ``bits``: as in :func:`studylib.techniques.int8.apply`.
+
+    Raises:
+        models.SpecError: ``bits`` that do not fit, a layer that PT2E computes otherwise than we would (:func:`export`).
+        ValueError: a layer reads or gives numbers that are not finite (:func:`check_range`).
+    """
+    with quiet_torchao():
+        from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
+
+        graph = export(duplicate(model.eval()), images)
+        check_range(model, images)
+        prepared = prepare_pt2e(graph, quantizer(bits_of_layers(model, bits)))
+        with torch.no_grad():
+            for chunk in images.split(128):
+                prepared(chunk)
+        return convert_pt2e(prepared)
+
+
+@contextlib.contextmanager
+def quiet_torchao():
+    """Silences what torchao says of its own and torch's insides, at its import and after."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        import torchao.quantization.pt2e.quantize_pt2e  # noqa: F401
+    finally:
+        logging.disable(before)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+@contextlib.contextmanager
+def only_conv2d():
+    """Spares conversion its search for batch norms behind other convolutions, a quarter of a minute: there are none.
+
+    It is a private function of torchao's that is told so; where that is gone, conversion takes its time.
+    """
+    from torchao.quantization.pt2e import qat_utils
+
+    search = getattr(qat_utils, "_fold_conv_bn_qat_helper", None)
+
+    def fold(graph, function, *args, **kwargs):
+        return search(graph, function, *args, **kwargs) if function is torch.nn.functional.conv2d else graph
+
+    if search is not None:
+        qat_utils._fold_conv_bn_qat_helper = fold
+    try:
+        yield
+    finally:
+        if search is not None:
+            qat_utils._fold_conv_bn_qat_helper = search
+
+
+def export(model: nn.Module, images: torch.Tensor) -> torch.fx.GraphModule:
+    """torch.export's graph of ``model``, in the mode it is in, for batches of any size, whatever that of ``images``.
+
+    Paddings of ``model`` that are words become numbers, in place: PT2E reads no others.
+
+    Raises:
+        models.SpecError: a layer that is neither nn.Conv2d nor nn.Linear itself or is not called exactly once; a batch
+            norm behind a convolution outside a :class:`studylib.networks.blocks.ConvUnit`, which PT2E alone would
+            fold; a unit
+            or module that does something else than its class (:func:`studylib.networks.layers.check_units`,
+            :func:`studylib.networks.layers.check_untouched`).
+    """
+    check_untouched(model)
+    check_units(model)
+    for name, layer in weight_layers(model).items():
+        if type(layer) not in (nn.Conv2d, nn.Linear):
+            raise blocks.SpecError(f"{name} is {type(layer).__name__}: expected a convolution or linear layer")
+        if isinstance(layer, nn.Conv2d) and isinstance(layer.padding, str):
+            left, right, top, bottom = pads(layer)
+            if layer.padding_mode == "zeros" and (left, top) != (right, bottom):
+                layer.padding_mode = "constant"  # by nn.Conv2d's way with other modes, whose pads may be lopsided
+            layer.padding = (top, left)
+    two = torch.cat([images[:1], images[:1]])  # of a batch of one torch.export makes a graph for that alone
+    graph = torch.export.export(model, (two,), dynamic_shapes=({0: torch.export.Dim.AUTO},)).module()
+    calls = collections.Counter(
+        model.get_submodule(module_name(node)) for node in graph.graph.nodes if node.target in OPERATIONS
+    )
+    for name, layer in weight_layers(model).items():
+        if calls[layer] != 1:
+            raise blocks.SpecError(f"{name} is called {calls[layer]} times: expected once, for its input has one scale")
+    units = {f"{name}.norm": f"{name}.conv" for name, m in model.named_modules() if isinstance(m, blocks.ConvUnit)}
+    for norm in (node for node in graph.graph.nodes if "batch_norm" in str(node.target)):
+        layer, name = norm.args[0], module_name(norm)
+        if layer.target == OPERATIONS[0] and (units.get(name) != module_name(layer) or len(layer.users) > 1):
+            raise blocks.SpecError(f"{name}: a batch norm behind a convolution: expected both in a ConvUnit")
+    return graph
+
+
+@torch.no_grad()
+def check_range(model: nn.Module, images: torch.Tensor) -> None:
+    """Sees that what each layer of ``model`` reads and gives, for ``images`` (n, c, h, w), has a range in float32.
+
+    Raises:
+        ValueError: a number that is not finite, or two that are too far apart; the message names the layer.
+    """
+
+    def check(name):
+        def see(_module, inputs, output):
+            for what, tensor in (*(("reads", each) for each in inputs), ("gives", output)):
+                if not (tensor.max() - tensor.min()).isfinite():
+                    raise ValueError(
+                        f"{name} {what} numbers that are not finite, or too far apart for float32, for the calibration"
+                        " images; train the model again, at a smaller lr"
+                    )
+
+        return see
+
+    watched = duplicate(model).eval()
+    for name, layer in weight_layers(watched).items():
+        layer.register_forward_hook(check(name))
+    for chunk in images.split(128):
+        watched(chunk)
+
+
+def quantizer(bits: dict[str, int], observers: tuple | None = None):
+    """What tells PT2E to round the input and the weight of each layer, and nothing else.
+
+    torchao's own quantizer for x86 would round the second term of a sum as well.
+
+    Args:
+        bits: layer → bits of its weights; layers that are not named stay as they are.
+        observers: what makes the observer (or fake quantizer) of an input, and that of a weight; None: histograms of
+            inputs, whose range has the least squared error, and the largest magnitude of each channel's weights.
+    """
+    from torchao.quantization.pt2e import PerChannelMinMaxObserver
+    from torchao.quantization.pt2e.quantizer import QuantizationAnnotation, QuantizationSpec, Quantizer
+
+    chosen = observers or tuple(kind.with_args(eps=LEAST) for kind in (_histogram(), PerChannelMinMaxObserver))
+
+    class Layers(Quantizer):
+        def annotate(self, graph):
+            inputs = QuantizationSpec(torch.uint8, chosen[0], AMIN, AMAX, torch.per_tensor_affine)
+            for node in graph.graph.nodes:
+                if node.target in OPERATIONS and (name := module_name(node)) in bits:
+                    low, high = limits(bits[name])
+                    weight = QuantizationSpec(torch.int8, chosen[1], low, high, torch.per_channel_symmetric, ch_axis=0)
+                    found = QuantizationAnnotation({node.args[0]: inputs, node.args[1]: weight}, _annotated=True)
+                    node.meta["quantization_annotation"] = found
+            return graph
+
+        def validate(self, graph):
+            pass
+
+    return Layers()
+
+
+def _histogram():
+    """torchao's observer of histograms, made to choose alike whatever the unit of what it sees.
+
+    It sums cubes of the bins' widths in float32, which are zero below 10⁻¹³; then it would take all bins away.
+    """
+    from torchao.quantization.pt2e import HistogramObserver
+
+    class Histogram(HistogramObserver):
+        def _non_linear_param_search(self):
+            ends = self.min_val, self.max_val
+            unit = 2.0 ** -math.frexp((self.max_val - self.min_val).item())[1]  # a power of two: no digit changes
+            self.min_val, self.max_val = (end * unit for end in ends)
+            try:
+                return tuple(end / unit for end in super()._non_linear_param_search())
+            finally:
+                self.min_val, self.max_val = ends
+
+    return Histogram
+
+
+def module_name(node: torch.fx.Node) -> str:
+    """The dotted name of the module that an exported operation came from."""
+    path, _ = list(node.meta["nn_module_stack"].values())[-1]
+    return path.removeprefix("L['self'].").replace("L__self___", "")
+
+
+def calibration(data: Data, count: int, seed: int) -> torch.Tensor:
+    """``count`` normalized training images drawn by ``seed``, (count, c, h, w); ValueError as in :func:`apply`."""
+    check_calibration(count, data)
+    order = torch.randperm(len(data.train), generator=torch.Generator().manual_seed(seed))
+    return data.normalize(data.train.images[order[:count]])
+
+
+def check_calibration(count: int, data: Data) -> None:
+    if not 1 <= count <= len(data.train):
+        raise ValueError(f"calibration_images={count}: expected 1 to {len(data.train)}")
+
+
+def from_pt2e(model: nn.Module, graph: torch.fx.GraphModule, technique="int8", did=None, history=None) -> nn.Module:
+    """The int8 model that computes what PT2E's ``graph`` of ``model`` does, bit for bit; the rest is put on record."""
+    nodes = {module_name(node): node for node in graph.graph.nodes if node.target in OPERATIONS}
+    layers = list(weight_layers(model))
+    nodes = {name: nodes[name] for name in layers}  # what else has weights stays as it is
+    structure = {"module": "quantize", "layers": layers}
+    bits = {name: node.args[1].args[5].bit_length() + 1 for name, node in nodes.items()}  # of the largest integer
+    if low := {name: b for name, b in bits.items() if b != 8}:
+        structure["bits"] = bits[layers[0]] if len(set(bits.values())) == 1 else low
+    quantized = duplicate(model)
+    restructure(quantized, structure)
+    for name, node in nodes.items():
+        layer = quantized.get_submodule(name)
+        activation, weight, bias = (*node.args, None)[:3]
+        constants = (layer.weight, weight.args[0]), (layer.weight_scale, weight.args[1]), (layer.bias, bias)
+        for buffer, constant in constants[: 3 if bias is not None else 2]:
+            buffer.copy_(operator.attrgetter(constant.target)(graph).detach())
+        layer.input_scale.fill_(activation.args[1])
+        layer.input_zero_point.fill_(activation.args[2])
+        layer.freeze()
+    return spec.with_change(quantized, technique, {"layers": len(layers), **(did or {})}, structure, history)
+
+
+def with_activations(model: nn.Module, float_model: nn.Module, activations: str) -> nn.Module:
+    """The int8 ``model`` of ``float_model`` with its inputs rounded otherwise: one of :data:`ACTIVATIONS`.
+
+    Weights, their scales and biases stay; "dynamic" and "float" (weight-only quantization) need no calibration.
+
+    Raises:
+        models.SpecError: an unknown name.
+    """
+    structure = {**model.spec["changes"][-1]["structure"], "activations": activations}
+    new = duplicate(float_model).cpu().eval()
+    restructure(new, structure)
+    known = new.state_dict()
+    new.load_state_dict({name: tensor for name, tensor in model.state_dict().items() if name in known})
+    return spec.with_change(
+        new, model.spec["changes"][-1]["technique"], {"layers": len(structure["layers"])}, structure
+    )

@@ -1,0 +1,235 @@
+"""Networks from a small spec that is stored beside their weights.
+
+A spec is plain JSON data::
+
+    {"format": 1, "name": "densenet", "args": {"depth": 22, ...}, "changes": [...],
+     "input": {"mean": [...], "std": [...]}}
+
+``input``, of a model that a stage has made, is what :func:`normalize` brings images to. ``changes`` lists, in order,
+what each technique did to the model. A change that altered the structure (factorized a layer, say) names a kind of
+:data:`RESTRUCTURE`, which :func:`build` does again.
+"""
+
+import copy
+import json
+import re
+from collections.abc import Callable
+
+import torch
+from torch import nn
+
+from studylib.data.datasets import Data
+from studylib.networks import chains, channels, densenet, factors, int8_layers
+from studylib.networks.blocks import SpecError
+from studylib.networks.layers import check_units, check_untouched
+
+ARCHITECTURES: dict[str, type[nn.Module]] = {
+    "convnet": chains.ConvNet,
+    "densenet": densenet.DenseNet,
+    "vgg": chains.VGG,
+    "whitened": chains.Whitened,
+}
+RESTRUCTURE = {  # the words that stored specs use → what alters a network so, in place
+    "inference": channels.restructure,
+    "lowrank": factors.restructure,
+    "quantize": int8_layers.restructure,
+}
+BREADTH = {"densenet": "growth", "vgg": "width", "whitened": "width"}  # the argument that says how wide
+
+
+def described(text: str, like: dict, model_args: dict) -> tuple[str, dict]:
+    """Name and arguments, for :func:`studylib.networks.spec.create`, of a network in words: its kind and how wide it
+    is.
+
+    Args:
+        text: "densenet 6" adds 6 channels a layer, "vgg 12" has a stem of 12, "whitened 64" first stages of 64; they
+            are otherwise as ``like``, if it is of their kind. "convnet 16" has 16, 32 and 64 channels, 32 and 16
+            features.
+        like: a spec, or its name and args.
+        model_args: what a network needs to fit the data.
+
+    Raises:
+        ValueError: another kind, or no whole number of at least 1 after it.
+    """
+    kind, _, number = text.partition(" ")
+    kinds = ["convnet", *BREADTH]
+    if kind not in kinds or not number.isdecimal() or int(number) < 1:
+        raise ValueError(f"network {text!r}: expected one of {', '.join(kinds)}, and a number of at least 1")
+    w = int(number)
+    if kind == "convnet":
+        return kind, {**model_args, "widths": [w, 2 * w, 4 * w], "hidden": [2 * w, w]}
+    same = like["args"] if like["name"] == kind else {}
+    return kind, {**same, **model_args, BREADTH[kind]: w}
+
+
+SPEC_FORMAT = 1
+PLAIN = {  # what torch hangs on a layer, by the names of its tensors; and what makes the layer a plain one again
+    r"\bparametrizations\.": "torch.nn.utils.parametrize.remove_parametrizations(layer, tensor) first",
+    r"(weight|bias)_mask$": "torch.nn.utils.prune.remove(layer, tensor) first",
+    r"(weight|bias)_g$": "torch.nn.utils.remove_weight_norm(layer) first",
+    r"(weight|bias)_u$": "torch.nn.utils.remove_spectral_norm(layer) first",
+}
+
+
+REMEDY = "create the model so, or record what was done to it (studylib.networks.spec.with_change with a structure)"
+
+
+def create(name: str, seed: int, *, data: Data | None = None, **args) -> nn.Module:
+    """A new model, drawn from ``seed``: He-normal convolutions (fan in), linear layers as PyTorch starts them.
+
+    Args:
+        data: whose training images the first layer of "whitened" starts from; others need none.
+
+    Fan in keeps the classifier's weights nearer the size of the last convolutions' than fan out does, so that
+    global magnitude pruning leaves more of the classifier.
+
+    Raises:
+        SpecError: unknown name or arguments that do not fit.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = build({"format": SPEC_FORMAT, "name": name, "args": args, "changes": []})
+        for module in model.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+        if hasattr(model, "start"):
+            model.start(data)
+    return model
+
+
+def build(spec: dict) -> nn.Module:
+    """The model that ``spec`` describes, its weights still to be loaded; ``model.spec`` is a copy of it.
+
+    Raises:
+        SpecError: a format, name, argument or change that this version does not know.
+    """
+    if not isinstance(spec, dict) or spec.get("format") != SPEC_FORMAT:
+        found = spec.get("format") if isinstance(spec, dict) else spec
+        raise SpecError(f"spec format {found!r}: expected {SPEC_FORMAT}")
+    if not isinstance(spec.get("name"), str) or spec["name"] not in ARCHITECTURES:
+        raise SpecError(f"model name {spec.get('name')!r}: expected one of {sorted(ARCHITECTURES)}")
+    try:
+        model = ARCHITECTURES[spec["name"]](**spec["args"])
+        for change in spec["changes"]:
+            if "structure" in change:
+                _restructurer(change["structure"]["module"])(model, change["structure"])
+        model.spec, model.history = copy.deepcopy(spec), []
+    except (SpecError, MemoryError):
+        raise
+    except Exception as error:  # a spec may break any constructor
+        raise SpecError(f"spec of {spec['name']!r} does not build: {type(error).__name__}: {error}") from error
+    return model
+
+
+def rebuilt(model: nn.Module) -> nn.Module:
+    """What a reader will build from the spec of ``model``, without memory for its tensors; seen to be of like layers.
+
+    Its spec is that of ``model`` as JSON gives it back.
+
+    Raises:
+        SpecError: no spec, one that is not JSON data or does not build, or a tensor or layer that is not as the spec
+            builds it (a new head, another width, type or class, a tensor more or less, what torch prunes or
+            normalizes by, a hook), or a unit that cannot be folded (:func:`check_units`); the message names it, what
+            it is, what was expected, and the remedy.
+    """
+    if not isinstance(getattr(model, "spec", None), dict):
+        raise SpecError(f"{type(model).__name__} has no spec: expected a model of studylib.networks.spec")
+    try:
+        spec = json.loads(json.dumps(model.spec, ensure_ascii=False, allow_nan=False).encode())
+    except (TypeError, ValueError, RecursionError) as error:
+        raise SpecError(f"the spec is not JSON data: {error}") from error
+    with torch.device("meta"):
+        built = build(spec)
+    for parts in (_tensors, _modules):
+        found, expected = parts(model), parts(built)
+        if wrong := [name for name in found | expected if found.get(name) != expected.get(name)]:
+            raise SpecError(_misfit(wrong, found, expected))
+    if moved := [pair for pair in zip(found, expected, strict=True) if pair[0] != pair[1]]:
+        raise SpecError(f"{moved[0][0]} stands where {moved[0][1]} is expected, as its spec builds it; {REMEDY}")
+    modules = dict(built.named_modules())
+    for name, module in model.named_modules():
+        if (found := type(module)) is not (expected := type(modules[name])):
+            found, expected = (f"{kind.__module__}.{kind.__qualname__}" for kind in (found, expected))
+            raise SpecError(f"{name or 'the model'} is {found}: expected {expected}, as its spec builds it; {REMEDY}")
+    check_untouched(model, built)
+    check_units(model)
+    return built
+
+
+def _tensors(model: nn.Module) -> dict[str, str]:
+    """Name → type and shape of every tensor, those that are not stored included."""
+    held = model.state_dict() | dict(model.named_parameters()) | dict(model.named_buffers())
+    return {name: _described(tensor) for name, tensor in held.items()}
+
+
+def _described(tensor) -> str:
+    if not isinstance(tensor, torch.Tensor):
+        return type(tensor).__name__
+    return f"{str(tensor.dtype).removeprefix('torch.')} {tuple(tensor.shape)}"
+
+
+def _modules(model: nn.Module) -> dict[str, str]:
+    """Name → kind and settings of every module; whether it works in place is not one of them."""
+    found = {name: (type(module).__name__, module.extra_repr()) for name, module in model.named_modules()}
+    return {name: f"{kind}({re.sub('(, )?inplace=True', '', about)})" for name, (kind, about) in found.items()}
+
+
+def _misfit(wrong: list[str], found: dict[str, str], expected: dict[str, str]) -> str:
+    """One sentence on the first of ``wrong`` and how many more there are."""
+    name, more = wrong[0], f", and {len(wrong) - 1} more" if len(wrong) > 1 else ""
+    is_, should = found.get(name, "not there"), expected.get(name, "none")
+    added = [each for each in wrong if each not in expected]
+    remedies = [remedy for mark, remedy in PLAIN.items() if any(re.search(mark, each) for each in added)]
+    if is_.split()[1:] == should.split()[1:] != []:  # a tensor of another type
+        remedies.append("model.float() first")
+    remedy = [*remedies, REMEDY][0]
+    return f"{name or 'the model'} is {is_}: expected {should}, as its spec builds it{more}; {remedy}"
+
+
+def _restructurer(kind: str) -> Callable[[nn.Module, dict], None]:
+    if not isinstance(kind, str) or kind not in RESTRUCTURE:
+        raise SpecError(f"change of structure {kind!r}: expected one of {', '.join(RESTRUCTURE)}")
+    return RESTRUCTURE[kind]
+
+
+def with_change(
+    model: nn.Module, technique: str, did: dict, structure: dict | None = None, history: list[dict] | None = None
+) -> nn.Module:
+    """``model`` with one more entry in ``model.spec["changes"]``: the technique, and what it did.
+
+    Args:
+        did: a few JSON values; they are stored with the model and count in its bytes.
+        structure: given if the technique changed which layers there are. Rebuilding the model calls
+            ``restructure(model, structure)`` of the module of studylib that its key ``module`` names.
+        history: rows of the training that the technique did, left in ``model.history`` and not in the spec.
+    """
+    change = {"technique": technique, **did}
+    if structure is not None:
+        change["structure"] = structure
+    model.spec = {**model.spec, "changes": [*copy.deepcopy(model.spec["changes"]), change]}
+    model.history = list(history or [])
+    return model
+
+
+def normalize(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
+    """Images as ``model`` wants them: pixels of mean 0 and deviation 1 a channel, by the numbers in its spec.
+
+    Args:
+        images: (n, c, h, w), 0…255, of any type.
+
+    Returns:
+        float32 (n, c, h, w), bit for bit what :meth:`studylib.data.datasets.Data.normalize` gives for the same data
+        set.
+
+    Raises:
+        SpecError: the spec does not say: the model was not made by a stage of the study.
+    """
+    try:
+        mean, std = (torch.tensor(model.spec["input"][name], dtype=torch.float32) for name in ("mean", "std"))
+        if not mean.shape == std.shape == images.shape[1:2]:
+            raise ValueError("as many numbers as channels")
+        shaped = mean.to(images.device)[:, None, None], std.to(images.device)[:, None, None]
+    except (KeyError, TypeError, ValueError, IndexError) as error:
+        found = model.spec.get("input")
+        raise SpecError(f"input {found!r} in the spec: expected mean and std, a number a channel") from error
+    return (images - 255 * shaped[0]) / (255 * shaped[1])

@@ -1,0 +1,161 @@
+"""Tables for people: in Markdown, in a terminal, and where their rows come from."""
+
+import json
+import math
+from pathlib import Path
+
+import pandas as pd
+
+from studylib.disk import files
+from studylib.tree import names
+
+TECHNIQUE_NAMES = {"kd": "distillation", "imp": "pruning", "svd": "SVD", "int8": "int8"}
+
+
+def show_published(name: str, caption: str) -> None:
+    """Shows a published figure in a notebook, wherever that lies: the picture itself, its caption, where it is from.
+
+    Args:
+        name: of the figure below ``figures/``, without suffix. Where it is not there, a sentence says so.
+    """
+    from IPython.display import Image, Markdown, display
+
+    path = files.root() / "figures" / f"{name}.png"
+    if not path.is_file():
+        display(Markdown(f"*{caption}: `figures/{name}.png` is not in this copy of the study.*"))
+        return
+    display(Image(filename=path, width=900))
+    about = files.read_json(path.with_suffix(".json"))["about"]
+    said = f"{caption}. `figures/{name}.json` has the rows. {where_from(about)}".strip()  # no space before the last *
+    display(Markdown(f"*{said}*"))
+
+
+def show_study(about: dict, published: str = "") -> None:
+    """Says in a notebook whether it shows the study in the folder ``published`` or rows made here, and their origin."""
+    from IPython.display import Markdown, display
+
+    shown = f"the study published in `{published}`" if published else "rows that were made here"
+    display(Markdown(f"*This page shows {shown}. {where_from(about)}".strip() + "*"))
+
+
+def where_from(about: dict) -> str:
+    """Data set, profile, seeds, commit, date and hardware of rows in a sentence; empty where they do not say."""
+    data, made = about.get("data", {}), about.get("provenance", about)
+    seeds = about.get("seeds", [data["seed"]] if "seed" in data else [])
+    said = {
+        "data set": data.get("name"),
+        "profile": about.get("profile"),
+        "seeds" if len(seeds) > 1 else "seed": seeds,
+        "commit": made.get("git_commit"),
+        "of": (made.get("date") or "")[:10],
+        "on": made.get("hardware"),
+    }
+    listed = {key: ", ".join(map(str, value)) if isinstance(value, list) else value for key, value in said.items()}
+    found = "; ".join(f"{key} {value}" for key, value in listed.items() if value).replace("; of ", " of ")
+    return f"{found[0].upper()}{found[1:]}." if found else ""
+
+
+def records_of(rows: pd.DataFrame) -> list[dict]:
+    return json.loads(rows.to_json(orient="records", double_precision=10))
+
+
+def save_table(path: Path, rows: pd.DataFrame, about: dict | None = None) -> None:
+    """Writes ``path``.json with ``rows`` and where they come from: a table that is cited like a figure."""
+    files.write_json(files.resolve(path).with_suffix(".json"), {"about": about or {}, "rows": records_of(rows)})
+
+
+def label(node: str) -> str:
+    """A node's name for people: ``teacher-kd-int8`` → ``distillation + int8``."""
+    techniques = [TECHNIQUE_NAMES.get(t, t) for t in node.split("-") if t != names.TEACHER]
+    return " + ".join(techniques) or "teacher"
+
+
+def plus_minus(mean: float, deviation: float, digits: int) -> str:
+    """``mean ± deviation``; the mean alone where there is no deviation (one seed), a dash where there is neither."""
+    if math.isnan(mean):
+        return "–"
+    return f"{mean:.{digits}f}" + ("" if math.isnan(deviation) else f" ± {deviation:.{digits}f}")
+
+
+def display_table(summary: pd.DataFrame) -> pd.DataFrame:
+    """The table for people, mean ± standard deviation over seeds, as text; kB are 1,000 bytes."""
+    columns = {
+        "test accuracy %": ("test_accuracy", 100, 2),
+        "file kB": ("bytes_file", 1e-3, 1),
+        "saved %": ("saved", 100, 2),
+        "entropy kB": ("bytes_entropy", 1e-3, 1),
+        "zstd kB": ("bytes_zstd", 1e-3, 1),
+        "sparse kB": ("bytes_sparse", 1e-3, 1),
+        "nonzeros × width kB": ("bytes_nonzero", 1e-3, 1),
+        "NLL": ("test_nll", 1, 3),
+        "calibration error %": ("test_ece", 100, 1),
+        "agreement %": ("agreement", 100, 1),
+        "latency ms": ("latency_ms", 1, 2),
+    }
+    rows = []
+    for _, row in summary.iterrows():
+        cells = {"node": row["node"]}
+        for title, (column, factor, digits) in columns.items():
+            deviation = row.get(f"{column}_sd", float("nan"))
+            if column == "latency_ms" or not deviation:  # latency is of one seed; sizes often do not vary
+                deviation = float("nan")
+            cells[title] = plus_minus(factor * row[column], factor * deviation, digits)
+        rows.append(cells)
+    return pd.DataFrame(rows)
+
+
+def text_table(summary: pd.DataFrame) -> str:
+    """:func:`display_table` for a terminal, with the number of seeds below."""
+    table = display_table(summary).to_string(index=False, justify="right")
+    seeds = int(summary["seeds"].max())
+    return f"{table}\n" + (f"mean ± standard deviation over n = {seeds} seeds" if seeds > 1 else "one seed")
+
+
+def markdown_rows(rows: pd.DataFrame, digits: int = 2) -> str:
+    """Any table in Markdown, its index left out: floats with ``digits`` decimals, a dash where there is none."""
+
+    def text(value) -> str:
+        if isinstance(value, float):
+            return "–" if math.isnan(value) else f"{value:,.{digits}f}"
+        return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
+
+    numeric = ["---:" if pd.api.types.is_numeric_dtype(dtype) else "---" for dtype in rows.dtypes]
+    lines = ["| " + " | ".join(map(str, rows.columns)) + " |", "|" + "|".join(numeric) + "|"]
+    return "\n".join([*lines, *("| " + " | ".join(map(text, row)) + " |" for row in rows.itertuples(index=False))])
+
+
+def effect_name(effect: str) -> str:
+    """``imp × int8`` → ``pruning × int8``."""
+    return " × ".join(TECHNIQUE_NAMES.get(part, part) for part in effect.split(" × "))
+
+
+def effects_table(effects: pd.DataFrame) -> str:
+    """Rows of :func:`studylib.results.statistics.effects` in Markdown: a table a measure: value, intervals, verdict."""
+    if effects.empty:
+        return "No technique was applied: there is no effect."
+    units = {"test_accuracy": ("points", 100, 2), "test_nll": ("nats", 1, 4), "log2 bytes_file": ("doublings", 1, 2)}
+    tables = []
+    for measure, rows in effects.groupby("measure", sort=False):
+        unit, factor, digits = units.get(measure, ("", 1, 3))
+        name = measure.replace("test_", "").replace("log2 bytes_file", "bytes")
+
+        def text(row, end, factor=factor, digits=digits):
+            low, high = factor * row[f"{end}_low"], factor * row[f"{end}_high"]
+            return "–" if math.isnan(low) else f"{low:+.{digits}f} to {high:+.{digits}f}"
+
+        columns: dict[str, list[str]] = {f"effect on {name}": [effect_name(effect) for effect in rows["effect"]]}
+        columns[unit or "value"] = [f"{factor * row['mean']:+.{digits}f}" for _, row in rows.iterrows()]
+        columns["over seeds"] = [text(row, "seed") for _, row in rows.iterrows()]
+        if rows["image_low"].notna().any():
+            columns["over images"] = [text(row, "image") for _, row in rows.iterrows()]
+        columns["verdict"] = list(rows["verdict"])
+        tables.append(markdown_rows(pd.DataFrame(columns)))
+    return "\n\n".join(tables)
+
+
+def markdown_table(summary: pd.DataFrame, columns: list[str] | None = None) -> str:
+    """:func:`display_table` (or some of its columns) in Markdown."""
+    table = display_table(summary)
+    table = table[columns] if columns else table
+    lines = ["| " + " | ".join(table.columns) + " |", "|" + "---|" + "---:|" * (len(table.columns) - 1)]
+    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in table.itertuples(index=False))])

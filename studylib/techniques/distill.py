@@ -1,0 +1,199 @@
+"""Knowledge distillation: a small ConvNet learns from the teacher's soft targets."""
+
+import dataclasses
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+import torch
+from pydantic import Field
+from torch import nn
+
+from studylib.coding import limits
+from studylib.data import scoring, tasks
+from studylib.data.datasets import Data
+from studylib.descent.objectives import distillation_loss, fixed
+from studylib.disk import files, models
+from studylib.networks import spec
+from studylib.settings import record
+from studylib.training import loop
+from studylib.training.checkpoint import weights_digest
+from studylib.training.recipe import Recipe
+
+WIDTH = Annotated[int, Field(ge=1, le=4096)]
+
+
+@record
+class Teaching:
+    """What a student hears of its teacher; the defaults are the paper's (section 3.3)."""
+
+    temperature: Annotated[float, Field(ge=1e-3, le=1e4, description="T, softens teacher and student alike")] = 5.0
+    alpha: Annotated[
+        float, Field(ge=0, le=1, description="weight of the teacher's soft targets; the labels get the rest")
+    ] = 0.7
+
+
+@record
+class Student:
+    """The shape of the student (:class:`studylib.networks.chains.ConvNet`); it is ours, the paper gives none."""
+
+    widths: Annotated[
+        list[WIDTH], Field(min_length=3, max_length=3, description="channels of the three convolutions")
+    ] = dataclasses.field(default_factory=lambda: [32, 64, 128])
+    hidden: Annotated[
+        list[WIDTH], Field(min_length=2, max_length=2, description="features of the first two linear layers")
+    ] = dataclasses.field(default_factory=lambda: [128, 64])
+
+    def against(self, data: Data) -> None:
+        shape = dataclasses.asdict(self)
+        asked = ", ".join(f"{name}={numbers!r}" for name, numbers in shape.items())
+        limits.check_network("convnet", shape, data, asked)
+
+
+class Teacher:
+    """A teacher whose answers to the views of a recipe are kept, so that it looks at each only once for all students.
+
+    In memory they take 4 bytes × classes for each image and view.
+
+    Args:
+        model: the network; it is not trained, and its answers are those of evaluation mode.
+        folder: answers are left there, too, for other students of the same teacher and images; None: nowhere.
+
+    Raises:
+        ValueError: a number of ``model`` is not finite.
+    """
+
+    def __init__(self, model: nn.Module, folder: Path | None = None):
+        self.model = fixed(model)
+        self.digest, self.folder = weights_digest(self.model), folder
+        self._answers: dict[str, torch.Tensor] = {}
+
+    def __call__(self, images: torch.Tensor) -> torch.Tensor:
+        return self.model(images)
+
+    def answers(self, shown: Data, number: int) -> torch.Tensor:
+        """Logits (n, classes) for the training images of ``shown``, which are the view ``number``.
+
+        Raises:
+            studylib.disk.files.CheckpointError: a file of answers is damaged.
+        """
+        of = [self.digest, shown.identity]
+        path = self.folder / f"{shown.name}-{shown.seed}-{number}.safetensors" if self.folder else None
+        key = json.dumps(of)
+        if key not in self._answers and path and path.exists():
+            tensors, about = files.read_tensors(path)
+            if about.get("of") == of and "logits" not in tensors:
+                raise files.CheckpointError(f"{path}: {', '.join(tensors)}: expected logits{models.REMEDY}")
+            if about.get("of") == of:
+                self._answers[key] = tensors["logits"]
+        if key not in self._answers:
+            self._answers[key] = scoring.predict(self.model, shown.train, shown)
+            if path:
+                files.write_tensors(path, {"logits": self._answers[key].cpu()}, {"of": of})
+        return self._answers[key].to(shown.train.images.device)
+
+
+class Committee(nn.Module):
+    """Several networks as one teacher (an ensemble): the mean of their logits.
+
+    Its soft targets are the normalized geometric mean of theirs (Hinton et al. 2015, section 1, name it).
+
+    Args:
+        members: networks of the same classes, at least one.
+
+    Raises:
+        ValueError: there is no member.
+    """
+
+    def __init__(self, members: list[nn.Module]):
+        super().__init__()
+        if not members:
+            raise ValueError("members=[]: expected at least one network")
+        self.members = nn.ModuleList(members)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        answers = [member(images).float() for member in self.members]
+        if len({answer.shape for answer in answers}) > 1:
+            shapes = " and ".join(str(tuple(answer.shape)) for answer in answers)
+            raise ValueError(f"the members' logits are {shapes}: expected networks of the same classes")
+        return torch.stack(answers).mean(0)
+
+
+class Distillation:
+    """The loss α · distillation + (1 − α) · cross-entropy; teacher and student see the same views (Beyer et al. 2022).
+
+    Args:
+        teacher: a function of images to logits, or a :class:`Teacher`, whose answers to a recipe's views are kept. A
+            module is copied and set to evaluation.
+        temperature, alpha: as for :func:`apply`.
+
+    Raises:
+        ValueError: ``temperature`` is not above 0 and finite, ``alpha`` is outside 0…1, or a number of a module is not
+            finite. When called: the teacher's logits are not of the student's classes.
+    """
+
+    def __init__(self, teacher: Callable[[torch.Tensor], torch.Tensor], temperature: float, alpha: float):
+        if not 0 < temperature < math.inf:
+            raise ValueError(f"temperature={temperature!r}: expected above 0 and finite")
+        if not 0 <= alpha <= 1:
+            raise ValueError(f"alpha={alpha!r}: expected between 0 (labels only) and 1 (teacher only)")
+        self.teacher = fixed(teacher) if isinstance(teacher, nn.Module) else teacher
+        self.temperature, self.alpha = temperature, alpha
+        self._answers = None
+
+    @property
+    def identity(self) -> list:
+        """What tells this loss from another (:func:`studylib.training.loop.fit`): JSON data."""
+        known = self.teacher.digest if isinstance(self.teacher, Teacher) else None
+        if isinstance(self.teacher, nn.Module):
+            known = weights_digest(self.teacher)
+        return ["distillation", self.temperature, self.alpha, known]
+
+    def show(self, shown: Data, number: int) -> None:
+        """The next epoch's images are those of ``shown``, which is the view ``number``."""
+        self._answers = self.teacher.answers(shown, number) if self.alpha else None
+
+    def __call__(self, student, images, labels, chosen: torch.Tensor | None = None):
+        if not self.alpha:
+            return tasks.cross_entropy(student, images, labels)
+        if chosen is None:
+            with torch.no_grad():
+                soft = self.teacher(images)
+        else:
+            soft = self._answers[chosen]
+        hard_loss, logits = tasks.cross_entropy(student, images, labels)
+        return self.alpha * distillation_loss(logits, soft, self.temperature) + (1 - self.alpha) * hard_loss, logits
+
+
+def apply(
+    model: nn.Module,
+    data: Data,
+    *,
+    recipe: Recipe,
+    seed: int,
+    temperature: float = 5.0,
+    alpha: float = 0.7,
+    widths: list[int] = (32, 64, 128),
+    hidden: list[int] = (128, 64),
+    scratch: Path | None = None,
+    views: Path | None = None,
+) -> nn.Module:
+    """A ConvNet distilled from ``model`` (the paper, section 3.3: T = 5, α = 0.7).
+
+    Args:
+        temperature: T, softens both distributions.
+        alpha: weight of the teacher's soft targets; the labels get 1 − α.
+        widths, hidden: the student's channels and features, see :class:`studylib.networks.chains.ConvNet`.
+        scratch: folder in which an interrupted training leaves what it needs to go on.
+        views: folder for the teacher's answers to the recipe's views, shared with other students; None: none.
+    """
+    device = next(model.parameters()).device
+    loss = Distillation(Teacher(model, views), temperature, alpha)
+    args = {**data.model_args, "widths": list(widths), "hidden": list(hidden)}
+    student = spec.create("convnet", seed, **args).to(device)
+    checkpoint = scratch / "kd.safetensors" if scratch else None
+    history = loop.fit(student, data, recipe, seed=seed, loss=loss, checkpoint=checkpoint)
+    did = {"temperature": temperature, "alpha": alpha, "epochs": len(history)}
+    return spec.with_change(student, "kd", did, history=history)

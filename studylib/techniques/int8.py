@@ -1,0 +1,54 @@
+"""Static quantization through torchao's PT2E: weights in 2 to 8 bits, held in int8 layers of our own.
+
+PT2E exports the model, fuses convolution + batch norm, watches the activations of calibration images and fixes every
+scale. Its graph keeps float copies of the weights and needs torchao to load. So the scales are taken from it once.
+"""
+
+from typing import Annotated
+
+from pydantic import Field
+from torch import nn
+from torch.ao.quantization.fx import _decomposed  # noqa: F401  (registers torch.ops.quantized_decomposed)
+
+from studylib.data.datasets import Data
+from studylib.networks import pt2e
+from studylib.networks.layers import check_finite, duplicate
+from studylib.networks.pt2e import calibration, check_calibration, from_pt2e
+from studylib.settings import record
+
+
+@record
+class Quantization:
+    """What fixes the scales in :func:`apply`; the paper (section 3.6) says no number of images, this one is ours."""
+
+    calibration_images: Annotated[
+        int, Field(ge=1, description="training images that fix the ranges of the layers' inputs")
+    ] = 512
+
+    def against(self, data: Data) -> None:
+        """Raises ValueError where there are not so many training images."""
+        check_calibration(self.calibration_images, data)
+
+
+def apply(
+    model: nn.Module, data: Data, *, calibration_images: int = 512, seed: int = 0, bits: int | dict[str, int] = 8
+) -> nn.Module:
+    """Quantizes every convolution and linear layer after training, calibrated on training images.
+
+    Weights: symmetric, one scale per output channel; activations: 8 bits, affine, one scale per layer's input
+    (Jacob et al. 2018; Krishnamoorthi 2018, the paper's section 3.6).  Zero weights stay zero.
+
+    Args:
+        calibration_images: how many training images, drawn by ``seed``, fix the activations' scales.
+        bits: of the weights, 2 to 8, or layer → bits; layers that are not named have 8.
+
+    Raises:
+        models.SpecError: the model is int8 already, ``bits`` are not 2 to 8 or of a layer that is not there, or a
+            layer or batch norm cannot be carried over (:func:`studylib.networks.pt2e.export`).
+        ValueError: ``calibration_images`` is not between 1 and the number of training images, or a number of ``model``
+            is not finite, or one that a layer makes of these images.
+    """
+    check_finite(model.state_dict())
+    images = calibration(data, calibration_images, seed)
+    float_model = duplicate(model).cpu().eval()
+    return from_pt2e(float_model, pt2e.convert(float_model, images, bits=bits))

@@ -1,0 +1,227 @@
+"""Iterative magnitude pruning: global, unstructured, with the weights reset after each round."""
+
+import copy
+import logging
+from pathlib import Path
+from typing import Annotated
+
+import torch
+from pydantic import Field
+from torch import nn
+
+from studylib.data import scoring
+from studylib.data.datasets import Data
+from studylib.networks import layers, spec
+from studylib.networks.layers import Masks, masks_of, prunable
+from studylib.settings import record
+from studylib.training import loop, step
+from studylib.training.recipe import Recipe
+
+log = logging.getLogger(__name__)
+
+
+METHODS = {  # of trajectory: what is pruned, and what its survivors start again from
+    "pretrained": "iterative, weights back to their trained values (Chen et al. 2020, the paper)",
+    "initial": "iterative, weights back to their first values (Frankle and Carbin 2019)",
+    "learning_rate": "iterative, weights kept, only the schedule starts again (Renda et al. 2020)",
+    "one_shot": "the trained weights pruned to the goal at once",
+    "random": "positions drawn at random, as many a layer; trained values",
+}
+
+
+@record
+class Pruning:
+    """How much :func:`apply` removes; the default share is the paper's (section 3.4), the number of rounds ours."""
+
+    rounds: Annotated[int, Field(ge=1, le=1000, description="how often to prune")] = 10
+    fraction: Annotated[float, Field(gt=0, lt=1, description="share of the remaining weights that a round removes")] = (
+        0.2
+    )
+    tolerance: Annotated[
+        float, Field(ge=0, le=1, description="validation accuracy that a round may lose against the parent, 0 to 1")
+    ] = 0.0
+
+
+def shrink_masks(weights: dict[str, torch.Tensor], masks: Masks, fraction: float) -> Masks:
+    """``masks`` without the ``fraction`` of the living weights that are smallest in magnitude, over all layers.
+
+    Exactly round(fraction × living) weights go; of equal magnitudes, the earlier goes first.
+
+    Raises:
+        ValueError: ``fraction`` is outside 0…1, or a weight is not finite: it has no place among magnitudes.
+    """
+    if not 0 <= fraction <= 1:
+        raise ValueError(f"fraction={fraction!r}: expected between 0 and 1")
+    return _without_smallest(weights, masks, round(fraction * _count(masks)[0]))
+
+
+def _without_smallest(weights: dict[str, torch.Tensor], masks: Masks, count: int) -> Masks:
+    layers.check_finite({name: weights[name] for name in masks})
+    magnitude = torch.cat([weights[name].detach().abs().flatten() for name in masks])
+    alive = torch.cat([mask.flatten() for mask in masks.values()])
+    living = alive.nonzero().flatten()
+    order = magnitude[living].argsort(stable=True)
+    alive = alive.index_fill(0, living[order[:count]], False)
+    parts = alive.split([mask.numel() for mask in masks.values()])
+    return {name: part.view_as(masks[name]) for name, part in zip(masks, parts, strict=True)}
+
+
+def scatter(masks: Masks, seed: int) -> Masks:
+    """As many living weights in each layer as ``masks`` has, at positions drawn by ``seed``."""
+    draw = torch.Generator().manual_seed(seed)
+    return {
+        name: mask.flatten()[torch.randperm(mask.numel(), generator=draw).to(mask.device)].view_as(mask)
+        for name, mask in masks.items()
+    }
+
+
+def apply(
+    model: nn.Module,
+    data: Data,
+    *,
+    rounds: int,
+    recipe: Recipe,
+    seed: int,
+    fraction: float = 0.2,
+    tolerance: float = 0.0,
+    scratch: Path | None = None,
+) -> nn.Module:
+    """Prunes ``fraction`` of the remaining weights a round and lets the rest recover (the paper, section 3.4).
+
+    Each round ranks the weights as the last one left them, resets the survivors (and everything else) to
+    their values in ``model``, the pre-trained ones (Chen et al. 2020), and trains by ``recipe`` until the
+    validation accuracy is within ``tolerance`` of ``model``'s; a round that is there without training does
+    none, one that never gets there keeps its best epoch, the untrained state included.
+
+    Args:
+        recipe: its ``epochs`` are the most that one round may take to recover.
+        tolerance: validation accuracy that may be lost, 0…1.
+        scratch: folder in which an interrupted training leaves what it needs to go on.
+
+    Returns:
+        The pruned model; ``history`` has one row an epoch with its round, and round 0 for ``model`` itself.
+
+    Raises:
+        ValueError: ``rounds``, ``fraction`` or ``tolerance`` is out of range, there is no weight to prune, or a number
+            of ``model`` is not finite.
+    """
+    check(rounds, fraction, tolerance)
+    layers.check_finite(model.state_dict())
+    pruned = layers.duplicate(model)
+    masks = masks_of(pruned)
+    if not masks:
+        raise ValueError("there is no float weight to prune; prune before quantizing")
+    pretrained = copy.deepcopy(model.state_dict())
+    parent_accuracy = scoring.accuracy(model, data.validation, data)
+    target = parent_accuracy - tolerance - 1e-9
+    history = [_row(0, 0, masks, parent_accuracy)]
+    for k in range(1, rounds + 1):
+        masks = shrink_masks(prunable(pruned), masks, fraction)
+        pruned.load_state_dict(pretrained)
+        _zero(pruned, masks)
+        before = scoring.accuracy(pruned, data.validation, data)
+        history.append(_row(k, 0, masks, before))
+        if before < target:
+            checkpoint = scratch / f"imp-round{k}.safetensors" if scratch else None
+            epochs = loop.fit(
+                pruned, data, recipe, seed=seed + 1000 * k, masks=masks, target=target, checkpoint=checkpoint
+            )
+            history += [_row(k, row["epoch"], masks, row["val_accuracy"]) for row in epochs]
+            if max((row["val_accuracy"] for row in epochs), default=0) < before:  # training only made it worse
+                pruned.load_state_dict(pretrained)
+                _zero(pruned, masks)
+        best = max(row["val_accuracy"] for row in history if row["round"] == k)
+        log.info("round %d: %.2f%% zeros, validation accuracy %.4f", k, 100 * history[-1]["sparsity"], best)
+    did = {"rounds": rounds, "epochs": sum(row["epoch"] > 0 for row in history), "sparsity": layers.sparsity(pruned)}
+    return spec.with_change(pruned.eval(), "imp", did, history=history)
+
+
+def trajectory(
+    model: nn.Module,
+    data: Data,
+    sparsities: list[float],
+    *,
+    method: str,
+    recipe: Recipe,
+    seed: int,
+    initial: nn.Module | None = None,
+    like: list[Masks] | None = None,
+    loss: step.Loss | None = None,
+    identity: object = None,
+    scratch: Path | None = None,
+) -> list[nn.Module]:
+    """``model`` at each of the rising ``sparsities``, each trained by the whole of ``recipe``: one of :data:`METHODS`.
+
+    A model's ``history`` is the rows of its training, ``accuracy_before`` the validation accuracy just before it. Where
+    ``model`` has more zeros than a sparsity asks for, it keeps them all.
+
+    Args:
+        sparsities: shares of the prunable weights that are zero, rising.
+        initial: the model as ``model`` was before its training; needed by "initial".
+        like: masks whose number of living weights in each layer is taken; needed by "random", one a sparsity.
+        loss, identity: as for :func:`studylib.training.loop.fit`.
+        scratch: folder in which each sparsity's training leaves what it needs to go on.
+
+    Raises:
+        ValueError: an unknown method, sparsities that do not rise within 0…1, what the method needs is missing, or a
+            number of a model is not finite.
+    """
+    if method not in METHODS:
+        raise ValueError(f"method={method!r}: expected one of {', '.join(METHODS)}")
+    check_sparsities(sparsities)
+    if (method == "initial" and initial is None) or (method == "random" and len(like or []) != len(sparsities)):
+        raise ValueError(f"method={method!r}: expected {'initial' if method == 'initial' else 'masks, one a sparsity'}")
+    start = copy.deepcopy((initial if method == "initial" else model).state_dict())
+    for each in (start, model.state_dict()):
+        layers.check_finite(each)
+    current, masks, found = layers.duplicate(model), masks_of(model), []
+    for k, sparsity in enumerate(sparsities):
+        if method == "random":
+            masks = scatter(like[k], seed + 1000 * k)
+        else:
+            source = model if method == "one_shot" else current
+            living, total = _count(masks := masks_of(model) if method == "one_shot" else masks)
+            masks = _without_smallest(prunable(source), masks, max(0, living - (total - round(sparsity * total))))
+        current = layers.duplicate(current)
+        if method != "learning_rate":
+            current.load_state_dict(start)
+        _zero(current, masks)
+        current.accuracy_before = scoring.accuracy(current, data.validation, data)
+        seeds = {"seed": seed + 1000 * (k + 1), "identity": identity}
+        checkpoint = scratch / f"{method}-{sparsity!r}.safetensors" if scratch else None
+        current.history = loop.fit(current, data, recipe, **seeds, loss=loss, masks=masks, checkpoint=checkpoint)
+        found.append(current)
+    return found
+
+
+def check(rounds: int, fraction: float, tolerance: float) -> None:
+    """Raises ValueError, naming the first of the parameters of :func:`apply` that is out of range."""
+    if rounds < 1:
+        raise ValueError(f"rounds={rounds!r}: expected at least 1")
+    if not 0 < fraction < 1:
+        raise ValueError(f"fraction={fraction!r}: expected between 0 and 1")
+    if not 0 <= tolerance <= 1:
+        raise ValueError(f"tolerance={tolerance!r}: expected between 0 and 1")
+
+
+def check_sparsities(sparsities: list[float]) -> None:
+    """Raises ValueError unless ``sparsities``, of :func:`trajectory`, are one or more rising shares below 1."""
+    rising = list(sparsities) == sorted(set(sparsities))
+    if not sparsities or not rising or not all(0 <= s < 1 for s in sparsities):
+        raise ValueError(f"sparsities={sparsities!r}: expected rising shares from 0 to below 1")
+
+
+@torch.no_grad()
+def _zero(model: nn.Module, masks: Masks) -> None:
+    for name, weight in prunable(model).items():
+        weight.mul_(masks[name])
+
+
+def _count(masks: Masks) -> tuple[int, int]:
+    """(living, all)."""
+    return sum(int(m.sum()) for m in masks.values()), sum(m.numel() for m in masks.values())
+
+
+def _row(k: int, epoch: int, masks: Masks, accuracy: float) -> dict:
+    living, total = _count(masks)
+    return {"round": k, "epoch": epoch, "sparsity": 1 - living / total, "val_accuracy": accuracy}

@@ -1,0 +1,165 @@
+"""Quantization-aware training through torchao's PT2E, and how many bits each layer gets.
+
+Training rounds weights and activations in the forward pass and lets gradients through where nothing was clipped
+(the straight-through estimator, Bengio et al. 2013; Jacob et al. 2018, section 3).  What is returned is not that
+model with its rounded floats, but the int8 layers that PT2E's conversion of it stands for.
+"""
+
+import copy
+from collections import OrderedDict
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from studylib.data import tasks
+from studylib.data.datasets import Data
+from studylib.networks import grid, int8_layers, layers, pt2e
+from studylib.networks.layers import check_float
+from studylib.training import loop, step
+from studylib.training.recipe import Recipe
+
+AVERAGING = 0.1  # how fast the ranges of activations follow a batch: as batch norm's running averages do
+
+
+def apply(
+    model: nn.Module,
+    data: Data,
+    *,
+    recipe: Recipe,
+    seed: int,
+    bits: int | dict[str, int] = 4,
+    calibration_images: int = 512,
+    keep_zeros: bool = True,
+    loss: step.Loss = tasks.cross_entropy,
+    identity: object = None,
+    scratch: Path | None = None,
+) -> nn.Module:
+    """Trains ``model`` on with weights rounded to ``bits`` and activations to 8, then converts it to int8 layers.
+
+    Integers, scales and ranges are those of :func:`quantize.apply`.  A weight's scale is that of its channel at each
+    step; an activation's range starts at what the calibration images have and follows the training batches by a
+    moving average.  Weights are rounded as inference will have them, folded with batch norm's running variance
+    (Jacob et al. 2018, eq. 14); the batch norms themselves go on learning, with the statistics of the batch in training
+    and their running averages in validation and conversion.  The epoch kept is the one whose rounded model is best in
+    validation, with its ranges.  Validation changes no range.
+
+    Args:
+        recipe: of the training, in :func:`train.fit`; a tenth of the model's own learning rate is a good start.
+        bits: of the weights, 2 to 8, or layer → bits; layers that are not named have 8.
+        calibration_images: how many training images, drawn by ``seed``, the ranges start from.
+        keep_zeros: hold the zero weights of convolutions and linear layers at zero, so that a pruned model stays so.
+        identity: JSON data that tells ``loss`` from another, for the checkpoint.
+        scratch: folder in which an interrupted training leaves what it needs to go on.
+
+    Returns:
+        The int8 model on the CPU; ``history`` has the rows of the training.
+
+    Raises:
+        models.SpecError: the model is int8 already, ``bits`` are not 2 to 8 or of a layer that is not there.
+        ValueError: ``calibration_images`` is out of range, a number of ``model`` is not finite, or
+            ``recipe.compile``: observers do not compile.
+        FloatingPointError: the loss is no longer finite.
+    """
+    if recipe.compile:
+        raise ValueError("recipe.compile=True: expected False; quantization-aware training runs uncompiled")
+    check_float(model)
+    bits = int8_layers.bits_of_layers(model, bits)
+    images = pt2e.calibration(data, calibration_images, seed)
+    rounded = prepare(model, images, bits)
+    masks = {f"graph.{name}": mask for name, mask in layers.masks_of(model).items()} if keep_zeros else {}
+    history = loop.fit(
+        rounded,
+        data,
+        recipe,
+        seed=seed,
+        loss=loss,
+        masks=masks,
+        checkpoint=scratch / "qat.safetensors" if scratch else None,
+        identity=[bits, keep_zeros, identity],
+    )
+    float_model = layers.duplicate(model).cpu().eval()
+    return pt2e.from_pt2e(float_model, rounded.converted(), "qat", {"epochs": len(history)}, history)
+
+
+class Rounded(nn.Module):
+    """PT2E's prepared graph, a model that :func:`train.fit` can train: its forward pass rounds what int8 will round.
+
+    Parameters and buffers have the names of the model that was prepared after ``graph.``; the state holds the ranges
+    as well.  ``train()`` and ``eval()`` switch batch norm, and whether the ranges of activations follow the batches.
+    """
+
+    def __init__(self, graph: torch.fx.GraphModule, spec: dict):
+        super().__init__()
+        from torchao.quantization.pt2e import FakeQuantize, move_exported_model_to_eval
+
+        evaluating = torch.fx.GraphModule(graph, copy.deepcopy(graph.graph))  # shares every tensor with graph
+        evaluating.meta.update(graph.meta)  # conversion asks for it
+        move_exported_model_to_eval(evaluating)  # rewrites the graph, too slow to do twice an epoch
+        self.graph, self.spec = graph, spec
+        self._unregistered = (
+            evaluating,
+            [m for m in graph.modules() if isinstance(m, FakeQuantize) and not m.is_per_channel],
+        )
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.graph(images) if self.training else self._unregistered[0](images)
+
+    def train(self, mode: bool = True) -> nn.Module:
+        self.training = mode
+        self.observe(mode)
+        return self
+
+    def load_state_dict(self, state_dict, *args, **kwargs):
+        state = OrderedDict(state_dict)
+        state._metadata = self.state_dict()._metadata  # observers of a file, without versions, forget their least scale
+        return super().load_state_dict(state, *args, **kwargs)
+
+    def observe(self, on: bool) -> None:
+        """Whether the ranges of activations follow what comes in; those of weights always do."""
+        for quantizer in self._unregistered[1]:
+            quantizer.enable_observer(on)
+
+    def converted(self) -> torch.fx.GraphModule:
+        """PT2E's converted graph, on the CPU; the last thing to be done with this model."""
+        with pt2e.quiet_torchao():
+            from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e
+
+            self.eval()
+            with pt2e.only_conv2d():
+                return convert_pt2e(self._unregistered[0].cpu())
+
+
+def prepare(model: nn.Module, images: torch.Tensor, bits: dict[str, int]) -> Rounded:
+    """``model`` with rounding in its forward pass, on its device; ranges start from ``images`` (n, c, h, w)."""
+    with pt2e.quiet_torchao():
+        from torchao.quantization.pt2e.quantize_pt2e import prepare_qat_pt2e
+
+        images = images.to(next(model.parameters()).device)
+        graph = pt2e.export(layers.duplicate(model).train(), images)
+        pt2e.check_range(model, images)
+        graph = prepare_qat_pt2e(graph, pt2e.quantizer(bits, _fake_quantizers()))
+        rounded = Rounded(graph, model.spec).eval()
+        rounded.observe(True)
+        with torch.no_grad():
+            for chunk in images.split(128):
+                rounded(chunk)
+        return rounded.eval()
+
+
+def _fake_quantizers() -> tuple:
+    """What rounds inputs and weights in training; torchao's plain fake quantizers.
+
+    The fused ones reckon another scale in training than in conversion (they give the negative side one integer
+    more): at few bits another grid.
+    """
+    from torchao.quantization.pt2e import (
+        FakeQuantize,
+        MovingAverageMinMaxObserver,
+        MovingAveragePerChannelMinMaxObserver,
+    )
+
+    kinds = {MovingAverageMinMaxObserver: AVERAGING, MovingAveragePerChannelMinMaxObserver: 1.0}  # 1: this step alone
+    return tuple(
+        FakeQuantize.with_args(observer=kind, averaging_constant=share, eps=grid.LEAST) for kind, share in kinds.items()
+    )

@@ -1,0 +1,188 @@
+"""One table over what the nodes of a run left on disk."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import safetensors.numpy
+
+from studylib.data.tasks import CLASSIFICATION, Task
+
+if TYPE_CHECKING:  # a second of import that the stages, which only need the names, are spared
+    import pandas as pd
+from studylib.tree.names import CODED, LATENCY, LOGITS, METRICS, NNCODEC, TEACHER
+
+BYTES = ["bytes_dense", "bytes_nonzero", "bytes_csr", "bytes_bitmap", "bytes_sparse", "bytes_safetensors", "bytes_zstd"]
+BYTES += ["bytes_nncodec", "bytes_entropy", "bytes_file", "bytes_file_float16"]
+
+
+def columns(task: Task) -> list[str]:
+    """The columns of a table of nodes that learn ``task``: its numbers are test_…, the score val_… beside.
+
+    ``agreement`` is of classes alone.
+    """
+    score, *others = task.numbers
+    found = ["node", "seed", f"test_{score}", f"val_{score}", "parameters", "nonzeros", *BYTES]
+    found += [f"val_{score}_float16", "latency_ms", *(f"test_{name}" for name in others)]
+    return [*found, *(["agreement"] if task.classes else []), "multiply_adds", "sparsity", "seconds", "peak_memory_mb"]
+
+
+COLUMNS = columns(CLASSIFICATION)
+
+
+def read_table(path: str | Path, *columns: str) -> pd.DataFrame:
+    """The table in the CSV file ``path``, which has ``columns`` at least.
+
+    Raises:
+        studylib.disk.files.CheckpointError: it is not a table, or not of a study; names it.
+        OSError: the machine cannot read it.
+    """
+    import pandas as pd
+
+    from studylib.disk import files  # two seconds of import, which study.py shall not wait for
+
+    try:
+        with open(path, encoding="utf-8") as file:
+            table = pd.read_csv(file)
+    except ValueError as error:  # among them those of pandas and of an encoding
+        raise files.CheckpointError(f"{path}: not a table ({' '.join(str(error).split())})") from error
+    if missing := [column for column in columns if column not in table]:
+        raise files.CheckpointError(f"{path}: a table without {', '.join(missing)}: expected that of a study")
+    if words := [c for c in columns if c not in ("profile", "node") and not pd.api.types.is_numeric_dtype(table[c])]:
+        raise files.CheckpointError(f"{path}: {words[0]} is not a column of numbers: expected the table of a study")
+    return table
+
+
+def read(run: Path, names: Iterable[str], seeds: Iterable[int], task: Task = CLASSIFICATION) -> pd.DataFrame:
+    """One row a seed and node of the run in folder ``run``, with the :func:`columns` of ``task``.
+
+    ``agreement`` is the share of test images on which a node predicts what its root predicts;
+    ``latency_ms`` comes from the run's ``latency.json``, ``bytes_nncodec`` from its ``nncodec.json`` (NaN without one).
+
+    Raises:
+        FileNotFoundError, ValueError: a node has not been run, or left a damaged file; names it.
+    """
+    import pandas as pd
+
+    run, names, wanted = Path(run), list(names), columns(task)
+    latency = _read_json(run / LATENCY)["latency_ms"] if (run / LATENCY).exists() else {}
+    reference = _read_json(run / NNCODEC)["bytes_nncodec"] if (run / NNCODEC).exists() else {}
+    rows = []
+    for seed in seeds:
+        root = None
+        for name in dict.fromkeys([TEACHER, *names]):
+            folder = run / f"seed{seed}" / name
+            metrics = _read_json(folder / METRICS)
+            row = {**metrics, "node": name, "seed": seed, "latency_ms": latency.get(name, float("nan"))}
+            row["bytes_nncodec"] = reference.get(f"seed{seed}", {}).get(name, float("nan"))
+            if task.classes:
+                predicted = predictions(folder)
+                root = predicted if root is None else root
+                row["agreement"] = float((predicted == root).mean())
+            missing = [column for column in wanted if column not in row]
+            if missing:
+                raise ValueError(f"{folder / METRICS}: {missing[0]} is missing")
+            if _digest(folder / CODED) != metrics.get("file_sha256"):
+                raise ValueError(f"{folder / CODED}: not the file that was measured (another SHA-256)")
+            if name in names:
+                rows.append({column: float("nan") if row[column] is None else row[column] for column in wanted})
+    return pd.DataFrame(rows, columns=wanted)
+
+
+def _digest(path: Path) -> str:
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: this node has not been run")
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _read_json(path: Path) -> dict:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{path}: this node has not been run") from error
+    except ValueError as error:
+        raise ValueError(f"{path}: not valid JSON ({error})") from error
+
+
+def predictions(folder: Path) -> np.ndarray:
+    """The class (n,) that the model in ``folder`` predicts for each test image, from its stored logits.
+
+    Raises:
+        FileNotFoundError, ValueError: no logits there, or damaged ones; names the file.
+    """
+    return _logits(folder)[0].argmax(1)
+
+
+def _logits(folder: Path) -> tuple[np.ndarray, np.ndarray]:
+    path = Path(folder) / LOGITS
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: this node has not been run")
+    try:
+        tensors = safetensors.numpy.load_file(path)
+        return tensors["logits"], tensors["labels"]
+    except (safetensors.SafetensorError, KeyError) as error:
+        raise ValueError(f"{path}: not the logits of a node ({error})") from error
+
+
+def per_image(run: Path, names: Iterable[str], seeds: Sequence[int]) -> dict[str, dict[str, np.ndarray]]:
+    """``test_accuracy`` and ``test_nll`` of each test image: column → node → (seeds, images), from logits of classes.
+
+    Raises:
+        FileNotFoundError, ValueError: a node has not been run, or left damaged logits; names the file.
+    """
+    found: dict[str, dict] = {"test_accuracy": {}, "test_nll": {}}
+    for name in names:
+        both = [_logits(Path(run) / f"seed{seed}" / name) for seed in seeds]
+        found["test_accuracy"][name] = np.stack([z.argmax(1) == y for z, y in both]).astype(float)
+        found["test_nll"][name] = np.stack([_nll(z.astype(float), y) for z, y in both])
+    return found
+
+
+def _nll(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    return np.logaddexp.reduce(logits, axis=1) - logits[np.arange(len(labels)), labels]
+
+
+def order(table: pd.DataFrame) -> list[str]:
+    """The nodes of ``table`` as they stand in it, each once."""
+    return list(dict.fromkeys(table["node"]))
+
+
+def summary(table: pd.DataFrame) -> pd.DataFrame:
+    """One row a node: for each number its mean, and as ``<column>_sd`` its standard deviation over seeds (n − 1).
+
+    ``saved`` is the share of the root's ``bytes_file`` that the node does without, each seed against its own root.
+    """
+    table = with_saved(table)
+    numbers = table.drop(columns=["seed"]).groupby("node", sort=False)
+    mean, deviation = numbers.mean(), numbers.std(ddof=1).add_suffix("_sd")
+    out = mean.join(deviation).join(table.groupby("node").size().rename("seeds"))
+    return out.loc[order(table)].reset_index()
+
+
+def with_saved(table: pd.DataFrame, column: str = "bytes_file") -> pd.DataFrame:
+    """``table`` with ``saved``: 1 − bytes / bytes of the root with the same seed, by the accounting ``column``."""
+    roots = table[table["node"] == TEACHER].set_index("seed")[column]
+    return table.assign(saved=1 - table[column] / table["seed"].map(roots))
+
+
+def compare(a: pd.DataFrame, b: pd.DataFrame, task: Task = CLASSIFICATION) -> pd.DataFrame:
+    """Two sweeps side by side: for each node in either, the task's score and bytes of a and b and b less a.
+
+    ``difference_sd`` is the standard deviation of the score's difference over the seeds they share,
+    NaN where they share fewer than two.
+    """
+    score = f"test_{task.score}"
+    means = [t.groupby("node", sort=False)[[score, "bytes_file"]].mean() for t in (a, b)]
+    both = means[0].add_suffix("_a").join(means[1].add_suffix("_b"), how="outer")
+    both["difference"] = both[f"{score}_b"] - both[f"{score}_a"]
+    paired = a.merge(b, on=["node", "seed"], suffixes=("_a", "_b"))
+    paired["difference_sd"] = paired[f"{score}_b"] - paired[f"{score}_a"]
+    both = both.join(paired.groupby("node")["difference_sd"].std(ddof=1))
+    both["bytes_ratio"] = both["bytes_file_b"] / both["bytes_file_a"]
+    names = [*order(a), *(name for name in order(b) if name not in set(a["node"]))]
+    return both.loc[names].reset_index()

@@ -27,46 +27,46 @@ help: ## this list
 	@echo "profiles: $$(ls papermill_params | sed -n 's/\.yaml$$//p' | grep -vx chapters | tr '\n' ' ')"
 
 study: $(READY) ## train and compress every combination of PROFILE, print the table (ARGS=-n: only say what would run)
-	@$(PY) engine/study.py --profile "$(PROFILE)" --seeds "$(SEEDS)" --stages "$(STAGES)" --root "$(ROOT)" --minutes "$(MINUTES)" --cores "$(CORES)" -- $(ARGS)
+	@$(PY) engine/run/study.py --profile "$(PROFILE)" --seeds "$(SEEDS)" --stages "$(STAGES)" --root "$(ROOT)" --minutes "$(MINUTES)" --cores "$(CORES)" -- $(ARGS)
 
 chapters: $(READY) ## only the chapters of PROFILE and what they need (CHAPTERS="03 6": only those)
-	@$(PY) engine/study.py --profile "$(PROFILE)" --seeds "$(SEEDS)" --stages "$(STAGES)" --minutes "$(MINUTES)" --cores "$(CORES)" --chapters "$(CHAPTERS)" -- $(ARGS)
+	@$(PY) engine/run/study.py --profile "$(PROFILE)" --seeds "$(SEEDS)" --stages "$(STAGES)" --minutes "$(MINUTES)" --cores "$(CORES)" --chapters "$(CHAPTERS)" -- $(ARGS)
 
 test: $(READY) ## unit tests, the smoke profile, the notebooks
-	@$(PY) engine/test.py
+	@$(PY) engine/tools/test.py
 
 test-long: $(READY) ## what takes minutes: every chapter run three ways, runs killed in each way
-	@$(PY) engine/test.py --long
+	@$(PY) engine/tools/test.py --long
 
 figures: $(READY) ## publish the run of PROFILE, or draw what is published of it anew: figures/ and README.md; trains nothing
-	@$(PY) engine/figures.py "$(PROFILE)" $(ARGS)
+	@$(PY) engine/publish/figures.py "$(PROFILE)" $(ARGS)
 
 compare: $(READY) ## two runs side by side: A=digits B=smoke (profiles, or paths of a sweep.csv)
-	@$(PY) engine/compare.py "$(A)" "$(B)"
+	@$(PY) engine/tools/compare.py "$(A)" "$(B)"
 
 evaluate: $(READY) ## bytes and test accuracy of a coded file, beside what was published of it (MODEL=figures/models/….slnc)
-	@$(PY) engine/evaluate.py "$(MODEL)" --dataset "$(DATASET)"
+	@$(PY) engine/tools/evaluate.py "$(MODEL)" --dataset "$(DATASET)"
 
 pack: $(READY) ## the run of PROFILE as one file, to go on elsewhere: unfinished trainings, too (ARCHIVE=PROFILE.tar)
-	@$(PY) engine/pack.py pack "$(PROFILE)" "$(ARCHIVE)"
+	@$(PY) engine/tools/pack.py pack "$(PROFILE)" "$(ARCHIVE)"
 
 unpack: $(READY) ## put the run in ARCHIVE below runs/; make study goes on with it
-	@$(PY) engine/pack.py unpack "$(ARCHIVE)"
+	@$(PY) engine/tools/pack.py unpack "$(ARCHIVE)"
 
 notebooks: $(READY) ## run each notebook as it stands and keep its outputs in it (needs the smoke run)
-	@$(PY) engine/store_outputs.py $(ARGS)
+	@$(PY) engine/tools/store_outputs.py $(ARGS)
 
 bench: $(READY) ## paired timings; nothing else should be running (ARGS=augment: only that one)
 	@OMP_WAIT_POLICY=passive $(PY) tests/benchmarks/run.py $(ARGS)
 
 nncodec: $(READY) .venv-nncodec/.ready ## bytes of the int8 nodes of PROFILE by the reference coder of ISO/IEC 15938-17 (6 GB more, once)
-	@$(PY) engine/nncodec.py "$(PROFILE)"
+	@$(PY) engine/tools/nncodec.py "$(PROFILE)"
 
 lint: $(READY) ## ruff over code and notebooks
 	@$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check .
 
 clean: ## remove the run of PROFILE and say what that frees (PROFILE=all: every run and environment)
-	@$(PYTHON) engine/clean.py "$(PROFILE)"
+	@$(PYTHON) engine/tools/clean.py "$(PROFILE)"
 
 setup: $(READY) ## only make .venv
 

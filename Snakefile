@@ -6,7 +6,8 @@ from pathlib import Path
 from snakemake.utils import min_version
 
 sys.path.insert(0, workflow.basedir)
-from engine import chapters, check, code, parameters
+from engine.run import code
+from engine.settings import chapters, check, parameters
 from studylib.tree import names
 
 min_version("9.0")
@@ -26,8 +27,8 @@ CHAPTERS = [key for key in DECLARED if key in STUDY["chapters"]]
 REFERENCE = [f"{RUN}/{names.NNCODEC}"] if Path(RUN, names.NNCODEC).exists() else []  # of make nncodec, if it was run
 CORES = workflow.resource_settings.cores or 4  # on a cluster, which has no such number: four of one machine
 # through the run's warm process where there is one; what it starts dies with Snakemake even on SIGKILL
-PYTHON = "exec python -I -S engine/client.py"
-EXECUTE = f"{PYTHON} engine/execute.py"
+PYTHON = "exec python -I -S engine/run/client.py"
+EXECUTE = f"{PYTHON} engine/run/execute.py"
 
 
 def given(key, chapter=False):
@@ -153,14 +154,14 @@ rule latency:
         nodes=[f"{RUN}/seed{SEEDS[0]}/{node}" for node in NODES],
         given=SECTIONS["latency"],
         compiled=json.dumps(SECTIONS["latency"]["compiled"]),
-        code=code.digest(parameters.ROOT / "engine" / "latency.py"),
+        code=code.digest(parameters.ROOT / "engine" / "run" / "latency.py"),
     log:
         f"{RUN}/latency.txt",
     threads: CORES
     message:
         "{output}"
     shell:
-        PYTHON + " engine/latency.py {output} {params.nodes} --batch {params.given[batch]}"
+        PYTHON + " engine/run/latency.py {output} {params.nodes} --batch {params.given[batch]}"
         " --repeats {params.given[repeats]} --compiled {params.compiled} --threads {threads} > {log} 2>&1"
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import nbformat
 from projects import ROOT, environment
 
-from engine import chapters, parameters
+from engine.settings import chapters, parameters
 
 REDUCED = parameters.read_yaml(ROOT / "tests" / "reduced.yaml")
 CHAPTERS = {each.name: each for each in chapters.declared().values()}
@@ -90,7 +90,14 @@ def reduced(name: str, out: Path) -> dict:
 
 def execute(name: str, out: Path, given: dict, surroundings: dict) -> Executed:
     """The chapter run as the study runs it: through a warm process if ``surroundings`` name one."""
-    command = [sys.executable, "-I", "-S", "engine/client.py", "engine/execute.py", str(CHAPTERS[name].notebook)]
+    command = [
+        sys.executable,
+        "-I",
+        "-S",
+        "engine/run/client.py",
+        "engine/run/execute.py",
+        str(CHAPTERS[name].notebook),
+    ]
     command += [str(out / "notebook.ipynb"), "--parameters", json.dumps(given | {"out": str(out)})]
     environs = surroundings | {NOTED: str(out / "calls.txt")}
     return Executed(out, subprocess.run(command, cwd=ROOT, env=environs, text=True, capture_output=True))

@@ -34,8 +34,8 @@ def environment(project: Path) -> dict[str, str]:
 def study(
     project: Path, *arguments: str, prefix: list[str] | None = None, **surroundings: str
 ) -> subprocess.CompletedProcess:
-    """`engine/study.py` in ``project``, its output as one text; ``surroundings`` are environment variables."""
-    command = [*(prefix or []), sys.executable, "engine/study.py", *arguments]
+    """`engine/run/study.py` in ``project``, its output as one text; ``surroundings`` are environment variables."""
+    command = [*(prefix or []), sys.executable, "engine/run/study.py", *arguments]
     return subprocess.run(
         command,
         cwd=project,

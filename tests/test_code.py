@@ -3,7 +3,8 @@ import json
 import pytest
 from projects import copy_project, edit
 
-from engine import code, parameters
+from engine.run import code
+from engine.settings import parameters
 
 
 @pytest.fixture

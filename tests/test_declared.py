@@ -8,8 +8,8 @@ import pandas as pd
 import pytest
 from projects import ROOT, copy_project, study
 
-from engine import chapters, parameters
-from engine.reading import ParameterError
+from engine.settings import chapters, parameters
+from engine.settings.reading import ParameterError
 
 GENERAL = {"teacher", "int8", "sweep"}  # the root's node, a type of numbers, and what tables are called
 

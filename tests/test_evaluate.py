@@ -5,8 +5,8 @@ import json
 import pytest
 import torch
 
-from engine import evaluate
-from engine.parameters import ROOT
+from engine.settings.parameters import ROOT
+from engine.tools import evaluate
 from studylib.coding import codec, shipped
 from studylib.data import scoring
 from studylib.networks import layers, spec

@@ -13,9 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from projects import ROOT, environment
 
-from engine import places, study, warm
+from engine.run import places, study, warm
 
-CLIENT = [sys.executable, "-I", "-S", "engine/client.py"]
+CLIENT = [sys.executable, "-I", "-S", "engine/run/client.py"]
 
 
 @pytest.fixture(params=["cold", "warm"])
@@ -34,7 +34,7 @@ def run(tmp_path, surroundings, *cells):
     content.cells[0].metadata["tags"] = ["parameters"]
     content.metadata = {"kernelspec": {"name": "python3", "display_name": "", "language": "python"}}
     nbformat.write(content, tmp_path / "in.ipynb")
-    command = [*CLIENT, "engine/execute.py", str(tmp_path / "in.ipynb"), str(tmp_path / "out.ipynb")]
+    command = [*CLIENT, "engine/run/execute.py", str(tmp_path / "in.ipynb"), str(tmp_path / "out.ipynb")]
     started = time.monotonic()
     done = subprocess.run(command, cwd=ROOT, env=surroundings, text=True, capture_output=True, timeout=100)
     return done, time.monotonic() - started

@@ -5,7 +5,8 @@ import pandas as pd
 import pytest
 from projects import ROOT, copy_project
 
-from engine import chapters, figures, parameters
+from engine.publish import figures
+from engine.settings import chapters, parameters
 from studylib.disk import files
 from studylib.plots import prune
 from studylib.results import style

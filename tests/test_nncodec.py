@@ -4,7 +4,7 @@ import sys
 import pytest
 import torch
 
-from engine import nncodec
+from engine.tools import nncodec
 from studylib.coding import codec, shipped
 from studylib.disk import files, models
 from studylib.networks import layers

@@ -15,12 +15,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from projects import copy_project, environment, read_only, tree_of
 
-from engine import pack
+from engine.tools import pack
 
 
 def packed(project, *arguments, prefix=()):
-    """`engine/pack.py` in ``project``: (whether it succeeded, what it said)."""
-    command = [*prefix, sys.executable, "engine/pack.py", *arguments]
+    """`engine/tools/pack.py` in ``project``: (whether it succeeded, what it said)."""
+    command = [*prefix, sys.executable, "engine/tools/pack.py", *arguments]
     result = subprocess.run(
         command, cwd=project, env=environment(project), text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     )

@@ -15,7 +15,8 @@ import yaml
 from papermill import cli as papermill_cli
 from projects import ROOT, copy_project, environment, study
 
-from engine import chapters, check, code, parameters
+from engine.run import code
+from engine.settings import chapters, check, parameters
 from studylib import settings
 from studylib.training.recipe import Recipe
 
@@ -333,7 +334,7 @@ def executed(tmp_path):
     nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=kernel), tmp_path / "in.ipynb")
 
     def run(*arguments):
-        command = [sys.executable, "engine/execute.py", str(tmp_path / "in.ipynb"), str(tmp_path / "out.ipynb")]
+        command = [sys.executable, "engine/run/execute.py", str(tmp_path / "in.ipynb"), str(tmp_path / "out.ipynb")]
         return subprocess.run([*command, *arguments], cwd=ROOT, env=environment(ROOT), text=True, capture_output=True)
 
     return run
@@ -780,7 +781,7 @@ def test_a_network_too_deep_is_refused_in_seconds_and_little_memory(tmp_path):
     (project / "papermill_params" / "deep.yaml").write_text(deep)
     measured = "import resource, subprocess, sys; code = subprocess.call(sys.argv[1:]); "
     measured += "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss); sys.exit(code)"
-    command = [sys.executable, "-c", measured, sys.executable, "engine/study.py", "--profile", "deep", "--", "-n"]
+    command = [sys.executable, "-c", measured, sys.executable, "engine/run/study.py", "--profile", "deep", "--", "-n"]
     started = time.monotonic()
     result = subprocess.run(command, cwd=project, env=environment(project), text=True, capture_output=True)
     assert result.returncode and "teacher.network.depth=4099: expected at most 400" in result.stderr

@@ -12,7 +12,9 @@ import yaml
 from packaging.requirements import Requirement
 from projects import ROOT, copy_project, environment, read_only, tree_of
 
-from engine import chapters, compare, figures, parameters
+from engine.publish import figures
+from engine.settings import chapters, parameters
+from engine.tools import compare
 from studylib import settings
 from studylib.disk.files import Path
 from studylib.tree import names
@@ -158,7 +160,7 @@ def test_a_table_that_cannot_be_read_is_not_called_damaged(inside, monkeypatch):
     (inside / "closed.csv").chmod(0)
     (inside / "folder.csv").mkdir()
     monkeypatch.chdir(inside)
-    command = [sys.executable, ROOT / "engine/compare.py", "good.csv", "closed.csv"]
+    command = [sys.executable, ROOT / "engine/tools/compare.py", "good.csv", "closed.csv"]
     with read_only() as prefix:
         result = subprocess.run([*prefix, *command], text=True, capture_output=True)
     assert result.returncode == 1 and result.stderr == "closed.csv: Permission denied; nothing was compared\n"

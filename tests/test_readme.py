@@ -5,8 +5,8 @@ import shutil
 import pandas as pd
 import pytest
 
-from engine import naming, readme, verdicts
-from engine.reading import FOLDER
+from engine.publish import naming, readme, verdicts
+from engine.settings.reading import FOLDER
 from studylib.results import claims
 from studylib.results import verdicts as judged
 from studylib.tree import table as tree_table

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 import pytest
 from pydantic import Field
 
-from engine import chapters
+from engine.settings import chapters
 from studylib import settings
 from studylib.settings import SettingError, read, record
 

@@ -4,8 +4,8 @@ import sys
 
 import pytest
 
-from engine import parameters
-from engine import test as steps
+from engine.settings import parameters
+from engine.tools import test as steps
 
 SAY = [sys.executable, "-c", "import sys; print(sys.argv[1]); sys.exit(int(sys.argv[2]))"]
 

@@ -9,7 +9,7 @@ import pytest
 import yaml
 from projects import copy_project, edit, environment, read_only, study, tree_of
 
-from engine import study as command
+from engine.run import study as command
 from studylib.tree import names as tree_names
 from studylib.tree import table
 

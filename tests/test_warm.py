@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from projects import ROOT, environment
 
-from engine import warm
+from engine.run import warm
 
-CLIENT = [sys.executable, "-I", "-S", str(ROOT / "engine" / "client.py")]
+CLIENT = [sys.executable, "-I", "-S", str(ROOT / "engine" / "run" / "client.py")]
 SLEEPER = """
 import os, subprocess, sys, time
 child = subprocess.Popen(["sleep", "600"])

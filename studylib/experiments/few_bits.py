@@ -66,7 +66,7 @@ class Tuning(Recipe):
 
 
 def sensitivity(model: nn.Module, data: Data, bits: list[int], seed: int) -> list[dict]:
-    """Rows of :func:`studylib.techniques.bits.sensitivity`: ``bits`` and eight, at most :data:`SEEN` training images."""
+    """Rows of :func:`studylib.techniques.bits.sensitivity`, of at most :data:`SEEN` training images; eight bits too."""
     return techniques_bits.sensitivity(model, data, bits=(*bits, 8), seed=seed, images=min(SEEN, len(data.train)))
 
 

@@ -15,7 +15,7 @@ import zstandard
 from harness import pair, seconds
 from torch import nn
 
-from engine import nncodec
+from engine.tools import nncodec
 from studylib.coding import codec, size
 from studylib.coding import shipped as coding_shipped
 from studylib.data import datasets

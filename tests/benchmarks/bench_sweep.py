@@ -15,7 +15,7 @@ sys.path.append(str(HERE.parent))
 
 from projects import copy_project, environment
 
-from engine.reading import read_yaml
+from engine.settings.reading import read_yaml
 
 CHANGES = {"study": {"seeds": [0, 1, 2], "lessons": False}, "latency": {"repeats": 5, "compiled": False}}
 REPEATS = 2
@@ -37,7 +37,7 @@ def run() -> dict:
         def tree() -> float:
             shutil.rmtree(project / "runs" / "bench", ignore_errors=True)
             shutil.rmtree(project / ".snakemake", ignore_errors=True)
-            return _seconds(project, environment(project), "engine/study.py", "--profile=bench", "--cores=2")
+            return _seconds(project, environment(project), "engine/run/study.py", "--profile=bench", "--cores=2")
 
         def script() -> float:
             shutil.rmtree(project / "runs" / "plain", ignore_errors=True)

@@ -14,7 +14,8 @@ from pathlib import Path
 
 from torch import nn
 
-from engine import check, latency, parameters
+from engine.run import latency
+from engine.settings import check, parameters
 from studylib.disk import files
 from studylib.techniques import distill, prune, teacher
 from studylib.techniques import int8 as techniques_int8

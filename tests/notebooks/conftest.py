@@ -3,7 +3,7 @@
 import executed
 import pytest
 
-from engine import warm
+from engine.run import warm
 
 
 @pytest.fixture(scope="session")

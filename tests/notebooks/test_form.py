@@ -8,7 +8,7 @@ import nbformat
 import pytest
 from projects import ROOT
 
-from engine import chapters, check, parameters
+from engine.settings import chapters, check, parameters
 from studylib import settings
 
 DECLARED = chapters.declared()

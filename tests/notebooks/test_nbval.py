@@ -7,7 +7,7 @@ import sys
 import pytest
 from projects import ROOT, environment
 
-from engine import execute
+from engine.run import execute
 
 
 def nbval(path):

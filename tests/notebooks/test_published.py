@@ -8,7 +8,7 @@ import pytest
 from executed import CHAPTERS, pictures_in, pictures_of, texts_in
 from projects import ROOT
 
-from engine import parameters
+from engine.settings import parameters
 from studylib.tree.published import FILE, KEYS
 
 STUDY = ROOT / "figures" / "digits"

@@ -17,7 +17,7 @@ import pandas as pd
 import pytest
 from projects import ROOT, copy_project, edit, environment, study
 
-from engine import parameters
+from engine.settings import parameters
 from studylib.data import datasets, scoring
 from studylib.disk import models
 from studylib.training.deadline import STOP_FILE
@@ -206,7 +206,7 @@ def test_a_node_run_by_hand_is_bit_for_bit_what_the_study_made_in_forks_of_a_war
     sections = parameters.load("smoke")
     given = parameters.of_node(stage, sections) | {"parent": str(RUN / "seed0" / parent), "out": str(tmp_path)}
     given |= {"published": "", "study": {"dataset": "digits", "seed": 0, "threads": sections["study"]["threads"]}}
-    execute = ["engine/execute.py", str(parameters.notebooks()[stage]), str(tmp_path / "notebook.ipynb")]
+    execute = ["engine/run/execute.py", str(parameters.notebooks()[stage]), str(tmp_path / "notebook.ipynb")]
     command = [sys.executable, *execute, "--parameters", json.dumps(given), "--skip", "lesson"]
     done = subprocess.run(command, cwd=ROOT, env=environment(ROOT), text=True, capture_output=True)
     assert done.returncode == 0, done.stderr
@@ -249,7 +249,7 @@ def processes_of(project):
 )
 def test_nothing_lives_on_when_a_run_is_killed(project, who):
     shutil.rmtree(project / "runs")
-    command = [sys.executable, "engine/study.py", "--profile", "smoke", "--stages", "none"]
+    command = [sys.executable, "engine/run/study.py", "--profile", "smoke", "--stages", "none"]
     temporary = tempfile.mkdtemp(dir="/tmp")  # short: a socket's path has at most 107 bytes
     options = {"env": environment(project) | {"TMPDIR": temporary}, "stdout": subprocess.DEVNULL, "stderr": -3}
     with subprocess.Popen(command, cwd=project, start_new_session=True, **options) as first:
@@ -281,7 +281,7 @@ def test_killed_midway_and_started_again_gives_the_numbers_of_an_undisturbed_run
     shutil.rmtree(project / "runs")
     shutil.rmtree(project / ".snakemake")
     arguments = ["--profile", "smoke", "--stages", "imp int8"]
-    command = [sys.executable, "engine/study.py", *arguments]
+    command = [sys.executable, "engine/run/study.py", *arguments]
     first = subprocess.Popen(
         command, cwd=project, env=environment(project), start_new_session=True, stdout=subprocess.DEVNULL, stderr=-3
     )
@@ -319,7 +319,7 @@ def test_at_sigterm_a_training_stops_after_its_epoch_and_what_it_has_is_kept(pro
         "study: {dataset: digits, lessons: false}\nlatency: {compiled: false}\n"
         "teacher: {network: {depth: 7}, recipe: {epochs: 100000, lr: 1e-3, batch_size: 32}}\n"
     )
-    command = [sys.executable, "engine/study.py", "--profile", "slow", "--stages", "none"]
+    command = [sys.executable, "engine/run/study.py", "--profile", "slow", "--stages", "none"]
     options = {"env": environment(project), "text": True, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
     with subprocess.Popen(command, cwd=project, start_new_session=True, **options) as first:
         log = project / "runs/slow/seed0/teacher/log.txt"
@@ -346,7 +346,7 @@ def test_a_lesson_that_is_stopped_keeps_what_it_has_trained(stage, tmp_path):
     given |= (
         {"parent": str(RUN / "seed0" / "teacher")} if stage == "kd" else {"choosing": {"seeds": 2}}
     )  # one is its own
-    execute = ["engine/execute.py", str(parameters.notebooks()[stage]), str(tmp_path / "notebook.ipynb")]
+    execute = ["engine/run/execute.py", str(parameters.notebooks()[stage]), str(tmp_path / "notebook.ipynb")]
     command = [sys.executable, *execute, "--parameters", json.dumps(given)]
     stop, cells = tmp_path / "stop", nbformat.read(parameters.notebooks()[stage], 4).cells
     number = next(k for k, cell in enumerate(cells) if 'node.out / "lesson"' in cell.source) + 2  # one is put in
@@ -390,7 +390,7 @@ def test_a_run_goes_on_in_another_folder_after_pack_and_unpack(project, tmp_path
     (project / "runs/smoke/seed0/teacher-svd/metrics.json").unlink()
     other, archive = copy_project(tmp_path / "other"), str(tmp_path / "smoke.tar")
     for folder, arguments in ((project, ["pack", "smoke"]), (other, ["unpack"])):
-        command = [sys.executable, "engine/pack.py", *arguments, archive]
+        command = [sys.executable, "engine/tools/pack.py", *arguments, archive]
         subprocess.run(command, cwd=folder, env=environment(folder), check=True, stdout=subprocess.DEVNULL)
     assert planned(other) == planned(project) == {"teacher-svd", "teacher-svd-int8"}
 
@@ -410,10 +410,10 @@ def test_figures_are_redrawn_from_results_and_the_readme_with_them(project, redu
     shutil.copytree(ROOT / "figures", project / "figures")
     table = "07_sweep"
     shutil.copytree(reduced_run(table).out, project / "runs" / "smoke" / "chapters" / table)
-    edit(project / "engine" / "readme.py", 'TABLES = ("digits", ', 'TABLES = ("smoke", ')
+    edit(project / "engine" / "publish" / "readme.py", 'TABLES = ("digits", ', 'TABLES = ("smoke", ')
     edit(project / "README.md", "<!-- results of digits: ", "<!-- results of smoke: ")
     edit(project / "README.md", "<!-- end of results of digits -->", "<!-- end of results of smoke -->")
-    command = [sys.executable, "engine/figures.py", "smoke"]
+    command = [sys.executable, "engine/publish/figures.py", "smoke"]
     done = subprocess.run(command, cwd=project, env=environment(project), text=True, capture_output=True)
     assert done.returncode == 0, done.stderr
     readme = (project / "README.md").read_text()
@@ -423,7 +423,7 @@ def test_figures_are_redrawn_from_results_and_the_readme_with_them(project, redu
     published = json.loads((project / "figures/models/models.json").read_text())
     ours = [name for name, about in published.items() if about["profile"] == "smoke"]
     assert ours and all((project / "figures/models" / name).stat().st_size <= 200_000 for name in ours)
-    evaluate = [sys.executable, "engine/evaluate.py", f"figures/models/{ours[0]}"]
+    evaluate = [sys.executable, "engine/tools/evaluate.py", f"figures/models/{ours[0]}"]
     said = subprocess.run(evaluate, cwd=project, env=environment(project), text=True, capture_output=True)
     assert said.returncode == 0 and f"published: {published[ours[0]]['bytes']:,} bytes" in said.stdout, said.stderr
     shutil.rmtree(project / "runs")  # and without the run, from what was published

@@ -1,6 +1,6 @@
 """What a coded file is worth: decodes it, reads the test set, and holds that against what was published of it.
 
-python engine/evaluate.py figures/models/digits-teacher-int8.slnc [--dataset digits]
+python engine/tools/evaluate.py figures/models/digits-teacher-int8.slnc [--dataset digits]
 """
 
 import argparse
@@ -8,12 +8,12 @@ import hashlib
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import torch
 from torch import nn
 
-from engine.machine import refusals
+from engine.run.machine import refusals
 from studylib.coding import codec, restore
 from studylib.data import datasets, scoring
 from studylib.disk import files

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from engine import chapters, check, parameters
-from engine.reading import FOLDER, ROOT
+from engine.settings import chapters, check, parameters
+from engine.settings.reading import FOLDER, ROOT
 from studylib.coding import restore
 from studylib.results import claims
 from studylib.techniques.teacher import Network

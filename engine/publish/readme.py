@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from engine import chapters, naming, parameters, verdicts
-from engine.reading import FOLDER, ROOT, read_yaml
+from engine.publish import naming, verdicts
+from engine.settings import chapters, parameters
+from engine.settings.reading import FOLDER, ROOT, read_yaml
 from studylib.disk.files import read_json, write_bytes
 from studylib.results import claims, marks, statistics, tables
 from studylib.results import verdicts as judged

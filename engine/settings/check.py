@@ -5,7 +5,8 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
-from engine import chapters, code, parameters
+from engine.run import code
+from engine.settings import chapters, parameters
 
 LATENCY = {"batch": (1, 4096), "repeats": (1, 10_000)}
 REPEATED = ("seeds", "repetitions")  # of a record: how many seeds it runs, from the study's on

@@ -1,7 +1,7 @@
 """Runs each notebook and keeps its outputs: in its default form in itself, in its reduced form below tests/.
 
 The reduced form has the least parameters that run every cell (tests/reduced.yaml); only outputs that nbval compares
-stay in it. python engine/store_outputs.py [--reduced] [01 08 …]  (those whose names begin so; default: all)
+stay in it. python engine/tools/store_outputs.py [--reduced] [01 08 …]  (those whose names begin so; default: all)
 """
 
 import argparse
@@ -10,12 +10,13 @@ import sys
 import tempfile
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import nbformat
 
-from engine import execute, parameters
-from engine.reading import read_yaml
+from engine.run import execute
+from engine.settings import parameters
+from engine.settings.reading import read_yaml
 from studylib.disk import files
 
 KEPT = {"tags"}  # of a cell's metadata; times and papermill's notes would change with every run

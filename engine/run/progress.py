@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from engine.reading import ROOT
+from engine.settings.reading import ROOT
 from studylib.training import deadline
 
 NOISE = [  # what Snakemake says when all is well

@@ -1,7 +1,7 @@
 """Codes the int8 nodes of a run with nncodec, the reference software of ISO/IEC 15938-17, to compare our coder with.
 
 nncodec (Fraunhofer HHI) needs numpy < 2, hence an environment of its own: ``make nncodec PROFILE=digits`` sets it up.
-There engine/nncodec_worker.py codes the int8 weights of each model's inference form as integers (DeepCABAC, dependent
+There nncodec_worker.py codes the int8 weights of each model's inference form as integers (DeepCABAC, dependent
 quantization off), decodes them, and here they are compared with what went in: every integer must be the same.
 
 Tried for each tensor, the smallest kept: cabac_unary_length_minus1 0, 1, 2, 4 and 10, each with and without
@@ -21,13 +21,13 @@ import sys
 import tempfile
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import numpy as np
 import torch
 from torch import nn
 
-from engine.parameters import ROOT
+from engine.settings.parameters import ROOT
 from studylib.coding import codec, shipped
 from studylib.disk import files, provenance
 from studylib.disk.models import SPEC, load_model

@@ -1,6 +1,6 @@
 """Runs the study: checks the profile, takes the run's lock, hands over to Snakemake, prints the table.
 
-python engine/study.py --profile digits [--seeds "0 1"] [--stages "int8"] [--root NAME] [--chapters "03 06"]
+python engine/run/study.py --profile digits [--seeds "0 1"] [--stages "int8"] [--root NAME] [--chapters "03 06"]
                        [-- SNAKEMAKE ARGUMENTS]
 """
 
@@ -16,14 +16,16 @@ import sys
 import time
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from engine import chapters, compare, parameters, warm
-from engine.check import check_values, settings_of_nodes
-from engine.dry import without_writing
-from engine.lock import hold
-from engine.machine import refusals
-from engine.progress import follow
+from engine.run import warm
+from engine.run.dry import without_writing
+from engine.run.lock import hold
+from engine.run.machine import refusals
+from engine.run.progress import follow
+from engine.settings import chapters, parameters
+from engine.settings.check import check_values, settings_of_nodes
+from engine.tools import compare
 from studylib.training import deadline
 
 ROOT = parameters.ROOT

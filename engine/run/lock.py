@@ -6,7 +6,7 @@ import sys
 import time
 from pathlib import Path
 
-from engine.machine import refusals
+from engine.run.machine import refusals
 
 PATIENCE = 5.0  # seconds: what was killed a moment ago may still be ending
 

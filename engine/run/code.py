@@ -6,7 +6,7 @@ import hashlib
 import json
 from pathlib import Path
 
-from engine.reading import ROOT
+from engine.settings.reading import ROOT
 
 PARAMETERS = "parameters"  # tag of the cell whose values are handed in: they count as such, not as code
 LESSON = "lesson"  # tag of the cells that a chapter has and a node of the tree does without

@@ -1,6 +1,6 @@
 """Runs one notebook through papermill, over IPC sockets so that parallel kernels cannot race for ports.
 
-    python engine/execute.py NOTEBOOK EXECUTED --parameters '{"epochs": 3}' --skip lesson --set out=runs/x seed=0
+    python engine/run/execute.py NOTEBOOK EXECUTED --parameters '{"epochs": 3}' --skip lesson --set out=runs/x seed=0
 
 The executed notebook is written after every cell; if a cell fails, the notebook with the error stays.
 """
@@ -16,7 +16,7 @@ import tempfile
 from pathlib import Path
 
 os.environ.setdefault("JUPYTER_PLATFORM_DIRS", "1")
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import engine  # noqa: F401, I001  (before papermill: makes its import three times as fast)
 import nbformat
@@ -29,8 +29,8 @@ from papermill.exceptions import PapermillExecutionError
 from traitlets.config import Config
 from zmq import ZMQError
 
-from engine import places
-from engine.reading import nearest
+from engine.run import places
+from engine.settings.reading import nearest
 from studylib.training import deadline
 
 CLIENT = Path(__file__).resolve().with_name("client.py")

@@ -1,6 +1,6 @@
 """Everything that must hold: unit tests, the smoke profile, the notebooks. Stops at the first step that does not.
 
-python engine/test.py [--long]  (--long: only what takes minutes and is left out otherwise)
+python engine/tools/test.py [--long]  (--long: only what takes minutes and is left out otherwise)
 """
 
 import os
@@ -10,7 +10,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 NBVAL = ["--nbval-lax", "--nbval-cell-timeout=300", "--nbval-kernel-name=python3", "-p", "no:cov"]
 # The chapter that takes longest first: both processes then end at about the same time.
 CHAPTERS = [

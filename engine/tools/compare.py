@@ -3,12 +3,12 @@
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import pandas as pd
 
-from engine.machine import refusals
-from engine.parameters import ROOT
+from engine.run.machine import refusals
+from engine.settings.parameters import ROOT
 from studylib.tree import table
 
 COMPARED = ("node", "seed", "test_accuracy", "bytes_file")

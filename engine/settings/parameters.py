@@ -5,10 +5,10 @@ import functools
 import re
 from pathlib import Path
 
-from engine import chapters as declarations
-from engine import code
-from engine.chapters import declared, notebooks
-from engine.reading import FOLDER, ROOT, ParameterError, nearest, read_yaml
+from engine.run import code
+from engine.settings import chapters as declarations
+from engine.settings.chapters import declared, notebooks
+from engine.settings.reading import FOLDER, ROOT, ParameterError, nearest, read_yaml
 
 MOST_SEED = 2**32 - 1  # the most that scikit-learn's draws take
 EARLY = 3  # seeds whose table is printed first
@@ -37,7 +37,7 @@ def roots(profile: str) -> list[str]:
 
 
 def load(profile: str, seeds: str = "", chosen: str = "", root: str = "") -> dict[str, dict]:
-    """The profile's sections, complete; their keys and types are checked, and dictionaries by :mod:`engine.check`.
+    """The profile's sections, complete; their keys and types are checked, and dictionaries by :mod:`.check`.
 
     Args:
         seeds: whole numbers with spaces or commas between, in the place of the profile's own; chapters, which are about

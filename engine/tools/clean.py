@@ -5,11 +5,11 @@ import shutil
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from engine.lock import hold
-from engine.machine import refusals
+from engine.run.lock import hold
+from engine.run.machine import refusals
 
 
 def size(path: Path) -> int:

@@ -1,6 +1,6 @@
-"""Has the warm process of this run do what `python SCRIPT ARGUMENT…` or `python -m MODULE …` would; see engine/warm.py.
+"""Has the warm process of this run do what `python SCRIPT ARGUMENT…` or `python -m MODULE …` would (engine/run/warm.py).
 
-    python -I -S engine/client.py SCRIPT ARGUMENT…
+    python -I -S engine/run/client.py SCRIPT ARGUMENT…
 
 Without a warm process (on a cluster, or a rule run by hand) it does just that itself. It imports next to nothing: it
 is started twice a node.

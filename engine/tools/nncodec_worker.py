@@ -1,6 +1,6 @@
-"""Codes integer tensors with nncodec and decodes them again: what engine/nncodec.py runs in nncodec's environment.
+"""Codes integer tensors with nncodec and decodes them again: what nncodec.py runs in nncodec's environment.
 
-``python -I nncodec_worker.py IN.npz OUT.npz``: without ``-I`` the import of nncodec would find engine/nncodec.py.
+``python -I nncodec_worker.py IN.npz OUT.npz``: without ``-I`` the import of nncodec would find engine/tools/nncodec.py.
 
 IN.npz holds int8 tensors under ``model/tensor``, both counted from 0. OUT.npz holds what the bitstream of each model
 decodes to under the same names, the bitstream as ``model/bitstream`` (uint8), and ``version`` (of nncodec).

@@ -5,7 +5,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 READ = ("runs", ".snakemake/metadata", ".snakemake/incomplete")  # what tells it what is to be done
 
 

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from engine import chapters, naming
+from engine.publish import naming
+from engine.settings import chapters
 from studylib.disk.files import read_json
 from studylib.results import claims, tables, verdicts
 from studylib.tree.table import read_table

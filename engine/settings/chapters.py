@@ -5,7 +5,7 @@ import functools
 import importlib
 from pathlib import Path
 
-from engine.reading import FOLDER, ROOT, ParameterError, nearest, read_yaml
+from engine.settings.reading import FOLDER, ROOT, ParameterError, nearest, read_yaml
 
 FILE = FOLDER / "chapters.yaml"
 ROLES = ("root", "technique", "table", "chapter")

@@ -1,7 +1,7 @@
 """A run as one archive, to go on with it on another machine.
 
-    python engine/pack.py pack PROFILE [ARCHIVE]
-    python engine/pack.py unpack ARCHIVE
+    python engine/tools/pack.py pack PROFILE [ARCHIVE]
+    python engine/tools/pack.py unpack ARCHIVE
 
 The archive (tar) has the run's folder, unfinished trainings and all, what Snakemake knows of its files, and a list of
 checksums. Unpacking checks every one before anything of it is put in its place, and writes over no run.
@@ -20,11 +20,11 @@ import tarfile
 import tempfile
 from pathlib import Path, PurePosixPath
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from engine.lock import hold
-from engine.machine import refusals
+from engine.run.lock import hold
+from engine.run.machine import refusals
 
 RECORDS, LIST = ROOT / ".snakemake" / "metadata", "checksums.json"
 LONGEST = 2**26  # bytes of the list

@@ -1,7 +1,7 @@
 """A warm process: it has imported what the nodes import, and forks for each of them.
 
 What a node imports takes Python two to seven seconds, more than most nodes work. So study.py keeps one process beside
-Snakemake that pays this once: a rule's command (engine/client.py) hands it a command line over a socket, it forks, and
+Snakemake that pays this once: a rule's command (client.py) hands it a command line over a socket, it forks, and
 the fork runs the script as if just started. A notebook's kernel is started in the same way. studylib is not imported
 here: a fork reads the code as it is by then.
 
@@ -30,7 +30,7 @@ import traceback
 from collections.abc import Iterator
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 MODULES = [
     "engine",  # before papermill: see there
     "papermill.execute",
@@ -62,7 +62,7 @@ def process(environment: dict[str, str], handles: list[int], modules: list[str] 
     if not hasattr(os, "pidfd_open") or Path("/dev/nvidiactl").exists():
         yield environment
         return
-    from engine import places  # not in the warm process itself, whose forks read the code as it is by then
+    from engine.run import places
 
     folder = tempfile.mkdtemp(prefix="study", dir=places.for_sockets())
     address = f"{folder}/warm"

@@ -3,7 +3,7 @@
 Nothing is trained. Without a run of the profile, its chapters are shown once more from their published rows, and
 their pictures drawn anew. A run that has less than what is published is refused, unless it is to take its place.
 
-python engine/figures.py PROFILE [--replace]
+python engine/publish/figures.py PROFILE [--replace]
 """
 
 import argparse
@@ -15,13 +15,14 @@ from pathlib import Path
 import matplotlib
 
 matplotlib.use("Agg")
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import pandas as pd
 
-from engine import chapters, naming, parameters, readme, verdicts
-from engine.machine import refusals
-from engine.reading import FOLDER, ROOT, ParameterError
+from engine.publish import naming, readme, verdicts
+from engine.run.machine import refusals
+from engine.settings import chapters, parameters
+from engine.settings.reading import FOLDER, ROOT, ParameterError
 from studylib.coding import restore
 from studylib.disk.files import CheckpointError, read_json, write_bytes, write_json
 from studylib.plots import combinations as sweep_plots
@@ -120,7 +121,7 @@ def redraw(key: str, target: Path) -> None:
 
     Where its rows are not all there, the pictures of those that are there are drawn, and that is said.
     """
-    from engine import execute
+    from engine.run import execute
 
     chapter = chapters.declared()[key]
     if not (target / f"{chapter.name}.json").exists():

@@ -1,0 +1,1 @@
+"""What is done with runs and files beside running them."""

@@ -1,4 +1,4 @@
-"""Has the warm process of this run do what `python SCRIPT ARGUMENT…` or `python -m MODULE …` would (engine/run/warm.py).
+"""Has the warm process of this run do what `python SCRIPT ARGUMENT…` or `python -m MODULE …` would.
 
     python -I -S engine/run/client.py SCRIPT ARGUMENT…
 

@@ -11,7 +11,7 @@ from torch import nn
 from studylib.coding import codec, size
 from studylib.data import datasets, scoring
 from studylib.disk import models
-from studylib.experiments.combinations import Tree, folder_of
+from studylib.experiments.sweep import Tree, folder_of
 from studylib.networks import blocks, cost, layers, spec
 from studylib.results import claims, tables
 from studylib.techniques import prune

@@ -156,7 +156,7 @@ def draw_control(rows: pd.DataFrame) -> Figure:
     """Test accuracy against bytes of the file: the combinations, their Pareto front, and narrower dense networks.
 
     Args:
-        rows: of :func:`studylib.experiments.narrower.control`.
+        rows: of :func:`studylib.experiments.sweep_narrower.control`.
     """
     figure, axis = plt.subplots(figsize=(8.5, 4.6), layout="constrained")
     combined = rows["kind"] == "combination"

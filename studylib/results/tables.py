@@ -133,7 +133,7 @@ def effect_name(effect: str) -> str:
 
 
 def effects_table(effects: pd.DataFrame) -> str:
-    """Rows of :func:`studylib.results.statistics.effects` in Markdown: a table a measure: value, intervals, verdict."""
+    """Rows of :func:`studylib.experiments.sweep_effects.effects` in Markdown, a table a measure."""
     if effects.empty:
         return "No technique was applied: there is no effect."
     units = {"test_accuracy": ("points", 100, 2), "test_nll": ("nats", 1, 4), "log2 bytes_file": ("doublings", 1, 2)}

@@ -22,6 +22,7 @@ from studylib.tree.names import TEACHER
 
 COLUMNS = ("paper says", "where", "we measured", "verdict")  # of the table that a chapter ends with
 Found = Mapping[str, Measured | Iterable[Measured] | None]
+SEEDS, SEEDS_OF_OTHERS = {"digits": 10, "mnist_5k": 10}, 3  # that a verdict needs; 3 where a training takes long
 NORMAL = statistics.NormalDist().inv_cdf(0.975)  # half-width of an interval of 95 %, in standard deviations
 
 
@@ -100,6 +101,15 @@ def table(chapter: str, measured: Found, dataset: str, other: str = "") -> str:
     """:func:`rows` in Markdown."""
     found = pd.DataFrame(rows(chapter, measured, dataset, other), columns=COLUMNS)
     return tables.markdown_rows(found, right=["we measured"])
+
+
+def too_few_seeds(measured: Found, dataset: str) -> str:
+    """A sentence where a measured interval is of fewer seeds than a verdict needs (:data:`SEEDS`); else empty."""
+    needed = SEEDS.get(dataset, SEEDS_OF_OTHERS)
+    counts = [m.n for each in measured.values() for m in _several(each) if not math.isnan(m.low)]
+    if min(counts, default=needed) >= needed:
+        return ""
+    return f"A trial: n = {min(counts)}, where a verdict needs {needed} seeds. What it says may be chance."
 
 
 def _several(found: Measured | Iterable[Measured] | None) -> list[Measured]:

@@ -146,6 +146,14 @@ def test_effects_are_filled_only_where_the_verdict_is_certain():
     assert [t.get_text() for t in accuracy.get_yticklabels()] == ["distillation", "distillation × pruning"]
 
 
+def test_the_audit_finds_the_one_figure_that_does_not_follow():
+    rows = sweep_audit.relations()
+    apart = (rows["reported / implied"] - 1).abs() > 0.01
+    assert list(apart) == [True, True, False, False, False, False, False]
+    assert rows["implied"][1] == pytest.approx(126_443, abs=1)  # 3.95 MB × 11.9 % × 26.9 %
+    assert rows["implied"][0] == pytest.approx(96.8, abs=0.01)
+
+
 def test_effects_of_no_technique_are_said_to_be_none():
     assert "no technique" in texts(plots.draw_effects(pd.DataFrame()))
     assert tables.effects_table(pd.DataFrame()) == "No technique was applied: there is no effect."

@@ -40,8 +40,8 @@ def beside(ours: pd.DataFrame, published: pd.DataFrame, column: str = "test_accu
         :data:`OUTSIDE` or why there is none) and bytes_ratio (ours / published).
     """
     of = {"seeds": (column, "size"), "mean": (column, "mean"), "sd": (column, "std"), "bytes": ("bytes_file", "mean")}
-    theirs, own = (run.groupby("node", sort=False).agg(**of) for run in (published, ours))
-    both = theirs.join(own, how="inner", lsuffix="_published").reset_index()
+    theirs, own = (run.groupby("node", sort=False, as_index=False).agg(**of) for run in (published, ours))
+    both = theirs.merge(own, on="node", suffixes=("_published", ""))
     counts = zip(both["sd_published"], both["seeds_published"], both["seeds"], strict=True)
     half = pd.Series([prediction_half(*each) for each in counts], dtype=float)
     within = (both["mean"] - both["mean_published"]).abs() <= half + 1e-12

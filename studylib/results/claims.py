@@ -14,7 +14,6 @@ from pydantic import Field
 from studylib import settings
 
 PAPER_DATA = "cifar10"
-LAST_DIGIT = 0.005  # points of a saving that the paper gives with two decimals
 PAPER_DEPTH = 40  # our inference: growth 12 then gives about its bytes; the paper names no depth
 PLANE = "points of the plane"  # hypervolume: what a way to train dominates, chapter 6
 REPRODUCED, CONTRADICTED, UNDECIDED = "reproduced", "not reproduced", "undecided"
@@ -102,22 +101,3 @@ class Measured:
     high: float = math.nan
     n: int = 1
     against: str = ""
-
-
-def audit() -> list[dict]:
-    """The paper's figures about pruning + int8 beside what its others imply: rows of what, reported, implied, by."""
-    said = {key: claim.value for key, claim in CLAIMS.items()}
-    left = (1 - said["imp_saved"] / 100) * (1 - said["int8_saved"] / 100)
-    by_bytes = 100 * (1 - said["best_bytes"] / said["teacher_bytes"])
-    by_accuracy = said["teacher_accuracy"] - said["best_accuracy"]
-    step_by_step = said["teacher_accuracy"] - said["imp_cost"] - said["pruned_int8_cost"]
-    rows = [
-        ("saving (%)", "best_saved", 100 * (1 - left), "what pruning and int8 save alone, multiplied"),
-        ("bytes", "best_bytes", said["teacher_bytes"] * left, "the same, from the teacher's bytes"),
-        ("saving (%)", "best_saved", by_bytes, "its bytes over the teacher's"),
-        ("cost (points)", "best_cost", by_accuracy, "the difference of the accuracies"),
-        ("cost (% of the accuracy)", "best_relative", 100 * by_accuracy / said["teacher_accuracy"], "the same"),
-        ("accuracy (%)", "best_accuracy", step_by_step, "the teacher's less each step's cost"),
-        ("teacher's accuracy (%)", "teacher_accuracy", said["teacher_accuracy_method"], "its sections on method"),
-    ]
-    return [{"what": what, "reported": said[key], "implied": implied, "by": by} for what, key, implied, by in rows]

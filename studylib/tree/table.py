@@ -68,7 +68,7 @@ def read(run: Path, names: Iterable[str], seeds: Iterable[int], task: Task = CLA
             row = {**metrics, "node": name, "seed": seed, "latency_ms": latency.get(name, float("nan"))}
             row["bytes_nncodec"] = reference.get(f"seed{seed}", {}).get(name, float("nan"))
             if task.classes:
-                predicted = predictions(folder)
+                predicted = _logits(folder)[0].argmax(1)
                 root = predicted if root is None else root
                 row["agreement"] = float((predicted == root).mean())
             if missing := [column for column in wanted if column not in row]:
@@ -78,15 +78,6 @@ def read(run: Path, names: Iterable[str], seeds: Iterable[int], task: Task = CLA
             if name in names:
                 rows.append({column: float("nan") if row[column] is None else row[column] for column in wanted})
     return pd.DataFrame(rows, columns=wanted)
-
-
-def predictions(folder: Path) -> np.ndarray:
-    """The class (n,) that the model in ``folder`` predicts for each test image, from its stored logits.
-
-    Raises:
-        studylib.disk.files.CheckpointError: no logits there, or damaged ones; names the file.
-    """
-    return _logits(folder)[0].argmax(1)
 
 
 def _logits(folder: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -122,19 +113,12 @@ def order(table: pd.DataFrame) -> list[str]:
 def summary(table: pd.DataFrame) -> pd.DataFrame:
     """One row a node: for each number its mean, and as ``<column>_sd`` its standard deviation over seeds (n − 1).
 
-    ``saved`` is the share of the root's ``bytes_file`` that the node does without, each seed against its own root.
+    ``saved`` is the share of the teacher's ``bytes_file`` that the node does without, seed by seed.
     """
-    table = with_saved(table)
-    numbers = table.drop(columns=["seed"]).groupby("node", sort=False)
-    mean, deviation = numbers.mean(), numbers.std(ddof=1).add_suffix("_sd")
-    out = mean.join(deviation).join(table.groupby("node").size().rename("seeds"))
-    return out.loc[order(table)].reset_index()
-
-
-def with_saved(table: pd.DataFrame, column: str = "bytes_file") -> pd.DataFrame:
-    """``table`` with ``saved``: 1 − bytes / bytes of the root with the same seed, by the accounting ``column``."""
-    roots = table[table["node"] == TEACHER].set_index("seed")[column]
-    return table.assign(saved=1 - table[column] / table["seed"].map(roots))
+    whole = table[table["node"] == TEACHER].set_index("seed")["bytes_file"]
+    table = table.assign(saved=1 - table["bytes_file"] / table["seed"].map(whole))
+    nodes = table.drop(columns="seed").groupby("node", sort=False)
+    return nodes.mean().join(nodes.std().add_suffix("_sd")).join(nodes.size().rename("seeds")).reset_index()
 
 
 def compare(a: pd.DataFrame, b: pd.DataFrame, task: Task = CLASSIFICATION) -> pd.DataFrame:

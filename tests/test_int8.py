@@ -5,8 +5,6 @@ import json
 import math
 import random
 
-import matplotlib
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
@@ -21,22 +19,14 @@ from studylib.experiments import int8_few_bits
 from studylib.networks import int8_layers, pt2e
 from studylib.networks.layers import duplicate, fold_batch_norm, masks_of, prunable, weight_layers
 from studylib.plots import int8 as plots
-from studylib.results import statistics, style
+from studylib.results import statistics
 from studylib.techniques import int8, prune, qat
 from studylib.training import loop, recipe
 from studylib.tree import published
 from studylib.tree.names import METRICS
 
-matplotlib.use("Agg")
+pytestmark = pytest.mark.usefixtures("drawn")
 TUNING = int8_few_bits.Tuning(1, 1e-2, batch_size=50, augmentation="none")
-
-
-@pytest.fixture(autouse=True)
-def _default_style():
-    with plt.rc_context():
-        style.style()
-        yield
-    plt.close("all")
 
 
 # --- settings ---------------------------------------------------------------------------------------------------
@@ -190,20 +180,6 @@ def test_the_guess_is_answered_by_the_interval_of_the_differences(low, high, wor
 # --- fewer bits -------------------------------------------------------------------------------------------------
 
 
-def trainings(monkeypatch, most=None):
-    """Counts trainings; the one after ``most`` is stopped."""
-    calls, fit = [], loop.fit
-
-    def counting(*args, **kwargs):
-        if most is not None and len(calls) == most:
-            raise KeyboardInterrupt
-        calls.append(1)
-        return fit(*args, **kwargs)
-
-    monkeypatch.setattr(loop, "fit", counting)
-    return calls
-
-
 @pytest.fixture(scope="module")
 def thinned(student_model):
     """The network with half of its weights zero."""
@@ -215,18 +191,18 @@ def thinned(student_model):
     return model
 
 
-def test_few_bits_that_were_stopped_go_on(thinned, tiny, tmp_path, monkeypatch):
+def test_few_bits_that_were_stopped_go_on(thinned, tiny, tmp_path, monkeypatch, trainings):
     rises = int8_few_bits.sensitivity(thinned, tiny, [3, 4], 0)
     how = {"calibration_images": 16, "seed": 0}
 
     def rows():
         return int8_few_bits.below_eight({"dense": thinned}, tiny, [3, 4], rises, tuning=TUNING, folder=tmp_path, **how)
 
-    calls = trainings(monkeypatch, most=2)
+    calls = trainings(most=2)
     with pytest.raises(KeyboardInterrupt):
         rows()
     monkeypatch.undo()
-    calls = trainings(monkeypatch)
+    calls = trainings()
     whole = rows()
     assert len(calls) == 4 - 2  # trained on, in three bits, in four, and in four by layer
     calls.clear()

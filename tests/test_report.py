@@ -1,48 +1,19 @@
 import json
 import math
 
-import matplotlib
 import matplotlib.pyplot as plt
 import pandas as pd
 import pytest
 from PIL import Image
 
 from studylib.plots import sweep as of_sweep
+from studylib.plots.axes import kilobyte_axis
 from studylib.plots.prune import WAYS
 from studylib.results import statistics, style, tables
 from studylib.tree import names
-from studylib.tree import table as tree_table
 
-matplotlib.use("Agg")
+pytestmark = pytest.mark.usefixtures("drawn")
 NODES = names.nodes(["kd", "imp", "svd", "int8"])
-
-
-@pytest.fixture(autouse=True)
-def _default_style():
-    with plt.rc_context():
-        style.style()
-        yield
-    plt.close("all")
-
-
-def table(nodes, seeds=(0, 1)):
-    rows = []
-    for seed in seeds:
-        for i, node in enumerate(nodes):
-            row = dict.fromkeys(tree_table.COLUMNS, 0.5) | {"node": node, "seed": seed}
-            sizes = {"bytes_file": 200_000 // (i + 1), "bytes_nonzero": 90_000 // (i + 1)}
-            rows.append(row | sizes | {"test_accuracy": 0.95 - 0.01 * i + 0.004 * seed * (i > 0)})
-    return pd.DataFrame(rows)
-
-
-@pytest.fixture
-def summary():
-    return tree_table.summary(table(NODES))
-
-
-def texts(figure) -> str:
-    figure.canvas.draw()
-    return "\n".join(t.get_text() for t in figure.findobj(matplotlib.text.Text))
 
 
 # --- figures --------------------------------------------------------------------------------------------------
@@ -160,7 +131,7 @@ def test_every_way_to_prune_has_a_name_that_a_reader_knows():
 def test_bytes_are_labelled_in_kilobytes_and_plain_numbers():
     figure, axis = style.plt.subplots()
     axis.plot([1_500, 250_000], [1, 2])
-    style.kilobyte_axis(axis, "file")
+    kilobyte_axis(axis, "file")
     figure.canvas.draw()
     shown = {label.get_text() for label in axis.get_xticklabels()}
     assert {"2", "20", "200"} <= shown and not any("$" in text for text in shown)

@@ -156,7 +156,7 @@ def test_controls_are_held_against_the_data(tiny):
     sweep_narrower.Controls([1, 2], 7, 100).against(tiny)
     with pytest.raises(ValueError, match=r"calibration_images=101: expected at most 100, the training images"):
         sweep_narrower.Controls([1], 7, 101).against(tiny)
-    with pytest.raises(ValueError, match=r"growths=4000 at depth=40: \d+ channels in a layer, expected at most 4096"):
+    with pytest.raises(ValueError, match=r"growths=4000 at depth=40: \d+ channels or features"):
         sweep_narrower.Controls([1, 4000], 40, 8).against(tiny)
 
 

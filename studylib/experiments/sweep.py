@@ -16,12 +16,11 @@ from studylib.results import claims, statistics, tables
 from studylib.tree import names
 from studylib.tree.table import order, per_image, read, summary
 
-MEASURES = {"test_accuracy": (100, "accuracy (points)"), "test_nll": (1, "nll (nats)")}
-
-
-MEASURES |= {"log2 bytes_file": (1, "bytes (doublings)")}  # of effects: the factor that they are told in, and its name
-
-
+MEASURES = {  # of effects: the factor that they are told in, and its name
+    "test_accuracy": (100, "accuracy (points)"),
+    "test_nll": (1, "nll (nats)"),
+    "log2 bytes_file": (1, "bytes (doublings)"),
+}
 ACCOUNTINGS = ["dense", "nonzero", "csr", "bitmap", "sparse", "safetensors", "zstd", "nncodec", "entropy", "file"]
 
 
@@ -36,10 +35,7 @@ class Tree:
     stages: Annotated[list[str], Field(description="techniques in the order in which they are applied")]
 
     def check(self) -> None:
-        for name in ("seeds", "stages"):
-            listed = getattr(self, name)
-            if len(set(listed)) < len(listed):
-                raise ValueError(f"{name}={listed!r}: expected different ones")
+        settings.check_different(self, "seeds", "stages")
 
     @property
     def nodes(self) -> list[str]:

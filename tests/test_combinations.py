@@ -10,7 +10,7 @@ import torch
 
 from studylib.data import datasets
 from studylib.disk import files, models
-from studylib.experiments import sweep, sweep_audit, sweep_narrower
+from studylib.experiments import sweep, sweep_audit, sweep_effects, sweep_narrower
 from studylib.experiments.sweep import Tree
 from studylib.networks import layers
 from studylib.plots import sweep as plots
@@ -127,7 +127,7 @@ def test_the_audit_finds_the_one_figure_that_does_not_follow():
 
 def test_effects_of_no_technique_are_said_to_be_none(texts):
     assert "no technique" in texts(plots.draw_effects(pd.DataFrame()))
-    assert tables.effects_table(pd.DataFrame()) == "No technique was applied: there is no effect."
+    assert sweep_effects.effects_table(pd.DataFrame()) == "No technique was applied: there is no effect."
     assert sweep.told(pd.DataFrame(), 3).startswith("No technique was applied")
 
 

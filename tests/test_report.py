@@ -9,7 +9,7 @@ from PIL import Image
 from studylib.plots import sweep as of_sweep
 from studylib.plots.axes import kilobyte_axis
 from studylib.plots.prune import WAYS
-from studylib.results import statistics, style, tables
+from studylib.results import style, tables
 from studylib.tree import names
 
 pytestmark = pytest.mark.usefixtures("drawn")
@@ -103,18 +103,6 @@ def test_any_rows_in_markdown():
         "| a | 1,234 | 0.13 | True |",
         "| b | 5 | – | False |",
     ]
-
-
-def test_effects_in_markdown_have_their_intervals_and_verdicts():
-    common = {"seed_low": -0.02, "seed_high": 0.04, "seeds": 3, "verdict": statistics.UNKNOWN, "effect": "imp × int8"}
-    rows = [
-        {"measure": "test_accuracy", "mean": 0.01, "image_low": 0.005, "image_high": 0.015, **common},
-        {"measure": "log2 bytes_file", "mean": -1.5, "image_low": math.nan, "image_high": math.nan, **common},
-    ]
-    accuracy, size = (table.splitlines() for table in tables.effects_table(pd.DataFrame(rows)).split("\n\n"))
-    assert accuracy[0] == "| effect on accuracy | points | over seeds | over images | verdict |"
-    assert accuracy[2] == "| pruning × int8 | +1.00 | -2.00 to +4.00 | +0.50 to +1.50 | cannot tell |"
-    assert size[0] == "| effect on bytes | doublings | over seeds | verdict |" and "| -1.50 |" in size[2]
 
 
 def test_text_says_the_number_of_seeds(summary):

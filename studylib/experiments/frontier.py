@@ -1,4 +1,4 @@
-"""Chapter 8: how small a file can be at an accuracy, a network pruned further and further, taught, and trained in few bits."""
+"""Chapter 8: how small a file can be at an accuracy, a network pruned further and further, taught, in few bits."""
 
 import dataclasses
 import decimal

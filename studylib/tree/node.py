@@ -34,8 +34,8 @@ class Node:
 
     Args:
         out: the folder to write, absolute or below the study's root.
-        dataset: name of a data set, see :func:`studylib.data.datasets.load`; it is read when ``data`` is first asked
-        for. seed: decides the split, the initial weights and every draw of the training.
+        dataset: name of a data set (:func:`studylib.data.datasets.load`), read when ``data`` is first asked for.
+        seed: decides the split, the initial weights and every draw of the training.
         threads: CPU threads for torch; 0 leaves its default.
         device: auto, cpu or cuda.
     """
@@ -107,10 +107,7 @@ class Node:
 
     @property
     def about(self) -> dict:
-        """Where numbers made here come from: data, seed, commit, date, versions, hardware.
-
-        Those of a node taken from elsewhere (:meth:`reuse`), trained by other code or another day, under ``made``.
-        """
+        """Where numbers made here come from; of a node taken from elsewhere (:meth:`reuse`), its own under ``made``."""
         if self.published:
             return self.published.about
         data = {"name": self.data.name, "seed": self.data.seed, **self.data.sizes}
@@ -128,12 +125,10 @@ class Node:
     def finish(self, model: nn.Module) -> dict:
         """Writes the model and its file, reads the file back, evaluates what was read, and writes the metrics.
 
-        Two things are left: the model as the next stage takes it up (``model.safetensors``, ``model.json``), and the
-        file of what inference needs (:data:`studylib.tree.names.CODED`). Every number is of the model decoded from that
-        file, after it was seen to be the one encoded (:func:`studylib.coding.codec.verify`).
-
-        The test set is read here, once; its logits are stored, and whatever is said of them later comes
-        from there. How they are scored, and which numbers are named so, is the task of the data.
+        Two things are left: the model for the next stage (``model.safetensors``, ``model.json``), and the file of what
+        inference needs (:data:`studylib.tree.names.CODED`). Every number is of the model decoded from that file, after
+        it was seen to be the one encoded (:func:`studylib.coding.codec.verify`). The test set is read here, once, and
+        its logits are stored for whatever is said later. How they are scored is the task of the data.
 
         ``model.spec`` gets ``input``, how images are scaled (:func:`studylib.networks.spec.normalize`).
 
@@ -150,7 +145,7 @@ class Node:
         shipped, file = self._ship(model, "float32")
         files.write_bytes(self.out / CODED, file)
         decoded = codec.decode((self.out / CODED).read_bytes())
-        validation = self._verify(shipped, decoded)
+        validated = self._verify(shipped, decoded)
         decoded = decoded.to(self.device)
         task, test = self.data.task, self.data.test
         outputs = task.predict(decoded, test, self.data).cpu()
@@ -158,7 +153,7 @@ class Node:
         metrics = {
             "seed": self.data.seed,
             **{f"test_{name}": value for name, value in task.scores(outputs, test.labels).items()},
-            f"val_{task.score}": self._validation(validation),
+            f"val_{task.score}": validated,
             **size.accountings(models.load_model(self.out)),
             "bytes_file": len(file),
             "file_sha256": hashlib.sha256(file).hexdigest(),
@@ -180,17 +175,14 @@ class Node:
         shipped = coding_shipped.apply(model, floats=floats)
         return shipped, codec.encode(shipped)
 
-    def _verify(self, shipped: nn.Module, decoded: nn.Module) -> torch.Tensor:
-        """Outputs of ``decoded`` for the validation images, seen to be those of ``shipped`` bit for bit."""
+    def _verify(self, shipped: nn.Module, decoded: nn.Module) -> float:
+        """Validation score of ``decoded``, whose outputs are seen to be those of ``shipped`` bit for bit."""
         codec.verify(shipped, decoded)
         data = self.data
         both = [data.task.predict(m.to(self.device), data.validation, data) for m in (shipped, decoded)]
         if not torch.equal(*both):
             raise codec.CodecError(f"{self.out / CODED}: its outputs are not those of the model that was coded")
-        return both[1]
-
-    def _validation(self, outputs: torch.Tensor) -> float:
-        return self.data.task.scores(outputs, self.data.validation.labels)[self.data.task.score]
+        return data.task.scores(both[1], data.validation.labels)[data.task.score]
 
     def _half_precision(self, model: nn.Module) -> dict:
         """Bytes of the file with the floats that remain in float16, and validation score with them so rounded.
@@ -203,5 +195,4 @@ class Node:
         except coding_shipped.HalfPrecisionError as error:
             log.warning("no float16 file: %s", error)
             return {"bytes_file_float16": None, score: None}
-        validation = self._verify(shipped, codec.decode(file))
-        return {"bytes_file_float16": len(file), score: self._validation(validation)}
+        return {"bytes_file_float16": len(file), score: self._verify(shipped, codec.decode(file))}

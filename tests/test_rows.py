@@ -8,8 +8,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from studylib.experiments import prune as experiments_prune
 from studylib.experiments import svd, sweep_narrower
+from studylib.experiments.prune import ways as ways_to_prune
 from studylib.techniques import prune
 from studylib.training import recipe
 from studylib.tree import rows
@@ -60,7 +60,7 @@ def test_changed_code_makes_it_again(tmp_path, monkeypatch):
 
 def ways(student, data, folder):
     how = {"recipe": RECIPE, "seeds": [0, 1], "scratch": folder}
-    return list(rows.every(experiments_prune.ways(student, data, [0.5, 0.9], **how), folder, ["k"]))
+    return list(rows.every(ways_to_prune(student, data, [0.5, 0.9], **how), folder, ["k"]))
 
 
 def test_five_ways_to_prune_that_were_stopped_go_on_and_give_the_same_rows(

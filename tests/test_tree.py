@@ -10,8 +10,7 @@ import yaml
 from projects import copy_project, edit, environment, read_only, study, tree_of
 
 from engine.run import study as command
-from studylib.tree import names as tree_names
-from studylib.tree import table
+from studylib.tree import names, table
 
 
 @pytest.fixture
@@ -29,7 +28,7 @@ def planned(project, *arguments):
 def test_a_fresh_study_plans_every_node_of_every_seed_once(project):
     found = planned(project, "--profile", "digits")
     stages = ["kd", "imp", "svd", "int8"]
-    assert sorted(found) == sorted(f"seed{seed}/{node}" for seed in range(10) for node in tree_names.nodes(stages))
+    assert sorted(found) == sorted(f"seed{seed}/{node}" for seed in range(10) for node in names.nodes(stages))
 
 
 def test_seeds_and_stages_choose_a_part_of_the_tree(project):
@@ -146,7 +145,7 @@ def test_single_chapters_are_planned_with_what_they_need_and_nothing_else(projec
     reads = {
         "3": ["teacher", "teacher-imp"],
         "06 svd": ["teacher", "teacher-svd", "teacher-kd", "teacher-kd-imp"],
-        "": tree_names.nodes(["kd", "imp", "svd", "int8"]),  # the sweep's are all, of every seed
+        "": names.nodes(["kd", "imp", "svd", "int8"]),  # the sweep's are all, of every seed
     }[words]
     assert {f"seed0/{node}" for node in reads} <= nodes
     assert words == "" or len(nodes) == len(reads)

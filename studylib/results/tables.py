@@ -56,13 +56,10 @@ def where_from(about: dict) -> str:
     return f"{found[0].upper()}{found[1:]}." if found else ""
 
 
-def records_of(rows: pd.DataFrame) -> list[dict]:
-    return json.loads(rows.to_json(orient="records", double_precision=10))
-
-
 def save_table(path: Path, rows: pd.DataFrame, about: dict | None = None) -> None:
     """Writes ``path``.json with ``rows`` and where they come from: a table that is cited like a figure."""
-    files.write_json(files.resolve(path).with_suffix(".json"), {"about": about or {}, "rows": records_of(rows)})
+    plain = json.loads(rows.to_json(orient="records", double_precision=10))
+    files.write_json(files.resolve(path).with_suffix(".json"), {"about": about or {}, "rows": plain})
 
 
 def label(node: str) -> str:

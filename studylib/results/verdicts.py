@@ -8,6 +8,7 @@ import pandas as pd
 
 from studylib.results import claims, tables
 from studylib.results.claims import CLAIMS, Claim, Measured
+from studylib.results.statistics import MANY, seeds_to_decide
 from studylib.tree.names import TEACHER
 
 COLUMNS = ("paper says", "where", "we measured", "verdict")  # of the table that a chapter ends with
@@ -48,8 +49,6 @@ def verdict(claim: Claim, measured: Measured | None, dataset: str) -> str:
 
 def _would_decide(claim: Claim, measured: Measured) -> str:
     """How many seeds would, in words, if they spread as those measured do; empty where one seed was measured."""
-    from studylib.results.statistics import MANY, seeds_to_decide  # scipy is slow to import
-
     off = abs(measured.value - claim.value)
     distance = off if claim.direction else abs(off - claim.tolerance)
     seeds = seeds_to_decide(measured.high - measured.value, measured.n, distance)

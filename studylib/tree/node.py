@@ -12,8 +12,7 @@ import torch
 from torch import nn
 
 from studylib import settings
-from studylib.coding import codec, size
-from studylib.coding import shipped as coding_shipped
+from studylib.coding import codec, shipped, size
 from studylib.data import datasets
 from studylib.disk import files, models, provenance
 from studylib.networks import cost, layers
@@ -91,9 +90,7 @@ class Node:
         return models.load_model(files.resolve(parent)).to(self.device)
 
     def reuse(self, folder: str | Path) -> nn.Module | None:
-        """The model of the node in ``folder``, its history with it; None where ``folder`` is empty.
-
-        A chapter shows what the tree has trained already instead of training it again.
+        """The model of the node in ``folder``, history and all, instead of training it again; None for an empty text.
 
         Raises:
             studylib.disk.files.CheckpointError: no node there, or a damaged one.
@@ -107,7 +104,7 @@ class Node:
 
     @property
     def about(self) -> dict:
-        """Where numbers made here come from; of a node taken from elsewhere (:meth:`reuse`), its own under ``made``."""
+        """Where numbers come from: data, commit, date, hardware; ``made``: those of a node from elsewhere (`reuse`)."""
         if self.published:
             return self.published.about
         data = {"name": self.data.name, "seed": self.data.seed, **self.data.sizes}
@@ -142,10 +139,10 @@ class Node:
         self.model = model
         model.spec = {**model.spec, "input": self.data.scaling}  # inference needs that, too
         models.save_model(self.out, model)
-        shipped, file = self._ship(model, "float32")
+        form, file = self._ship(model, "float32")
         files.write_bytes(self.out / CODED, file)
         decoded = codec.decode((self.out / CODED).read_bytes())
-        validated = self._verify(shipped, decoded)
+        validated = self._verify(form, decoded)
         decoded = decoded.to(self.device)
         task, test = self.data.task, self.data.test
         outputs = task.predict(decoded, test, self.data).cpu()
@@ -163,7 +160,7 @@ class Node:
             "seconds": seconds,
             "peak_memory_mb": cost.peak_memory_mb(),
             "changes": model.spec["changes"],
-            "shipped": shipped.spec["changes"][len(model.spec["changes"]) :],
+            "shipped": form.spec["changes"][len(model.spec["changes"]) :],
             "history": history,
             **self.about,
         }
@@ -172,14 +169,14 @@ class Node:
         return metrics
 
     def _ship(self, model: nn.Module, floats: str) -> tuple[nn.Module, bytes]:
-        shipped = coding_shipped.apply(model, floats=floats)
-        return shipped, codec.encode(shipped)
+        form = shipped.apply(model, floats=floats)
+        return form, codec.encode(form)
 
-    def _verify(self, shipped: nn.Module, decoded: nn.Module) -> float:
-        """Validation score of ``decoded``, whose outputs are seen to be those of ``shipped`` bit for bit."""
-        codec.verify(shipped, decoded)
+    def _verify(self, form: nn.Module, decoded: nn.Module) -> float:
+        """Validation score of ``decoded``, whose outputs are seen to be those of the shipped ``form`` bit for bit."""
+        codec.verify(form, decoded)
         data = self.data
-        both = [data.task.predict(m.to(self.device), data.validation, data) for m in (shipped, decoded)]
+        both = [data.task.predict(m.to(self.device), data.validation, data) for m in (form, decoded)]
         if not torch.equal(*both):
             raise codec.CodecError(f"{self.out / CODED}: its outputs are not those of the model that was coded")
         return data.task.scores(both[1], data.validation.labels)[data.task.score]
@@ -191,8 +188,8 @@ class Node:
         """
         score = f"val_{self.data.task.score}_float16"
         try:
-            shipped, file = self._ship(model, "float16")
-        except coding_shipped.HalfPrecisionError as error:
+            form, file = self._ship(model, "float16")
+        except shipped.HalfPrecisionError as error:
             log.warning("no float16 file: %s", error)
             return {"bytes_file_float16": None, score: None}
-        return {"bytes_file_float16": len(file), score: self._verify(shipped, codec.decode(file))}
+        return {"bytes_file_float16": len(file), score: self._verify(form, codec.decode(file))}

@@ -163,9 +163,8 @@ def _values(record: Any) -> Any:
 
 def _same(ours: Mapping[str, Any], published: Published) -> None:
     """Raises SettingError where a setting is another than the published study's, which may have fewer."""
-    theirs = published.content["settings"]
     for name, record in ours.items():
-        known = theirs.get(name, {})
+        known = published.content["settings"].get(name, {})
         for key, value in _values(record).items() if isinstance(known, dict) else ():
             if key in known and key not in WHERE and known[key] != value:
                 raise settings.SettingError(

@@ -70,6 +70,6 @@ def against_marks(points: list[dict], dataset: str) -> list[dict]:
         else:
             verdict = "passed" if ours["bytes"] <= mark.bytes else "larger"
         row = {"mark %": mark.accuracy, "kB": mark.bytes / 1000, "from": mark.whose, "ours": ours["name"]}
-        row |= {"our kB": ours["bytes"] / 1000, "our %": 100 * ours["test_accuracy"], "verdict": verdict}
-        rows.append(row)
+        own = {"our kB": ours["bytes"] / 1000, "our %": 100 * ours["test_accuracy"], "verdict": verdict}
+        rows.append(row | own)
     return rows

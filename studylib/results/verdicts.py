@@ -1,8 +1,8 @@
 """The verdict on each claim from what was measured, as data and in words; no number is read from a text."""
 
 import math
-import statistics
 from collections.abc import Iterable, Mapping
+from statistics import NormalDist
 
 import pandas as pd
 
@@ -14,7 +14,6 @@ from studylib.tree.names import TEACHER
 COLUMNS = ("paper says", "where", "we measured", "verdict")  # of the table that a chapter ends with
 Found = Mapping[str, Measured | Iterable[Measured] | None]
 SEEDS, SEEDS_OF_OTHERS = {"digits": 10, "mnist_5k": 10}, 3  # that a verdict needs; 3 where a training takes long
-NORMAL = statistics.NormalDist().inv_cdf(0.975)  # half-width of an interval of 95 %, in standard deviations
 
 
 def verdict(claim: Claim, measured: Measured | None, dataset: str) -> str:
@@ -157,7 +156,7 @@ def _sum(weights: Mapping[str, int], nodes: pd.DataFrame, images: int) -> Measur
     if len(weights) == 2 and weights.get(TEACHER) == 1:  # and −1 for the other
         apart = 100 * (1 - min(nodes.loc[node, "agreement"] for node in weights))
         spread = max(0, 100 * apart - value**2)
-    half = NORMAL * math.sqrt(spread / images)
+    half = NormalDist().inv_cdf(0.975) * math.sqrt(spread / images)
     return Measured(value, value - half, value + half)
 
 

@@ -1,9 +1,7 @@
 """The names of the tree: its nodes, one a combination of techniques, and the files that each leaves."""
 
-from __future__ import annotations
-
-import itertools
 from collections.abc import Sequence
+from itertools import combinations
 
 TEACHER = "teacher"
 METRICS, LOGITS, CODED = "metrics.json", "test_logits.safetensors", "model.slnc"
@@ -27,8 +25,7 @@ def nodes(stages: Sequence[str]) -> list[str]:
     ['teacher', 'teacher-kd', 'teacher-int8', 'teacher-kd-int8']
     """
     parts = [part(stage) for stage in stages]
-    chosen = itertools.chain.from_iterable(itertools.combinations(parts, n) for n in range(len(parts) + 1))
-    return ["-".join((TEACHER, *c)) for c in chosen]
+    return ["-".join((TEACHER, *chosen)) for n in range(len(parts) + 1) for chosen in combinations(parts, n)]
 
 
 def parent_of(node: str) -> str | None:

@@ -108,8 +108,8 @@ class Node:
         if self.published:
             return self.published.about
         data = {"name": self.data.name, "seed": self.data.seed, **self.data.sizes}
-        made = {"made": self.reused} if self.reused else {}
-        return {"data": data, "provenance": provenance.provenance(self.data.digest)} | made
+        about = {"data": data, "provenance": provenance.provenance(self.data.digest)}
+        return about | ({"made": self.reused} if self.reused else {})
 
     def test_logits(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Logits (n, classes) and labels (n,) of the one reading of the test set, as :meth:`finish` stored them.

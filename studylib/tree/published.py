@@ -33,7 +33,7 @@ class Published:
                 f"published={str(folder)!r}: expected a study that has published {chapter}; {has}. An empty text makes "
                 "the rows here"
             )
-        self.content: dict[str, Any] = files.read_json(self.file)
+        self.content = files.read_json(self.file)
         for key, kind in KEYS.items():
             if not isinstance(self.content, dict) or not isinstance(self.content.get(key), kind):
                 raise files.CheckpointError(f"{self.file}: expected {key}, which is a JSON {NAMES[kind]}")

@@ -12,7 +12,7 @@ from pydantic import Field
 
 from studylib.disk import files, models
 from studylib.results import chapter as chapters
-from studylib.results import claims
+from studylib.results import claims, tables
 from studylib.results.chapter import Beside, Chapter
 from studylib.results.tables import where_from
 from studylib.settings import SettingError, record
@@ -140,9 +140,18 @@ def test_a_chapter_is_saved_by_its_last_cell_with_all_that_it_showed(tmp_path, s
     assert shown[-1].startswith("| paper says | where | we measured | verdict |") and shown[-1].count("\n") == 4
 
 
+def test_verdicts_of_too_few_seeds_are_said_to_be_a_trial(tmp_path, shown):
+    few, enough, exact = COST, claims.Measured(1.5, 0.5, 3.5, n=10), claims.Measured(1.5)
+    for measured in (few, enough, exact, [enough, few]):
+        make_chapter(tmp_path).verdicts(STAGE, lambda measured=measured: {"svd_cost": measured})
+    trials = [text for text in shown if not text.startswith("|")]
+    assert trials == ["*A trial: n = 3, where a verdict needs 10 seeds. What it says may be chance.*"] * 2
+    assert shown[0] == trials[0] and len(shown) == 4 + 2
+
+
 def test_it_says_which_study_it_shows_and_its_settings_with_their_meaning(tmp_path, monkeypatch, shown):
     said = []
-    monkeypatch.setattr(chapters.report, "show_study", lambda about, *more: said.append(about))
+    monkeypatch.setattr(tables, "show_study", lambda about, *more: said.append(about))
     make_chapter(tmp_path, depth=5, about={"data": {"name": "mine"}}).show()
     assert said == [{"data": {"name": "mine"}}]
     for text in ("tuning.depth", "<td>5</td>", "<td>3</td>", "layers", "study.seed"):

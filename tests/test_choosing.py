@@ -8,7 +8,7 @@ import torch
 from studylib import settings
 from studylib.data import scoring
 from studylib.descent import steps
-from studylib.experiments import choosing
+from studylib.experiments import teacher as measures
 from studylib.networks import layers, spec
 from studylib.plots import teacher as plots
 from studylib.techniques import teacher
@@ -37,7 +37,7 @@ def taught(data, folder, **how):
 
 def peeks(model, data, tmp_path, seeds=1):
     where = tmp_path / "kept", tmp_path / "left"
-    return choosing.peeks(model, data, choosing.Choosing(seeds), QUICK, 3, *where)
+    return measures.peeks(model, data, measures.Choosing(seeds), QUICK, 3, *where)
 
 
 def counted(monkeypatch) -> list:
@@ -48,26 +48,26 @@ def counted(monkeypatch) -> list:
 
 def test_numbers_are_those_of_the_network(tiny):
     model = spec.create("densenet", 0, depth=7, growth=4, **tiny.model_args)
-    found = choosing.numbers(model, tiny)
+    found = measures.numbers(model, tiny)
     assert found == {"trained": sum(p.numel() for p in model.parameters()), "layers": 7, "classes": 10}
 
 
 def test_classes_and_confidence_by_hand():
-    rows = choosing.classes_and_calibration(LOGITS, LABELS, ["cat", "dog"])
+    rows = measures.classes_and_calibration(LOGITS, LABELS, ["cat", "dog"])
     assert list(rows["part"]) == ["classes"] * 2 + ["reliability"] * 2
-    by_class = choosing.classes_by_accuracy(rows)
+    by_class = measures.classes_by_accuracy(rows)
     assert dict(by_class) == {"cat": 1.0, "dog": 0.5} and list(by_class.index) == ["dog", "cat"]
     bins = rows[rows["part"] == "reliability"]
     assert list(bins["images"]) == [1, 3] and list(bins["accuracy"]) == pytest.approx([1, 2 / 3])
     confidence = LOGITS.softmax(1).max(1).values.mean().item()
-    assert choosing.mean_confidence(rows) == pytest.approx(confidence)
+    assert measures.mean_confidence(rows) == pytest.approx(confidence)
     kept = frame(plain(rows.to_dict("records")))  # as a chapter keeps and publishes them
-    assert choosing.mean_confidence(kept) == pytest.approx(confidence)
-    assert dict(choosing.classes_by_accuracy(kept)) == dict(by_class)
+    assert measures.mean_confidence(kept) == pytest.approx(confidence)
+    assert dict(measures.classes_by_accuracy(kept)) == dict(by_class)
 
 
 def test_claims_are_of_all_test_images():
-    found = choosing.claims_of({"bytes_dense": 400}, LOGITS, LABELS)
+    found = measures.claims_of({"bytes_dense": 400}, LOGITS, LABELS)
     assert set(found) == {"teacher_accuracy", "teacher_bytes"} and found["teacher_bytes"].value == 400
     accuracy = found["teacher_accuracy"]
     assert accuracy.value == 75 and accuracy.low < 75 < accuracy.high
@@ -76,7 +76,7 @@ def test_claims_are_of_all_test_images():
 @pytest.mark.parametrize("epochs, last", [(1, 1), (4, 2), (12, 3)])
 def test_the_last_quarter_is_of_two_epochs_at_least_where_there_are_two(epochs, last):
     history = pd.DataFrame({"val_accuracy": [0.1 * e for e in range(epochs)]})
-    assert list(choosing.last_quarter(history)) == list(history["val_accuracy"][epochs - last :])
+    assert list(measures.last_quarter(history)) == list(history["val_accuracy"][epochs - last :])
 
 
 def test_the_first_is_the_teachers_own_training_and_the_others_are_trained_once(tiny, tmp_path, monkeypatch):
@@ -90,7 +90,7 @@ def test_the_first_is_the_teachers_own_training_and_the_others_are_trained_once(
         peak, honest = each["test_accuracy"].max(), each[each["best"]]["test_accuracy"].iloc[-1]
         assert set(each["peak"]) == {peak} and set(each["honest"]) == {honest}
         assert set(each["flatters"]) == {100 * (peak - honest)} and peak >= honest
-    assert list(choosing.flattery(rows).index) == [3, 4]
+    assert list(measures.flattery(rows).index) == [3, 4]
     own = scoring.accuracy(model, tiny.test, tiny)
     assert rows["honest"][0] == own
     again = peeks(model, tiny, tmp_path, seeds=3)
@@ -104,7 +104,7 @@ def test_the_own_training_and_one_made_again_give_the_same_rows(tiny, tmp_path):
     again = layers.duplicate(model)
     again.spec, again.history = model.spec, [{k: v for k, v in r.items() if k != "weights"} for r in model.history]
     new = pd.DataFrame(
-        row for _, make in choosing.trainings(again, tiny, QUICK, [3], tmp_path, tmp_path) for row in make()
+        row for _, make in measures.trainings(again, tiny, QUICK, [3], tmp_path, tmp_path) for row in make()
     )
     columns = [name for name in new if name != "seconds"]
     assert own[columns].equals(new[columns])
@@ -120,8 +120,8 @@ def test_beside_a_penalty_no_training_is_the_teachers_own(tiny, tmp_path, monkey
 
 @pytest.mark.parametrize("given, message", [({"seeds": 0}, "at least 1"), ({"seeds": 1001}, "at most 1000")])
 def test_trainings_out_of_bounds_are_refused(given, message):
-    with pytest.raises(settings.SettingError, match=f"^choosing.seeds={given['seeds']}: expected {message}"):
-        settings.read(choosing.Choosing, given, "choosing")
+    with pytest.raises(settings.SettingError, match=f"^measures.seeds={given['seeds']}: expected {message}"):
+        settings.read(measures.Choosing, given, "choosing")
 
 
 def test_curves_show_the_history_and_the_kept_epoch():
@@ -146,7 +146,7 @@ def test_classes_and_reliability_show_their_rows():
     assert [bar.get_width() for bar in left.patches] == pytest.approx([75, 90])
     assert [label.get_text() for label in left.get_yticklabels()] == ["cat", "dog"]
     assert right.collections[0].get_offsets().tolist() == [[50, 60], [90, 80]]
-    assert choosing.mean_confidence(rows) == pytest.approx(0.8)
+    assert measures.mean_confidence(rows) == pytest.approx(0.8)
 
 
 def test_each_training_has_a_dot_and_a_cross():

@@ -5,6 +5,7 @@ import pytest
 
 from studylib.results import claims, marks, verdicts
 from studylib.results.claims import Claim, Measured
+from studylib.settings import SettingError
 
 VALUE = Claim("prune", "it saves {}", "section 1", 88.1, "%", 2.0)
 ANYWHERE = Claim("prune", "it saves {}", "section 1", 88.1, "%", 2.0, anywhere=True)
@@ -73,12 +74,47 @@ def test_every_claim_can_be_shown():
         assert ("{}" in claim.says) == (not claim.direction), key
 
 
-def test_the_audit_finds_the_one_figure_that_does_not_follow():
-    rows = claims.audit()
-    ratios = [row["reported"] / row["implied"] for row in rows]
-    assert [abs(ratio - 1) > 0.01 for ratio in ratios] == [True, True, False, False, False, False, False]
-    assert rows[1]["implied"] == pytest.approx(126_443, abs=1)  # 3.95 MB × 11.9 % × 26.9 %
-    assert rows[0]["implied"] == pytest.approx(96.8, abs=0.01)
+GIVEN = {"says": '"it saves {}"', "where": '"section 1"', "value": "88.1", "unit": '"%"'}
+
+
+def toml(folder, key="prune.saved", **given):
+    """A file of one claim: :data:`GIVEN`, and ``given``, TOML; None leaves a key out."""
+    lines = [f"{name} = {value}" for name, value in (GIVEN | given).items() if value is not None]
+    (folder / "claims.toml").write_text("\n".join([f"[{key}]", *lines, ""]))
+    return folder / "claims.toml"
+
+
+def test_claims_are_read_from_a_file(tmp_path):
+    more = {"tolerance": "2.0", "nodes": "{ teacher = 1, teacher-imp = -1 }", "saved": '["teacher-imp", "bytes_csr"]'}
+    (key, claim), *others = claims.read(toml(tmp_path, **more)).items()
+    weights, saved = {"teacher": 1, "teacher-imp": -1}, ["teacher-imp", "bytes_csr"]
+    assert claim == Claim("prune", "it saves {}", "section 1", 88.1, "%", 2.0, nodes=weights, saved=saved)
+    assert key == "saved" and others == []
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"tolerence": "2.0"}, r"claims\.toml: prune\.saved\.tolerence: unknown; did you mean 'tolerance'\?"),
+        ({"where": None}, r"prune\.saved\.where: missing"),
+        ({"value": '"88.1"'}, r"prune\.saved\.value='88\.1': expected a number"),
+        ({"unit": '"percent"'}, r"prune\.saved\.unit='percent': expected one of '%', "),
+        ({"taken": '["teacher"]'}, r"prune\.saved\.taken=\['teacher'\]: expected at least 2 of them"),
+        ({"direction": '"+"'}, r"prune\.saved\.says='it saves \{\}': expected \{\} in it, unless a direction"),
+        ({"key": "saved"}, r"saved\.says='it saves \{\}': expected a table"),
+        ({"value": ""}, r"claims\.toml: not valid TOML \(.*line 4"),
+    ],
+)
+def test_a_claim_that_cannot_be_read_is_named_with_its_key(tmp_path, given, message):
+    with pytest.raises(SettingError, match=message):
+        claims.read(toml(tmp_path, **given))
+
+
+def test_a_key_of_two_chapters_is_refused(tmp_path):
+    path = toml(tmp_path)
+    path.write_text(path.read_text() + path.read_text().replace("prune.", "svd."))
+    with pytest.raises(SettingError, match=r"svd\.saved: .*prune\.saved; expected a key of its own"):
+        claims.read(path)
 
 
 def point(name, bytes_, val, test):

@@ -12,11 +12,10 @@ import torch
 
 from studylib.data import datasets
 from studylib.disk import files, models
-from studylib.experiments import audit, narrower
-from studylib.experiments import combinations as experiments_combinations
-from studylib.experiments.combinations import Tree
+from studylib.experiments import sweep, sweep_audit, sweep_narrower
+from studylib.experiments.sweep import Tree
 from studylib.networks import layers
-from studylib.plots import combinations as plots
+from studylib.plots import sweep as plots
 from studylib.results import statistics, style, tables
 from studylib.results.chapter import Chapter
 from studylib.settings import SettingError, read
@@ -120,11 +119,11 @@ def test_marks_of_the_front_tell_the_nodes_apart(summary):
 
 
 def test_the_control_shows_every_node_the_front_and_the_dense_networks(summary):
-    rows = narrower.control(summary, networks())
+    rows = sweep_narrower.control(summary, networks())
     figure = plots.draw_control(rows[rows["kind"].isin(["combination", "float32"]) | (rows["growth"] == 1)])
     assert len(figure.axes[0].containers) == len(NODES) + 2
     front = figure.axes[0].lines[0].get_xydata()
-    expected = experiments_combinations.front(summary)
+    expected = sweep.front(summary)
     assert front == pytest.approx(np.array([expected["bytes_file"], 100 * expected["test_accuracy"]]).T)
     names = [t.get_text() for t in figure.legends[0].get_texts()]
     kinds = [f"narrower dense network, {kind}" for kind in ("float32", "int8")]
@@ -147,10 +146,18 @@ def test_effects_are_filled_only_where_the_verdict_is_certain():
     assert [t.get_text() for t in accuracy.get_yticklabels()] == ["distillation", "distillation × pruning"]
 
 
+def test_the_audit_finds_the_one_figure_that_does_not_follow():
+    rows = sweep_audit.relations()
+    apart = (rows["reported / implied"] - 1).abs() > 0.01
+    assert list(apart) == [True, True, False, False, False, False, False]
+    assert rows["implied"][1] == pytest.approx(126_443, abs=1)  # 3.95 MB × 11.9 % × 26.9 %
+    assert rows["implied"][0] == pytest.approx(96.8, abs=0.01)
+
+
 def test_effects_of_no_technique_are_said_to_be_none():
     assert "no technique" in texts(plots.draw_effects(pd.DataFrame()))
     assert tables.effects_table(pd.DataFrame()) == "No technique was applied: there is no effect."
-    assert experiments_combinations.told(pd.DataFrame(), 3).startswith("No technique was applied")
+    assert sweep.told(pd.DataFrame(), 3).startswith("No technique was applied")
 
 
 # --- records --------------------------------------------------------------------------------------------------
@@ -171,15 +178,15 @@ def test_effects_of_no_technique_are_said_to_be_none():
 )
 def test_controls_that_cannot_be_are_refused(given, message):
     with pytest.raises(SettingError, match=message):
-        read(narrower.Controls, given, "controls")
+        read(sweep_narrower.Controls, given, "controls")
 
 
 def test_controls_are_held_against_the_data(tiny):
-    narrower.Controls([1, 2], 7, 100).against(tiny)
+    sweep_narrower.Controls([1, 2], 7, 100).against(tiny)
     with pytest.raises(ValueError, match=r"calibration_images=101: expected at most 100, the training images"):
-        narrower.Controls([1], 7, 101).against(tiny)
+        sweep_narrower.Controls([1], 7, 101).against(tiny)
     with pytest.raises(ValueError, match=r"growths=4000 at depth=40: \d+ channels in a layer, expected at most 4096"):
-        narrower.Controls([1, 4000], 40, 8).against(tiny)
+        sweep_narrower.Controls([1, 4000], 40, 8).against(tiny)
 
 
 @pytest.mark.parametrize(
@@ -204,15 +211,17 @@ def test_a_tree_that_cannot_be_is_refused(given, message):
 def test_margins_are_over_the_better_line_at_equal_bytes_seed_by_seed():
     rows = table(["teacher", "teacher-kd", "teacher-imp"])
     rows["bytes_file"] = rows["node"].map({"teacher": 200_000, "teacher-kd": 40_000, "teacher-imp": 1_000})
-    found = narrower.margins(rows, networks()).set_index("node")
+    found = sweep_narrower.margins(rows, networks()).set_index("node")
     assert list(found.columns) == ["bytes", "accuracy %", "control %", "margin", "sd", "verdict"]
     assert found.loc["teacher", "control %"] == pytest.approx(90.5)  # beyond the largest: 0.90 and 0.91
     assert found.loc["teacher", "margin"] == pytest.approx(4.5)  # 0.95 both times
     assert found.loc["teacher", "sd"] == pytest.approx(100 * 0.01 / 2**0.5)
     between = 0.80 + 0.10 * math.log(2) / math.log(4)  # float32 at 40 kB, half of the way; int8 stays at 0.86
     assert found.loc["teacher-kd", "control %"] == pytest.approx(100 * (max(between, 0.86) + 0.005))
-    assert found.loc["teacher-imp", "verdict"] == narrower.TOO_SMALL and math.isnan(found.loc["teacher-imp", "margin"])
-    assert list(narrower.margins(rows[rows["seed"] == 0], networks())["verdict"])[:2] == 2 * [statistics.UNKNOWN]
+    assert found.loc["teacher-imp", "verdict"] == sweep_narrower.TOO_SMALL and math.isnan(
+        found.loc["teacher-imp", "margin"]
+    )
+    assert list(sweep_narrower.margins(rows[rows["seed"] == 0], networks())["verdict"])[:2] == 2 * [statistics.UNKNOWN]
 
 
 def test_verdicts_on_margins_need_the_seeds_to_agree():
@@ -221,9 +230,9 @@ def test_verdicts_on_margins_need_the_seeds_to_agree():
         for node, a in (("teacher", 0.95), ("teacher-kd", 0.85))
         for s in (0, 1, 2)
     )
-    found = narrower.margins(rows, networks((0, 1, 2)))
-    assert list(found["verdict"]) == [narrower.BEATS, narrower.BEATEN]
-    said = narrower.told(found, 3)
+    found = sweep_narrower.margins(rows, networks((0, 1, 2)))
+    assert list(found["verdict"]) == [sweep_narrower.BEATS, sweep_narrower.BEATEN]
+    said = sweep_narrower.told(found, 3)
     assert said.startswith(
         "At equal bytes 1 of 2 combinations beat the narrower dense networks (teacher), 1 are beaten"
     )
@@ -231,36 +240,36 @@ def test_verdicts_on_margins_need_the_seeds_to_agree():
 
 
 def test_the_control_has_the_means_of_its_networks_beside_the_combinations(summary):
-    rows = narrower.control(summary, networks())
+    rows = sweep_narrower.control(summary, networks())
     assert list(rows.columns[-5:]) == ["kind", "growth", "bytes", "accuracy", "sd"]
     assert (rows["kind"] == "combination").sum() == len(NODES)
     bare = rows[rows["kind"] == "int8"]
     assert list(bare["bytes"]) == [5_000, 20_000] and list(bare["accuracy"]) == pytest.approx([0.705, 0.865])
     assert list(bare["sd"]) == pytest.approx(2 * [0.01 / 2**0.5])
-    assert narrower.control(summary, networks((0,)))["sd"].isna().all()
+    assert sweep_narrower.control(summary, networks((0,)))["sd"].isna().all()
 
 
 def test_steps_of_a_training_count_the_last_small_batch():
-    assert narrower.steps(Recipe(3, batch_size=32), 65) == 9
+    assert sweep_narrower.steps(Recipe(3, batch_size=32), 65) == 9
 
 
 def test_networks_are_trained_once_and_only_where_the_data_can_have_them(monkeypatch, tiny, tmp_path):
     monkeypatch.setattr(datasets, "load", lambda name, seed=0: tiny)
     recipe, cpu = Recipe(1, 1e-2, batch_size=50, augmentation="none"), torch.device("cpu")
     with pytest.raises(ValueError, match="calibration_images=101"):
-        narrower.trained("digits", [0], narrower.Controls([1], 7, 101), recipe, cpu, tmp_path)
-    found = [narrower.trained("digits", [0], narrower.Controls([1], 7, 8), recipe, cpu, tmp_path)]
+        sweep_narrower.trained("digits", [0], sweep_narrower.Controls([1], 7, 101), recipe, cpu, tmp_path)
+    found = [sweep_narrower.trained("digits", [0], sweep_narrower.Controls([1], 7, 8), recipe, cpu, tmp_path)]
     monkeypatch.setattr(loop, "fit", None)
-    found.append(narrower.trained("digits", [0], narrower.Controls([1], 7, 8), recipe, cpu, tmp_path))
+    found.append(sweep_narrower.trained("digits", [0], sweep_narrower.Controls([1], 7, 8), recipe, cpu, tmp_path))
     pd.testing.assert_frame_equal(*found)
     assert {"seed", "growth", "kind", "bytes", "val_accuracy", "accuracy"} <= set(found[0])
 
 
 def test_tables_leave_out_the_reference_coder_where_it_was_not_run(summary):
-    assert list(experiments_combinations.bytes_by_count(summary)) == ["node", *experiments_combinations.ACCOUNTINGS]
-    without = experiments_combinations.bytes_by_count(summary.assign(bytes_nncodec=math.nan))
+    assert list(sweep.bytes_by_count(summary)) == ["node", *sweep.ACCOUNTINGS]
+    without = sweep.bytes_by_count(summary.assign(bytes_nncodec=math.nan))
     assert "nncodec" not in without and len(without) == len(NODES)
-    half = experiments_combinations.half_precision(
+    half = sweep.half_precision(
         pd.DataFrame(
             {
                 "node": ["teacher"],
@@ -275,7 +284,7 @@ def test_tables_leave_out_the_reference_coder_where_it_was_not_run(summary):
 
 
 def test_the_front_is_what_none_beats_the_smallest_first(summary):
-    found = experiments_combinations.front(summary)
+    found = sweep.front(summary)
     assert list(found["bytes_file"]) == sorted(found["bytes_file"])
     assert "teacher" in set(found["node"]) and NODES[-1] in set(found["node"])
 
@@ -289,7 +298,7 @@ def test_effects_are_told_the_largest_first_and_only_where_they_are_certain():
             ("test_accuracy", "kd × imp", 0.5, statistics.UNKNOWN),
         )
     ]
-    said = experiments_combinations.told(pd.DataFrame(rows), 3)
+    said = sweep.told(pd.DataFrame(rows), 3)
     assert said == (
         "Effects told from noise with n = 3 seeds, of 3 each: accuracy (points): pruning -2, distillation +1; "
         "nll (nats): none; bytes (doublings): none."
@@ -333,38 +342,38 @@ def tree(**given):
 
 
 def test_a_run_that_is_not_there_is_named_with_the_command_that_makes_it(study_root):
-    for ask in (experiments_combinations.about, experiments_combinations.identity, experiments_combinations.nodes):
+    for ask in (sweep.about, sweep.identity, sweep.nodes):
         with pytest.raises(FileNotFoundError, match=r"runs/smoke: no run here.*make study PROFILE=smoke"):
             ask("runs/smoke", tree())
 
 
 def test_rows_of_a_run_are_told_by_what_it_left(run, study_root):
-    found = experiments_combinations.nodes(run, tree())
+    found = sweep.nodes(run, tree())
     assert list(found["node"]) == PAIRED and list(found.columns) == tree_table.COLUMNS
-    assert experiments_combinations.about(run, tree()) == {
+    assert sweep.about(run, tree()) == {
         "profile": "small",
         "seeds": [0],
         "data": {"name": "digits", "train": 100},
         "provenance": {"git_commit": "abc"},
     }
-    before = experiments_combinations.identity(run, tree())
-    assert before == experiments_combinations.identity(run, tree()) and len(before) == 2 * len(PAIRED)
+    before = sweep.identity(run, tree())
+    assert before == sweep.identity(run, tree()) and len(before) == 2 * len(PAIRED)
     files.write_json(study_root / run / tree_names.LATENCY, {"latency_ms": {}})
-    assert len(experiments_combinations.identity(run, tree())) == 2 * len(PAIRED) + 1
+    assert len(sweep.identity(run, tree())) == 2 * len(PAIRED) + 1
     metrics = study_root / run / "seed0" / "teacher-imp" / tree_names.METRICS
     files.write_json(metrics, files.read_json(metrics) | {"seconds": 7.0})
-    assert len(set(experiments_combinations.identity(run, tree())) & set(before)) == 2 * len(PAIRED) - 1
+    assert len(set(sweep.identity(run, tree())) & set(before)) == 2 * len(PAIRED) - 1
     (study_root / run / "seed0" / "teacher-int8" / models.TENSORS).write_bytes(b"x")
     with pytest.raises(files.CheckpointError, match="teacher-int8"):
-        experiments_combinations.identity(run, tree())
+        sweep.identity(run, tree())
 
 
 def test_rows_are_made_again_where_a_node_was_and_only_there(run, study_root):
     def chapter():
         node = Node("runs/here", "digits", 0)
         give = {
-            "about": lambda: experiments_combinations.about(run, tree()),
-            "key": lambda: experiments_combinations.identity(run, tree()),
+            "about": lambda: sweep.about(run, tree()),
+            "key": lambda: sweep.identity(run, tree()),
         }
         return Chapter(node, **give, tree=tree())
 
@@ -372,13 +381,11 @@ def test_rows_are_made_again_where_a_node_was_and_only_there(run, study_root):
 
     def count():
         calls.append(1)
-        return experiments_combinations.nodes(run, tree())
+        return sweep.nodes(run, tree())
 
     assert chapter().about["profile"] == "small"
     for _ in range(2):
-        pd.testing.assert_frame_equal(
-            chapter().rows("nodes", count), experiments_combinations.nodes(run, tree()), check_dtype=False
-        )
+        pd.testing.assert_frame_equal(chapter().rows("nodes", count), sweep.nodes(run, tree()), check_dtype=False)
     assert len(calls) == 1
     metrics = study_root / run / "seed0" / "teacher-imp" / tree_names.METRICS
     files.write_json(metrics, files.read_json(metrics) | {"seconds": 7.0})
@@ -386,30 +393,26 @@ def test_rows_are_made_again_where_a_node_was_and_only_there(run, study_root):
 
 
 def test_effects_of_a_run(run):
-    found = experiments_combinations.effects(run, tree(), experiments_combinations.nodes(run, tree()))
+    found = sweep.effects(run, tree(), sweep.nodes(run, tree()))
     assert list(found["effect"]) == 3 * ["imp", "int8", "imp × int8"]
-    assert list(found["measure"].unique()) == list(experiments_combinations.MEASURES)
-    assert experiments_combinations.effects(
-        run, tree(stages=[]), experiments_combinations.nodes(run, tree(stages=[]))
-    ).empty
+    assert list(found["measure"].unique()) == list(sweep.MEASURES)
+    assert sweep.effects(run, tree(stages=[]), sweep.nodes(run, tree(stages=[]))).empty
 
 
 def test_claims_are_of_the_nodes_that_are_there(run):
-    found = experiments_combinations.claims_of(run, tree(), experiments_combinations.nodes(run, tree()))
+    found = sweep.claims_of(run, tree(), sweep.nodes(run, tree()))
     assert found["best_accuracy"].value == pytest.approx(75.0) and found["best_cost"].value == pytest.approx(25.0)
     assert found["pruning_helps_int8"].value == 0 and found["svd_worst"] is found["int8_mends"] is None
     assert found["best_bytes"].value == 22_500  # a quarter of 90,000, the fourth node's
     assert found["pruned_loses_less"].value == pytest.approx(0, abs=1e-12)  # the same logits in another order
-    alone = experiments_combinations.claims_of(
-        run, tree(stages=[]), experiments_combinations.nodes(run, tree(stages=[]))
-    )
+    alone = sweep.claims_of(run, tree(stages=[]), sweep.nodes(run, tree(stages=[])))
     assert set(alone.values()) == {None}
 
 
 def test_divergence_is_that_of_the_predictions(run, study_root):
     p, q = (np.exp(2.5), 1, 1, 1), (np.exp(2.0), 1, 1, 1)
     p, q = np.array(p) / sum(p), np.array(q) / sum(q)
-    found = experiments_combinations.divergence(study_root / run, [0], "teacher", "teacher-int8")
+    found = sweep.divergence(study_root / run, [0], "teacher", "teacher-int8")
     assert found.shape == (1, 4) and found == pytest.approx(np.full((1, 4), (p * np.log(p / q)).sum()), rel=1e-6)
 
 
@@ -417,15 +420,15 @@ def test_divergence_is_that_of_the_predictions(run, study_root):
 
 
 def test_the_paper_does_not_agree_with_itself():
-    relations = audit.relations()
+    relations = sweep_audit.relations()
     assert (relations["reported / implied"] == relations["reported"] / relations["implied"]).all()
-    said = audit.disagree(relations)
+    said = sweep_audit.disagree(relations)
     assert said.startswith(f"5 of {len(relations)} relations agree within a hundredth") and "bytes by the same" in said
 
 
 def test_candidates_are_counted_in_our_own_models(run, made):
-    summary = tree_table.summary(experiments_combinations.nodes(run, tree()))
-    found = pd.DataFrame(audit.candidates(run, tree(), summary)).set_index("candidate")
+    summary = tree_table.summary(sweep.nodes(run, tree()))
+    found = pd.DataFrame(sweep_audit.candidates(run, tree(), summary)).set_index("candidate")
     assert list(found.columns) == ["bytes", "of", "saved %", "from the published", "reproduces it"]
     living = sum(int((layer.weight != 0).sum()) for layer in layers.weight_layers(made["teacher-imp-int8"]).values())
     assert found.loc["values alone, positions free", "bytes"] == living
@@ -434,43 +437,45 @@ def test_candidates_are_counted_in_our_own_models(run, made):
     assert (found["saved %"] - 99.84).tolist() == pytest.approx(found["from the published"].tolist())
     fused = found[found.index.str.contains("batch norm fused")]["bytes"]
     assert list(fused) in ([0, 0], [])  # [] where torch has no eager quantization any more
-    said = audit.table(found.reset_index())
+    said = sweep_audit.table(found.reset_index())
     assert said.count("\n| ") == 1 + len(found) and "The published saving would leave" in said
-    told = audit.told(audit.relations(), found.reset_index())
+    told = sweep_audit.told(sweep_audit.relations(), found.reset_index())
     assert "20 times fewer" in told and "nearest: " in told
 
 
 def test_without_the_eager_quantization_its_candidates_are_skipped(run, monkeypatch):
-    monkeypatch.setattr(audit, "parameters_left", lambda model, fuse: None)
-    summary = tree_table.summary(experiments_combinations.nodes(run, tree()))
-    assert len(audit.candidates(run, tree(), summary)) == 6
+    monkeypatch.setattr(sweep_audit, "parameters_left", lambda model, fuse: None)
+    summary = tree_table.summary(sweep.nodes(run, tree()))
+    assert len(sweep_audit.candidates(run, tree(), summary)) == 6
 
 
 def test_parameters_of_an_eagerly_converted_model_are_its_batch_norms(teacher_model):
-    if (left := audit.parameters_left(teacher_model, fuse=False)) is None:
+    if (left := sweep_audit.parameters_left(teacher_model, fuse=False)) is None:
         pytest.skip("torch has no eager quantization any more")
     norms = [m for m in teacher_model.modules() if isinstance(m, torch.nn.BatchNorm2d)]
     assert left == 4 * sum(p.numel() for m in norms for p in m.parameters())
-    assert audit.parameters_left(teacher_model, fuse=True) == 0
+    assert sweep_audit.parameters_left(teacher_model, fuse=True) == 0
 
 
 def test_a_sparser_network_is_taken_there_in_steps_and_kept(run, tiny, study_root, monkeypatch):
     monkeypatch.setattr(datasets, "load", lambda name, seed=0: tiny)
     recipe = Recipe(10, 1e-2, batch_size=50, augmentation="none")
     ask = (run, tree(), "digits", recipe, torch.device("cpu"), study_root / "kept")
-    found = pd.DataFrame(audit.sparser(*ask))
-    assert list(found.columns) == ["sparsity", "accuracy", "needed"] and len(found) == 1 + audit.STEPS
+    found = pd.DataFrame(sweep_audit.sparser(*ask))
+    assert list(found.columns) == ["sparsity", "accuracy", "needed"] and len(found) == 1 + sweep_audit.STEPS
     assert found["sparsity"].is_monotonic_increasing
     assert found["sparsity"].iloc[-1] == pytest.approx(found["needed"].iloc[0])
     monkeypatch.setattr(prune, "trajectory", None)
-    assert pd.DataFrame(audit.sparser(*ask)).equals(found)
-    assert audit.steps(found).startswith(f"Values alone fit at {found['needed'][0]:.2%} zeros. Validation accuracy: ")
+    assert pd.DataFrame(sweep_audit.sparser(*ask)).equals(found)
+    assert sweep_audit.steps(found).startswith(
+        f"Values alone fit at {found['needed'][0]:.2%} zeros. Validation accuracy: "
+    )
 
 
 @pytest.mark.parametrize("stages", [[], ["int8"], ["imp"]])
 def test_without_both_stages_the_audit_says_so(stages, run, study_root):
     there = tree(stages=stages)
-    assert audit.candidates(run, there, pd.DataFrame()) == []
-    assert audit.sparser(run, there, "digits", Recipe(1), torch.device("cpu"), study_root) == []
-    assert audit.table(pd.DataFrame()) == audit.steps(pd.DataFrame()) == audit.NOT_BOTH
-    assert audit.told(audit.relations(), pd.DataFrame()).endswith(audit.NOT_BOTH)
+    assert sweep_audit.candidates(run, there, pd.DataFrame()) == []
+    assert sweep_audit.sparser(run, there, "digits", Recipe(1), torch.device("cpu"), study_root) == []
+    assert sweep_audit.table(pd.DataFrame()) == sweep_audit.steps(pd.DataFrame()) == sweep_audit.NOT_BOTH
+    assert sweep_audit.told(sweep_audit.relations(), pd.DataFrame()).endswith(sweep_audit.NOT_BOTH)

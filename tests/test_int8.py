@@ -16,8 +16,8 @@ from projects import ROOT
 from studylib import settings
 from studylib.coding import codec, size
 from studylib.data import scoring
-from studylib.experiments import few_bits
 from studylib.experiments import int8 as experiments_int8
+from studylib.experiments import int8_few_bits
 from studylib.networks import int8_layers, pt2e
 from studylib.networks.layers import duplicate, fold_batch_norm, masks_of, prunable, weight_layers
 from studylib.plots import int8 as plots
@@ -28,7 +28,7 @@ from studylib.tree import published
 from studylib.tree.names import METRICS
 
 matplotlib.use("Agg")
-TUNING = few_bits.Tuning(1, 1e-2, batch_size=50, augmentation="none")
+TUNING = int8_few_bits.Tuning(1, 1e-2, batch_size=50, augmentation="none")
 
 
 @pytest.fixture(autouse=True)
@@ -49,17 +49,17 @@ def _default_style():
         (int8.Quantization, {"calibration_images": 1.5}, "calibration_images=1.5: expected a whole number"),
         (experiments_int8.Latency, {"batch": 0}, "batch=0: expected at least 1"),
         (experiments_int8.Latency, {"compiled": 1}, "compiled=1: expected true or false"),
-        (few_bits.FewBits, {"bits": []}, r"bits=\[\]: expected at least 1 of them"),
-        (few_bits.FewBits, {"bits": [1, 4]}, r"bits\[0\]=1: expected at least 2"),
-        (few_bits.FewBits, {"bits": [4, 8]}, r"bits\[1\]=8: expected at most 7"),
-        (few_bits.FewBits, {"bits": [4, 3]}, r"bits=\[4, 3\]: expected ascending numbers, each once"),
-        (few_bits.FewBits, {"bits": [3, 3]}, r"bits=\[3, 3\]: expected ascending numbers, each once"),
-        (few_bits.Tuning, {"epochs": 0}, "epochs=0: expected at least 1"),
-        (few_bits.Tuning, {"lr": 0.0}, "lr=0.0: expected above 0"),
-        (few_bits.Tuning, {"min_lr": 1.0}, "min_lr=1.0: expected between 0 and lr=0.0001"),
-        (few_bits.Tuning, {"compile": True}, "compile=True: expected False"),
-        (few_bits.Tuning, {"label_smoothing": 0.1}, "label_smoothing=0.1: expected 0"),
-        (few_bits.Tuning, {"epoch": 1}, "epoch: unknown; did you mean 'epochs'"),
+        (int8_few_bits.FewBits, {"bits": []}, r"bits=\[\]: expected at least 1 of them"),
+        (int8_few_bits.FewBits, {"bits": [1, 4]}, r"bits\[0\]=1: expected at least 2"),
+        (int8_few_bits.FewBits, {"bits": [4, 8]}, r"bits\[1\]=8: expected at most 7"),
+        (int8_few_bits.FewBits, {"bits": [4, 3]}, r"bits=\[4, 3\]: expected ascending numbers, each once"),
+        (int8_few_bits.FewBits, {"bits": [3, 3]}, r"bits=\[3, 3\]: expected ascending numbers, each once"),
+        (int8_few_bits.Tuning, {"epochs": 0}, "epochs=0: expected at least 1"),
+        (int8_few_bits.Tuning, {"lr": 0.0}, "lr=0.0: expected above 0"),
+        (int8_few_bits.Tuning, {"min_lr": 1.0}, "min_lr=1.0: expected between 0 and lr=0.0001"),
+        (int8_few_bits.Tuning, {"compile": True}, "compile=True: expected False"),
+        (int8_few_bits.Tuning, {"label_smoothing": 0.1}, "label_smoothing=0.1: expected 0"),
+        (int8_few_bits.Tuning, {"epoch": 1}, "epoch: unknown; did you mean 'epochs'"),
     ],
 )
 def test_settings_out_of_bounds_are_named_with_what_was_expected(kind, given, message):
@@ -75,7 +75,7 @@ def test_as_many_images_calibrate_as_there_are(digits):
 
 def test_the_tuning_is_a_recipe_whose_rate_falls_to_zero():
     given = {"epochs": 6, "lr": 1e-3, "batch_size": 32}
-    tuning = settings.read(few_bits.Tuning, given, "tuning")
+    tuning = settings.read(int8_few_bits.Tuning, given, "tuning")
     assert isinstance(tuning, recipe.Recipe)
     assert dataclasses.asdict(tuning) == dataclasses.asdict(recipe.Recipe(min_lr=0.0, **given))
     assert tuning.rate(6) == 0
@@ -216,11 +216,11 @@ def thinned(student_model):
 
 
 def test_few_bits_that_were_stopped_go_on(thinned, tiny, tmp_path, monkeypatch):
-    rises = few_bits.sensitivity(thinned, tiny, [3, 4], 0)
+    rises = int8_few_bits.sensitivity(thinned, tiny, [3, 4], 0)
     how = {"calibration_images": 16, "seed": 0}
 
     def rows():
-        return few_bits.below_eight({"dense": thinned}, tiny, [3, 4], rises, tuning=TUNING, folder=tmp_path, **how)
+        return int8_few_bits.below_eight({"dense": thinned}, tiny, [3, 4], rises, tuning=TUNING, folder=tmp_path, **how)
 
     calls = trainings(monkeypatch, most=2)
     with pytest.raises(KeyboardInterrupt):
@@ -232,13 +232,13 @@ def test_few_bits_that_were_stopped_go_on(thinned, tiny, tmp_path, monkeypatch):
     calls.clear()
     assert rows() == whole and not calls
     found = {(row["network"], row["rounding"], row["bits"]): row for row in whole}
-    ways = [("after training", 8), *((way, bits) for bits in (3, 4) for way in few_bits.ROUNDINGS[1:])]
+    ways = [("after training", 8), *((way, bits) for bits in (3, 4) for way in int8_few_bits.ROUNDINGS[1:])]
     hybrid = [("dense, hybrid", "after training", 4), ("dense, hybrid", "in training", 4)]
     assert set(found) == {("dense", *way) for way in ways} | set(hybrid)
     assert all(list(row) == ["network", "rounding", "bits", "bytes", "accuracy", "nll"] for row in whole)
     longer = duplicate(thinned)
     loop.fit(longer, tiny, TUNING, seed=0, masks=masks_of(thinned))
-    by_layer = few_bits.chosen(rises, [3, 4])[4]
+    by_layer = int8_few_bits.chosen(rises, [3, 4])[4]
     expected = {
         ("dense", "after training", 3): int8.apply(thinned, tiny, bits=3, **how),
         ("dense", "trained on", 4): int8.apply(longer, tiny, bits=4, **how),
@@ -258,22 +258,22 @@ def test_bits_by_layer_take_no_more_than_the_same_number_everywhere():
         for layer in weights
         for bits in (2, 4, 8)
     ]
-    assert few_bits.chosen(rises, [2, 4]) == {4: {"a": 8, "b": 2}}  # 10 · 8 + 30 · 2 = 140 of 160 bits
-    assert few_bits.chosen(rises, [4]) == {}
+    assert int8_few_bits.chosen(rises, [2, 4]) == {4: {"a": 8, "b": 2}}  # 10 · 8 + 30 · 2 = 140 of 160 bits
+    assert int8_few_bits.chosen(rises, [4]) == {}
 
 
 def test_rows_have_the_order_of_the_published_table():
     rows = json.loads((ROOT / "figures" / "digits" / "05_int8.json").read_text())["rows"]["below_eight_bits"]
     networks = list(dict.fromkeys(row["network"] for row in rows))
     mixed = sorted(rows, key=lambda row: (networks.index(row["network"]), random.Random(row["bytes"]).random()))
-    assert mixed != rows and few_bits.in_order(mixed) == rows
+    assert mixed != rows and int8_few_bits.in_order(mixed) == rows
 
 
 def test_the_networks_in_floats_are_rows_of_what_their_folders_say(tmp_path):
     known = {"bytes_file": 9, "test_accuracy": 0.5, "test_nll": 1.5, "seed": 0}
     (tmp_path / METRICS).write_text(json.dumps(known))
     row = {"rounding": "none", "bits": 32, "bytes": 9, "accuracy": 0.5, "nll": 1.5}
-    assert few_bits.in_floats({"dense": str(tmp_path)}) == [{"network": "dense", **row}]
+    assert int8_few_bits.in_floats({"dense": str(tmp_path)}) == [{"network": "dense", **row}]
 
 
 FEW = [
@@ -292,10 +292,10 @@ def few(rows=FEW) -> pd.DataFrame:
 
 def test_few_bits_are_summed_up_by_network():
     said = "in 2 bits after training 30.0%, in training 80.0%, in floats 95.0%; smallest file within a point of that: "
-    assert few_bits.said_of_few(few()) == f"dense: {said}4 bits, in training, 150 bytes"
-    assert few_bits.said_of_few(few([FEW[0], *FEW[2:4]])) == f"dense: {said}none"
-    assert few_bits.said_of_hybrid(few()) == "4 bits, in training, +0.2 points"
-    assert few_bits.said_of_hybrid(few(FEW[:-1])) == "none was chosen, as that takes two numbers of bits"
+    assert int8_few_bits.said_of_few(few()) == f"dense: {said}4 bits, in training, 150 bytes"
+    assert int8_few_bits.said_of_few(few([FEW[0], *FEW[2:4]])) == f"dense: {said}none"
+    assert int8_few_bits.said_of_hybrid(few()) == "4 bits, in training, +0.2 points"
+    assert int8_few_bits.said_of_hybrid(few(FEW[:-1])) == "none was chosen, as that takes two numbers of bits"
 
 
 def test_kinds_are_summed_up_as_shares_of_the_float_network():

@@ -20,7 +20,7 @@ from studylib.descent import aggregators, objectives
 from studylib.descent.objectives import Objective, objective
 from studylib.descent.steps import Descent, Penalty, Proximal, penalized, weighted_sum
 from studylib.disk import files
-from studylib.experiments.hypervolume import hypervolume
+from studylib.experiments.moo_hypervolume import hypervolume
 from studylib.networks import layers
 from studylib.training import loop
 from studylib.training.recipe import Recipe

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from studylib.plots import combinations as of_sweep
+from studylib.plots import sweep as of_sweep
 from studylib.plots.prune import WAYS
 from studylib.results import statistics, style, tables
 from studylib.tree import names

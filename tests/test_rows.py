@@ -8,8 +8,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from studylib.experiments import narrower, svd
 from studylib.experiments import prune as experiments_prune
+from studylib.experiments import svd, sweep_narrower
 from studylib.techniques import prune
 from studylib.training import loop, recipe
 from studylib.tree import rows
@@ -109,9 +109,9 @@ def test_rows_of_ranks_say_which_images_are_right_as_their_accuracy_does(student
 
 
 def test_narrower_networks_are_measured_as_they_are_and_in_int8(monkeypatch, tiny, tmp_path):
-    monkeypatch.setattr(narrower.data, "load", lambda name, seed: tiny)
+    monkeypatch.setattr(sweep_narrower.data, "load", lambda name, seed: tiny)
     how = {"depth": 7, "recipe": RECIPE, "calibration_images": 8, "device": torch.device("cpu")}
-    found = pd.DataFrame(rows.every(narrower.networks("digits", [0], [1, 2], **how), tmp_path, []))
+    found = pd.DataFrame(rows.every(sweep_narrower.networks("digits", [0], [1, 2], **how), tmp_path, []))
     assert list(found["kind"]) == ["float32", "int8"] * 2 and list(found["growth"]) == [1, 1, 2, 2]
     bytes_of = found.pivot(index="growth", columns="kind", values="bytes")
     assert (bytes_of["int8"] < bytes_of["float32"]).all() and found["accuracy"].between(0, 1).all()

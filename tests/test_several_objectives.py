@@ -10,12 +10,11 @@ from studylib import settings
 from studylib.coding import limits
 from studylib.data import scoring
 from studylib.descent import objectives
-from studylib.experiments import hypervolume, three_objectives, ways_to_train
-from studylib.experiments import several_objectives as several
-from studylib.experiments.ways import METHOD, RIVALS, Way
-from studylib.experiments.ways_to_train import ConvNetSize
+from studylib.experiments import moo, moo_hypervolume, moo_objectives, moo_training
+from studylib.experiments.moo_training import ConvNetSize
+from studylib.experiments.moo_ways import METHOD, RIVALS, Way
 from studylib.networks import spec
-from studylib.plots import ways as plots
+from studylib.plots import moo as plots
 from studylib.results import chapter
 from studylib.techniques import int8
 from studylib.training import loop, recipe
@@ -25,8 +24,8 @@ from tests.conftest import SMALL
 QUICK = recipe.Recipe(epochs=1, lr=5e-3, batch_size=50, augmentation="none")
 HOW = {"recipe": QUICK, "tau": 0.3, "seed": 0}
 SETTINGS = {"sums": [1e-3], "shrinkages": [0.1], "taus": [0.2], "rates": [5e-3], "sparsities": [0.5]}
-LABELS = [way.label for way in ways_to_train.Comparison(**SETTINGS).ways()]
-STAGES = ways_to_train.STAGES
+LABELS = [way.label for way in moo_training.Comparison(**SETTINGS).ways()]
+STAGES = moo_training.STAGES
 
 
 @pytest.fixture
@@ -74,13 +73,13 @@ def test_a_network_that_no_file_holds_is_refused_before_it_is_built(digits):
 
 
 def test_a_fresh_network_is_that_of_its_seed(digits):
-    found = several.fresh(ConvNetSize(**SMALL), digits, 3, torch.device("cpu"))
+    found = moo.fresh(ConvNetSize(**SMALL), digits, 3, torch.device("cpu"))
     expected = spec.create("convnet", 3, **digits.model_args, **SMALL)
     assert all(torch.equal(a, b) for a, b in zip(found.parameters(), expected.parameters(), strict=True))
 
 
 def test_the_gradients_are_those_of_the_two_losses(new_student, tiny):
-    row = several.gradients(new_student(), tiny, 20)
+    row = moo.gradients(new_student(), tiny, 20)
     model, weights = (model := new_student()), objectives.weights(model)
     loss = torch.nn.functional.cross_entropy(model(tiny.normalize(tiny.train.images[:20])), tiny.train.labels[:20])
     first = torch.cat([gradient.flatten() for gradient in torch.autograd.grad(loss, weights)])
@@ -92,27 +91,27 @@ def test_the_gradients_are_those_of_the_two_losses(new_student, tiny):
 
 
 def test_every_way_is_compared_on_every_seed_and_read_back(tiny, monkeypatch, tmp_path, trainings):
-    monkeypatch.setattr(several.datasets, "load", lambda name, seed: tiny)
-    given = ways_to_train.Comparison(repetitions=2, **SETTINGS)
-    arguments = (tiny, ConvNetSize(**SMALL), given, given.plan(QUICK, ways_to_train.Tuning()), torch.device("cpu"))
-    found = several.compared(*arguments, tmp_path)
+    monkeypatch.setattr(moo.datasets, "load", lambda name, seed: tiny)
+    given = moo_training.Comparison(repetitions=2, **SETTINGS)
+    arguments = (tiny, ConvNetSize(**SMALL), given, given.plan(QUICK, moo_training.Tuning()), torch.device("cpu"))
+    found = moo.compared(*arguments, tmp_path)
     assert len(found["tried"]) == len(LABELS) * len(STAGES) and set(found["tried"]["seed"]) == {0}
     columns = ["way", "value", "seed", "stage", "sparsity", "val_accuracy"]
     assert list(found["tried"]) == columns and list(found["chosen"]) == [*columns, "zeros", "test_accuracy", "bytes"]
     assert list(found["chosen"]["way"].unique()) == LABELS and set(found["chosen"]["seed"]) == {0, 1}
-    assert set(several.ALONG) | {"fallbacks"} <= set(found["history"])
-    told = several.steps(found["history"], 0)
-    assert list(told) == ["way", *several.RAISES, *several.LOSSES, "fallbacks"] and list(told["way"]) == LABELS
+    assert set(moo.ALONG) | {"fallbacks"} <= set(found["history"])
+    told = moo.steps(found["history"], 0)
+    assert list(told) == ["way", *moo.RAISES, *moo.LOSSES, "fallbacks"] and list(told["way"]) == LABELS
     made = len(trainings)
-    again = several.compared(*arguments, tmp_path)
+    again = moo.compared(*arguments, tmp_path)
     assert len(trainings) == made and all(again[name].equals(found[name]) for name in found)
 
 
 def test_a_comparison_that_does_not_fit_the_data_is_refused_before_it_trains(tiny, trainings):
-    given = ways_to_train.Comparison(**SETTINGS)
+    given = moo_training.Comparison(**SETTINGS)
     large = ConvNetSize([4096, 4096, 4096])
     with pytest.raises(ValueError, match="expected at most"):
-        several.compared(tiny, large, given, given.plan(QUICK, ways_to_train.Tuning()), torch.device("cpu"), None)
+        moo.compared(tiny, large, given, given.plan(QUICK, moo_training.Tuning()), torch.device("cpu"), None)
     assert not trainings
 
 
@@ -123,7 +122,7 @@ def test_steps_are_of_the_first_seed_its_last_losses_and_the_mean_of_its_shares(
         row | {"ascends_cross_entropy": 0.4, "value_cross_entropy": 1.0},
     ]
     other = epochs[0] | {"seed": 5, "fallbacks": 7}
-    (found,) = several.steps(pd.DataFrame([*epochs, other]), 4).to_dict("records")
+    (found,) = moo.steps(pd.DataFrame([*epochs, other]), 4).to_dict("records")
     assert found == {
         "way": "PCD",
         "ascends_cross_entropy": pytest.approx(30),
@@ -138,61 +137,61 @@ def test_the_best_value_is_bold_and_named_where_it_is_at_an_end():
     ways = [Way("a", "λ", (1.0, 2.0, 3.0)), Way("b", "τ", (1.0, 2.0, 3.0))]
     score = pd.Series({("a", 1.0): 0.1, ("a", 2.0): 0.3, ("a", 3.0): 0.2} | {("b", v): v / 10 for v in (1.0, 2.0, 3.0)})
     best = {"a": 2.0, "b": 3.0}
-    rows = several.by_value(ways, score, best)
+    rows = moo.by_value(ways, score, best)
     assert list(rows["value: % dominated"]) == ["1: 10.0, **2: 30.0**, 3: 20.0", "1: 10.0, 2: 20.0, **3: 30.0**"]
-    assert several.at_an_end(ways, best) == "b" and several.at_an_end(ways[:1], best) == "none"
+    assert moo.at_an_end(ways, best) == "b" and moo.at_an_end(ways[:1], best) == "none"
     two = Way("c", "λ", (1.0, 2.0))  # of two, each is at an end
-    assert several.at_an_end([two], {"c": 1.0}) == "none"
+    assert moo.at_an_end([two], {"c": 1.0}) == "none"
 
 
 def test_scores_are_the_mean_of_both_stages_and_the_rival_is_the_better_sum():
     rows = chosen_rows({RIVALS[0]: [0.55], RIVALS[1]: [0.775]})
     rows.loc[rows["stage"] == STAGES[1], "val_accuracy"] = 1.0
-    score = several.scores(rows, 10)
+    score = moo.scores(rows, 10)
     assert score.to_dict() == {(RIVALS[0], 1.0): pytest.approx(0.75), (RIVALS[1], 1.0): pytest.approx(0.875)}
-    assert several.rival_of(score, dict.fromkeys(RIVALS, 1.0)) == RIVALS[1]
+    assert moo.rival_of(score, dict.fromkeys(RIVALS, 1.0)) == RIVALS[1]
 
 
 def test_what_is_dominated_is_held_against_both_sums_and_said_in_words():
     ways = {RIVALS[0]: [0.55, 0.55], RIVALS[1]: [0.46, 0.46], METHOD: [0.64, 0.64]}
-    rows = several.against_sums(chosen_rows(ways), 10)
+    rows = moo.against_sums(chosen_rows(ways), 10)
     assert len(rows) == 2 * 2 * 3 and list(rows["rival"].unique()) == list(RIVALS)
-    shown = several.dominated(rows, dict.fromkeys(ways, 1.0))
+    shown = moo.dominated(rows, dict.fromkeys(ways, 1.0))
     assert list(shown) == ["stage", "way", "value", "dominated %", *(f"over the {rival}" for rival in RIVALS)]
     first = shown.iloc[0].to_dict()
     assert first["dominated %"] == "50.0 ± 0.0" and first[f"over the {RIVALS[0]}"] == "–"
     assert shown.iloc[2][f"over the {RIVALS[1]}"].startswith("+20.0 (")
-    said = several.most(rows, STAGES[0], RIVALS[0])
+    said = moo.most(rows, STAGES[0], RIVALS[0])
     assert said.startswith(f"one-shot, most by {METHOD} (60.0%); {METHOD} +10.0 points over the weighted sum (")
-    assert several.lift(rows, METHOD) == pytest.approx(100 / 9)
-    measured = several.claims_of(rows, pd.DataFrame([{"way": METHOD, **dict.fromkeys(several.RAISES, 2.5)}]))
+    assert moo.lift(rows, METHOD) == pytest.approx(100 / 9)
+    measured = moo.claims_of(rows, pd.DataFrame([{"way": METHOD, **dict.fromkeys(moo.RAISES, 2.5)}]))
     against = {each.against: each for each in measured["moo_one_shot"]}
     assert list(against) == list(RIVALS) and against[RIVALS[1]].value == pytest.approx(20)
     assert against[RIVALS[1]].n == 2 and measured["moo_common"][0].value == 2.5
-    nothing = pd.DataFrame(columns=["way", *several.RAISES])  # the method's training did not stay finite
-    assert math.isnan(several.claims_of(rows, nothing)["moo_common"][0].value)
+    nothing = pd.DataFrame(columns=["way", *moo.RAISES])  # the method's training did not stay finite
+    assert math.isnan(moo.claims_of(rows, nothing)["moo_common"][0].value)
 
 
 def test_the_three_highest_are_those_of_a_stage_and_sparsity():
     rows = chosen_rows({"a": [0.1, 0.3], "b": [0.4, 0.4], "c": [0.3, 0.3], "d": [0.9, 0.1]})
     rows = pd.concat([rows, chosen_rows({"e": [1.0]}, sparsity=0.9)])
-    assert several.highest(rows, 0.5) == "one-shot: d 50.0%, b 40.0%, c 30.0%; fine-tuned: d 60.0%, b 50.0%, c 40.0%"
+    assert moo.highest(rows, 0.5) == "one-shot: d 50.0%, b 40.0%, c 30.0%; fine-tuned: d 60.0%, b 50.0%, c 40.0%"
 
 
 def test_the_least_likeness_is_over_the_epochs_of_the_method():
     rows = pd.DataFrame({"way": [METHOD, METHOD, "MGDA"], "cosine_l1": [0.0, -0.9, -1.0]})
-    assert several.least_likeness(rows, 0.4) == hypervolume.likeness(0.4, -0.9)
-    assert math.isnan(several.least_likeness(rows[2:], 0.4))
+    assert moo.least_likeness(rows, 0.4) == moo_hypervolume.likeness(0.4, -0.9)
+    assert math.isnan(moo.least_likeness(rows[2:], 0.4))
 
 
 def test_the_front_is_of_means_over_seeds_and_of_ways_that_have_bytes():
     rows = chosen_rows({"a": [0.5, 0.7], "b": [0.4, 0.4], "c": [0.8, 0.8]})
     rows.loc[rows["way"] == "c", "bytes"] = None  # did not stay finite
-    found = several.front(rows)
+    found = moo.front(rows)
     assert found["way"].tolist() == ["a", "b"] and found["bytes"].tolist() == [1000, 1001]
     assert found["test_accuracy"].tolist() == pytest.approx([0.7, 0.5]) and found["front"].tolist() == [True, False]
     assert found["test_accuracy_sd"].tolist() == pytest.approx([math.sqrt(0.02), 0])
-    assert several.on_front(found, 10) == "a" and several.on_front(found, 2) == ""
+    assert moo.on_front(found, 10) == "a" and moo.on_front(found, 2) == ""
 
 
 @pytest.fixture
@@ -201,25 +200,25 @@ def start(new_student):
 
 
 def test_three_objectives_are_rows_of_each_set_and_kept(start, tiny, tmp_path, trainings):
-    rows = three_objectives.three_objectives(start, tiny, tmp_path, **HOW)
+    rows = moo_objectives.three_objectives(start, tiny, tmp_path, **HOW)
     names = ["task", "task + l1", "task + nuclear_norm", "task + l1 + nuclear_norm"]
     assert [row["objectives"] for row in rows] == names
     assert list(rows[0]) == [
-        *("objectives", "l1", "nuclear_norm", three_objectives.TEST, three_objectives.PRUNED),
+        *("objectives", "l1", "nuclear_norm", moo_objectives.TEST, moo_objectives.PRUNED),
         "quarter of the rank %",
     ]
-    model = three_objectives.descended(start, tiny, [objectives.l1], **HOW)
+    model = moo_objectives.descended(start, tiny, [objectives.l1], **HOW)
     assert rows[1]["l1"] == pytest.approx(float(objectives.l1.closed_form(model)[0]))
-    assert rows[1][three_objectives.TEST] == 100 * scoring.accuracy(model, tiny.test, tiny)
+    assert rows[1][moo_objectives.TEST] == 100 * scoring.accuracy(model, tiny.test, tiny)
     assert rows[1]["l1"] < rows[0]["l1"]
     made = len(trainings)
-    assert three_objectives.three_objectives(start, tiny, tmp_path, **HOW) == rows and len(trainings) == made
-    assert three_objectives.three_objectives(start, tiny, tmp_path, **HOW | {"tau": 0.4}) != rows
+    assert moo_objectives.three_objectives(start, tiny, tmp_path, **HOW) == rows and len(trainings) == made
+    assert moo_objectives.three_objectives(start, tiny, tmp_path, **HOW | {"tau": 0.4}) != rows
 
 
 def test_a_quarter_of_the_rank_is_left_and_the_network_is_as_it_was(start):
     before = start.fc1.weight.detach().clone()
-    small = three_objectives._quarter_rank(start)
+    small = moo_objectives._quarter_rank(start)
     for name in ("fc1", "fc2", "fc3"):
         full, cut = (getattr(model, name).weight.detach() for model in (start, small))
         assert torch.linalg.matrix_rank(cut) == max(1, min(full.shape) // 4)
@@ -227,10 +226,10 @@ def test_a_quarter_of_the_rank_is_left_and_the_network_is_as_it_was(start):
 
 
 def test_quantization_and_alignment_are_measured_beside_the_teacher(start, tiny, teacher_model, tmp_path):
-    rows = three_objectives.quantization_and_alignment(start, tiny, teacher_model, tmp_path, **HOW)
+    rows = moo_objectives.quantization_and_alignment(start, tiny, teacher_model, tmp_path, **HOW)
     assert [row["objectives"].count("+") for row in rows] == [0, 1, 1, 2]
-    assert list(rows[0]) == ["objectives", "error", three_objectives.TEST, "4 bits %", "as the teacher %"]
-    model = three_objectives.descended(start, tiny, [], **HOW)
+    assert list(rows[0]) == ["objectives", "error", moo_objectives.TEST, "4 bits %", "as the teacher %"]
+    model = moo_objectives.descended(start, tiny, [], **HOW)
     low = int8.apply(model, tiny, seed=0, calibration_images=100, bits=4)
     assert rows[0]["4 bits %"] == 100 * scoring.accuracy(low, tiny.test, tiny)
     assert rows[1]["error"] < rows[0]["error"]
@@ -244,13 +243,13 @@ def test_an_objective_of_ones_own_stands_beside_l1_and_is_trained_again_when_it_
 
         return own
 
-    rows = three_objectives.beside_l1(own(1.0), start, tiny, tmp_path, **HOW)
-    assert [list(row) for row in rows] == 2 * [["objectives", three_objectives.TEST, three_objectives.PRUNED]]
+    rows = moo_objectives.beside_l1(own(1.0), start, tiny, tmp_path, **HOW)
+    assert [list(row) for row in rows] == 2 * [["objectives", moo_objectives.TEST, moo_objectives.PRUNED]]
     assert [row["objectives"] for row in rows] == ["task + own", "task + l1"]
     file = tmp_path / "own_objective" / "task_+_own.json"
     kept = file.read_bytes()
-    assert three_objectives.beside_l1(own(1.0), start, tiny, tmp_path, **HOW) == rows and file.read_bytes() == kept
-    three_objectives.beside_l1(own(2.0), start, tiny, tmp_path, **HOW)
+    assert moo_objectives.beside_l1(own(1.0), start, tiny, tmp_path, **HOW) == rows and file.read_bytes() == kept
+    moo_objectives.beside_l1(own(2.0), start, tiny, tmp_path, **HOW)
     assert file.read_bytes() != kept
 
 
@@ -279,7 +278,7 @@ def test_ways_to_train_have_a_panel_a_sparsity_and_a_ring_where_none_beats_them(
         for seed in (0, 1)
     ]
     chosen = pd.DataFrame([*rows, rows[0] | {"bytes": None}])
-    mean = several.front(chosen)
+    mean = moo.front(chosen)
     assert mean["front"].tolist() == [True, False, True]
     assert mean["bytes"].tolist() == [5000.5, 6000.5, 1000.5]
     assert mean["test_accuracy_sd"].tolist() == pytest.approx(3 * [0.02 / 2**0.5])

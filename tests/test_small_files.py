@@ -7,8 +7,8 @@ import pandas as pd
 import pytest
 
 from studylib.disk import files
-from studylib.experiments import frontier, small_files
-from studylib.plots.files import draw_files
+from studylib.experiments import frontier, frontier_files
+from studylib.plots.frontier import draw_files
 from studylib.results import marks, verdicts
 from studylib.results.chapter import Chapter
 from studylib.techniques import int8
@@ -49,15 +49,15 @@ def node(study_root, student_model):
 
 def starts(node, networks=()):
     grown, supervision = frontier.Grown(list(networks)), frontier.Supervision()
-    return small_files.starts(node, {"teacher": "parent", "student": ""}, grown, supervision, RECIPE)
+    return frontier_files.starts(node, {"teacher": "parent", "student": ""}, grown, supervision, RECIPE)
 
 
 def test_rows_and_files_of_a_network_of_the_tree_and_a_new_one(node, student_model):
     found, loss = starts(node, ["convnet 2"])
-    whole = small_files.networks(found, node)
+    whole = frontier_files.networks(found, node)
     assert [row["network"] for row in whole] == ["teacher", "convnet 2"]
     assert whole[0]["numbers"] == sum(p.numel() for p in student_model.parameters())
-    rows = small_files.points(node, found, loss, dataclasses.replace(SHRINKING, bits=[4]), RECIPE)
+    rows = frontier_files.points(node, found, loss, dataclasses.replace(SHRINKING, bits=[4]), RECIPE)
     assert list(rows[0]) == list(POINTS) and [row["name"] for row in rows] == ["teacher-500-4bit", "convnet2-500-4bit"]
     for row in rows:
         folder = node.out / "points" / row["name"]
@@ -83,17 +83,17 @@ def test_a_point_that_is_there_is_not_made_again_and_one_that_is_gone_is(node, m
     monkeypatch.setattr(frontier.qat, "apply", counted)
     stop = 1
     with pytest.raises(KeyboardInterrupt):
-        small_files.points(node, found, loss, SHRINKING, RECIPE)
+        frontier_files.points(node, found, loss, SHRINKING, RECIPE)
     stop = None
-    rows = small_files.points(node, found, loss, SHRINKING, RECIPE)
+    rows = frontier_files.points(node, found, loss, SHRINKING, RECIPE)
     assert made == [3, 8]  # the first was kept
-    assert small_files.points(node, found, loss, SHRINKING, RECIPE) == rows and made == [3, 8]
+    assert frontier_files.points(node, found, loss, SHRINKING, RECIPE) == rows and made == [3, 8]
     (node.out / "points" / rows[0]["name"] / "model.slnc").unlink()
-    assert small_files.points(node, found, loss, SHRINKING, RECIPE) == rows and made == [3, 8, 3]
-    small_files.points(node, found, loss, dataclasses.replace(SHRINKING, rounding_epochs=0), RECIPE)
+    assert frontier_files.points(node, found, loss, SHRINKING, RECIPE) == rows and made == [3, 8, 3]
+    frontier_files.points(node, found, loss, dataclasses.replace(SHRINKING, rounding_epochs=0), RECIPE)
     assert made == [3, 8, 3, 3, 8]
     shutil.rmtree(node.out / "rows")
-    small_files.points(node, found, loss, dataclasses.replace(SHRINKING, bits=[8]), RECIPE)
+    frontier_files.points(node, found, loss, dataclasses.replace(SHRINKING, bits=[8]), RECIPE)
     assert made == [3, 8, 3, 3, 8, 8]
 
 
@@ -110,28 +110,28 @@ def test_a_chapter_reads_published_files_too(node, study_root):
 
 
 def test_the_front_is_listed():
-    assert small_files.on_front(POINTS)["name"].tolist() == ["b-900-4bit", "a-900-4bit", "a-500-4bit"]
-    shown = small_files.listed(POINTS)
+    assert frontier_files.on_front(POINTS)["name"].tolist() == ["b-900-4bit", "a-900-4bit", "a-500-4bit"]
+    shown = frontier_files.listed(POINTS)
     assert list(shown) == ["name", "bytes", "test accuracy %", "test NLL", "front"]
     assert shown["front"].tolist() == ["yes", "yes", "", "yes"] and shown["test accuracy %"][0] == 90
 
 
 def test_costs_are_those_of_pruning_and_then_of_rounding():
-    found = small_files.costs(POINTS, NETWORKS).round(9).to_dict("list")
+    found = frontier_files.costs(POINTS, NETWORKS).round(9).to_dict("list")
     assert found["whole"] == [92, 92, 50, 50] and found["pruned"] == [91.5, 88, 50, 49.7]
     assert found["pruning costs"] == [0.5, 4, 0, 0.3] and found["rounding costs"] == [-0.5, 3, 0, 9.7]
 
 
 def test_what_the_takeaway_says_of_the_files():
-    assert small_files.sparsest(POINTS, NETWORKS) == "a 50 % zeros, b 90 % zeros"
-    assert small_files.sparsest(POINTS[1:2], NETWORKS) == "none"
-    assert small_files.smallest(POINTS) == "a: a-500-4bit, b: none"
-    assert small_files.smallest(POINTS, within=0.1) == "a: a-900-4bit, b: none"
+    assert frontier_files.sparsest(POINTS, NETWORKS) == "a 50 % zeros, b 90 % zeros"
+    assert frontier_files.sparsest(POINTS[1:2], NETWORKS) == "none"
+    assert frontier_files.smallest(POINTS) == "a: a-500-4bit, b: none"
+    assert frontier_files.smallest(POINTS, within=0.1) == "a: a-900-4bit, b: none"
 
 
 def test_the_claim_is_of_the_smallest_file_that_holds_the_accuracy():
-    assert small_files.claims_of(POINTS)["small_bytes"].value == 3000
-    none = small_files.claims_of(POINTS[1:])
+    assert frontier_files.claims_of(POINTS)["small_bytes"].value == 3000
+    none = frontier_files.claims_of(POINTS[1:])
     assert none["small_bytes"].value == float("inf")
     (read,) = verdicts.from_json(json.loads(json.dumps(verdicts.to_json(none))))["small_bytes"]
     assert math.isinf(read.value)

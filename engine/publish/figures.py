@@ -25,8 +25,8 @@ from engine.settings import chapters, parameters
 from engine.settings.reading import FOLDER, ROOT, ParameterError
 from studylib.coding import restore
 from studylib.disk.files import CheckpointError, read_json, write_bytes, write_json
-from studylib.plots import combinations as sweep_plots
-from studylib.plots import files as files_plot
+from studylib.plots import frontier as files_plot
+from studylib.plots import sweep as sweep_plots
 from studylib.results import marks, statistics, style, tables
 from studylib.tree import names, table
 from studylib.tree.published import FILE, Published

@@ -24,6 +24,8 @@ def digest(path: Path, lesson: bool = True) -> str:
     found = hashlib.sha256(_essence(code).encode())
     for module in sorted(_reach(_imports(code))):
         found.update(_essence(_file(module).read_text(encoding="utf-8")).encode())
+        data = _file(module).with_suffix(".toml")  # what it reads, such as the claims
+        found.update(data.read_bytes() if data.exists() else b"")
     return found.hexdigest()[:16]
 
 

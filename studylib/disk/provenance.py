@@ -36,9 +36,10 @@ def provenance(data: str = "") -> dict:
 
 
 def code_digest() -> str:
-    """SHA-256 of studylib's modules: whether unfinished results were made by the code as it is now."""
+    """SHA-256 of studylib's modules and their data: whether unfinished results were made by the code as it is now."""
     digest = hashlib.sha256()
-    for path in sorted(Path(__file__).parents[1].rglob("*.py")):
+    package = Path(__file__).parents[1]
+    for path in sorted([*package.rglob("*.py"), *package.rglob("*.toml")]):
         digest.update(path.read_bytes())
     return digest.hexdigest()
 

@@ -6,7 +6,7 @@ import seaborn as sns
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from studylib.results import style
+from studylib.plots.axes import plain_log_y
 
 
 def draw_students(curves: pd.DataFrame) -> Figure:
@@ -23,7 +23,7 @@ def draw_students(curves: pd.DataFrame) -> Figure:
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     late = shown[shown["epoch"] > shown["epoch"].max() // 4]["percent"]
     for axis in axes[:2]:
-        style.plain_log_y(axis)
+        plain_log_y(axis)
     axes[0].set(ylabel="training loss (nats)")
     axes[1].set(ylabel="validation cross-entropy (nats)")
     axes[2].set(ylabel="validation accuracy (%)", ylim=(late.min() - 1, min(101, late.max() + 2)))

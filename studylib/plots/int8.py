@@ -6,7 +6,7 @@ import seaborn as sns
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from studylib.results import style
+from studylib.plots.axes import kilobyte_axis
 
 UNITS = {  # measure of draw_moved → as its axis says it
     "relative weight error": "relative weight error",
@@ -91,7 +91,7 @@ def draw_bits(rows: pd.DataFrame) -> Figure:
             look = {"color": colours[network], "markersize": 4, "linewidth": 1}
             axis.plot(part[x], 100 * part["accuracy"], ways[how], **look)
     axes[0].set(xlabel="bits a weight", ylabel="test accuracy (%)", xticks=sorted(set(rows["bits"]) - {32}))
-    style.kilobyte_axis(axes[1], "file")
+    kilobyte_axis(axes[1], "file")
     handles = [Line2D([], [], color=colour, linewidth=3, label=network) for network, colour in colours.items()]
     handles += [Line2D([], [], color="0.3", marker=way[0], linestyle=way[1:], label=how) for how, way in ways.items()]
     handles.append(Line2D([], [], color="0.3", marker="*", linestyle="-", linewidth=0.8, label="floats"))

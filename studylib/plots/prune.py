@@ -6,7 +6,7 @@ import seaborn as sns
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 
-from studylib.results import style
+from studylib.plots.axes import remaining_axis
 
 WAYS = {  # to prune (studylib.techniques.prune.METHODS), as legends have them
     "pretrained": "weights back to trained",
@@ -30,7 +30,7 @@ def draw_pruning(rows: pd.DataFrame, rounds: pd.DataFrame) -> Figure:
     sns.lineplot(shown.replace({"method": WAYS}), x="remain", y="percent", ax=axis, **look)
     axis.axhline(100 * rounds["after"][0], color="0.4", linestyle="--", linewidth=1)
     axis.set(ylabel="validation accuracy (%)")
-    style.remaining_axis(axis, shown["remain"])
+    remaining_axis(axis, shown["remain"])
     return figure
 
 

@@ -28,7 +28,7 @@ def draw_classes_and_reliability(rows: pd.DataFrame) -> Figure:
     """Left the accuracy of each class, right accuracy against confidence with the diagonal (Guo et al. 2017, Figure 1).
 
     Args:
-        rows: of :func:`studylib.experiments.choosing.classes_and_calibration`.
+        rows: of :func:`studylib.experiments.teacher.classes_and_calibration`.
     """
     classes, bins = (rows[rows["part"] == part] for part in ("classes", "reliability"))
     figure, axes = plt.subplots(1, 2, figsize=(8.5, 3.4), layout="constrained")

@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pandas as pd
 
 WITHIN, OUTSIDE = "within", "OUTSIDE"
@@ -38,27 +39,16 @@ def beside(ours: pd.DataFrame, published: pd.DataFrame, column: str = "test_accu
         Rows of node, ours, published, seeds and seeds_published, half (of the interval), verdict (:data:`WITHIN`,
         :data:`OUTSIDE` or why there is none) and bytes_ratio (ours / published).
     """
-    rows = []
-    for node, theirs in published.groupby("node", sort=False):
-        own = ours[ours["node"] == node]
-        if own.empty:
-            continue
-        half = prediction_half(theirs[column].std(ddof=1), len(theirs), len(own))
-        apart = abs(own[column].mean() - theirs[column].mean())
-        verdict = ONE_SEED if math.isnan(half) else WITHIN if apart <= half + 1e-12 else OUTSIDE
-        rows.append(
-            {
-                "node": node,
-                "ours": own[column].mean(),
-                "published": theirs[column].mean(),
-                "seeds": len(own),
-                "seeds_published": len(theirs),
-                "half": half,
-                "verdict": verdict,
-                "bytes_ratio": own["bytes_file"].mean() / theirs["bytes_file"].mean(),
-            }
-        )
-    return pd.DataFrame(rows)
+    of = {"seeds": (column, "size"), "mean": (column, "mean"), "sd": (column, "std"), "bytes": ("bytes_file", "mean")}
+    theirs, own = (run.groupby("node", sort=False, as_index=False).agg(**of) for run in (published, ours))
+    both = theirs.merge(own, on="node", suffixes=("_published", ""))
+    counts = zip(both["sd_published"], both["seeds_published"], both["seeds"], strict=True)
+    half = pd.Series([prediction_half(*each) for each in counts], dtype=float)
+    within = (both["mean"] - both["mean_published"]).abs() <= half + 1e-12
+    verdict = np.select([half.isna(), within], [ONE_SEED, WITHIN], OUTSIDE)
+    both = both.assign(half=half, verdict=verdict, bytes_ratio=both["bytes"] / both["bytes_published"])
+    both = both.rename(columns={"mean": "ours", "mean_published": "published"})
+    return both[["node", "ours", "published", "seeds", "seeds_published", "half", "verdict", "bytes_ratio"]]
 
 
 def differences(ours: dict, published: dict) -> list[str]:
@@ -76,17 +66,9 @@ def differences(ours: dict, published: dict) -> list[str]:
     mine, theirs = (about.get("settings") for about in (ours, published))
     if not mine or not theirs:
         return [*found, "settings not compared: one of the two does not record them"]
-    here, there = _flat(mine), _flat(theirs)
+    here, there = (pd.json_normalize(settings).to_dict("records")[0] for settings in (mine, theirs))
     return found + [
         f"other settings: {name} is {here.get(name)!r}, published {there.get(name)!r}"
         for name in sorted(here.keys() | there.keys())
         if here.get(name) != there.get(name)
     ]
-
-
-def _flat(settings: dict, name: str = "") -> dict:
-    """Dictionaries in one another as one, its names with dots."""
-    found = {}
-    for key, value in settings.items():
-        found |= _flat(value, f"{name}{key}.") if isinstance(value, dict) else {f"{name}{key}": value}
-    return found

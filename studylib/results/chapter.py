@@ -2,8 +2,7 @@
 
 import dataclasses
 import functools
-import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -12,8 +11,8 @@ from matplotlib.figure import Figure
 
 from studylib import settings
 from studylib.disk import files, models
-from studylib.results import style, tables
-from studylib.results import verdicts as results_verdicts
+from studylib.results import style, tables, verdicts
+from studylib.tree.names import METRICS
 from studylib.tree.node import Node
 from studylib.tree.published import FILE, Published, frame, plain
 from studylib.tree.rows import once
@@ -31,8 +30,7 @@ class Chapter:
 
     Args:
         node: its folder, data and, where it is shown as published, that study.
-        reads: folders of the models, or published files, that the rows are of, beside the node's own: others' rows are
-            others.
+        reads: folders of the models, or published files, that the rows are of, beside the node's own.
         about: where the rows come from, or what gives that, if it is not what the node says.
         key: gives JSON data of what else the rows stand on; called once, and only where nothing is published.
         settings: name in the parameters cell → record.
@@ -44,7 +42,7 @@ class Chapter:
     def __init__(
         self,
         node: Node,
-        reads: list[str] = [],  # noqa: B006
+        reads: Sequence[str] = (),
         about: dict | Callable[[], dict] | None = None,
         key: Callable[[], list] = list,
         **records: Any,
@@ -54,9 +52,7 @@ class Chapter:
         self._about, self._more, self._rows, self._claims = about, functools.cache(key), {}, {}
         style.style()
         if getattr(records.get("recipe"), "epochs", 1) == 0:
-            raise settings.SettingError(
-                "recipe.epochs=0: expected at least 1 where the chapter, which shows it, is run"
-            )
+            raise settings.SettingError("recipe.epochs=0: expected at least 1 where a chapter is run")
         if self.published:
             _same(self.settings, self.published)
 
@@ -99,34 +95,35 @@ class Chapter:
     def figure(self, name: str, figure: Figure, rows: pd.DataFrame) -> None:
         """Shows ``figure``, and saves it with the ``rows`` that it was drawn from."""
         style.save_figure(figure, self.node.out / "figures" / name, rows, self.about)
-        display(figure)
-        style.plt.close(figure)
+        _show(figure)
 
     def table(self, rows: pd.DataFrame, digits: int = 2) -> None:
         """Shows ``rows`` in Markdown."""
         display(Markdown(tables.markdown_rows(rows, digits)))
 
-    def verdicts(self, stage: str, make: Callable[[], results_verdicts.Found]) -> None:
+    def verdicts(self, stage: str, make: Callable[[], verdicts.Found]) -> None:
         """Shows what the paper says, what was measured and the verdict, and saves the chapter: its last cell's work.
+
+        Above verdicts that were made here, of fewer seeds than they need, it says so.
 
         Args:
             stage: whose claims these are (:data:`studylib.results.claims.CLAIMS`).
             make: claim → what was measured for it, or several; called only where nothing is published.
         """
         if self.published:
-            measured = results_verdicts.from_json(self.published.content["claims"])
-        else:
-            self._claims = {key: found for key, found in make().items() if found is not None}
-            measured = self._claims
-            self._save()
-        other = self.about.get("other_network", "")
-        display(Markdown(results_verdicts.table(stage, measured, self.about["data"]["name"], other)))
+            _show_verdicts(stage, verdicts.from_json(self.published.content["claims"]), self.about)
+            return
+        self._claims = {key: found for key, found in make().items() if found is not None}
+        self._save()
+        if trial := verdicts.too_few_seeds(self._claims, self.about["data"]["name"]):
+            display(Markdown(f"*{trial}*"))
+        _show_verdicts(stage, self._claims, self.about)
 
     def _key(self) -> list:
         specs = []
         for path in map(files.resolve, self.reads):
             if path.is_file():
-                specs.append(hashlib.sha256(path.read_bytes()).hexdigest())
+                specs.append(files.file_digest(path))
                 continue
             models.verify(path)
             specs.append(files.read_json(path / models.SPEC))  # with the checksum of the weights
@@ -137,15 +134,26 @@ class Chapter:
         return [made, self.node.data.identity, specs, plain(own), *self._more()]
 
     def _save(self) -> None:
-        metrics = {}
-        if self.node.model is not None:
-            metrics = files.read_json(self.node.out / "metrics.json")
         seeds = {row["seed"] for rows in self._rows.values() for row in rows if isinstance(row.get("seed"), int)}
-        about = {"seeds": sorted(seeds) or [self.node.study.seed], **self.about}
-        content = {"chapter": self.node.chapter, "about": about}
-        content["settings"] = {name: _values(record) for name, record in self.settings.items()}
-        content |= {"metrics": metrics, "rows": self._rows, "claims": results_verdicts.to_json(self._claims)}
+        content = {
+            "chapter": self.node.chapter,
+            "about": {"seeds": sorted(seeds) or [self.node.study.seed], **self.about},
+            "settings": {name: _values(record) for name, record in self.settings.items()},
+            "metrics": {} if self.node.model is None else files.read_json(self.node.out / METRICS),
+            "rows": self._rows,
+            "claims": verdicts.to_json(self._claims),
+        }
         files.write_json(self.node.out / FILE, content)
+
+
+def _show(figure: Figure) -> None:
+    display(figure)
+    style.plt.close(figure)
+
+
+def _show_verdicts(stage: str, measured: verdicts.Found, about: dict) -> None:
+    other = about.get("other_network", "")
+    display(Markdown(verdicts.table(stage, measured, about["data"]["name"], other)))
 
 
 def _values(record: Any) -> Any:
@@ -178,18 +186,12 @@ class Beside:
         if not {name, *more} <= set(there):
             display(Markdown(f"*{caption}: not in this copy of {self.folder}.*"))
             return
-        figure = draw(*(self.published.rows(each) for each in (name, *more)))
-        display(figure)
-        style.plt.close(figure)
+        _show(draw(*(self.published.rows(each) for each in (name, *more))))
         said = f"{caption}. {tables.where_from(self.published.about)}"
         display(Markdown(f"*{said.strip()}*"))
 
     def verdicts(self, stage: str) -> None:
         """What it measured for the paper's claims, if anything."""
         if self.published and self.published.content["claims"]:
-            measured = results_verdicts.from_json(self.published.content["claims"])
-            about = self.published.about
-            display(Markdown(f"*{tables.where_from(about)}*"))
-            display(
-                Markdown(results_verdicts.table(stage, measured, about["data"]["name"], about.get("other_network", "")))
-            )
+            display(Markdown(f"*{tables.where_from(self.published.about)}*"))
+            _show_verdicts(stage, verdicts.from_json(self.published.content["claims"]), self.published.about)

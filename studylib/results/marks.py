@@ -61,25 +61,17 @@ def against_marks(points: list[dict], dataset: str) -> list[dict]:
     """
     rows = []
     for mark in of_data(dataset):
-        row = {"mark %": mark.accuracy, "kB": mark.bytes / 1000, "from": mark.whose}
         enough = [point for point in points if mark.held_by(point["val_accuracy"])]
+        none = {"name": "–", "bytes": math.nan, "test_accuracy": math.nan}
+        ours = min(enough, key=lambda point: point["bytes"], default=none)
         if not enough:
             best = max((100 * point["val_accuracy"] for point in points), default=math.nan)
-            rows.append(
-                {
-                    **row,
-                    "ours": "–",
-                    "our kB": math.nan,
-                    "our %": math.nan,
-                    "verdict": f"not reached (validation {best:.2f} %)",
-                }
-            )
-            continue
-        ours = min(enough, key=lambda point: point["bytes"])
-        held = mark.held_by(ours["test_accuracy"])
-        verdict = (
-            "passed" if held and ours["bytes"] <= mark.bytes else "larger" if held else "less accurate on test images"
-        )
-        found = {"our kB": ours["bytes"] / 1000, "our %": 100 * ours["test_accuracy"], "verdict": verdict}
-        rows.append({**row, "ours": ours["name"], **found})
+            verdict = f"not reached (validation {best:.2f} %)"
+        elif not mark.held_by(ours["test_accuracy"]):
+            verdict = "less accurate on test images"
+        else:
+            verdict = "passed" if ours["bytes"] <= mark.bytes else "larger"
+        row = {"mark %": mark.accuracy, "kB": mark.bytes / 1000, "from": mark.whose, "ours": ours["name"]}
+        row |= {"our kB": ours["bytes"] / 1000, "our %": 100 * ours["test_accuracy"], "verdict": verdict}
+        rows.append(row)
     return rows

@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Collection
 from pathlib import Path
 
 import pandas as pd
@@ -79,7 +80,7 @@ def plus_minus(mean: float, deviation: float, digits: int) -> str:
 
 def display_table(summary: pd.DataFrame) -> pd.DataFrame:
     """The table for people, mean ± standard deviation over seeds, as text; kB are 1,000 bytes."""
-    columns = {
+    columns = {  # title → column, factor, decimals
         "test accuracy %": ("test_accuracy", 100, 2),
         "file kB": ("bytes_file", 1e-3, 1),
         "saved %": ("saved", 100, 2),
@@ -92,16 +93,14 @@ def display_table(summary: pd.DataFrame) -> pd.DataFrame:
         "agreement %": ("agreement", 100, 1),
         "latency ms": ("latency_ms", 1, 2),
     }
-    rows = []
-    for _, row in summary.iterrows():
-        cells = {"node": row["node"]}
-        for title, (column, factor, digits) in columns.items():
-            deviation = row.get(f"{column}_sd", float("nan"))
-            if column == "latency_ms" or not deviation:  # latency is of one seed; sizes often do not vary
-                deviation = float("nan")
-            cells[title] = plus_minus(factor * row[column], factor * deviation, digits)
-        rows.append(cells)
-    return pd.DataFrame(rows)
+    found = {"node": summary["node"]}
+    for title, (column, factor, digits) in columns.items():
+        unknown = pd.Series(math.nan, summary.index)
+        deviation = summary.get(f"{column}_sd", unknown).replace(0, math.nan)  # sizes often do not vary
+        of_one_seed = column == "latency_ms"
+        both = zip(factor * summary[column], unknown if of_one_seed else factor * deviation, strict=True)
+        found[title] = [plus_minus(*each, digits) for each in both]
+    return pd.DataFrame(found)
 
 
 def text_table(summary: pd.DataFrame) -> str:
@@ -111,16 +110,20 @@ def text_table(summary: pd.DataFrame) -> str:
     return f"{table}\n" + (f"mean ± standard deviation over n = {seeds} seeds" if seeds > 1 else "one seed")
 
 
-def markdown_rows(rows: pd.DataFrame, digits: int = 2) -> str:
-    """Any table in Markdown, its index left out: floats with ``digits`` decimals, a dash where there is none."""
+def markdown_rows(rows: pd.DataFrame, digits: int = 2, right: Collection[str] = ()) -> str:
+    """Any table in Markdown, its index left out: floats with ``digits`` decimals, a dash where there is none.
+
+    Numbers are aligned to the right, and so are the columns ``right`` of texts.
+    """
 
     def text(value) -> str:
         if isinstance(value, float):
             return "–" if math.isnan(value) else f"{value:,.{digits}f}"
         return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
 
-    numeric = ["---:" if pd.api.types.is_numeric_dtype(dtype) else "---" for dtype in rows.dtypes]
-    lines = ["| " + " | ".join(map(str, rows.columns)) + " |", "|" + "|".join(numeric) + "|"]
+    numeric = rows.select_dtypes(["number", "bool"])
+    align = ["---:" if name in numeric or name in right else "---" for name in rows]
+    lines = ["| " + " | ".join(map(str, rows.columns)) + " |", "|" + "|".join(align) + "|"]
     return "\n".join([*lines, *("| " + " | ".join(map(text, row)) + " |" for row in rows.itertuples(index=False))])
 
 
@@ -130,7 +133,7 @@ def effect_name(effect: str) -> str:
 
 
 def effects_table(effects: pd.DataFrame) -> str:
-    """Rows of :func:`studylib.results.statistics.effects` in Markdown: a table a measure: value, intervals, verdict."""
+    """Rows of :func:`studylib.experiments.sweep_effects.effects` in Markdown, a table a measure."""
     if effects.empty:
         return "No technique was applied: there is no effect."
     units = {"test_accuracy": ("points", 100, 2), "test_nll": ("nats", 1, 4), "log2 bytes_file": ("doublings", 1, 2)}
@@ -138,24 +141,23 @@ def effects_table(effects: pd.DataFrame) -> str:
     for measure, rows in effects.groupby("measure", sort=False):
         unit, factor, digits = units.get(measure, ("", 1, 3))
         name = measure.replace("test_", "").replace("log2 bytes_file", "bytes")
-
-        def text(row, end, factor=factor, digits=digits):
-            low, high = factor * row[f"{end}_low"], factor * row[f"{end}_high"]
-            return "–" if math.isnan(low) else f"{low:+.{digits}f} to {high:+.{digits}f}"
-
-        columns: dict[str, list[str]] = {f"effect on {name}": [effect_name(effect) for effect in rows["effect"]]}
-        columns[unit or "value"] = [f"{factor * row['mean']:+.{digits}f}" for _, row in rows.iterrows()]
-        columns["over seeds"] = [text(row, "seed") for _, row in rows.iterrows()]
+        columns = {f"effect on {name}": rows["effect"].map(effect_name)}
+        columns[unit or "value"] = (factor * rows["mean"]).map(f"{{:+.{digits}f}}".format)
+        columns["over seeds"] = _intervals(rows, "seed", factor, digits)
         if rows["image_low"].notna().any():
-            columns["over images"] = [text(row, "image") for _, row in rows.iterrows()]
-        columns["verdict"] = list(rows["verdict"])
-        tables.append(markdown_rows(pd.DataFrame(columns)))
+            columns["over images"] = _intervals(rows, "image", factor, digits)
+        tables.append(markdown_rows(pd.DataFrame(columns | {"verdict": rows["verdict"]})))
     return "\n\n".join(tables)
+
+
+def _intervals(rows: pd.DataFrame, over: str, factor: int, digits: int) -> list[str]:
+    """``factor`` times the columns ``over``_low and ``over``_high in words, a dash where there is none."""
+    ends = zip(factor * rows[f"{over}_low"], factor * rows[f"{over}_high"], strict=True)
+    return ["–" if math.isnan(low) else f"{low:+.{digits}f} to {high:+.{digits}f}" for low, high in ends]
 
 
 def markdown_table(summary: pd.DataFrame, columns: list[str] | None = None) -> str:
     """:func:`display_table` (or some of its columns) in Markdown."""
     table = display_table(summary)
     table = table[columns] if columns else table
-    lines = ["| " + " | ".join(table.columns) + " |", "|" + "---|" + "---:|" * (len(table.columns) - 1)]
-    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in table.itertuples(index=False))])
+    return markdown_rows(table, right=table.columns[1:])

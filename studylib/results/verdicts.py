@@ -6,25 +6,23 @@ from collections.abc import Iterable, Mapping
 
 import pandas as pd
 
+from studylib.results import tables
 from studylib.results.claims import (
     CLAIMS,
     CONTRADICTED,
     NOT_COMPARABLE,
     NOT_MEASURED,
     PAPER_DATA,
-    PLANE,
     REPRODUCED,
     UNDECIDED,
     Claim,
     Measured,
 )
+from studylib.tree.names import TEACHER
 
 COLUMNS = ("paper says", "where", "we measured", "verdict")  # of the table that a chapter ends with
-
-
 Found = Mapping[str, Measured | Iterable[Measured] | None]
-
-
+SEEDS, SEEDS_OF_OTHERS = {"digits": 10, "mnist_5k": 10}, 3  # that a verdict needs; 3 where a training takes long
 NORMAL = statistics.NormalDist().inv_cdf(0.975)  # half-width of an interval of 95 %, in standard deviations
 
 
@@ -75,8 +73,7 @@ def rows(chapter: str, measured: Found, dataset: str, other: str = "") -> list[d
 
     Args:
         measured: key of :data:`studylib.results.claims.CLAIMS` → what was measured, or several, each against another
-        rival; a
-            claim that is left out was not measured.
+            rival; a claim that is left out was not measured.
         other: the network that was measured, where it is not the paper's own: what is said of that is not comparable.
 
     Raises:
@@ -102,9 +99,17 @@ def row(claim: Claim, found: Measured | None, dataset: str, other: str = "") -> 
 
 def table(chapter: str, measured: Found, dataset: str, other: str = "") -> str:
     """:func:`rows` in Markdown."""
-    lines = [f"| {' | '.join(COLUMNS)} |", "|---|---|---:|---|"]
-    lines += [f"| {' | '.join(row[name] for name in COLUMNS)} |" for row in rows(chapter, measured, dataset, other)]
-    return "\n".join(lines)
+    found = pd.DataFrame(rows(chapter, measured, dataset, other), columns=COLUMNS)
+    return tables.markdown_rows(found, right=["we measured"])
+
+
+def too_few_seeds(measured: Found, dataset: str) -> str:
+    """A sentence where a measured interval is of fewer seeds than a verdict needs (:data:`SEEDS`); else empty."""
+    needed = SEEDS.get(dataset, SEEDS_OF_OTHERS)
+    counts = [m.n for each in measured.values() for m in _several(each) if not math.isnan(m.low)]
+    if min(counts, default=needed) >= needed:
+        return ""
+    return f"A trial: n = {min(counts)}, where a verdict needs {needed} seeds. What it says may be chance."
 
 
 def _several(found: Measured | Iterable[Measured] | None) -> list[Measured]:
@@ -126,11 +131,11 @@ def to_json(measured: Found) -> list[dict]:
 def from_json(rows: Iterable[dict]) -> dict[str, list[Measured]]:
     """What :func:`to_json` was given; a claim that is none any more is left out."""
     measured: dict[str, list[Measured]] = {}
+    words = {None: math.nan, "none": math.inf}
     for row in rows:
-        value = math.inf if row["value"] == "none" else math.nan if row["value"] is None else row["value"]
-        low, high = (math.nan if row[end] is None else row[end] for end in ("low", "high"))
         if row["claim"] in CLAIMS:
-            measured.setdefault(row["claim"], []).append(Measured(value, low, high, row["n"], row.get("against", "")))
+            numbers = (words.get(row[key], row[key]) for key in ("value", "low", "high"))
+            measured.setdefault(row["claim"], []).append(Measured(*numbers, row["n"], row.get("against", "")))
     return measured
 
 
@@ -142,29 +147,25 @@ def of_nodes(nodes: pd.DataFrame, images: int) -> dict[str, Measured]:
     share is; other differences are taken as if each node had images of its own. Both are wide, if anything.
 
     Args:
-        nodes: columns of :data:`studylib.tree.table.COLUMNS`, indexed by node; a claim about nodes that are not there
-        is
-            left out.
+        nodes: columns of :data:`studylib.tree.table.COLUMNS`, indexed by node; a claim about others is left out.
         images: of the test set.
     """
-    there, root = set(nodes.index), "teacher"
-    found = {}
+    there, found = set(nodes.index), {}
     for key, claim in CLAIMS.items():
         if claim.nodes and set(claim.nodes) <= there:
-            found[key] = _sum(claim.nodes, nodes, images, root)
-        elif claim.saved and {root, claim.saved[0]} <= there:
-            node, column = claim.saved
-            found[key] = Measured(100 * (1 - nodes.loc[node, column] / nodes.loc[root, "bytes_dense"]))
+            found[key] = _sum(claim.nodes, nodes, images)
+        elif claim.saved and {TEACHER, claim.saved[0]} <= there:
+            found[key] = Measured(100 * (1 - nodes.loc[*claim.saved] / nodes.loc[TEACHER, "bytes_dense"]))
         elif claim.taken and claim.taken[0] in there:
-            found[key] = Measured(float(nodes.loc[claim.taken]))
+            found[key] = Measured(float(nodes.loc[*claim.taken]))
     return found
 
 
-def _sum(weights: Mapping[str, int], nodes: pd.DataFrame, images: int, root: str) -> Measured:
+def _sum(weights: Mapping[str, int], nodes: pd.DataFrame, images: int) -> Measured:
     percent = 100 * nodes["test_accuracy"]
     value = sum(weight * percent[node] for node, weight in weights.items())
     spread = sum(weight**2 * percent[node] * (100 - percent[node]) for node, weight in weights.items())
-    if len(weights) == 2 and weights.get(root) == 1:  # and −1 for the other
+    if len(weights) == 2 and weights.get(TEACHER) == 1:  # and −1 for the other
         apart = 100 * (1 - min(nodes.loc[node, "agreement"] for node in weights))
         spread = max(0, 100 * apart - value**2)
     half = NORMAL * math.sqrt(spread / images)
@@ -179,14 +180,10 @@ def statement(claim: Claim) -> str:
 def _with_unit(value: float, unit: str, digits: int | None = None) -> str:
     if unit == "bytes":
         return f"{value:,.0f} bytes"
-    number = (
-        f"{value:g}"
-        if digits is None
-        else f"{value:+.{digits}f}"
-        if unit in ("points", PLANE, "nats")
-        else f"{value:.{digits}f}"
-    )
-    return f"{number} {unit}"
+    if digits is None:
+        return f"{value:g} {unit}"
+    sign = "" if unit == "%" else "+"
+    return f"{value:{sign}.{digits}f} {unit}"
 
 
 def text(found: Measured | None, unit: str) -> str:
@@ -195,7 +192,7 @@ def text(found: Measured | None, unit: str) -> str:
         return "–"
     if math.isinf(found.value):
         return "none does"
-    digits = {"nats": 5}.get(unit, 2)
+    digits = 5 if unit == "nats" else 2
     said = _with_unit(found.value, unit, digits)
     if not math.isnan(found.low):
         ends = [_with_unit(end, unit, digits).removesuffix(f" {unit}") for end in (found.low, found.high)]

@@ -57,14 +57,10 @@ class Published:
         Raises:
             studylib.disk.files.CheckpointError: the study has no such table; names those that it has.
         """
-        return frame(self.records(name))
-
-    def records(self, name: str) -> list[dict]:
-        """:meth:`rows` as they stand in the file."""
         if name not in self.content["rows"]:
             known = ", ".join(self.content["rows"])
             raise files.CheckpointError(f"{self.file}: it has no rows {name!r}: expected one of {known}")
-        return self.content["rows"][name]
+        return frame(self.content["rows"][name])
 
 
 def frame(rows: list[dict]) -> pd.DataFrame:

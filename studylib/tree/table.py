@@ -1,20 +1,13 @@
 """One table over what the nodes of a run left on disk."""
 
-from __future__ import annotations
-
-import hashlib
-import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
-import safetensors.numpy
+import pandas as pd
 
 from studylib.data.tasks import CLASSIFICATION, Task
-
-if TYPE_CHECKING:  # a second of import that the stages, which only need the names, are spared
-    import pandas as pd
+from studylib.disk import files
 from studylib.tree.names import CODED, LATENCY, LOGITS, METRICS, NNCODEC, TEACHER
 
 BYTES = ["bytes_dense", "bytes_nonzero", "bytes_csr", "bytes_bitmap", "bytes_sparse", "bytes_safetensors", "bytes_zstd"]
@@ -42,10 +35,6 @@ def read_table(path: str | Path, *columns: str) -> pd.DataFrame:
         studylib.disk.files.CheckpointError: it is not a table, or not of a study; names it.
         OSError: the machine cannot read it.
     """
-    import pandas as pd
-
-    from studylib.disk import files  # two seconds of import, which study.py shall not wait for
-
     try:
         with open(path, encoding="utf-8") as file:
             table = pd.read_csv(file)
@@ -65,75 +54,44 @@ def read(run: Path, names: Iterable[str], seeds: Iterable[int], task: Task = CLA
     ``latency_ms`` comes from the run's ``latency.json``, ``bytes_nncodec`` from its ``nncodec.json`` (NaN without one).
 
     Raises:
-        FileNotFoundError, ValueError: a node has not been run, or left a damaged file; names it.
+        studylib.disk.files.CheckpointError, OSError: a node has not been run, or left a damaged file; names it.
     """
-    import pandas as pd
-
     run, names, wanted = Path(run), list(names), columns(task)
-    latency = _read_json(run / LATENCY)["latency_ms"] if (run / LATENCY).exists() else {}
-    reference = _read_json(run / NNCODEC)["bytes_nncodec"] if (run / NNCODEC).exists() else {}
+    latency = files.read_json(run / LATENCY)["latency_ms"] if (run / LATENCY).exists() else {}
+    reference = files.read_json(run / NNCODEC)["bytes_nncodec"] if (run / NNCODEC).exists() else {}
     rows = []
     for seed in seeds:
         root = None
         for name in dict.fromkeys([TEACHER, *names]):
             folder = run / f"seed{seed}" / name
-            metrics = _read_json(folder / METRICS)
+            metrics = files.read_json(folder / METRICS)
             row = {**metrics, "node": name, "seed": seed, "latency_ms": latency.get(name, float("nan"))}
             row["bytes_nncodec"] = reference.get(f"seed{seed}", {}).get(name, float("nan"))
             if task.classes:
-                predicted = predictions(folder)
+                predicted = _logits(folder)[0].argmax(1)
                 root = predicted if root is None else root
                 row["agreement"] = float((predicted == root).mean())
-            missing = [column for column in wanted if column not in row]
-            if missing:
-                raise ValueError(f"{folder / METRICS}: {missing[0]} is missing")
-            if _digest(folder / CODED) != metrics.get("file_sha256"):
-                raise ValueError(f"{folder / CODED}: not the file that was measured (another SHA-256)")
+            if missing := [column for column in wanted if column not in row]:
+                raise files.CheckpointError(f"{folder / METRICS}: {missing[0]} is missing")
+            if files.file_digest(folder / CODED) != metrics.get("file_sha256"):
+                raise files.CheckpointError(f"{folder / CODED}: not the file that was measured (another SHA-256)")
             if name in names:
                 rows.append({column: float("nan") if row[column] is None else row[column] for column in wanted})
     return pd.DataFrame(rows, columns=wanted)
 
 
-def _digest(path: Path) -> str:
-    if not path.exists():
-        raise FileNotFoundError(f"{path}: this node has not been run")
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def _read_json(path: Path) -> dict:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise FileNotFoundError(f"{path}: this node has not been run") from error
-    except ValueError as error:
-        raise ValueError(f"{path}: not valid JSON ({error})") from error
-
-
-def predictions(folder: Path) -> np.ndarray:
-    """The class (n,) that the model in ``folder`` predicts for each test image, from its stored logits.
-
-    Raises:
-        FileNotFoundError, ValueError: no logits there, or damaged ones; names the file.
-    """
-    return _logits(folder)[0].argmax(1)
-
-
 def _logits(folder: Path) -> tuple[np.ndarray, np.ndarray]:
-    path = Path(folder) / LOGITS
-    if not path.exists():
-        raise FileNotFoundError(f"{path}: this node has not been run")
-    try:
-        tensors = safetensors.numpy.load_file(path)
-        return tensors["logits"], tensors["labels"]
-    except (safetensors.SafetensorError, KeyError) as error:
-        raise ValueError(f"{path}: not the logits of a node ({error})") from error
+    tensors, _ = files.read_tensors(folder / LOGITS)
+    if missing := {"logits", "labels"} - tensors.keys():
+        raise files.CheckpointError(f"{folder / LOGITS}: not the logits of a node ({missing.pop()} is missing)")
+    return tensors["logits"].numpy(), tensors["labels"].numpy()
 
 
 def per_image(run: Path, names: Iterable[str], seeds: Sequence[int]) -> dict[str, dict[str, np.ndarray]]:
     """``test_accuracy`` and ``test_nll`` of each test image: column → node → (seeds, images), from logits of classes.
 
     Raises:
-        FileNotFoundError, ValueError: a node has not been run, or left damaged logits; names the file.
+        studylib.disk.files.CheckpointError: a node has not been run, or left damaged logits; names the file.
     """
     found: dict[str, dict] = {"test_accuracy": {}, "test_nll": {}}
     for name in names:
@@ -149,25 +107,18 @@ def _nll(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
 
 def order(table: pd.DataFrame) -> list[str]:
     """The nodes of ``table`` as they stand in it, each once."""
-    return list(dict.fromkeys(table["node"]))
+    return list(table["node"].unique())
 
 
 def summary(table: pd.DataFrame) -> pd.DataFrame:
     """One row a node: for each number its mean, and as ``<column>_sd`` its standard deviation over seeds (n − 1).
 
-    ``saved`` is the share of the root's ``bytes_file`` that the node does without, each seed against its own root.
+    ``saved`` is the share of the teacher's ``bytes_file`` that the node does without, seed by seed.
     """
-    table = with_saved(table)
-    numbers = table.drop(columns=["seed"]).groupby("node", sort=False)
-    mean, deviation = numbers.mean(), numbers.std(ddof=1).add_suffix("_sd")
-    out = mean.join(deviation).join(table.groupby("node").size().rename("seeds"))
-    return out.loc[order(table)].reset_index()
-
-
-def with_saved(table: pd.DataFrame, column: str = "bytes_file") -> pd.DataFrame:
-    """``table`` with ``saved``: 1 − bytes / bytes of the root with the same seed, by the accounting ``column``."""
-    roots = table[table["node"] == TEACHER].set_index("seed")[column]
-    return table.assign(saved=1 - table[column] / table["seed"].map(roots))
+    whole = table[table["node"] == TEACHER].set_index("seed")["bytes_file"]
+    table = table.assign(saved=1 - table["bytes_file"] / table["seed"].map(whole))
+    nodes = table.drop(columns="seed").groupby("node", sort=False)
+    return nodes.mean().join(nodes.std().add_suffix("_sd")).join(nodes.size().rename("seeds")).reset_index()
 
 
 def compare(a: pd.DataFrame, b: pd.DataFrame, task: Task = CLASSIFICATION) -> pd.DataFrame:

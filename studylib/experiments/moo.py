@@ -11,10 +11,9 @@ from studylib.data import datasets
 from studylib.data.datasets import Data
 from studylib.descent import objectives
 from studylib.descent.objectives import cross_entropy, l1
-from studylib.experiments import hypervolume as experiments_hypervolume
-from studylib.experiments import ways_to_train
-from studylib.experiments.ways import METHOD, RIVALS, Way
-from studylib.experiments.ways_to_train import ConvNetSize
+from studylib.experiments import moo_hypervolume, moo_training
+from studylib.experiments.moo_training import ConvNetSize
+from studylib.experiments.moo_ways import METHOD, RIVALS, Way
 from studylib.networks import spec
 from studylib.results import claims, statistics
 from studylib.results.tables import plus_minus
@@ -51,8 +50,8 @@ def gradients(model: nn.Module, data: Data, batch_size: int) -> dict:
 def compared(
     data: Data,
     size: ConvNetSize,
-    settings: ways_to_train.Comparison,
-    plan: ways_to_train.Plan,
+    settings: moo_training.Comparison,
+    plan: moo_training.Plan,
     device: torch.device,
     folder: Path,
 ) -> dict[str, pd.DataFrame]:
@@ -62,7 +61,7 @@ def compared(
 
     Returns:
         tried: way, value, seed, stage, sparsity, val_accuracy (0…1), of all values on the first seed.
-        chosen: the rows of :func:`studylib.experiments.ways_to_train.run` at the best value of each way, all seeds.
+        chosen: the rows of :func:`studylib.experiments.moo_training.run` at the best value of each way, all seeds.
         history: the rows of those trainings.
 
     Raises:
@@ -73,13 +72,13 @@ def compared(
     tried, best, rows, curves = [], {}, [], []
     for way in settings.ways():
         start = fresh(size, data, data.seed, device)
-        seen, best[way.label], (found, history) = ways_to_train.search(way, start, data, plan, data.seed, folder)
+        seen, best[way.label], (found, history) = moo_training.search(way, start, data, plan, data.seed, folder)
         tried, rows, curves = tried + seen, rows + found, curves + history
     for seed in range(data.seed + 1, data.seed + settings.repetitions):
         images = datasets.load(data.name, seed)
         for way in settings.ways():
             start = fresh(size, data, seed, device)
-            found, history = ways_to_train.run(way, best[way.label], start, images, plan, seed, folder)
+            found, history = moo_training.run(way, best[way.label], start, images, plan, seed, folder)
             rows, curves = rows + found, curves + history
     return {"tried": pd.DataFrame(tried), "chosen": pd.DataFrame(rows), "history": pd.DataFrame(curves)}
 
@@ -95,7 +94,7 @@ def steps(history: pd.DataFrame, seed: int) -> pd.DataFrame:
 
 def scores(tried: pd.DataFrame, classes: int) -> pd.Series:
     """(way, value) → share of the plane that it dominates on validation images, mean of both stages."""
-    volumes = experiments_hypervolume.volumes(tried, "val_accuracy", classes)
+    volumes = moo_hypervolume.volumes(tried, "val_accuracy", classes)
     return volumes.groupby(["way", "value"], sort=False)["volume"].mean()
 
 
@@ -110,9 +109,9 @@ def by_value(ways: list[Way], score: pd.Series, best: dict[str, float]) -> pd.Da
 
 
 def against_sums(chosen: pd.DataFrame, classes: int) -> pd.DataFrame:
-    """Rows of :func:`studylib.experiments.hypervolume.against` on test images, for each weighted sum (rival)."""
-    volumes = experiments_hypervolume.volumes(chosen, "test_accuracy", classes)
-    found = [experiments_hypervolume.against(volumes, rival).assign(rival=rival) for rival in RIVALS]
+    """Rows of :func:`studylib.experiments.moo_hypervolume.against` on test images, for each weighted sum (rival)."""
+    volumes = moo_hypervolume.volumes(chosen, "test_accuracy", classes)
+    found = [moo_hypervolume.against(volumes, rival).assign(rival=rival) for rival in RIVALS]
     return pd.concat(found, ignore_index=True)
 
 
@@ -123,9 +122,7 @@ def dominated(hypervolume: pd.DataFrame, best: dict[str, float]) -> pd.DataFrame
     shown = table[["stage", "way"]].assign(value=table["way"].map(best).map("{:g}".format))
     shown["dominated %"] = [plus_minus(100 * row.mean, 100 * row.sd, 1) for row in table.itertuples()]
     for rival, rows in against.items():
-        shown[f"over the {rival}"] = [
-            experiments_hypervolume.said(r) if r.way != rival else "–" for r in rows.itertuples()
-        ]
+        shown[f"over the {rival}"] = [moo_hypervolume.said(r) if r.way != rival else "–" for r in rows.itertuples()]
     return shown
 
 
@@ -162,7 +159,7 @@ def highest(chosen: pd.DataFrame, sparsity: float) -> str:
         mean = part.groupby("way")["test_accuracy"].mean().sort_values(ascending=False)
         return f"{stage}: " + ", ".join(f"{way} {accuracy:.1%}" for way, accuracy in mean.head(3).items())
 
-    return "; ".join(map(of, ways_to_train.STAGES))
+    return "; ".join(map(of, moo_training.STAGES))
 
 
 def most(hypervolume: pd.DataFrame, stage: str, rival: str) -> str:
@@ -177,14 +174,14 @@ def most(hypervolume: pd.DataFrame, stage: str, rival: str) -> str:
 
 def lift(hypervolume: pd.DataFrame, way: str) -> float:
     """Points of the plane that fine-tuning adds to ``way``, mean over the seeds."""
-    one_shot, tuned = (_against(hypervolume, RIVALS[0]).loc[(s, way), "mean"] for s in ways_to_train.STAGES)
+    one_shot, tuned = (_against(hypervolume, RIVALS[0]).loc[(s, way), "mean"] for s in moo_training.STAGES)
     return 100 * (tuned - one_shot)
 
 
 def least_likeness(training: pd.DataFrame, tau: float) -> float:
     """The least cosine, over epochs, of the thesis's direction and of the weighted sum with λ = ``tau``."""
     cosines = training[training["way"] == METHOD]["cosine_l1"]
-    return min((experiments_hypervolume.likeness(tau, cosine) for cosine in cosines), default=float("nan"))
+    return min((moo_hypervolume.likeness(tau, cosine) for cosine in cosines), default=float("nan"))
 
 
 def on_front(rows: pd.DataFrame, classes: int) -> str:
@@ -195,7 +192,7 @@ def on_front(rows: pd.DataFrame, classes: int) -> str:
 def claims_of(hypervolume: pd.DataFrame, steps: pd.DataFrame) -> dict[str, list[claims.Measured]]:
     """What the thesis's method says of its claims, against each of the weighted sums."""
     found = {}
-    for key, stage in zip(("moo_one_shot", "moo_tuned"), ways_to_train.STAGES, strict=True):
+    for key, stage in zip(("moo_one_shot", "moo_tuned"), moo_training.STAGES, strict=True):
         found[key] = []
         for rival in RIVALS:
             row = _against(hypervolume, rival).loc[(stage, METHOD)]

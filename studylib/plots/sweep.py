@@ -9,7 +9,8 @@ import seaborn as sns
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from studylib.results import statistics, style, tables
+from studylib.plots.axes import kilobyte_axis
+from studylib.results import statistics, tables
 from studylib.tree.names import TEACHER, parent_of
 
 
@@ -62,7 +63,7 @@ def draw_effects(effects: pd.DataFrame) -> Figure:
     """Effects with their intervals, a panel a measure: black over seeds, grey over test images; filled where certain.
 
     Args:
-        effects: rows of :func:`studylib.results.statistics.effects`; of none, the figure says so.
+        effects: rows of :func:`studylib.experiments.sweep_effects.effects`; of none, the figure says so.
     """
     if effects.empty:
         figure, axis = plt.subplots(figsize=(3.4, 0.6), layout="constrained")
@@ -145,7 +146,7 @@ def draw_front(summary: pd.DataFrame) -> Figure:
             )
     axes[0].set(ylabel="test accuracy (%)")
     for axis, label in zip(axes, ("file", "by the paper's count"), strict=True):
-        style.kilobyte_axis(axis, label)
+        kilobyte_axis(axis, label)
     handles, names = axes[0].get_legend_handles_labels()
     handles = [container.lines[0] for container in handles]
     figure.legend(handles, names, loc="outside right center", fontsize=7.5, frameon=False)
@@ -156,7 +157,7 @@ def draw_control(rows: pd.DataFrame) -> Figure:
     """Test accuracy against bytes of the file: the combinations, their Pareto front, and narrower dense networks.
 
     Args:
-        rows: of :func:`studylib.experiments.narrower.control`.
+        rows: of :func:`studylib.experiments.sweep_narrower.control`.
     """
     figure, axis = plt.subplots(figsize=(8.5, 4.6), layout="constrained")
     combined = rows["kind"] == "combination"
@@ -176,7 +177,7 @@ def draw_control(rows: pd.DataFrame) -> Figure:
         look = {"fmt": line if len(networks) > 1 else line[0], "color": colour, "capsize": 2}
         axis.errorbar(networks["bytes"], percent, yerr=sd, label=f"narrower dense network, {kind}", **look)
     axis.set(ylabel="test accuracy (%)")
-    style.kilobyte_axis(axis, "file")
+    kilobyte_axis(axis, "file")
     handles, names = axis.get_legend_handles_labels()
     handles = [h.lines[0] if hasattr(h, "lines") else h for h in handles]
     figure.legend(handles, names, loc="outside right center", fontsize=7.5, frameon=False)

@@ -16,8 +16,8 @@ from torch import nn
 from studylib.coding import codec
 from studylib.data import scoring
 from studylib.data.datasets import Data
-from studylib.experiments import hypervolume
-from studylib.experiments.ways import Way, step_of, ways
+from studylib.experiments import moo_hypervolume
+from studylib.experiments.moo_ways import Way, step_of, ways
 from studylib.networks import layers
 from studylib.settings import MOST_SEED, SettingError, record
 from studylib.techniques import prune
@@ -204,11 +204,11 @@ def search(
 
     Returns:
         Rows (way, value, seed, stage, sparsity, val_accuracy) of all values; the value of
-        :func:`studylib.experiments.hypervolume.best_values`; and rows and history at that.
+        :func:`studylib.experiments.moo_hypervolume.best_values`; and rows and history at that.
     """
     runs = _Runs(start, data, plan, seed, folder)
     rows = [row for value in way.values for row in runs.validated(way, value)]
-    best = hypervolume.best_values(pd.DataFrame(rows), len(data.classes))[way.label]
+    best = moo_hypervolume.best_values(pd.DataFrame(rows), len(data.classes))[way.label]
     return rows, best, runs.measured(way, best)
 
 

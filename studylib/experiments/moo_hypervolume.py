@@ -1,6 +1,6 @@
 """How much of the plane of sparsity and accuracy a way to train dominates, and whether that is more than another's.
 
-Rows are those of :func:`studylib.experiments.ways_to_train.run`.
+Rows are those of :func:`studylib.experiments.moo_training.run`.
 """
 
 import math

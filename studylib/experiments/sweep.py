@@ -11,9 +11,10 @@ from pydantic import Field
 from studylib import settings
 from studylib.disk import models
 from studylib.disk.files import read_json, read_tensors, resolve, root
+from studylib.experiments import sweep_effects
 from studylib.results import claims, statistics, tables
-from studylib.tree import names as tree_names
-from studylib.tree import table as tree_table
+from studylib.tree import names
+from studylib.tree.table import order, per_image, read, summary
 
 MEASURES = {"test_accuracy": (100, "accuracy (points)"), "test_nll": (1, "nll (nats)")}
 
@@ -43,7 +44,7 @@ class Tree:
     @property
     def nodes(self) -> list[str]:
         """Names of the nodes (:func:`studylib.tree.names.nodes`)."""
-        return tree_names.nodes(self.stages)
+        return names.nodes(self.stages)
 
 
 def folder_of(run: str, tree: Tree) -> Path:
@@ -53,7 +54,7 @@ def folder_of(run: str, tree: Tree) -> Path:
         FileNotFoundError: no run there; says which command makes it.
     """
     folder = resolve(run)
-    if not (folder / f"seed{tree.seeds[0]}" / tree_names.TEACHER / tree_names.METRICS).exists():
+    if not (folder / f"seed{tree.seeds[0]}" / names.TEACHER / names.METRICS).exists():
         command = f"make study PROFILE={folder.name}"
         raise FileNotFoundError(f"{folder}: no run here. In {root()}, this makes it:  {command}")
     return folder
@@ -61,7 +62,7 @@ def folder_of(run: str, tree: Tree) -> Path:
 
 def about(run: str, tree: Tree) -> dict:
     """Profile, seeds, data, and the provenance of the first seed's root."""
-    first = read_json(folder_of(run, tree) / f"seed{tree.seeds[0]}" / tree_names.TEACHER / tree_names.METRICS)
+    first = read_json(folder_of(run, tree) / f"seed{tree.seeds[0]}" / names.TEACHER / names.METRICS)
     return {
         "profile": tree.profile,
         "seeds": tree.seeds,
@@ -78,18 +79,18 @@ def identity(run: str, tree: Tree) -> list[str]:
         measured.
     """
     folder = folder_of(run, tree)
-    files = [path for name in (tree_names.LATENCY, tree_names.NNCODEC) if (path := folder / name).exists()]
+    files = [path for name in (names.LATENCY, names.NNCODEC) if (path := folder / name).exists()]
     for node in tree.nodes:
         for seed in tree.seeds:
             there = folder / f"seed{seed}" / node
             models.verify(there)
-            files += [there / tree_names.METRICS, there / tree_names.LOGITS]
+            files += [there / names.METRICS, there / names.LOGITS]
     return [hashlib.sha256(path.read_bytes()).hexdigest() for path in files]
 
 
 def nodes(run: str, tree: Tree) -> pd.DataFrame:
     """A row a node and seed, with the columns of :func:`studylib.tree.table.read`."""
-    return tree_table.read(folder_of(run, tree), tree.nodes, tree.seeds)
+    return read(folder_of(run, tree), tree.nodes, tree.seeds)
 
 
 def bytes_by_count(summary: pd.DataFrame) -> pd.DataFrame:
@@ -120,7 +121,7 @@ def front(summary: pd.DataFrame) -> pd.DataFrame:
 
 
 def effects(run: str, tree: Tree, table: pd.DataFrame) -> pd.DataFrame:
-    """Effects on accuracy, NLL and the logarithm of bytes: rows of :func:`studylib.results.statistics.effects`.
+    """Effects on accuracy, NLL and the logarithm of bytes: rows of :func:`studylib.experiments.sweep_effects.effects`.
 
     None where there is no technique.
 
@@ -129,9 +130,9 @@ def effects(run: str, tree: Tree, table: pd.DataFrame) -> pd.DataFrame:
     """
     if not tree.stages:
         return pd.DataFrame()
-    images = tree_table.per_image(folder_of(run, tree), tree_table.order(table), tree.seeds)
-    parts = [statistics.effects(table, images[column], tree.stages, column) for column in images]
-    return pd.concat([*parts, statistics.effects(table, None, tree.stages, "bytes_file", log=True)])
+    images = per_image(folder_of(run, tree), order(table), tree.seeds)
+    parts = [sweep_effects.effects(table, images[column], tree.stages, column) for column in images]
+    return pd.concat([*parts, sweep_effects.effects(table, None, tree.stages, "bytes_file", log=True)])
 
 
 def told(effects: pd.DataFrame, seeds: int) -> str:
@@ -156,39 +157,33 @@ def claims_of(run: str, tree: Tree, table: pd.DataFrame) -> dict[str, claims.Mea
     Args:
         table: rows of :func:`nodes`.
     """
-    folder, names = folder_of(run, tree), tree_table.order(table)
-    images = tree_table.per_image(folder, names, tree.seeds)["test_accuracy"]
+    folder, there = folder_of(run, tree), order(table)
+    images = per_image(folder, there, tree.seeds)["test_accuracy"]
 
-    def difference(weights: dict[str, int]) -> claims.Measured | None:
-        if not set(weights) <= set(names):
+    def measured(claim: claims.Claim) -> claims.Measured | None:
+        if not set(claim.nodes) <= set(there):
             return None
-        hits = sum(weight * images[node] for node, weight in weights.items())
+        hits = sum(weight * images[node] for node, weight in claim.nodes.items())
         return claims.Measured(*(100 * number for number in statistics.over_both(hits)), n=len(tree.seeds))
 
-    t, p, s, q, pq = "teacher", "teacher-imp", "teacher-svd", "teacher-int8", "teacher-imp-int8"
-    measured = {
-        "best_cost": difference({t: 1, pq: -1}),
-        "best_accuracy": difference({pq: 1}),
-        "svd_worst": difference({t: -1, s: 1, p: 1, "teacher-imp-svd": -1}),
-        "int8_mends": difference({"teacher-imp-svd-int8": 1, "teacher-imp-svd": -1}),
-        "int8_mends_kd": difference({"teacher-kd-imp-svd-int8": 1, "teacher-kd-imp-svd": -1}),
-        "pruning_helps_int8": difference({t: 1, q: -1, p: -1, pq: 1}),
-    }
-    if pq in names:
-        moved = divergence(folder, tree.seeds, p, pq) - divergence(folder, tree.seeds, t, q)
-        measured["pruned_loses_less"] = claims.Measured(*statistics.over_both(moved), n=len(tree.seeds))
-        mean = tree_table.summary(table).set_index("node")
-        left = mean.loc[pq, "bytes_nonzero"]
-        measured["best_bytes"] = claims.Measured(left)
-        measured["best_saved"] = claims.Measured(100 * (1 - left / mean.loc[t, "bytes_dense"]))
-    return measured
+    own = {key: claim for key, claim in claims.CLAIMS.items() if claim.chapter == "sweep" and claim.nodes}
+    found = {key: measured(claim) for key, claim in own.items()}
+    dense, pruned = ("teacher", "teacher-int8"), ("teacher-imp", "teacher-imp-int8")
+    if {*dense, *pruned} <= set(there):
+        moved = divergence(folder, tree.seeds, *pruned) - divergence(folder, tree.seeds, *dense)
+        found["pruned_loses_less"] = claims.Measured(*statistics.over_both(moved), n=len(tree.seeds))
+        mean = summary(table).set_index("node")
+        left = mean.loc["teacher-imp-int8", "bytes_nonzero"]
+        found["best_bytes"] = claims.Measured(left)
+        found["best_saved"] = claims.Measured(100 * (1 - left / mean.loc["teacher", "bytes_dense"]))
+    return found
 
 
 def divergence(folder: Path, seeds: list[int], before: str, after: str) -> np.ndarray:
     """KL divergence (seeds, images), in nats, of what the node ``after`` predicts from what ``before`` does."""
     found = []
     for seed in seeds:
-        both = [read_tensors(folder / f"seed{seed}" / n / tree_names.LOGITS)[0]["logits"] for n in (before, after)]
+        both = [read_tensors(folder / f"seed{seed}" / n / names.LOGITS)[0]["logits"] for n in (before, after)]
         z, zq = (logits.double().log_softmax(1) for logits in both)
         found.append((z.exp() * (z - zq)).sum(1).numpy())
     return np.array(found)

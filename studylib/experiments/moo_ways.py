@@ -45,7 +45,7 @@ def ways(
         sums: λ of cross-entropy + λ ‖w‖₁.
         shrinkages: λ of :class:`studylib.descent.steps.Proximal`.
         taus: τ of priority-constrained descent, and λ of the weighted sum of normalized gradients
-            (:func:`studylib.experiments.hypervolume.likeness`).
+            (:func:`studylib.experiments.moo_hypervolume.likeness`).
         rates: learning rates, of the ways that have no other setting.
 
     Raises:

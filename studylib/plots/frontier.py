@@ -6,8 +6,8 @@ import matplotlib.pyplot as plt
 import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
+from studylib.plots.axes import kilobyte_axis
 from studylib.results import statistics
 from studylib.results.marks import Mark
 
@@ -22,29 +22,27 @@ def draw_files(points: pd.DataFrame, marks: Sequence[Mark] = ()) -> Figure:
         marks: of :func:`studylib.results.marks.of_data`, stars, hollow where nobody made such a file.
     """
     figure, axis = plt.subplots(figsize=(8, 4.4), layout="constrained")
-    shown = points.assign(percent=100 * points["test_accuracy"], kB=points["bytes"] / 1000)
+    shown = points.assign(percent=100 * points["test_accuracy"])
     shown["bits"] = shown["bits"].astype(int).astype(str) + " bits"
     style = "bits" if shown["bits"].nunique() > 1 else None
     if style is None:
         shown["network"] += ", " + shown["bits"]
-    sns.scatterplot(shown, x="kB", y="percent", hue="network", style=style, s=45, ax=axis)
+    sns.scatterplot(shown, x="bytes", y="percent", hue="network", style=style, s=45, ax=axis)
     best = points[statistics.pareto(points, "bytes", "test_accuracy")].sort_values("bytes")
     if len(best) > 1:
         line = {"color": "0.3", "linewidth": 1.2, "drawstyle": "steps-post", "label": "front", "zorder": 0}
-        axis.plot(best["bytes"] / 1000, 100 * best["test_accuracy"], **line)
+        axis.plot(best["bytes"], 100 * best["test_accuracy"], **line)
     for mark in marks:
         face = "none" if mark.estimate else "0.1"
-        axis.plot(mark.bytes / 1000, mark.accuracy, "*", color="0.1", markerfacecolor=face, markersize=10)
+        axis.plot(mark.bytes, mark.accuracy, "*", color="0.1", markerfacecolor=face, markersize=10)
     axis.margins(x=0.08, y=0.08)
-    axis.set(xscale="log", xlabel="file (kB of 1,000 bytes)", ylabel="test accuracy (%)")
+    axis.set(ylabel="test accuracy (%)")
+    kilobyte_axis(axis, "file")
     for mark in marks:
         near = [
             other for other in marks if 0 < other.accuracy - mark.accuracy < 3 and 0.7 < other.bytes / mark.bytes < 1.4
         ]
         where = {"xytext": (0, -12 if near else 6), "textcoords": "offset points", "ha": "center"}
-        axis.annotate(mark.label, (mark.bytes / 1000, mark.accuracy), size=7, **where)
-    axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axis.xaxis.set_major_formatter(FuncFormatter(lambda kb, _: f"{kb:g}"))
-    axis.xaxis.set_minor_formatter(NullFormatter())
+        axis.annotate(mark.label, (mark.bytes, mark.accuracy), size=7, **where)
     axis.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, fontsize=8)
     return figure

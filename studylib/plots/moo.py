@@ -6,7 +6,7 @@ import seaborn as sns
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from studylib.results import style
+from studylib.plots.axes import plain_log_y, remaining_axis
 
 ALONG = {"value_cross_entropy": "cross-entropy (nats)", "value_l1": "‖w‖₁", "cosine_l1": "cosine of the gradients"}
 
@@ -32,7 +32,7 @@ def draw_ways_by_sparsity(rows: pd.DataFrame) -> Figure:
         part = shown[shown["stage"] == stage]
         sns.lineplot(part, x="remain", y="percent", ax=axis, legend=axis is axes[0][-1], **bars, **look)
         axis.set(ylabel="test accuracy (%)", title=stage)
-        style.remaining_axis(axis, shown["remain"])
+        remaining_axis(axis, shown["remain"])
     _legend_beside(axes[0][-1])
     return figure
 
@@ -52,7 +52,7 @@ def draw_training(rows: pd.DataFrame, chosen: pd.DataFrame) -> Figure:
         axis.set(xlabel="epoch", ylabel=name)
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
         if "cosine" not in column:
-            style.plain_log_y(axis)
+            plain_log_y(axis)
     _legend_beside(axes[2])
     return figure
 

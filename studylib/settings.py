@@ -106,6 +106,14 @@ def read(kind: type[T], given: Mapping | T, name: str) -> T:
         raise SettingError(f"{name}.{error}") from error
 
 
+def check_different(settings: Any, *names: str) -> None:
+    """Raises ValueError where one of the lists ``names`` of a record has something twice."""
+    for name in names:
+        values = getattr(settings, name)
+        if len(set(values)) < len(values):
+            raise ValueError(f"{name}={values!r}: expected different ones")
+
+
 def nearest(name: str, known: list[str]) -> str:
     """What was meant, for the end of a message on an unknown ``name``."""
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)

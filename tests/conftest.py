@@ -2,6 +2,9 @@
 
 import dataclasses
 
+import matplotlib
+import matplotlib.pyplot as plt
+import pandas as pd
 import pytest
 import torch
 from hypothesis import settings
@@ -9,13 +12,17 @@ from hypothesis import settings
 from studylib.data import datasets
 from studylib.disk import files, provenance
 from studylib.networks import spec
+from studylib.results import style
 from studylib.techniques import int8, teacher
 from studylib.training import loop
 from studylib.training.recipe import Recipe
+from studylib.tree import table
+from studylib.tree.names import nodes
 
 settings.register_profile("study", deadline=None, derandomize=True, max_examples=20, database=None)
 settings.load_profile("study")
 
+matplotlib.use("Agg")
 SMALL = {"widths": [8, 12, 16], "hidden": [16, 12]}
 
 
@@ -88,3 +95,65 @@ def same_tensors():
         return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
     return same
+
+
+@pytest.fixture
+def trainings(monkeypatch):
+    """Counts trainings from its call on: a list of their keyword arguments; the one after ``most`` is stopped."""
+    fit = loop.fit
+
+    def count(most=None) -> list[dict]:
+        calls = []
+
+        def counting(*args, **kwargs):
+            if len(calls) == most:
+                raise KeyboardInterrupt
+            calls.append(kwargs)
+            return fit(*args, **kwargs)
+
+        monkeypatch.setattr(loop, "fit", counting)
+        return calls
+
+    return count
+
+
+@pytest.fixture
+def drawn():
+    """Figures in the study's style, whatever was set before; they are closed after the test."""
+    with plt.rc_context():
+        style.style()
+        yield
+    plt.close("all")
+
+
+@pytest.fixture(scope="session")
+def texts():
+    """All words of a figure, a line each."""
+
+    def of(figure) -> str:
+        figure.canvas.draw()
+        return "\n".join(text.get_text() for text in figure.findobj(plt.Text))
+
+    return of
+
+
+@pytest.fixture(scope="session")
+def rows_of_nodes():
+    """A table of nodes as a run leaves it: each node smaller and worse than the one before, seeds a little apart."""
+
+    def of(nodes, seeds=(0, 1)) -> pd.DataFrame:
+        rows = []
+        for seed in seeds:
+            for i, node in enumerate(nodes):
+                row = dict.fromkeys(table.COLUMNS, 0.5) | {"node": node, "seed": seed}
+                sizes = {"bytes_file": 200_000 // (i + 1), "bytes_nonzero": 90_000 // (i + 1)}
+                rows.append(row | sizes | {"test_accuracy": 0.95 - 0.01 * i + 0.004 * seed * (i > 0)})
+        return pd.DataFrame(rows)
+
+    return of
+
+
+@pytest.fixture
+def summary(rows_of_nodes) -> pd.DataFrame:
+    """Of :func:`rows_of_nodes`, of all sixteen."""
+    return table.summary(rows_of_nodes(nodes(["distill", "prune", "svd", "int8"])))

@@ -8,10 +8,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from studylib.experiments import prune as experiments_prune
 from studylib.experiments import svd, sweep_narrower
+from studylib.experiments.prune import ways as ways_to_prune
 from studylib.techniques import prune
-from studylib.training import loop, recipe
+from studylib.training import recipe
 from studylib.tree import rows
 
 JSON = st.recursive(
@@ -53,39 +53,27 @@ def test_a_damaged_file_is_made_again_and_without_a_folder_nothing_is_kept(tmp_p
 def test_changed_code_makes_it_again(tmp_path, monkeypatch):
     make, calls = counted([])
     rows.once(tmp_path / "kept.json", [], make)
-    monkeypatch.setattr(rows.store, "code_digest", lambda: "another")
+    monkeypatch.setattr(rows.provenance, "code_digest", lambda: "another")
     rows.once(tmp_path / "kept.json", [], make)
     assert len(calls) == 2
 
 
-def trainings(monkeypatch, most=None):
-    """Counts trainings; the one after ``most`` is stopped."""
-    calls, fit = [], loop.fit
-
-    def counting(*args, **kwargs):
-        if most is not None and len(calls) == most:
-            raise KeyboardInterrupt
-        calls.append(1)
-        return fit(*args, **kwargs)
-
-    monkeypatch.setattr(loop, "fit", counting)
-    return calls
-
-
 def ways(student, data, folder):
     how = {"recipe": RECIPE, "seeds": [0, 1], "scratch": folder}
-    return list(rows.every(experiments_prune.ways(student, data, [0.5, 0.9], **how), folder, ["k"]))
+    return list(rows.every(ways_to_prune(student, data, [0.5, 0.9], **how), folder, ["k"]))
 
 
-def test_five_ways_to_prune_that_were_stopped_go_on_and_give_the_same_rows(new_student, tiny, tmp_path, monkeypatch):
+def test_five_ways_to_prune_that_were_stopped_go_on_and_give_the_same_rows(
+    new_student, tiny, tmp_path, monkeypatch, trainings
+):
     student = new_student()
     whole = ways(student, tiny, tmp_path / "whole")
     assert len(whole) == 2 * len(prune.METHODS) * 2
     with pytest.raises(KeyboardInterrupt):
-        trainings(monkeypatch, most=9)
+        trainings(most=9)
         ways(student, tiny, tmp_path / "stopped")
     monkeypatch.undo()
-    calls = trainings(monkeypatch)
+    calls = trainings()
     assert ways(student, tiny, tmp_path / "stopped") == whole
     assert len(calls) == 2 * 2 * len(prune.METHODS) - 8  # four trajectories of two trainings were whole
     calls.clear()
@@ -109,7 +97,7 @@ def test_rows_of_ranks_say_which_images_are_right_as_their_accuracy_does(student
 
 
 def test_narrower_networks_are_measured_as_they_are_and_in_int8(monkeypatch, tiny, tmp_path):
-    monkeypatch.setattr(sweep_narrower.data, "load", lambda name, seed: tiny)
+    monkeypatch.setattr(sweep_narrower.datasets, "load", lambda name, seed: tiny)
     how = {"depth": 7, "recipe": RECIPE, "calibration_images": 8, "device": torch.device("cpu")}
     found = pd.DataFrame(rows.every(sweep_narrower.networks("digits", [0], [1, 2], **how), tmp_path, []))
     assert list(found["kind"]) == ["float32", "int8"] * 2 and list(found["growth"]) == [1, 1, 2, 2]

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from studylib.disk import files
+from studylib.experiments.sweep import per_image
 from studylib.tree import table as nodes_table
 from studylib.tree.names import nodes, parent_of
 
@@ -216,7 +217,7 @@ def test_a_damaged_node_is_named(tmp_path, file, content):
 
 
 def test_each_image_is_scored_from_the_stored_logits(run):
-    found = nodes_table.per_image(run, NODES, [0, 2])
+    found = per_image(run, NODES, [0, 2])
     assert set(found) == {"test_accuracy", "test_nll"} and list(found["test_nll"]) == NODES
     for node in NODES:
         for i, seed in enumerate((0, 2)):
@@ -225,4 +226,4 @@ def test_each_image_is_scored_from_the_stored_logits(run):
             assert found["test_nll"][node][i] == pytest.approx(losses.numpy())
             assert found["test_accuracy"][node][i].tolist() == (z.argmax(1) == y).double().tolist()
     with pytest.raises(files.CheckpointError, match="seed9"):
-        nodes_table.per_image(run, NODES, [9])
+        per_image(run, NODES, [9])

@@ -10,8 +10,7 @@ import yaml
 from projects import copy_project, edit, environment, read_only, study, tree_of
 
 from engine.run import study as command
-from studylib.tree import names as tree_names
-from studylib.tree import table
+from studylib.tree import names, table
 
 
 @pytest.fixture
@@ -28,12 +27,12 @@ def planned(project, *arguments):
 
 def test_a_fresh_study_plans_every_node_of_every_seed_once(project):
     found = planned(project, "--profile", "digits")
-    stages = ["kd", "imp", "svd", "int8"]
-    assert sorted(found) == sorted(f"seed{seed}/{node}" for seed in range(10) for node in tree_names.nodes(stages))
+    stages = ["distill", "prune", "svd", "int8"]
+    assert sorted(found) == sorted(f"seed{seed}/{node}" for seed in range(10) for node in names.nodes(stages))
 
 
 def test_seeds_and_stages_choose_a_part_of_the_tree(project):
-    found = planned(project, "--profile", "digits", "--seeds", "7", "--stages", "imp int8")
+    found = planned(project, "--profile", "digits", "--seeds", "7", "--stages", "prune int8")
     assert sorted(found) == ["seed7/teacher", "seed7/teacher-imp", "seed7/teacher-imp-int8", "seed7/teacher-int8"]
 
 
@@ -136,23 +135,23 @@ def test_a_dry_run_is_refused_while_the_profile_is_run_and_allowed_beside_anothe
 
 
 @pytest.mark.parametrize(
-    ("words", "names"), [("3", ["03"]), ("06 svd", ["04", "06"]), ("", [f"0{k}" for k in range(1, 9)])]
+    ("words", "numbers"), [("3", ["03"]), ("06 svd", ["04", "06"]), ("", [f"0{k}" for k in range(1, 9)])]
 )
-def test_single_chapters_are_planned_with_what_they_need_and_nothing_else(project, words, names):
+def test_single_chapters_are_planned_with_what_they_need_and_nothing_else(project, words, numbers):
     result = study(project, "--profile", "digits", "--chapters", words, "--", "-n")
     assert result.returncode == 0, result.stdout
-    assert sorted(set(re.findall(r"runs/digits/chapters/(\d\d)_", result.stdout))) == names
+    assert sorted(set(re.findall(r"runs/digits/chapters/(\d\d)_", result.stdout))) == numbers
     nodes = set(re.findall(r"runs/digits/(seed\d+/teacher[\w-]*)$", result.stdout, flags=re.M))
     reads = {
         "3": ["teacher", "teacher-imp"],
         "06 svd": ["teacher", "teacher-svd", "teacher-kd", "teacher-kd-imp"],
-        "": tree_names.nodes(["kd", "imp", "svd", "int8"]),  # the sweep's are all, of every seed
+        "": names.nodes(["distill", "prune", "svd", "int8"]),  # the sweep's are all, of every seed
     }[words]
     assert {f"seed0/{node}" for node in reads} <= nodes
     assert words == "" or len(nodes) == len(reads)
 
 
-@pytest.mark.parametrize("words", ["9", "imps", "03 x"])
+@pytest.mark.parametrize("words", ["9", "prunes", "03 x"])
 def test_a_chapter_that_is_not_there_is_named_with_those_that_are(project, words):
     result = study(project, "--profile", "digits", f"--chapters={words}", "--", "-n")
     assert (
@@ -168,8 +167,8 @@ def test_a_chapter_that_is_not_there_is_named_with_those_that_are(project, words
     [
         (
             "3",
-            "kd",
-            "imp is not among the stages (kd); expected one that the profile runs: 01_teacher, 02_distill, ",
+            "distill",
+            "prune is not among the stages (distill); expected one that the profile runs: 01_teacher, 02_distill, ",
         ),
         (
             "7",

@@ -17,7 +17,7 @@ from studylib.data import scoring
 from studylib.data.datasets import Data
 from studylib.networks import spec
 from studylib.results import claims, statistics, tables
-from studylib.settings import record
+from studylib.settings import check_different, record
 from studylib.techniques import distill
 from studylib.training import loop
 from studylib.training.checkpoint import weights_digest
@@ -40,10 +40,7 @@ class Pairs:
     ] = dataclasses.field(default_factory=lambda: [0.3, 1.0])
 
     def check(self) -> None:
-        for name in ("temperatures", "alphas"):
-            values = getattr(self, name)
-            if len(set(values)) < len(values):
-                raise ValueError(f"{name}={values!r}: expected different ones")
+        check_different(self, "temperatures", "alphas")
 
 
 @dataclasses.dataclass

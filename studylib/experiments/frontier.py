@@ -1,4 +1,4 @@
-"""How small a file can be at an accuracy: a network pruned further and further, taught, and trained in few bits."""
+"""Chapter 8: how small a file can be at an accuracy, a network pruned further and further, taught, in few bits."""
 
 import dataclasses
 import decimal
@@ -15,7 +15,7 @@ from studylib.coding import limits, restore, shipped
 from studylib.data.datasets import Data
 from studylib.descent import objectives
 from studylib.networks import spec
-from studylib.settings import record
+from studylib.settings import check_different, record
 from studylib.techniques import distill, prune, qat
 from studylib.training import loop
 from studylib.training.recipe import Recipe
@@ -33,8 +33,7 @@ class Grown:
     ] = dataclasses.field(default_factory=list)
 
     def check(self) -> None:
-        if len(set(self.networks)) < len(self.networks):
-            raise ValueError(f"networks={self.networks!r}: expected different ones")
+        check_different(self, "networks")
         for text in self.networks:
             _described(text)
 
@@ -116,8 +115,7 @@ class Shrinking:
 
     def check(self) -> None:
         prune.check_sparsities(self.sparsities)
-        if len(set(self.bits)) < len(self.bits):
-            raise ValueError(f"bits={self.bits!r}: expected different ones")
+        check_different(self, "bits")
 
     def pruning(self, recipe: Recipe) -> Recipe:
         """``recipe`` as it is after each step of pruning."""

@@ -1,4 +1,4 @@
-"""Chapter 6: ways to train for compression, tuned alike."""
+"""Chapter 6: ways to train for compression, tuned alike: rows of the comparison, and what they say."""
 
 import dataclasses
 from pathlib import Path

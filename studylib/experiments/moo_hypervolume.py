@@ -1,4 +1,4 @@
-"""How much of the plane of sparsity and accuracy a way to train dominates, and whether that is more than another's.
+"""Chapter 6: hypervolume in the sparsity–accuracy plane, compared between ways to train.
 
 Rows are those of :func:`studylib.experiments.moo_training.run`.
 """

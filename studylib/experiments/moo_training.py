@@ -1,4 +1,4 @@
-"""Ways to train for compression, each tuned as often, and what is left of their networks at rising sparsity.
+"""Chapter 6: ways to train for compression, each tuned as often, and their networks at rising sparsity.
 
 Every way trains the same network from the same weights, in the same batches, for as many epochs, and is then pruned
 and fine-tuned alike. Its one setting is tried at as many values as everyone's, on the first seed; the value with the

@@ -1,4 +1,4 @@
-"""The ways to train for compression that are compared, and what each does with a batch."""
+"""Chapter 6: the ways to train for compression that are compared, and what each does with a batch."""
 
 import dataclasses
 import math

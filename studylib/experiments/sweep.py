@@ -1,27 +1,28 @@
 """Chapter 7: a run's combinations as rows, the effects of techniques and pairs, and what both say of the claims."""
 
 import hashlib
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated
 
 import numpy as np
 import pandas as pd
+import torch
 from pydantic import Field
 
 from studylib import settings
 from studylib.disk import models
-from studylib.disk.files import read_json, read_tensors, resolve, root
+from studylib.disk.files import read_json, resolve, root
 from studylib.experiments import sweep_effects
 from studylib.results import claims, statistics, tables
 from studylib.tree import names
-from studylib.tree.table import order, per_image, read, summary
+from studylib.tree.table import logits, order, read, summary
 
-MEASURES = {"test_accuracy": (100, "accuracy (points)"), "test_nll": (1, "nll (nats)")}
-
-
-MEASURES |= {"log2 bytes_file": (1, "bytes (doublings)")}  # of effects: the factor that they are told in, and its name
-
-
+MEASURES = {  # of effects: the factor that they are told in, and its name
+    "test_accuracy": (100, "accuracy (points)"),
+    "test_nll": (1, "nll (nats)"),
+    "log2 bytes_file": (1, "bytes (doublings)"),
+}
 ACCOUNTINGS = ["dense", "nonzero", "csr", "bitmap", "sparse", "safetensors", "zstd", "nncodec", "entropy", "file"]
 
 
@@ -36,10 +37,7 @@ class Tree:
     stages: Annotated[list[str], Field(description="techniques in the order in which they are applied")]
 
     def check(self) -> None:
-        for name in ("seeds", "stages"):
-            listed = getattr(self, name)
-            if len(set(listed)) < len(listed):
-                raise ValueError(f"{name}={listed!r}: expected different ones")
+        settings.check_different(self, "seeds", "stages")
 
     @property
     def nodes(self) -> list[str]:
@@ -135,6 +133,24 @@ def effects(run: str, tree: Tree, table: pd.DataFrame) -> pd.DataFrame:
     return pd.concat([*parts, sweep_effects.effects(table, None, tree.stages, "bytes_file", log=True)])
 
 
+def per_image(run: Path, names: Iterable[str], seeds: Sequence[int]) -> dict[str, dict[str, np.ndarray]]:
+    """``test_accuracy`` and ``test_nll`` of each test image: column → node → (seeds, images), from logits of classes.
+
+    Raises:
+        studylib.disk.files.CheckpointError: a node has not been run, or left damaged logits; names the file.
+    """
+    found: dict[str, dict] = {"test_accuracy": {}, "test_nll": {}}
+    for name in names:
+        both = [logits(Path(run) / f"seed{seed}" / name) for seed in seeds]
+        found["test_accuracy"][name] = np.stack([z.argmax(1) == y for z, y in both]).astype(float)
+        found["test_nll"][name] = np.stack([_nll(z.astype(float), y) for z, y in both])
+    return found
+
+
+def _nll(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    return np.logaddexp.reduce(logits, axis=1) - logits[np.arange(len(labels)), labels]
+
+
 def told(effects: pd.DataFrame, seeds: int) -> str:
     """Which of the :func:`effects` are told from noise, the largest first, in a sentence."""
     if effects.empty:
@@ -183,7 +199,7 @@ def divergence(folder: Path, seeds: list[int], before: str, after: str) -> np.nd
     """KL divergence (seeds, images), in nats, of what the node ``after`` predicts from what ``before`` does."""
     found = []
     for seed in seeds:
-        both = [read_tensors(folder / f"seed{seed}" / n / names.LOGITS)[0]["logits"] for n in (before, after)]
-        z, zq = (logits.double().log_softmax(1) for logits in both)
+        both = (torch.from_numpy(logits(folder / f"seed{seed}" / node)[0]) for node in (before, after))
+        z, zq = (each.double().log_softmax(1) for each in both)
         found.append((z.exp() * (z - zq)).sum(1).numpy())
     return np.array(found)

@@ -5,11 +5,13 @@ Notation of Box, Hunter and Hunter, Statistics for Experimenters (2nd ed., chapt
 """
 
 import itertools
+import math
 from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
 
+from studylib.results import tables
 from studylib.results.statistics import UNKNOWN, judge, t_interval
 from studylib.tree import names
 from studylib.tree.table import order
@@ -98,3 +100,27 @@ def effects(table: pd.DataFrame, images: dict[str, np.ndarray] | None, stages: S
             }
         )
     return pd.DataFrame(rows)
+
+
+def effects_table(effects: pd.DataFrame) -> str:
+    """Rows of :func:`effects` in Markdown, a table a measure."""
+    if effects.empty:
+        return "No technique was applied: there is no effect."
+    units = {"test_accuracy": ("points", 100, 2), "test_nll": ("nats", 1, 4), "log2 bytes_file": ("doublings", 1, 2)}
+    shown = []
+    for measure, rows in effects.groupby("measure", sort=False):
+        unit, factor, digits = units.get(measure, ("", 1, 3))
+        name = measure.replace("test_", "").replace("log2 bytes_file", "bytes")
+        columns = {f"effect on {name}": rows["effect"].map(tables.effect_name)}
+        columns[unit or "value"] = (factor * rows["mean"]).map(f"{{:+.{digits}f}}".format)
+        columns["over seeds"] = _intervals(rows, "seed", factor, digits)
+        if rows["image_low"].notna().any():
+            columns["over images"] = _intervals(rows, "image", factor, digits)
+        shown.append(tables.markdown_rows(pd.DataFrame(columns | {"verdict": rows["verdict"]})))
+    return "\n\n".join(shown)
+
+
+def _intervals(rows: pd.DataFrame, over: str, factor: int, digits: int) -> list[str]:
+    """``factor`` times the columns ``over``_low and ``over``_high in words, a dash where there is none."""
+    ends = zip(factor * rows[f"{over}_low"], factor * rows[f"{over}_high"], strict=True)
+    return ["–" if math.isnan(low) else f"{low:+.{digits}f} to {high:+.{digits}f}" for low, high in ends]

@@ -9,12 +9,10 @@ import pandas as pd
 import torch
 from pydantic import Field
 
-from studylib.coding import codec
+from studylib.coding import codec, limits
 from studylib.data import datasets, scoring
-from studylib.networks import spec
-from studylib.networks.layers import weight_layers
 from studylib.results import statistics, tables
-from studylib.settings import record
+from studylib.settings import check_different, record
 from studylib.techniques import int8, teacher
 from studylib.training.recipe import Recipe
 from studylib.tree.rows import Task, every
@@ -37,8 +35,7 @@ class Controls:
     ] = 512
 
     def check(self) -> None:
-        if len(set(self.growths)) < len(self.growths):
-            raise ValueError(f"growths={self.growths!r}: expected different ones")
+        check_different(self, "growths")
         if (self.depth - 4) % 3:
             raise ValueError(f"depth={self.depth!r}: expected 3·n + 4, such as 22 or 40")
 
@@ -48,21 +45,8 @@ class Controls:
             asked = f"calibration_images={self.calibration_images!r}"
             raise ValueError(f"{asked}: expected at most {len(data.train)}, the training images")
         for growth in self.growths:
-            self._check_size(growth, data)
-
-    def _check_size(self, growth: int, data: datasets.Data) -> None:
-        """Built without memory for its weights, and held against what a coded file may be."""
-        limits, args = codec.Limits(), {"depth": self.depth, "growth": growth, **data.model_args}
-        with torch.device("meta"):
-            model = spec.build({"format": spec.SPEC_FORMAT, "name": "densenet", "args": args, "changes": []})
-        layers = weight_layers(model).values()
-        for what, found, most in (
-            ("channels in a layer", max(max(layer.weight.shape[:2]) for layer in layers), limits.integer),
-            ("numbers", sum(t.numel() for t in model.state_dict().values()), limits.parameters),
-            ("modules", sum(1 for _ in model.modules()), limits.layers),
-        ):
-            if found > most:
-                raise ValueError(f"growths={growth!r} at depth={self.depth!r}: {found} {what}, expected at most {most}")
+            asked = f"growths={growth!r} at depth={self.depth!r}"
+            limits.check_network("densenet", {"depth": self.depth, "growth": growth}, data, asked)
 
 
 def trained(

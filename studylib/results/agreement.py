@@ -39,15 +39,14 @@ def beside(ours: pd.DataFrame, published: pd.DataFrame, column: str = "test_accu
         Rows of node, ours, published, seeds and seeds_published, half (of the interval), verdict (:data:`WITHIN`,
         :data:`OUTSIDE` or why there is none) and bytes_ratio (ours / published).
     """
-    of = {"seeds": (column, "size"), "mean": (column, "mean"), "sd": (column, "std"), "bytes": ("bytes_file", "mean")}
+    of = {"ours": (column, "mean"), "seeds": (column, "size"), "sd": (column, "std"), "bytes": ("bytes_file", "mean")}
     theirs, own = (run.groupby("node", sort=False, as_index=False).agg(**of) for run in (published, ours))
-    both = theirs.merge(own, on="node", suffixes=("_published", ""))
+    both = theirs.rename(columns={"ours": "published"}).merge(own, on="node", suffixes=("_published", ""))
     counts = zip(both["sd_published"], both["seeds_published"], both["seeds"], strict=True)
     half = pd.Series([prediction_half(*each) for each in counts], dtype=float)
-    within = (both["mean"] - both["mean_published"]).abs() <= half + 1e-12
+    within = (both["ours"] - both["published"]).abs() <= half + 1e-12
     verdict = np.select([half.isna(), within], [ONE_SEED, WITHIN], OUTSIDE)
     both = both.assign(half=half, verdict=verdict, bytes_ratio=both["bytes"] / both["bytes_published"])
-    both = both.rename(columns={"mean": "ours", "mean_published": "published"})
     return both[["node", "ours", "published", "seeds", "seeds_published", "half", "verdict", "bytes_ratio"]]
 
 
@@ -59,10 +58,11 @@ def differences(ours: dict, published: dict) -> list[str]:
     """
     found = []
     mine, theirs = (about.get("data_sha256") or {} for about in (ours, published))
-    if any(mine[seed] != theirs[seed] for seed in mine.keys() & theirs.keys()):
-        found.append("other data: the images are not those of the published study")
-    elif not (mine.keys() & theirs.keys()):
+    shared = mine.keys() & theirs.keys()
+    if not shared:
         found.append("data not compared: one of the two does not say which images it is of")
+    elif any(mine[seed] != theirs[seed] for seed in shared):
+        found.append("other data: the images are not those of the published study")
     mine, theirs = (about.get("settings") for about in (ours, published))
     if not mine or not theirs:
         return [*found, "settings not compared: one of the two does not record them"]

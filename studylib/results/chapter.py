@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -17,6 +18,8 @@ from studylib.tree.node import Node
 from studylib.tree.published import FILE, Published, frame, plain
 from studylib.tree.rows import once
 
+WHERE = ("threads", "device")  # settings of the study: where it is computed, not what
+
 
 class Chapter:
     """A chapter in the making, or as it is published: the same cells show both.
@@ -26,7 +29,7 @@ class Chapter:
         chapter = Chapter(node, reads=[parent], recipe=recipe, pruning=pruning)
         rounds = chapter.rows("accuracy_by_round", lambda: by_round(node.model))
         chapter.figure("accuracy_by_round", draw(rounds), rounds)
-        chapter.verdicts("imp", lambda: {"imp_saved": claims.Measured(…)})
+        chapter.verdicts("prune", lambda: {"imp_saved": claims.Measured(…)})
 
     Args:
         node: its folder, data and, where it is shown as published, that study.
@@ -81,11 +84,8 @@ class Chapter:
         if self.published:
             return self.published.rows(name)
 
-        def records() -> list[dict]:
-            found = make()
-            return plain(found.to_dict("records") if isinstance(found, pd.DataFrame) else list(found))
-
-        self._rows[name] = once(self.node.out / "rows" / f"{name}.json", [name, *self._key(), *key], records)
+        path = self.node.out / "rows" / f"{name}.json"
+        self._rows[name] = once(path, [name, *self._key(), *key], lambda: plain(make()))
         return frame(self._rows[name])
 
     def one(self, name: str, make: Callable[[], dict], *key: Any) -> dict:
@@ -120,16 +120,9 @@ class Chapter:
         _show_verdicts(stage, self._claims, self.about)
 
     def _key(self) -> list:
-        specs = []
-        for path in map(files.resolve, self.reads):
-            if path.is_file():
-                specs.append(files.file_digest(path))
-                continue
-            models.verify(path)
-            specs.append(files.read_json(path / models.SPEC))  # with the checksum of the weights
+        specs = [_identity(files.resolve(path)) for path in self.reads]
         made = {name: _values(record) for name, record in self.settings.items()}
-        for name in ("threads", "device"):  # of the study: where it is computed, not what
-            made["study"].pop(name, None)
+        made["study"] = {key: value for key, value in made["study"].items() if key not in WHERE}
         own = self.node.model.spec["changes"] if self.node.model is not None else []
         return [made, self.node.data.identity, specs, plain(own), *self._more()]
 
@@ -156,6 +149,14 @@ def _show_verdicts(stage: str, measured: verdicts.Found, about: dict) -> None:
     display(Markdown(verdicts.table(stage, measured, about["data"]["name"], other)))
 
 
+def _identity(path: Path) -> str | dict:
+    """Of a published file its SHA-256, of a node's folder its spec with the checksum of the weights."""
+    if path.is_file():
+        return files.file_digest(path)
+    models.verify(path)
+    return files.read_json(path / models.SPEC)
+
+
 def _values(record: Any) -> Any:
     return plain(dataclasses.asdict(record) if dataclasses.is_dataclass(record) else record)
 
@@ -166,7 +167,7 @@ def _same(ours: Mapping[str, Any], published: Published) -> None:
     for name, record in ours.items():
         known = theirs.get(name, {})
         for key, value in _values(record).items() if isinstance(known, dict) else ():
-            if key in known and key not in ("threads", "device") and known[key] != value:
+            if key in known and key not in WHERE and known[key] != value:
                 raise settings.SettingError(
                     f"{name}.{key}={value!r}: {published.folder} was made with {known[key]!r}; expected that, or "
                     "published='' to make the rows here"

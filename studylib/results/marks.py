@@ -35,8 +35,6 @@ MARKS = (
     Mark(86.5, 11_400, "µNAS, int8, not entropy coded (Liberis et al. 2021)"),
     Mark(91.65, 15_000, "the paper's smallest, with positions and biases counted (our estimate)", estimate=True),
 )
-
-
 TEACHER_GOAL = 91.0, "our goal"  # % of test images
 STUDENT, STUDENT_GOAL = "teacher-kd", (85.0, "our goal")  # its node
 PRUNED_GOAL = 0.95, 0.5, "Liu et al. 2017 (network slimming); Renda et al. 2020"  # share of zeros, points it may cost

@@ -1,5 +1,6 @@
 """Figures: one style for all, and every figure saved with the rows that it was drawn from."""
 
+import io
 import sys
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import seaborn as sns
 from matplotlib.figure import Figure
 
 from studylib.disk import files
-from studylib.results.tables import records_of
+from studylib.results.tables import save_table
 
 DPI = 220  # of a saved figure: enough for print
 
@@ -36,12 +37,10 @@ def save_figure(figure: Figure, path: Path, rows: pd.DataFrame, about: dict | No
         rows: what was drawn, one row a mark.
         about: where the rows come from: profile, seeds, commit, …
     """
-    import io
-
     path = files.resolve(path)
     for suffix in ("png", "pdf"):
         buffer = io.BytesIO()
         metadata = {"Software": None} if suffix == "png" else {"CreationDate": None, "Producer": None, "Creator": None}
         figure.savefig(buffer, format=suffix, metadata=metadata, dpi=DPI, bbox_inches="tight")
         files.write_bytes(path.with_name(f"{path.name}.{suffix}"), buffer.getvalue())
-    files.write_json(path.with_name(f"{path.name}.json"), {"about": about or {}, "rows": records_of(rows)})
+    save_table(path.with_name(f"{path.name}.json"), rows, about)

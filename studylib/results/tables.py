@@ -56,13 +56,10 @@ def where_from(about: dict) -> str:
     return f"{found[0].upper()}{found[1:]}." if found else ""
 
 
-def records_of(rows: pd.DataFrame) -> list[dict]:
-    return json.loads(rows.to_json(orient="records", double_precision=10))
-
-
 def save_table(path: Path, rows: pd.DataFrame, about: dict | None = None) -> None:
     """Writes ``path``.json with ``rows`` and where they come from: a table that is cited like a figure."""
-    files.write_json(files.resolve(path).with_suffix(".json"), {"about": about or {}, "rows": records_of(rows)})
+    plain = json.loads(rows.to_json(orient="records", double_precision=10))
+    files.write_json(files.resolve(path).with_suffix(".json"), {"about": about or {}, "rows": plain})
 
 
 def label(node: str) -> str:
@@ -130,30 +127,6 @@ def markdown_rows(rows: pd.DataFrame, digits: int = 2, right: Collection[str] = 
 def effect_name(effect: str) -> str:
     """``imp × int8`` → ``pruning × int8``."""
     return " × ".join(TECHNIQUE_NAMES.get(part, part) for part in effect.split(" × "))
-
-
-def effects_table(effects: pd.DataFrame) -> str:
-    """Rows of :func:`studylib.experiments.sweep_effects.effects` in Markdown, a table a measure."""
-    if effects.empty:
-        return "No technique was applied: there is no effect."
-    units = {"test_accuracy": ("points", 100, 2), "test_nll": ("nats", 1, 4), "log2 bytes_file": ("doublings", 1, 2)}
-    tables = []
-    for measure, rows in effects.groupby("measure", sort=False):
-        unit, factor, digits = units.get(measure, ("", 1, 3))
-        name = measure.replace("test_", "").replace("log2 bytes_file", "bytes")
-        columns = {f"effect on {name}": rows["effect"].map(effect_name)}
-        columns[unit or "value"] = (factor * rows["mean"]).map(f"{{:+.{digits}f}}".format)
-        columns["over seeds"] = _intervals(rows, "seed", factor, digits)
-        if rows["image_low"].notna().any():
-            columns["over images"] = _intervals(rows, "image", factor, digits)
-        tables.append(markdown_rows(pd.DataFrame(columns | {"verdict": rows["verdict"]})))
-    return "\n\n".join(tables)
-
-
-def _intervals(rows: pd.DataFrame, over: str, factor: int, digits: int) -> list[str]:
-    """``factor`` times the columns ``over``_low and ``over``_high in words, a dash where there is none."""
-    ends = zip(factor * rows[f"{over}_low"], factor * rows[f"{over}_high"], strict=True)
-    return ["–" if math.isnan(low) else f"{low:+.{digits}f} to {high:+.{digits}f}" for low, high in ends]
 
 
 def markdown_table(summary: pd.DataFrame, columns: list[str] | None = None) -> str:

@@ -6,18 +6,9 @@ from collections.abc import Iterable, Mapping
 
 import pandas as pd
 
-from studylib.results import tables
-from studylib.results.claims import (
-    CLAIMS,
-    CONTRADICTED,
-    NOT_COMPARABLE,
-    NOT_MEASURED,
-    PAPER_DATA,
-    REPRODUCED,
-    UNDECIDED,
-    Claim,
-    Measured,
-)
+from studylib.results import claims, tables
+from studylib.results.claims import CLAIMS, Claim, Measured
+from studylib.results.statistics import MANY, seeds_to_decide
 from studylib.tree.names import TEACHER
 
 COLUMNS = ("paper says", "where", "we measured", "verdict")  # of the table that a chapter ends with
@@ -35,14 +26,14 @@ def verdict(claim: Claim, measured: Measured | None, dataset: str) -> str:
     bytes, are exact: they are judged as they are.
     """
     if measured is None or math.isnan(measured.value):
-        return NOT_MEASURED
+        return claims.NOT_MEASURED
     if claim.elsewhere:
-        return f"{NOT_COMPARABLE}: {claim.elsewhere}"
-    if not claim.anywhere and dataset != PAPER_DATA:
-        return f"{NOT_COMPARABLE}: {dataset}, not CIFAR-10"
+        return f"{claims.NOT_COMPARABLE}: {claim.elsewhere}"
+    if not claim.anywhere and dataset != claims.PAPER_DATA:
+        return f"{claims.NOT_COMPARABLE}: {dataset}, not CIFAR-10"
     bare = math.isnan(measured.low)
     if bare and (claim.direction or claim.sampled or claim.unit == "points"):
-        return f"{UNDECIDED}: no interval"
+        return f"{claims.UNDECIDED}: no interval"
     low, high = (measured.value, measured.value) if bare else (measured.low, measured.high)
     if claim.direction:
         above, below = low > claim.value, high < claim.value
@@ -51,15 +42,13 @@ def verdict(claim: Claim, measured: Measured | None, dataset: str) -> str:
         least, most = claim.value - claim.tolerance, claim.value + claim.tolerance
         yes, no = least <= low and high <= most, high < least or low > most
     if not (yes or no):
-        return f"{UNDECIDED}: within noise{_would_decide(claim, measured) if measured.n > 1 else ' (one seed)'}"
-    found = REPRODUCED if yes else CONTRADICTED
+        return f"{claims.UNDECIDED}: within noise{_would_decide(claim, measured) if measured.n > 1 else ' (one seed)'}"
+    found = claims.REPRODUCED if yes else claims.CONTRADICTED
     return found if bare or measured.n > 1 else f"{found} (one seed)"
 
 
 def _would_decide(claim: Claim, measured: Measured) -> str:
     """How many seeds would, in words, if they spread as those measured do; empty where one seed was measured."""
-    from studylib.results.statistics import MANY, seeds_to_decide  # scipy is slow to import
-
     off = abs(measured.value - claim.value)
     distance = off if claim.direction else abs(off - claim.tolerance)
     seeds = seeds_to_decide(measured.high - measured.value, measured.n, distance)
@@ -79,13 +68,13 @@ def rows(chapter: str, measured: Found, dataset: str, other: str = "") -> list[d
     Raises:
         KeyError: a key that is no claim of ``chapter``.
     """
-    claims = {key: claim for key, claim in CLAIMS.items() if claim.chapter == chapter}
+    own = {key: claim for key, claim in CLAIMS.items() if claim.chapter == chapter}
     for key in measured:
-        if key not in claims:
-            raise KeyError(f"{key!r}: expected one of the claims of {chapter}: {', '.join(claims)}")
+        if key not in own:
+            raise KeyError(f"{key!r}: expected one of the claims of {chapter}: {', '.join(own)}")
     return [
         {"claim": key, **row(claim, found, dataset, other)}
-        for key, claim in claims.items()
+        for key, claim in own.items()
         for found in _several(measured.get(key)) or [None]
     ]
 
@@ -93,7 +82,7 @@ def rows(chapter: str, measured: Found, dataset: str, other: str = "") -> list[d
 def row(claim: Claim, found: Measured | None, dataset: str, other: str = "") -> dict[str, str]:
     """The cells of :data:`COLUMNS` for one claim; ``other`` as for :func:`rows`."""
     says = statement(claim) + (f" (against the {found.against})" if found and found.against else "")
-    judged = f"{NOT_COMPARABLE}: {other}" if found and other and claim.own else verdict(claim, found, dataset)
+    judged = f"{claims.NOT_COMPARABLE}: {other}" if found and other and claim.own else verdict(claim, found, dataset)
     return dict(zip(COLUMNS, (says, claim.where, text(found, claim.unit), judged), strict=True))
 
 

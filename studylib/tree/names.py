@@ -8,8 +8,6 @@ from collections.abc import Sequence
 TEACHER = "teacher"
 METRICS, LOGITS, CODED = "metrics.json", "test_logits.safetensors", "model.slnc"
 LATENCY, NNCODEC = "latency.json", "nncodec.json"
-
-
 SHORT = {"distill": "kd", "prune": "imp"}  # techniques whose part of a node's name is another than their key
 
 
@@ -34,7 +32,7 @@ def nodes(stages: Sequence[str]) -> list[str]:
 
 
 def parent_of(node: str) -> str | None:
-    """The node less its last technique; None for the root.
+    """The node less its last technique; None for the teacher.
 
     >>> parent_of("teacher-kd-int8")
     'teacher-kd'

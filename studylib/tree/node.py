@@ -12,8 +12,7 @@ import torch
 from torch import nn
 
 from studylib import settings
-from studylib.coding import codec, size
-from studylib.coding import shipped as coding_shipped
+from studylib.coding import codec, shipped, size
 from studylib.data import datasets
 from studylib.disk import files, models, provenance
 from studylib.networks import cost, layers
@@ -34,8 +33,8 @@ class Node:
 
     Args:
         out: the folder to write, absolute or below the study's root.
-        dataset: name of a data set, see :func:`studylib.data.datasets.load`; it is read when ``data`` is first asked
-        for. seed: decides the split, the initial weights and every draw of the training.
+        dataset: name of a data set (:func:`studylib.data.datasets.load`), read when ``data`` is first asked for.
+        seed: decides the split, the initial weights and every draw of the training.
         threads: CPU threads for torch; 0 leaves its default.
         device: auto, cpu or cuda.
     """
@@ -91,9 +90,7 @@ class Node:
         return models.load_model(files.resolve(parent)).to(self.device)
 
     def reuse(self, folder: str | Path) -> nn.Module | None:
-        """The model of the node in ``folder``, its history with it; None where ``folder`` is empty.
-
-        A chapter shows what the tree has trained already instead of training it again.
+        """The model of the node in ``folder``, history and all, instead of training it again; None for an empty text.
 
         Raises:
             studylib.disk.files.CheckpointError: no node there, or a damaged one.
@@ -107,10 +104,7 @@ class Node:
 
     @property
     def about(self) -> dict:
-        """Where numbers made here come from: data, seed, commit, date, versions, hardware.
-
-        Those of a node taken from elsewhere (:meth:`reuse`), trained by other code or another day, under ``made``.
-        """
+        """Where numbers come from: data, commit, date, hardware; ``made``: those of a node from elsewhere (`reuse`)."""
         if self.published:
             return self.published.about
         data = {"name": self.data.name, "seed": self.data.seed, **self.data.sizes}
@@ -128,12 +122,10 @@ class Node:
     def finish(self, model: nn.Module) -> dict:
         """Writes the model and its file, reads the file back, evaluates what was read, and writes the metrics.
 
-        Two things are left: the model as the next stage takes it up (``model.safetensors``, ``model.json``), and the
-        file of what inference needs (:data:`studylib.tree.names.CODED`). Every number is of the model decoded from that
-        file, after it was seen to be the one encoded (:func:`studylib.coding.codec.verify`).
-
-        The test set is read here, once; its logits are stored, and whatever is said of them later comes
-        from there. How they are scored, and which numbers are named so, is the task of the data.
+        Two things are left: the model for the next stage (``model.safetensors``, ``model.json``), and the file of what
+        inference needs (:data:`studylib.tree.names.CODED`). Every number is of the model decoded from that file, after
+        it was seen to be the one encoded (:func:`studylib.coding.codec.verify`). The test set is read here, once, and
+        its logits are stored for whatever is said later. How they are scored is the task of the data.
 
         ``model.spec`` gets ``input``, how images are scaled (:func:`studylib.networks.spec.normalize`).
 
@@ -147,10 +139,10 @@ class Node:
         self.model = model
         model.spec = {**model.spec, "input": self.data.scaling}  # inference needs that, too
         models.save_model(self.out, model)
-        shipped, file = self._ship(model, "float32")
+        form, file = self._ship(model, "float32")
         files.write_bytes(self.out / CODED, file)
         decoded = codec.decode((self.out / CODED).read_bytes())
-        validation = self._verify(shipped, decoded)
+        validated = self._verify(form, decoded)
         decoded = decoded.to(self.device)
         task, test = self.data.task, self.data.test
         outputs = task.predict(decoded, test, self.data).cpu()
@@ -158,7 +150,7 @@ class Node:
         metrics = {
             "seed": self.data.seed,
             **{f"test_{name}": value for name, value in task.scores(outputs, test.labels).items()},
-            f"val_{task.score}": self._validation(validation),
+            f"val_{task.score}": validated,
             **size.accountings(models.load_model(self.out)),
             "bytes_file": len(file),
             "file_sha256": hashlib.sha256(file).hexdigest(),
@@ -168,7 +160,7 @@ class Node:
             "seconds": seconds,
             "peak_memory_mb": cost.peak_memory_mb(),
             "changes": model.spec["changes"],
-            "shipped": shipped.spec["changes"][len(model.spec["changes"]) :],
+            "shipped": form.spec["changes"][len(model.spec["changes"]) :],
             "history": history,
             **self.about,
         }
@@ -177,20 +169,17 @@ class Node:
         return metrics
 
     def _ship(self, model: nn.Module, floats: str) -> tuple[nn.Module, bytes]:
-        shipped = coding_shipped.apply(model, floats=floats)
-        return shipped, codec.encode(shipped)
+        form = shipped.apply(model, floats=floats)
+        return form, codec.encode(form)
 
-    def _verify(self, shipped: nn.Module, decoded: nn.Module) -> torch.Tensor:
-        """Outputs of ``decoded`` for the validation images, seen to be those of ``shipped`` bit for bit."""
-        codec.verify(shipped, decoded)
+    def _verify(self, form: nn.Module, decoded: nn.Module) -> float:
+        """Validation score of ``decoded``, whose outputs are seen to be those of the shipped ``form`` bit for bit."""
+        codec.verify(form, decoded)
         data = self.data
-        both = [data.task.predict(m.to(self.device), data.validation, data) for m in (shipped, decoded)]
+        both = [data.task.predict(m.to(self.device), data.validation, data) for m in (form, decoded)]
         if not torch.equal(*both):
             raise codec.CodecError(f"{self.out / CODED}: its outputs are not those of the model that was coded")
-        return both[1]
-
-    def _validation(self, outputs: torch.Tensor) -> float:
-        return self.data.task.scores(outputs, self.data.validation.labels)[self.data.task.score]
+        return data.task.scores(both[1], data.validation.labels)[data.task.score]
 
     def _half_precision(self, model: nn.Module) -> dict:
         """Bytes of the file with the floats that remain in float16, and validation score with them so rounded.
@@ -199,9 +188,8 @@ class Node:
         """
         score = f"val_{self.data.task.score}_float16"
         try:
-            shipped, file = self._ship(model, "float16")
-        except coding_shipped.HalfPrecisionError as error:
+            form, file = self._ship(model, "float16")
+        except shipped.HalfPrecisionError as error:
             log.warning("no float16 file: %s", error)
             return {"bytes_file_float16": None, score: None}
-        validation = self._verify(shipped, codec.decode(file))
-        return {"bytes_file_float16": len(file), score: self._validation(validation)}
+        return {"bytes_file_float16": len(file), score: self._verify(form, codec.decode(file))}

@@ -1,16 +1,12 @@
 """What is published of a chapter: rows, claims, settings and where they are from, in one JSON file a study."""
 
-from __future__ import annotations
-
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import pandas as pd
 
 from studylib.disk import files
-
-if TYPE_CHECKING:  # a second of import that the nodes of the tree are spared
-    import pandas as pd
-
 
 FILE = "chapter.json"  # in the folder where a chapter was run; published as figures/<study>/<chapter>.json
 NAMES = {str: "string", dict: "object", list: "array"}
@@ -37,14 +33,13 @@ class Published:
                 f"published={str(folder)!r}: expected a study that has published {chapter}; {has}. An empty text makes "
                 "the rows here"
             )
-        content = files.read_json(self.file)
+        self.content: dict[str, Any] = files.read_json(self.file)
         for key, kind in KEYS.items():
-            if not isinstance(content, dict) or not isinstance(content.get(key), kind):
+            if not isinstance(self.content, dict) or not isinstance(self.content.get(key), kind):
                 raise files.CheckpointError(f"{self.file}: expected {key}, which is a JSON {NAMES[kind]}")
-        for name, rows in content["rows"].items():
+        for name, rows in self.content["rows"].items():
             if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
                 raise files.CheckpointError(f"{self.file}: rows.{name}: expected a JSON array of objects")
-        self.content: dict[str, Any] = content
 
     @property
     def about(self) -> dict:
@@ -65,8 +60,6 @@ class Published:
 
 def frame(rows: list[dict]) -> pd.DataFrame:
     """JSON's rows as a table: a column in which null is all there is, or stands among numbers, is of floats."""
-    import pandas as pd
-
     found = pd.DataFrame(rows)
     for name in found:
         values = [row.get(name) for row in rows]
@@ -76,7 +69,9 @@ def frame(rows: list[dict]) -> pd.DataFrame:
 
 
 def plain(value: Any) -> Any:
-    """``value`` as JSON has it: numbers of numpy or torch are Python's, what is not finite is null."""
+    """``value`` as JSON has it: tables are rows, numbers of numpy or torch Python's, what is not finite null."""
+    if isinstance(value, pd.DataFrame):
+        value = value.to_dict("records")
     if isinstance(value, dict):
         return {str(key): plain(each) for key, each in value.items()}
     if isinstance(value, list | tuple):

@@ -9,11 +9,7 @@ from typing import TypeVar
 from studylib.disk import files, provenance
 
 log = logging.getLogger(__name__)
-
-
 Found = TypeVar("Found")
-
-
 Task = tuple[dict, Callable[[], list[dict]]]
 
 
@@ -27,13 +23,12 @@ def once(path: Path | None, key: list, make: Callable[[], Found]) -> Found:
     Returns:
         As JSON gives it back, whether made or read: tuples are lists.
     """
-    if path is None:
-        return json.loads(json.dumps(make()))
     key = json.loads(json.dumps([provenance.code_digest(), *key]))
-    if (kept := _read(path)).get("key") == key:
+    if path and (kept := _read(path)).get("key") == key:
         return kept["found"]
     found = json.loads(json.dumps(make()))
-    files.write_json(path, {"key": key, "found": found})
+    if path:
+        files.write_json(path, {"key": key, "found": found})
     return found
 
 
@@ -53,10 +48,8 @@ def every(tasks: Iterable[Task], folder: Path | None, key: list) -> Iterator[dic
 
 def _read(path: Path) -> dict:
     """What the file holds, {} where there is none or it is damaged: then it is made anew."""
-    if not path.exists():
-        return {}
     try:
-        content = files.read_json(path)
+        content = files.read_json(path) if path.exists() else {}
     except files.CheckpointError as error:
         log.warning("%s; it is made again", error)
         return {}

@@ -1,6 +1,6 @@
 """One table over what the nodes of a run left on disk."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -50,8 +50,8 @@ def read_table(path: str | Path, *columns: str) -> pd.DataFrame:
 def read(run: Path, names: Iterable[str], seeds: Iterable[int], task: Task = CLASSIFICATION) -> pd.DataFrame:
     """One row a seed and node of the run in folder ``run``, with the :func:`columns` of ``task``.
 
-    ``agreement`` is the share of test images on which a node predicts what its root predicts;
-    ``latency_ms`` comes from the run's ``latency.json``, ``bytes_nncodec`` from its ``nncodec.json`` (NaN without one).
+    ``agreement`` is the share of test images on which a node predicts what its teacher predicts; ``latency_ms`` comes
+    from the run's ``latency.json``, ``bytes_nncodec`` from its ``nncodec.json`` (NaN without one).
 
     Raises:
         studylib.disk.files.CheckpointError, OSError: a node has not been run, or left a damaged file; names it.
@@ -61,16 +61,16 @@ def read(run: Path, names: Iterable[str], seeds: Iterable[int], task: Task = CLA
     reference = files.read_json(run / NNCODEC)["bytes_nncodec"] if (run / NNCODEC).exists() else {}
     rows = []
     for seed in seeds:
-        root = None
+        taught = None
         for name in dict.fromkeys([TEACHER, *names]):
             folder = run / f"seed{seed}" / name
             metrics = files.read_json(folder / METRICS)
             row = {**metrics, "node": name, "seed": seed, "latency_ms": latency.get(name, float("nan"))}
             row["bytes_nncodec"] = reference.get(f"seed{seed}", {}).get(name, float("nan"))
             if task.classes:
-                predicted = _logits(folder)[0].argmax(1)
-                root = predicted if root is None else root
-                row["agreement"] = float((predicted == root).mean())
+                predicted = logits(folder)[0].argmax(1)
+                taught = predicted if taught is None else taught
+                row["agreement"] = float((predicted == taught).mean())
             if missing := [column for column in wanted if column not in row]:
                 raise files.CheckpointError(f"{folder / METRICS}: {missing[0]} is missing")
             if files.file_digest(folder / CODED) != metrics.get("file_sha256"):
@@ -80,29 +80,16 @@ def read(run: Path, names: Iterable[str], seeds: Iterable[int], task: Task = CLA
     return pd.DataFrame(rows, columns=wanted)
 
 
-def _logits(folder: Path) -> tuple[np.ndarray, np.ndarray]:
+def logits(folder: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Logits (n, classes) and labels (n,) of the test images, as the node in ``folder`` stored them.
+
+    Raises:
+        studylib.disk.files.CheckpointError: it has not been run, or left damaged ones; names the file.
+    """
     tensors, _ = files.read_tensors(folder / LOGITS)
     if missing := {"logits", "labels"} - tensors.keys():
         raise files.CheckpointError(f"{folder / LOGITS}: not the logits of a node ({missing.pop()} is missing)")
     return tensors["logits"].numpy(), tensors["labels"].numpy()
-
-
-def per_image(run: Path, names: Iterable[str], seeds: Sequence[int]) -> dict[str, dict[str, np.ndarray]]:
-    """``test_accuracy`` and ``test_nll`` of each test image: column → node → (seeds, images), from logits of classes.
-
-    Raises:
-        studylib.disk.files.CheckpointError: a node has not been run, or left damaged logits; names the file.
-    """
-    found: dict[str, dict] = {"test_accuracy": {}, "test_nll": {}}
-    for name in names:
-        both = [_logits(Path(run) / f"seed{seed}" / name) for seed in seeds]
-        found["test_accuracy"][name] = np.stack([z.argmax(1) == y for z, y in both]).astype(float)
-        found["test_nll"][name] = np.stack([_nll(z.astype(float), y) for z, y in both])
-    return found
-
-
-def _nll(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    return np.logaddexp.reduce(logits, axis=1) - logits[np.arange(len(labels)), labels]
 
 
 def order(table: pd.DataFrame) -> list[str]:
@@ -129,11 +116,10 @@ def compare(a: pd.DataFrame, b: pd.DataFrame, task: Task = CLASSIFICATION) -> pd
     """
     score = f"test_{task.score}"
     means = [t.groupby("node", sort=False)[[score, "bytes_file"]].mean() for t in (a, b)]
-    both = means[0].add_suffix("_a").join(means[1].add_suffix("_b"), how="outer")
+    both = pd.concat([means[0].add_suffix("_a"), means[1].add_suffix("_b")], axis=1)
     both["difference"] = both[f"{score}_b"] - both[f"{score}_a"]
     paired = a.merge(b, on=["node", "seed"], suffixes=("_a", "_b"))
     paired["difference_sd"] = paired[f"{score}_b"] - paired[f"{score}_a"]
-    both = both.join(paired.groupby("node")["difference_sd"].std(ddof=1))
+    both = both.join(paired.groupby("node")["difference_sd"].std())
     both["bytes_ratio"] = both["bytes_file_b"] / both["bytes_file_a"]
-    names = [*order(a), *(name for name in order(b) if name not in set(a["node"]))]
-    return both.loc[names].reset_index()
+    return both.reset_index()

@@ -5,8 +5,6 @@ import json
 import math
 import random
 
-import matplotlib
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
@@ -16,27 +14,19 @@ from projects import ROOT
 from studylib import settings
 from studylib.coding import codec, size
 from studylib.data import scoring
-from studylib.experiments import int8 as experiments_int8
+from studylib.experiments import int8 as measure
 from studylib.experiments import int8_few_bits
 from studylib.networks import int8_layers, pt2e
 from studylib.networks.layers import duplicate, fold_batch_norm, masks_of, prunable, weight_layers
 from studylib.plots import int8 as plots
-from studylib.results import statistics, style
+from studylib.results import statistics
 from studylib.techniques import int8, prune, qat
 from studylib.training import loop, recipe
 from studylib.tree import published
 from studylib.tree.names import METRICS
 
-matplotlib.use("Agg")
+pytestmark = pytest.mark.usefixtures("drawn")
 TUNING = int8_few_bits.Tuning(1, 1e-2, batch_size=50, augmentation="none")
-
-
-@pytest.fixture(autouse=True)
-def _default_style():
-    with plt.rc_context():
-        style.style()
-        yield
-    plt.close("all")
 
 
 # --- settings ---------------------------------------------------------------------------------------------------
@@ -47,8 +37,8 @@ def _default_style():
     [
         (int8.Quantization, {"calibration_images": 0}, "calibration_images=0: expected at least 1"),
         (int8.Quantization, {"calibration_images": 1.5}, "calibration_images=1.5: expected a whole number"),
-        (experiments_int8.Latency, {"batch": 0}, "batch=0: expected at least 1"),
-        (experiments_int8.Latency, {"compiled": 1}, "compiled=1: expected true or false"),
+        (measure.Latency, {"batch": 0}, "batch=0: expected at least 1"),
+        (measure.Latency, {"compiled": 1}, "compiled=1: expected true or false"),
         (int8_few_bits.FewBits, {"bits": []}, r"bits=\[\]: expected at least 1 of them"),
         (int8_few_bits.FewBits, {"bits": [1, 4]}, r"bits\[0\]=1: expected at least 2"),
         (int8_few_bits.FewBits, {"bits": [4, 8]}, r"bits\[1\]=8: expected at most 7"),
@@ -85,7 +75,7 @@ def test_the_tuning_is_a_recipe_whose_rate_falls_to_zero():
 
 
 def test_what_is_stored_is_counted_by_type(int8_model):
-    rows = {row["type"]: row["numbers"] for row in experiments_int8.stored_types(int8_model)}
+    rows = {row["type"]: row["numbers"] for row in measure.stored_types(int8_model)}
     layers = weight_layers(int8_model).values()
     assert rows["torch.int8"] == sum(layer.weight.numel() for layer in layers)
     assert rows["torch.float32"] == sum(2 * len(layer.weight) + 1 for layer in layers)  # scales, biases, the input's
@@ -93,7 +83,7 @@ def test_what_is_stored_is_counted_by_type(int8_model):
 
 
 def test_outputs_are_held_against_pt2es_to_the_last_bit(student_model, digits, monkeypatch):
-    assert experiments_int8.equals_graph(student_model, digits, 8) == {"images": 8, "equal": True}
+    assert measure.equals_graph(student_model, digits, 8) == {"images": 8, "equal": True}
     made = pt2e.from_pt2e
 
     def almost(model, graph):
@@ -103,11 +93,11 @@ def test_outputs_are_held_against_pt2es_to_the_last_bit(student_model, digits, m
         return found
 
     monkeypatch.setattr(pt2e, "from_pt2e", almost)
-    assert experiments_int8.equals_graph(student_model, digits, 8)["equal"] is False
+    assert measure.equals_graph(student_model, digits, 8)["equal"] is False
 
 
 def test_errors_by_layer_are_those_of_its_weights_and_of_what_it_puts_out(student_model, int8_model, digits):
-    rows = experiments_int8.error_by_layer(student_model, int8_model, digits)
+    rows = measure.error_by_layer(student_model, int8_model, digits)
     assert [row["layer"] for row in rows] == list(weight_layers(int8_model))
     images = digits.normalize(digits.validation.images)
     noise = int8_layers.layer_errors(student_model, int8_model, images)
@@ -122,7 +112,7 @@ def test_errors_by_layer_are_those_of_its_weights_and_of_what_it_puts_out(studen
 
 
 def test_kinds_are_scored_weighed_and_timed(student_model, int8_model, digits):
-    rows = experiments_int8.kinds(student_model, int8_model, digits, {"compiled": False, "batch": 4})
+    rows = measure.kinds(student_model, int8_model, digits, {"compiled": False, "batch": 4})
     assert [row["kind"] for row in rows] == ["float32", "static", "dynamic", "weight-only"]
     assert all(list(row) == ["kind", "accuracy", "nll", "ece", "bytes", "ms"] and row["ms"] > 0 for row in rows)
     for row, model in zip(rows[:2], (student_model, int8_model), strict=True):
@@ -132,21 +122,21 @@ def test_kinds_are_scored_weighed_and_timed(student_model, int8_model, digits):
 
 @pytest.mark.parametrize("asked, why", [(True, None), (True, "no compiler"), (False, None)])
 def test_latencies_are_compiled_where_that_was_asked_for_and_works(monkeypatch, asked, why):
-    monkeypatch.setattr(experiments_int8.latency, "why_not_compile", lambda: why)
-    assert experiments_int8.timed(experiments_int8.Latency(asked, 8)) == {"compiled": asked and why is None, "batch": 8}
+    monkeypatch.setattr(measure.cost, "why_not_compile", lambda: why)
+    assert measure.timed(measure.Latency(asked, 8)) == {"compiled": asked and why is None, "batch": 8}
 
 
-def by_hand() -> dict[str, experiments_int8.Moved]:
+def by_hand() -> dict[str, measure.Moved]:
     """A dense and a pruned network of two layers of two weights, and two images."""
     wide = [(torch.tensor([3.0, 4.0]), torch.tensor([3.0, 3.0])), (torch.tensor([0.0, 1.0]), torch.tensor([0.0, 0.5]))]
     thin = [(torch.tensor([0.0, 4.0]), torch.tensor([0.0, 3.0])), (torch.tensor([0.0, 1.0]), torch.tensor([0.0, 1.0]))]
     dense = {"KL": np.array([2.0, 4.0]), "loss": np.array([1.0, 1.0]), "flips": np.array([1.0, 0.0])}
     pruned = {"KL": np.array([1.0, 2.0]), "loss": np.array([1.0, 3.0]), "flips": np.array([0.0, 0.0])}
-    return {"dense": experiments_int8.Moved(dense, wide), "pruned": experiments_int8.Moved(pruned, thin)}
+    return {"dense": measure.Moved(dense, wide), "pruned": measure.Moved(pruned, thin)}
 
 
 def test_pruned_and_dense_networks_are_compared_as_reckoned_by_hand():
-    rows = {(row["network"], row["measure"]): row for row in experiments_int8.lose_less(by_hand())}
+    rows = {(row["network"], row["measure"]): row for row in measure.lose_less(by_hand())}
     error = {network: row["mean"] for (network, measure), row in rows.items() if measure == "relative weight error"}
     assert error["dense"] == pytest.approx(((1 / 25 + 1 / 4) / 2) ** 0.5)
     assert error["dense, where pruning keeps"] == pytest.approx(((1 / 16 + 1 / 4) / 2) ** 0.5)
@@ -154,15 +144,15 @@ def test_pruned_and_dense_networks_are_compared_as_reckoned_by_hand():
     assert len(rows) == 3 + 2 * 3 and rows["dense", "relative weight error"]["low"] is None
     assert rows["dense", "KL"]["mean"] == 3 and rows["pruned", "flips"]["mean"] == 0
     assert (rows["dense", "KL"]["low"], rows["dense", "KL"]["high"]) == pytest.approx(statistics.t_interval([2, 4]))
-    differences = experiments_int8.pruned_less_dense(by_hand())
+    differences = measure.pruned_less_dense(by_hand())
     assert [(row["measure"], row["mean"]) for row in differences] == [("KL", -1.5), ("loss", 1.0)]
     assert (differences[0]["low"], differences[0]["high"]) == pytest.approx(statistics.t_interval([-1, -2]))
 
 
 def test_int8_moves_a_network_as_its_logits_say(student_model, int8_model, digits):
     how = {"calibration_images": 128, "seed": 0}
-    found = experiments_int8.moved({"dense": student_model, "pruned": student_model}, digits, **how)
-    assert all(row["mean"] == row["low"] == row["high"] == 0 for row in experiments_int8.pruned_less_dense(found))
+    found = measure.moved({"dense": student_model, "pruned": student_model}, digits, **how)
+    assert all(row["mean"] == row["low"] == row["high"] == 0 for row in measure.pruned_less_dense(found))
     dense = found["dense"]
     predicted = [scoring.predict(model, digits.validation, digits) for model in (student_model, int8_model)]
     before, after = (scoring.scores(logits, digits.validation.labels)["nll"] for logits in predicted)
@@ -174,34 +164,20 @@ def test_int8_moves_a_network_as_its_logits_say(student_model, int8_model, digit
 
 def test_without_a_pruned_network_there_are_no_rows_and_a_sentence_says_so():
     alone = {"dense": by_hand()["dense"]}
-    assert experiments_int8.lose_less(alone) == [] == experiments_int8.pruned_less_dense(alone)
+    assert measure.lose_less(alone) == [] == measure.pruned_less_dense(alone)
     none = published.frame([])
-    assert experiments_int8.said_of_pruned(none, none) == "No pruned network was named, so this was not measured."
+    assert measure.said_of_pruned(none, none) == "No pruned network was named, so this was not measured."
 
 
 @pytest.mark.parametrize("low, high, word", [(-2, -1, "less"), (1, 2, "more"), (-1, 1, "neither more nor less")])
 def test_the_guess_is_answered_by_the_interval_of_the_differences(low, high, word):
     differences = pd.DataFrame([{"measure": "KL", "mean": (low + high) / 2, "low": low, "high": high}])
-    said = experiments_int8.said_of_pruned(published.frame(experiments_int8.lose_less(by_hand())), differences)
+    said = measure.said_of_pruned(published.frame(measure.lose_less(by_hand())), differences)
     assert f"move {word}" in said and "KL 1.50000 against 3.00000 nats" in said
     assert "error 0.1768 against 0.3808, but 0.3953" in said
 
 
 # --- fewer bits -------------------------------------------------------------------------------------------------
-
-
-def trainings(monkeypatch, most=None):
-    """Counts trainings; the one after ``most`` is stopped."""
-    calls, fit = [], loop.fit
-
-    def counting(*args, **kwargs):
-        if most is not None and len(calls) == most:
-            raise KeyboardInterrupt
-        calls.append(1)
-        return fit(*args, **kwargs)
-
-    monkeypatch.setattr(loop, "fit", counting)
-    return calls
 
 
 @pytest.fixture(scope="module")
@@ -215,18 +191,18 @@ def thinned(student_model):
     return model
 
 
-def test_few_bits_that_were_stopped_go_on(thinned, tiny, tmp_path, monkeypatch):
+def test_few_bits_that_were_stopped_go_on(thinned, tiny, tmp_path, monkeypatch, trainings):
     rises = int8_few_bits.sensitivity(thinned, tiny, [3, 4], 0)
     how = {"calibration_images": 16, "seed": 0}
 
     def rows():
         return int8_few_bits.below_eight({"dense": thinned}, tiny, [3, 4], rises, tuning=TUNING, folder=tmp_path, **how)
 
-    calls = trainings(monkeypatch, most=2)
+    calls = trainings(most=2)
     with pytest.raises(KeyboardInterrupt):
         rows()
     monkeypatch.undo()
-    calls = trainings(monkeypatch)
+    calls = trainings()
     whole = rows()
     assert len(calls) == 4 - 2  # trained on, in three bits, in four, and in four by layer
     calls.clear()
@@ -300,14 +276,14 @@ def test_few_bits_are_summed_up_by_network():
 
 def test_kinds_are_summed_up_as_shares_of_the_float_network():
     rows = [("float32", 0.98, 400, 2.0), ("static", 0.97, 100, 1.0)]
-    said = experiments_int8.said_of_kinds(pd.DataFrame(rows, columns=["kind", "accuracy", "bytes", "ms"]))
+    said = measure.said_of_kinds(pd.DataFrame(rows, columns=["kind", "accuracy", "bytes", "ms"]))
     first = "float32: accuracy 98.00%, 100.0% of the bytes, 1.00 of the time"
     assert said == f"{first}; static: accuracy 97.00%, 25.0% of the bytes, 0.50 of the time"
 
 
 def test_claims_are_of_bytes_and_of_images_that_were_right_before(student_model, int8_model, digits):
     whole, small = (size.accountings(model)["bytes_dense"] for model in (student_model, int8_model))
-    found = experiments_int8.claims_of({"bytes_dense": small}, student_model, int8_model, digits)
+    found = measure.claims_of({"bytes_dense": small}, student_model, int8_model, digits)
     assert found["int8_saved"].value == found["static_saved"].value == pytest.approx(100 * (1 - small / whole))
     linear = sum(m.weight.numel() for n, m in weight_layers(int8_model).items() if n.startswith("fc"))
     assert found["dynamic_saved"].value == pytest.approx(300 * linear / whole) and linear

@@ -11,7 +11,6 @@ from studylib.experiments import distill as lessons
 from studylib.plots import distill as plots
 from studylib.settings import SettingError, read
 from studylib.techniques import distill
-from studylib.training import loop
 from studylib.training.recipe import Recipe
 
 RECIPE = Recipe(epochs=1, lr=5e-3, batch_size=50)
@@ -63,24 +62,10 @@ def own(teacher_model, tiny):
     return distill.apply(teacher_model, tiny, **how, **shape)
 
 
-def trainings(monkeypatch, most=None):
-    """The losses of all trainings; the one after ``most`` is stopped."""
-    calls, fit = [], loop.fit
-
-    def counting(*args, **kwargs):
-        if most is not None and len(calls) == most:
-            raise KeyboardInterrupt
-        calls.append(kwargs["loss"])
-        return fit(*args, **kwargs)
-
-    monkeypatch.setattr(loop, "fit", counting)
-    return calls
-
-
 def test_pairs_are_of_the_chapters_own_student_and_of_others_by_the_same_recipe(
-    own, teacher_model, tiny, tmp_path, monkeypatch
+    own, teacher_model, tiny, tmp_path, trainings
 ):
-    calls = trainings(monkeypatch)
+    calls = trainings()
     taught = lessons.Lessons(own, teacher_model, tiny, RECIPE, TEACHING, 0, tmp_path)
     found = taught.pairs(2)
     assert list(zip(found["seed"], found["student"], strict=True)) == [
@@ -89,7 +74,7 @@ def test_pairs_are_of_the_chapters_own_student_and_of_others_by_the_same_recipe(
         (1, "with teacher"),
         (1, "labels only"),
     ]
-    assert [loss is None for loss in calls] == [True, False, True]  # the own one is there
+    assert [call["loss"] is None for call in calls] == [True, False, True]  # the own one is there
     assert found["history"][0] == own.history
     for row in found.itertuples():
         assert len(row.right) == len(tiny.validation) and set(row.right) <= {0, 1}
@@ -107,7 +92,9 @@ def test_pairs_are_of_the_chapters_own_student_and_of_others_by_the_same_recipe(
     assert [row["train_loss"] for row in found["history"][2]] == [row["train_loss"] for row in other.history]
 
 
-def test_students_that_were_stopped_go_on_and_give_the_same_rows(own, teacher_model, tiny, tmp_path, monkeypatch):
+def test_students_that_were_stopped_go_on_and_give_the_same_rows(
+    own, teacher_model, tiny, tmp_path, monkeypatch, trainings
+):
     settings = lessons.Pairs(seeds=1, temperatures=[1.0, 2.0], alphas=[0.5, 1.0])
 
     def rows(folder):
@@ -119,10 +106,10 @@ def test_students_that_were_stopped_go_on_and_give_the_same_rows(own, teacher_mo
     assert [(row["T"], row["α"]) for row in whole[1]] == [(1.0, 0.5), (1.0, 1.0), (2.0, 0.5), (2.0, 1.0)]
     assert whole[1][2]["accuracy"] == max(row["val_accuracy"] for row in own.history)
     with pytest.raises(KeyboardInterrupt):
-        trainings(monkeypatch, most=2)
+        trainings(most=2)
         rows(tmp_path / "stopped")
     monkeypatch.undo()
-    calls = trainings(monkeypatch)
+    calls = trainings()
     assert rows(tmp_path / "stopped") == whole and len(calls) == 2  # of one without a teacher and three of the sweep
     assert rows(tmp_path / "stopped") == whole and len(calls) == 2
     assert not list((tmp_path / "stopped").glob("*.safetensors"))  # of finished trainings nothing but their rows

@@ -17,7 +17,7 @@ from studylib.networks import spec
 from studylib.plots import moo as plots
 from studylib.results import chapter
 from studylib.techniques import int8
-from studylib.training import loop, recipe
+from studylib.training import recipe
 from studylib.tree import node
 from tests.conftest import SMALL
 
@@ -26,14 +26,6 @@ HOW = {"recipe": QUICK, "tau": 0.3, "seed": 0}
 SETTINGS = {"sums": [1e-3], "shrinkages": [0.1], "taus": [0.2], "rates": [5e-3], "sparsities": [0.5]}
 LABELS = [way.label for way in moo_training.Comparison(**SETTINGS).ways()]
 STAGES = moo_training.STAGES
-
-
-@pytest.fixture
-def trainings(monkeypatch):
-    """Counts trainings."""
-    counted, real = [], loop.fit
-    monkeypatch.setattr(loop, "fit", lambda *a, **k: counted.append(1) or real(*a, **k))
-    return counted
 
 
 def chosen_rows(accuracies: dict[str, list[float]], sparsity: float = 0.5) -> pd.DataFrame:
@@ -91,6 +83,7 @@ def test_the_gradients_are_those_of_the_two_losses(new_student, tiny):
 
 
 def test_every_way_is_compared_on_every_seed_and_read_back(tiny, monkeypatch, tmp_path, trainings):
+    calls = trainings()
     monkeypatch.setattr(moo.datasets, "load", lambda name, seed: tiny)
     given = moo_training.Comparison(repetitions=2, **SETTINGS)
     arguments = (tiny, ConvNetSize(**SMALL), given, given.plan(QUICK, moo_training.Tuning()), torch.device("cpu"))
@@ -102,17 +95,18 @@ def test_every_way_is_compared_on_every_seed_and_read_back(tiny, monkeypatch, tm
     assert set(moo.ALONG) | {"fallbacks"} <= set(found["history"])
     told = moo.steps(found["history"], 0)
     assert list(told) == ["way", *moo.RAISES, *moo.LOSSES, "fallbacks"] and list(told["way"]) == LABELS
-    made = len(trainings)
+    made = len(calls)
     again = moo.compared(*arguments, tmp_path)
-    assert len(trainings) == made and all(again[name].equals(found[name]) for name in found)
+    assert len(calls) == made and all(again[name].equals(found[name]) for name in found)
 
 
 def test_a_comparison_that_does_not_fit_the_data_is_refused_before_it_trains(tiny, trainings):
+    calls = trainings()
     given = moo_training.Comparison(**SETTINGS)
     large = ConvNetSize([4096, 4096, 4096])
     with pytest.raises(ValueError, match="expected at most"):
         moo.compared(tiny, large, given, given.plan(QUICK, moo_training.Tuning()), torch.device("cpu"), None)
-    assert not trainings
+    assert not calls
 
 
 def test_steps_are_of_the_first_seed_its_last_losses_and_the_mean_of_its_shares():
@@ -200,6 +194,7 @@ def start(new_student):
 
 
 def test_three_objectives_are_rows_of_each_set_and_kept(start, tiny, tmp_path, trainings):
+    calls = trainings()
     rows = moo_objectives.three_objectives(start, tiny, tmp_path, **HOW)
     names = ["task", "task + l1", "task + nuclear_norm", "task + l1 + nuclear_norm"]
     assert [row["objectives"] for row in rows] == names
@@ -211,8 +206,8 @@ def test_three_objectives_are_rows_of_each_set_and_kept(start, tiny, tmp_path, t
     assert rows[1]["l1"] == pytest.approx(float(objectives.l1.closed_form(model)[0]))
     assert rows[1][moo_objectives.TEST] == 100 * scoring.accuracy(model, tiny.test, tiny)
     assert rows[1]["l1"] < rows[0]["l1"]
-    made = len(trainings)
-    assert moo_objectives.three_objectives(start, tiny, tmp_path, **HOW) == rows and len(trainings) == made
+    made = len(calls)
+    assert moo_objectives.three_objectives(start, tiny, tmp_path, **HOW) == rows and len(calls) == made
     assert moo_objectives.three_objectives(start, tiny, tmp_path, **HOW | {"tau": 0.4}) != rows
 
 

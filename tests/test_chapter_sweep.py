@@ -3,8 +3,6 @@
 import hashlib
 import math
 
-import matplotlib
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
@@ -12,52 +10,25 @@ import torch
 
 from studylib.data import datasets
 from studylib.disk import files, models
-from studylib.experiments import sweep, sweep_audit, sweep_narrower
+from studylib.experiments import sweep, sweep_audit, sweep_effects, sweep_narrower
 from studylib.experiments.sweep import Tree
 from studylib.networks import layers
 from studylib.plots import sweep as plots
-from studylib.results import statistics, style, tables
+from studylib.results import statistics, tables
 from studylib.results.chapter import Chapter
 from studylib.settings import SettingError, read
 from studylib.techniques import int8, prune
 from studylib.training import loop
 from studylib.training.recipe import Recipe
-from studylib.tree import names as tree_names
-from studylib.tree import table as tree_table
+from studylib.tree import names
 from studylib.tree.node import Node
+from studylib.tree.table import COLUMNS
+from studylib.tree.table import summary as summary_of
 
-matplotlib.use("Agg")
-NODES = tree_names.nodes(["kd", "imp", "svd", "int8"])
+pytestmark = pytest.mark.usefixtures("drawn")
+NODES = names.nodes(["distill", "prune", "svd", "int8"])
 PAIRED = ["teacher", "teacher-imp", "teacher-int8", "teacher-imp-int8"]
-TREE = {"profile": "small", "seeds": [0], "stages": ["imp", "int8"]}
-
-
-@pytest.fixture(autouse=True)
-def _default_style():
-    with plt.rc_context():
-        style.style()
-        yield
-    plt.close("all")
-
-
-def table(nodes, seeds=(0, 1)):
-    rows = []
-    for seed in seeds:
-        for i, node in enumerate(nodes):
-            row = dict.fromkeys(tree_table.COLUMNS, 0.5) | {"node": node, "seed": seed}
-            sizes = {"bytes_file": 200_000 // (i + 1), "bytes_nonzero": 90_000 // (i + 1)}
-            rows.append(row | sizes | {"test_accuracy": 0.95 - 0.01 * i + 0.004 * seed * (i > 0)})
-    return pd.DataFrame(rows)
-
-
-@pytest.fixture
-def summary():
-    return tree_table.summary(table(NODES))
-
-
-def texts(figure) -> str:
-    figure.canvas.draw()
-    return "\n".join(t.get_text() for t in figure.findobj(matplotlib.text.Text))
+TREE = {"profile": "small", "seeds": [0], "stages": ["prune", "int8"]}
 
 
 def networks(seeds=(0, 1)):
@@ -78,7 +49,7 @@ def networks(seeds=(0, 1)):
 # --- figures --------------------------------------------------------------------------------------------------
 
 
-def test_the_tree_shows_every_node_with_its_numbers(summary):
+def test_the_tree_shows_every_node_with_its_numbers(summary, texts):
     figure = plots.draw_tree(summary)
     shown = texts(figure)
     assert shown.count("saves") == len(NODES) == len(figure.axes[0].patches)
@@ -94,13 +65,13 @@ def test_boxes_of_the_tree_do_not_overlap(summary):
         assert not any(a.overlaps(b) for b in boxes[i + 1 :])
 
 
-def test_a_tree_of_one_node_is_drawn():
-    assert "teacher" in texts(plots.draw_tree(tree_table.summary(table(["teacher"]))))
+def test_a_tree_of_one_node_is_drawn(texts, rows_of_nodes):
+    assert "teacher" in texts(plots.draw_tree(summary_of(rows_of_nodes(["teacher"]))))
 
 
 @pytest.mark.parametrize("seeds", [(0,), (0, 1)])
-def test_the_front_shows_every_node(seeds):
-    summary = tree_table.summary(table(NODES, seeds))
+def test_the_front_shows_every_node(seeds, rows_of_nodes):
+    summary = summary_of(rows_of_nodes(NODES, seeds))
     figure = plots.draw_front(summary)
     assert [t.get_text() for t in figure.legends[0].get_texts()] == [tables.label(node) for node in NODES]
     for axis, column in zip(figure.axes, ("bytes_file", "bytes_nonzero"), strict=True):
@@ -154,9 +125,9 @@ def test_the_audit_finds_the_one_figure_that_does_not_follow():
     assert rows["implied"][0] == pytest.approx(96.8, abs=0.01)
 
 
-def test_effects_of_no_technique_are_said_to_be_none():
+def test_effects_of_no_technique_are_said_to_be_none(texts):
     assert "no technique" in texts(plots.draw_effects(pd.DataFrame()))
-    assert tables.effects_table(pd.DataFrame()) == "No technique was applied: there is no effect."
+    assert sweep_effects.effects_table(pd.DataFrame()) == "No technique was applied: there is no effect."
     assert sweep.told(pd.DataFrame(), 3).startswith("No technique was applied")
 
 
@@ -185,7 +156,7 @@ def test_controls_are_held_against_the_data(tiny):
     sweep_narrower.Controls([1, 2], 7, 100).against(tiny)
     with pytest.raises(ValueError, match=r"calibration_images=101: expected at most 100, the training images"):
         sweep_narrower.Controls([1], 7, 101).against(tiny)
-    with pytest.raises(ValueError, match=r"growths=4000 at depth=40: \d+ channels in a layer, expected at most 4096"):
+    with pytest.raises(ValueError, match=r"growths=4000 at depth=40: \d+ channels or features"):
         sweep_narrower.Controls([1, 4000], 40, 8).against(tiny)
 
 
@@ -208,8 +179,8 @@ def test_a_tree_that_cannot_be_is_refused(given, message):
 # --- rows -----------------------------------------------------------------------------------------------------
 
 
-def test_margins_are_over_the_better_line_at_equal_bytes_seed_by_seed():
-    rows = table(["teacher", "teacher-kd", "teacher-imp"])
+def test_margins_are_over_the_better_line_at_equal_bytes_seed_by_seed(rows_of_nodes):
+    rows = rows_of_nodes(["teacher", "teacher-kd", "teacher-imp"])
     rows["bytes_file"] = rows["node"].map({"teacher": 200_000, "teacher-kd": 40_000, "teacher-imp": 1_000})
     found = sweep_narrower.margins(rows, networks()).set_index("node")
     assert list(found.columns) == ["bytes", "accuracy %", "control %", "margin", "sd", "verdict"]
@@ -321,19 +292,19 @@ def made(teacher_model, tiny):
 
 
 @pytest.fixture
-def run(made, study_root):
+def run(made, study_root, rows_of_nodes):
     """A run of one seed. Logits are of four images: the pruned network gets one wrong, int8 changes them a little."""
-    rows = table(PAIRED, (0,))
+    rows = rows_of_nodes(PAIRED, (0,))
     for row, (node, model) in zip(rows.to_dict("records"), made.items(), strict=True):
         folder = study_root / "runs" / "small" / "seed0" / node
         models.save_model(folder, model)
         about = {"data": {"name": "digits", "train": 100}, "provenance": {"git_commit": "abc"}}
         digest = hashlib.sha256(node.encode()).hexdigest()
-        files.write_json(folder / tree_names.METRICS, row | about | {"file_sha256": digest})
-        files.write_bytes(folder / tree_names.CODED, node.encode())
+        files.write_json(folder / names.METRICS, row | about | {"file_sha256": digest})
+        files.write_bytes(folder / names.CODED, node.encode())
         logits = torch.eye(4) * (2.0 if "int8" in node else 2.5)
         logits[3] = logits[3].flip(0) if "imp" in node else logits[3]
-        files.write_tensors(folder / tree_names.LOGITS, {"logits": logits, "labels": torch.arange(4)})
+        files.write_tensors(folder / names.LOGITS, {"logits": logits, "labels": torch.arange(4)})
     return "runs/small"
 
 
@@ -349,7 +320,7 @@ def test_a_run_that_is_not_there_is_named_with_the_command_that_makes_it(study_r
 
 def test_rows_of_a_run_are_told_by_what_it_left(run, study_root):
     found = sweep.nodes(run, tree())
-    assert list(found["node"]) == PAIRED and list(found.columns) == tree_table.COLUMNS
+    assert list(found["node"]) == PAIRED and list(found.columns) == COLUMNS
     assert sweep.about(run, tree()) == {
         "profile": "small",
         "seeds": [0],
@@ -358,9 +329,9 @@ def test_rows_of_a_run_are_told_by_what_it_left(run, study_root):
     }
     before = sweep.identity(run, tree())
     assert before == sweep.identity(run, tree()) and len(before) == 2 * len(PAIRED)
-    files.write_json(study_root / run / tree_names.LATENCY, {"latency_ms": {}})
+    files.write_json(study_root / run / names.LATENCY, {"latency_ms": {}})
     assert len(sweep.identity(run, tree())) == 2 * len(PAIRED) + 1
-    metrics = study_root / run / "seed0" / "teacher-imp" / tree_names.METRICS
+    metrics = study_root / run / "seed0" / "teacher-imp" / names.METRICS
     files.write_json(metrics, files.read_json(metrics) | {"seconds": 7.0})
     assert len(set(sweep.identity(run, tree())) & set(before)) == 2 * len(PAIRED) - 1
     (study_root / run / "seed0" / "teacher-int8" / models.TENSORS).write_bytes(b"x")
@@ -387,7 +358,7 @@ def test_rows_are_made_again_where_a_node_was_and_only_there(run, study_root):
     for _ in range(2):
         pd.testing.assert_frame_equal(chapter().rows("nodes", count), sweep.nodes(run, tree()), check_dtype=False)
     assert len(calls) == 1
-    metrics = study_root / run / "seed0" / "teacher-imp" / tree_names.METRICS
+    metrics = study_root / run / "seed0" / "teacher-imp" / names.METRICS
     files.write_json(metrics, files.read_json(metrics) | {"seconds": 7.0})
     assert 7.0 in set(chapter().rows("nodes", count)["seconds"]) and len(calls) == 2
 
@@ -427,7 +398,7 @@ def test_the_paper_does_not_agree_with_itself():
 
 
 def test_candidates_are_counted_in_our_own_models(run, made):
-    summary = tree_table.summary(sweep.nodes(run, tree()))
+    summary = summary_of(sweep.nodes(run, tree()))
     found = pd.DataFrame(sweep_audit.candidates(run, tree(), summary)).set_index("candidate")
     assert list(found.columns) == ["bytes", "of", "saved %", "from the published", "reproduces it"]
     living = sum(int((layer.weight != 0).sum()) for layer in layers.weight_layers(made["teacher-imp-int8"]).values())
@@ -445,7 +416,7 @@ def test_candidates_are_counted_in_our_own_models(run, made):
 
 def test_without_the_eager_quantization_its_candidates_are_skipped(run, monkeypatch):
     monkeypatch.setattr(sweep_audit, "parameters_left", lambda model, fuse: None)
-    summary = tree_table.summary(sweep.nodes(run, tree()))
+    summary = summary_of(sweep.nodes(run, tree()))
     assert len(sweep_audit.candidates(run, tree(), summary)) == 6
 
 

@@ -1,6 +1,5 @@
 """Chapter 1: what its rows hold, and what its figures show of them."""
 
-import matplotlib.pyplot as plt
 import pandas as pd
 import pytest
 import torch
@@ -12,23 +11,13 @@ from studylib.experiments import teacher as measures
 from studylib.networks import layers, spec
 from studylib.plots import teacher as plots
 from studylib.techniques import teacher
-from studylib.training import loop, recipe
+from studylib.training import recipe
 from studylib.tree.published import frame, plain
 
+pytestmark = pytest.mark.usefixtures("drawn")
 QUICK = recipe.Recipe(epochs=2, lr=5e-3, batch_size=50, augmentation="none")
 LOGITS = torch.tensor([[4.0, 0.0], [4.0, 0.0], [0.0, 4.0], [1.0, 0.0]])
 LABELS = torch.tensor([0, 1, 1, 0])
-
-
-@pytest.fixture(autouse=True)
-def _closed():
-    yield
-    plt.close("all")
-
-
-def texts(figure) -> str:
-    figure.canvas.draw()
-    return "\n".join(t.get_text() for t in figure.findobj(plt.Text))
 
 
 def taught(data, folder, **how):
@@ -38,12 +27,6 @@ def taught(data, folder, **how):
 def peeks(model, data, tmp_path, seeds=1):
     where = tmp_path / "kept", tmp_path / "left"
     return measures.peeks(model, data, measures.Choosing(seeds), QUICK, 3, *where)
-
-
-def counted(monkeypatch) -> list:
-    calls, fit = [], loop.fit
-    monkeypatch.setattr(loop, "fit", lambda *a, **k: calls.append(k["seed"]) or fit(*a, **k))
-    return calls
 
 
 def test_numbers_are_those_of_the_network(tiny):
@@ -79,11 +62,12 @@ def test_the_last_quarter_is_of_two_epochs_at_least_where_there_are_two(epochs, 
     assert list(measures.last_quarter(history)) == list(history["val_accuracy"][epochs - last :])
 
 
-def test_the_first_is_the_teachers_own_training_and_the_others_are_trained_once(tiny, tmp_path, monkeypatch):
+def test_the_first_is_the_teachers_own_training_and_the_others_are_trained_once(tiny, tmp_path, trainings):
     model = taught(tiny, tmp_path / "left")
-    calls = counted(monkeypatch)
+    calls = trainings()
     rows = peeks(model, tiny, tmp_path, seeds=2)
-    assert calls == [4] and list(rows["seed"]) == [3, 3, 4, 4] and list(rows["epoch"]) == [1, 2, 1, 2]
+    assert [call["seed"] for call in calls] == [4]
+    assert list(rows["seed"]) == [3, 3, 4, 4] and list(rows["epoch"]) == [1, 2, 1, 2]
     assert [row["weights"] for row in model.history] == list(rows["weights"][:2])
     assert {"val_accuracy", "train_accuracy", "best", "test_accuracy"} <= set(rows)
     for _, each in rows.groupby("seed"):
@@ -94,7 +78,7 @@ def test_the_first_is_the_teachers_own_training_and_the_others_are_trained_once(
     own = scoring.accuracy(model, tiny.test, tiny)
     assert rows["honest"][0] == own
     again = peeks(model, tiny, tmp_path, seeds=3)
-    assert calls == [4, 5] and again[again["seed"] < 5].equals(rows)
+    assert [call["seed"] for call in calls] == [4, 5] and again[again["seed"] < 5].equals(rows)
     assert not list((tmp_path / "kept").glob("*.safetensors"))
 
 
@@ -110,21 +94,21 @@ def test_the_own_training_and_one_made_again_give_the_same_rows(tiny, tmp_path):
     assert own[columns].equals(new[columns])
 
 
-def test_beside_a_penalty_no_training_is_the_teachers_own(tiny, tmp_path, monkeypatch):
+def test_beside_a_penalty_no_training_is_the_teachers_own(tiny, tmp_path, trainings):
     step = steps.Penalty("l1").step(QUICK)
     model = taught(tiny, tmp_path / "left", step=step)
-    calls = counted(monkeypatch)
+    calls = trainings()
     rows = peeks(model, tiny, tmp_path)
-    assert calls == [3] and "value_l1" not in rows
+    assert [call["seed"] for call in calls] == [3] and "value_l1" not in rows
 
 
 @pytest.mark.parametrize("given, message", [({"seeds": 0}, "at least 1"), ({"seeds": 1001}, "at most 1000")])
 def test_trainings_out_of_bounds_are_refused(given, message):
-    with pytest.raises(settings.SettingError, match=f"^measures.seeds={given['seeds']}: expected {message}"):
+    with pytest.raises(settings.SettingError, match=f"^choosing.seeds={given['seeds']}: expected {message}"):
         settings.read(measures.Choosing, given, "choosing")
 
 
-def test_curves_show_the_history_and_the_kept_epoch():
+def test_curves_show_the_history_and_the_kept_epoch(texts):
     columns = ("train_loss", "train_accuracy", "val_loss", "val_accuracy")
     history = pd.DataFrame([{"epoch": e, "best": e < 3} | dict.fromkeys(columns, 0.1 * e) for e in (1, 2, 3, 4)])
     history.loc[2, "best"] = False

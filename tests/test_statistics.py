@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from studylib.experiments import sweep_effects
 from studylib.results import statistics
 from studylib.tree import names
 
@@ -45,7 +46,7 @@ effects_of = st.tuples(
 def test_the_effects_that_were_put_in_are_found(of):
     constant, mains, pairs = of
     values = model_values(constant, mains, pairs)
-    weights = statistics.contrasts(STAGES, NODES)
+    weights = sweep_effects.contrasts(STAGES, NODES)
     found = weights @ np.array([values[n] for n in NODES])
     for stage in STAGES:
         assert found[stage] == pytest.approx(mains[stage], abs=1e-9)
@@ -56,7 +57,7 @@ def test_the_effects_that_were_put_in_are_found(of):
 def test_an_interaction_is_half_the_difference_of_two_effects():
     stages, nodes = ["imp", "svd"], names.nodes(["imp", "svd"])
     values = dict(zip(nodes, [0.9, 0.8, 0.85, 0.5], strict=True))  # teacher, imp, svd, imp-svd
-    found = statistics.contrasts(stages, nodes) @ np.array([values[n] for n in nodes])
+    found = sweep_effects.contrasts(stages, nodes) @ np.array([values[n] for n in nodes])
     with_svd, without = 0.5 - 0.85, 0.8 - 0.9
     assert found["imp"] == pytest.approx((with_svd + without) / 2)
     assert found["imp × svd"] == pytest.approx((with_svd - without) / 2)
@@ -64,15 +65,15 @@ def test_an_interaction_is_half_the_difference_of_two_effects():
 
 def test_an_incomplete_design_is_refused():
     with pytest.raises(ValueError, match="every combination"):
-        statistics.contrasts(STAGES, NODES[:-1])
+        sweep_effects.contrasts(STAGES, NODES[:-1])
     with pytest.raises(ValueError, match="at least one technique"):
-        statistics.contrasts([], ["teacher"])
+        sweep_effects.contrasts([], ["teacher"])
 
 
 def test_savings_that_multiply_do_not_interact():
     factors = {"kd": 0.25, "imp": 0.5, "svd": 0.9, "int8": 0.26}
     sizes = {n: 1e5 * math.prod(f for s, f in factors.items() if s in n.split("-")) for n in NODES}
-    found = statistics.over_seeds(table_of({0: sizes}, "bytes"), STAGES, "bytes", log=True)[0]
+    found = sweep_effects.over_seeds(table_of({0: sizes}, "bytes"), STAGES, "bytes", log=True)[0]
     for stage, factor in factors.items():
         assert found[stage] == pytest.approx(math.log2(factor))
     assert found.drop(STAGES).abs().max() < 1e-9
@@ -83,7 +84,7 @@ def test_the_bootstrap_holds_the_effect_and_narrows_with_images():
     widths = []
     for count in (100, 10_000):
         hits = {n: (rng.random((2, count)) < (0.9 if "svd" not in n else 0.8)).astype(float) for n in NODES}
-        found = statistics.bootstrap(hits, STAGES, draws=300)
+        found = sweep_effects.bootstrap(hits, STAGES, draws=300)
         assert (found["low"] <= found["effect"]).all() and (found["effect"] <= found["high"]).all()
         assert found.loc["svd", "high"] < 0
         widths.append((found["high"] - found["low"]).mean())
@@ -92,7 +93,7 @@ def test_the_bootstrap_holds_the_effect_and_narrows_with_images():
 
 def test_the_same_images_are_drawn_for_every_node():
     hits = np.random.default_rng(0).random((1, 50)).round()
-    found = statistics.bootstrap({n: hits for n in NODES}, STAGES, draws=50)  # nodes that agree image by image
+    found = sweep_effects.bootstrap({n: hits for n in NODES}, STAGES, draws=50)  # nodes that agree image by image
     assert np.allclose(found[["low", "high"]], 0)
 
 
@@ -155,14 +156,14 @@ def test_effects_have_both_intervals_and_a_verdict():
     rng = np.random.default_rng(1)
     images = {n: (rng.random((3, 500)) < (0.95 if "svd" not in n else 0.7)).astype(float) for n in NODES}
     by_seed = {seed: {n: images[n][seed].mean() for n in NODES} for seed in range(3)}
-    found = statistics.effects(table_of(by_seed), images, STAGES, "test_accuracy").set_index("effect")
+    found = sweep_effects.effects(table_of(by_seed), images, STAGES, "test_accuracy").set_index("effect")
     assert len(found) == 10 and set(found["seeds"]) == {3}
     assert found.loc["svd", "verdict"] == statistics.HURT and found.loc["svd", "mean"] == pytest.approx(-0.25, abs=0.02)
     assert found.loc["kd × imp", "verdict"] == statistics.UNKNOWN
-    alone = statistics.effects(table_of({0: by_seed[0]}), None, STAGES, "test_accuracy")
+    alone = sweep_effects.effects(table_of({0: by_seed[0]}), None, STAGES, "test_accuracy")
     assert alone["seed_low"].isna().all() and set(alone["verdict"]) == {statistics.UNKNOWN}
     one = {n: images[n][:1] for n in NODES}  # images alone are no evidence about other trainings
-    assert set(statistics.effects(table_of({0: by_seed[0]}), one, STAGES, "test_accuracy")["verdict"]) == {
+    assert set(sweep_effects.effects(table_of({0: by_seed[0]}), one, STAGES, "test_accuracy")["verdict"]) == {
         statistics.UNKNOWN
     }
 
@@ -194,3 +195,15 @@ def test_as_many_seeds_as_are_said_to_decide_do_and_one_fewer_does_not(seeds, sp
 
 def test_one_seed_does_not_say_how_many_would_decide():
     assert math.isnan(statistics.seeds_to_decide(0.3, 1, 0.1))
+
+
+def test_effects_in_markdown_have_their_intervals_and_verdicts():
+    common = {"seed_low": -0.02, "seed_high": 0.04, "seeds": 3, "verdict": statistics.UNKNOWN, "effect": "imp × int8"}
+    rows = [
+        {"measure": "test_accuracy", "mean": 0.01, "image_low": 0.005, "image_high": 0.015, **common},
+        {"measure": "log2 bytes_file", "mean": -1.5, "image_low": math.nan, "image_high": math.nan, **common},
+    ]
+    accuracy, size = (table.splitlines() for table in sweep_effects.effects_table(pd.DataFrame(rows)).split("\n\n"))
+    assert accuracy[0] == "| effect on accuracy | points | over seeds | over images | verdict |"
+    assert accuracy[2] == "| pruning × int8 | +1.00 | -2.00 to +4.00 | +0.50 to +1.50 | cannot tell |"
+    assert size[0] == "| effect on bytes | doublings | over seeds | verdict |" and "| -1.50 |" in size[2]

@@ -1,48 +1,19 @@
 import json
 import math
 
-import matplotlib
 import matplotlib.pyplot as plt
 import pandas as pd
 import pytest
 from PIL import Image
 
 from studylib.plots import sweep as of_sweep
+from studylib.plots.axes import kilobyte_axis
 from studylib.plots.prune import WAYS
-from studylib.results import statistics, style, tables
+from studylib.results import style, tables
 from studylib.tree import names
-from studylib.tree import table as tree_table
 
-matplotlib.use("Agg")
+pytestmark = pytest.mark.usefixtures("drawn")
 NODES = names.nodes(["kd", "imp", "svd", "int8"])
-
-
-@pytest.fixture(autouse=True)
-def _default_style():
-    with plt.rc_context():
-        style.style()
-        yield
-    plt.close("all")
-
-
-def table(nodes, seeds=(0, 1)):
-    rows = []
-    for seed in seeds:
-        for i, node in enumerate(nodes):
-            row = dict.fromkeys(tree_table.COLUMNS, 0.5) | {"node": node, "seed": seed}
-            sizes = {"bytes_file": 200_000 // (i + 1), "bytes_nonzero": 90_000 // (i + 1)}
-            rows.append(row | sizes | {"test_accuracy": 0.95 - 0.01 * i + 0.004 * seed * (i > 0)})
-    return pd.DataFrame(rows)
-
-
-@pytest.fixture
-def summary():
-    return tree_table.summary(table(NODES))
-
-
-def texts(figure) -> str:
-    figure.canvas.draw()
-    return "\n".join(t.get_text() for t in figure.findobj(matplotlib.text.Text))
 
 
 # --- figures --------------------------------------------------------------------------------------------------
@@ -134,18 +105,6 @@ def test_any_rows_in_markdown():
     ]
 
 
-def test_effects_in_markdown_have_their_intervals_and_verdicts():
-    common = {"seed_low": -0.02, "seed_high": 0.04, "seeds": 3, "verdict": statistics.UNKNOWN, "effect": "imp × int8"}
-    rows = [
-        {"measure": "test_accuracy", "mean": 0.01, "image_low": 0.005, "image_high": 0.015, **common},
-        {"measure": "log2 bytes_file", "mean": -1.5, "image_low": math.nan, "image_high": math.nan, **common},
-    ]
-    accuracy, size = (table.splitlines() for table in tables.effects_table(pd.DataFrame(rows)).split("\n\n"))
-    assert accuracy[0] == "| effect on accuracy | points | over seeds | over images | verdict |"
-    assert accuracy[2] == "| pruning × int8 | +1.00 | -2.00 to +4.00 | +0.50 to +1.50 | cannot tell |"
-    assert size[0] == "| effect on bytes | doublings | over seeds | verdict |" and "| -1.50 |" in size[2]
-
-
 def test_text_says_the_number_of_seeds(summary):
     text = tables.text_table(summary)
     assert all(node in text for node in NODES) and text.endswith("n = 2 seeds")
@@ -160,7 +119,7 @@ def test_every_way_to_prune_has_a_name_that_a_reader_knows():
 def test_bytes_are_labelled_in_kilobytes_and_plain_numbers():
     figure, axis = style.plt.subplots()
     axis.plot([1_500, 250_000], [1, 2])
-    style.kilobyte_axis(axis, "file")
+    kilobyte_axis(axis, "file")
     figure.canvas.draw()
     shown = {label.get_text() for label in axis.get_xticklabels()}
     assert {"2", "20", "200"} <= shown and not any("$" in text for text in shown)

@@ -22,6 +22,7 @@ from studylib.descent.steps import Descent, Penalty, Proximal, penalized, weight
 from studylib.disk import files
 from studylib.experiments.hypervolume import hypervolume
 from studylib.networks import layers
+from studylib.training import checkpoint as checkpoints
 from studylib.training import loop
 from studylib.training.recipe import Recipe
 
@@ -463,7 +464,7 @@ def stops_at(count):
 
 
 @pytest.mark.parametrize("name", ["PCD", "NashMTL", "GradVac", "ExcessMTL", "Random", "PCGrad"])
-def test_a_resumed_training_equals_an_undisturbed_one(new_student, tiny, same_tensors, tmp_path, name):
+def test_a_resumed_training_equals_an_undisturbed_one(new_student, tiny, same_tensors, tmp_path, monkeypatch, name):
     found = [*PAIR, objectives.quantization_error(4)]
     masks = {"fc1.weight": new_student().fc1.weight > 0}
     epochs, steps, batch_size = (2, 2, 50) if name in SLOW else (4, 4, 32)
@@ -475,7 +476,8 @@ def test_a_resumed_training_equals_an_undisturbed_one(new_student, tiny, same_te
 
     undisturbed, resumed = new_student(), new_student()
     history = run(undisturbed)
-    options = {"checkpoint": tmp_path / "x.safetensors", "checkpoint_seconds": 0}
+    monkeypatch.setattr(checkpoints, "SECONDS", 0.0)
+    options = {"checkpoint": tmp_path / "x.safetensors"}
     torch.rand(3)
     with pytest.raises(Interrupted):
         run(new_student(), loss=stops_at(steps * (epochs - 1) + 1), **options)

@@ -93,8 +93,7 @@ class Data:
 
     def normalize(self, images: torch.Tensor) -> torch.Tensor:
         """uint8 (or float 0…255) images → float32 with mean 0 and deviation 1 a channel."""
-        scale = (255 * self.std)[:, None, None]
-        return (images - 255 * self.mean[:, None, None]) / scale
+        return normalized(images, self.mean, self.std)
 
     @property
     def scaling(self) -> dict[str, list[float]]:
@@ -110,6 +109,11 @@ class Data:
     @property
     def sizes(self) -> dict[str, int]:
         return {"train": len(self.train), "validation": len(self.validation), "test": len(self.test)}
+
+
+def normalized(images: torch.Tensor, mean: torch.Tensor, std: torch.Tensor) -> torch.Tensor:
+    """``images`` (n, c, h, w) in 0…255, less ``mean`` and over ``std`` (c,), which are of pixels in 0…1: float32."""
+    return (images - 255 * mean[:, None, None]) / (255 * std)[:, None, None]
 
 
 def load(name: str, seed: int = 0) -> Data:
@@ -240,8 +244,8 @@ def _cifar10_from_torchvision(folder: Path):
 
 def batches(
     data: Data, size: int, generator: torch.Generator, augment_images: bool = True
-) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """One epoch of training batches in an order drawn from ``generator``: (n, c, h, w) float32, their labels.
+) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
+    """One epoch in an order drawn from ``generator``: images (n, c, h, w) float32, labels, numbers in the split (n,).
 
     A last batch of a single image is left out: batch norm cannot learn from one.
     """
@@ -254,7 +258,7 @@ def batches(
         images = data.train.images[chosen]
         if augment_images:
             images = augment(images, data.augmentation, generator)
-        yield data.normalize(images), data.train.labels[chosen]
+        yield data.normalize(images), data.train.labels[chosen], chosen
 
 
 def view(data: Data, number: int, chunk: int = 1000) -> Split:

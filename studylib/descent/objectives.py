@@ -119,7 +119,7 @@ def weights(model: nn.Module) -> list[nn.Parameter]:
     Raises:
         ValueError: there is none.
     """
-    found = [layer.weight for layer in layers.weight_layers(model).values() if isinstance(layer.weight, nn.Parameter)]
+    found = list(layers.prunable(model).values())
     if not found:
         raise ValueError("the model has no float convolution or linear layer")
     return found
@@ -194,8 +194,7 @@ def quantization_error(bits: int = 8) -> Objective:
     @objective(f"quantization_error_{bits}", weights_only=True, direct=True)
     def error(model):
         def one(w):
-            scale = grid.steps(w, bits)
-            gap = w - (w / scale).round().clamp(*grid.limits(bits)) * scale
+            gap = w - grid.rounded_weight(w, bits)
             return gap.square().sum(), 2 * gap
 
         return _total(model, one)

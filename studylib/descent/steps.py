@@ -20,7 +20,7 @@ from studylib.descent.objectives import Objective
 from studylib.settings import record
 from studylib.training.checkpoint import function_digest
 from studylib.training.recipe import Recipe
-from studylib.training.step import Loss, Step
+from studylib.training.step import Loss, Plain, Step
 
 STATIONARY = 1e-5  # a direction shorter than this, of rows of norm 1, is zero up to rounding
 
@@ -141,6 +141,7 @@ class Descent(Step):
         return state | {"totals": self._totals.clone(), "counts": torch.tensor(list(self._counts.values()))}
 
     def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
+        self.after(self._model, 0.0)  # the buffers are those of the weights that have been taken up
         self._totals.copy_(state["totals"])
         self._counts = dict(zip(self._counts, state["counts"].tolist(), strict=True))
         parts = {key.partition("/")[2]: value for key, value in state.items() if key.startswith("aggregator/")}
@@ -227,13 +228,13 @@ def weighted_sum(objectives: Sequence[Objective], weights: Sequence[float]) -> L
         raise ValueError(f"weights={weights!r} of {len(objectives)} objectives: expected one each, from 0, not all 0")
     used = [(o, w) for o, w in zip(objectives, weights, strict=True) if w]
 
-    def loss(model, images, labels):
+    def summed(model, images, labels):
         outputs = model(images)
         with torch.autocast(images.device.type, enabled=False):
             return sum(w * o(model, (images, labels), outputs.float()) for o, w in used), outputs
 
-    loss.identity = ["weighted sum", [[o.name, o.identity, function_digest(o.function), float(w)] for o, w in used]]
-    return loss
+    known = [[o.name, o.identity, function_digest(o.function), float(w)] for o, w in used]
+    return Plain(summed, ["weighted sum", known])
 
 
 def penalized(penalty: str, aggregator: str, *, normalize: bool = True, tau: float | None = None) -> Descent | None:

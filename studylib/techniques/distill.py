@@ -21,6 +21,7 @@ from studylib.settings import record
 from studylib.training import loop
 from studylib.training.checkpoint import weights_digest
 from studylib.training.recipe import Recipe
+from studylib.training.step import Loss
 
 WIDTH = Annotated[int, Field(ge=1, le=4096)]
 
@@ -52,7 +53,7 @@ class Student:
         limits.check_network("convnet", shape, data, asked)
 
 
-class Teacher:
+class TeacherCache:
     """A teacher whose answers to the views of a recipe are kept, so that it looks at each only once for all students.
 
     In memory they take 4 bytes × classes for each image and view.
@@ -121,12 +122,12 @@ class Committee(nn.Module):
         return torch.stack(answers).mean(0)
 
 
-class Distillation:
+class Distillation(Loss):
     """The loss α · distillation + (1 − α) · cross-entropy; teacher and student see the same views (Beyer et al. 2022).
 
     Args:
-        teacher: a function of images to logits, or a :class:`Teacher`, whose answers to a recipe's views are kept. A
-            module is copied and set to evaluation.
+        teacher: images → logits; a module is copied and set to evaluation. A :class:`TeacherCache` keeps its answers
+            to a recipe's views.
         temperature, alpha: as for :func:`apply`.
 
     Raises:
@@ -146,19 +147,20 @@ class Distillation:
     @property
     def identity(self) -> list:
         """What tells this loss from another (:func:`studylib.training.loop.fit`): JSON data."""
-        known = self.teacher.digest if isinstance(self.teacher, Teacher) else None
+        known = self.teacher.digest if isinstance(self.teacher, TeacherCache) else None
         if isinstance(self.teacher, nn.Module):
             known = weights_digest(self.teacher)
         return ["distillation", self.temperature, self.alpha, known]
 
     def show(self, shown: Data, number: int) -> None:
         """The next epoch's images are those of ``shown``, which is the view ``number``."""
-        self._answers = self.teacher.answers(shown, number) if self.alpha else None
+        kept = self.alpha and isinstance(self.teacher, TeacherCache)
+        self._answers = self.teacher.answers(shown, number) if kept else None
 
     def __call__(self, student, images, labels, chosen: torch.Tensor | None = None):
         if not self.alpha:
             return tasks.cross_entropy(student, images, labels)
-        if chosen is None:
+        if chosen is None or self._answers is None:
             with torch.no_grad():
                 soft = self.teacher(images)
         else:
@@ -190,7 +192,7 @@ def apply(
         views: folder for the teacher's answers to the recipe's views, shared with other students; None: none.
     """
     device = next(model.parameters()).device
-    loss = Distillation(Teacher(model, views), temperature, alpha)
+    loss = Distillation(TeacherCache(model, views), temperature, alpha)
     args = {**data.model_args, "widths": list(widths), "hidden": list(hidden)}
     student = spec.create("convnet", seed, **args).to(device)
     checkpoint = scratch / "kd.safetensors" if scratch else None

@@ -2,6 +2,7 @@
 
 import copy
 import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -14,8 +15,9 @@ from studylib.data.datasets import Data
 from studylib.networks import layers, spec
 from studylib.networks.layers import Masks, masks_of, prunable
 from studylib.settings import record
-from studylib.training import loop, step
+from studylib.training import loop
 from studylib.training.recipe import Recipe
+from studylib.training.step import Loss
 
 log = logging.getLogger(__name__)
 
@@ -146,8 +148,7 @@ def trajectory(
     seed: int,
     initial: nn.Module | None = None,
     like: list[Masks] | None = None,
-    loss: step.Loss | None = None,
-    identity: object = None,
+    loss: Loss | Callable | None = None,
     scratch: Path | None = None,
 ) -> list[nn.Module]:
     """``model`` at each of the rising ``sparsities``, each trained by the whole of ``recipe``: one of :data:`METHODS`.
@@ -159,7 +160,7 @@ def trajectory(
         sparsities: shares of the prunable weights that are zero, rising.
         initial: the model as ``model`` was before its training; needed by "initial".
         like: masks whose number of living weights in each layer is taken; needed by "random", one a sparsity.
-        loss, identity: as for :func:`studylib.training.loop.fit`.
+        loss: as for :func:`studylib.training.loop.fit`.
         scratch: folder in which each sparsity's training leaves what it needs to go on.
 
     Raises:
@@ -187,9 +188,9 @@ def trajectory(
             current.load_state_dict(start)
         _zero(current, masks)
         current.accuracy_before = scoring.accuracy(current, data.validation, data)
-        seeds = {"seed": seed + 1000 * (k + 1), "identity": identity}
         checkpoint = scratch / f"{method}-{sparsity!r}.safetensors" if scratch else None
-        current.history = loop.fit(current, data, recipe, **seeds, loss=loss, masks=masks, checkpoint=checkpoint)
+        how = {"seed": seed + 1000 * (k + 1), "loss": loss, "masks": masks, "checkpoint": checkpoint}
+        current.history = loop.fit(current, data, recipe, **how)
         found.append(current)
     return found
 

@@ -7,6 +7,7 @@ model with its rounded floats, but the int8 layers that PT2E's conversion of it 
 
 import copy
 from collections import OrderedDict
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -16,8 +17,9 @@ from studylib.data import tasks
 from studylib.data.datasets import Data
 from studylib.networks import grid, int8_layers, layers, pt2e
 from studylib.networks.layers import check_float
-from studylib.training import loop, step
+from studylib.training import loop
 from studylib.training.recipe import Recipe
+from studylib.training.step import Loss
 
 AVERAGING = 0.1  # how fast the ranges of activations follow a batch: as batch norm's running averages do
 
@@ -31,8 +33,7 @@ def apply(
     bits: int | dict[str, int] = 4,
     calibration_images: int = 512,
     keep_zeros: bool = True,
-    loss: step.Loss = tasks.cross_entropy,
-    identity: object = None,
+    loss: Loss | Callable = tasks.cross_entropy,
     scratch: Path | None = None,
 ) -> nn.Module:
     """Trains ``model`` on with weights rounded to ``bits`` and activations to 8, then converts it to int8 layers.
@@ -49,7 +50,6 @@ def apply(
         bits: of the weights, 2 to 8, or layer → bits; layers that are not named have 8.
         calibration_images: how many training images, drawn by ``seed``, the ranges start from.
         keep_zeros: hold the zero weights of convolutions and linear layers at zero, so that a pruned model stays so.
-        identity: JSON data that tells ``loss`` from another, for the checkpoint.
         scratch: folder in which an interrupted training leaves what it needs to go on.
 
     Returns:
@@ -68,16 +68,8 @@ def apply(
     images = pt2e.calibration(data, calibration_images, seed)
     rounded = prepare(model, images, bits)
     masks = {f"graph.{name}": mask for name, mask in layers.masks_of(model).items()} if keep_zeros else {}
-    history = loop.fit(
-        rounded,
-        data,
-        recipe,
-        seed=seed,
-        loss=loss,
-        masks=masks,
-        checkpoint=scratch / "qat.safetensors" if scratch else None,
-        identity=[bits, keep_zeros, identity],
-    )
+    checkpoint = scratch / "qat.safetensors" if scratch else None
+    history = loop.fit(rounded, data, recipe, seed=seed, loss=loss, masks=masks, checkpoint=checkpoint)
     float_model = layers.duplicate(model).cpu().eval()
     return pt2e.from_pt2e(float_model, rounded.converted(), "qat", {"epochs": len(history)}, history)
 
@@ -139,7 +131,7 @@ def prepare(model: nn.Module, images: torch.Tensor, bits: dict[str, int]) -> Rou
         graph = pt2e.export(layers.duplicate(model).train(), images)
         pt2e.check_range(model, images)
         graph = prepare_qat_pt2e(graph, pt2e.quantizer(bits, _fake_quantizers()))
-        rounded = Rounded(graph, model.spec).eval()
+        rounded = Rounded(graph, {**model.spec, "bits": bits}).eval()  # a checkpoint is of these bits
         rounded.observe(True)
         with torch.no_grad():
             for chunk in images.split(128):

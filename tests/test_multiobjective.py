@@ -18,7 +18,7 @@ from studylib import settings
 from studylib.data import tasks
 from studylib.descent import aggregators, objectives
 from studylib.descent.objectives import Objective, objective
-from studylib.descent.steps import Descent, Penalty, Proximal, penalized, weighted_sum
+from studylib.descent.steps import Descent, Penalty, Proximal, weighted_sum
 from studylib.disk import files
 from studylib.experiments.hypervolume import hypervolume
 from studylib.networks import layers
@@ -397,20 +397,11 @@ def test_a_descent_that_cannot_work_is_refused_before_it_starts(arguments, optio
         Descent(*arguments, **options)
 
 
-def test_a_penalty_by_name():
-    assert penalized("", "PCD") is None
-    found = penalized("nuclear_norm", "PCD", normalize=False, tau=0.3)
-    assert [o.name for o in found.objectives] == ["cross_entropy", "nuclear_norm"] and not found.normalize
-    assert "0.3" in found.identity[2] and penalized("l1", "MGDA", tau=0.3).normalize
-    for arguments, message in [(("l2", "PCD"), "l1, group_lasso, nuclear_norm"), (("l1", "PDC"), "aggregator 'PDC'")]:
-        with pytest.raises(ValueError, match=message):
-            penalized(*arguments)
-
-
 def test_a_penalty_as_settings_is_checked_before_anything_trains():
     assert Penalty().step(Recipe(label_smoothing=0.1)) is None
     step = Penalty("nuclear_norm", tau=0.3).step(Recipe())
-    assert step.identity == penalized("nuclear_norm", "PCD", tau=0.3).identity
+    assert [o.name for o in step.objectives] == ["cross_entropy", "nuclear_norm"] and step.normalize
+    assert "0.3" in step.identity[2] and Penalty("l1", "MGDA", tau=0.3).step(Recipe()).normalize
     kinds = Penalty.__dataclass_fields__["name"].type.__origin__
     assert set(typing.get_args(kinds)) == {"", *objectives.PENALTIES}
     with pytest.raises(ValueError, match=r"^label_smoothing=0.1: expected 0 beside a penalty"):

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from studylib.data import datasets, scoring, tasks
 from studylib.data.datasets import Augmentation, Split
 from studylib.descent import objectives
-from studylib.descent.steps import Proximal, penalized, weighted_sum
+from studylib.descent.steps import Penalty, Proximal, weighted_sum
 from studylib.disk import files, provenance
 from studylib.disk.provenance import has_bfloat16
 from studylib.networks import layers, spec
@@ -600,7 +600,7 @@ def test_another_network_can_be_the_teacher(tiny, name):
 
 
 def test_a_teacher_with_a_penalty_is_that_of_the_last_epoch_and_says_so(tiny, monkeypatch):
-    step, kept, fit = penalized("l1", "PCD", tau=0.2), [], loop.fit
+    step, kept, fit = Penalty("l1", tau=0.2).step(QUICK), [], loop.fit
     monkeypatch.setattr(loop, "fit", lambda *a, **k: kept.append(k["keep"]) or fit(*a, **k))
     model = teacher.apply(tiny, depth=7, growth=4, recipe=QUICK, seed=0, step=step)
     plain = teacher.apply(tiny, depth=7, growth=4, recipe=QUICK, seed=0)

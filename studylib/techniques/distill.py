@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
@@ -31,9 +30,7 @@ class Teaching:
     """What a student hears of its teacher; the defaults are the paper's (section 3.3)."""
 
     temperature: Annotated[float, Field(ge=1e-3, le=1e4, description="T, softens teacher and student alike")] = 5.0
-    alpha: Annotated[
-        float, Field(ge=0, le=1, description="weight of the teacher's soft targets; the labels get the rest")
-    ] = 0.7
+    alpha: Annotated[float, Field(ge=0, le=1, description="weight of soft targets; the labels get the rest")] = 0.7
 
 
 @record
@@ -54,13 +51,13 @@ class Student:
 
 
 class TeacherCache:
-    """A teacher whose answers to the views of a recipe are kept, so that it looks at each only once for all students.
+    """A cache of a teacher's logits for the views of a recipe: it looks at each once, for all students.
 
     In memory they take 4 bytes × classes for each image and view.
 
     Args:
-        model: the network; it is not trained, and its answers are those of evaluation mode.
-        folder: answers are left there, too, for other students of the same teacher and images; None: nowhere.
+        model: the network; it is not trained, and its logits are those of evaluation mode.
+        folder: logits are left there, too, for other students of the same teacher and images; None: nowhere.
 
     Raises:
         ValueError: a number of ``model`` is not finite.
@@ -101,11 +98,8 @@ class Committee(nn.Module):
 
     Its soft targets are the normalized geometric mean of theirs (Hinton et al. 2015, section 1, name it).
 
-    Args:
-        members: networks of the same classes, at least one.
-
     Raises:
-        ValueError: there is no member.
+        ValueError: there is no member. When called: they are not of the same classes.
     """
 
     def __init__(self, members: list[nn.Module]):
@@ -131,29 +125,24 @@ class Distillation(Loss):
         temperature, alpha: as for :func:`apply`.
 
     Raises:
-        ValueError: ``temperature`` is not above 0 and finite, ``alpha`` is outside 0…1, or a number of a module is not
-            finite. When called: the teacher's logits are not of the student's classes.
+        ValueError: ``temperature`` or ``alpha`` is out of range, or a number of a module is not finite. When called:
+            the teacher's logits are not of the student's classes.
     """
 
     def __init__(self, teacher: Callable[[torch.Tensor], torch.Tensor], temperature: float, alpha: float):
-        if not 0 < temperature < math.inf:
-            raise ValueError(f"temperature={temperature!r}: expected above 0 and finite")
-        if not 0 <= alpha <= 1:
-            raise ValueError(f"alpha={alpha!r}: expected between 0 (labels only) and 1 (teacher only)")
+        Teaching(temperature, alpha)  # refuses what is out of range
         self.teacher = fixed(teacher) if isinstance(teacher, nn.Module) else teacher
         self.temperature, self.alpha = temperature, alpha
         self._answers = None
 
     @property
     def identity(self) -> list:
-        """What tells this loss from another (:func:`studylib.training.loop.fit`): JSON data."""
         known = self.teacher.digest if isinstance(self.teacher, TeacherCache) else None
         if isinstance(self.teacher, nn.Module):
             known = weights_digest(self.teacher)
         return ["distillation", self.temperature, self.alpha, known]
 
     def show(self, shown: Data, number: int) -> None:
-        """The next epoch's images are those of ``shown``, which is the view ``number``."""
         kept = self.alpha and isinstance(self.teacher, TeacherCache)
         self._answers = self.teacher.answers(shown, number) if kept else None
 
@@ -185,8 +174,7 @@ def apply(
     """A ConvNet distilled from ``model`` (the paper, section 3.3: T = 5, α = 0.7).
 
     Args:
-        temperature: T, softens both distributions.
-        alpha: weight of the teacher's soft targets; the labels get 1 − α.
+        temperature, alpha: as in :class:`Teaching`.
         widths, hidden: the student's channels and features, see :class:`studylib.networks.chains.ConvNet`.
         scratch: folder in which an interrupted training leaves what it needs to go on.
         views: folder for the teacher's answers to the recipe's views, shared with other students; None: none.

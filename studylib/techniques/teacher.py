@@ -62,11 +62,10 @@ class Network:
             raise ValueError(f"name={self.name!r}{str(error).removeprefix(f'network {self.name!r}')}") from error
 
     def against(self, data: Data) -> None:
-        """Sees that a teacher of ``data`` can be had of it: nothing is trained, nor memory taken for its weights.
+        """Raises ValueError where no teacher of ``data`` can be had of it; nothing is trained, no memory taken.
 
-        Raises:
-            ValueError: a network that the images do not fit or no coded file can hold; a published file that is not
-                there, damaged, or of other images or another split.
+        The images do not fit it or no coded file can hold it; or a published file is not there, damaged, or of other
+        images or another split.
         """
         asked = f"name={self.name!r}" if self.name else f"depth={self.depth}, growth={self.growth}"
         if not self.name.endswith(restore.ENDING):
@@ -101,9 +100,8 @@ def apply(
             (:func:`studylib.coding.restore.apply`), its zeros held at zero.
         step: what is done with a batch, see :func:`studylib.training.loop.fit`; None follows cross-entropy.
         scratch: folder in which an interrupted training leaves what it needs to go on.
-        every_epoch: folder for the weights of each epoch, which :func:`look_again` reads; none are left where those of
-            all epochs would take more than :data:`MOST_LEFT` bytes. What else is there goes: the model's history does
-            not name it.
+        every_epoch: folder for the weights of each epoch, which :func:`look_again` reads; of more than
+            :data:`MOST_LEFT` bytes in all none are left. Other files there are removed.
 
     Raises:
         ValueError: words that name no network, or a file that cannot be gone on from.
@@ -111,7 +109,7 @@ def apply(
     masks = None
     if name.endswith(restore.ENDING):
         model = restore.apply(name, data)
-        masks = {f"{layer}.weight": each.weight.detach() != 0 for layer, each in layers.weight_layers(model).items()}
+        masks = layers.masks_of(model)
     else:
         kind, args = Network(depth, growth, name).described(data.model_args)
         model = networks_spec.create(kind, seed, data=data, **args)

@@ -154,13 +154,7 @@ def _computed(recipe: Recipe, device: torch.device) -> Recipe:
 
 
 def _epoch(
-    state: State,
-    net: nn.Module,
-    data: Data,
-    recipe: Recipe,
-    loss: Loss,
-    masks: dict[str, torch.Tensor],
-    seed: int,
+    state: State, net: nn.Module, data: Data, recipe: Recipe, loss: Loss, masks: dict[str, torch.Tensor], seed: int
 ) -> dict:
     """Trains for the epoch that follows; ``net`` is the model, compiled or not. Returns train_loss, train_<score>."""
     model, optimizer, step, task = state.model, state.optimizer, state.step, data.task

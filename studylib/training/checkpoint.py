@@ -31,7 +31,7 @@ def key(arguments: dict, model: nn.Module, masks: dict[str, torch.Tensor]) -> st
         masks: name → bool, True where a weight may live.
     """
     trained = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
-    held = {name: [list(mask.shape), tensor_digest(mask)] for name, mask in masks.items()}
+    held = {name: [list(mask.shape), _digest(mask)] for name, mask in masks.items()}
     built = [[name, type(module).__name__, module.extra_repr()] for name, module in model.named_modules()]
     content = [arguments, trained, held, built, weights_digest(model)]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
@@ -55,15 +55,14 @@ def _code(code: types.CodeType) -> list:
     return [code.co_code.hex(), list(code.co_names), list(code.co_varnames), constants]
 
 
-def tensor_digest(tensor: torch.Tensor) -> str:
-    """SHA-256 of the numbers of ``tensor``."""
-    return hashlib.sha256(tensor.detach().cpu().contiguous().numpy().tobytes()).hexdigest()
-
-
 def weights_digest(model: nn.Module) -> str:
     """SHA-256 of every tensor of ``model``."""
+    return _digest(*model.state_dict().values())
+
+
+def _digest(*tensors: torch.Tensor) -> str:
     digest = hashlib.sha256()
-    for tensor in model.state_dict().values():
+    for tensor in tensors:
         digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()
 
@@ -123,9 +122,7 @@ class Checkpoint:
         Raises:
             studylib.disk.files.CheckpointError: the file is damaged.
         """
-        if self.path is None or not self.path.exists():
-            return
-        tensors, about = files.read_tensors(self.path)
+        tensors, about = files.read_tensors(self.path) if self.path and self.path.exists() else ({}, {})
         if about.get("key") != self.key:
             return
         held: dict[str, dict] = collections.defaultdict(dict)

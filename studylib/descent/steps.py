@@ -1,4 +1,4 @@
-"""Descending several objectives at once: gradients aggregated by TorchJD, weighted sums, proximal steps, hypervolume.
+"""Descending several objectives at once: gradients aggregated by TorchJD, proximal steps.
 
 Each objective of a network's outputs takes a backward pass; gradients of the weights alone are taken directly. One of
 TorchJD's aggregators (Quinton and Rey 2024) turns their matrix J (objectives × weights) into one direction.
@@ -19,7 +19,7 @@ from studylib.descent.objectives import Objective
 from studylib.settings import record
 from studylib.training.checkpoint import function_digest
 from studylib.training.recipe import Recipe
-from studylib.training.step import Loss, Plain, Step
+from studylib.training.step import Step
 
 STATIONARY = 1e-5  # a direction shorter than this, of rows of norm 1, is zero up to rounding
 
@@ -207,25 +207,6 @@ class Proximal(Step):
         self.step.after(model, lr)
         for w in objectives_.weights(model):
             w.copy_(w.sign() * (w.abs() - lr * self.weight).clamp_min(0))
-
-
-def weighted_sum(objectives: Sequence[Objective], weights: Sequence[float]) -> Loss:
-    """The loss Σ weight × objective: one backward pass. Weights of 0 cost nothing.
-
-    Raises:
-        ValueError: not one weight an objective, or one that is negative or not finite, or none above 0.
-    """
-    if len(objectives) != len(weights) or not all(0 <= w < math.inf for w in weights) or not any(weights):
-        raise ValueError(f"weights={weights!r} of {len(objectives)} objectives: expected one each, from 0, not all 0")
-    used = [(o, w) for o, w in zip(objectives, weights, strict=True) if w]
-
-    def summed(model, images, labels):
-        outputs = model(images)
-        with torch.autocast(images.device.type, enabled=False):
-            return sum(w * o(model, (images, labels), outputs.float()) for o, w in used), outputs
-
-    known = [[o.name, o.identity, function_digest(o.function), float(w)] for o, w in used]
-    return Plain(summed, ["weighted sum", known])
 
 
 @record

@@ -30,7 +30,9 @@ class Teaching:
     """What a student hears of its teacher; the defaults are the paper's (section 3.3)."""
 
     temperature: Annotated[float, Field(ge=1e-3, le=1e4, description="T, softens teacher and student alike")] = 5.0
-    alpha: Annotated[float, Field(ge=0, le=1, description="weight of soft targets; the labels get the rest")] = 0.7
+    alpha: Annotated[
+        float, Field(ge=0, le=1, description="weight of the teacher's soft targets; the labels get the rest")
+    ] = 0.7
 
 
 @record
@@ -120,8 +122,8 @@ class Distillation(Loss):
     """The loss α · distillation + (1 − α) · cross-entropy; teacher and student see the same views (Beyer et al. 2022).
 
     Args:
-        teacher: images → logits; a module is copied and set to evaluation. A :class:`TeacherCache` keeps its answers
-            to a recipe's views.
+        teacher: images → logits. A module is copied, set to evaluation, and asked once for each of a recipe's views;
+            a :class:`TeacherCache` shares these answers.
         temperature, alpha: as for :func:`apply`.
 
     Raises:
@@ -131,16 +133,9 @@ class Distillation(Loss):
 
     def __init__(self, teacher: Callable[[torch.Tensor], torch.Tensor], temperature: float, alpha: float):
         Teaching(temperature, alpha)  # refuses what is out of range
-        self.teacher = fixed(teacher) if isinstance(teacher, nn.Module) else teacher
-        self.temperature, self.alpha = temperature, alpha
-        self._answers = None
-
-    @property
-    def identity(self) -> list:
-        known = self.teacher.digest if isinstance(self.teacher, TeacherCache) else None
-        if isinstance(self.teacher, nn.Module):
-            known = weights_digest(self.teacher)
-        return ["distillation", self.temperature, self.alpha, known]
+        self.teacher = TeacherCache(teacher) if isinstance(teacher, nn.Module) else teacher
+        self.temperature, self.alpha, self._answers = temperature, alpha, None
+        self.identity = ["distillation", temperature, alpha, getattr(self.teacher, "digest", None)]
 
     def show(self, shown: Data, number: int) -> None:
         kept = self.alpha and isinstance(self.teacher, TeacherCache)
@@ -176,8 +171,8 @@ def apply(
     Args:
         temperature, alpha: as in :class:`Teaching`.
         widths, hidden: the student's channels and features, see :class:`studylib.networks.chains.ConvNet`.
-        scratch: folder in which an interrupted training leaves what it needs to go on.
-        views: folder for the teacher's answers to the recipe's views, shared with other students; None: none.
+        scratch: folder for the checkpoint of an interrupted training.
+        views: the folder of the :class:`TeacherCache`.
     """
     device = next(model.parameters()).device
     loss = Distillation(TeacherCache(model, views), temperature, alpha)

@@ -94,7 +94,7 @@ def apply(
     Args:
         recipe: its ``epochs`` are the most that one round may take to recover.
         tolerance: validation accuracy that may be lost, 0…1.
-        scratch: folder in which an interrupted training leaves what it needs to go on.
+        scratch: folder for the checkpoints of interrupted trainings.
 
     Returns:
         The pruned model; ``history`` has one row an epoch with its round, and round 0 for ``model`` itself.
@@ -160,7 +160,7 @@ def trajectory(
         initial: "initial" needs it: ``model`` before its training.
         like: "random" needs them: masks, one a sparsity, whose number of living weights in each layer is taken.
         loss: as for :func:`studylib.training.loop.fit`.
-        scratch: folder in which each sparsity's training leaves what it needs to go on.
+        scratch: folder for the checkpoints of interrupted trainings.
 
     Raises:
         ValueError: an unknown method, sparsities that do not rise within 0…1, what the method needs is missing, or a

@@ -38,9 +38,8 @@ class SettingError(ValueError):
 def record(cls: type[T]) -> type[T]:
     """Makes ``cls`` a frozen dataclass whose fields are held against their types and bounds whenever one is made.
 
-    A field is ``name: Annotated[type, Field(ge=…, le=…, description="its meaning")] = default``. What one field cannot
-    say alone is said by a method ``check()``, and what only the data can, by a method ``against(data)``; both raise
-    ValueError.
+    A field is ``name: Annotated[type, Field(ge=…, le=…, description="its meaning")] = default``. A method ``check()``
+    says what concerns several fields, ``against(data)`` what concerns the data; both raise ValueError.
 
     Raises:
         SettingError: when one is made with a value of another type or out of bounds.
@@ -56,13 +55,13 @@ def record(cls: type[T]) -> type[T]:
     return dataclasses.dataclass(frozen=True)(cls)
 
 
+def _types(cls: type) -> dict[str, Any]:
+    return typing.get_type_hints(cls, include_extras=True)
+
+
 @functools.cache
 def _adapters(cls: type) -> dict[str, TypeAdapter]:
     return {name: TypeAdapter(kind, config=STRICT) for name, kind in _types(cls).items()}
-
-
-def _types(cls: type) -> dict[str, Any]:
-    return typing.get_type_hints(cls, include_extras=True)
 
 
 def _hold(name: str, value: Any, adapter: TypeAdapter) -> None:
@@ -83,20 +82,16 @@ def read(kind: type[T], given: Mapping | T, name: str) -> T:
 
     Raises:
         SettingError: no dictionary; an unknown key (names the nearest right one); a value of another type or out of
-            bounds. Where it is a text, which is all that ``-p`` of a command line hands on, the message shows the form
-            that is right.
+            bounds. To a text, all that ``-p`` of a command line hands on, the message shows the right form.
     """
     if isinstance(given, kind):
         return given
     if not isinstance(given, Mapping):
-        if isinstance(given, str):
-            form = f"-y '{name}: {{…}}' hands one on, -p text alone"
-            raise SettingError(f"{name}={given!r}: expected a dictionary; {form}")
-        raise SettingError(f"{name}={given!r}: expected a dictionary")
+        form = f"; -y '{name}: {{…}}' hands one on, -p text alone" if isinstance(given, str) else ""
+        raise SettingError(f"{name}={given!r}: expected a dictionary{form}")
     known = [field.name for field in dataclasses.fields(kind)]
-    for key in given:
-        if key not in known:
-            raise SettingError(f"{name}.{key}: unknown{nearest(str(key), known)}")
+    if unknown := [key for key in given if key not in known]:
+        raise SettingError(f"{name}.{unknown[0]}: unknown{nearest(str(unknown[0]), known)}")
     needed = [f.name for f in dataclasses.fields(kind) if f.default is f.default_factory is dataclasses.MISSING]
     if missing := [key for key in needed if key not in given]:
         raise SettingError(f"{name}.{missing[0]}: missing")
@@ -124,22 +119,14 @@ def table(records: Mapping[str, Any]) -> list[dict[str, str]]:
     """The settings in force, a row each: name, value, default, meaning."""
     rows = []
     for name, settings in records.items():
-        types = _types(type(settings))
         for field in dataclasses.fields(settings):
-            meaning = next((m.description for m in _marks(types[field.name]) if m.description), "")
-            made = field.default_factory() if field.default is dataclasses.MISSING and _made(field) else field.default
+            marks = getattr(_types(type(settings))[field.name], "__metadata__", ())
+            meaning = next((m.description for m in marks if isinstance(m, FieldInfo) and m.description), "")
+            made = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
             default = "–" if made is dataclasses.MISSING else repr(made)
             value = repr(getattr(settings, field.name))
             rows.append({"setting": f"{name}.{field.name}", "value": value, "default": default, "meaning": meaning})
     return rows
-
-
-def _made(field: dataclasses.Field) -> bool:
-    return field.default_factory is not dataclasses.MISSING
-
-
-def _marks(kind: Any) -> list[FieldInfo]:
-    return [mark for mark in getattr(kind, "__metadata__", ()) if isinstance(mark, FieldInfo)]
 
 
 @record

@@ -297,16 +297,17 @@ def test_digits_are_never_mirrored(digits):
 @given(count=st.integers(2, 60), size=st.integers(2, 20), seed=st.integers(0, 9))
 def test_an_epoch_has_every_image_once_save_a_last_single_one(count, size, seed):
     found = list(batches(numbered(count), size, rng(seed)))
-    seen = torch.cat([labels for _, labels in found]).tolist()
+    seen = torch.cat([labels for _, labels, _ in found]).tolist()
     assert len(seen) == len(set(seen)) == count - (count % size == 1)
-    assert min(len(labels) for _, labels in found) > 1
-    for images, labels in found:
+    assert min(len(labels) for _, labels, _ in found) > 1
+    for images, labels, chosen in found:
+        assert torch.equal(labels, numbered(count).train.labels[chosen])
         assert torch.allclose(images[:, 0, 4, 4], labels.float(), atol=1e-3)
 
 
 def test_batches_are_drawn_from_the_generator_alone(digits):
     def epoch(seed, **options):
-        return torch.cat([images for images, _ in batches(digits, 64, rng(seed), **options)])
+        return torch.cat([images for images, *_ in batches(digits, 64, rng(seed), **options)])
 
     assert torch.equal(epoch(0), epoch(0))
     assert not torch.equal(epoch(0), epoch(1))
@@ -314,10 +315,10 @@ def test_batches_are_drawn_from_the_generator_alone(digits):
 
 
 def test_batches_without_augmentation_are_the_normalized_images(digits):
-    images, labels = next(batches(digits, 600, rng(3), augment_images=False))
+    images, labels, chosen = next(batches(digits, 600, rng(3), augment_images=False))
     order = torch.randperm(600, generator=rng(3))
     assert torch.equal(images, digits.normalize(digits.train.images[order]))
-    assert torch.equal(labels, digits.train.labels[order])
+    assert torch.equal(labels, digits.train.labels[order]) and torch.equal(chosen, order)
 
 
 def test_a_study_data_that_is_no_folder_is_named(tmp_path, monkeypatch):

@@ -16,6 +16,7 @@ from studylib.networks import chains, densenet, layers
 from studylib.networks import spec as networks_spec
 from studylib.techniques import distill
 from studylib.techniques.distill import distillation_loss
+from studylib.training import checkpoint as checkpoints
 from studylib.training import loop
 from studylib.training.recipe import Recipe
 
@@ -120,7 +121,7 @@ class Head(nn.Module):
 def test_a_teacher_of_other_classes_is_refused(classes, tiny, new_student):
     said = rf"teacher's logits \(\d+, {classes}\): expected \(\d+, 10\), as the student's"
     teacher, images = Head(classes), tiny.normalize(tiny.validation.images)
-    for told in (teacher, distill.Teacher(teacher)):
+    for told in (teacher, distill.TeacherCache(teacher)):
         with pytest.raises(ValueError, match=said):
             loop.fit(
                 new_student(),
@@ -232,13 +233,8 @@ def test_the_same_seed_gives_the_same_student(teacher_model, tiny, same_tensors)
     assert not same_tensors(made[0], made[2])
 
 
-def always_saving(monkeypatch):
-    fit = loop.fit
-    monkeypatch.setattr(loop, "fit", lambda *args, **options: fit(*args, **options, checkpoint_seconds=0))
-
-
 def test_what_was_left_unfinished_is_finished(teacher_model, tiny, same_tensors, tmp_path, monkeypatch):
-    always_saving(monkeypatch)
+    monkeypatch.setattr(checkpoints, "SECONDS", 0.0)
     plain = distill.apply(teacher_model, tiny, recipe=QUICK, seed=0, **WIDTHS)
     for _ in range(2):
         stored = distill.apply(teacher_model, tiny, recipe=QUICK, seed=0, scratch=tmp_path, **WIDTHS)
@@ -248,7 +244,7 @@ def test_what_was_left_unfinished_is_finished(teacher_model, tiny, same_tensors,
 
 @pytest.mark.parametrize("other", [{"temperature": 2.0}, {"alpha": 0.0}, {"teacher": None}])
 def test_what_was_left_by_other_arguments_is_not_used(teacher_model, tiny, same_tensors, tmp_path, monkeypatch, other):
-    always_saving(monkeypatch)
+    monkeypatch.setattr(checkpoints, "SECONDS", 0.0)
     options = {"recipe": QUICK, "seed": 0, **WIDTHS}
     distill.apply(teacher_model, tiny, scratch=tmp_path, **options)
     if "teacher" in other:
@@ -272,7 +268,7 @@ def looks(monkeypatch):
 def test_a_teacher_looks_once_at_each_view_for_all_students(teacher_model, tiny, tmp_path, monkeypatch, new_student):
     calls, students = looks(monkeypatch), []
     for folder in (tmp_path, tmp_path, None):
-        loss = distill.Distillation(distill.Teacher(teacher_model, folder), 5.0, 0.7)
+        loss = distill.Distillation(distill.TeacherCache(teacher_model, folder), 5.0, 0.7)
         for seed in (0, 1):
             students.append(new_student(seed))
             loop.fit(students[-1], tiny, VIEWS, seed=seed, loss=loss)
@@ -284,8 +280,8 @@ def test_kept_answers_are_what_the_teacher_says_of_the_very_images(
     teacher_model, tiny, tmp_path, same_tensors, new_student
 ):
     students, teacher = [], teacher_model.eval()
-    told = distill.Distillation(distill.Teacher(teacher, tmp_path), 5.0, 0.7)
-    asked = distill.Distillation(distill.Teacher(teacher), 5.0, 0.7)
+    told = distill.Distillation(distill.TeacherCache(teacher, tmp_path), 5.0, 0.7)
+    asked = distill.Distillation(distill.TeacherCache(teacher), 5.0, 0.7)
     for loss in (told, lambda model, images, labels: asked(model, images, labels)):  # which is not told what is shown
         students.append(new_student())
         loop.fit(students[-1], tiny, VIEWS, seed=3, loss=loss)
@@ -296,10 +292,13 @@ def test_kept_answers_are_what_the_teacher_says_of_the_very_images(
 
 @pytest.mark.parametrize("other", ["teacher", "split", "views", "augmentation"])
 def test_answers_of_another_teacher_or_other_images_are_not_taken(teacher_model, tiny, tmp_path, other):
-    teacher, shown = distill.Teacher(teacher_model, tmp_path), dataclasses.replace(tiny, train=datasets.view(tiny, 0))
+    teacher, shown = (
+        distill.TeacherCache(teacher_model, tmp_path),
+        dataclasses.replace(tiny, train=datasets.view(tiny, 0)),
+    )
     first = teacher.answers(shown, 0)
     if other == "teacher":
-        teacher = distill.Teacher(networks_spec.create("densenet", 5, **teacher_model.spec["args"]), tmp_path)
+        teacher = distill.TeacherCache(networks_spec.create("densenet", 5, **teacher_model.spec["args"]), tmp_path)
     shown = dataclasses.replace(shown, seed=9) if other == "split" else shown
     shown = dataclasses.replace(tiny, train=datasets.view(tiny, 1)) if other == "views" else shown
     if other == "augmentation":
@@ -311,21 +310,21 @@ def test_answers_of_another_teacher_or_other_images_are_not_taken(teacher_model,
 
 
 def test_damaged_answers_are_refused(teacher_model, tiny, tmp_path):
-    distill.Teacher(teacher_model, tmp_path).answers(tiny, 0)
+    distill.TeacherCache(teacher_model, tmp_path).answers(tiny, 0)
     (path,) = tmp_path.iterdir()
     path.write_bytes(path.read_bytes()[:-3])
     with pytest.raises(files.CheckpointError, match=path.name):
-        distill.Teacher(teacher_model, tmp_path).answers(tiny, 0)
+        distill.TeacherCache(teacher_model, tmp_path).answers(tiny, 0)
 
 
 def test_a_file_of_answers_without_any_is_refused(teacher_model, tiny, tmp_path):
-    teacher = distill.Teacher(teacher_model, tmp_path)
+    teacher = distill.TeacherCache(teacher_model, tmp_path)
     teacher.answers(tiny, 0)
     (path,) = tmp_path.iterdir()
     _, about = files.read_tensors(path)
     files.write_tensors(path, {"others": torch.zeros(1)}, about)
     with pytest.raises(files.CheckpointError, match=f"{path}: others: expected logits"):
-        distill.Teacher(teacher_model, tmp_path).answers(tiny, 0)
+        distill.TeacherCache(teacher_model, tmp_path).answers(tiny, 0)
 
 
 def test_a_committee_teaches_the_geometric_mean_of_its_members():
@@ -334,7 +333,7 @@ def test_a_committee_teaches_the_geometric_mean_of_its_members():
     probabilities = torch.stack([logits(seed).softmax(1) for seed in range(3)])
     expected = probabilities.log().mean(0).exp()
     assert torch.allclose(together(None).softmax(1), expected / expected.sum(1, keepdim=True), atol=1e-5)
-    digests = {distill.Teacher(distill.Committee(part)).digest for part in (tables, tables[:2], tables[1:])}
+    digests = {distill.TeacherCache(distill.Committee(part)).digest for part in (tables, tables[:2], tables[1:])}
     assert len(digests) == 3  # the answers of one are not taken for those of another
     with pytest.raises(ValueError, match=r"members=.*at least one"):
         distill.Committee([])
@@ -346,7 +345,7 @@ def test_the_student_of_the_stage_is_the_one_that_its_chapter_would_train_again(
     how = {"recipe": dataclasses.replace(QUICK, views=2), "seed": 3}
     made = distill.apply(teacher_model, tiny, **how, **WIDTHS, views=tmp_path, scratch=tmp_path / "unfinished")
     again = networks_spec.create("convnet", 3, **made.spec["args"])
-    loss = distill.Distillation(distill.Teacher(teacher_model, tmp_path), 5.0, 0.7)
+    loss = distill.Distillation(distill.TeacherCache(teacher_model, tmp_path), 5.0, 0.7)
     history = loop.fit(again, tiny, **how, loss=loss)
     assert same_tensors(made, again)
     assert [row["val_loss"] for row in history] == [row["val_loss"] for row in made.history]
@@ -357,10 +356,10 @@ def test_answers_to_other_pictures_of_the_same_name_and_number_are_not_taken(tea
     changed = getattr(tiny.train, field).clone()
     changed.view(-1)[7] = (changed.view(-1)[7] + 1) % 10
     other = dataclasses.replace(tiny, train=dataclasses.replace(tiny.train, **{field: changed}))
-    before = distill.Teacher(teacher_model, tmp_path).answers(tiny, 0)
+    before = distill.TeacherCache(teacher_model, tmp_path).answers(tiny, 0)
     (file,) = tmp_path.iterdir()
     kept = file.read_bytes()
-    for teacher in (distill.Teacher(teacher_model, tmp_path), distill.Teacher(teacher_model)):
+    for teacher in (distill.TeacherCache(teacher_model, tmp_path), distill.TeacherCache(teacher_model)):
         teacher.answers(tiny, 0)  # remembers them, too
         found = teacher.answers(other, 0)
         assert torch.equal(found, scoring.predict(teacher.model, other.train, other))

@@ -27,7 +27,7 @@ TECHNIQUES = {
     "importance": lambda model, data, sound: svd.fisher(model, data),
     "kd": lambda model, data, sound: distill.apply(model, data, **ONE),
     "a module that teaches": lambda model, data, sound: distill.Distillation(model, 5.0, 0.7),
-    "a committee": lambda model, data, sound: distill.Teacher(distill.Committee([sound, model])),
+    "a committee": lambda model, data, sound: distill.TeacherCache(distill.Committee([sound, model])),
     "an objective": lambda model, data, sound: objectives.knowledge_alignment(model),
     "int8": lambda model, data, sound: int8.apply(model, data, calibration_images=16),
     "qat": lambda model, data, sound: qat.apply(model, data, calibration_images=16, **ONE),

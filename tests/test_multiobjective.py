@@ -18,10 +18,11 @@ from studylib import settings
 from studylib.data import tasks
 from studylib.descent import aggregators, objectives
 from studylib.descent.objectives import Objective, objective
-from studylib.descent.steps import Descent, Penalty, Proximal, penalized, weighted_sum
+from studylib.descent.steps import Descent, Penalty, Proximal
 from studylib.disk import files
 from studylib.experiments.moo_hypervolume import hypervolume
 from studylib.networks import layers
+from studylib.training import checkpoint as checkpoints
 from studylib.training import loop
 from studylib.training.recipe import Recipe
 
@@ -396,20 +397,11 @@ def test_a_descent_that_cannot_work_is_refused_before_it_starts(arguments, optio
         Descent(*arguments, **options)
 
 
-def test_a_penalty_by_name():
-    assert penalized("", "PCD") is None
-    found = penalized("nuclear_norm", "PCD", normalize=False, tau=0.3)
-    assert [o.name for o in found.objectives] == ["cross_entropy", "nuclear_norm"] and not found.normalize
-    assert "0.3" in found.identity[2] and penalized("l1", "MGDA", tau=0.3).normalize
-    for arguments, message in [(("l2", "PCD"), "l1, group_lasso, nuclear_norm"), (("l1", "PDC"), "aggregator 'PDC'")]:
-        with pytest.raises(ValueError, match=message):
-            penalized(*arguments)
-
-
 def test_a_penalty_as_settings_is_checked_before_anything_trains():
     assert Penalty().step(Recipe(label_smoothing=0.1)) is None
     step = Penalty("nuclear_norm", tau=0.3).step(Recipe())
-    assert step.identity == penalized("nuclear_norm", "PCD", tau=0.3).identity
+    assert [o.name for o in step.objectives] == ["cross_entropy", "nuclear_norm"] and step.normalize
+    assert "0.3" in step.identity[2] and Penalty("l1", "MGDA", tau=0.3).step(Recipe()).normalize
     kinds = Penalty.__dataclass_fields__["name"].type.__origin__
     assert set(typing.get_args(kinds)) == {"", *objectives.PENALTIES}
     with pytest.raises(ValueError, match=r"^label_smoothing=0.1: expected 0 beside a penalty"):
@@ -463,7 +455,7 @@ def stops_at(count):
 
 
 @pytest.mark.parametrize("name", ["PCD", "NashMTL", "GradVac", "ExcessMTL", "Random", "PCGrad"])
-def test_a_resumed_training_equals_an_undisturbed_one(new_student, tiny, same_tensors, tmp_path, name):
+def test_a_resumed_training_equals_an_undisturbed_one(new_student, tiny, same_tensors, tmp_path, monkeypatch, name):
     found = [*PAIR, objectives.quantization_error(4)]
     masks = {"fc1.weight": new_student().fc1.weight > 0}
     epochs, steps, batch_size = (2, 2, 50) if name in SLOW else (4, 4, 32)
@@ -475,7 +467,8 @@ def test_a_resumed_training_equals_an_undisturbed_one(new_student, tiny, same_te
 
     undisturbed, resumed = new_student(), new_student()
     history = run(undisturbed)
-    options = {"checkpoint": tmp_path / "x.safetensors", "checkpoint_seconds": 0}
+    monkeypatch.setattr(checkpoints, "SECONDS", 0.0)
+    options = {"checkpoint": tmp_path / "x.safetensors"}
     torch.rand(3)
     with pytest.raises(Interrupted):
         run(new_student(), loss=stops_at(steps * (epochs - 1) + 1), **options)
@@ -564,7 +557,6 @@ def test_bfloat16_and_several_passes(new_student, tiny, bfloat16):
 
     recipe, model = dataclasses.replace(QUICK, amp=True), new_student()
     history = loop.fit(model, tiny, recipe, seed=0, step=Descent([*PAIR, entropy], "UPGrad", normalize=True))
-    loop.fit(new_student(), tiny, recipe, seed=0, loss=weighted_sum([*PAIR, entropy], [1, 1e-4, 0.1]))
     assert set(seen) == {torch.float32} and {p.dtype for p in model.parameters()} == {torch.float32}
     assert history[-1]["train_loss"] < history[0]["train_loss"] and history[-1]["skipped"] == 0
 
@@ -583,40 +575,7 @@ def test_a_compiled_training_step(new_student, tiny, monkeypatch):
     assert torch.allclose(plain.fc3.weight, compiled.fc3.weight, atol=2e-3)
 
 
-# --- weighted sums, proximal steps, hypervolume -------------------------------------------------------------------
-
-
-def test_a_weighted_sum_is_the_sum_of_its_parts(new_student, digits):
-    model, images, labels = new_student().eval(), digits.normalize(digits.train.images[:8]), digits.train.labels[:8]
-    found = [*PAIR, objectives.coded_bytes(4)]
-    value, logits = weighted_sum(found, [1, 0.5, 0.25])(model, images, labels)
-    value.backward()
-    total = gradient_of(model)
-    parts = []
-    for o in found:
-        model.zero_grad()
-        part = o(model, (images, labels), model(images))
-        part.backward()
-        flat = [torch.zeros(p.numel()) if p.grad is None else p.grad.flatten() for p in model.parameters()]
-        parts.append((part.detach(), torch.cat(flat)))
-    for k, expected in enumerate([value, total]):
-        wanted = parts[0][k] + 0.5 * parts[1][k] + 0.25 * parts[2][k]
-        assert torch.allclose(expected, wanted, rtol=1e-4, atol=1e-5)
-    assert torch.equal(logits, model(images))
-
-
-def test_a_weight_of_zero_costs_nothing(new_student, tiny, same_tensors):
-    never = Objective("never", lambda *_: pytest.fail("computed"))
-    plain, ours = new_student(), new_student()
-    loop.fit(plain, tiny, QUICK, seed=0)
-    loop.fit(ours, tiny, QUICK, seed=0, loss=weighted_sum([PAIR[0], never], [1, 0]))
-    assert same_tensors(plain, ours)
-
-
-@pytest.mark.parametrize("weights", [[1], [1, -1], [0, 0], [1, math.nan], [1, math.inf]])
-def test_wrong_weights_are_named(weights):
-    with pytest.raises(ValueError, match="weights="):
-        weighted_sum(PAIR, weights)
+# --- proximal steps, hypervolume -------------------------------------------------------------------
 
 
 @given(seed=st.integers(0, 99), lr=st.floats(1e-4, 1.0), weight=st.floats(0, 2))

@@ -13,6 +13,7 @@ from studylib.networks import blocks, grid, int8_layers
 from studylib.networks.layers import duplicate, fold_batch_norm, masks_of, prunable, weight_layers
 from studylib.techniques import int8, prune, qat, svd
 from studylib.techniques.bits import choose_bits, sensitivity
+from studylib.training import checkpoint as checkpoints
 from studylib.training import loop
 from studylib.training.recipe import Recipe
 
@@ -177,7 +178,6 @@ def test_an_interrupted_training_goes_on_as_if_it_had_not_been(student_model, ti
                 calibration_images=50,
                 loss=loss,
                 scratch=scratch,
-                identity="the same",
             )
 
     calls = []
@@ -188,8 +188,7 @@ def test_an_interrupted_training_goes_on_as_if_it_had_not_been(student_model, ti
             raise KeyboardInterrupt
         return tasks.cross_entropy(model, images, labels)
 
-    save = loop.fit.__kwdefaults__ | {"checkpoint_seconds": 0.0}
-    monkeypatch.setattr(loop.fit, "__kwdefaults__", save)
+    monkeypatch.setattr(checkpoints, "SECONDS", 0.0)
     run()
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path, breaks)

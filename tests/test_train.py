@@ -1,4 +1,5 @@
 import dataclasses
+import inspect
 import math
 
 import pytest
@@ -9,15 +10,15 @@ from hypothesis import strategies as st
 from studylib.data import datasets, scoring, tasks
 from studylib.data.datasets import Augmentation, Split
 from studylib.descent import objectives
-from studylib.descent.steps import Proximal, penalized, weighted_sum
+from studylib.descent.steps import Penalty, Proximal
 from studylib.disk import files, provenance
 from studylib.disk.provenance import has_bfloat16
 from studylib.networks import layers, spec
 from studylib.techniques import distill, teacher
-from studylib.training import checkpoint as training_checkpoint
+from studylib.training import checkpoint as checkpoints
 from studylib.training import deadline, loop
 from studylib.training.recipe import OPTIMIZERS, SCHEDULES, Recipe, optimizer_of
-from studylib.training.step import Step
+from studylib.training.step import Loss, Plain, Step
 
 QUICK = Recipe(epochs=3, lr=5e-3, batch_size=32)
 AUGMENTATIONS = ("all", "crops", "small_crops", "none")
@@ -141,6 +142,34 @@ def test_set_up_hands_torch_its_threads():
 
 
 # --- fit ------------------------------------------------------------------------------------------------------
+
+
+def test_the_loop_fits_on_a_page():
+    source = inspect.getsource(loop.fit)
+    after_docstring = source.rpartition('"""')[2]
+    assert 0 < len(after_docstring.strip().splitlines()) <= 60
+
+
+def test_a_loss_is_told_of_each_view_and_which_of_its_images_a_batch_has(new_student, tiny):
+    told, batches = [], []
+
+    class Watching(Loss):
+        def show(self, shown, number):
+            told.append((shown, number))
+
+        def __call__(self, model, images, labels, chosen=None):
+            batches.append(chosen)
+            if chosen is not None:
+                assert torch.equal(images, tiny.normalize(told[-1][0].train.images[chosen]))
+                assert torch.equal(labels, tiny.train.labels[chosen])
+            return tasks.cross_entropy(model, images, labels)
+
+    loop.fit(new_student(), tiny, dataclasses.replace(QUICK, views=2), seed=0, loss=Watching())
+    assert [number for _, number in told] == [0, 1, 0] and torch.cat(batches).unique().numel() == len(tiny.train)
+    told.clear()
+    batches.clear()
+    loop.fit(new_student(), tiny, QUICK, seed=0, loss=Watching())
+    assert not told and set(batches) == {None}
 
 
 def test_history_has_a_row_an_epoch(new_student, tiny):
@@ -454,12 +483,15 @@ SGD = ADAMW | {"optimizer": "sgd", "ema": 0.9}
 
 
 @pytest.mark.parametrize("masked, changes", [(False, {}), (True, {}), (True, SGD), (False, ADAMW)])
-def test_an_interrupted_training_ends_as_if_it_had_not_been(new_student, tiny, same_tensors, tmp_path, masked, changes):
+def test_an_interrupted_training_ends_as_if_it_had_not_been(
+    new_student, tiny, same_tensors, tmp_path, monkeypatch, masked, changes
+):
+    monkeypatch.setattr(checkpoints, "SECONDS", 0.0)
     checkpoint, recipe = tmp_path / "unfinished" / "x.safetensors", dataclasses.replace(QUICK, epochs=4, **changes)
     masks = {"fc1.weight": new_student().fc1.weight > 0} if masked else None
     undisturbed = new_student()
     history = loop.fit(undisturbed, tiny, recipe, seed=3, masks=masks)
-    options = {"seed": 3, "masks": masks, "checkpoint": checkpoint, "checkpoint_seconds": 0}
+    options = {"seed": 3, "masks": masks, "checkpoint": checkpoint}
     with pytest.raises(Interrupted):  # 4 steps an epoch: in the middle of the third
         loop.fit(new_student(), tiny, recipe, loss=interrupted_at(10), **options)
     assert len(files.read_tensors(checkpoint)[1]["history"]) == 2
@@ -511,7 +543,7 @@ def test_no_time_at_all_trains_nothing(new_student, tiny, same_tensors, monkeypa
 
 
 def test_a_finished_training_is_not_done_again(new_student, tiny, same_tensors, tmp_path):
-    options = {"seed": 0, "checkpoint": tmp_path / "x.safetensors", "checkpoint_seconds": 0}
+    options = {"seed": 0, "checkpoint": tmp_path / "x.safetensors"}
     first, second = new_student(), new_student()
     history = loop.fit(first, tiny, QUICK, **options)
     assert loop.fit(second, tiny, QUICK, loss=interrupted_at(0), **options) == history
@@ -525,7 +557,7 @@ def test_a_finished_training_is_not_done_again(new_student, tiny, same_tensors, 
 )
 def test_a_checkpoint_of_other_arguments_is_not_used(new_student, tiny, same_tensors, tmp_path, other):
     checkpoint = tmp_path / "x.safetensors"
-    loop.fit(new_student(), tiny, QUICK, seed=0, checkpoint=checkpoint, checkpoint_seconds=0)
+    loop.fit(new_student(), tiny, QUICK, seed=0, checkpoint=checkpoint)
     recipe = other.get("recipe", QUICK)
     masks = {"fc1.weight": torch.arange(16) % 2 == 0} if "mask" in other else None
     options = {"seed": other.get("seed", 0), "target": other.get("target"), "masks": masks}
@@ -538,7 +570,7 @@ def test_a_checkpoint_of_other_arguments_is_not_used(new_student, tiny, same_ten
 
 def test_a_damaged_checkpoint_is_named(new_student, tiny, tmp_path):
     checkpoint = tmp_path / "x.safetensors"
-    loop.fit(new_student(), tiny, Recipe(epochs=1), seed=0, checkpoint=checkpoint, checkpoint_seconds=0)
+    loop.fit(new_student(), tiny, Recipe(epochs=1), seed=0, checkpoint=checkpoint)
     checkpoint.write_bytes(checkpoint.read_bytes()[:-10])
     with pytest.raises(files.CheckpointError, match=str(checkpoint)):
         loop.fit(new_student(), tiny, Recipe(epochs=1), seed=0, checkpoint=checkpoint)
@@ -568,7 +600,7 @@ def test_another_network_can_be_the_teacher(tiny, name):
 
 
 def test_a_teacher_with_a_penalty_is_that_of_the_last_epoch_and_says_so(tiny, monkeypatch):
-    step, kept, fit = penalized("l1", "PCD", tau=0.2), [], loop.fit
+    step, kept, fit = Penalty("l1", tau=0.2).step(QUICK), [], loop.fit
     monkeypatch.setattr(loop, "fit", lambda *a, **k: kept.append(k["keep"]) or fit(*a, **k))
     model = teacher.apply(tiny, depth=7, growth=4, recipe=QUICK, seed=0, step=step)
     plain = teacher.apply(tiny, depth=7, growth=4, recipe=QUICK, seed=0)
@@ -636,8 +668,9 @@ def test_an_interrupted_teacher_goes_on_from_its_scratch_folder(tiny, tmp_path, 
     fit = loop.fit
 
     def interrupted(*args, **options):
-        return fit(*args, **options, loss=interrupted_at(6), checkpoint_seconds=0)
+        return fit(*args, **options, loss=interrupted_at(6))
 
+    monkeypatch.setattr(checkpoints, "SECONDS", 0.0)
     monkeypatch.setattr(loop, "fit", interrupted)
     with pytest.raises(Interrupted):
         make(tmp_path)
@@ -687,7 +720,7 @@ def one_changed(data, part, field):
 
 def taught(temperature, seed=0):
     network = spec.create("convnet", seed, in_channels=1, image_size=8)
-    return distill.Distillation(distill.Teacher(network), temperature, 0.5)
+    return distill.Distillation(distill.TeacherCache(network), temperature, 0.5)
 
 
 MASK = torch.arange(16 * 16).view(16, 16) % 2 == 0
@@ -700,7 +733,7 @@ OTHERS = {
     "temperature": {"loss": taught(4.0)},
     "teacher": {"loss": taught(2.0, seed=1)},
     "labels alone": {"loss": None},
-    "weighted sum": {"loss": weighted_sum([objectives.cross_entropy, objectives.l1], [1, 1e-3])},
+    "a loss that says what it is": {"loss": Plain(tasks.cross_entropy, "another")},
     "keep": {"keep": "last"},
     "step": {"step": Proximal(1e-2)},
     "views": {"recipe": dataclasses.replace(QUICK, views=2)},
@@ -777,6 +810,6 @@ def test_parameters_that_are_not_trained_are_in_the_key(new_student, tiny, tmp_p
 )
 def test_a_network_that_computes_otherwise_with_the_same_weights_has_another_key(new_student, change):
     one, other = new_student(), new_student()
-    assert training_checkpoint.key({}, one, {}) == training_checkpoint.key({}, other, {})
+    assert checkpoints.key({}, one, {}) == checkpoints.key({}, other, {})
     change(other)
-    assert training_checkpoint.key({}, one, {}) != training_checkpoint.key({}, other, {})
+    assert checkpoints.key({}, one, {}) != checkpoints.key({}, other, {})

@@ -44,13 +44,13 @@ def augment(images: torch.Tensor, how: Augmentation, generator: torch.Generator)
     def uniform(low: float, high: float) -> torch.Tensor:
         return torch.rand(len(images), generator=generator, device=images.device) * (high - low) + low
 
+    def shift() -> torch.Tensor:
+        return uniform(0, 2 * how.padding + 1).floor().clamp_(max=2 * how.padding) - how.padding
+
     n, channels, height, width = images.shape
-    mirror = uniform(0, 1) < 0.5 if how.flip else torch.zeros(n, dtype=torch.bool, device=images.device)
-    shift_y, shift_x = (
-        (uniform(0, 2 * how.padding + 1).floor().clamp_(max=2 * how.padding) - how.padding for _ in range(2))
-        if how.padding
-        else (torch.zeros(n, device=images.device),) * 2
-    )
+    none = torch.zeros(n, device=images.device)
+    mirror = uniform(0, 1) < 0.5 if how.flip else none.bool()
+    shift_y, shift_x = (shift() if how.padding else none for _ in range(2))
     if how.rotation:
         angle = uniform(-how.rotation, how.rotation) * (math.pi / 180)
         cos, sin = angle.cos(), angle.sin()
@@ -61,9 +61,7 @@ def augment(images: torch.Tensor, how: Augmentation, generator: torch.Generator)
         out = F.grid_sample(images.float(), grid, mode="bilinear", padding_mode="zeros", align_corners=False)
     else:
         out = _shift(images, shift_y.long(), shift_x.long(), mirror, how.padding).float()
-    if how.jitter:
-        out = _jitter(out, uniform, how.jitter)
-    return out
+    return _jitter(out, uniform, how.jitter) if how.jitter else out
 
 
 def _shift(images, shift_y, shift_x, mirror, padding):

@@ -1,10 +1,7 @@
-"""Data sets as in-memory uint8 tensors with train, validation and test splits, and batched augmentation.
+"""Data sets as uint8 tensors in memory, split into train, validation and test.
 
-``digits``
-    1,797 real 8 × 8 images that ship with scikit-learn: a fixed stratified test set of 997, the other 800
-    split 600 / 200 by seed.
-``cifar10``
-    50,000 + 10,000 images of 32 × 32: its own test set, the training images split 45,000 / 5,000 by seed.
+digits: 1,797 images of 8 × 8 that ship with scikit-learn; 997 are the fixed test set, 600 / 200 are split by seed.
+cifar10: 60,000 images of 32 × 32; 10,000 are its own test set, 45,000 / 5,000 are split by seed.
 """
 
 import dataclasses
@@ -20,6 +17,8 @@ import torch
 from studylib.data.augmentation import AUGMENTATIONS, Augmentation, augment
 from studylib.data.tasks import CLASSIFICATION, Task
 
+CIFAR10_CLASSES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
+COLOURS = ["red", "green", "blue"]
 VIEW_SEED = 1_000_000_007  # of view 0; far from what epochs draw from
 DIGITS_TEST_SEED = 0  # fixes the test set of digits, whatever the seed of the study
 
@@ -93,8 +92,7 @@ class Data:
 
     def normalize(self, images: torch.Tensor) -> torch.Tensor:
         """uint8 (or float 0…255) images → float32 with mean 0 and deviation 1 a channel."""
-        scale = (255 * self.std)[:, None, None]
-        return (images - 255 * self.mean[:, None, None]) / scale
+        return normalized(images, self.mean, self.std)
 
     @property
     def scaling(self) -> dict[str, list[float]]:
@@ -112,30 +110,25 @@ class Data:
         return {"train": len(self.train), "validation": len(self.validation), "test": len(self.test)}
 
 
+def normalized(images: torch.Tensor, mean: torch.Tensor, std: torch.Tensor) -> torch.Tensor:
+    """``images`` (n, c, h, w) in 0…255, less ``mean`` and over ``std`` (c,), which are of pixels in 0…1: float32."""
+    return (images - 255 * mean[:, None, None]) / (255 * std)[:, None, None]
+
+
 def load(name: str, seed: int = 0) -> Data:
     """The data set ``name`` with the train / validation split drawn by ``seed`` (stratified by class).
 
     Raises:
-        ValueError: unknown name, or a ``cifar10.npz`` that is not what it should be: not readable, too few images in
-            all or of a class, or a channel that is the same everywhere, which cannot be normalized.
+        ValueError: unknown name; a ``cifar10.npz`` that is not readable, of other types, of too few images in all or of
+            a class, or with a channel that is the same everywhere, which cannot be normalized.
         FileNotFoundError: ``cifar10`` is neither in ``STUDY_DATA`` nor downloadable; names both ways.
     """
     if name not in AUGMENTATIONS:
         raise ValueError(f"data set {name!r}: expected one of {sorted(AUGMENTATIONS)}")
     pool, test, classes, validation_size = _digits() if name == "digits" else _cifar10()
     rest, held_out = _stratified(pool.labels, validation_size, seed)
-    mean, std = _moments(pool.images)
-    return Data(
-        name=name,
-        seed=seed,
-        classes=tuple(classes),
-        train=pool.take(rest),
-        validation=pool.take(held_out),
-        test=test,
-        mean=mean,
-        std=std,
-        augmentation=AUGMENTATIONS[name],
-    )
+    splits = pool.take(rest), pool.take(held_out), test
+    return Data(name, seed, tuple(classes), *splits, *_moments(pool.images), AUGMENTATIONS[name])
 
 
 def _moments(images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -166,12 +159,6 @@ def _digits():
     return everything.take(pool), everything.take(test), [str(c) for c in raw.target_names], 200
 
 
-CIFAR10_CLASSES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
-
-
-COLOURS = ["red", "green", "blue"]
-
-
 def _cifar10():
     named = os.environ.get("STUDY_DATA")
     folder = Path(named or Path.home() / ".cache" / "studylib")
@@ -180,10 +167,8 @@ def _cifar10():
     file = folder / "cifar10.npz"
     arrays, source = (_cifar10_from_file(file), file) if file.exists() else (_cifar10_from_torchvision(folder), folder)
     _check_shares(source, *(np.bincount(y.astype(np.int64), minlength=10) for _, y in arrays))
-    splits = [
-        Split(torch.from_numpy(x).permute(0, 3, 1, 2).contiguous(), torch.from_numpy(y.astype(np.int64)))
-        for x, y in arrays
-    ]
+    pairs = [(torch.from_numpy(x).permute(0, 3, 1, 2), torch.from_numpy(y.astype(np.int64))) for x, y in arrays]
+    splits = [Split(images.contiguous(), labels) for images, labels in pairs]
     for colour, level in zip(COLOURS, splits[0].images.unbind(1), strict=True):
         if (level == level[0, 0, 0]).all():
             raise ValueError(f"{source}: {colour} is {level[0, 0, 0]} in all training images: expected some contrast")
@@ -193,16 +178,13 @@ def _cifar10():
 def _check_shares(source: Path, train: np.ndarray, test: np.ndarray) -> None:
     """Refuses what cannot be split by class; ``train`` and ``test`` are how many images each class has."""
     if train.sum() < 10 * len(train):
-        raise ValueError(
-            f"{source}: {train.sum()} training images: expected at least {10 * len(train)}, for a tenth validates"
-        )
+        least = 10 * len(train)
+        raise ValueError(f"{source}: {train.sum()} training images: expected at least {least}, for a tenth validates")
     for part, counts, least in (("training", train, 2), ("test", test, 1)):
         if counts.min() < least:
             label = int(counts.argmin())
-            raise ValueError(
-                f"{source}: {counts.min()} {part} images of class {label} ({CIFAR10_CLASSES[label]}):"
-                f" expected at least {least}"
-            )
+            which = f"{counts.min()} {part} images of class {label} ({CIFAR10_CLASSES[label]})"
+            raise ValueError(f"{source}: {which}: expected at least {least}")
 
 
 def _cifar10_from_file(file: Path):
@@ -218,9 +200,8 @@ def _cifar10_from_file(file: Path):
         images_fit = x.dtype == np.uint8 and x.shape[1:] == (32, 32, 3)
         labels_fit = y.ndim == 1 and y.dtype.kind in "iu" and len(y) > 0 and y.min() >= 0 and y.max() < 10
         if not images_fit or not labels_fit or len(x) != len(y):
-            raise ValueError(
-                f"{file}: found images {x.dtype} {x.shape}, labels {y.dtype} {y.shape}: expected {expected}"
-            )
+            found = f"images {x.dtype} {x.shape}, labels {y.dtype} {y.shape}"
+            raise ValueError(f"{file}: found {found}: expected {expected}")
     return arrays
 
 
@@ -240,8 +221,8 @@ def _cifar10_from_torchvision(folder: Path):
 
 def batches(
     data: Data, size: int, generator: torch.Generator, augment_images: bool = True
-) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """One epoch of training batches in an order drawn from ``generator``: (n, c, h, w) float32, their labels.
+) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
+    """One epoch in an order drawn from ``generator``: images (n, c, h, w) float32, labels, numbers in the split (n,).
 
     A last batch of a single image is left out: batch norm cannot learn from one.
     """
@@ -254,13 +235,13 @@ def batches(
         images = data.train.images[chosen]
         if augment_images:
             images = augment(images, data.augmentation, generator)
-        yield data.normalize(images), data.train.labels[chosen]
+        yield data.normalize(images), data.train.labels[chosen], chosen
 
 
 def view(data: Data, number: int, chunk: int = 1000) -> Split:
     """The training images as the view ``number`` shows them: each changed once, by that number alone, back in uint8.
 
-    Whoever trains on the same images sees the same views, so that a teacher's answers to them can be kept.
+    All that train on these images see the same views, so that a teacher's logits can be kept.
     """
     device = data.train.images.device
     generator = torch.Generator(device=device).manual_seed(VIEW_SEED + number)

@@ -46,14 +46,11 @@ def scores(logits: torch.Tensor, labels: torch.Tensor, bins: int = 15) -> dict[s
         labels: (n,).
         bins: equal-width bins of confidence for the calibration error.
     """
-    logits, labels = logits.double().cpu(), labels.cpu()
-    confidence, predicted = logits.softmax(1).max(1)
-    hit = (predicted == labels).double()
-    which = (confidence.nan_to_num(0) * bins).long().clamp_(max=bins - 1)
+    confidence, hit, which = _binned(logits, labels, bins)
     gaps = torch.zeros(bins, dtype=torch.float64).index_add_(0, which, hit - confidence)
     return {
         "accuracy": hit.mean().item(),
-        "nll": F.cross_entropy(logits, labels).item(),
+        "nll": F.cross_entropy(logits.double().cpu(), labels.cpu()).item(),
         "ece": (gaps.abs().sum() / len(labels)).item(),
     }
 
@@ -67,15 +64,20 @@ def reliability(logits: torch.Tensor, labels: torch.Tensor, bins: int = 15) -> l
     Returns:
         Rows of confidence and accuracy (both the mean of the bin) and images.
     """
-    logits, labels = logits.double().cpu(), labels.cpu()
-    confidence, predicted = logits.softmax(1).max(1)
-    which, hit = (confidence * bins).long().clamp_(max=bins - 1), (predicted == labels).double()
+    confidence, hit, which = _binned(logits, labels, bins)
     chosen = [which == b for b in range(bins)]
     return [
         {"confidence": confidence[c].mean().item(), "accuracy": hit[c].mean().item(), "images": int(c.sum())}
         for c in chosen
         if c.any()
     ]
+
+
+def _binned(logits: torch.Tensor, labels: torch.Tensor, bins: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """(n,) each: confidence, whether the label is right (0 or 1), and the number of the bin of confidence."""
+    confidence, predicted = logits.double().cpu().softmax(1).max(1)
+    hit = (predicted == labels.cpu()).double()
+    return confidence, hit, (confidence.nan_to_num(0) * bins).long().clamp_(max=bins - 1)
 
 
 def accuracy(model: nn.Module, split: Split, data: Data) -> float:

@@ -64,12 +64,12 @@ class Task:
 
     Args:
         name: tells it from other tasks, in the key of a checkpoint, too.
-        numbers: names of what ``scores`` returns, in its order; the first is the score: the best epoch is that of the
-            best, ``target`` is one, histories have it as train_… and val_…, metrics as test_… and val_….
-        val_loss: which of ``numbers`` is a history's val_loss; of two equal scores the one of the lower is better.
+        numbers: names of what ``scores`` returns, in its order. The first is the score: it decides which epoch is best,
+            ``target`` is one; histories have it as train_… and val_…, metrics as test_… and val_….
+        val_loss: which of ``numbers`` is a history's val_loss; of equal scores the one of the lower is better.
         loss: (model, inputs, targets) → loss, outputs. That of ``classes`` takes ``smoothing``, a share, besides.
         scores: (outputs, targets) of a split → numbers, all by name.
-        batch_score: (outputs, targets) of a batch → a scalar tensor, the sum of its images' scores while it is trained.
+        batch_score: (outputs, targets) of a batch in training → scalar tensor, the sum of its images' scores.
         lower_is_better: of the score.
         classes: outputs are logits of classes: labels can be smoothed, and two models agree where their largest do.
         predict: (model, split, data) → outputs (n, …) for images as they are, the same numbers at each call.
@@ -103,7 +103,7 @@ class Task:
         return [self.name, list(self.numbers), self.val_loss, self.lower_is_better, self.classes]
 
     def rank(self, row: dict) -> tuple[float, float]:
-        """Of a history's row (val_<score>, val_loss): the better of two epochs has the larger."""
+        """Of a history's row: the better of two epochs has the larger."""
         return self._higher(row[f"val_{self.score}"]), -row["val_loss"]
 
     def reached(self, history: list[dict], target: float | None) -> bool:

@@ -15,27 +15,22 @@ from torch import nn
 from torchjd.aggregation import PCD, Aggregator
 
 log = logging.getLogger(__name__)
-
-
 ROUNDING = 1e-6  # cosine; scalar products of float32 vectors that are closer to zero count as zero
 
 
 def available() -> dict[str, type[Aggregator]]:
     """Name → class of every aggregator that TorchJD has."""
-    found = {name: getattr(torchjd.aggregation, name) for name in torchjd.aggregation.__all__}
-    return {
-        name: cls
-        for name, cls in found.items()
-        if issubclass(cls, Aggregator) and not name.endswith("Aggregator")  # these are the abstract ones
-    }
+    concrete = [name for name in torchjd.aggregation.__all__ if not name.endswith("Aggregator")]
+    found = {name: getattr(torchjd.aggregation, name) for name in concrete}
+    return {name: cls for name, cls in found.items() if issubclass(cls, Aggregator)}
 
 
 def make(name: str, count: int, **options) -> Aggregator:
     """TorchJD's aggregator ``name`` for ``count`` objectives.
 
-    ``options`` are the class's own. Where it demands one that is not given: as many tasks as objectives (NashMTL),
-    c = 0.5 (CAGrad), α = 1 (FairGrad), weights of 1 (Constant), none byzantine (Krum), one trimmed at each end where
-    that leaves any (TrimmedMean).
+    ``options`` are the class's own. What it demands besides is: as many tasks as objectives (NashMTL), c = 0.5
+    (CAGrad), α = 1 (FairGrad), weights of 1 (Constant), none byzantine (Krum), one trimmed at each end where that
+    leaves any (TrimmedMean).
 
     Raises:
         ValueError: an unknown name, or options that do not fit.
@@ -70,8 +65,8 @@ def describe(aggregator: Aggregator) -> str:
 class Runner:
     """An aggregator that always answers the same: called on the rows of J (m, n), it gives a direction (n,) or None.
 
-    None says that the direction is to be the primary's gradient (the first row): the aggregator raised, or returned
-    numbers that are not finite, or is PCD and its constraints contradict each other or its primary row is zero.
+    None says that the primary's gradient (the first row) is to be followed: the aggregator raised, or returned numbers
+    that are not finite, or is PCD and its constraints contradict each other or its primary row is zero.
 
     Args:
         aggregator: copied at each :meth:`start`, so that each training begins with it as it is given.
@@ -137,10 +132,7 @@ class Runner:
             return self.aggregator(rows), found[0] if found else None
 
     def _restore(self, rows: torch.Tensor) -> None:
-        """Sets the aggregator to what was stored.
-
-        The first rows that it sees may make what is not stored (shapes, a solver's problem), so it sees some first.
-        """
+        """Sets the aggregator to what was stored, after rows that make what is not: shapes, a solver's problem."""
         with contextlib.suppress(Exception):
             self._aggregate(rows)
         for key, module, name in _slots(self.aggregator):
@@ -169,10 +161,9 @@ def _tensor(value: torch.Tensor | np.ndarray | float) -> torch.Tensor:
 
 
 def _dropped(rows: torch.Tensor, weights: torch.Tensor) -> bool:
-    """Whether PCD's ``weights`` are an answer to none of its constraints.
+    """Whether PCD's ``weights`` answer none of its constraints: the primary row is zero, or followed alone.
 
-    That is so where the primary row is zero, and where it is followed alone though it ascends another objective:
-    in a direction that meets the constraints, that objective's row has a weight.
+    Alone though it ascends another objective: a direction that meets the constraints has a weight for that one's row.
     """
     if not weights[0]:
         return not rows[0].any()

@@ -19,8 +19,6 @@ from studylib.networks import grid, layers
 from studylib.training.checkpoint import weights_digest
 
 Slopes = dict[torch.Tensor, torch.Tensor]  # weight → gradient
-
-
 WARM = 20.0  # temperatures beyond it are computed otherwise: by then rounding takes 1e-4 of a loss
 HOTTEST = 1e9  # from there on the loss is its limit, half the variance of the gap, to more digits than float32 has
 
@@ -75,11 +73,10 @@ class Objective:
     Attributes:
         name: what history rows call it.
         function: (model, (images, labels), outputs) → scalar tensor; outputs are float32 (n, classes).
-        weights_only: it depends on the weights alone; batch and outputs are None, and its gradient never goes
-            through the network.
-        direct: ``function`` is model → (scalar, weight → gradient): both in closed form, without a graph. Weights
-            that it does not name have gradient zero. Needs ``weights_only``.
-        identity: JSON data that tells it from another of its name; a checkpoint made under another is not used.
+        weights_only: of the weights alone; batch and outputs are None.
+        direct: ``function`` is model → (scalar, weight → gradient), in closed form and without a graph; weights that it
+            does not name have gradient zero. Needs ``weights_only``.
+        identity: JSON data; a checkpoint made under another is not used.
 
     Raises:
         ValueError: ``direct`` without ``weights_only``.
@@ -119,7 +116,7 @@ def weights(model: nn.Module) -> list[nn.Parameter]:
     Raises:
         ValueError: there is none.
     """
-    found = [layer.weight for layer in layers.weight_layers(model).values() if isinstance(layer.weight, nn.Parameter)]
+    found = list(layers.prunable(model).values())
     if not found:
         raise ValueError("the model has no float convolution or linear layer")
     return found
@@ -129,12 +126,6 @@ def weights(model: nn.Module) -> list[nn.Parameter]:
 def cross_entropy(model, batch, outputs):
     """Mean over the batch, in nats; outputs are logits."""
     return F.cross_entropy(outputs, batch[1])
-
-
-@objective("negative_log_likelihood")
-def negative_log_likelihood(model, batch, outputs):
-    """Mean over the batch, in nats; outputs are log-probabilities."""
-    return F.nll_loss(outputs, batch[1])
 
 
 @objective("l1", weights_only=True, direct=True)
@@ -161,8 +152,8 @@ def group_lasso(model):
 def nuclear_norm(model):
     """Σ singular values of each weight as an (out, rest) matrix (Fazel 2002).
 
-    Its gradient is U Vᵀ over the singular values above 10⁻⁶ of the largest: where the rank is full, the gradient;
-    else the subgradient of least norm (Watson 1992, example 2).
+    Its gradient is U Vᵀ over the singular values above 10⁻⁶ of the largest; where the rank is not full, that is the
+    subgradient of least norm (Watson 1992, example 2).
     """
 
     def one(w):
@@ -182,9 +173,9 @@ PENALTIES = {o.name: o for o in (l1, group_lasso, nuclear_norm)}
 def quantization_error(bits: int = 8) -> Objective:
     """Σ (w − ŵ)², ŵ the nearest point of w's symmetric grid of integers × scale, one scale an output channel.
 
-    The grid is that of :mod:`studylib.techniques.int8`: scale = max|w| / (2^(bits−1) − 1), and max|w| / 127.5 in 8
-    bits, taken as a constant, as ŵ is (Krishnamoorthi 2018, section 2.2). Grids are those of the weights as they are:
-    batch norms that are folded in later scale a channel and its grid alike.
+    The grid is :func:`studylib.networks.grid.rounded_weight`'s: scale = max|w| / (2^(bits−1) − 1), in 8 bits
+    max|w| / 127.5. Scale and ŵ count as constants (Krishnamoorthi 2018, section 2.2). A batch norm that is folded in
+    later scales a channel and its grid alike.
 
     Raises:
         ValueError: ``bits`` is not an integer of 2 to 16.
@@ -194,8 +185,7 @@ def quantization_error(bits: int = 8) -> Objective:
     @objective(f"quantization_error_{bits}", weights_only=True, direct=True)
     def error(model):
         def one(w):
-            scale = grid.steps(w, bits)
-            gap = w - (w / scale).round().clamp(*grid.limits(bits)) * scale
+            gap = w - grid.rounded_weight(w, bits)
             return gap.square().sum(), 2 * gap
 
         return _total(model, one)
@@ -207,9 +197,9 @@ def coded_bytes(bits: int = 8) -> Objective:
     """Bytes that an ideal entropy coder takes for the weights rounded to their grids: a differentiable estimate.
 
     Each tensor's zero-order entropy × its number of weights / 8, on the grids of :func:`quantization_error`. A weight
-    between two grid points counts for both, linearly (soft counts), so that it is exact where all weights lie on
-    their grid. A point with less than half a weight is taken to cost what half a weight would, log₂(2 n) bits a
-    weight, which keeps the slope finite. Tables of counts, scales and other tensors are not in it.
+    between two grid points counts for both, linearly: exact where all weights lie on their grid. A point with less
+    than half a weight costs what half a weight would, log₂(2 n) bits a weight: so the slope stays finite. Tables of
+    counts, scales and other tensors are not in it.
 
     Raises:
         ValueError: ``bits`` is not an integer of 2 to 16.
@@ -234,7 +224,7 @@ def coded_bytes(bits: int = 8) -> Objective:
 
 
 def knowledge_alignment(teacher: Callable[[torch.Tensor], torch.Tensor], temperature: float = 5.0) -> Objective:
-    """T² · KL(softmax(teacher / T) ‖ softmax(outputs / T)), mean over the batch (Hinton et al. 2015, section 2).
+    """:func:`distillation_loss` of the outputs.
 
     Args:
         teacher: images → logits (n, classes). A module is copied and set to evaluation.

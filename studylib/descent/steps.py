@@ -1,8 +1,7 @@
-"""Descending several objectives at once: gradients aggregated by TorchJD, weighted sums, proximal steps, hypervolume.
+"""Descending several objectives at once: gradients aggregated by TorchJD, proximal steps.
 
-A network is passed through backwards once for each objective that depends on its outputs; the gradients of those
-that depend on the weights alone are taken directly. The rows make a matrix J (objectives × weights), which one of
-TorchJD's aggregators (Quinton and Rey 2024) turns into one direction.
+Each objective of a network's outputs takes a backward pass; gradients of the weights alone are taken directly. One of
+TorchJD's aggregators (Quinton and Rey 2024) turns their matrix J (objectives × weights) into one direction.
 """
 
 import math
@@ -20,7 +19,7 @@ from studylib.descent.objectives import Objective
 from studylib.settings import record
 from studylib.training.checkpoint import function_digest
 from studylib.training.recipe import Recipe
-from studylib.training.step import Loss, Step
+from studylib.training.step import Step
 
 STATIONARY = 1e-5  # a direction shorter than this, of rows of norm 1, is zero up to rounding
 
@@ -30,26 +29,23 @@ class Descent(Step):
 
     ``objectives[0]`` is the primary, the task. What is not an ordinary step:
 
-    * a value or gradient that is not finite: the step is skipped, weights, optimizer and buffers (the running
-      statistics of batch norms) stay as before the batch; counted as skipped.
-    * the aggregator raises or returns numbers that are not finite; PCD's constraints contradict each other; the
-      primary's gradient is zero where the aggregator gives it priority (PCD) or its norm is the measure
-      (``normalize``): the direction is the primary's gradient; counted as a fallback.
+    * a value or gradient is not finite: weights, optimizer and buffers (running statistics) stay as before the batch;
+      counted as skipped.
+    * the aggregator gives no direction (:class:`studylib.descent.aggregators.Runner`), or the primary's gradient is
+      zero and its norm the measure (``normalize``): the primary's gradient is followed; counted as a fallback.
     * any other zero or opposed gradients: what the aggregator makes of them.
 
-    The history row gets, for every objective o, ``value_o`` (mean value) and ``ascends_o`` (share of the steps whose
-    direction d has ⟨d, g_o⟩ < 0 beyond rounding, so that it rises to first order), ``cosine_o`` for all but the
-    primary (mean cosine of its gradient with the primary's; 0 where one is zero), ``skipped`` and ``fallbacks``.
+    An epoch's row gets ``skipped``, ``fallbacks`` and, for every objective o with gradient g: ``value_o``, the mean;
+    ``ascends_o``, the share of steps d with ⟨d, g⟩ < 0 beyond rounding, which raise it to first order; ``cosine_o``, of
+    all but the primary, the mean cosine of g and the primary's gradient, 0 where one is zero.
 
     Args:
-        objectives: one or more, names all different.
-        aggregator: a name of :func:`studylib.descent.aggregators.available`, or an instance, of which each training
-        uses
-            a copy.
-        normalize: rows are divided by their norms before the aggregation (zero rows stay), and the direction is
-            brought to the norm of the primary's gradient, so that a learning rate means the same.
-        seed: of the aggregators that draw; the k-th step draws from ``seed`` + k, and no one else's numbers change.
-        options: of the aggregator, given by name.
+        objectives: one or more, of different names.
+        aggregator: a name of :func:`studylib.descent.aggregators.available`, or an instance, copied for each training.
+        normalize: divides rows by their norms (zero rows stay) and brings the direction to the norm of the primary's
+            gradient, so that a learning rate means the same.
+        seed: of aggregators that draw: the k-th step draws from ``seed`` + k, apart from all other draws.
+        options: of the aggregator, by name.
 
     Raises:
         TypeError: something that is no objective, such as a plain function.
@@ -66,11 +62,8 @@ class Descent(Step):
         seed: int = 0,
         **options,
     ):
-        for o in objectives:
-            if not isinstance(o, Objective):
-                raise TypeError(
-                    f"{o!r}: expected an objective, made by the decorator studylib.descent.objectives.objective"
-                )
+        if wrong := [o for o in objectives if not isinstance(o, Objective)]:
+            raise TypeError(f"{wrong[0]!r}: expected an objective, made by studylib.descent.objectives.objective")
         names = [o.name for o in objectives]
         if not names or len(set(names)) < len(names):
             raise ValueError(f"objectives {names}: expected one or more, of different names")
@@ -141,6 +134,7 @@ class Descent(Step):
         return state | {"totals": self._totals.clone(), "counts": torch.tensor(list(self._counts.values()))}
 
     def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
+        self.after(self._model, 0.0)  # the buffers are those of the weights that have been taken up
         self._totals.copy_(state["totals"])
         self._counts = dict(zip(self._counts, state["counts"].tolist(), strict=True))
         parts = {key.partition("/")[2]: value for key, value in state.items() if key.startswith("aggregator/")}
@@ -189,8 +183,7 @@ class Descent(Step):
 class Proximal(Step):
     """Proximal gradient for λ ‖w‖₁: after each step w ← sign(w) · max(|w| − lr · λ, 0) (Parikh and Boyd 2014, 6.5.2).
 
-    On the weights of convolutions and linear layers, which become exactly zero; the loss, or the step that this one
-    follows, does not hold the L1 norm as well.
+    It brings weights of convolutions and linear layers to exactly zero. The loss, or ``step``, is without the L1 norm.
 
     Args:
         weight: λ, at least 0.
@@ -216,48 +209,6 @@ class Proximal(Step):
             w.copy_(w.sign() * (w.abs() - lr * self.weight).clamp_min(0))
 
 
-def weighted_sum(objectives: Sequence[Objective], weights: Sequence[float]) -> Loss:
-    """The loss Σ weight × objective, for :func:`studylib.training.loop.fit`: one backward pass. Weights of 0 cost
-    nothing.
-
-    Raises:
-        ValueError: not one weight an objective, or one that is negative or not finite, or none above 0.
-    """
-    if len(objectives) != len(weights) or not all(0 <= w < math.inf for w in weights) or not any(weights):
-        raise ValueError(f"weights={weights!r} of {len(objectives)} objectives: expected one each, from 0, not all 0")
-    used = [(o, w) for o, w in zip(objectives, weights, strict=True) if w]
-
-    def loss(model, images, labels):
-        outputs = model(images)
-        with torch.autocast(images.device.type, enabled=False):
-            return sum(w * o(model, (images, labels), outputs.float()) for o, w in used), outputs
-
-    loss.identity = ["weighted sum", [[o.name, o.identity, function_digest(o.function), float(w)] for o, w in used]]
-    return loss
-
-
-def penalized(penalty: str, aggregator: str, *, normalize: bool = True, tau: float | None = None) -> Descent | None:
-    """Cross-entropy and a penalty by name, as a step; None where the name is empty.
-
-    Args:
-        penalty: a name of :data:`studylib.descent.objectives.PENALTIES`, or empty.
-        aggregator, normalize: as for :class:`Descent`.
-        tau: of PCD; not handed to another aggregator.
-
-    Raises:
-        ValueError: an unknown penalty or aggregator, or a τ that PCD refuses.
-    """
-    if not penalty:
-        return None
-    if penalty not in objectives_.PENALTIES:
-        raise ValueError(f"penalty {penalty!r}: expected one of {', '.join(objectives_.PENALTIES)}, or none")
-    pair = [objectives_.cross_entropy, objectives_.PENALTIES[penalty]]
-    options = {"tau": tau} if aggregator == "PCD" and tau is not None else {}
-    if options and not 0 <= tau <= 1:
-        raise ValueError(f"tau={tau!r}: expected from 0 to 1")
-    return Descent(pair, aggregator, normalize=normalize, **options)
-
-
 @record
 class Penalty:
     """What a teacher descends beside cross-entropy by common descent (chapter 6); the paper has none."""
@@ -273,14 +224,18 @@ class Penalty:
     ] = 0.5
 
     def check(self) -> None:
-        penalized(self.name, self.aggregator, tau=self.tau)
+        self.step(Recipe())
 
     def step(self, recipe: Recipe) -> Descent | None:
         """What is done with a batch, for :func:`studylib.training.loop.fit`; None where there is no penalty.
 
         Raises:
-            ValueError: ``recipe`` smooths labels, which a penalty's cross-entropy does not.
+            ValueError: an unknown aggregator; labels that ``recipe`` smooths and a penalty's cross-entropy does not.
         """
-        if self.name and recipe.label_smoothing:
+        if not self.name:
+            return None
+        if recipe.label_smoothing:
             raise ValueError(f"label_smoothing={recipe.label_smoothing}: expected 0 beside a penalty, which has none")
-        return penalized(self.name, self.aggregator, tau=self.tau)
+        pair = [objectives_.cross_entropy, objectives_.PENALTIES[self.name]]
+        options = {"tau": self.tau} if self.aggregator == "PCD" else {}
+        return Descent(pair, self.aggregator, normalize=True, **options)

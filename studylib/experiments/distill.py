@@ -53,7 +53,7 @@ class Lessons:
         model: the teacher.
         teaching: T and α of every pair.
         seed: of the study: of the first pair and of the sweep.
-        views: folder of the teacher's answers to the recipe's views (:class:`studylib.techniques.distill.Teacher`).
+        views: folder of the teacher's answers to views (:class:`studylib.techniques.distill.TeacherCache`).
     """
 
     own: nn.Module
@@ -126,8 +126,8 @@ class Lessons:
         }
 
     @functools.cached_property
-    def _teacher(self) -> distill.Teacher:
-        return distill.Teacher(self.model, self.views)  # pairs and sweep share the recipe's views
+    def _teacher(self) -> distill.TeacherCache:
+        return distill.TeacherCache(self.model, self.views)  # pairs and sweep share the recipe's views
 
     @functools.cached_property
     def _answers(self) -> torch.Tensor:

@@ -19,6 +19,7 @@ from studylib.settings import check_different, record
 from studylib.techniques import distill, prune, qat
 from studylib.training import loop
 from studylib.training.recipe import Recipe
+from studylib.training.step import Loss
 from studylib.tree.node import Node
 
 MUCH = 1_000_000  # epochs, or images
@@ -86,7 +87,7 @@ class Supervision:
         """
         files = [restore.apply(file, data) for file in self.teachers]
         teacher = distill.Committee(files).to(next(parent.parameters()).device) if files else parent
-        return distill.Distillation(distill.Teacher(teacher, folder), self.temperature, self.alpha)
+        return distill.Distillation(distill.TeacherCache(teacher, folder), self.temperature, self.alpha)
 
 
 @record
@@ -128,7 +129,7 @@ class Shrinking:
         return dataclasses.replace(recipe, epochs=self.rounding_epochs, **how)
 
 
-class Coded:
+class Coded(Loss):
     """A loss + ``coding`` × the bits a weight that an ideal entropy coder takes (after Oktay et al. 2020).
 
     The bits are those of :func:`studylib.descent.objectives.coded_bytes` over the number of weights, zeros among them,
@@ -137,11 +138,13 @@ class Coded:
 
     def __init__(self, loss: distill.Distillation, bits: int, coding: float):
         self.loss, self.bytes, self.coding = loss, objectives.coded_bytes(bits), coding
-        self.show = loss.show
         self.identity = [*loss.identity, "coded", bits, coding]
 
-    def __call__(self, model, images, labels, *chosen):
-        value, logits = self.loss(model, images, labels, *chosen)
+    def show(self, shown, number):
+        self.loss.show(shown, number)
+
+    def __call__(self, model, images, labels, chosen=None):
+        value, logits = self.loss(model, images, labels, chosen)
         many = sum(weight.numel() for weight in objectives.weights(model))
         with torch.autocast(images.device.type, enabled=False):
             return value + self.coding * 8 / many * self.bytes(model, None, None), logits

@@ -18,7 +18,7 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from studylib.data.datasets import Data
+from studylib.data.datasets import Data, normalized
 from studylib.networks import chains, channels, densenet, factors, int8_layers
 from studylib.networks.blocks import SpecError
 from studylib.networks.layers import check_units, check_untouched
@@ -228,8 +228,7 @@ def normalize(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
         mean, std = (torch.tensor(model.spec["input"][name], dtype=torch.float32) for name in ("mean", "std"))
         if not mean.shape == std.shape == images.shape[1:2]:
             raise ValueError("as many numbers as channels")
-        shaped = mean.to(images.device)[:, None, None], std.to(images.device)[:, None, None]
     except (KeyError, TypeError, ValueError, IndexError) as error:
         found = model.spec.get("input")
         raise SpecError(f"input {found!r} in the spec: expected mean and std, a number a channel") from error
-    return (images - 255 * shaped[0]) / (255 * shaped[1])
+    return normalized(images, mean.to(images.device), std.to(images.device))

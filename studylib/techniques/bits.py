@@ -19,9 +19,8 @@ def sensitivity(
 ) -> list[dict]:
     """What rounding the weights of one layer alone does to the loss, for each layer and each of ``bits``.
 
-    Weights are rounded as :func:`quantize.apply` does, batch norm folded in; all else stays float.  The loss is that of
-    training images: bits chosen on validation images would be fitted to what later picks epochs and is reported as
-    validation accuracy, and the test set is read once.
+    Weights are rounded as :func:`studylib.techniques.int8.apply` does, batch norm folded in; all else stays float. The
+    loss is of training images: validation images pick epochs later, and the test set is read once.
 
     Args:
         images: how many training images, drawn by ``seed``, the loss is the mean of.
@@ -30,7 +29,7 @@ def sensitivity(
         Rows of layer, bits, weights (how many), loss (cross-entropy in nats) and increase (over the float model's).
 
     Raises:
-        models.SpecError: the model is int8 already, or ``bits`` are not 2 to 8.
+        studylib.networks.blocks.SpecError: the model is int8 already, or ``bits`` are not 2 to 8.
         ValueError: ``images`` is not between 1 and the number of training images, or a number of ``model`` is not
             finite.
     """
@@ -62,9 +61,8 @@ def choose_bits(
 ) -> dict[str, int]:
     """Bits for each layer: the least sum of the measured increases of the loss within ``budget_bytes``.
 
-    Exact: layer by layer, every pair (bytes, increase) that no other beats in both is kept (the multiple-choice
-    knapsack by dynamic programming over undominated states).  A greedy choice along the convex hull misses what lies
-    between its corners, and with a few layers exactness costs milliseconds.  That increases add up is an assumption;
+    Exact: the multiple-choice knapsack by dynamic programming over undominated pairs (bytes, increase), layer by layer.
+    A greedy choice along the convex hull misses what lies between its corners. That increases add up is an assumption;
     HAWQ-V2 (Dong et al. 2020) makes it of increases that it estimates from the Hessian's trace.
 
     Args:
@@ -84,9 +82,8 @@ def choose_bits(
             raise ValueError(f"costs of {layer} in {bits} bits: there are none")
         cost = row["weights"] * bits / 8 if costs is None else costs[layer][bits]
         if not math.isfinite(row["increase"]) or not math.isfinite(cost):
-            raise ValueError(
-                f"{layer} in {bits} bits: increase {row['increase']}, {cost} bytes: expected finite numbers"
-            )
+            found = f"increase {row['increase']}, {cost} bytes"
+            raise ValueError(f"{layer} in {bits} bits: {found}: expected finite numbers")
         options.setdefault(layer, []).append((bits, cost, row["increase"]))
     least = {layer: min(cost for _, cost, _ in rows) for layer, rows in options.items()}
     left, limit = sum(least.values()), budget_bytes * (1 + 1e-12)  # sums of fractions may round up

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
@@ -21,6 +20,7 @@ from studylib.settings import record
 from studylib.training import loop
 from studylib.training.checkpoint import weights_digest
 from studylib.training.recipe import Recipe
+from studylib.training.step import Loss
 
 WIDTH = Annotated[int, Field(ge=1, le=4096)]
 
@@ -52,14 +52,14 @@ class Student:
         limits.check_network("convnet", shape, data, asked)
 
 
-class Teacher:
-    """A teacher whose answers to the views of a recipe are kept, so that it looks at each only once for all students.
+class TeacherCache:
+    """A cache of a teacher's logits for the views of a recipe: it looks at each once, for all students.
 
     In memory they take 4 bytes × classes for each image and view.
 
     Args:
-        model: the network; it is not trained, and its answers are those of evaluation mode.
-        folder: answers are left there, too, for other students of the same teacher and images; None: nowhere.
+        model: the network; it is not trained, and its logits are those of evaluation mode.
+        folder: logits are left there, too, for other students of the same teacher and images; None: nowhere.
 
     Raises:
         ValueError: a number of ``model`` is not finite.
@@ -100,11 +100,8 @@ class Committee(nn.Module):
 
     Its soft targets are the normalized geometric mean of theirs (Hinton et al. 2015, section 1, name it).
 
-    Args:
-        members: networks of the same classes, at least one.
-
     Raises:
-        ValueError: there is no member.
+        ValueError: there is no member. When called: they are not of the same classes.
     """
 
     def __init__(self, members: list[nn.Module]):
@@ -121,44 +118,33 @@ class Committee(nn.Module):
         return torch.stack(answers).mean(0)
 
 
-class Distillation:
+class Distillation(Loss):
     """The loss α · distillation + (1 − α) · cross-entropy; teacher and student see the same views (Beyer et al. 2022).
 
     Args:
-        teacher: a function of images to logits, or a :class:`Teacher`, whose answers to a recipe's views are kept. A
-            module is copied and set to evaluation.
+        teacher: images → logits. A module is copied, set to evaluation, and asked once for each of a recipe's views;
+            a :class:`TeacherCache` shares these answers.
         temperature, alpha: as for :func:`apply`.
 
     Raises:
-        ValueError: ``temperature`` is not above 0 and finite, ``alpha`` is outside 0…1, or a number of a module is not
-            finite. When called: the teacher's logits are not of the student's classes.
+        ValueError: ``temperature`` or ``alpha`` is out of range, or a number of a module is not finite. When called:
+            the teacher's logits are not of the student's classes.
     """
 
     def __init__(self, teacher: Callable[[torch.Tensor], torch.Tensor], temperature: float, alpha: float):
-        if not 0 < temperature < math.inf:
-            raise ValueError(f"temperature={temperature!r}: expected above 0 and finite")
-        if not 0 <= alpha <= 1:
-            raise ValueError(f"alpha={alpha!r}: expected between 0 (labels only) and 1 (teacher only)")
-        self.teacher = fixed(teacher) if isinstance(teacher, nn.Module) else teacher
-        self.temperature, self.alpha = temperature, alpha
-        self._answers = None
-
-    @property
-    def identity(self) -> list:
-        """What tells this loss from another (:func:`studylib.training.loop.fit`): JSON data."""
-        known = self.teacher.digest if isinstance(self.teacher, Teacher) else None
-        if isinstance(self.teacher, nn.Module):
-            known = weights_digest(self.teacher)
-        return ["distillation", self.temperature, self.alpha, known]
+        Teaching(temperature, alpha)  # refuses what is out of range
+        self.teacher = TeacherCache(teacher) if isinstance(teacher, nn.Module) else teacher
+        self.temperature, self.alpha, self._answers = temperature, alpha, None
+        self.identity = ["distillation", temperature, alpha, getattr(self.teacher, "digest", None)]
 
     def show(self, shown: Data, number: int) -> None:
-        """The next epoch's images are those of ``shown``, which is the view ``number``."""
-        self._answers = self.teacher.answers(shown, number) if self.alpha else None
+        kept = self.alpha and isinstance(self.teacher, TeacherCache)
+        self._answers = self.teacher.answers(shown, number) if kept else None
 
     def __call__(self, student, images, labels, chosen: torch.Tensor | None = None):
         if not self.alpha:
             return tasks.cross_entropy(student, images, labels)
-        if chosen is None:
+        if chosen is None or self._answers is None:
             with torch.no_grad():
                 soft = self.teacher(images)
         else:
@@ -183,14 +169,13 @@ def apply(
     """A ConvNet distilled from ``model`` (the paper, section 3.3: T = 5, α = 0.7).
 
     Args:
-        temperature: T, softens both distributions.
-        alpha: weight of the teacher's soft targets; the labels get 1 − α.
+        temperature, alpha: as in :class:`Teaching`.
         widths, hidden: the student's channels and features, see :class:`studylib.networks.chains.ConvNet`.
-        scratch: folder in which an interrupted training leaves what it needs to go on.
-        views: folder for the teacher's answers to the recipe's views, shared with other students; None: none.
+        scratch: folder for the checkpoint of an interrupted training.
+        views: the folder of the :class:`TeacherCache`.
     """
     device = next(model.parameters()).device
-    loss = Distillation(Teacher(model, views), temperature, alpha)
+    loss = Distillation(TeacherCache(model, views), temperature, alpha)
     args = {**data.model_args, "widths": list(widths), "hidden": list(hidden)}
     student = spec.create("convnet", seed, **args).to(device)
     checkpoint = scratch / "kd.safetensors" if scratch else None

@@ -1,7 +1,7 @@
 """Static quantization through torchao's PT2E: weights in 2 to 8 bits, held in int8 layers of our own.
 
 PT2E exports the model, fuses convolution + batch norm, watches the activations of calibration images and fixes every
-scale. Its graph keeps float copies of the weights and needs torchao to load. So the scales are taken from it once.
+scale. Its graph keeps float copies of the weights and needs torchao to load: so only the scales are taken from it.
 """
 
 from typing import Annotated
@@ -43,10 +43,10 @@ def apply(
         bits: of the weights, 2 to 8, or layer → bits; layers that are not named have 8.
 
     Raises:
-        models.SpecError: the model is int8 already, ``bits`` are not 2 to 8 or of a layer that is not there, or a
-            layer or batch norm cannot be carried over (:func:`studylib.networks.pt2e.export`).
-        ValueError: ``calibration_images`` is not between 1 and the number of training images, or a number of ``model``
-            is not finite, or one that a layer makes of these images.
+        studylib.networks.blocks.SpecError: the model is int8 already; ``bits`` are not 2 to 8, or of a layer that is not
+            there; a layer or batch norm cannot be carried over (:func:`studylib.networks.pt2e.export`).
+        ValueError: ``calibration_images`` is not between 1 and the number of training images; a number of ``model``, or
+            one that a layer makes of these images, is not finite.
     """
     check_finite(model.state_dict())
     images = calibration(data, calibration_images, seed)

@@ -2,6 +2,7 @@
 
 import copy
 import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -14,12 +15,11 @@ from studylib.data.datasets import Data
 from studylib.networks import layers, spec
 from studylib.networks.layers import Masks, masks_of, prunable
 from studylib.settings import record
-from studylib.training import loop, step
+from studylib.training import loop
 from studylib.training.recipe import Recipe
+from studylib.training.step import Loss
 
 log = logging.getLogger(__name__)
-
-
 METHODS = {  # of trajectory: what is pruned, and what its survivors start again from
     "pretrained": "iterative, weights back to their trained values (Chen et al. 2020, the paper)",
     "initial": "iterative, weights back to their first values (Frankle and Carbin 2019)",
@@ -57,12 +57,10 @@ def shrink_masks(weights: dict[str, torch.Tensor], masks: Masks, fraction: float
 
 def _without_smallest(weights: dict[str, torch.Tensor], masks: Masks, count: int) -> Masks:
     layers.check_finite({name: weights[name] for name in masks})
-    magnitude = torch.cat([weights[name].detach().abs().flatten() for name in masks])
     alive = torch.cat([mask.flatten() for mask in masks.values()])
     living = alive.nonzero().flatten()
-    order = magnitude[living].argsort(stable=True)
-    alive = alive.index_fill(0, living[order[:count]], False)
-    parts = alive.split([mask.numel() for mask in masks.values()])
+    order = torch.cat([weights[name].detach().abs().flatten() for name in masks])[living].argsort(stable=True)
+    parts = alive.index_fill(0, living[order[:count]], False).split([mask.numel() for mask in masks.values()])
     return {name: part.view_as(masks[name]) for name, part in zip(masks, parts, strict=True)}
 
 
@@ -88,15 +86,15 @@ def apply(
 ) -> nn.Module:
     """Prunes ``fraction`` of the remaining weights a round and lets the rest recover (the paper, section 3.4).
 
-    Each round ranks the weights as the last one left them, resets the survivors (and everything else) to
-    their values in ``model``, the pre-trained ones (Chen et al. 2020), and trains by ``recipe`` until the
-    validation accuracy is within ``tolerance`` of ``model``'s; a round that is there without training does
-    none, one that never gets there keeps its best epoch, the untrained state included.
+    Each round ranks the weights as the last one left them. Then all that survives gets its pre-trained values, those in
+    ``model`` (Chen et al. 2020), and is trained until validation accuracy is within ``tolerance`` of ``model``'s. A
+    round that is there untrained trains nothing; one that never gets there keeps its best state, the untrained one
+    among them.
 
     Args:
         recipe: its ``epochs`` are the most that one round may take to recover.
         tolerance: validation accuracy that may be lost, 0…1.
-        scratch: folder in which an interrupted training leaves what it needs to go on.
+        scratch: folder for the checkpoints of interrupted trainings.
 
     Returns:
         The pruned model; ``history`` has one row an epoch with its round, and round 0 for ``model`` itself.
@@ -105,31 +103,33 @@ def apply(
         ValueError: ``rounds``, ``fraction`` or ``tolerance`` is out of range, there is no weight to prune, or a number
             of ``model`` is not finite.
     """
-    check(rounds, fraction, tolerance)
+    Pruning(rounds, fraction, tolerance)  # refuses what is out of range
     layers.check_finite(model.state_dict())
     pruned = layers.duplicate(model)
     masks = masks_of(pruned)
     if not masks:
         raise ValueError("there is no float weight to prune; prune before quantizing")
     pretrained = copy.deepcopy(model.state_dict())
+
+    def reset() -> None:
+        pruned.load_state_dict(pretrained)
+        _zero(pruned, masks)
+
     parent_accuracy = scoring.accuracy(model, data.validation, data)
     target = parent_accuracy - tolerance - 1e-9
     history = [_row(0, 0, masks, parent_accuracy)]
     for k in range(1, rounds + 1):
         masks = shrink_masks(prunable(pruned), masks, fraction)
-        pruned.load_state_dict(pretrained)
-        _zero(pruned, masks)
+        reset()
         before = scoring.accuracy(pruned, data.validation, data)
         history.append(_row(k, 0, masks, before))
         if before < target:
             checkpoint = scratch / f"imp-round{k}.safetensors" if scratch else None
-            epochs = loop.fit(
-                pruned, data, recipe, seed=seed + 1000 * k, masks=masks, target=target, checkpoint=checkpoint
-            )
+            how = {"seed": seed + 1000 * k, "masks": masks, "target": target, "checkpoint": checkpoint}
+            epochs = loop.fit(pruned, data, recipe, **how)
             history += [_row(k, row["epoch"], masks, row["val_accuracy"]) for row in epochs]
             if max((row["val_accuracy"] for row in epochs), default=0) < before:  # training only made it worse
-                pruned.load_state_dict(pretrained)
-                _zero(pruned, masks)
+                reset()
         best = max(row["val_accuracy"] for row in history if row["round"] == k)
         log.info("round %d: %.2f%% zeros, validation accuracy %.4f", k, 100 * history[-1]["sparsity"], best)
     did = {"rounds": rounds, "epochs": sum(row["epoch"] > 0 for row in history), "sparsity": layers.sparsity(pruned)}
@@ -146,21 +146,21 @@ def trajectory(
     seed: int,
     initial: nn.Module | None = None,
     like: list[Masks] | None = None,
-    loss: step.Loss | None = None,
-    identity: object = None,
+    loss: Loss | Callable | None = None,
     scratch: Path | None = None,
 ) -> list[nn.Module]:
-    """``model`` at each of the rising ``sparsities``, each trained by the whole of ``recipe``: one of :data:`METHODS`.
+    """``model`` at each of ``sparsities``, each trained by the whole of ``recipe``.
 
     A model's ``history`` is the rows of its training, ``accuracy_before`` the validation accuracy just before it. Where
     ``model`` has more zeros than a sparsity asks for, it keeps them all.
 
     Args:
         sparsities: shares of the prunable weights that are zero, rising.
-        initial: the model as ``model`` was before its training; needed by "initial".
-        like: masks whose number of living weights in each layer is taken; needed by "random", one a sparsity.
-        loss, identity: as for :func:`studylib.training.loop.fit`.
-        scratch: folder in which each sparsity's training leaves what it needs to go on.
+        method: one of :data:`METHODS`.
+        initial: "initial" needs it: ``model`` before its training.
+        like: "random" needs them: masks, one a sparsity, whose number of living weights in each layer is taken.
+        loss: as for :func:`studylib.training.loop.fit`.
+        scratch: folder for the checkpoints of interrupted trainings.
 
     Raises:
         ValueError: an unknown method, sparsities that do not rise within 0…1, what the method needs is missing, or a
@@ -187,21 +187,11 @@ def trajectory(
             current.load_state_dict(start)
         _zero(current, masks)
         current.accuracy_before = scoring.accuracy(current, data.validation, data)
-        seeds = {"seed": seed + 1000 * (k + 1), "identity": identity}
         checkpoint = scratch / f"{method}-{sparsity!r}.safetensors" if scratch else None
-        current.history = loop.fit(current, data, recipe, **seeds, loss=loss, masks=masks, checkpoint=checkpoint)
+        how = {"seed": seed + 1000 * (k + 1), "loss": loss, "masks": masks, "checkpoint": checkpoint}
+        current.history = loop.fit(current, data, recipe, **how)
         found.append(current)
     return found
-
-
-def check(rounds: int, fraction: float, tolerance: float) -> None:
-    """Raises ValueError, naming the first of the parameters of :func:`apply` that is out of range."""
-    if rounds < 1:
-        raise ValueError(f"rounds={rounds!r}: expected at least 1")
-    if not 0 < fraction < 1:
-        raise ValueError(f"fraction={fraction!r}: expected between 0 and 1")
-    if not 0 <= tolerance <= 1:
-        raise ValueError(f"tolerance={tolerance!r}: expected between 0 and 1")
 
 
 def check_sparsities(sparsities: list[float]) -> None:

@@ -1,12 +1,12 @@
-"""Quantization-aware training through torchao's PT2E, and how many bits each layer gets.
+"""Quantization-aware training through torchao's PT2E.
 
 Training rounds weights and activations in the forward pass and lets gradients through where nothing was clipped
-(the straight-through estimator, Bengio et al. 2013; Jacob et al. 2018, section 3).  What is returned is not that
-model with its rounded floats, but the int8 layers that PT2E's conversion of it stands for.
+(the straight-through estimator, Bengio et al. 2013; Jacob et al. 2018, section 3).
 """
 
 import copy
 from collections import OrderedDict
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -16,8 +16,9 @@ from studylib.data import tasks
 from studylib.data.datasets import Data
 from studylib.networks import grid, int8_layers, layers, pt2e
 from studylib.networks.layers import check_float
-from studylib.training import loop, step
+from studylib.training import loop
 from studylib.training.recipe import Recipe
+from studylib.training.step import Loss
 
 AVERAGING = 0.1  # how fast the ranges of activations follow a batch: as batch norm's running averages do
 
@@ -31,32 +32,29 @@ def apply(
     bits: int | dict[str, int] = 4,
     calibration_images: int = 512,
     keep_zeros: bool = True,
-    loss: step.Loss = tasks.cross_entropy,
-    identity: object = None,
+    loss: Loss | Callable = tasks.cross_entropy,
     scratch: Path | None = None,
 ) -> nn.Module:
     """Trains ``model`` on with weights rounded to ``bits`` and activations to 8, then converts it to int8 layers.
 
-    Integers, scales and ranges are those of :func:`quantize.apply`.  A weight's scale is that of its channel at each
-    step; an activation's range starts at what the calibration images have and follows the training batches by a
-    moving average.  Weights are rounded as inference will have them, folded with batch norm's running variance
-    (Jacob et al. 2018, eq. 14); the batch norms themselves go on learning, with the statistics of the batch in training
-    and their running averages in validation and conversion.  The epoch kept is the one whose rounded model is best in
-    validation, with its ranges.  Validation changes no range.
+    Integers, scales and ranges are those of :func:`studylib.techniques.int8.apply`. A weight's scale is its
+    channel's at each step. An activation's range starts from the calibration images and follows the training batches by a moving
+    average. Weights are rounded as inference will have them, folded with batch norm's running variance (Jacob et al.
+    2018, eq. 14). Batch norms go on learning, from the batch in training, with running averages in validation and
+    conversion. The epoch kept is the one whose rounded model is best in validation, which changes no range.
 
     Args:
-        recipe: of the training, in :func:`train.fit`; a tenth of the model's own learning rate is a good start.
+        recipe: a tenth of the model's own learning rate is a good start.
         bits: of the weights, 2 to 8, or layer → bits; layers that are not named have 8.
         calibration_images: how many training images, drawn by ``seed``, the ranges start from.
-        keep_zeros: hold the zero weights of convolutions and linear layers at zero, so that a pruned model stays so.
-        identity: JSON data that tells ``loss`` from another, for the checkpoint.
-        scratch: folder in which an interrupted training leaves what it needs to go on.
+        keep_zeros: hold zero weights at zero, so that a pruned model stays so.
+        scratch: folder for the checkpoint of an interrupted training.
 
     Returns:
         The int8 model on the CPU; ``history`` has the rows of the training.
 
     Raises:
-        models.SpecError: the model is int8 already, ``bits`` are not 2 to 8 or of a layer that is not there.
+        studylib.networks.blocks.SpecError: the model is int8 already; ``bits`` are not 2 to 8, or of no layer.
         ValueError: ``calibration_images`` is out of range, a number of ``model`` is not finite, or
             ``recipe.compile``: observers do not compile.
         FloatingPointError: the loss is no longer finite.
@@ -68,25 +66,17 @@ def apply(
     images = pt2e.calibration(data, calibration_images, seed)
     rounded = prepare(model, images, bits)
     masks = {f"graph.{name}": mask for name, mask in layers.masks_of(model).items()} if keep_zeros else {}
-    history = loop.fit(
-        rounded,
-        data,
-        recipe,
-        seed=seed,
-        loss=loss,
-        masks=masks,
-        checkpoint=scratch / "qat.safetensors" if scratch else None,
-        identity=[bits, keep_zeros, identity],
-    )
+    checkpoint = scratch / "qat.safetensors" if scratch else None
+    history = loop.fit(rounded, data, recipe, seed=seed, loss=loss, masks=masks, checkpoint=checkpoint)
     float_model = layers.duplicate(model).cpu().eval()
     return pt2e.from_pt2e(float_model, rounded.converted(), "qat", {"epochs": len(history)}, history)
 
 
 class Rounded(nn.Module):
-    """PT2E's prepared graph, a model that :func:`train.fit` can train: its forward pass rounds what int8 will round.
+    """PT2E's prepared graph as a model that can be trained: its forward pass rounds what int8 will round.
 
-    Parameters and buffers have the names of the model that was prepared after ``graph.``; the state holds the ranges
-    as well.  ``train()`` and ``eval()`` switch batch norm, and whether the ranges of activations follow the batches.
+    Parameters and buffers have the prepared model's names after ``graph.``; the state holds the ranges, too.
+    ``train()`` and ``eval()`` switch batch norm, and whether the ranges of activations follow the batches.
     """
 
     def __init__(self, graph: torch.fx.GraphModule, spec: dict):
@@ -97,10 +87,8 @@ class Rounded(nn.Module):
         evaluating.meta.update(graph.meta)  # conversion asks for it
         move_exported_model_to_eval(evaluating)  # rewrites the graph, too slow to do twice an epoch
         self.graph, self.spec = graph, spec
-        self._unregistered = (
-            evaluating,
-            [m for m in graph.modules() if isinstance(m, FakeQuantize) and not m.is_per_channel],
-        )
+        activations = [m for m in graph.modules() if isinstance(m, FakeQuantize) and not m.is_per_channel]
+        self._unregistered = (evaluating, activations)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         return self.graph(images) if self.training else self._unregistered[0](images)
@@ -139,7 +127,7 @@ def prepare(model: nn.Module, images: torch.Tensor, bits: dict[str, int]) -> Rou
         graph = pt2e.export(layers.duplicate(model).train(), images)
         pt2e.check_range(model, images)
         graph = prepare_qat_pt2e(graph, pt2e.quantizer(bits, _fake_quantizers()))
-        rounded = Rounded(graph, model.spec).eval()
+        rounded = Rounded(graph, {**model.spec, "bits": bits}).eval()  # a checkpoint is of these bits
         rounded.observe(True)
         with torch.no_grad():
             for chunk in images.split(128):
@@ -150,16 +138,12 @@ def prepare(model: nn.Module, images: torch.Tensor, bits: dict[str, int]) -> Rou
 def _fake_quantizers() -> tuple:
     """What rounds inputs and weights in training; torchao's plain fake quantizers.
 
-    The fused ones reckon another scale in training than in conversion (they give the negative side one integer
-    more): at few bits another grid.
+    The fused ones give the negative side one integer more in training than in conversion: at few bits another grid.
     """
-    from torchao.quantization.pt2e import (
-        FakeQuantize,
-        MovingAverageMinMaxObserver,
-        MovingAveragePerChannelMinMaxObserver,
-    )
+    from torchao.quantization import pt2e as observing
 
-    kinds = {MovingAverageMinMaxObserver: AVERAGING, MovingAveragePerChannelMinMaxObserver: 1.0}  # 1: this step alone
-    return tuple(
-        FakeQuantize.with_args(observer=kind, averaging_constant=share, eps=grid.LEAST) for kind, share in kinds.items()
-    )
+    def quantizer(observer: type, share: float):
+        return observing.FakeQuantize.with_args(observer=observer, averaging_constant=share, eps=grid.LEAST)
+
+    per_channel = quantizer(observing.MovingAveragePerChannelMinMaxObserver, 1.0)  # 1: this step alone
+    return quantizer(observing.MovingAverageMinMaxObserver, AVERAGING), per_channel

@@ -39,8 +39,7 @@ def rank_for(in_features: int, out_features: int, delta: int = 1) -> int | None:
 def factorize(layer: nn.Linear, rank: int, importance: torch.Tensor | None = None) -> LowRankLinear:
     """The best rank-``rank`` approximation of ``layer`` in the Frobenius norm (Eckart–Young).
 
-    W = U S Vᵀ, cut to r: first = √S Vᵀ (r, in), second = U √S (out, r); the error is the norm of the dropped
-    singular values.
+    W = U S Vᵀ, cut to r: first = √S Vᵀ (r, in), second = U √S (out, r); the error is the norm of what is cut from S.
 
     Args:
         importance: (in,), how much an error in each input's weights counts; given, Σᵢⱼ importanceⱼ (W − W′)ᵢⱼ²
@@ -73,9 +72,8 @@ def factorize(layer: nn.Linear, rank: int, importance: torch.Tensor | None = Non
 def fisher(model: nn.Module, data: Data, batch_size: int = 500) -> dict[str, torch.Tensor]:
     """Linear layer → (in,) the Fisher information of each input's weights (Hsu et al. 2022, equation 4).
 
-    The mean over the training images, as they are, of the squared gradient of the label's log-likelihood, summed
-    over the outputs. One image's gradient is the outer product of the output's gradient and the input, so that no
-    pass for each image is needed.
+    The mean over the training images, as they are, of the squared gradient of the label's log-likelihood, summed over
+    the outputs. An image's gradient is the outer product of the output's and the input: no pass an image is needed.
 
     Raises:
         ValueError: a number of ``model`` is not finite.

@@ -11,7 +11,7 @@ from studylib.coding import limits, restore
 from studylib.data.datasets import Data
 from studylib.disk import files
 from studylib.networks import layers
-from studylib.networks import spec as networks_spec
+from studylib.networks.spec import create, described, with_change
 from studylib.settings import record
 from studylib.training import loop
 from studylib.training.checkpoint import weights_digest
@@ -47,26 +47,21 @@ class Network:
     def described(self, model_args: dict) -> tuple[str, dict]:
         """Kind and arguments, for :func:`studylib.networks.spec.create`, of a network that is no published file.
 
-        Args:
-            model_args: what a network needs to fit the data.
-
-        Raises:
-            ValueError: ``name`` names no network.
+        ``model_args`` are what a network needs to fit the data. Raises ValueError where ``name`` names no network.
         """
         name, args = "densenet", {"depth": self.depth, "growth": self.growth, **model_args}
         if not self.name:
             return name, args
         try:
-            return networks_spec.described(self.name, {"name": name, "args": args}, model_args)
+            return described(self.name, {"name": name, "args": args}, model_args)
         except ValueError as error:
             raise ValueError(f"name={self.name!r}{str(error).removeprefix(f'network {self.name!r}')}") from error
 
     def against(self, data: Data) -> None:
-        """Sees that a teacher of ``data`` can be had of it: nothing is trained, nor memory taken for its weights.
+        """Raises ValueError where no teacher of ``data`` can be had of it; nothing is trained, no memory taken.
 
-        Raises:
-            ValueError: a network that the images do not fit or no coded file can hold; a published file that is not
-                there, damaged, or of other images or another split.
+        The images do not fit it or no coded file can hold it; or a published file is not there, damaged, or of other
+        images or another split.
         """
         asked = f"name={self.name!r}" if self.name else f"depth={self.depth}, growth={self.growth}"
         if not self.name.endswith(restore.ENDING):
@@ -100,10 +95,9 @@ def apply(
         depth, growth, name: as in :class:`Network`. That of a published file is trained on
             (:func:`studylib.coding.restore.apply`), its zeros held at zero.
         step: what is done with a batch, see :func:`studylib.training.loop.fit`; None follows cross-entropy.
-        scratch: folder in which an interrupted training leaves what it needs to go on.
-        every_epoch: folder for the weights of each epoch, which :func:`look_again` reads; none are left where those of
-            all epochs would take more than :data:`MOST_LEFT` bytes. What else is there goes: the model's history does
-            not name it.
+        scratch: folder for the checkpoint of an interrupted training.
+        every_epoch: folder for the weights of each epoch, which :func:`look_again` reads; of more than
+            :data:`MOST_LEFT` bytes in all none are left. Other files there are removed.
 
     Raises:
         ValueError: words that name no network, or a file that cannot be gone on from.
@@ -111,34 +105,30 @@ def apply(
     masks = None
     if name.endswith(restore.ENDING):
         model = restore.apply(name, data)
-        masks = {f"{layer}.weight": each.weight.detach() != 0 for layer, each in layers.weight_layers(model).items()}
+        masks = layers.masks_of(model)
     else:
         kind, args = Network(depth, growth, name).described(data.model_args)
-        model = networks_spec.create(kind, seed, data=data, **args)
+        model = create(kind, seed, data=data, **args)
     model = model.to(device)
-    checkpoint = scratch / "teacher.safetensors" if scratch else None
-    keep = "last" if step else "best"
     small = 4 * recipe.epochs * sum(tensor.numel() for tensor in model.state_dict().values()) <= MOST_LEFT
     watch = _leave_in(every_epoch) if every_epoch and small else None
-    how = {"step": step, "masks": masks, "checkpoint": checkpoint, "keep": keep, "watch": watch}
-    history = loop.fit(model, data, recipe, seed=seed, **how)
+    how = {"step": step, "keep": "last" if step else "best", "masks": masks, "watch": watch}
+    checkpoint = scratch / "teacher.safetensors" if scratch else None
+    history = loop.fit(model, data, recipe, seed=seed, checkpoint=checkpoint, **how)
     if every_epoch:
         _leave_only(every_epoch, {row["weights"] for row in history if "weights" in row})
     about = {"epochs": len(history)} | ({"descends": step.label} if step else {})
-    return networks_spec.with_change(model, "teacher", about, history=history)
+    return with_change(model, "teacher", about, history=history)
 
 
 def look_again(model: nn.Module, folder: Path, watch: Callable[[nn.Module], dict]) -> list[dict]:
-    """What ``watch`` says of ``model`` as it was after each epoch, once its training is over.
+    """The rows of ``model.history``, each with what ``watch`` says of the model after that epoch.
 
     As if :func:`studylib.training.loop.fit` had been given ``watch``, but nothing of the training can depend on it.
 
     Args:
-        model: as :func:`apply` returned it, with its history.
+        model: as :func:`apply` returned it.
         folder: the ``every_epoch`` of that call.
-
-    Returns:
-        The rows of ``model.history`` with what ``watch`` says in each.
 
     Raises:
         ValueError: the training left no weights of its epochs.
@@ -169,9 +159,9 @@ def _leave_in(folder: Path) -> Callable[[nn.Module], dict]:
 
 def _leave_only(folder: Path, digests: set[str]) -> None:
     """Removes what an earlier training, or one that was killed as it wrote, has left in ``folder``."""
-    named = {_file(folder, digest) for digest in digests}
-    for path in {path for path in folder.glob("*") if path.is_file()} - named:
-        path.unlink()
+    for path in set(folder.glob("*")) - {_file(folder, digest) for digest in digests}:
+        if path.is_file():
+            path.unlink()
 
 
 def _file(folder: Path, digest: str) -> Path:

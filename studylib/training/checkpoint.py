@@ -1,9 +1,11 @@
 """The checkpoint of an unfinished training: what :func:`studylib.training.loop.fit` leaves and goes on from."""
 
 import collections
+import dataclasses
 import hashlib
 import json
 import logging
+import time
 import types
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +14,10 @@ import torch
 from torch import nn
 
 from studylib.disk import files
+from studylib.training.recipe import Average
+from studylib.training.step import Step
+
+SECONDS = 60.0  # between two savings of a training
 
 log = logging.getLogger(__name__)
 
@@ -25,7 +31,7 @@ def key(arguments: dict, model: nn.Module, masks: dict[str, torch.Tensor]) -> st
         masks: name → bool, True where a weight may live.
     """
     trained = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
-    held = {name: [list(mask.shape), tensor_digest(mask)] for name, mask in masks.items()}
+    held = {name: [list(mask.shape), _digest(mask)] for name, mask in masks.items()}
     built = [[name, type(module).__name__, module.extra_repr()] for name, module in model.named_modules()]
     content = [arguments, trained, held, built, weights_digest(model)]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
@@ -49,67 +55,90 @@ def _code(code: types.CodeType) -> list:
     return [code.co_code.hex(), list(code.co_names), list(code.co_varnames), constants]
 
 
-def tensor_digest(tensor: torch.Tensor) -> str:
-    """SHA-256 of the numbers of ``tensor``."""
-    return hashlib.sha256(tensor.detach().cpu().contiguous().numpy().tobytes()).hexdigest()
-
-
 def weights_digest(model: nn.Module) -> str:
     """SHA-256 of every tensor of ``model``."""
+    return _digest(*model.state_dict().values())
+
+
+def _digest(*tensors: torch.Tensor) -> str:
     digest = hashlib.sha256()
-    for tensor in model.state_dict().values():
+    for tensor in tensors:
         digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()
 
 
-def save(
-    path: Path,
-    key: str,
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    history: list[dict],
-    best: dict[str, torch.Tensor],
-    parts: dict[str, dict[str, torch.Tensor]],
-) -> None:
-    """Writes a training's state to ``path``: one safetensors file, complete or not there.
+@dataclasses.dataclass
+class State:
+    """A training between two epochs.
+
+    Attributes:
+        history: a row for each epoch that is done.
+        best: the ``state_dict`` of the best of them.
+    """
+
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    step: Step
+    average: Average | None
+    history: list[dict] = dataclasses.field(default_factory=list)
+    best: dict[str, torch.Tensor] = dataclasses.field(default_factory=dict)
+
+    @property
+    def kept(self) -> nn.Module:
+        """The model that is evaluated: the average of the weights, where there is one."""
+        return self.average.model if self.average else self.model
+
+    def parts(self) -> dict:
+        """Name → what has a ``state_dict`` of tensors, in the order in which they are taken up."""
+        return {"model": self.model, "step": self.step} | ({"average": self.average} if self.average else {})
+
+
+class Checkpoint:
+    """A safetensors file with the state of an unfinished training: complete or not there.
 
     Args:
-        key: from :func:`key`, of the training's arguments.
-        best: the ``state_dict`` of the best epoch so far.
-        parts: name → ``state_dict`` of what else the training is made of.
+        path: of the file; None: nothing is ever kept.
+        key: from :func:`key`; a file of another key is another training's and is not used.
     """
-    tensors = {f"model/{k}": v for k, v in model.state_dict().items()}
-    for part, state in {"best": best, **parts}.items():
-        tensors |= {f"{part}/{k}": v for k, v in state.items()}
-    for i, state in optimizer.state_dict()["state"].items():
-        tensors |= {f"optimizer/{i}/{k}": v for k, v in state.items()}
-    files.write_tensors(path, tensors, {"key": key, "history": history})
 
+    def __init__(self, path: Path | None, key: str):
+        self.path, self.key = path, key
+        self._epochs, self._saved = 0, time.monotonic()
 
-def resume(
-    path: Path, key: str, model: nn.Module, optimizer: torch.optim.Optimizer
-) -> tuple[list[dict], dict[str, torch.Tensor] | None, dict[str, dict[str, torch.Tensor]]]:
-    """Sets ``model`` and ``optimizer`` to what :func:`save` left; leaves them alone if that is another training's.
+    def save(self, state: State, every: float = 0.0) -> None:
+        """Writes ``state``, if it is not there already and the last time was at least ``every`` seconds ago."""
+        done = len(state.history)
+        if self.path is None or done == self._epochs or time.monotonic() - self._saved < every:
+            return
+        stored = {name: part.state_dict() for name, part in state.parts().items()}
+        stored |= {f"optimizer/{i}": slots for i, slots in state.optimizer.state_dict()["state"].items()}
+        tensors = {f"{part}/{k}": v for part, held in (stored | {"best": state.best}).items() for k, v in held.items()}
+        files.write_tensors(self.path, tensors, {"key": self.key, "history": state.history})
+        self._epochs, self._saved = done, time.monotonic()
 
-    Returns:
-        History, best weights and the other parts; ([], None, {}) if ``key`` is another.
+    def resume(self, state: State) -> None:
+        """Sets ``state`` to what :meth:`save` left; leaves it alone where there is nothing, or another training's.
 
-    Raises:
-        store.CheckpointError: the file is damaged.
-    """
-    tensors, about = files.read_tensors(path)
-    if about.get("key") != key:
-        return [], None, {}
-    device = next(model.parameters()).device
-    parts: dict[str, dict] = collections.defaultdict(dict)
-    for name, tensor in tensors.items():
-        part, _, rest = name.partition("/")
-        parts[part][rest] = tensor
-    model.load_state_dict(parts["model"])
-    states: dict[int, dict] = {}
-    for name, tensor in parts["optimizer"].items():
-        i, _, field = name.partition("/")
-        states.setdefault(int(i), {})[field] = tensor
-    optimizer.load_state_dict({"state": states, "param_groups": optimizer.state_dict()["param_groups"]})
-    log.info("continuing after epoch %d from %s", len(about["history"]), path)
-    return about["history"], {k: v.to(device) for k, v in parts["best"].items()}, parts
+        Raises:
+            studylib.disk.files.CheckpointError: the file is damaged.
+        """
+        tensors, about = files.read_tensors(self.path) if self.path and self.path.exists() else ({}, {})
+        if about.get("key") != self.key:
+            return
+        held: dict[str, dict] = collections.defaultdict(dict)
+        for name, tensor in tensors.items():
+            part, _, rest = name.partition("/")
+            held[part][rest] = tensor
+        for name, part in state.parts().items():
+            part.load_state_dict(held[name])
+        slots: dict[int, dict] = collections.defaultdict(dict)
+        for name, tensor in held["optimizer"].items():
+            i, _, field = name.partition("/")
+            slots[int(i)][field] = tensor
+        groups = state.optimizer.state_dict()["param_groups"]
+        state.optimizer.load_state_dict({"state": dict(slots), "param_groups": groups})
+        device = next(state.model.parameters()).device
+        state.best = {name: tensor.to(device) for name, tensor in held["best"].items()}
+        state.history = about["history"]
+        self._epochs = len(state.history)
+        log.info("continuing after epoch %d from %s", self._epochs, self.path)

@@ -13,9 +13,7 @@ class Paused(RuntimeError):
 
 
 def left() -> float:
-    """Seconds until the time named by the environment variable ``STUDY_STOP_AT``; without it, infinitely many.
-
-    Below 0 once there is the file named by ``STUDY_STOP_FILE``.
+    """Seconds until ``STUDY_STOP_AT``; without it, infinitely many, and below 0 once ``STUDY_STOP_FILE`` is there.
 
     Raises:
         ValueError: the time is not a number.

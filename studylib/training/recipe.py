@@ -11,14 +11,8 @@ from torch import nn
 
 from studylib.settings import record
 
-OPTIMIZERS = {
-    "adam": torch.optim.Adam,  # the paper's
-    "adamw": torch.optim.AdamW,
-    "sgd": functools.partial(torch.optim.SGD, momentum=0.9, nesterov=True),
-    "sgd_biases": functools.partial(torch.optim.SGD, momentum=0.9, nesterov=True),  # see optimizer_of
-}
-
-
+SGD = functools.partial(torch.optim.SGD, momentum=0.9, nesterov=True)
+OPTIMIZERS = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "sgd": SGD, "sgd_biases": SGD}  # the paper's: adam
 BIAS_RATE = 64  # times the rate of the other weights (Jordan 2024, section 3.4)
 
 
@@ -40,10 +34,9 @@ SCHEDULES = {"cosine": cosine, "one_cycle": one_cycle}  # (epochs done, a fracti
 class Recipe:
     """How a model is trained; the defaults are the paper's (section 3.1).
 
-    An epoch's rate is that of ``schedule`` between ``lr`` and ``min_lr``. The k-th step of an ``ema`` decays by at most
-    (k + 1) / (k + 10). Weight decay is decoupled in AdamW (Loshchilov and Hutter 2019); label smoothing is that of
-    Szegedy et al. (2016, section 7). With ``views`` (:func:`studylib.data.datasets.view`) a teacher's answers can be
-    kept.
+    The rate follows ``schedule`` between ``lr`` and ``min_lr``. For ``ema`` see :class:`Average`, for ``views``
+    :func:`studylib.data.datasets.view`. AdamW: Loshchilov and Hutter 2019; label smoothing: Szegedy et al. 2016,
+    section 7.
     """
 
     epochs: Annotated[int, Field(ge=0, le=1_000_000, description="passes over the training images")] = 100
@@ -96,18 +89,15 @@ class Recipe:
 def optimizer_of(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     """The optimizer of ``recipe`` for the weights of ``model``; the rate of a group is ``times`` the recipe's.
 
-    "sgd_biases" is "sgd" with the biases of batch norm at :data:`BIAS_RATE` times the rate and a
-    :data:`BIAS_RATE`-th of the decay. Where a graph has been made of them (:mod:`studylib.techniques.qat`) it is plain
-    "sgd".
+    "sgd_biases" is "sgd" with biases of batch norm at :data:`BIAS_RATE` times the rate and a :data:`BIAS_RATE`-th of
+    the decay. A graph (:mod:`studylib.techniques.qat`) has no batch norms: there it is plain "sgd".
     """
-    make = OPTIMIZERS[recipe.optimizer]
-    if recipe.optimizer != "sgd_biases":
-        return make([{"params": list(model.parameters()), "times": 1}], lr=recipe.lr, weight_decay=recipe.weight_decay)
     biases = {id(module.bias) for module in model.modules() if isinstance(module, nn.BatchNorm2d)}
+    biases = biases if recipe.optimizer == "sgd_biases" else set()
     fast = [p for p in model.parameters() if id(p) in biases]
     groups = [{"params": [p for p in model.parameters() if id(p) not in biases], "times": 1}]
     groups += [{"params": fast, "times": BIAS_RATE, "weight_decay": recipe.weight_decay / BIAS_RATE}] if fast else []
-    return make(groups, lr=recipe.lr, weight_decay=recipe.weight_decay)
+    return OPTIMIZERS[recipe.optimizer](groups, lr=recipe.lr, weight_decay=recipe.weight_decay)
 
 
 class Average:

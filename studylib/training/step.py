@@ -1,17 +1,52 @@
-"""What a training does with each batch: follow the loss, or what a subclass makes of its gradient."""
+"""What a training descends, and what it does with each batch; subclasses do otherwise."""
 
 from collections.abc import Callable
 
 import torch
 from torch import nn
 
-Loss = Callable[[nn.Module, torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
+from studylib.data.datasets import Data
+
+
+class Loss:
+    """What :func:`studylib.training.loop.fit` descends. A plain function becomes one by :class:`Plain`.
+
+    Attributes:
+        identity: JSON data; a checkpoint made under another is not used.
+    """
+
+    identity: object = None
+
+    def show(self, shown: Data, number: int) -> None:
+        """The next epoch's images are the training images of ``shown``, the view ``number`` of a recipe with views."""
+
+    def __call__(
+        self, model: nn.Module, images: torch.Tensor, labels: torch.Tensor, chosen: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """(loss, outputs) of a batch; ``chosen`` are its numbers among the images shown, None without views."""
+        raise NotImplementedError
+
+
+class Plain(Loss):
+    """A function (model, images, labels) → (loss, outputs) as a loss. ``identity`` alone tells two functions apart."""
+
+    def __init__(self, function: Callable[..., tuple[torch.Tensor, torch.Tensor]], identity: object = None):
+        self.function, self.identity = function, identity
+
+    def __call__(self, model, images, labels, chosen=None):
+        return self.function(model, images, labels)
 
 
 class Step:
-    """What :func:`fit` does with each batch. This one follows the gradient of the loss; subclasses do otherwise."""
+    """What :func:`studylib.training.loop.fit` does with each batch: this one follows the gradient of the loss.
 
-    identity, label = None, ""  # JSON data (a checkpoint made under another is not used); what it descends, in words
+    Attributes:
+        identity: JSON data; a checkpoint made under another is not used.
+        label: what it descends, in words.
+    """
+
+    identity: object = None
+    label = ""
 
     def start(self, model: nn.Module, masks: dict[str, torch.Tensor]) -> None:
         """A training begins or goes on: what an earlier one left here is to be forgotten."""
@@ -36,4 +71,4 @@ class Step:
         return {}
 
     def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
-        """Takes up what :meth:`state_dict` gave; called after :meth:`start`."""
+        """Takes up what :meth:`state_dict` gave; called after :meth:`start`, when the model has its weights again."""

@@ -22,7 +22,7 @@ def run() -> dict:
 
     def rate(batches) -> float:
         start = time.perf_counter()
-        count = sum(len(labels) for _, labels in batches)
+        count = sum(len(labels) for _, labels, *_ in batches)
         return count / (time.perf_counter() - start)
 
     def batched() -> float:

@@ -10,8 +10,9 @@ from harness import pair, seconds
 from torchjd.aggregation import PCD
 from torchjd.autojac import backward, jac_to_grad
 
+from studylib.data import tasks
 from studylib.descent import objectives
-from studylib.descent.steps import Descent, weighted_sum
+from studylib.descent.steps import Descent
 from studylib.networks import spec
 
 BATCH, REPEATS, WEIGHT = 32, 7, 1e-4
@@ -50,21 +51,20 @@ def _timer(way):
 
 
 def _weighted_sum(model):
-    loss = weighted_sum(PAIR, [1, WEIGHT])
-
     def fill(images, labels):
-        loss(model, images, labels)[0].backward()
+        batch, logits = (images, labels), model(images)
+        sum(weight * o(model, batch, logits) for o, weight in zip(PAIR, (1, WEIGHT), strict=True)).backward()
         return lambda: None
 
     return fill
 
 
 def _descent(model):
-    loss, descent = weighted_sum(PAIR[:1], [1]), Descent(PAIR, "PCD")
+    descent = Descent(PAIR, "PCD")
     descent.start(model)
 
     def fill(images, labels):
-        value, logits = loss(model, images, labels)
+        value, logits = tasks.cross_entropy(model, images, labels)
         descent.gradients(model, value, logits, (images, labels))
         return lambda: descent.after(model, 0.0)
 

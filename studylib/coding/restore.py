@@ -114,8 +114,7 @@ def apply(path: str | Path, data: Data) -> nn.Module:
     model = _whole(coded)
     order = torch.randperm(len(data.train), generator=torch.Generator().manual_seed(data.seed))[:IMAGES]
     _put_norms_back(model, data.normalize(data.train.images[order]).cpu())
-    digest = hashlib.sha256(files.resolve(path).read_bytes()).hexdigest()
-    return spec.with_change(model, "restored", {"file": digest[:12]})
+    return spec.with_change(model, "restored", {"file": files.file_digest(files.resolve(path))[:12]})
 
 
 @torch.no_grad()

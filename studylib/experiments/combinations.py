@@ -1,6 +1,5 @@
 """Chapter 7: a run's combinations as rows, the effects of techniques and pairs, and what both say of the claims."""
 
-import hashlib
 from pathlib import Path
 from typing import Annotated
 
@@ -10,7 +9,7 @@ from pydantic import Field
 
 from studylib import settings
 from studylib.disk import models
-from studylib.disk.files import read_json, read_tensors, resolve, root
+from studylib.disk.files import file_digest, read_json, read_tensors, resolve, root
 from studylib.results import claims, statistics, tables
 from studylib.tree import names as tree_names
 from studylib.tree import table as tree_table
@@ -84,7 +83,7 @@ def identity(run: str, tree: Tree) -> list[str]:
             there = folder / f"seed{seed}" / node
             models.verify(there)
             files += [there / tree_names.METRICS, there / tree_names.LOGITS]
-    return [hashlib.sha256(path.read_bytes()).hexdigest() for path in files]
+    return [file_digest(path) for path in files]
 
 
 def nodes(run: str, tree: Tree) -> pd.DataFrame:

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import hashlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -126,7 +125,7 @@ class Chapter:
         specs = []
         for path in map(files.resolve, self.reads):
             if path.is_file():
-                specs.append(hashlib.sha256(path.read_bytes()).hexdigest())
+                specs.append(files.file_digest(path))
                 continue
             models.verify(path)
             specs.append(files.read_json(path / models.SPEC))  # with the checksum of the weights

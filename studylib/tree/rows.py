@@ -23,7 +23,8 @@ def once(path: Path | None, key: list, make: Callable[[], Found]) -> Found:
 
     Args:
         path: file that is written, whole or not at all; None: nothing is kept.
-        key: JSON data of all that decides the result. The code that ``make`` stands on counts besides (:func:`studylib.disk.code.code_digest`).
+        key: JSON data of all that decides the result. The code that ``make`` stands on counts besides
+            (:func:`studylib.disk.code.code_digest`).
 
     Returns:
         As JSON gives it back, whether made or read: tuples are lists.

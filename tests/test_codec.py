@@ -13,8 +13,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from studylib.coding import codec, shipped, size
-from studylib.coding import tensors as coding_tensors
+from studylib.coding import codec, magnitudes, positions, shipped, size
+from studylib.coding.range_coder import Coder
 from studylib.disk.files import root
 from studylib.networks import cost, int8_layers, pt2e
 from studylib.networks import spec as networks_spec
@@ -179,18 +179,17 @@ def structured_convnet():
 
 def test_the_format_of_this_version_stays(monkeypatch):
     """What is published must decode for ever: every way of coding, by its digest, and a small file by its bytes."""
-    ways, choose = set(), coding_tensors.Tensors._choose
+    chosen, choose = set(), Coder.choose
 
-    def watched(self, method, *arguments):
-        way = choose(self, method, *arguments)
-        ways.add((method, way))
+    def watched(self, ways, code):
+        way = choose(self, ways, code)
+        chosen.add(way)
         return way
 
-    monkeypatch.setattr(coding_tensors.Tensors, "_choose", watched)
+    monkeypatch.setattr(Coder, "choose", watched)
     model = structured_convnet()
     files = [codec.encode(model), codec.encode(model, floats="float16")]
-    assert {way for method, way in ways if method == "_cells"} == set(coding_tensors.POSITIONS)
-    assert {way for method, way in ways if method == "_magnitudes"} >= {("classes", "wide"), ("tensor", "sharp")}
+    assert chosen >= {*positions.WAYS, ("classes", "wide"), ("tensor", "sharp")} <= {*positions.WAYS, *magnitudes.WAYS}
     assert [hashlib.sha256(file).hexdigest()[:16] for file in files] == DIGESTS
     codec.verify(shipped.apply(model), codec.decode(files[0]))
     small = bytes.fromhex(GOLDEN)
@@ -266,7 +265,7 @@ def test_decoding_needs_torch_numpy_and_the_coder_only(int8_model, teacher_model
         for name in ("torchvision", "torchao", "sklearn", "pandas", "safetensors", "zstandard", "matplotlib"):
             sys.modules[name] = None
         import torch
-        from studylib import codec
+        from studylib.coding import codec
         torch.set_num_threads(1)
         for name in "ab":
             with open(f"{sys.argv[1]}/{name}", "rb") as file:
@@ -407,15 +406,15 @@ def test_a_file_cannot_ask_for_updates_without_end(monkeypatch):
     with torch.no_grad():
         model.fc1.weight.zero_()
         model.fc1.weight[:, :4] = 1
-    count, blocks, row = [], coding_tensors.BLOCKS, coding_tensors.Tensors._adaptive_row
-    monkeypatch.setattr(coding_tensors.Tensors, "_adaptive_row", lambda self, *a: count.append(1) or row(self, *a))
+    count, blocks, row = [], positions.BLOCKS, positions._adaptive_row
+    monkeypatch.setattr(positions, "_adaptive_row", lambda *given: count.append(1) or row(*given))
     file = codec.encode(model)
-    monkeypatch.setattr(coding_tensors, "BLOCKS", 10)
+    monkeypatch.setattr(positions, "BLOCKS", 10)
     small = codec.encode(model)
     count.clear()
     codec.decode(small)
     assert len(count) <= 10 < blocks
-    monkeypatch.setattr(coding_tensors, "BLOCKS", blocks)
+    monkeypatch.setattr(positions, "BLOCKS", blocks)
     codec.verify(shipped.apply(model), codec.decode(file))
 
 

@@ -24,7 +24,8 @@ import torch
 from torch import nn
 
 from studylib.coding import range_coder, shipped
-from studylib.coding.tensors import Tensors, class_edges
+from studylib.coding.magnitudes import class_edges
+from studylib.coding.tensors import Tensors
 from studylib.networks import blocks
 from studylib.networks import spec as networks_spec
 from studylib.networks.layers import weight_layers
@@ -126,7 +127,7 @@ def decode(file: bytes, limits: Limits = Limits()) -> nn.Module:
         raise CodecError(f"floats {shipped.FLOATS[kind]!r} in the header, {shipped.floats_of(model)!r} in the spec")
     reader = range_coder.Reader(words)
     try:
-        tensors = _walk(model, Tensors(reader, edges, bits=32 * len(words)), shipped.FLOATS[kind], None)
+        tensors = _walk(model, Tensors(reader, edges), shipped.FLOATS[kind], None)
         reader.finish()
     except range_coder.CodeError as error:
         raise CodecError(f"damaged: {error}") from error

@@ -9,7 +9,7 @@ import zstandard
 from torch import nn
 
 from studylib.coding import shipped as coding_shipped
-from studylib.coding import tensors
+from studylib.coding.positions import entropy_bits
 from studylib.disk import files
 from studylib.networks.layers import fold_batch_norm, weight_layers
 
@@ -77,10 +77,10 @@ def entropy_bound(model: nn.Module) -> int:
             bits += width * count
             continue
         nonzeros = tensor[tensor != 0]
-        bits += tensors.entropy_bits(np.array([len(nonzeros), count - len(nonzeros)]))
+        bits += entropy_bits(np.array([len(nonzeros), count - len(nonzeros)]))
         integer = not tensor.is_floating_point()
         values = nonzeros.unique(return_counts=True)[1].numpy()
-        bits += tensors.entropy_bits(values) if integer else width * len(nonzeros)
+        bits += entropy_bits(values) if integer else width * len(nonzeros)
     return math.ceil(bits / 8)
 
 

@@ -17,8 +17,8 @@ from studylib.coding import codec, magnitudes, positions, shipped, size
 from studylib.coding.range_coder import Coder
 from studylib.disk.files import root
 from studylib.networks import cost, int8_layers, pt2e
-from studylib.networks import spec as networks_spec
 from studylib.networks.layers import duplicate, weight_layers
+from studylib.networks.spec import create, with_change
 from studylib.techniques import int8, svd
 
 ARGS = {"in_channels": 1, "image_size": 8, "classes": 10}
@@ -31,7 +31,7 @@ def outputs(model):
 
 
 def convnet(seed=0, widths=(3, 4, 5), hidden=(6, 5)):
-    return networks_spec.create("convnet", seed, **ARGS, widths=list(widths), hidden=list(hidden)).eval()
+    return create("convnet", seed, **ARGS, widths=list(widths), hidden=list(hidden)).eval()
 
 
 def int8_convnet(seed, widths, hidden, bits, density):
@@ -49,7 +49,7 @@ def int8_convnet(seed, widths, hidden, bits, density):
         layer.input_scale.fill_(0.05 + 0.1 * torch.rand((), generator=draw).item())
         layer.input_zero_point.random_(0, 256, generator=draw)
         layer.freeze()
-    return networks_spec.with_change(model, "int8", {"layers": 6}, structure).eval()
+    return with_change(model, "int8", {"layers": 6}, structure).eval()
 
 
 @given(
@@ -238,7 +238,7 @@ def test_models_that_have_no_spec_of_json_are_refused(student_model):
     with pytest.raises(codec.CodecError, match="Linear has no spec"):
         codec.encode(torch.nn.Linear(2, 2))
     for bad in (float("nan"), {1, 2}, "\ud800"):
-        model = networks_spec.with_change(duplicate(student_model), "x", {"value": bad})
+        model = with_change(duplicate(student_model), "x", {"value": bad})
         with pytest.raises(codec.CodecError, match="not JSON data"):
             codec.encode(model)
 
@@ -250,7 +250,7 @@ def test_what_is_no_bytes_is_refused(file):
 
 
 def test_numbers_that_shape_nothing_may_be_large(student_model):
-    model = networks_spec.with_change(duplicate(student_model), "x", {"epochs": 10**6})
+    model = with_change(duplicate(student_model), "x", {"epochs": 10**6})
     assert codec.decode(codec.encode(model)).spec["changes"][-2] == {"technique": "x", "epochs": 10**6}
 
 

@@ -8,7 +8,7 @@ import torch
 import zstandard
 from torch import nn
 
-from studylib.coding import shipped as coding_shipped
+from studylib.coding import shipped
 from studylib.coding.positions import entropy_bits
 from studylib.disk import files
 from studylib.networks.layers import fold_batch_norm, weight_layers
@@ -53,12 +53,12 @@ def accountings(model: nn.Module) -> dict[str, int]:
         total["nonzeros"] += nonzeros
         for kind, found in zip(kinds, (dense, values, csr, bitmap, min(dense, csr, bitmap)), strict=True):
             total[f"bytes_{kind}"] += found
-    shipped = coding_shipped.apply(model)
-    file = files.safetensors_of(shipped.state_dict(), {"spec": json.dumps(shipped.spec)})
+    small = shipped.apply(model)
+    file = files.safetensors_of(small.state_dict(), {"spec": json.dumps(small.spec)})
     return total | {
         "bytes_safetensors": len(file),
         "bytes_zstd": len(zstandard.ZstdCompressor(level=19).compress(file)),
-        "bytes_entropy": entropy_bound(shipped),
+        "bytes_entropy": entropy_bound(small),
     }
 
 

@@ -1,11 +1,8 @@
 """What networks are built of: convolution → batch norm → ReLU, and the checks that they share."""
 
-from typing import TYPE_CHECKING
-
 from torch import nn
 
-if TYPE_CHECKING:
-    pass
+SETTINGS = ("stride", "padding", "dilation", "groups", "padding_mode")  # of a convolution, beside its widths
 
 
 class SpecError(ValueError):

@@ -1,12 +1,8 @@
 """Plain chains of layers: the student's ConvNet, a VGG, and a VGG that starts whitened."""
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import nn
 
-if TYPE_CHECKING:
-    pass
 from studylib.networks.blocks import ConvUnit, SpecError, chain, check_size
 
 WHITENING_IMAGES, WHITENING_EPS = 5000, 5e-4  # whose patches are whitened; added to each variance

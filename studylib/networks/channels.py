@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import fx, nn
 
-from studylib.networks import blocks
+from studylib.networks.blocks import SETTINGS, ConvUnit, SpecError
 from studylib.networks.layers import replace_module, weight_layers
 
 # What a network may do with a channel between two layers: a ReLU, and what keeps a channel of zeros one.
@@ -27,7 +27,6 @@ RELUS = (nn.ReLU, nn.ReLU6, torch.relu, torch.relu_, F.relu, F.relu_, F.relu6, "
 KEEPS = (nn.Identity, nn.Dropout, nn.Dropout2d, nn.Flatten, nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveMaxPool2d)
 KEEPS += (nn.AdaptiveAvgPool2d, torch.flatten, torch.cat, torch.mean, F.max_pool2d, F.avg_pool2d, F.dropout)
 KEEPS += (F.adaptive_avg_pool2d, F.adaptive_max_pool2d, "flatten", "view", "reshape", "contiguous", "mean")
-
 
 log = logging.getLogger(__name__)
 
@@ -43,21 +42,21 @@ class Reader:
 def restructure(model: nn.Module, structure: dict) -> None:
     """Folds every batch norm away and gives the layers in ``structure["widths"]`` their new widths, in place."""
     for unit in list(model.modules()):
-        if isinstance(unit, blocks.ConvUnit) and isinstance(unit.norm, nn.BatchNorm2d):
+        if isinstance(unit, ConvUnit) and isinstance(unit.norm, nn.BatchNorm2d):
             unit.norm = nn.Identity()
             unit.conv = _like(unit.conv, *widths_of(unit.conv), bias=True)
     for name, (out, into) in structure["widths"].items():
         layer = model.get_submodule(name)
         old = widths_of(layer)
         if not all(new == was or 1 <= new <= was for new, was in zip((out, into), old, strict=True)):
-            raise blocks.SpecError(f"{name}: widths {[out, into]} of a layer that has {list(old)}")
+            raise SpecError(f"{name}: widths {[out, into]} of a layer that has {list(old)}")
         replace_module(model, name, _like(layer, out, into, bias=layer.bias is not None))
 
 
 def _like(layer: nn.Module, out: int, into: int, bias: bool) -> nn.Module:
     """An empty layer of the kind of ``layer`` with other widths."""
     if isinstance(layer, nn.Conv2d):
-        how = {key: getattr(layer, key) for key in ("stride", "padding", "dilation", "groups", "padding_mode")}
+        how = {key: getattr(layer, key) for key in SETTINGS}
         return nn.Conv2d(into * layer.groups, out, layer.kernel_size, bias=bias, **how)
     if isinstance(layer, nn.Linear):
         return nn.Linear(into, out, bias=bias)

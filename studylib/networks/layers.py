@@ -5,17 +5,15 @@ import copy
 import torch
 from torch import nn
 
-from studylib.networks import blocks
 from studylib.networks.blocks import ConvUnit, SpecError
+
+Masks = dict[str, torch.Tensor]
 
 
 def sparsity(model: nn.Module) -> float:
     """Share of the weights of convolutions and linear layers, float or int8, that are zero."""
     weights = [layer.weight for layer in weight_layers(model).values()]
     return 1 - sum(int((w != 0).sum()) for w in weights) / sum(w.numel() for w in weights)
-
-
-Masks = dict[str, torch.Tensor]
 
 
 def prunable(model: nn.Module) -> dict[str, torch.Tensor]:
@@ -126,7 +124,8 @@ def fold_batch_norm(model: nn.Module) -> nn.Module:
 
 
 def check_float(model: nn.Module) -> None:
+    """Raises SpecError where a layer is int8, ValueError where a number is not finite."""
     for name, layer in weight_layers(model).items():
         if not isinstance(layer, (nn.Conv2d, nn.Linear)):
-            raise blocks.SpecError(f"{name} is {type(layer).__name__}: expected a convolution or linear layer")
+            raise SpecError(f"{name} is {type(layer).__name__}: expected a convolution or linear layer")
     check_finite(model.state_dict())

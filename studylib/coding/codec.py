@@ -79,9 +79,9 @@ def encode(model: nn.Module, *, floats: str | None = None) -> bytes:
     Models beyond the usual :class:`Limits` are coded as well; who reads them must raise the limits.
 
     Raises:
-        CodecError: no model with a spec, layers that are not what the spec builds (:func:`rebuilt`), a
-            number that is not finite or beyond its layer's bits, a tensor that is neither float32 nor int8 nor uint8,
-            or a spec that is not JSON data of at most 65,535 bytes. Whatever is not refused, :func:`decode` reads.
+        CodecError: layers that are not what a spec builds (:func:`studylib.networks.spec.rebuilt`), a number that is
+            not finite or beyond its layer's bits, a tensor that is neither float32 nor int8 nor uint8, or a spec that
+            is not JSON data of at most 65,535 bytes. Whatever is not refused, :func:`decode` reads.
         ValueError: unknown ``floats``.
         studylib.coding.shipped.HalfPrecisionError: a float that half precision cannot hold.
     """
@@ -128,11 +128,8 @@ def decode(file: bytes, limits: Limits = Limits()) -> nn.Module:
     try:
         tensors = _walk(model, Tensors(reader, edges), shipped.FLOATS[kind], None)
         reader.finish()
-    except range_coder.CodeError as error:
-        raise CodecError(f"damaged: {error}") from error
-    try:
         _check_values(model, tensors)
-    except CodecError as error:
+    except (range_coder.CodeError, CodecError) as error:
         raise CodecError(f"damaged: {error}") from error
     model.load_state_dict({name: torch.from_numpy(t) for name, t in tensors.items()}, assign=True)
     return model.eval()
@@ -197,9 +194,8 @@ def _skeleton(spec, limits: Limits) -> nn.Module:
         raise CodecError(f"the spec does not build: {type(error).__name__}: {str(error)[:200]}") from error
     modules, total = sum(1 for _ in model.modules()), sum(t.numel() for t in model.state_dict().values())
     if modules > limits.layers or total > limits.parameters:
-        raise CodecError(
-            f"{total} numbers in {modules} modules: expected at most {limits.parameters} in {limits.layers}"
-        )
+        most = f"at most {limits.parameters} in {limits.layers}"
+        raise CodecError(f"{total} numbers in {modules} modules: expected {most}")
     for name, tensor in model.state_dict().items():
         if tensor.dtype not in TYPES:
             raise CodecError(f"{name} is {tensor.dtype}: expected a model in inference form")
@@ -253,7 +249,7 @@ def _walk(model: nn.Module, code: Tensors, floats: str, tensors: dict | None) ->
         else:
             raise CodecError(f"{name}: there is no way to code {tensor.dtype} of shape {shape} here")
     if not all(np.isfinite(t).all() for t in found.values()):
-        raise CodecError("damaged: a number is not finite")
+        raise CodecError("a number is not finite")
     return found
 
 

@@ -65,9 +65,8 @@ def accountings(model: nn.Module) -> dict[str, int]:
 def entropy_bound(model: nn.Module) -> int:
     """Bytes of ``model`` by the zero-order entropies of its integer weights, everything else at its width.
 
-    For each weight tensor in integers: cells × the entropy of being zero + nonzeros × the entropy of their values;
-    everything else at its width, and of float weights cells × the entropy of being zero and 4 bytes a nonzero.
-    A coder that knows more than counts can pass it; the spec and the counts themselves are not in it.
+    Of a weight tensor: cells × the entropy of being zero + nonzeros × the entropy of their values, or × 4 bytes of
+    floats. A coder that knows more than counts can pass it; the spec and the counts themselves are not in it.
     """
     bits = 0.0
     weights = {f"{name}.weight" for name in weight_layers(model)}

@@ -96,9 +96,8 @@ def safetensors_of(tensors: dict[str, torch.Tensor], about: dict[str, str] | Non
     import safetensors.torch
     import torch
 
-    plain = {
-        name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()
-    }
+    layout = torch.contiguous_format
+    plain = {name: tensor.detach().cpu().clone(memory_format=layout) for name, tensor in tensors.items()}
     return safetensors.torch.save(plain, about)
 
 

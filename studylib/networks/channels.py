@@ -1,14 +1,12 @@
 """Which layer reads which channel, and dead channels taken out of a network.
 
-A channel is dead where it is zero for every image: its weights are zero and its bias adds nothing that the ReLU would
-let through. It is dead, too, where no later layer has a weight that reads it. A layer whose input is rounded in the
-range of each batch ("dynamic") reads all of them.
+A channel is dead where it is zero for every image: its weights are zero, and the ReLU lets nothing of its bias
+through. It is dead, too, where no later layer has a weight that reads it. A layer whose input is rounded in the range
+of each batch ("dynamic") reads all of them.
 
-To take it out is to drop its row, its bias and its scale from the layer that makes it, and its columns from the layers
-that read it. Mathematically the network computes what it did; a convolution over fewer channels may round otherwise.
-
-Channels stay where that cannot be said of them: before another activation than ReLU, in a sum, in a convolution in
-groups and before one.
+Taking it out drops its row, bias and scale from the layer that makes it, and its columns from those that read it. The
+network computes what it did, but a convolution over fewer channels may round otherwise. Channels stay before another
+activation than ReLU, in a sum, in a convolution in groups and before one.
 """
 
 import copy
@@ -87,8 +85,8 @@ def readers(model: nn.Module) -> list[Reader]:
             rows += [(producer, i) for i in range(layers[producer].weight.shape[0])]
         if rows:
             columns = layers[first].weight.shape[1] * _groups(layers[first])
-            each = columns // len(rows)  # features of one channel, where an image is flattened
-            found.append(Reader(first, [source for source in rows for _ in range(each)]))
+            features = columns // len(rows)  # of one channel, where an image is flattened
+            found.append(Reader(first, [source for source in rows for _ in range(features)]))
         if last != first:
             found.append(Reader(last, [(first, i) for i in range(layers[first].weight.shape[0])]))
     return found
@@ -123,9 +121,9 @@ class _Tracer(fx.Tracer):
 
 
 def _passed(model: nn.Module) -> dict[str, bool]:
-    """Layer → whether a ReLU stands behind it; layers whose channels may not be taken out are left out.
+    """Layer → whether a ReLU stands behind it.
 
-    Those are they whose channels go through anything but a ReLU and :data:`KEEPS` before a layer, or leave the network.
+    Left out are layers whose channels meet anything but a ReLU and :data:`KEEPS` before a layer, or leave the network.
     """
     layers, modules = weight_layers(model), dict(model.named_modules())
     try:
@@ -157,6 +155,7 @@ def _passed(model: nn.Module) -> dict[str, bool]:
 
 
 def _dead(layers: dict, found: list[Reader], passed: dict[str, bool]) -> set[tuple[str, int]]:
+    """Layer and row of every dead channel, but for one of a layer that has no other."""
     read = {}
     for reader in found:
         layer = layers[reader.name]

@@ -52,12 +52,10 @@ def pads(convolution: nn.Module) -> tuple[int, int, int, int]:
 class Int8Layer(nn.Module):
     """What an int8 convolution and an int8 linear layer share.
 
-    Buffers: ``weight`` int8 (out, …), ``weight_scale`` float32 (out,), ``bias`` float32 (out,),
-    ``input_scale`` float32 (), ``input_zero_point`` uint8 ().  The real value of a weight is weight × scale;
-    of an input, (q − zero point) × scale.  Zero weights are the integer 0 (symmetric quantization).
-
-    Where ``activations`` is not "static" there are no ``input_scale`` and ``input_zero_point``: "dynamic" takes them
-    from the batch at hand, "float" does not round the input.  The integers of ``weight`` take ``bits`` bits.
+    Buffers: ``weight`` int8 (out, …) of ``bits`` bits, ``weight_scale`` and ``bias`` float32 (out,), ``input_scale``
+    float32 (), ``input_zero_point`` uint8 ().  A weight's value is weight × scale, zero for the integer 0; an input's
+    is (q − zero point) × scale.  The last two buffers are for ``activations`` "static" alone: "dynamic" takes them
+    from the batch at hand, "float" does not round the input.
     """
 
     is_weight_layer = True
@@ -74,9 +72,9 @@ class Int8Layer(nn.Module):
         self._input = (1.0, 0)
 
     def freeze(self) -> None:
-        """Takes the input's scale and zero point out of their buffers as Python numbers.
+        """Takes the input's scale and zero point out of their buffers as Python numbers, to be called when they change.
 
-        That is what PT2E's graph holds and what compiles to int8 kernels; to be called when they change.
+        Numbers are what PT2E's graph holds and what compiles to int8 kernels.
         """
         if self.activations == "static":
             self._input = (float(self.input_scale), int(self.input_zero_point))

@@ -59,9 +59,9 @@ def quiet_torchao():
 
 @contextlib.contextmanager
 def only_conv2d():
-    """Spares conversion its search for batch norms behind other convolutions, a quarter of a minute: there are none.
+    """Spares conversion a search of a quarter of a minute for batch norms behind other convolutions than Conv2d.
 
-    It is a private function of torchao's that is told so; where that is gone, conversion takes its time.
+    It replaces a private function of torchao's; where that is gone, conversion takes its time.
     """
     from torchao.quantization.pt2e import qat_utils
 
@@ -127,10 +127,8 @@ def check_range(model: nn.Module, images: torch.Tensor) -> None:
         def see(_module, inputs, output):
             for what, tensor in (*(("reads", each) for each in inputs), ("gives", output)):
                 if not (tensor.max() - tensor.min()).isfinite():
-                    raise ValueError(
-                        f"{name} {what} numbers that are not finite, or too far apart for float32, for the calibration"
-                        " images; train the model again, at a smaller lr"
-                    )
+                    why = "numbers that are not finite, or too far apart for float32, for the calibration images"
+                    raise ValueError(f"{name} {what} {why}; train the model again, at a smaller lr")
 
         return see
 
@@ -142,9 +140,7 @@ def check_range(model: nn.Module, images: torch.Tensor) -> None:
 
 
 def quantizer(bits: dict[str, int], observers: tuple | None = None):
-    """What tells PT2E to round the input and the weight of each layer, and nothing else.
-
-    torchao's own quantizer for x86 would round the second term of a sum as well.
+    """What tells PT2E to round each layer's input and weight only; torchao's for x86 rounds a term of each sum, too.
 
     Args:
         bits: layer → bits of its weights; layers that are not named stay as they are.
@@ -247,6 +243,5 @@ def with_activations(model: nn.Module, float_model: nn.Module, activations: str)
     restructure(new, structure)
     known = new.state_dict()
     new.load_state_dict({name: tensor for name, tensor in model.state_dict().items() if name in known})
-    return spec.with_change(
-        new, model.spec["changes"][-1]["technique"], {"layers": len(structure["layers"])}, structure
-    )
+    did = {"layers": len(structure["layers"])}
+    return spec.with_change(new, model.spec["changes"][-1]["technique"], did, structure)

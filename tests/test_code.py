@@ -11,13 +11,10 @@ from engine.settings import parameters
 def project(tmp_path, monkeypatch):
     copy = copy_project(tmp_path / "copy")
     monkeypatch.setattr(code, "ROOT", copy)
-    code._module_imports.cache_clear()
-    yield copy
-    code._module_imports.cache_clear()
+    return copy
 
 
 def digests(project, lesson=True):
-    code._module_imports.cache_clear()
     return {
         stage: code.digest(project / path.relative_to(parameters.ROOT), lesson)
         for stage, path in parameters.notebooks().items()

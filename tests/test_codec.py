@@ -13,12 +13,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from studylib.coding import codec, shipped, size
-from studylib.coding import tensors as coding_tensors
+from studylib.coding import codec, magnitudes, positions, shipped, size
+from studylib.coding.range_coder import Coder
 from studylib.disk.files import root
 from studylib.networks import cost, int8_layers, pt2e
-from studylib.networks import spec as networks_spec
 from studylib.networks.layers import duplicate, weight_layers
+from studylib.networks.spec import create, with_change
 from studylib.techniques import int8, svd
 
 ARGS = {"in_channels": 1, "image_size": 8, "classes": 10}
@@ -31,7 +31,7 @@ def outputs(model):
 
 
 def convnet(seed=0, widths=(3, 4, 5), hidden=(6, 5)):
-    return networks_spec.create("convnet", seed, **ARGS, widths=list(widths), hidden=list(hidden)).eval()
+    return create("convnet", seed, **ARGS, widths=list(widths), hidden=list(hidden)).eval()
 
 
 def int8_convnet(seed, widths, hidden, bits, density):
@@ -49,7 +49,7 @@ def int8_convnet(seed, widths, hidden, bits, density):
         layer.input_scale.fill_(0.05 + 0.1 * torch.rand((), generator=draw).item())
         layer.input_zero_point.random_(0, 256, generator=draw)
         layer.freeze()
-    return networks_spec.with_change(model, "int8", {"layers": 6}, structure).eval()
+    return with_change(model, "int8", {"layers": 6}, structure).eval()
 
 
 @given(
@@ -179,18 +179,17 @@ def structured_convnet():
 
 def test_the_format_of_this_version_stays(monkeypatch):
     """What is published must decode for ever: every way of coding, by its digest, and a small file by its bytes."""
-    ways, choose = set(), coding_tensors.Tensors._choose
+    chosen, choose = set(), Coder.choose
 
-    def watched(self, method, *arguments):
-        way = choose(self, method, *arguments)
-        ways.add((method, way))
+    def watched(self, ways, code):
+        way = choose(self, ways, code)
+        chosen.add(way)
         return way
 
-    monkeypatch.setattr(coding_tensors.Tensors, "_choose", watched)
+    monkeypatch.setattr(Coder, "choose", watched)
     model = structured_convnet()
     files = [codec.encode(model), codec.encode(model, floats="float16")]
-    assert {way for method, way in ways if method == "_cells"} == set(coding_tensors.POSITIONS)
-    assert {way for method, way in ways if method == "_magnitudes"} >= {("classes", "wide"), ("tensor", "sharp")}
+    assert chosen >= {*positions.WAYS, ("classes", "wide"), ("tensor", "sharp")} <= {*positions.WAYS, *magnitudes.WAYS}
     assert [hashlib.sha256(file).hexdigest()[:16] for file in files] == DIGESTS
     codec.verify(shipped.apply(model), codec.decode(files[0]))
     small = bytes.fromhex(GOLDEN)
@@ -239,7 +238,7 @@ def test_models_that_have_no_spec_of_json_are_refused(student_model):
     with pytest.raises(codec.CodecError, match="Linear has no spec"):
         codec.encode(torch.nn.Linear(2, 2))
     for bad in (float("nan"), {1, 2}, "\ud800"):
-        model = networks_spec.with_change(duplicate(student_model), "x", {"value": bad})
+        model = with_change(duplicate(student_model), "x", {"value": bad})
         with pytest.raises(codec.CodecError, match="not JSON data"):
             codec.encode(model)
 
@@ -251,7 +250,7 @@ def test_what_is_no_bytes_is_refused(file):
 
 
 def test_numbers_that_shape_nothing_may_be_large(student_model):
-    model = networks_spec.with_change(duplicate(student_model), "x", {"epochs": 10**6})
+    model = with_change(duplicate(student_model), "x", {"epochs": 10**6})
     assert codec.decode(codec.encode(model)).spec["changes"][-2] == {"technique": "x", "epochs": 10**6}
 
 
@@ -266,7 +265,7 @@ def test_decoding_needs_torch_numpy_and_the_coder_only(int8_model, teacher_model
         for name in ("torchvision", "torchao", "sklearn", "pandas", "safetensors", "zstandard", "matplotlib"):
             sys.modules[name] = None
         import torch
-        from studylib import codec
+        from studylib.coding import codec
         torch.set_num_threads(1)
         for name in "ab":
             with open(f"{sys.argv[1]}/{name}", "rb") as file:
@@ -407,15 +406,15 @@ def test_a_file_cannot_ask_for_updates_without_end(monkeypatch):
     with torch.no_grad():
         model.fc1.weight.zero_()
         model.fc1.weight[:, :4] = 1
-    count, blocks, row = [], coding_tensors.BLOCKS, coding_tensors.Tensors._adaptive_row
-    monkeypatch.setattr(coding_tensors.Tensors, "_adaptive_row", lambda self, *a: count.append(1) or row(self, *a))
+    count, blocks, row = [], positions.BLOCKS, positions._adaptive_row
+    monkeypatch.setattr(positions, "_adaptive_row", lambda *given: count.append(1) or row(*given))
     file = codec.encode(model)
-    monkeypatch.setattr(coding_tensors, "BLOCKS", 10)
+    monkeypatch.setattr(positions, "BLOCKS", 10)
     small = codec.encode(model)
     count.clear()
     codec.decode(small)
     assert len(count) <= 10 < blocks
-    monkeypatch.setattr(coding_tensors, "BLOCKS", blocks)
+    monkeypatch.setattr(positions, "BLOCKS", blocks)
     codec.verify(shipped.apply(model), codec.decode(file))
 
 

@@ -7,8 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from studylib.coding import codec, restore
-from studylib.coding import shipped as coding_shipped
+from studylib.coding import codec, restore, shipped
 from studylib.disk import models
 from studylib.networks import blocks, layers, pt2e, spec
 from studylib.techniques import int8, qat
@@ -116,13 +115,13 @@ def same(a, b, images) -> bool:
 
 def check_written(model, images, folder):
     """That ``model`` computes the same bit for bit as it is shipped, read from its file and loaded from its folder."""
-    shipped = coding_shipped.apply(model)
+    as_shipped = shipped.apply(model)
     read = codec.decode(codec.encode(model))
-    codec.verify(shipped, read)
-    assert same(shipped, read, images)
+    codec.verify(as_shipped, read)
+    assert same(as_shipped, read, images)
     models.save_model(folder, model)
     assert same(models.load_model(folder), model, images)
-    return shipped
+    return as_shipped
 
 
 def trained(model, data, monkeypatch):
@@ -140,10 +139,10 @@ def test_convolutions_of_every_kind_are_those_of_pt2es_graph_and_of_the_file(kin
     ours = pt2e.from_pt2e(model, graph)
     assert same(ours, graph, images)
     assert same(check_written(ours, images, tmp_path / "int8"), ours, images)
-    shipped = check_written(model, images, tmp_path / "float")
+    as_shipped = check_written(model, images, tmp_path / "float")
     with torch.no_grad():
-        assert torch.allclose(shipped(images), model(images), atol=1e-4)
-        assert not torch.allclose(shipped(images), network("layers")(images), atol=0.1)  # the attributes matter
+        assert torch.allclose(as_shipped(images), model(images), atol=1e-4)
+        assert not torch.allclose(as_shipped(images), network("layers")(images), atol=0.1)  # the attributes matter
 
 
 @pytest.mark.parametrize("kind", ["padding same, lopsided", "several"])
@@ -225,12 +224,12 @@ def test_channels_are_sliced_away_only_where_the_activation_makes_them_zero(acti
     ours = pt2e.from_pt2e(model, graph)
     assert same(ours, graph, images)
     for each in (model, ours):
-        shipped = check_written(each, images, tmp_path / each.spec["name"])
-        assert ("inference" in [c["technique"] for c in shipped.spec["changes"] if c.get("sliced")]) == (
+        as_shipped = check_written(each, images, tmp_path / each.spec["name"])
+        assert ("inference" in [c["technique"] for c in as_shipped.spec["changes"] if c.get("sliced")]) == (
             activation == "relu6"
         )
         with torch.no_grad():
-            assert torch.allclose(shipped(images), each(images), atol=1e-4)
+            assert torch.allclose(as_shipped(images), each(images), atol=1e-4)
 
 
 @pytest.mark.parametrize(("groups", "sliced"), [(1, 5), (2, 0)])
@@ -242,10 +241,10 @@ def test_channels_stay_where_a_convolution_in_groups_reads_or_makes_them(groups,
             unit.norm.bias.fill_(-2)
             unit.norm.running_mean.zero_()
         model.second.conv.weight[2] = 1.0
-    shipped = coding_shipped.apply(model)
-    assert sum(change.get("sliced", 0) for change in shipped.spec["changes"]) == sliced
+    as_shipped = shipped.apply(model)
+    assert sum(change.get("sliced", 0) for change in as_shipped.spec["changes"]) == sliced
     with torch.no_grad():
-        assert torch.allclose(shipped(images), model(images), atol=1e-4)
+        assert torch.allclose(as_shipped(images), model(images), atol=1e-4)
 
 
 # --- what is refused --------------------------------------------------------------------------------------------
@@ -396,7 +395,7 @@ def test_a_unit_that_is_not_convolution_then_norm_is_refused_and_named(kind, tin
     model, message = spec.create("odd", 0, in_channels=1, image_size=8, classes=10, kind=kind).eval(), ODD[kind][1]
     for refused in (
         codec.encode,
-        coding_shipped.apply,
+        shipped.apply,
         layers.fold_batch_norm,
         lambda m: models.save_model(tmp_path / "new", m),
         lambda m: int8.apply(m, tiny, calibration_images=16),
@@ -419,9 +418,9 @@ def test_a_unit_with_another_norm_or_more_behind_it_is_that_of_pt2es_graph_and_o
     ours = pt2e.from_pt2e(model, graph)
     assert same(ours, graph, images)
     check_written(ours, images, tmp_path / "int8")
-    shipped = check_written(model, images, tmp_path / "float")
+    as_shipped = check_written(model, images, tmp_path / "float")
     with torch.no_grad():
-        assert torch.allclose(shipped(images), model(images), atol=1e-4)
+        assert torch.allclose(as_shipped(images), model(images), atol=1e-4)
 
 
 def test_a_norm_that_was_not_folded_is_restored_as_it_was(digits, images, tmp_path):

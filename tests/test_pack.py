@@ -346,7 +346,7 @@ def test_packing_writes_nothing_into_the_run(here, tmp_path):
 def test_a_run_that_began_while_it_was_packed_is_not_packed(here, tmp_path, monkeypatch):
     (here / "runs/cifar10/.lock").unlink()
     monkeypatch.setattr(pack, "ROOT", here)
-    monkeypatch.setattr(pack, "_checksum", lambda path: (here / "runs/cifar10/.lock").touch() or "0")
+    monkeypatch.setattr(pack, "file_digest", lambda path: (here / "runs/cifar10/.lock").touch() or "0")
     assert "has begun to write there meanwhile" in ended_by(pack.pack, "cifar10", tmp_path / "to" / "a.tar")
     assert not list((tmp_path / "to").iterdir())
 

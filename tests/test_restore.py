@@ -13,8 +13,8 @@ from studylib.disk import files
 from studylib.networks import blocks, int8_layers, layers
 from studylib.techniques import int8, prune, teacher
 from studylib.training.recipe import Recipe
-from tests.test_inference import NETWORKS, network, outputs
-from tests.test_inference import prune as without_rows
+from tests.test_shipped import NETWORKS, network, outputs
+from tests.test_shipped import prune as without_rows
 
 PUBLISHED = Path(__file__).parents[1] / "figures" / "models" / "digits-teacher-imp-int8.slnc"
 

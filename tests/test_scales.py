@@ -7,14 +7,12 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from studylib.coding import codec, restore
-from studylib.coding import shipped as coding_shipped
+from studylib.coding import codec, restore, shipped
 from studylib.data import scoring
 from studylib.descent import objectives
 from studylib.disk import files, models
 from studylib.networks import grid, layers, pt2e
-from studylib.techniques import int8 as techniques_int8
-from studylib.techniques import qat
+from studylib.techniques import int8, qat
 from studylib.training.recipe import Recipe
 
 SCALES = [1.0, 1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6]
@@ -58,7 +56,7 @@ def live_rows(layer):
 def test_int8_is_as_good_whatever_scale_a_layer_has(s, student_model, int8_model, digits):
     model = scaled(student_model, s)
     assert accuracy(model, digits) == pytest.approx(accuracy(student_model, digits), abs=0.005)
-    static = techniques_int8.apply(model, digits, calibration_images=128)
+    static = int8.apply(model, digits, calibration_images=128)
     for found in (static, pt2e.with_activations(static, model, "dynamic")):
         assert accuracy(found, digits) >= accuracy(int8_model, digits) - 0.02
         for name, layer in layers.weight_layers(found).items():
@@ -72,7 +70,7 @@ def test_int8_is_as_good_whatever_scale_a_layer_has(s, student_model, int8_model
 @example(power=90)
 def test_a_scale_that_is_a_power_of_two_changes_no_integer_and_no_output(power, student_model, int8_model, digits):
     """The inputs' ranges are chosen alike, too."""
-    found = techniques_int8.apply(scaled(student_model, 2.0**power), digits, calibration_images=128)
+    found = int8.apply(scaled(student_model, 2.0**power), digits, calibration_images=128)
     images = digits.normalize(digits.validation.images[:64])
     expected, got = integers(int8_model), integers(found)
     assert all(torch.equal(got[name], expected[name]) for name in expected)
@@ -92,7 +90,7 @@ def test_each_row_that_is_not_zero_uses_its_whole_range(seed, bits, student_mode
             weight[torch.rand(len(weight), generator=draw) < 0.2] = 0
     for norm in (unit.norm for unit in model.features if hasattr(unit, "norm")):
         norm.running_mean.zero_()
-    found = techniques_int8.apply(model, digits, calibration_images=8, bits=bits)
+    found = int8.apply(model, digits, calibration_images=8, bits=bits)
     for name, layer in layers.weight_layers(found).items():
         alive = model.get_submodule(name).weight.detach().flatten(1).any(1)
         rows = layer.weight.flatten(1).int().abs().amax(1)
@@ -134,7 +132,7 @@ def test_the_objectives_grid_is_that_of_inference(bits, s, student_model, digits
         for layer in layers.weight_layers(model).values():
             layer.weight.mul_(s)
             layer.weight[1] = 0
-    low = techniques_int8.apply(model, digits, calibration_images=8, bits=bits)
+    low = int8.apply(model, digits, calibration_images=8, bits=bits)
     error = sum(
         (layer.weight.double() - low.get_submodule(name).dequantized_weight().double()).square().sum().item()
         for name, layer in layers.weight_layers(model).items()
@@ -163,20 +161,20 @@ def test_the_objectives_grid_is_that_of_inference(bits, s, student_model, digits
 def test_files_hold_layers_of_small_weights(s, kind, student_model, digits, images, tmp_path):
     """In float32 bit for bit; in half precision as well as others, or refused, naming the tensor."""
     model = scaled(student_model, s)
-    model = techniques_int8.apply(model, digits, calibration_images=128) if kind == "int8" else model
-    shipped, read = coding_shipped.apply(model), codec.decode(codec.encode(model))
-    codec.verify(shipped, read)
+    model = int8.apply(model, digits, calibration_images=128) if kind == "int8" else model
+    as_shipped, read = shipped.apply(model), codec.decode(codec.encode(model))
+    codec.verify(as_shipped, read)
     models.save_model(tmp_path, model)
     with torch.no_grad():
-        assert torch.equal(read(images), shipped(images))
+        assert torch.equal(read(images), as_shipped(images))
         assert torch.equal(models.load_model(tmp_path)(images), model.eval()(images))
     half = None
     try:
-        half = coding_shipped.apply(model, floats="float16")
-    except coding_shipped.HalfPrecisionError as error:
+        half = shipped.apply(model, floats="float16")
+    except shipped.HalfPrecisionError as error:
         assert s <= 1e-2 and any(name in str(error) for name in ("features.2.conv", "features.4.conv", "fc2", "fc3"))
     if half is not None:
-        assert (half(images) - shipped(images)).abs().max() < 0.05 * shipped(images).std()
+        assert (half(images) - as_shipped(images)).abs().max() < 0.05 * as_shipped(images).std()
 
 
 @pytest.mark.parametrize(
@@ -190,8 +188,8 @@ def test_files_hold_layers_of_small_weights(s, kind, student_model, digits, imag
 def test_a_scale_that_half_precision_would_alter_is_refused(change, name, int8_model):
     model = layers.duplicate(int8_model)
     change(model)
-    with pytest.raises(coding_shipped.HalfPrecisionError, match=rf"{name}: .* is beyond float16"):
-        coding_shipped.apply(model, floats="float16")
+    with pytest.raises(shipped.HalfPrecisionError, match=rf"{name}: .* is beyond float16"):
+        shipped.apply(model, floats="float16")
 
 
 def test_weights_that_half_precision_would_alter_are_refused(student_model):
@@ -199,8 +197,8 @@ def test_weights_that_half_precision_would_alter_are_refused(student_model):
     with torch.no_grad():
         for tensor in (model.fc2.weight, model.fc2.bias):
             tensor.mul_(1e-6)
-    with pytest.raises(coding_shipped.HalfPrecisionError, match=r"fc2\.weight: .* is beyond float16"):
-        coding_shipped.apply(model, floats="float16")
+    with pytest.raises(shipped.HalfPrecisionError, match=r"fc2\.weight: .* is beyond float16"):
+        shipped.apply(model, floats="float16")
 
 
 def test_rows_without_a_weight_need_no_scale(student_model, digits, images):
@@ -210,8 +208,8 @@ def test_rows_without_a_weight_need_no_scale(student_model, digits, images):
         model.fc2.weight[3:5] = 0
         model.fc2.bias[3:5] = 0.5
         model.fc3.weight.zero_()
-    int8 = techniques_int8.apply(model, digits, calibration_images=32)
-    half, read = coding_shipped.apply(int8, floats="float16"), codec.decode(codec.encode(int8, floats="float16"))
+    low = int8.apply(model, digits, calibration_images=32)
+    half, read = shipped.apply(low, floats="float16"), codec.decode(codec.encode(low, floats="float16"))
     codec.verify(half, read)
     with torch.no_grad():
         assert torch.equal(half(images), read(images)) and half(images).isfinite().all()

@@ -7,8 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from studylib.coding import shipped as coding_shipped
-from studylib.coding import size
+from studylib.coding import shipped, size
 from studylib.networks import cost
 from studylib.networks.layers import duplicate, fold_batch_norm, sparsity, weight_layers
 from studylib.techniques import prune, svd
@@ -160,9 +159,9 @@ def test_few_bits_a_weight_take_few_bytes(int8_model):
 
 
 def test_the_safetensors_file_opens_and_zstd_gives_it_back(student_model):
-    shipped = coding_shipped.apply(student_model)
-    file = safetensors.torch.save(shipped.state_dict(), {"spec": json.dumps(shipped.spec)})
-    assert safetensors.torch.load(file).keys() == shipped.state_dict().keys()
+    as_shipped = shipped.apply(student_model)
+    file = safetensors.torch.save(as_shipped.state_dict(), {"spec": json.dumps(as_shipped.spec)})
+    assert safetensors.torch.load(file).keys() == as_shipped.state_dict().keys()
     found = size.accountings(student_model)
     assert found["bytes_safetensors"] == len(file) > found["bytes_zstd"] > 0.8 * len(file)  # floats hardly shrink
 

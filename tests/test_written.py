@@ -13,7 +13,7 @@ from studylib.coding import codec, shipped, size
 from studylib.disk import files, models
 from studylib.networks import blocks, int8_layers, layers, spec
 from studylib.techniques import svd
-from tests.test_inference import NETWORKS, network, outputs
+from tests.test_shipped import NETWORKS, network, outputs
 
 
 class Doubled(nn.Module):

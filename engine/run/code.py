@@ -1,12 +1,12 @@
 """Which code a notebook depends on, so that an edit reruns what it can change and nothing else."""
 
 import ast
-import functools
 import hashlib
 import json
 from pathlib import Path
 
 from engine.settings.reading import ROOT
+from studylib.disk.code import essence, essence_of_files, reached
 
 PARAMETERS = "parameters"  # tag of the cell whose values are handed in: they count as such, not as code
 LESSON = "lesson"  # tag of the cells that a chapter has and a node of the tree does without
@@ -21,12 +21,8 @@ def digest(path: Path, lesson: bool = True) -> str:
     sentence retrains nothing.
     """
     code = _code_of(path, lesson)
-    found = hashlib.sha256(_essence(code).encode())
-    for module in sorted(_reach(_imports(code))):
-        found.update(_essence(_file(module).read_text(encoding="utf-8")).encode())
-        data = _file(module).with_suffix(".toml")  # what it reads, such as the claims
-        found.update(data.read_bytes() if data.exists() else b"")
-    return found.hexdigest()[:16]
+    modules = essence_of_files(reached(code, ROOT / "studylib"))
+    return hashlib.sha256(essence(code).encode() + modules).hexdigest()[:16]
 
 
 def names(notebook: Path, lesson: bool = True) -> set[str]:
@@ -61,44 +57,3 @@ def _code_of(path: Path, lesson: bool) -> str:
     ]
     lines = [line for source in sources for line in source.splitlines()]
     return "\n".join(line for line in lines if not line.lstrip().startswith(("%", "!")))
-
-
-def _essence(code: str) -> str:
-    tree = ast.parse(code)
-    for item in ast.walk(tree):
-        body = getattr(item, "body", None)
-        if isinstance(body, list) and body and isinstance(body[0], ast.Expr):
-            value = body[0].value
-            if isinstance(value, ast.Constant) and isinstance(value.value, str):
-                body[0] = ast.Pass()
-    return ast.dump(tree)
-
-
-def _imports(code: str) -> set[str]:
-    """Names of the modules of studylib that ``code`` imports, those in folders with a dot: ``results.agreement``."""
-    found = set()
-    for item in ast.walk(ast.parse(code)):
-        if isinstance(item, ast.ImportFrom) and (item.module or "").split(".")[0] == "studylib":
-            found |= {item.module, *(f"{item.module}.{alias.name}" for alias in item.names)}
-        elif isinstance(item, ast.Import):
-            found |= {alias.name for alias in item.names}
-    names = {name.partition(".")[2] for name in found if name.startswith("studylib.")}
-    return {name for name in names if _file(name).exists()}
-
-
-def _file(module: str) -> Path:
-    return ROOT.joinpath("studylib", *module.split(".")).with_suffix(".py")
-
-
-def _reach(modules: set[str]) -> set[str]:
-    seen: set[str] = set()
-    while modules - seen:
-        module = (modules - seen).pop()
-        seen.add(module)
-        modules = modules | _module_imports(module)
-    return seen
-
-
-@functools.cache
-def _module_imports(module: str) -> frozenset[str]:
-    return frozenset(_imports(_file(module).read_text(encoding="utf-8")))

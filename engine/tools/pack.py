@@ -25,6 +25,7 @@ sys.path.insert(0, str(ROOT))
 
 from engine.run.lock import hold
 from engine.run.machine import refusals
+from studylib.disk.files import file_digest
 
 RECORDS, LIST = ROOT / ".snakemake" / "metadata", "checksums.json"
 LONGEST = 2**26  # bytes of the list
@@ -46,7 +47,7 @@ def pack(name: str, archive: Path) -> None:
         members |= {f"records/{path.name}": path for path in sorted(RECORDS.glob("*")) if _about(path.name, name)}
         if links := [at for at, path in members.items() if path.is_symlink()]:
             sys.exit(f"{links[0]}: expected a file, found a link; {NOTHING}")
-        sums = {at: _checksum(path) for at, path in members.items()}
+        sums = {at: file_digest(path) for at, path in members.items()}
         archive.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=archive.parent, prefix=".pack") as folder:
             (Path(folder) / LIST).write_text(json.dumps({"run": name, "files": sums}, indent=1), encoding="utf-8")
@@ -165,11 +166,6 @@ def _about(record: str, name: str) -> bool:
         return base64.b64decode(record, validate=True).startswith(f"runs/{name}/".encode())
     except ValueError:
         return False
-
-
-def _checksum(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def main() -> None:

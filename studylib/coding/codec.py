@@ -5,10 +5,9 @@
     SLNC | version, width of the floats | length, spec (JSON, deflated) | range-coded tensors | CRC-32
 
 The tensors are those of the inference form (:mod:`studylib.coding.shipped`), layer after layer in the order of the
-spec:
-positions, values, scales, biases, the input's scale and zero point (:mod:`studylib.coding.tensors`). What no output
-depends
-on is left out and restored as zero: scales of rows without a weight, the input's scale of a layer without any (1).
+spec: positions, values, scales, biases, the input's scale and zero point (:mod:`studylib.coding.tensors`). What no
+output depends on is left out and restored as zero: scales of rows without a weight, the input's scale of a layer
+without any (1).
 
 Reading executes nothing from the file. Sizes are held against :class:`Limits` before anything is decoded or allocated.
 """
@@ -24,10 +23,11 @@ import torch
 from torch import nn
 
 from studylib.coding import range_coder, shipped
-from studylib.coding.tensors import Tensors, class_edges
-from studylib.networks import blocks
-from studylib.networks import spec as networks_spec
+from studylib.coding.magnitudes import class_edges
+from studylib.coding.tensors import Tensors
+from studylib.networks.blocks import SpecError
 from studylib.networks.layers import weight_layers
+from studylib.networks.spec import build, rebuilt
 
 MAGIC, VERSION = b"SLNC", 2
 TYPES = (torch.float32, torch.int8, torch.uint8)
@@ -73,17 +73,17 @@ def encode(model: nn.Module, *, floats: str | None = None) -> bytes:
 
     Args:
         floats: "float32" or "float16": how floats that remain (biases, scales, float weights) are stored;
-            None: as the model's inference form says, else float32. ``inference.apply`` with the same ``floats``
+            None: as the model's inference form says, else float32. ``shipped.apply`` with the same ``floats``
             gives the model that :func:`decode` will return.
 
     Models beyond the usual :class:`Limits` are coded as well; who reads them must raise the limits.
 
     Raises:
-        CodecError: no model with a spec, layers that are not what the spec builds (:func:`models.rebuilt`), a
-            number that is not finite or beyond its layer's bits, a tensor that is neither float32 nor int8 nor uint8,
-            or a spec that is not JSON data of at most 65,535 bytes. Whatever is not refused, :func:`decode` reads.
+        CodecError: layers that are not what a spec builds (:func:`studylib.networks.spec.rebuilt`), a number that is
+            not finite or beyond its layer's bits, a tensor that is neither float32 nor int8 nor uint8, or a spec that
+            is not JSON data of at most 65,535 bytes. Whatever is not refused, :func:`decode` reads.
         ValueError: unknown ``floats``.
-        inference.HalfPrecisionError: a float that half precision cannot hold.
+        studylib.coding.shipped.HalfPrecisionError: a float that half precision cannot hold.
     """
     _rebuilt(model)
     model = shipped.apply(model, floats=floats or shipped.floats_of(model))
@@ -126,13 +126,10 @@ def decode(file: bytes, limits: Limits = Limits()) -> nn.Module:
         raise CodecError(f"floats {shipped.FLOATS[kind]!r} in the header, {shipped.floats_of(model)!r} in the spec")
     reader = range_coder.Reader(words)
     try:
-        tensors = _walk(model, Tensors(reader, edges, bits=32 * len(words)), shipped.FLOATS[kind], None)
+        tensors = _walk(model, Tensors(reader, edges), shipped.FLOATS[kind], None)
         reader.finish()
-    except range_coder.CodeError as error:
-        raise CodecError(f"damaged: {error}") from error
-    try:
         _check_values(model, tensors)
-    except CodecError as error:
+    except (range_coder.CodeError, CodecError) as error:
         raise CodecError(f"damaged: {error}") from error
     model.load_state_dict({name: torch.from_numpy(t) for name, t in tensors.items()}, assign=True)
     return model.eval()
@@ -189,7 +186,7 @@ def _skeleton(spec, limits: Limits) -> nn.Module:
             raise CodecError(f"{len(spec['changes'])} changes in the spec: expected at most {limits.changes}")
         _check_numbers([spec["args"], *(change.get("structure") for change in spec["changes"])], limits.integer)
         with torch.device("meta"):
-            model = networks_spec.build(spec)
+            model = build(spec)
         shipped.floats_of(model)
     except CodecError:
         raise
@@ -197,9 +194,8 @@ def _skeleton(spec, limits: Limits) -> nn.Module:
         raise CodecError(f"the spec does not build: {type(error).__name__}: {str(error)[:200]}") from error
     modules, total = sum(1 for _ in model.modules()), sum(t.numel() for t in model.state_dict().values())
     if modules > limits.layers or total > limits.parameters:
-        raise CodecError(
-            f"{total} numbers in {modules} modules: expected at most {limits.parameters} in {limits.layers}"
-        )
+        most = f"at most {limits.parameters} in {limits.layers}"
+        raise CodecError(f"{total} numbers in {modules} modules: expected {most}")
     for name, tensor in model.state_dict().items():
         if tensor.dtype not in TYPES:
             raise CodecError(f"{name} is {tensor.dtype}: expected a model in inference form")
@@ -253,16 +249,16 @@ def _walk(model: nn.Module, code: Tensors, floats: str, tensors: dict | None) ->
         else:
             raise CodecError(f"{name}: there is no way to code {tensor.dtype} of shape {shape} here")
     if not all(np.isfinite(t).all() for t in found.values()):
-        raise CodecError("damaged: a number is not finite")
+        raise CodecError("a number is not finite")
     return found
 
 
 def _rebuilt(model: nn.Module) -> nn.Module:
     """What a reader will build from the spec of ``model``; tensors are coded in its order."""
     try:
-        empty = networks_spec.rebuilt(model)
+        empty = rebuilt(model)
         shipped.floats_of(empty)
-    except blocks.SpecError as error:
+    except SpecError as error:
         raise CodecError(str(error)) from error
     except (KeyError, TypeError) as error:
         raise CodecError("changes in the spec: expected a technique of each, and of inference its floats") from error

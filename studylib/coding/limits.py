@@ -2,11 +2,11 @@
 
 import torch
 
-from studylib.coding import codec
+from studylib.coding.codec import Limits
 from studylib.data.datasets import Data
 from studylib.networks import channels
-from studylib.networks import spec as networks_spec
 from studylib.networks.layers import weight_layers
+from studylib.networks.spec import SPEC_FORMAT, build
 
 
 def check_network(name: str, args: dict, data: Data, asked: str) -> None:
@@ -21,13 +21,13 @@ def check_network(name: str, args: dict, data: Data, asked: str) -> None:
     Raises:
         ValueError: it cannot be built, or is wider, larger or deeper than :class:`studylib.coding.codec.Limits` allow.
     """
-    limits = codec.Limits()
+    limits = Limits()
     numbers = [each for value in args.values() for each in (value if isinstance(value, list) else [value])]
     if max(numbers, default=0) > limits.integer:
         raise ValueError(f"{asked}: {max(numbers)} in it, expected at most {limits.integer}")
-    spec = {"format": networks_spec.SPEC_FORMAT, "name": name, "args": args | data.model_args, "changes": []}
+    spec = {"format": SPEC_FORMAT, "name": name, "args": args | data.model_args, "changes": []}
     with torch.device("meta"):
-        model = networks_spec.build(spec)
+        model = build(spec)
         channels.restructure(model, {"widths": {}})
     layers = weight_layers(model).values()
     widest = max(max(layer.weight.shape[:2]) for layer in layers)

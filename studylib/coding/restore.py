@@ -85,10 +85,8 @@ def published(path: str | Path, data: Data) -> nn.Module:
     if hashlib.sha256(file).hexdigest() != about["sha256"]:
         raise ValueError(f"{path}: not the file that was published, its checksum is another")
     if (about["dataset"], about["seed"]) != (data.name, data.seed):
-        raise ValueError(
-            f"{path}: of {about['dataset']}, seed {about['seed']}: expected {data.name}, seed {data.seed},"
-            " whose validation images it has not been trained on"
-        )
+        expected = f"expected {data.name}, seed {data.seed}, whose validation images it has not been trained on"
+        raise ValueError(f"{path}: of {about['dataset']}, seed {about['seed']}: {expected}")
     if about.get("data_sha256", data.digest) != data.digest:  # files of earlier versions do not say
         raise ValueError(f"{path}: of other images, their SHA-256 is not that of {data.name} on this machine")
     model = codec.decode(file)
@@ -101,11 +99,11 @@ def published(path: str | Path, data: Data) -> nn.Module:
 def apply(path: str | Path, data: Data) -> nn.Module:
     """The network of a published file in float32, with batch norms, to be trained on; its zeros are zeros.
 
-    Weights are those that the integers stand for, inputs are no longer rounded. Channels that were sliced away are
-    there again, without a weight, behind those that were kept. Each batch norm computes the identity and the bias on
-    the statistics of training images, and each filter before one is brought to :data:`NORM`: in evaluation mode the
-    network computes what the file's does, but for the rounding of inputs. The norm decides how fast a filter learns
-    and which weights pruning by magnitude takes first.
+    Weights are those that the integers stand for; inputs are no longer rounded. Channels that were sliced away are
+    there again, without a weight, behind those that were kept. Each batch norm, with the statistics of training
+    images, adds the bias alone, and each filter before one is brought to :data:`NORM`. In evaluation mode the network
+    computes what the file's does, but for the rounding of inputs. The norm decides how fast a filter learns and which
+    weights pruning by magnitude takes first.
 
     Raises:
         ValueError, studylib.coding.codec.CodecError, studylib.networks.blocks.SpecError: as :func:`published`.
@@ -114,8 +112,7 @@ def apply(path: str | Path, data: Data) -> nn.Module:
     model = _whole(coded)
     order = torch.randperm(len(data.train), generator=torch.Generator().manual_seed(data.seed))[:IMAGES]
     _put_norms_back(model, data.normalize(data.train.images[order]).cpu())
-    digest = hashlib.sha256(files.resolve(path).read_bytes()).hexdigest()
-    return spec.with_change(model, "restored", {"file": digest[:12]})
+    return spec.with_change(model, "restored", {"file": files.file_digest(files.resolve(path))[:12]})
 
 
 @torch.no_grad()

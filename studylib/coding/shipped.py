@@ -74,9 +74,8 @@ def _round(model: nn.Module) -> None:
             needed, matters = torch.tensor(True), _largest(layer) if layer is not None else tensor.abs().max()
         lost = ~half.isfinite() & tensor.isfinite() | needed & ((half - tensor).abs() > LOSS * matters)
         if lost.any():
-            raise HalfPrecisionError(
-                f"{name}: {tensor[lost].flatten()[0].item()!r} is beyond float16; use floats='float32'"
-            )
+            value = tensor[lost].flatten()[0].item()
+            raise HalfPrecisionError(f"{name}: {value!r} is beyond float16; use floats='float32'")
         tensor.detach().copy_(half)
     for layer in layers.values():
         if hasattr(layer, "freeze"):

@@ -8,8 +8,8 @@ import torch
 import zstandard
 from torch import nn
 
-from studylib.coding import shipped as coding_shipped
-from studylib.coding import tensors
+from studylib.coding import shipped
+from studylib.coding.positions import entropy_bits
 from studylib.disk import files
 from studylib.networks.layers import fold_batch_norm, weight_layers
 
@@ -53,21 +53,20 @@ def accountings(model: nn.Module) -> dict[str, int]:
         total["nonzeros"] += nonzeros
         for kind, found in zip(kinds, (dense, values, csr, bitmap, min(dense, csr, bitmap)), strict=True):
             total[f"bytes_{kind}"] += found
-    shipped = coding_shipped.apply(model)
-    file = files.safetensors_of(shipped.state_dict(), {"spec": json.dumps(shipped.spec)})
+    small = shipped.apply(model)
+    file = files.safetensors_of(small.state_dict(), {"spec": json.dumps(small.spec)})
     return total | {
         "bytes_safetensors": len(file),
         "bytes_zstd": len(zstandard.ZstdCompressor(level=19).compress(file)),
-        "bytes_entropy": entropy_bound(shipped),
+        "bytes_entropy": entropy_bound(small),
     }
 
 
 def entropy_bound(model: nn.Module) -> int:
     """Bytes of ``model`` by the zero-order entropies of its integer weights, everything else at its width.
 
-    For each weight tensor in integers: cells × the entropy of being zero + nonzeros × the entropy of their values;
-    everything else at its width, and of float weights cells × the entropy of being zero and 4 bytes a nonzero.
-    A coder that knows more than counts can pass it; the spec and the counts themselves are not in it.
+    Of a weight tensor: cells × the entropy of being zero + nonzeros × the entropy of their values, or × 4 bytes of
+    floats. A coder that knows more than counts can pass it; the spec and the counts themselves are not in it.
     """
     bits = 0.0
     weights = {f"{name}.weight" for name in weight_layers(model)}
@@ -77,10 +76,10 @@ def entropy_bound(model: nn.Module) -> int:
             bits += width * count
             continue
         nonzeros = tensor[tensor != 0]
-        bits += tensors.entropy_bits(np.array([len(nonzeros), count - len(nonzeros)]))
+        bits += entropy_bits(np.array([len(nonzeros), count - len(nonzeros)]))
         integer = not tensor.is_floating_point()
         values = nonzeros.unique(return_counts=True)[1].numpy()
-        bits += tensors.entropy_bits(values) if integer else width * len(nonzeros)
+        bits += entropy_bits(values) if integer else width * len(nonzeros)
     return math.ceil(bits / 8)
 
 

@@ -1,14 +1,17 @@
 """Files written whole or not at all, and checked when they are read."""
 
+from __future__ import annotations
+
 import functools
 import hashlib
 import json
 import os
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import safetensors.torch
-import torch
+if TYPE_CHECKING:  # two seconds of import, which a command that reads JSON alone is spared
+    import torch
 
 
 class CheckpointError(RuntimeError):
@@ -90,9 +93,11 @@ def safetensors_of(tensors: dict[str, torch.Tensor], about: dict[str, str] | Non
     Tensors may lie in memory in any order (channels last) and share it (weights that layers have in common): each is
     in the file by itself.
     """
-    plain = {
-        name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()
-    }
+    import safetensors.torch
+    import torch
+
+    layout = torch.contiguous_format
+    plain = {name: tensor.detach().cpu().clone(memory_format=layout) for name, tensor in tensors.items()}
     return safetensors.torch.save(plain, about)
 
 
@@ -103,6 +108,8 @@ def read_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict]:
         CheckpointError: no such file, or not one that :func:`write_tensors` wrote.
         OSError: the machine cannot read it.
     """
+    import safetensors
+
     try:
         with open(path, "rb"):  # safetensors has one error for a file that is damaged and one that cannot be opened
             pass
@@ -120,5 +127,6 @@ def read_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict]:
 
 
 def file_digest(path: Path) -> str:
+    """SHA-256 of a file's bytes; OSError where it cannot be read."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

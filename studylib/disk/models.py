@@ -7,8 +7,8 @@ from pathlib import Path
 from torch import nn
 
 from studylib.disk.files import CheckpointError, file_digest, read_json, read_tensors, root, safetensors_of, write_files
-from studylib.networks import blocks
-from studylib.networks import spec as networks_spec
+from studylib.networks.blocks import SpecError
+from studylib.networks.spec import build, rebuilt
 
 TENSORS, SPEC = "model.safetensors", "model.json"
 REMEDY = "; delete the folder and run the study again to have it made anew"
@@ -20,12 +20,11 @@ def save_model(folder: Path, model: nn.Module) -> None:
     A weight that several layers share is written for each of them.
 
     Raises:
-        studylib.networks.blocks.SpecError: :func:`load_model` could not build it again
-        (:func:`studylib.networks.spec.rebuilt`);
-            nothing is written.
+        SpecError: :func:`load_model` could not build it again (:func:`studylib.networks.spec.rebuilt`); nothing is
+            written.
         OSError: the machine cannot write it.
     """
-    folder, spec = Path(folder), networks_spec.rebuilt(model).spec
+    folder, spec = Path(folder), rebuilt(model).spec
     tensors = safetensors_of(model.state_dict())
     content = {"spec": spec, "sha256": hashlib.sha256(tensors).hexdigest()}
     line = json.dumps({**content, "check": _digest(content)}, ensure_ascii=False, separators=(",", ":"))
@@ -41,8 +40,8 @@ def load_model(folder: Path) -> nn.Module:
     folder = Path(folder)
     spec = verify(folder)
     try:
-        model = networks_spec.build(spec)
-    except blocks.SpecError as error:
+        model = build(spec)
+    except SpecError as error:
         raise CheckpointError(f"{folder / SPEC}: {error}") from error
     tensors, _ = read_tensors(folder / TENSORS)
     try:

@@ -1,7 +1,6 @@
-"""Where numbers come from: commit, code, date, versions of packages, hardware."""
+"""Where numbers come from: commit, date, versions of packages, hardware."""
 
 import datetime
-import hashlib
 import importlib.metadata
 import os
 import platform
@@ -33,15 +32,6 @@ def provenance(data: str = "") -> dict:
         "hardware": _hardware(),
         "threads": torch.get_num_threads(),
     }
-
-
-def code_digest() -> str:
-    """SHA-256 of studylib's modules and their data: whether unfinished results were made by the code as it is now."""
-    digest = hashlib.sha256()
-    package = Path(__file__).parents[1]
-    for path in sorted([*package.rglob("*.py"), *package.rglob("*.toml")]):
-        digest.update(path.read_bytes())
-    return digest.hexdigest()
 
 
 def _git_commit() -> str:

@@ -1,6 +1,5 @@
 """Chapter 7: a run's combinations as rows, the effects of techniques and pairs, and what both say of the claims."""
 
-import hashlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated
@@ -12,7 +11,7 @@ from pydantic import Field
 
 from studylib import settings
 from studylib.disk import models
-from studylib.disk.files import read_json, resolve, root
+from studylib.disk.files import file_digest, read_json, resolve, root
 from studylib.experiments import sweep_effects
 from studylib.results import claims, statistics, tables
 from studylib.tree import names
@@ -83,7 +82,7 @@ def identity(run: str, tree: Tree) -> list[str]:
             there = folder / f"seed{seed}" / node
             models.verify(there)
             files += [there / names.METRICS, there / names.LOGITS]
-    return [hashlib.sha256(path.read_bytes()).hexdigest() for path in files]
+    return [file_digest(path) for path in files]
 
 
 def nodes(run: str, tree: Tree) -> pd.DataFrame:

@@ -1,11 +1,8 @@
 """What networks are built of: convolution → batch norm → ReLU, and the checks that they share."""
 
-from typing import TYPE_CHECKING
-
 from torch import nn
 
-if TYPE_CHECKING:
-    pass
+SETTINGS = ("stride", "padding", "dilation", "groups", "padding_mode")  # of a convolution, beside its widths
 
 
 class SpecError(ValueError):
@@ -24,6 +21,7 @@ class ConvUnit(nn.Sequential):
 
 
 def check_size(name: str, image_size: int, least: int, width: int = 1) -> None:
+    """Raises SpecError where an image cannot be halved three times, or a network has no channel."""
     if width < 1:
         raise SpecError(f"{name} width={width!r}: expected at least 1")
     if image_size < least:
@@ -31,4 +29,5 @@ def check_size(name: str, image_size: int, least: int, width: int = 1) -> None:
 
 
 def chain(layers: list[str]) -> list[tuple[str, list[str]]]:
+    """The wiring of layers that each read the one before."""
     return [(layer, layers[i - 1 : i] if i else []) for i, layer in enumerate(layers)]

@@ -1,12 +1,8 @@
 """Plain chains of layers: the student's ConvNet, a VGG, and a VGG that starts whitened."""
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import nn
 
-if TYPE_CHECKING:
-    pass
 from studylib.networks.blocks import ConvUnit, SpecError, chain, check_size
 
 WHITENING_IMAGES, WHITENING_EPS = 5000, 5e-4  # whose patches are whitened; added to each variance
@@ -112,10 +108,10 @@ class Whitened(Chain):
 
 
 def whitening_filters(images: torch.Tensor) -> torch.Tensor:
-    """Filters (4 c, c, 2, 2) whose answers to patches of ``images`` (n, c, h, w) have second moments near the identity.
+    """Filters (4 c, c, 2, 2) that whiten the patches of ``images`` (n, c, h, w): Jordan 2024, section 3.2.
 
     The eigenvectors of the patches' second moments, each over the root of its eigenvalue and :data:`WHITENING_EPS`,
-    the least first, the largest entry of each positive (Jordan 2024, section 3.2).
+    the least first, the largest entry of each positive.
     """
     patches = images.unfold(2, 2, 1).unfold(3, 2, 1).permute(0, 2, 3, 1, 4, 5).flatten(3).flatten(0, 2).double()
     values, vectors = torch.linalg.eigh(patches.T @ patches / len(patches))

@@ -1,14 +1,12 @@
 """Which layer reads which channel, and dead channels taken out of a network.
 
-A channel is dead where it is zero for every image: its weights are zero and its bias adds nothing that the ReLU would
-let through. It is dead, too, where no later layer has a weight that reads it. A layer whose input is rounded in the
-range of each batch ("dynamic") reads all of them.
+A channel is dead where it is zero for every image: its weights are zero, and the ReLU lets nothing of its bias
+through. It is dead, too, where no later layer has a weight that reads it. A layer whose input is rounded in the range
+of each batch ("dynamic") reads all of them.
 
-To take it out is to drop its row, its bias and its scale from the layer that makes it, and its columns from the layers
-that read it. Mathematically the network computes what it did; a convolution over fewer channels may round otherwise.
-
-Channels stay where that cannot be said of them: before another activation than ReLU, in a sum, in a convolution in
-groups and before one.
+Taking it out drops its row, bias and scale from the layer that makes it, and its columns from those that read it. The
+network computes what it did, but a convolution over fewer channels may round otherwise. Channels stay before another
+activation than ReLU, in a sum, in a convolution in groups and before one.
 """
 
 import copy
@@ -19,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import fx, nn
 
-from studylib.networks import blocks
+from studylib.networks.blocks import SETTINGS, ConvUnit, SpecError
 from studylib.networks.layers import replace_module, weight_layers
 
 # What a network may do with a channel between two layers: a ReLU, and what keeps a channel of zeros one.
@@ -27,7 +25,6 @@ RELUS = (nn.ReLU, nn.ReLU6, torch.relu, torch.relu_, F.relu, F.relu_, F.relu6, "
 KEEPS = (nn.Identity, nn.Dropout, nn.Dropout2d, nn.Flatten, nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveMaxPool2d)
 KEEPS += (nn.AdaptiveAvgPool2d, torch.flatten, torch.cat, torch.mean, F.max_pool2d, F.avg_pool2d, F.dropout)
 KEEPS += (F.adaptive_avg_pool2d, F.adaptive_max_pool2d, "flatten", "view", "reshape", "contiguous", "mean")
-
 
 log = logging.getLogger(__name__)
 
@@ -43,21 +40,21 @@ class Reader:
 def restructure(model: nn.Module, structure: dict) -> None:
     """Folds every batch norm away and gives the layers in ``structure["widths"]`` their new widths, in place."""
     for unit in list(model.modules()):
-        if isinstance(unit, blocks.ConvUnit) and isinstance(unit.norm, nn.BatchNorm2d):
+        if isinstance(unit, ConvUnit) and isinstance(unit.norm, nn.BatchNorm2d):
             unit.norm = nn.Identity()
             unit.conv = _like(unit.conv, *widths_of(unit.conv), bias=True)
     for name, (out, into) in structure["widths"].items():
         layer = model.get_submodule(name)
         old = widths_of(layer)
         if not all(new == was or 1 <= new <= was for new, was in zip((out, into), old, strict=True)):
-            raise blocks.SpecError(f"{name}: widths {[out, into]} of a layer that has {list(old)}")
+            raise SpecError(f"{name}: widths {[out, into]} of a layer that has {list(old)}")
         replace_module(model, name, _like(layer, out, into, bias=layer.bias is not None))
 
 
 def _like(layer: nn.Module, out: int, into: int, bias: bool) -> nn.Module:
     """An empty layer of the kind of ``layer`` with other widths."""
     if isinstance(layer, nn.Conv2d):
-        how = {key: getattr(layer, key) for key in ("stride", "padding", "dilation", "groups", "padding_mode")}
+        how = {key: getattr(layer, key) for key in SETTINGS}
         return nn.Conv2d(into * layer.groups, out, layer.kernel_size, bias=bias, **how)
     if isinstance(layer, nn.Linear):
         return nn.Linear(into, out, bias=bias)
@@ -88,8 +85,8 @@ def readers(model: nn.Module) -> list[Reader]:
             rows += [(producer, i) for i in range(layers[producer].weight.shape[0])]
         if rows:
             columns = layers[first].weight.shape[1] * _groups(layers[first])
-            each = columns // len(rows)  # features of one channel, where an image is flattened
-            found.append(Reader(first, [source for source in rows for _ in range(each)]))
+            features = columns // len(rows)  # of one channel, where an image is flattened
+            found.append(Reader(first, [source for source in rows for _ in range(features)]))
         if last != first:
             found.append(Reader(last, [(first, i) for i in range(layers[first].weight.shape[0])]))
     return found
@@ -124,9 +121,9 @@ class _Tracer(fx.Tracer):
 
 
 def _passed(model: nn.Module) -> dict[str, bool]:
-    """Layer → whether a ReLU stands behind it; layers whose channels may not be taken out are left out.
+    """Layer → whether a ReLU stands behind it.
 
-    Those are they whose channels go through anything but a ReLU and :data:`KEEPS` before a layer, or leave the network.
+    Left out are layers whose channels meet anything but a ReLU and :data:`KEEPS` before a layer, or leave the network.
     """
     layers, modules = weight_layers(model), dict(model.named_modules())
     try:
@@ -158,6 +155,7 @@ def _passed(model: nn.Module) -> dict[str, bool]:
 
 
 def _dead(layers: dict, found: list[Reader], passed: dict[str, bool]) -> set[tuple[str, int]]:
+    """Layer and row of every dead channel, but for one of a layer that has no other."""
     read = {}
     for reader in found:
         layer = layers[reader.name]

@@ -48,14 +48,12 @@ def latency(model: nn.Module, images: torch.Tensor, *, compiled: bool = True, re
 
 
 def timer(model: nn.Module, images: torch.Tensor, *, compiled: bool = True) -> Callable[[], float]:
-    """A function that runs ``model`` once over the batch ``images`` and returns the milliseconds it took.
-
-    Compiles and runs three times to warm up before it returns.
+    """A function that runs a compiled and warmed-up ``model`` once and returns the milliseconds that it took.
 
     Args:
-        images: (n, c, h, w) float32, on the model's device.
-        compiled: through torch.compile with the weights frozen, which is what makes int8 layers run in
-            int8 kernels; else operation by operation.
+        images: the batch, (n, c, h, w) float32, on the model's device.
+        compiled: through torch.compile with frozen weights, by which int8 layers run in int8 kernels; else operation
+            by operation.
     """
     model = layers.duplicate(model).eval().to(memory_format=torch.channels_last)
     images = images.contiguous(memory_format=torch.channels_last)

@@ -1,12 +1,8 @@
 """DenseNet: every layer reads all before it (Huang et al. 2017)."""
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import nn
 
-if TYPE_CHECKING:
-    pass
 from studylib.networks.blocks import ConvUnit, SpecError
 
 

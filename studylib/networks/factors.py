@@ -2,7 +2,7 @@
 
 from torch import nn
 
-from studylib.networks import blocks
+from studylib.networks.blocks import SpecError
 from studylib.networks.layers import replace_module
 
 
@@ -20,6 +20,6 @@ def restructure(model: nn.Module, structure: dict) -> None:
     for name, rank in structure["ranks"].items():
         layer = model.get_submodule(name)
         if not isinstance(layer, nn.Linear) or not 1 <= rank <= min(layer.weight.shape):
-            raise blocks.SpecError(f"{name}: expected a linear layer of rank at least {rank!r}")
+            raise SpecError(f"{name}: expected a linear layer of rank at least {rank!r}")
         new = LowRankLinear(layer.in_features, rank, layer.out_features, layer.bias is not None)
         replace_module(model, name, new)

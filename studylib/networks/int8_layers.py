@@ -14,25 +14,27 @@ import torch.nn.functional as F
 from torch import nn
 from torch.ao.quantization.fx import _decomposed  # noqa: F401  (registers torch.ops.quantized_decomposed)
 
-from studylib.networks import blocks, grid
-from studylib.networks.grid import LEAST, QMAX, QMIN, limits, steps  # noqa: F401 (others take them from here)
+from studylib.networks.blocks import SETTINGS, ConvUnit, SpecError
+from studylib.networks.grid import AMAX, AMIN, LEAST, QMAX, QMIN
 from studylib.networks.layers import duplicate, fold_batch_norm, replace_module, weight_layers
+
+ACTIVATIONS = ("static", "dynamic", "float")  # an input is rounded in a fixed range, in each batch's own, or not at all
 
 
 def bits_of_layers(model: nn.Module, bits: int | dict[str, int]) -> dict[str, int]:
     """Layer → bits, 8 where ``bits`` does not name it, for all layers of ``model``.
 
     Raises:
-        models.SpecError: bits that are not 2 to 8, or of a layer that is not there.
+        SpecError: bits that are not 2 to 8, or of a layer that is not there.
     """
     layers = weight_layers(model)
     if not isinstance(bits, dict):
         bits = dict.fromkeys(layers, bits)
     for name, value in bits.items():
         if name not in layers:
-            raise blocks.SpecError(f"bits of {name!r}: expected one of the layers {', '.join(layers)}")
+            raise SpecError(f"bits of {name!r}: expected one of the layers {', '.join(layers)}")
         if type(value) is not int or not 2 <= value <= 8:
-            raise blocks.SpecError(f"bits={value!r} of {name}: expected a whole number from 2 to 8")
+            raise SpecError(f"bits={value!r} of {name}: expected a whole number from 2 to 8")
     return {name: bits.get(name, 8) for name in layers}
 
 
@@ -47,18 +49,13 @@ def pads(convolution: nn.Module) -> tuple[int, int, int, int]:
     return tuple(found)
 
 
-ACTIVATIONS = ("static", "dynamic", "float")  # an input is rounded in a fixed range, in each batch's own, or not at all
-
-
 class Int8Layer(nn.Module):
     """What an int8 convolution and an int8 linear layer share.
 
-    Buffers: ``weight`` int8 (out, …), ``weight_scale`` float32 (out,), ``bias`` float32 (out,),
-    ``input_scale`` float32 (), ``input_zero_point`` uint8 ().  The real value of a weight is weight × scale;
-    of an input, (q − zero point) × scale.  Zero weights are the integer 0 (symmetric quantization).
-
-    Where ``activations`` is not "static" there are no ``input_scale`` and ``input_zero_point``: "dynamic" takes them
-    from the batch at hand, "float" does not round the input.  The integers of ``weight`` take ``bits`` bits.
+    Buffers: ``weight`` int8 (out, …) of ``bits`` bits, ``weight_scale`` and ``bias`` float32 (out,), ``input_scale``
+    float32 (), ``input_zero_point`` uint8 ().  A weight's value is weight × scale, zero for the integer 0; an input's
+    is (q − zero point) × scale.  The last two buffers are for ``activations`` "static" alone: "dynamic" takes them
+    from the batch at hand, "float" does not round the input.
     """
 
     is_weight_layer = True
@@ -75,9 +72,9 @@ class Int8Layer(nn.Module):
         self._input = (1.0, 0)
 
     def freeze(self) -> None:
-        """Takes the input's scale and zero point out of their buffers as Python numbers.
+        """Takes the input's scale and zero point out of their buffers as Python numbers, to be called when they change.
 
-        That is what PT2E's graph holds and what compiles to int8 kernels; to be called when they change.
+        Numbers are what PT2E's graph holds and what compiles to int8 kernels.
         """
         if self.activations == "static":
             self._input = (float(self.input_scale), int(self.input_zero_point))
@@ -90,7 +87,7 @@ class Int8Layer(nn.Module):
         """The float32 weight that the integers stand for, the shape of ``weight``."""
         zeros = torch.zeros_like(self.weight_scale, dtype=torch.int64)
         return torch.ops.quantized_decomposed.dequantize_per_channel(
-            self.weight, self.weight_scale, zeros, 0, grid.QMIN, grid.QMAX, torch.int8
+            self.weight, self.weight_scale, zeros, 0, QMIN, QMAX, torch.int8
         )
 
     def extra_repr(self) -> str:
@@ -100,16 +97,12 @@ class Int8Layer(nn.Module):
         """``x`` rounded to the grid of the input's 256 levels, float32 again; as it is where activations are float."""
         if self.activations == "float":
             return x
-        kind = (grid.AMIN, grid.AMAX, torch.uint8)
+        ops, kind = torch.ops.quantized_decomposed, (AMIN, AMAX, torch.uint8)
         if self.activations == "dynamic":
-            ops = torch.ops.quantized_decomposed
-            scale, zero = ops.choose_qparams.tensor(x, grid.AMIN, grid.AMAX, grid.LEAST, torch.uint8)
-            return ops.dequantize_per_tensor.tensor(
-                ops.quantize_per_tensor.tensor(x, scale, zero, *kind), scale, zero, *kind
-            )
-        parameters = (*self._input, *kind)
-        q = torch.ops.quantized_decomposed.quantize_per_tensor(x, *parameters)
-        return torch.ops.quantized_decomposed.dequantize_per_tensor(q, *parameters)
+            grid = (*ops.choose_qparams.tensor(x, AMIN, AMAX, LEAST, torch.uint8), *kind)
+            return ops.dequantize_per_tensor.tensor(ops.quantize_per_tensor.tensor(x, *grid), *grid)
+        grid = (*self._input, *kind)
+        return ops.dequantize_per_tensor(ops.quantize_per_tensor(x, *grid), *grid)
 
 
 class Int8Conv2d(Int8Layer):
@@ -118,7 +111,7 @@ class Int8Conv2d(Int8Layer):
     ``stride``, ``padding``, ``dilation``, ``groups`` and ``padding_mode`` are nn.Conv2d's.
     """
 
-    settings = ("bits", "activations", "stride", "padding", "dilation", "groups", "padding_mode")
+    settings = ("bits", "activations", *SETTINGS)
 
     def __init__(
         self,
@@ -184,19 +177,19 @@ def restructure(model: nn.Module, structure: dict) -> None:
     """
     activations = structure.get("activations", "static")
     if activations not in ACTIVATIONS:
-        raise blocks.SpecError(f"activations {activations!r}: expected one of {', '.join(ACTIVATIONS)}")
+        raise SpecError(f"activations {activations!r}: expected one of {', '.join(ACTIVATIONS)}")
     bits = bits_of_layers(model, structure.get("bits", 8))
     for name in structure["layers"]:
         layer = model.get_submodule(name)
         if type(layer) not in (nn.Conv2d, nn.Linear):
-            raise blocks.SpecError(f"{name} is {type(layer).__name__}: expected a convolution or linear layer")
+            raise SpecError(f"{name} is {type(layer).__name__}: expected a convolution or linear layer")
         shape, how = tuple(layer.weight.shape), {"activations": activations, "bits": bits[name]}
         if isinstance(layer, nn.Linear):
             new = Int8Linear(shape, layer.bias is not None, **how)
         else:
-            how |= {key: getattr(layer, key) for key in ("stride", "padding", "dilation", "groups", "padding_mode")}
+            how |= {key: getattr(layer, key) for key in SETTINGS}
             new, unit = Int8Conv2d(shape, **how), model.get_submodule(name.rpartition(".")[0])
-            norm = unit.norm if isinstance(unit, blocks.ConvUnit) and unit.conv is layer else None
+            norm = unit.norm if isinstance(unit, ConvUnit) and unit.conv is layer else None
             if isinstance(norm, nn.BatchNorm2d):
                 unit.norm = nn.Identity()  # folded into the convolution
         replace_module(model, name, new)

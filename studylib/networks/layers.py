@@ -5,8 +5,9 @@ import copy
 import torch
 from torch import nn
 
-from studylib.networks import blocks
 from studylib.networks.blocks import ConvUnit, SpecError
+
+Masks = dict[str, torch.Tensor]
 
 
 def sparsity(model: nn.Module) -> float:
@@ -15,16 +16,10 @@ def sparsity(model: nn.Module) -> float:
     return 1 - sum(int((w != 0).sum()) for w in weights) / sum(w.numel() for w in weights)
 
 
-Masks = dict[str, torch.Tensor]
-
-
 def prunable(model: nn.Module) -> dict[str, torch.Tensor]:
     """Name → weight of every float convolution and linear layer; biases and batch norms are left alone."""
-    return {
-        f"{name}.weight": layer.weight
-        for name, layer in weight_layers(model).items()
-        if isinstance(layer.weight, nn.Parameter)
-    }
+    layers = weight_layers(model).items()
+    return {f"{name}.weight": layer.weight for name, layer in layers if isinstance(layer.weight, nn.Parameter)}
 
 
 def masks_of(model: nn.Module) -> Masks:
@@ -56,9 +51,8 @@ def check_units(model: nn.Module) -> None:
     """Sees that every :class:`ConvUnit` runs its convolution, then its norm, then the rest: else none may be folded.
 
     Raises:
-        SpecError: a unit with another ``forward``, with other children first than conv and norm, a convolution that
-            is neither nn.Conv2d itself nor int8, or a batch norm that is not nn.BatchNorm2d itself or that has no
-            running statistics; the message names the unit.
+        SpecError: another ``forward``; other children first than conv and norm; a convolution that is neither
+            nn.Conv2d itself nor int8; a batch norm that is not nn.BatchNorm2d itself, or without running statistics.
     """
     for name, unit in model.named_modules():
         if not isinstance(unit, ConvUnit):
@@ -76,9 +70,8 @@ def check_units(model: nn.Module) -> None:
                 found = f"{type(norm).__name__} behind {type(conv).__name__}"
                 raise SpecError(f"{name}.norm is {found}: expected BatchNorm2d behind Conv2d")
             if norm.running_mean is None:
-                raise SpecError(
-                    f"{name}.norm has no running statistics: expected track_running_stats=True, to be folded"
-                )
+                expected = "expected track_running_stats=True, to be folded"
+                raise SpecError(f"{name}.norm has no running statistics: {expected}")
 
 
 def check_finite(tensors: dict[str, torch.Tensor]) -> None:
@@ -95,10 +88,9 @@ def duplicate(model: nn.Module) -> nn.Module:
 
 def weight_layers(model: nn.Module) -> dict[str, nn.Module]:
     """Name → module of each convolution and linear layer, float or int8, in the order of the spec."""
+    named = model.named_modules()
     return {
-        name: module
-        for name, module in model.named_modules()
-        if isinstance(module, (nn.Conv2d, nn.Linear)) or getattr(module, "is_weight_layer", False)
+        name: m for name, m in named if isinstance(m, (nn.Conv2d, nn.Linear)) or getattr(m, "is_weight_layer", False)
     }
 
 
@@ -126,7 +118,8 @@ def fold_batch_norm(model: nn.Module) -> nn.Module:
 
 
 def check_float(model: nn.Module) -> None:
+    """Raises SpecError where a layer is int8, ValueError where a number is not finite."""
     for name, layer in weight_layers(model).items():
         if not isinstance(layer, (nn.Conv2d, nn.Linear)):
-            raise blocks.SpecError(f"{name} is {type(layer).__name__}: expected a convolution or linear layer")
+            raise SpecError(f"{name} is {type(layer).__name__}: expected a convolution or linear layer")
     check_finite(model.state_dict())

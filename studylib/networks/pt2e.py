@@ -12,15 +12,11 @@ from torch import nn
 from torch.ao.quantization.fx import _decomposed  # noqa: F401  (registers torch.ops.quantized_decomposed)
 
 from studylib.data.datasets import Data
-from studylib.networks import blocks, spec
-from studylib.networks.grid import AMAX, AMIN, LEAST, QMAX, QMIN, limits, steps  # noqa: F401 (others take them from here)
+from studylib.networks import spec
+from studylib.networks.blocks import ConvUnit, SpecError
+from studylib.networks.grid import AMAX, AMIN, LEAST, limits
 from studylib.networks.int8_layers import bits_of_layers, pads, restructure
-from studylib.networks.layers import (
-    check_units,
-    check_untouched,
-    duplicate,
-    weight_layers,
-)
+from studylib.networks.layers import check_units, check_untouched, duplicate, weight_layers
 
 OPERATIONS = (torch.ops.aten.conv2d.default, torch.ops.aten.linear.default)  # that have weights
 
@@ -32,7 +28,7 @@ def convert(model: nn.Module, images: torch.Tensor, *, bits: int | dict[str, int
     exact, so that each layer's input is rounded once.  ``bits``: as in :func:`studylib.techniques.int8.apply`.
 
     Raises:
-        models.SpecError: ``bits`` that do not fit, a layer that PT2E computes otherwise than we would (:func:`export`).
+        SpecError: ``bits`` that do not fit, a layer that PT2E computes otherwise than we would (:func:`export`).
         ValueError: a layer reads or gives numbers that are not finite (:func:`check_range`).
     """
     with quiet_torchao():
@@ -63,9 +59,9 @@ def quiet_torchao():
 
 @contextlib.contextmanager
 def only_conv2d():
-    """Spares conversion its search for batch norms behind other convolutions, a quarter of a minute: there are none.
+    """Spares conversion a search of a quarter of a minute for batch norms behind other convolutions than Conv2d.
 
-    It is a private function of torchao's that is told so; where that is gone, conversion takes its time.
+    It replaces a private function of torchao's; where that is gone, conversion takes its time.
     """
     from torchao.quantization.pt2e import qat_utils
 
@@ -89,17 +85,15 @@ def export(model: nn.Module, images: torch.Tensor) -> torch.fx.GraphModule:
     Paddings of ``model`` that are words become numbers, in place: PT2E reads no others.
 
     Raises:
-        models.SpecError: a layer that is neither nn.Conv2d nor nn.Linear itself or is not called exactly once; a batch
-            norm behind a convolution outside a :class:`studylib.networks.blocks.ConvUnit`, which PT2E alone would
-            fold; a unit
-            or module that does something else than its class (:func:`studylib.networks.layers.check_units`,
-            :func:`studylib.networks.layers.check_untouched`).
+        SpecError: a layer that is neither nn.Conv2d nor nn.Linear itself or is not called exactly once; a batch norm
+            behind a convolution outside a ConvUnit, which PT2E alone would fold; a unit or module that does something
+            else than its class (:func:`check_units`, :func:`check_untouched` of studylib.networks.layers).
     """
     check_untouched(model)
     check_units(model)
     for name, layer in weight_layers(model).items():
         if type(layer) not in (nn.Conv2d, nn.Linear):
-            raise blocks.SpecError(f"{name} is {type(layer).__name__}: expected a convolution or linear layer")
+            raise SpecError(f"{name} is {type(layer).__name__}: expected a convolution or linear layer")
         if isinstance(layer, nn.Conv2d) and isinstance(layer.padding, str):
             left, right, top, bottom = pads(layer)
             if layer.padding_mode == "zeros" and (left, top) != (right, bottom):
@@ -112,12 +106,12 @@ def export(model: nn.Module, images: torch.Tensor) -> torch.fx.GraphModule:
     )
     for name, layer in weight_layers(model).items():
         if calls[layer] != 1:
-            raise blocks.SpecError(f"{name} is called {calls[layer]} times: expected once, for its input has one scale")
-    units = {f"{name}.norm": f"{name}.conv" for name, m in model.named_modules() if isinstance(m, blocks.ConvUnit)}
+            raise SpecError(f"{name} is called {calls[layer]} times: expected once, for its input has one scale")
+    units = {f"{name}.norm": f"{name}.conv" for name, m in model.named_modules() if isinstance(m, ConvUnit)}
     for norm in (node for node in graph.graph.nodes if "batch_norm" in str(node.target)):
         layer, name = norm.args[0], module_name(norm)
         if layer.target == OPERATIONS[0] and (units.get(name) != module_name(layer) or len(layer.users) > 1):
-            raise blocks.SpecError(f"{name}: a batch norm behind a convolution: expected both in a ConvUnit")
+            raise SpecError(f"{name}: a batch norm behind a convolution: expected both in a ConvUnit")
     return graph
 
 
@@ -133,10 +127,8 @@ def check_range(model: nn.Module, images: torch.Tensor) -> None:
         def see(_module, inputs, output):
             for what, tensor in (*(("reads", each) for each in inputs), ("gives", output)):
                 if not (tensor.max() - tensor.min()).isfinite():
-                    raise ValueError(
-                        f"{name} {what} numbers that are not finite, or too far apart for float32, for the calibration"
-                        " images; train the model again, at a smaller lr"
-                    )
+                    why = "numbers that are not finite, or too far apart for float32, for the calibration images"
+                    raise ValueError(f"{name} {what} {why}; train the model again, at a smaller lr")
 
         return see
 
@@ -148,9 +140,7 @@ def check_range(model: nn.Module, images: torch.Tensor) -> None:
 
 
 def quantizer(bits: dict[str, int], observers: tuple | None = None):
-    """What tells PT2E to round the input and the weight of each layer, and nothing else.
-
-    torchao's own quantizer for x86 would round the second term of a sum as well.
+    """What tells PT2E to round each layer's input and weight only; torchao's for x86 rounds a term of each sum, too.
 
     Args:
         bits: layer → bits of its weights; layers that are not named stay as they are.
@@ -246,13 +236,12 @@ def with_activations(model: nn.Module, float_model: nn.Module, activations: str)
     Weights, their scales and biases stay; "dynamic" and "float" (weight-only quantization) need no calibration.
 
     Raises:
-        models.SpecError: an unknown name.
+        SpecError: an unknown name.
     """
     structure = {**model.spec["changes"][-1]["structure"], "activations": activations}
     new = duplicate(float_model).cpu().eval()
     restructure(new, structure)
     known = new.state_dict()
     new.load_state_dict({name: tensor for name, tensor in model.state_dict().items() if name in known})
-    return spec.with_change(
-        new, model.spec["changes"][-1]["technique"], {"layers": len(structure["layers"])}, structure
-    )
+    did = {"layers": len(structure["layers"])}
+    return spec.with_change(new, model.spec["changes"][-1]["technique"], did, structure)

@@ -13,7 +13,6 @@ what each technique did to the model. A change that altered the structure (facto
 import copy
 import json
 import re
-from collections.abc import Callable
 
 import torch
 from torch import nn
@@ -35,33 +34,6 @@ RESTRUCTURE = {  # the words that stored specs use → what alters a network so,
     "quantize": int8_layers.restructure,
 }
 BREADTH = {"densenet": "growth", "vgg": "width", "whitened": "width"}  # the argument that says how wide
-
-
-def described(text: str, like: dict, model_args: dict) -> tuple[str, dict]:
-    """Name and arguments, for :func:`studylib.networks.spec.create`, of a network in words: its kind and how wide it
-    is.
-
-    Args:
-        text: "densenet 6" adds 6 channels a layer, "vgg 12" has a stem of 12, "whitened 64" first stages of 64; they
-            are otherwise as ``like``, if it is of their kind. "convnet 16" has 16, 32 and 64 channels, 32 and 16
-            features.
-        like: a spec, or its name and args.
-        model_args: what a network needs to fit the data.
-
-    Raises:
-        ValueError: another kind, or no whole number of at least 1 after it.
-    """
-    kind, _, number = text.partition(" ")
-    kinds = ["convnet", *BREADTH]
-    if kind not in kinds or not number.isdecimal() or int(number) < 1:
-        raise ValueError(f"network {text!r}: expected one of {', '.join(kinds)}, and a number of at least 1")
-    w = int(number)
-    if kind == "convnet":
-        return kind, {**model_args, "widths": [w, 2 * w, 4 * w], "hidden": [2 * w, w]}
-    same = like["args"] if like["name"] == kind else {}
-    return kind, {**same, **model_args, BREADTH[kind]: w}
-
-
 SPEC_FORMAT = 1
 PLAIN = {  # what torch hangs on a layer, by the names of its tensors; and what makes the layer a plain one again
     r"\bparametrizations\.": "torch.nn.utils.parametrize.remove_parametrizations(layer, tensor) first",
@@ -69,8 +41,6 @@ PLAIN = {  # what torch hangs on a layer, by the names of its tensors; and what 
     r"(weight|bias)_g$": "torch.nn.utils.remove_weight_norm(layer) first",
     r"(weight|bias)_u$": "torch.nn.utils.remove_spectral_norm(layer) first",
 }
-
-
 REMEDY = "create the model so, or record what was done to it (studylib.networks.spec.with_change with a structure)"
 
 
@@ -112,7 +82,10 @@ def build(spec: dict) -> nn.Module:
         model = ARCHITECTURES[spec["name"]](**spec["args"])
         for change in spec["changes"]:
             if "structure" in change:
-                _restructurer(change["structure"]["module"])(model, change["structure"])
+                word = change["structure"]["module"]
+                if not isinstance(word, str) or word not in RESTRUCTURE:
+                    raise SpecError(f"change of structure {word!r}: expected one of {', '.join(RESTRUCTURE)}")
+                RESTRUCTURE[word](model, change["structure"])
         model.spec, model.history = copy.deepcopy(spec), []
     except (SpecError, MemoryError):
         raise
@@ -156,6 +129,71 @@ def rebuilt(model: nn.Module) -> nn.Module:
     return built
 
 
+def with_change(
+    model: nn.Module, technique: str, did: dict, structure: dict | None = None, history: list[dict] | None = None
+) -> nn.Module:
+    """``model`` with one more entry in ``model.spec["changes"]``: the technique, and what it did.
+
+    Args:
+        did: a few JSON values; they are stored with the model and count in its bytes.
+        structure: given if the technique changed which layers there are; its key ``module`` is a word of
+            :data:`RESTRUCTURE`, which rebuilding the model calls.
+        history: rows of the training that the technique did, left in ``model.history`` and not in the spec.
+    """
+    change = {"technique": technique, **did}
+    if structure is not None:
+        change["structure"] = structure
+    model.spec = {**model.spec, "changes": [*copy.deepcopy(model.spec["changes"]), change]}
+    model.history = list(history or [])
+    return model
+
+
+def normalize(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
+    """Images as ``model`` wants them: pixels of mean 0 and deviation 1 a channel, by the numbers in its spec.
+
+    Args:
+        images: (n, c, h, w), 0…255, of any type.
+
+    Returns:
+        float32 (n, c, h, w), bit for bit what Data.normalize of studylib.data.datasets gives for the same data set.
+
+    Raises:
+        SpecError: the spec does not say: the model was not made by a stage of the study.
+    """
+    try:
+        mean, std = (torch.tensor(model.spec["input"][name], dtype=torch.float32) for name in ("mean", "std"))
+        if not mean.shape == std.shape == images.shape[1:2]:
+            raise ValueError("as many numbers as channels")
+    except (KeyError, TypeError, ValueError, IndexError) as error:
+        found = model.spec.get("input")
+        raise SpecError(f"input {found!r} in the spec: expected mean and std, a number a channel") from error
+    return normalized(images, mean.to(images.device), std.to(images.device))
+
+
+def described(text: str, like: dict, model_args: dict) -> tuple[str, dict]:
+    """Name and arguments, for :func:`create`, of a network in words: its kind and how wide it is.
+
+    Args:
+        text: "densenet 6" adds 6 channels a layer, "vgg 12" has a stem of 12, "whitened 64" first stages of 64; they
+            are otherwise as ``like``, if it is of their kind. "convnet 16" has 16, 32 and 64 channels, 32 and 16
+            features.
+        like: a spec, or its name and args.
+        model_args: what a network needs to fit the data.
+
+    Raises:
+        ValueError: another kind, or no whole number of at least 1 after it.
+    """
+    kind, _, number = text.partition(" ")
+    kinds = ["convnet", *BREADTH]
+    if kind not in kinds or not number.isdecimal() or int(number) < 1:
+        raise ValueError(f"network {text!r}: expected one of {', '.join(kinds)}, and a number of at least 1")
+    w = int(number)
+    if kind == "convnet":
+        return kind, {**model_args, "widths": [w, 2 * w, 4 * w], "hidden": [2 * w, w]}
+    same = like["args"] if like["name"] == kind else {}
+    return kind, {**same, **model_args, BREADTH[kind]: w}
+
+
 def _tensors(model: nn.Module) -> dict[str, str]:
     """Name → type and shape of every tensor, those that are not stored included."""
     held = model.state_dict() | dict(model.named_parameters()) | dict(model.named_buffers())
@@ -184,51 +222,3 @@ def _misfit(wrong: list[str], found: dict[str, str], expected: dict[str, str]) -
         remedies.append("model.float() first")
     remedy = [*remedies, REMEDY][0]
     return f"{name or 'the model'} is {is_}: expected {should}, as its spec builds it{more}; {remedy}"
-
-
-def _restructurer(kind: str) -> Callable[[nn.Module, dict], None]:
-    if not isinstance(kind, str) or kind not in RESTRUCTURE:
-        raise SpecError(f"change of structure {kind!r}: expected one of {', '.join(RESTRUCTURE)}")
-    return RESTRUCTURE[kind]
-
-
-def with_change(
-    model: nn.Module, technique: str, did: dict, structure: dict | None = None, history: list[dict] | None = None
-) -> nn.Module:
-    """``model`` with one more entry in ``model.spec["changes"]``: the technique, and what it did.
-
-    Args:
-        did: a few JSON values; they are stored with the model and count in its bytes.
-        structure: given if the technique changed which layers there are. Rebuilding the model calls
-            ``restructure(model, structure)`` of the module of studylib that its key ``module`` names.
-        history: rows of the training that the technique did, left in ``model.history`` and not in the spec.
-    """
-    change = {"technique": technique, **did}
-    if structure is not None:
-        change["structure"] = structure
-    model.spec = {**model.spec, "changes": [*copy.deepcopy(model.spec["changes"]), change]}
-    model.history = list(history or [])
-    return model
-
-
-def normalize(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
-    """Images as ``model`` wants them: pixels of mean 0 and deviation 1 a channel, by the numbers in its spec.
-
-    Args:
-        images: (n, c, h, w), 0…255, of any type.
-
-    Returns:
-        float32 (n, c, h, w), bit for bit what :meth:`studylib.data.datasets.Data.normalize` gives for the same data
-        set.
-
-    Raises:
-        SpecError: the spec does not say: the model was not made by a stage of the study.
-    """
-    try:
-        mean, std = (torch.tensor(model.spec["input"][name], dtype=torch.float32) for name in ("mean", "std"))
-        if not mean.shape == std.shape == images.shape[1:2]:
-            raise ValueError("as many numbers as channels")
-    except (KeyError, TypeError, ValueError, IndexError) as error:
-        found = model.spec.get("input")
-        raise SpecError(f"input {found!r} in the spec: expected mean and std, a number a channel") from error
-    return normalized(images, mean.to(images.device), std.to(images.device))

@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
-from studylib.disk import files, provenance
+from studylib.disk import files
+from studylib.disk.code import code_digest
 
 log = logging.getLogger(__name__)
 Found = TypeVar("Found")
@@ -18,17 +19,19 @@ def once(path: Path | None, key: list, make: Callable[[], Found]) -> Found:
 
     Args:
         path: file that is written, whole or not at all; None: nothing is kept.
-        key: JSON data of all that decides the result. The code of studylib counts besides.
+        key: JSON data of all that decides the result. The code that ``make`` stands on counts besides
+            (:func:`studylib.disk.code.code_digest`).
 
     Returns:
         As JSON gives it back, whether made or read: tuples are lists.
     """
-    key = json.loads(json.dumps([provenance.code_digest(), *key]))
-    if path and (kept := _read(path)).get("key") == key:
+    if path is None:
+        return json.loads(json.dumps(make()))
+    key = json.loads(json.dumps([code_digest(make), *key]))
+    if (kept := _read(path)).get("key") == key:
         return kept["found"]
     found = json.loads(json.dumps(make()))
-    if path:
-        files.write_json(path, {"key": key, "found": found})
+    files.write_json(path, {"key": key, "found": found})
     return found
 
 

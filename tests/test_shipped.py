@@ -8,10 +8,9 @@ from studylib.coding import shipped
 from studylib.data import datasets
 from studylib.disk import models
 from studylib.networks import blocks, cost, int8_layers, pt2e
-from studylib.networks import spec as networks_spec
 from studylib.networks.layers import duplicate, weight_layers
-from studylib.techniques import int8 as techniques_int8
-from studylib.techniques import svd
+from studylib.networks.spec import build, create
+from studylib.techniques import int8, svd
 
 IMAGES = torch.randn(32, 1, 8, 8, generator=torch.Generator().manual_seed(0))
 NETWORKS = {
@@ -24,7 +23,7 @@ NETWORKS = {
 
 def network(name, seed=0, image_size=8):
     kind, args = NETWORKS[name]
-    model = networks_spec.create(kind, seed, in_channels=1, image_size=image_size, classes=10, **args)
+    model = create(kind, seed, in_channels=1, image_size=image_size, classes=10, **args)
     draw = torch.Generator().manual_seed(seed)
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
@@ -146,7 +145,7 @@ def test_one_channel_stays_where_all_are_dead():
 @pytest.mark.parametrize("name", NETWORKS)
 def test_int8_models_are_sliced_alike(name):
     digits = datasets.load("digits", 0)
-    model = techniques_int8.apply(prune(network(name), 0.4, 0), digits, calibration_images=64)
+    model = int8.apply(prune(network(name), 0.4, 0), digits, calibration_images=64)
     new = shipped.apply(model)
     assert new.spec["changes"][-1]["technique"] == "inference" and new.spec["changes"][-1]["sliced"] > 0
     assert torch.allclose(outputs(new), outputs(model), atol=1e-5)
@@ -161,9 +160,9 @@ def test_slicing_changes_no_output_whatever_rounds_the_inputs(activations):
     with torch.no_grad():
         model.fc1.weight[:, 0] = 0  # unread
         model.features[4].norm.weight[0] = 50.0  # and large
-    int8 = pt2e.with_activations(techniques_int8.apply(model, digits, calibration_images=64), model, activations)
-    new = shipped.apply(int8)
-    assert torch.allclose(outputs(new), outputs(int8), atol=1e-5)
+    low = pt2e.with_activations(int8.apply(model, digits, calibration_images=64), model, activations)
+    new = shipped.apply(low)
+    assert torch.allclose(outputs(new), outputs(low), atol=1e-5)
     assert ("inference" in [change["technique"] for change in new.spec["changes"]]) == (activations != "dynamic")
 
 
@@ -217,4 +216,4 @@ def test_widths_that_do_not_fit_are_refused(student_model, widths):
         "changes": [{"technique": "x", "structure": {"module": "inference", "widths": widths}}],
     }
     with pytest.raises(blocks.SpecError):
-        networks_spec.build(spec)
+        build(spec)

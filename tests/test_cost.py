@@ -62,7 +62,7 @@ def test_latency_is_the_median_of_the_passes_after_the_first_three(monkeypatch):
             return images
 
     monkeypatch.setattr(cost.time, "perf_counter", lambda: now)
-    monkeypatch.setattr(cost.models, "duplicate", lambda model: model)
+    monkeypatch.setattr(cost.layers, "duplicate", lambda model: model)
     assert cost.latency(Slow(), torch.zeros(1, 1, 8, 8), compiled=False, repeats=5) == 3000
 
 

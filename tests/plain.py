@@ -13,8 +13,10 @@ SKIPPED = ("block_code", "table", "block_html", "block_math", "thematic_break", 
 END = re.compile(r"(?<=[.!?])[\"”’)*]*\s+(?=[^a-z\s])")
 ABBREVIATED = re.compile(r"(?:\b(?:e\.g|i\.e|al|cf|vs|resp|approx|[Ff]ig|[Ee]q|[Nn]o|M\.Sc|Dr)|(?<![\w.])[A-Z])\.$")
 # A clause; "that" begins one before a verb or a subject, and points (that file, than that of) before anything else.
-AFTER_THAT = "is|are|was|were|has|have|had|does|do|did|can|may|must|will|would|should|the|a|an|it|they|we|you|its|each|every"
-AFTER_THAT += r"|all|both|no|not|nothing|nobody|others|only|\w*[^\W_suia]s(?![’'])"
+AFTER_THAT = "is|are|was|were|has|have|had|does|do|did|can|may|must|will|would|should"
+AFTER_THAT += (
+    r"|the|a|an|it|they|we|you|its|each|every|all|both|no|not|nothing|nobody|others|only|\w*[^\W_suia]s(?![’'])"
+)
 CLAUSE = re.compile(rf"\b(?:which|who|whose|whom)\b|(?<=[\w)`,]) that(?= (?:{AFTER_THAT})\b)")
 
 
@@ -62,13 +64,15 @@ def without_generated(markdown: str) -> str:
 
 def of_docstring(text: str) -> str:
     """A docstring as Markdown: an item an argument, literal blocks and examples left out."""
-    lines, literal, section = [], False, False
+    lines, literal, example, section = [], False, False, False
     for line in inspect.cleandoc(text).splitlines():
         indented = line.startswith("    ")
-        if line.strip() and not indented:
+        if not line.strip():
+            example = False
+        elif not indented:
             literal = section = False
-        if literal or line.lstrip().startswith(">>>"):
-            literal = True
+        example = example or line.lstrip().startswith(">>>")
+        if literal or example:
             continue
         if re.fullmatch(r"[A-Z]\w+:", line):
             section = True

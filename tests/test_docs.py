@@ -13,7 +13,6 @@ import yaml
 from engine.settings import chapters, parameters
 from engine.settings.reading import FOLDER
 from studylib import settings
-from studylib.tree import names
 from studylib.tree.table import COLUMNS
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -186,10 +185,10 @@ def test_every_column_of_the_table_has_its_meaning():
     assert sorted(named) == sorted(["column", *COLUMNS])
 
 
-def test_the_readme_says_of_every_technique_where_it_is():
-    rows = re.findall(r"^\| [\w ]+ \| \[(.*?)\]\(\1\) \| `(\w+)` \| (\w+) \|$", text_of(README), flags=re.M)
-    keys = chapters.techniques()
-    assert rows == [(f"studylib/techniques/{key}.py", key, names.part(key)) for key in keys]
+def test_a_technique_is_where_the_readme_says():
+    assert "`studylib/techniques/<key>.py`" in text_of(README)
+    for key in chapters.techniques():
+        assert (ROOT / "studylib" / "techniques" / f"{key}.py").is_file()
 
 
 def test_the_readme_shows_every_folder_with_a_comment():

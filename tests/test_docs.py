@@ -193,16 +193,23 @@ def test_a_technique_is_where_the_readme_says():
 
 def test_the_readme_shows_every_folder_with_a_comment():
     (tree,) = code_of(README, "text")
-    rows = [re.fullmatch(r"( *)(\S+?)/? +(\S.*)", line) for line in tree.splitlines()]
-    assert all(rows)
-    top, inner = ([row[2] for row in rows if len(row[1]) == depth] for depth in (0, 2))
+    shown: dict[str, list[str]] = {}
+    for line in tree.splitlines():
+        indent, name, _ = re.fullmatch(r"(  |)(\S+?)/? +(\S.*)", line).groups()
+        if indent:
+            shown[[*shown][-1]].append(name)
+        else:
+            shown[name] = []
     tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, text=True, capture_output=True, check=True).stdout
     folders = {path.partition("/")[0] for path in tracked.splitlines() if "/" in path} - {".ci"}
-    assert set(top) == folders | {"Snakefile", "Makefile"}
-    there = {path.name for path in (ROOT / "studylib").iterdir() if path.name not in ("__init__.py", "__pycache__")}
-    assert set(inner) == there
-    packages = re.findall(r"^(\w+):", (ROOT / "studylib" / "__init__.py").read_text(encoding="utf-8"), flags=re.M)
-    assert [name for name in inner if name != "settings.py"] == packages  # in the order in which they may import
+    assert set(shown) == folders | {"Snakefile", "Makefile"}
+    packages = {
+        top: {path.parent.name for path in (ROOT / top).glob("*/__init__.py")} for top in ("studylib", "engine")
+    }
+    assert set(shown["engine"]) == packages["engine"]
+    assert set(shown["studylib"]) == packages["studylib"] | {"settings.py"}
+    order = re.findall(r"^(\w+):", (ROOT / "studylib" / "__init__.py").read_text(encoding="utf-8"), flags=re.M)
+    assert shown["studylib"] == ["settings.py", *order]  # a folder imports only those before it
 
 
 @every_page

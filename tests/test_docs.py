@@ -98,12 +98,11 @@ def test_what_commands_ask_for_can_be_had(page):
         if "…" in command:
             continue
         given = dict(word.split("=", 1) for word in shlex.split(command)[2:])
-        profile, variant = given.get("PROFILE", "digits"), given.get("VARIANT", "")
-        if profile not in there or variant:  # else a run by its whole name
-            assert (profile, variant) in there.values(), command
-        sections = parameters.load(*there.get(profile, (profile, variant)), given.get("SEEDS", ""))
-        if "STAGES" in given:
-            assert set(given["STAGES"].split()) <= set(sections["study"]["stages"]), command
+        run = parameters.run_name(given.get("PROFILE", "digits"), given.get("VARIANT", ""))
+        assert run in there, command
+        profile, variant = there[run]
+        asked = {"seeds": given.get("SEEDS", ""), "stages": given.get("STAGES", ""), "variant": variant}
+        sections = parameters.load(profile, **asked)  # names what is misspelt
         if "CHAPTERS" in given:
             assert parameters.chapters(sections, given["CHAPTERS"]), command
         assert all(given[name] in {*there, "published"} for name in ("A", "B") if name in given), command

@@ -20,6 +20,7 @@ README = ROOT / "README.md"
 PAGES = [README, *sorted((ROOT / "docs").glob("*.md"))]
 every_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 EMBEDDED = "## Add a technique"  # of extend.md: its code is run as a study of its own, see test_declared.py
+EXAMPLE = "clip"  # the technique that is added there
 VARIABLES = {"STUDY_DATA", "SNAKEMAKE_PROFILE"}  # of the environment
 
 
@@ -209,6 +210,17 @@ def test_the_readme_shows_every_folder_with_a_comment():
     assert set(shown["studylib"]) == packages["studylib"] | {"settings.py"}
     order = re.findall(r"^(\w+):", (ROOT / "studylib" / "__init__.py").read_text(encoding="utf-8"), flags=re.M)
     assert shown["studylib"] == ["settings.py", *order]  # a folder imports only those before it
+
+
+@every_page
+def test_files_and_modules_that_are_named_exist(page):
+    text = re.sub(r"^```.*?^```$", "", text_of(page), flags=re.M | re.S)
+    folders = "studylib|engine|tests|notebooks|papermill_params|docs"
+    paths = set(re.findall(rf"`((?:{folders})/[\w./]+)`", text)) - {f"studylib/techniques/{EXAMPLE}.py"}
+    missing = {path for path in paths if not (ROOT / path).exists()} - {f"notebooks/09_{EXAMPLE}.ipynb"}
+    modules = re.findall(r"`(studylib(?:\.\w+)+)`", text)
+    missing |= {module for module in modules if not (ROOT / f"{module.replace('.', '/')}.py").exists()}
+    assert not missing
 
 
 @every_page

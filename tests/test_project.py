@@ -13,9 +13,8 @@ from packaging.requirements import Requirement
 from projects import ROOT, copy_project, environment, read_only, tree_of
 
 from engine.publish import figures
-from engine.settings import chapters, parameters
+from engine.settings import parameters
 from engine.tools import compare
-from studylib import settings
 from studylib.disk.files import Path
 from studylib.tree import names
 from studylib.tree.table import COLUMNS
@@ -252,33 +251,6 @@ def test_clean_removes_one_run_and_says_what_it_frees(published):
         busy = run(project, "clean", "other")
     assert busy.returncode != 0 and "is being run already" in busy.stderr
     assert (project / "engine").exists()
-
-
-def test_readme_has_no_gaps_left_to_fill():
-    text = (ROOT / "README.md").read_text()
-    variables = {"STUDY_DATA", "SNAKEMAKE_PROFILE"}  # of the environment
-    assert set(re.findall(r"[A-Z]{2,}_[A-Z]{2,}", text)) == variables
-
-
-def test_readme_names_every_module_and_folder_of_studylib():
-    house = (ROOT / "README.md").read_text(encoding="utf-8").partition("\n## The house\n")[2].partition("\n## ")[0]
-    named = set(re.findall(r"`([\w/]+)`", house))
-    there = {path.stem for path in (ROOT / "studylib").glob("*.py")} - {"__init__"}
-    there |= {f"{path.parent.name}/" for path in (ROOT / "studylib").glob("*/__init__.py")}
-    assert there - named == set()
-    rows = re.findall(r"^\| (`.*?) \|", house, flags=re.M)
-    assert set(re.findall(r"`([\w/]+)`", " ".join(rows))) == there
-
-
-def test_what_readme_hands_papermill_is_what_the_notebook_takes():
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    (name,) = re.findall(r"papermill (\w+\.ipynb)", text)
-    types = parameters.types_of(ROOT / "notebooks" / name)
-    given = {key: value for part in re.findall(r"-y '(.*?)'", text) for key, value in yaml.safe_load(part).items()}
-    declared = next(each for each in chapters.declared().values() if each.notebook.name == name)
-    assert set(given) <= set(types) and set(given) & set(declared.records) and given["published"] == ""
-    for record in set(given) & set(declared.records):
-        settings.read(declared.record(record), given[record], record)
 
 
 def test_make_help_names_every_command():

@@ -1,10 +1,7 @@
-"""What the networks of profiles are called, for tables and figures of several profiles."""
+"""What networks and their files are called, by what a study says of its teacher and a file of its making."""
 
-from pathlib import Path
+import re
 
-from engine.settings import chapters, check, parameters
-from engine.settings.reading import FOLDER, ROOT
-from studylib.coding import restore
 from studylib.results import claims
 from studylib.techniques.teacher import Network
 from studylib.tree import names
@@ -12,56 +9,67 @@ from studylib.tree import names
 DENSENET = "DenseNet"  # of networks, the one that the paper's goals are about
 KINDS = {"densenet": DENSENET, "vgg": "VGG", "whitened": "whitened VGG", "convnet": "ConvNet"}
 TRAINED_ON = ", trained on"
-RESTORED = "restored network"  # one that a profile takes from a published file and does not train
+RESTORED = "restored network"  # one that a study takes from a published file and does not train
+UNKNOWN = {"name": "densenet", "args": {}, "restored": False}  # teacher of a study that does not say
 
 
-def teacher_kind(profile: str) -> str:
-    """What network the teacher of a published run is, by the profile as it stands."""
-    network = _teacher(profile)
-    if network is None or not network.name:
-        return DENSENET
-    return RESTORED if network.name.endswith(restore.ENDING) else KINDS[network.name.split()[0]]
+def teacher_of(spec: dict) -> dict:
+    """What is published of a study's teacher, by the spec of its model."""
+    restored = any(change["technique"] == "restored" for change in spec["changes"])
+    return {"name": spec["name"], "args": spec["args"], "restored": restored}
 
 
-def another_network(profile: str) -> str:
-    """The profile's networks in words, if its teacher is not the paper's own; else empty."""
-    if _teacher(profile) is None:
-        return ""
-    ours = teacher_name(profile).removesuffix(TRAINED_ON)
-    return "" if ours == f"{DENSENET}-{claims.PAPER_DEPTH}" else f"{ours} and its student"
+def teacher_kind(about: dict) -> str:
+    """What network the teacher of a published study is."""
+    teacher = about.get("teacher", UNKNOWN)
+    return RESTORED if teacher["restored"] else KINDS[teacher["name"]]
 
 
-def teacher_name(profile: str) -> str:
-    """The teacher of a profile: kind and depth or width; of a published file: that of the profile it is from."""
-    network = _teacher(profile)
-    if network is None:
-        return DENSENET
-    kind, _, width = network.name.partition(" ")
-    if kind.endswith(restore.ENDING):
-        of = restore.listed(ROOT / "figures" / "models", Path(kind).name, "profile") or {"profile": ""}
-        return f"{teacher_name(of['profile']).removesuffix(TRAINED_ON)}{TRAINED_ON}"
-    return f"{KINDS[kind]} of width {width}" if kind else f"{DENSENET}-{network.depth}"
+def teacher_name(about: dict) -> str:
+    """The teacher of a published study: kind, and depth or width."""
+    teacher = about.get("teacher", UNKNOWN)
+    args = teacher["args"]
+    size = f"-{args['depth']}" if "depth" in args else f" of width {args['width']}" if "width" in args else ""
+    return f"{KINDS[teacher['name']]}{size}"
 
 
-def network_name(profile: str, network: str) -> str:
-    """A network of chapter 8 in words, for a figure of several profiles: its name there is relative to the profile.
+def another_network(about: dict) -> str:
+    """The study's networks in words, if its teacher is known and not the paper's own; else empty."""
+    ours, papers = teacher_name(about), f"{DENSENET}-{claims.PAPER_DEPTH}"
+    return f"{ours} and its student" if "teacher" in about and ours != papers else ""
 
-    Those that go on from a published file share a name, whatever the profile: their points lie on one another.
+
+def network_name(study: str, about: dict, network: str) -> str:
+    """A network of chapter 8 in words, for a figure of several studies: its name there is relative to the study.
+
+    Those that go on from a published file share a name, whatever the study: their points lie on one another.
     """
     kind, _, number = network.partition(" ")
-    own = {
-        names.TEACHER: lambda: teacher_name(profile),
-        "student": lambda: "its student",
-        "growth": lambda: f"{DENSENET}, {number} channels a layer",
-        "width": lambda: f"ConvNet of width {number}",
+    if kind == names.TEACHER and teacher_kind(about) == RESTORED:
+        return f"{teacher_name(about)}{TRAINED_ON}"
+    own = {names.TEACHER: teacher_name(about), "student": "its student"}
+    own |= {"growth": f"{DENSENET}, {number} channels a layer", "width": f"ConvNet of width {number}"}
+    return f"{own.get(kind) or f'{KINDS[kind]} {number}'} ({study})"
+
+
+def file_name(spec: dict, node: str, dataset: str) -> str:
+    """A published file by its network, zeros in percent and bits: ``densenet22-z80-4bit``.
+
+    Args:
+        spec: of its model.
+        node: that it holds; the name of a point ends in its bits.
+        dataset: stands first, if it is another than the paper's.
+    """
+    args, made = spec["args"], [change["technique"] for change in spec["changes"]]
+    size = args.get("depth") or args.get("width") or args["widths"][0]
+    growth, zeros = args.get("growth", Network.growth), max(change.get("sparsity", 0) for change in spec["changes"])
+    parts = {
+        dataset: dataset != claims.PAPER_DATA,
+        "student" if "kd" in made else f"{spec['name']}{size}": True,
+        f"growth{growth}": growth != Network.growth,
+        f"z{round(100 * zeros, 1):g}": zeros > 0,
+        "svd": "svd" in made,
     }
-    name = own[kind]() if kind in own else f"{KINDS.get(kind, kind)} {number}".strip()
-    return name if name.endswith(TRAINED_ON) else f"{name} ({profile})"
-
-
-def _teacher(profile: str) -> Network | None:
-    """The network of the root's section of a profile or of one of its roots; None where there is no such profile."""
-    base, _, root = profile.partition("-")
-    if not (FOLDER / f"{base}.yaml").exists():
-        return None
-    return check.records_of(chapters.root(), parameters.load(base, root=root))["network"]
+    bits = re.search(r"(\d+)bit$", node)
+    whole = f"{bits[1] if bits else 8 if 'int8' in made else 32}bit"
+    return "-".join([*(part for part, there in parts.items() if there), whole])

@@ -6,9 +6,10 @@ import pandas as pd
 import pytest
 from projects import ROOT
 
-from engine.publish import figures, naming, pictures, readme
+from engine.publish import figures, pictures, readme
 from engine.publish.published import Figures
 from engine.settings import parameters
+from studylib.experiments import frontier_published
 from studylib.plots import prune
 from studylib.results import style
 from studylib.tree import table
@@ -182,7 +183,7 @@ DENSENET, CONVNET = {"depth": 22, "growth": 6}, {"widths": [8, 16]}
 )
 def test_a_file_is_named_for_its_network_zeros_and_bits(network, args, changes, node, dataset, name):
     made = [{"technique": technique, "sparsity": share} for technique, share in changes.items()]
-    assert naming.file_name({"name": network, "args": args, "changes": made}, node, dataset) == name
+    assert frontier_published.file_name({"name": network, "args": args, "changes": made}, node, dataset) == name
 
 
 @pytest.mark.parametrize(("low", "high", "shown"), [(0.3, 0.9, "0.3 0.4 0.5 0.6 0.8"), (0.3, 6, "0.5 1 2 5")])

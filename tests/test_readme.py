@@ -5,10 +5,11 @@ import shutil
 import pandas as pd
 import pytest
 
-from engine.publish import naming, readme, verdicts
+from engine.publish import readme, verdicts
 from engine.publish.published import Figures
 from engine.settings import parameters
 from engine.settings.reading import FOLDER, ROOT
+from studylib.experiments import frontier_published
 from studylib.results import claims
 from studylib.results import verdicts as judged
 
@@ -136,13 +137,13 @@ def test_a_network_that_was_not_trained_here_reaches_no_goal_of_training(publish
 def test_what_network_the_teacher_of_a_study_is_its_own_words_say():
     studies = Figures(ROOT / "figures").studies | {"silent": {}}
     kinds = {
-        "small_files-densenet": naming.RESTORED,
+        "small_files-densenet": frontier_published.RESTORED,
         "small_files-vgg": "VGG",
         "small_files-whitened": "whitened VGG",
         "cifar10": "DenseNet",
         "silent": "DenseNet",
     }
-    assert {study: naming.teacher_kind(studies[study]) for study in kinds} == kinds
+    assert {study: frontier_published.teacher_kind(studies[study]) for study in kinds} == kinds
 
 
 def test_networks_of_several_studies_have_names_that_a_reader_knows():
@@ -158,7 +159,7 @@ def test_networks_of_several_studies_have_names_that_a_reader_knows():
         ("digits", "vgg 12"): "VGG 12 (digits)",
         ("silent", "teacher"): "DenseNet (silent)",
     }
-    assert {pair: naming.network_name(pair[0], studies[pair[0]], pair[1]) for pair in names} == names
+    assert {pair: frontier_published.network_name(pair[0], studies[pair[0]], pair[1]) for pair in names} == names
 
 
 def test_what_a_chapter_has_not_said_the_nodes_say(published):
@@ -272,10 +273,10 @@ def test_combinations_are_counted_beside_narrower_networks_of_their_bytes(publis
 
 def test_what_is_said_of_the_papers_own_network_is_held_against_no_other(published):
     densenet = {"name": "densenet", "args": {"depth": claims.PAPER_DEPTH}, "restored": False}
-    assert naming.another_network({}) == "" == naming.another_network({"teacher": densenet})
-    assert naming.another_network({"teacher": VGG}) == "VGG of width 20 and its student"
+    assert frontier_published.another_network({}) == "" == frontier_published.another_network({"teacher": densenet})
+    assert frontier_published.another_network({"teacher": VGG}) == "VGG of width 20 and its student"
     smaller = densenet | {"args": {"depth": 22}, "restored": True}
-    assert naming.another_network({"teacher": smaller}) == "DenseNet-22 and its student"  # by a file
+    assert frontier_published.another_network({"teacher": smaller}) == "DenseNet-22 and its student"  # by a file
     edit(published, "mine", teacher=smaller | {"restored": False})
     found = {row[1]: row[4] for row in lines(verdicts.claims_table(Figures(published)))}
     assert found["DenseNet reaches 92.8 %"].startswith("not comparable")

@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import pandas as pd
 
-from engine.publish import naming, pictures, readme
+from engine.publish import pictures, readme
 from engine.publish.published import NODES, STUDIES, Figures
 from engine.run.machine import refusals
 from engine.settings import chapters, parameters
@@ -25,6 +25,7 @@ from engine.settings.reading import FOLDER, ROOT, ParameterError
 from studylib.coding import restore
 from studylib.disk.files import CheckpointError, read_json, write_bytes, write_json
 from studylib.disk.models import SPEC
+from studylib.experiments.frontier_published import another_network, file_name, teacher_of
 from studylib.results import statistics
 from studylib.tree import names, table
 from studylib.tree.published import FILE, Published
@@ -59,7 +60,7 @@ def publish(run: Path, there: Figures, study: str, replace: bool) -> None:
     if any(lost) and not replace:
         sys.exit(
             f"runs/{study} lacks {'; '.join(filter(None, lost))}, which figures/{study}/ has: expected a run with all "
-            f"that is published; add ARGS=--replace to publish it all the same"
+            "that is published; make figures with ARGS=--replace publishes it all the same"
         )
     done = chapters_done(run)
     for made in done:  # each is whole, before anything is written
@@ -74,7 +75,7 @@ def publish(run: Path, there: Figures, study: str, replace: bool) -> None:
     write_json(folder / STUDIES, dict(sorted((there.studies | {study: about}).items())))
     for made in done:
         content = read_json(made / FILE)
-        content["about"] = {"profile": study, "other_network": naming.another_network(about), **content["about"]}
+        content["about"] = {"profile": study, "other_network": another_network(about), **content["about"]}
         write_json(folder / study / f"{content['chapter']}.json", content)
     print(f"figures/{study}/ made from runs/{study}/")
 
@@ -95,7 +96,7 @@ def provenance(run: Path, rows: pd.DataFrame, study: str) -> dict:
     return {
         "settings": told.get("settings", {}),
         "profile": study,
-        "teacher": naming.teacher_of(read_json(run / f"seed{seeds[0]}" / names.TEACHER / SPEC)["spec"]),
+        "teacher": teacher_of(read_json(run / f"seed{seeds[0]}" / names.TEACHER / SPEC)["spec"]),
         "seeds": seeds,
         "data": {key: value for key, value in metrics[0]["data"].items() if key != "seed"},
         "data_sha256": {str(seed): each.get("data_sha256", "") for seed, each in digests},
@@ -125,7 +126,7 @@ def _gone_on_from(run: Path, there: Figures, study: str) -> list[str]:
     """The published files of ``study`` that others go on from and that ``run`` has not, in words."""
     metrics = [*run.glob(f"seed*/*/{names.METRICS}"), *run.glob(f"chapters/*/points/*/{names.METRICS}")]
     has, models = {read_json(path).get("file_sha256") for path in metrics}, there.models.items()
-    lost = {name: _named_by(name) for name, of in models if of["profile"] == study and of["sha256"] not in has}
+    lost = {name: _named_by(name) for name, of in models if of.get("profile") == study and of.get("sha256") not in has}
     return [f"figures/models/{name} that {', '.join(who)} names" for name, who in lost.items() if who]
 
 
@@ -136,7 +137,7 @@ def publish_models(run: Path, there: Figures, rows: pd.DataFrame, about: dict) -
     file is not published once more. What was published before keeps its name.
     """
     summary, study, folder = table.summary(rows), about["profile"], there.folder / "models"
-    before = {of["node"]: (name, of) for name, of in there.models.items() if of["profile"] == study}
+    before = {of["node"]: (name, of) for name, of in there.models.items() if of.get("profile") == study}
     gone = [name for name, _ in before.values() if not _named_by(name)]
     known = {name: of for name, of in there.models.items() if name not in gone}
     own = summary[~summary["node"].eq(names.TEACHER) | (not about["teacher"]["restored"])]
@@ -153,7 +154,7 @@ def publish_models(run: Path, there: Figures, rows: pd.DataFrame, about: dict) -
         metrics = read_json(made / names.METRICS)
         if metrics["bytes_file"] > MODEL_BYTES:
             continue
-        name = naming.file_name(read_json(made / SPEC)["spec"], node, about["data"]["name"])
+        name = file_name(read_json(made / SPEC)["spec"], node, about["data"]["name"])
         name += f"-{study.partition('-')[2] or study}" if f"{name}{restore.ENDING}" in known else ""
         name, told = before.get(node, (f"{name}{restore.ENDING}", {}))
         write_bytes(folder / name, (made / names.CODED).read_bytes())

@@ -1,40 +1,32 @@
 """The pictures that pages cite: figures/cited/, each drawn from published rows that its index names."""
 
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 import pandas as pd
 
-from engine.publish import naming
 from engine.publish.published import Figures
 from engine.settings import chapters
 from studylib.disk.files import write_bytes, write_json
+from studylib.experiments.frontier_published import network_name
 from studylib.plots import combinations, files, ways
 from studylib.results import marks, style
 from studylib.tree import table
 
 INDEX = "index.json"
-NODES = "nodes"
 
 
-class Picture(NamedTuple):
-    """Of which study, drawn by what, of which chapter's tables, or of its nodes."""
-
-    study: str
-    draw: Callable
-    key: str = ""
-    tables: tuple[str, ...] = (NODES,)
+def draw_front(nodes: pd.DataFrame) -> style.Figure:
+    return combinations.draw_front(table.summary(nodes))
 
 
-PICTURES = {
-    "accuracy_against_bytes_cifar10": Picture("cifar10", lambda nodes: combinations.draw_front(table.summary(nodes))),
-    "accuracy_against_bytes_digits": Picture("digits", lambda nodes: combinations.draw_front(table.summary(nodes))),
-    "narrower_networks_cifar10": Picture("cifar10", combinations.draw_control, "sweep", ("control",)),
-    "narrower_networks_digits": Picture("digits", combinations.draw_control, "sweep", ("control",)),
-    "effects_digits": Picture("digits", combinations.draw_effects, "sweep", ("effects",)),
-    "ways_to_train_cifar10": Picture("cifar10", ways.draw_ways, "moo", ("moo_front", "moo_sparsity")),
+PICTURES = {  # name → study, what draws it, key of a chapter and its tables; without a key: the nodes
+    "accuracy_against_bytes_cifar10": ("cifar10", draw_front, "", "nodes"),
+    "accuracy_against_bytes_digits": ("digits", draw_front, "", "nodes"),
+    "narrower_networks_cifar10": ("cifar10", combinations.draw_control, "sweep", "control"),
+    "narrower_networks_digits": ("digits", combinations.draw_control, "sweep", "control"),
+    "effects_digits": ("digits", combinations.draw_effects, "sweep", "effects"),
+    "ways_to_train_cifar10": ("cifar10", ways.draw_ways, "moo", "moo_front", "moo_sparsity"),
 }
 FILES = "files_beside_others"  # of every study on CIFAR-10
 
@@ -43,26 +35,26 @@ def draw(there: Figures) -> None:
     """Draws anew each picture whose rows are published; the index says which rows those are, and of which commit."""
     index = {}
     style.style()
-    for name, (study, draw_rows, key, tables) in PICTURES.items():
+    for name, (study, draw_rows, key, *tables) in PICTURES.items():
         rows = [there.rows(study, key, each) if key else there.nodes(study) for each in tables]
         if all(map(len, rows)):
             _save(there.folder / "cited" / name, draw_rows(*rows))
-            index[name] = [_source(there, study, key, tables)]
+            index[name] = [_source(there, study, key, *tables)]
     of_files = {key: each.files for key, each in chapters.declared().items() if each.files}
     studies = [(s, key) for s in there.on_papers_data for key in of_files if len(there.rows(s, key, of_files[key]))]
     if studies:
         points = there.files.dropna(subset="network").astype({"bits": int})
         pairs = zip(points["study"], points["network"], strict=True)
-        points["network"] = [naming.network_name(study, there.studies[study], network) for study, network in pairs]
+        points["network"] = [network_name(study, there.studies[study], network) for study, network in pairs]
         _save(there.folder / "cited" / FILES, files.draw_files(points, marks.MARKS))
-        index[FILES] = [_source(there, study, key, (of_files[key],)) for study, key in studies]
+        index[FILES] = [_source(there, study, key, of_files[key]) for study, key in studies]
     write_json(there.folder / "cited" / INDEX, index)
 
 
-def _source(there: Figures, study: str, key: str, tables: tuple[str, ...]) -> dict:
+def _source(there: Figures, study: str, key: str, *tables: str) -> dict:
     about = there.chapter(study, key)["about"] if key else there.studies[study]
     made = about.get("provenance", about)
-    where = {"study": study, "chapter": chapters.declared()[key].name if key else "", "tables": list(tables)}
+    where = {"study": study, "chapter": chapters.declared()[key].name if key else "", "tables": tables}
     return where | {each: made.get(each, "") for each in ("git_commit", "date")}
 
 

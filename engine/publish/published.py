@@ -54,7 +54,10 @@ class Figures:
         Rows of study, name (in figures/models/, or study/node of a file that is not there), node, network, bytes,
         val_accuracy, test_accuracy (0…1); of points also bits, sparsity, val_accuracy_pruned.
         """
-        names = {(each["profile"], each["node"]): Path(name).stem for name, each in self.models.items()}
+        names = {
+            (each.get("profile"), each.get("node")): name.removesuffix(restore.ENDING)
+            for name, each in self.models.items()
+        }
         parts = [pd.DataFrame(columns=["study", "node", "network", "bytes", "val_accuracy", "test_accuracy"])]
         for study in self.on_papers_data:
             nodes = self.nodes(study, slice(1)).rename(columns={"bytes_file": "bytes"})

@@ -3,19 +3,19 @@
 import functools
 import re
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import jinja2
 import nbformat
 import pandas as pd
 
-from engine.publish import naming, verdicts
+from engine.publish import verdicts
 from engine.publish.published import Figures
 from engine.settings import chapters, parameters
 from engine.settings.reading import FOLDER
 from studylib.disk.files import read_json, write_bytes
 from studylib.experiments import narrower
+from studylib.experiments.frontier_published import goals
 from studylib.results import claims, marks, statistics, tables
 from studylib.results import verdicts as judged
 from studylib.tree import names, table
@@ -130,43 +130,13 @@ def marks_table(there: Figures) -> str:
 
 def goals_table(there: Figures) -> str:
     """What CIFAR-10 networks are to reach that are no files of a size, each beside the best of ours."""
-    return tables.markdown_rows(pd.DataFrame(_goals(there))) if len(there.files) else NOT_MEASURED
-
-
-def _goals(there: Figures) -> Iterator[dict]:
-    every = there.files.set_index("name")
-    node, kind = every["node"], every["study"].map({s: naming.teacher_kind(each) for s, each in there.studies.items()})
-    for each in [each for each in kind.unique() if each != naming.RESTORED]:
-        ours = every["test_accuracy"][(node == names.TEACHER) & (kind == each)]
-        yield from _goal(f"teacher, a {each}, test accuracy", *marks.TEACHER_GOAL, ours)
-    yield from _goal(
-        "distilled student, test accuracy", *marks.STUDENT_GOAL, every["test_accuracy"][node == marks.STUDENT]
-    )
-    if "sparsity" in every:
-        zeros, most, whose = marks.PRUNED_GOAL
-        whole = every[node == names.TEACHER].set_index("study")["val_accuracy"]
-        sparse = (every["network"] == names.TEACHER) & (every["sparsity"] >= zeros) & (kind == naming.DENSENET)
-        lost = (every["study"].map(whole) - every["val_accuracy_pruned"])[sparse]
-        what = f"DenseNet with {100 * zeros:g} % zeros or more, lost on validation images before rounding"
-        yield from _goal(what, most, whose, lost, least=False)
-    claim, none = claims.CLAIMS["kd_gain"], True
-    goal = {"what": "gain from distillation", "goal": f"{claim.value:+g} {claim.unit}", "from": "the paper"}
-    for study in there.on_papers_data:
-        for measured in there.measured(study, claim.chapter).get("kd_gain", []):
-            verdict, none = judged.verdict(claim, measured, claims.PAPER_DATA), False
-            yield goal | {"ours": f"{judged.text(measured, claim.unit)} (`{study}`)", "verdict": verdict}
-    if none:
-        yield goal | {"ours": "–", "verdict": claims.NOT_MEASURED}
-
-
-def _goal(what: str, bound: float, whose: str, ours: pd.Series, least: bool = True) -> Iterator[dict]:
-    """The best of ``ours`` (0…1) beside a bound in % or points, the least or the most that it may be; none of none."""
-    if len(ours):
-        name, sign, unit = (ours.idxmax(), "≥", "%") if least else (ours.idxmin(), "≤", "points")
-        value = 100 * ours[name]
-        verdict = "passed" if (value >= bound if least else value <= bound) else "not reached"
-        row = {"what": what, "goal": f"{sign} {bound:g} {unit}", "from": whose}
-        yield row | {"ours": f"{value:.2f} {unit} (`{name}`)", "verdict": verdict}
+    if there.files.empty:
+        return NOT_MEASURED
+    gains = {
+        study: there.measured(study, claims.CLAIMS["kd_gain"].chapter).get("kd_gain", [])
+        for study in there.on_papers_data
+    }
+    return tables.markdown_rows(pd.DataFrame(goals(there.files, there.studies, gains)))
 
 
 def runs_table(there: Figures) -> str:

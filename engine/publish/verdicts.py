@@ -2,9 +2,9 @@
 
 import pandas as pd
 
-from engine.publish import naming
 from engine.publish.published import Figures
 from engine.settings import chapters
+from studylib.experiments.frontier_published import RESTORED, another_network, teacher_kind
 from studylib.results import claims, tables, verdicts
 
 CENT = 0.005  # of what is measured in points or %, two decimals are said
@@ -27,7 +27,8 @@ def claims_table(there: Figures) -> str:
 
 def _of_study(there: Figures, study: str) -> list[dict]:
     about, by_nodes, rows = there.studies[study], {}, []
-    if naming.teacher_kind(about) != naming.RESTORED:  # whose teacher is another study's file
+    other = another_network(about)
+    if teacher_kind(about) != RESTORED:  # whose teacher is another study's file
         by_nodes = verdicts.of_nodes(there.nodes(study, slice(1)).set_index("node"), about["data"]["test"])
     for key, claim in claims.CLAIMS.items():
         if claim.chapter not in chapters.declared():
@@ -38,8 +39,5 @@ def _of_study(there: Figures, study: str) -> list[dict]:
             where, found = f"{number}, by its nodes", [node]
         elif node and len(found) == 1 and found[0].low != found[0].low and abs(found[0].value - node.value) < CENT:
             where, found = f"{number}, interval by its nodes" if node.low == node.low else number, [node]
-        rows += [
-            {"chapter": where, **verdicts.row(claim, each, claims.PAPER_DATA, naming.another_network(about))}
-            for each in found
-        ]
+        rows += [{"chapter": where, **verdicts.row(claim, each, claims.PAPER_DATA, other)} for each in found]
     return rows

@@ -1,8 +1,11 @@
-"""What networks and their files are called, by what a study says of its teacher and a file of its making."""
+"""Chapter 8 over all published studies: what networks and files are called, and what the networks are to reach."""
 
 import re
+from collections.abc import Iterator
 
-from studylib.results import claims
+import pandas as pd
+
+from studylib.results import claims, marks, verdicts
 from studylib.techniques.teacher import Network
 from studylib.tree import names
 
@@ -73,3 +76,48 @@ def file_name(spec: dict, node: str, dataset: str) -> str:
     bits = re.search(r"(\d+)bit$", node)
     whole = f"{bits[1] if bits else 8 if 'int8' in made else 32}bit"
     return "-".join([*(part for part, there in parts.items() if there), whole])
+
+
+def goals(files: pd.DataFrame, studies: dict[str, dict], gains: dict[str, list[claims.Measured]]) -> Iterator[dict]:
+    """What CIFAR-10 networks are to reach that are no files of a size, each beside the best of ours.
+
+    Args:
+        files: rows of study, name, node, network, val_accuracy, test_accuracy (0…1); of points also sparsity and
+            val_accuracy_pruned.
+        studies: study → what it says of itself.
+        gains: study → what its distilled students gained.
+
+    Returns:
+        Rows of what, goal, from (whose it is), ours, verdict.
+    """
+    every = files.set_index("name")
+    node, kind = every["node"], every["study"].map({study: teacher_kind(about) for study, about in studies.items()})
+    for each in [each for each in kind.unique() if each != RESTORED]:
+        ours = every["test_accuracy"][(node == names.TEACHER) & (kind == each)]
+        yield from _goal(f"teacher, a {each}, test accuracy", *marks.TEACHER_GOAL, ours)
+    ours = every["test_accuracy"][node == marks.STUDENT]
+    yield from _goal("distilled student, test accuracy", *marks.STUDENT_GOAL, ours)
+    if "sparsity" in every:
+        zeros, most, whose = marks.PRUNED_GOAL
+        whole = every[node == names.TEACHER].set_index("study")["val_accuracy"]
+        sparse = (every["network"] == names.TEACHER) & (every["sparsity"] >= zeros) & (kind == DENSENET)
+        lost = (every["study"].map(whole) - every["val_accuracy_pruned"])[sparse]
+        what = f"DenseNet with {100 * zeros:g} % zeros or more, lost on validation images before rounding"
+        yield from _goal(what, most, whose, lost, least=False)
+    claim = claims.CLAIMS["kd_gain"]
+    goal = {"what": "gain from distillation", "goal": f"{claim.value:+g} {claim.unit}", "from": "the paper"}
+    for study, measured in [(study, each) for study, found in gains.items() for each in found]:
+        verdict = verdicts.verdict(claim, measured, claims.PAPER_DATA)
+        yield goal | {"ours": f"{verdicts.text(measured, claim.unit)} (`{study}`)", "verdict": verdict}
+    if not any(gains.values()):
+        yield goal | {"ours": "–", "verdict": claims.NOT_MEASURED}
+
+
+def _goal(what: str, bound: float, whose: str, ours: pd.Series, least: bool = True) -> Iterator[dict]:
+    """The best of ``ours`` (0…1) beside a bound in % or points, the least or the most that it may be; none of none."""
+    if len(ours):
+        name, sign, unit = (ours.idxmax(), "≥", "%") if least else (ours.idxmin(), "≤", "points")
+        value = 100 * ours[name]
+        verdict = "passed" if (value >= bound if least else value <= bound) else "not reached"
+        row = {"what": what, "goal": f"{sign} {bound:g} {unit}", "from": whose}
+        yield row | {"ours": f"{value:.2f} {unit} (`{name}`)", "verdict": verdict}

@@ -125,7 +125,7 @@ def pictures_of(notebook: Path) -> tuple[int, int]:
                 continue
             there = True
             if node.func.attr == "show_published":
-                there = (ROOT / "figures" / f"{ast.literal_eval(node.args[0])}.png").is_file()
+                there = (ROOT / "figures" / "cited" / f"{ast.literal_eval(node.args[0])}.png").is_file()
             elif node.func.attr != "figure":
                 continue
             elif (study := ast.unparse(node.func.value)) in studies:

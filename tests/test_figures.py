@@ -1,18 +1,18 @@
+import hashlib
 import json
+import shutil
 
-import nbformat
 import pandas as pd
 import pytest
-from projects import ROOT, copy_project
+from projects import ROOT
 
-from engine.publish import figures
-from engine.settings import chapters, parameters
-from studylib.disk import files
-from studylib.plots import prune
+from engine.publish import figures, pictures, readme
+from engine.publish.published import Figures
+from engine.settings import parameters
+from studylib.experiments import frontier_published
+from studylib.plots import axes, prune
 from studylib.results import style
-from studylib.tree import names as tree_names
 from studylib.tree import table
-from studylib.tree.published import KEYS, Published
 
 
 def run_of(tmp_path, **chapter):
@@ -32,160 +32,165 @@ def test_a_chapter_was_run_if_its_last_cell_has_saved_it(tmp_path):
     assert [folder.name for folder in figures.chapters_done(run_of(tmp_path))] == ["04_svd"]
 
 
-def test_a_chapter_is_published_as_one_file_of_rows_and_its_pictures(tmp_path):
-    run, target = run_of(tmp_path, rows={"spectra": [{"a": 1}]}), tmp_path / "figures" / "mine"
-    figures.publish_chapter(run / "chapters" / "04_svd", target, "mine")
-    assert sorted(path.name for path in target.iterdir()) == ["04_svd.json", "spectra.pdf", "spectra.png"]
-    content = json.loads((target / "04_svd.json").read_text())
-    assert content["about"] == {"profile": "mine", "other_network": "", "seeds": [0]}
-    assert content["rows"] == {"spectra": [{"a": 1}]}
-
-
-def test_a_run_with_less_than_is_published_is_refused_before_anything_is_written(tmp_path, monkeypatch):
-    published = {"nodes": ["teacher", "teacher-kd"], "seeds": [0, 1], "chapters": ["02_distill"]}
-    whole = {"nodes": ["teacher", "teacher-kd", "teacher-imp"], "seeds": [0, 1, 2], "chapters": ["02_distill"]}
-    assert figures._lost(published, whole) == ""
-    part = {"nodes": ["teacher"], "seeds": [1], "chapters": []}
-    assert figures._lost(published, part) == "nodes teacher-kd; seeds 0; chapters 02_distill"
-    (tmp_path / "runs" / "digits").mkdir(parents=True)
-    row = dict.fromkeys(table.COLUMNS, 1.0) | {"node": "teacher"}
-    pd.DataFrame([row]).to_csv(tmp_path / "runs" / "digits" / "sweep.csv", index=False)
-    (tmp_path / "figures" / "digits").mkdir(parents=True)
-    (tmp_path / "figures" / "digits" / "about.json").write_text(json.dumps(published))
-    monkeypatch.setattr(figures, "ROOT", tmp_path)
-    monkeypatch.setattr(figures, "RESULTS", tmp_path / "figures" / "results.csv")
-    monkeypatch.setattr(figures, "provenance", lambda run, rows, profile: part)
-    with pytest.raises(SystemExit, match="lacks nodes teacher-kd; seeds 0; chapters 02_distill"):
-        figures.main("digits")
-    assert not (tmp_path / "figures" / "results.csv").exists()
-
-
-SEEN = """import matplotlib.pyplot as plt
-from studylib import lowrank
-from studylib.node import Node
-from studylib.settings import read
-from studylib.tree.chapter import Chapter
-
-node = Node.of(out, study, "16_seen", published)
-svd = read(lowrank.Factorization, svd, "svd")
-chapter = Chapter(node, svd=svd)
-
-def draw(name):
-    rows = chapter.rows(name, lambda: 1 / 0)
-    figure, axis = plt.subplots()
-    axis.plot(rows["a"])
-    chapter.figure(f"{name}_{node.study.seed}_{svd.delta}", figure, rows)"""
-TAKEN = """out: str = ""  # folder to write
-published: str = ""  # a study that is shown
-study: dict = {"dataset": "digits"}  # what it is run on
-svd: dict = {"delta": 1}  # how far"""
-
-
 @pytest.fixture
-def seen(tmp_path, monkeypatch):
-    """A project with one more chapter, which draws two pictures; what gives the folder of a study that has it."""
-    project = copy_project(tmp_path / "copy")
-    made = [nbformat.v4.new_code_cell(TAKEN, metadata={"tags": ["parameters"]}), nbformat.v4.new_code_cell(SEEN)]
-    made += [nbformat.v4.new_code_cell(f"draw({name!r})") for name in ("first", "second")]
-    kernel = {"kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"}}
-    nbformat.write(nbformat.v4.new_notebook(cells=made, metadata=kernel), project / "notebooks" / "16_seen.ipynb")
-    file = project / "papermill_params" / "chapters.yaml"
-    with file.open("a") as more:
-        more.write("seen: {notebook: 16_seen, role: chapter, minutes: 1, records: {svd: lowrank.Factorization}}\n")
-    (project / "papermill_params" / "mine.yaml").write_text("study: {dataset: digits}\nseen: {svd: {delta: 2}}\n")
-    for module in (chapters, parameters):
-        monkeypatch.setattr(module, "ROOT", project)
-    monkeypatch.setattr(chapters, "FILE", file)
-    monkeypatch.setattr(parameters, "FOLDER", project / "papermill_params")
-
-    def publish(**content):
-        whole = {key: kind() for key, kind in KEYS.items()} | {
-            "chapter": "16_seen",
-            "about": {"data": {"name": "digits", "seed": 7}},
-        }
-        files.write_json(project / "figures" / "mine" / "16_seen.json", whole | content)
-        return project / "figures" / "mine"
-
-    return publish
+def project(tmp_path, monkeypatch):
+    """A folder as the project: what is published, and the pages with their markers."""
+    shutil.copytree(ROOT / "figures", tmp_path / "figures")
+    for page in ("README.md", "docs/results.md", "CITATION.cff"):
+        (tmp_path / page).parent.mkdir(exist_ok=True)
+        shutil.copy(ROOT / page, tmp_path / page)
+    monkeypatch.setattr(figures, "ROOT", tmp_path)
+    return tmp_path
 
 
-ROWS = {"first": [{"a": 1}, {"a": 2}], "second": [{"a": 3}, {"a": 4}]}
+def tree_of(project):
+    files = [path for path in project.rglob("*") if path.is_file()]
+    return {path.relative_to(project): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
-def test_a_published_chapter_is_drawn_anew_from_its_rows_with_what_it_was_made_with(seen, capsys):
-    target = seen(rows=ROWS, settings={"svd": {"delta": 3}, "study": {"dataset": "digits", "seed": 5}})
-    (target / "first_5_3.png").write_bytes(b"old")
-    figures.redraw("seen", target)
-    names = ["first_5_3.pdf", "first_5_3.png", "second_5_3.pdf", "second_5_3.png"]
-    assert sorted(path.name for path in target.iterdir()) == ["16_seen.json", *names]
-    assert (target / "first_5_3.png").read_bytes().startswith(b"\x89PNG")
-    assert "drawn in part" not in capsys.readouterr().out
+def whole_run(project, study="mine", seeds=(0,), **chapter):
+    """A run of one node and a chapter, with a coded file of 4 bytes."""
+    run = run_of(project / "runs-of", **chapter)
+    shutil.move(run, project / "runs" / study)
+    run = project / "runs" / study
+    made = {"git_commit": "abc", "date": "2030-01-02T03:04:05", "hardware": "h", "python": "3", "threads": 1}
+    metrics = {"provenance": made | {"packages": {"torch": "2"}}, "data": {"name": "digits", "seed": 0, "test": 9}}
+    metrics |= {"seed": 0, "bytes_file": 4, "file_sha256": hashlib.sha256(b"file").hexdigest(), "test_accuracy": 0.5}
+    spec = {"name": "densenet", "args": {"depth": 16, "growth": 12}, "changes": [{"technique": "teacher"}]}
+    for seed in seeds:
+        folder = run / f"seed{seed}" / "teacher"
+        folder.mkdir(parents=True)
+        (folder / "metrics.json").write_text(json.dumps(metrics))
+        (folder / "model.json").write_text(json.dumps({"spec": spec}))
+        (folder / "model.slnc").write_bytes(b"file")
+    (run / "latency.json").write_text(json.dumps(dict.fromkeys(("batch", "compiled", "threads", "seed", "device"), 1)))
+    rows = [dict.fromkeys(table.COLUMNS, 1.0) | {"node": "teacher", "seed": seed} for seed in seeds]
+    pd.DataFrame(rows).to_csv(run / "sweep.csv", index=False)
+    return run
 
 
-@pytest.mark.parametrize(("has", "lacks"), [("first", "second"), ("second", "first")])
-def test_of_a_published_chapter_without_some_rows_the_others_are_drawn_which_is_said(seen, capsys, has, lacks):
-    target = seen(rows={has: ROWS[has]})  # of an earlier version, which kept no settings
-    figures.redraw("seen", target)
-    assert sorted(path.name for path in target.iterdir()) == ["16_seen.json", f"{has}_7_2.pdf", f"{has}_7_2.png"]
-    said = f"16_seen: drawn in part ({has}_7_2): {target}/16_seen.json: it has no rows {lacks!r}: expected one of {has}"
-    assert said in capsys.readouterr().out.splitlines()
-    (target / "16_seen.json").unlink()
-    figures.redraw("seen", target)  # not published there
-    assert "16_seen" not in capsys.readouterr().out
+def test_a_run_is_published_as_nodes_chapters_and_files_named_for_what_they_are(project):
+    run = whole_run(project, rows={"spectra": [{"a": 1}]})
+    figures.publish(run, Figures(project / "figures"), "mine", replace=False)
+    there = Figures(project / "figures")
+    assert list(there.nodes("mine")["node"]) == ["teacher"] and there.studies["mine"]["chapters"] == ["04_svd"]
+    teacher = {"name": "densenet", "args": {"depth": 16, "growth": 12}, "restored": False}
+    assert there.studies["mine"]["teacher"] == teacher
+    chapter = there.chapter("mine", "svd")
+    assert chapter["rows"] == {"spectra": [{"a": 1}]}
+    assert chapter["about"] == {"profile": "mine", "other_network": "DenseNet-16 and its student", "seeds": [0]}
+    assert sorted(path.name for path in (project / "figures" / "mine").iterdir()) == ["04_svd.json", "nodes.csv"]
+    assert there.models["digits-densenet16-32bit.slnc"]["profile"] == "mine"
+    assert (project / "figures" / "models" / "digits-densenet16-32bit.slnc").read_bytes() == b"file"
 
 
-def test_the_tree_and_the_front_of_published_nodes_are_drawn_without_a_chapter(tmp_path):
-    rows = table.read_table(ROOT / "figures" / "results.csv").query("profile == 'digits'").drop(columns="profile")
-    about = files.read_json(ROOT / "figures" / "digits" / "about.json")
-    figures.draw_nodes(table.summary(rows), tmp_path, about)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["front.pdf", "front.png", "tree.pdf", "tree.png"]
-    (tmp_path / "one").mkdir()
-    figures.draw_nodes(table.summary(rows[rows["node"] == tree_names.TEACHER]), tmp_path / "one", about)
-    assert not list((tmp_path / "one").iterdir())
+def test_a_name_that_another_study_has_is_told_apart_and_kept_at_the_next_time(project):
+    figures.publish(whole_run(project, "mine"), Figures(project / "figures"), "mine", replace=False)
+    again = whole_run(project, "mine-twice")
+    for _ in range(2):
+        figures.publish(again, Figures(project / "figures"), "mine-twice", replace=False)
+        models = Figures(project / "figures").models
+        ours = [name for name, about in models.items() if about["profile"].startswith("mine")]
+        assert ours == ["digits-densenet16-32bit-twice.slnc", "digits-densenet16-32bit.slnc"]
 
 
-def test_a_table_was_made_with_the_nodes_that_its_settings_name(tmp_path):
-    content = {key: kind() for key, kind in KEYS.items()} | {"chapter": "07_sweep"}
-    content["settings"] = {"tree": {"seeds": [4], "stages": ["svd"], "profile": "mine"}, "recipe": {"epochs": 3}}
-    files.write_json(tmp_path / "07_sweep.json", content)
-    given = figures.made_with("sweep", Published(tmp_path, "07_sweep"), "digits")
-    assert given["seeds"] == [4] and given["stages"] == ["svd"] and given["profile"] == "mine"
-    assert given["recipe"] == {"epochs": 3} and "tree" not in given
-    assert given["controls"] == parameters.load("digits")["sweep"]["controls"]
-    none = figures.made_with("sweep", Published(tmp_path, "07_sweep"), "no_profile_of_today")
-    assert none == {name: given[name] for name in ("seeds", "stages", "profile", "recipe")}
+def test_a_run_with_less_than_is_published_is_refused_before_anything_is_written(project, monkeypatch):
+    monkeypatch.setattr(pictures, "draw", lambda there: None)
+    figures.publish(whole_run(project, seeds=(0, 1)), Figures(project / "figures"), "mine", replace=False)
+    shutil.rmtree(project / "runs")
+    run = whole_run(project)
+    shutil.rmtree(run / "chapters")
+    before = tree_of(project)
+    with pytest.raises(SystemExit, match=r"^runs/mine lacks seeds 1; chapters 04_svd, which figures/mine/ has"):
+        figures.main("mine")
+    assert tree_of(project) == before
+    figures.main("mine", replace=True)
+    assert Figures(project / "figures").studies["mine"]["seeds"] == [0]
+
+
+def test_a_run_without_a_file_that_profiles_go_on_from_is_refused(project, monkeypatch):
+    figures.publish(whole_run(project), Figures(project / "figures"), "mine", replace=False)
+    monkeypatch.setattr(figures, "_named_by", lambda name: ["others"] if name == "digits-densenet16-32bit.slnc" else [])
+    file = project / "runs" / "mine" / "seed0" / "teacher" / "metrics.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"file_sha256": "another"}))
+    with pytest.raises(SystemExit, match=r"lacks figures/models/digits-densenet16-32bit.slnc that others names"):
+        figures.main("mine")
+
+
+def test_what_is_published_gives_the_same_bytes_each_time_and_trains_nothing(project, monkeypatch):
+    monkeypatch.setattr("studylib.training.loop.fit", lambda *given, **more: pytest.fail("it trains"))
+    before = tree_of(project)
+    figures.main("digits")
+    drawn = {path for path in before if path.suffix in (".png", ".pdf")}  # by the fonts of this machine
+    after = tree_of(project)
+    assert set(after) == set(before) and {path for path in before if after[path] != before[path]} <= drawn
+
+
+def test_the_citation_has_the_day_of_the_newest_result(project):
+    figures.publish(whole_run(project), Figures(project / "figures"), "mine", replace=False)
+    readme.write(project, Figures(project / "figures"))
+    assert "\ndate-released: 2030-01-02\n" in (project / "CITATION.cff").read_text()
+
+
+def test_a_picture_is_drawn_where_its_rows_are_and_its_index_says_which_those_are(project):
+    drawn = project / "figures" / "cited"
+    shutil.rmtree(drawn)
+    (project / "figures" / "cifar10" / "06_moo.json").unlink()
+    pictures.draw(Figures(project / "figures"))
+    index = json.loads((drawn / pictures.INDEX).read_text())
+    assert set(index) == {*pictures.PICTURES, pictures.FILES} - {"ways_to_train_cifar10"}
+    assert {path.stem for path in drawn.glob("*.png")} == {path.stem for path in drawn.glob("*.pdf")} == set(index)
+    assert all((drawn / f"{name}.png").read_bytes().startswith(b"\x89PNG") for name in index)
+    assert index["effects_digits"][0]["chapter"] == "07_sweep" and index["effects_digits"][0]["tables"] == ["effects"]
+
+
+def test_files_are_drawn_only_where_a_chapter_with_files_is_published(project, monkeypatch):
+    monkeypatch.setattr(pictures, "PICTURES", {})
+    for study in Figures(project / "figures").on_papers_data:
+        (project / "figures" / study / "08_frontier.json").unlink(missing_ok=True)
+    shutil.rmtree(project / "figures" / "cited")
+    pictures.draw(Figures(project / "figures"))
+    assert pictures.FILES not in json.loads((project / "figures" / "cited" / pictures.INDEX).read_text())
 
 
 def test_what_is_neither_run_nor_published_gets_a_sentence(tmp_path, monkeypatch):
     monkeypatch.setattr(figures, "ROOT", tmp_path)
-    monkeypatch.setattr(figures, "RESULTS", tmp_path / "figures" / "results.csv")
-    why = "neither run here nor published in figures/results.csv; "
+    variant = parameters.variants("smoke")[0]
     for name, then in {
         "smoke": "make study PROFILE=smoke",
-        "smoke-moo": "make study PROFILE=smoke ROOT=moo",
-        "smoke-mo": "root 'mo': unknown; did you mean 'moo'?; see roots in papermill_params/smoke.yaml",
+        f"smoke-{variant}": f"make study PROFILE=smoke VARIANT={variant}",
+        f"smoke-{variant}x": f"did you mean {variant!r}?",
         "smok": "papermill_params/smok.yaml: no such profile; did you mean 'smoke'?",
     }.items():
         with pytest.raises(SystemExit) as stopped:
             figures.main(name)
-        assert str(stopped.value) == f"{name}: {why}{then}"
-    assert not list(tmp_path.iterdir()) and (ROOT / "papermill_params" / "smoke.yaml").exists()
+        assert str(stopped.value).startswith(f"{name}: neither run here nor published in figures/; ")
+        assert then in str(stopped.value)
+    assert not list(tmp_path.iterdir())
 
 
-def test_files_are_drawn_only_where_a_chapter_with_files_is_published(tmp_path):
-    (tmp_path / "mine").mkdir()
-    (tmp_path / "mine" / "about.json").write_text(json.dumps({"data": {"name": "cifar10"}, "seeds": [0]}))
-    columns = "profile,node,seed,val_accuracy,test_accuracy,bytes_file"
-    (tmp_path / "results.csv").write_text(f"{columns}\nmine,teacher,0,0.9,0.9,1000\n")
-    figures.draw_files(tmp_path)
-    assert not list(tmp_path.glob("files.*"))
+DENSENET, CONVNET = {"depth": 22, "growth": 6}, {"widths": [8, 16]}
+
+
+@pytest.mark.parametrize(
+    ("network", "args", "changes", "node", "dataset", "name"),
+    [
+        ("vgg", {"width": 20}, {"pruned": 0.85}, "a-850-4bit", "cifar10", "vgg20-z85-4bit"),
+        ("densenet", DENSENET, {"pruned": 0.825}, "b-825-6bit", "cifar10", "densenet22-growth6-z82.5-6bit"),
+        ("convnet", CONVNET, {"kd": 0, "svd": 0}, "teacher-kd-svd", "digits", "digits-student-svd-32bit"),
+        ("convnet", CONVNET, {"int8": 0}, "teacher-int8", "digits", "digits-convnet8-8bit"),
+    ],
+)
+def test_a_file_is_named_for_its_network_zeros_and_bits(network, args, changes, node, dataset, name):
+    made = [{"technique": technique, "sparsity": share} for technique, share in changes.items()]
+    assert frontier_published.file_name({"name": network, "args": args, "changes": made}, node, dataset) == name
 
 
 @pytest.mark.parametrize(("low", "high", "shown"), [(0.3, 0.9, "0.3 0.4 0.5 0.6 0.8"), (0.3, 6, "0.5 1 2 5")])
 def test_a_logarithmic_axis_has_plain_numbers(low, high, shown):
     axis = style.plt.figure().subplots()
     axis.plot([0, 1], [low, high])
-    style.plain_log_y(axis)
+    axes.plain_log_y(axis)
     axis.set_ylim(low, high)
     axis.figure.canvas.draw()
     texts = axis.yaxis.get_ticklabels(which="both")

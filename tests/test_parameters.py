@@ -401,7 +401,7 @@ def test_the_defaults_of_records_are_checked_like_a_profile(profile, monkeypatch
         ),
         ("teacher: {network: {name: figures/models/absent.slnc}}", "teacher.network: .*absent.slnc'.*published file"),
         (
-            "teacher: {network: {name: figures/models/digits-teacher-svd-int8.slnc}}",
+            "teacher: {network: {name: figures/models/digits-densenet16-svd-8bit.slnc}}",
             "teacher.network: .*expected a network not factorized",
         ),
         ("teacher: {recipe: {lr: -1.0}}", "teacher.recipe.lr=-1.0: expected above 0"),
@@ -484,7 +484,7 @@ def test_the_defaults_of_records_are_checked_like_a_profile(profile, monkeypatch
         ("frontier: {grown: {networks: [vgg 4, vgg 4]}}", "frontier.grown.networks=.*: expected different"),
         ("frontier: {supervision: {temperature: 0.0}}", "frontier.supervision.temperature=0.0: expected at least"),
         (
-            "frontier: {supervision: {teachers: [figures/models/cifar10-teacher-800-4bit.slnc]}}",
+            "frontier: {supervision: {teachers: [figures/models/densenet22-z80-4bit.slnc]}}",
             "frontier.supervision: teachers: .*of cifar10, seed 0: expected digits, seed 0",
         ),
     ],
@@ -500,10 +500,10 @@ def test_what_is_not_run_is_held_against_no_data(profile):
 
 
 def test_a_published_file_serves_its_own_seed_alone(profile, refused):
-    text = "teacher: {network: {name: figures/models/digits-teacher-imp-int8.slnc}}"
+    text = "teacher: {network: {name: figures/models/digits-densenet16-z89.3-8bit.slnc}}"
     check.check_values(profile(text, seeds="0"))
     assert re.search(r"^teacher.network: .*seed 0: expected digits, seed 1", refused(text, seeds="0 1"))
-    text = "frontier: {supervision: {teachers: [figures/models/digits-teacher-imp-int8.slnc]}}"
+    text = "frontier: {supervision: {teachers: [figures/models/digits-densenet16-z89.3-8bit.slnc]}}"
     check.check_values(profile(text, seeds="0 1"))  # chapter 8 is of the first
     said = refused(text, study="dataset: digits, seeds: [1, 0]")
     assert re.search(r"^frontier.supervision: teachers: .*seed 0: expected digits, seed 1", said)

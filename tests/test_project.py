@@ -140,13 +140,13 @@ TABLE = "node,seed,test_accuracy,bytes_file\nteacher,0,0.9,1000\n"
 def test_a_damaged_table_is_named(inside, monkeypatch, content, why):
     (inside / "good.csv").write_text(TABLE)
     (inside / "bad.csv").write_bytes(content)
-    (inside / "figures").mkdir()
-    (inside / "figures" / "results.csv").write_bytes(content)
+    (inside / "figures" / "elsewhere").mkdir(parents=True)
+    (inside / "figures" / "elsewhere" / "nodes.csv").write_bytes(content)
     monkeypatch.chdir(inside)
     for pair, named in (
         (("good.csv", "bad.csv"), "bad.csv"),
         (("bad.csv", "good.csv"), "bad.csv"),
-        (("good.csv", "elsewhere"), f"{inside}/figures/results.csv"),
+        (("good.csv", "elsewhere"), f"{inside}/figures/elsewhere/nodes.csv"),
     ):
         with pytest.raises(SystemExit, match=f"^{named}: ") as stopped:
             compare.main(*pair)
@@ -193,7 +193,6 @@ def inside(tmp_path, monkeypatch):
     """An empty folder as the project of this process."""
     for module in (compare, figures):
         monkeypatch.setattr(module, "ROOT", tmp_path)
-    monkeypatch.setattr(figures, "RESULTS", tmp_path / "figures" / "results.csv")
     return tmp_path
 
 
@@ -201,22 +200,24 @@ def test_what_is_damaged_is_named_by_make_figures(inside, monkeypatch):
     made = dict.fromkeys(("git_commit", "date", "hardware", "python", "threads", "packages"), "x")
     latency = dict.fromkeys(("batch", "compiled", "threads", "seed", "device"), 1)
     row = dict.fromkeys(COLUMNS, 1.0) | {"node": "teacher", "seed": 0}
+    study = {"nodes": [], "seeds": [], "chapters": [], "data": {"name": "digits"}}
     chapter = {key: {} for key in ("about", "settings", "metrics", "rows", "claims")} | {"chapter": "03"}
     files = {
         "runs/made_up/sweep.csv": pd.DataFrame([row]).to_csv(index=False),
         "runs/made_up/latency.json": json.dumps(latency),
         "runs/made_up/seed0/teacher/metrics.json": json.dumps({"provenance": made, "data": {"name": "digits"}}),
         "runs/made_up/chapters/03/chapter.json": json.dumps(chapter),
-        "figures/made_up/about.json": json.dumps({"nodes": [], "seeds": [], "chapters": []}),
+        "runs/made_up/seed0/teacher/model.json": json.dumps({"spec": {"name": "densenet", "args": {}, "changes": []}}),
+        "figures/studies.json": json.dumps({"made_up": study}),
         "figures/models/models.json": "{}",
-        "figures/results.csv": TABLE.replace("node", "profile,node", 1).replace("teacher", "digits,teacher"),
+        "figures/made_up/nodes.csv": TABLE,
     }
     for name, content in files.items():
         (inside / name).parent.mkdir(parents=True, exist_ok=True)
         (inside / name).write_text(content)
     monkeypatch.setattr("sys.argv", ["figures.py", "made_up"])
     damaged = [(name, b"{") for name in files if not name.endswith(".csv")]
-    damaged += [("figures/results.csv", b""), ("runs/made_up/sweep.csv", b"\xff")]
+    damaged += [("figures/made_up/nodes.csv", b""), ("runs/made_up/sweep.csv", b"\xff")]
     damaged += [("runs/made_up/sweep.csv", TABLE.encode()), ("runs/made_up/chapters/03/chapter.json", b"{}")]
     damaged += [("figures/models/models.json", content) for content in BAD_LISTS]
     for name, content in damaged:

@@ -5,11 +5,13 @@ import shutil
 import pandas as pd
 import pytest
 
-from engine.publish import naming, readme, verdicts
-from engine.settings.reading import FOLDER
+from engine.publish import readme, verdicts
+from engine.publish.published import Figures
+from engine.settings import parameters
+from engine.settings.reading import FOLDER, ROOT
+from studylib.experiments import frontier_published
 from studylib.results import claims
 from studylib.results import verdicts as judged
-from studylib.tree import table as tree_table
 
 NODES = [("teacher", 0.92, 0.915, 900_000), ("teacher-kd", 0.85, 0.84, 500_000), ("teacher-int8", 0.92, 0.914, 60_000)]
 POINT = {"network": "teacher", "bits": 4, "sparsity": 0.95, "val_accuracy_pruned": 0.917}
@@ -36,27 +38,25 @@ def publish(study, chapter, claimed=None, **tables):
 
 @pytest.fixture
 def published(tmp_path):
-    """A folder as figures/, with one profile on CIFAR-10 and one on the digits."""
-    rows = []
-    for profile, dataset in (("mine", "cifar10"), ("easy", "digits")):
-        (tmp_path / profile).mkdir()
-        about = {
-            "data": {"name": dataset, "test": 10_000},
-            "seeds": [0],
-            "nodes": [node for node, *_ in NODES],
-            "chapters": [],
-        }
-        (tmp_path / profile / "about.json").write_text(json.dumps(about))
-        none = {"small_bytes": claims.Measured(math.inf)}
-        publish(tmp_path / profile, "08_frontier", none, frontier=POINTS)
-        names = ["node", "val_accuracy", "test_accuracy", "bytes_file"]
-        for seed in (0, 1):  # of the second, nothing is to be seen
-            rows += [dict(zip(names, row, strict=True)) | {"seed": seed, "profile": profile} for row in NODES]
-    table = pd.DataFrame(rows)
-    table = table.assign(bytes_dense=table["bytes_file"], bytes_nonzero=table["bytes_file"], agreement=1.0)
-    table.loc[table["node"] != "teacher", "agreement"] = 0.9
-    table.to_csv(tmp_path / "results.csv", index=False)
+    """A folder as figures/, with one study on CIFAR-10 and one on the digits."""
+    studies = {}
+    for study, dataset in (("mine", "cifar10"), ("easy", "digits")):
+        nodes = [node for node, *_ in NODES]
+        studies[study] = {"data": {"name": dataset, "test": 10_000}, "seeds": [0], "nodes": nodes, "chapters": []}
+        publish(tmp_path / study, "08_frontier", {"small_bytes": claims.Measured(math.inf)}, frontier=POINTS)
+        table = pd.DataFrame(NODES, columns=["node", "val_accuracy", "test_accuracy", "bytes_file"])
+        table = table.assign(bytes_dense=table["bytes_file"], bytes_nonzero=table["bytes_file"], agreement=1.0)
+        table.loc[table["node"] != "teacher", "agreement"] = 0.9
+        pd.concat([table.assign(seed=seed) for seed in (0, 1)]).to_csv(tmp_path / study / "nodes.csv", index=False)
+    (tmp_path / "studies.json").write_text(json.dumps(studies))
     return tmp_path
+
+
+def edit(folder, study, **about):
+    """Has a study of ``folder`` say more, or other, of itself."""
+    studies = json.loads((folder / "studies.json").read_text()) if (folder / "studies.json").exists() else {}
+    studies[study] = studies.get(study, {"data": {"name": "cifar10", "test": 10_000}}) | about
+    (folder / "studies.json").write_text(json.dumps(studies))
 
 
 def lines(table):
@@ -64,51 +64,49 @@ def lines(table):
 
 
 def test_what_is_not_published_is_said_not_to_have_been_run(tmp_path):
-    (tmp_path / "digits").mkdir()
-    about = {"seeds": [0, 2], "nodes": ["teacher", "teacher-kd"], "chapters": ["02_distill"]}
-    (tmp_path / "digits" / "about.json").write_text(json.dumps(about))
-    rows = {line.split("|")[1].strip(): line for line in readme.runs_table(tmp_path).splitlines()[2:]}
-    every = {path.stem for path in FOLDER.glob("*.yaml")} - {"chapters"}
-    roots = {"cifar10-moo", "digits-moo", "paper-moo", "smoke-moo"}
-    assert set(rows) == every | roots and "| 0 of 16 | – | – | – | – |" in rows["cifar10-moo"]
+    edit(tmp_path, "digits", seeds=[0, 2], nodes=["teacher", "teacher-kd"], chapters=["02_distill"])
+    rows = {line.split("|")[1].strip(): line for line in readme.runs_table(Figures(tmp_path)).splitlines()[2:]}
+    profiles = {path.stem for path in FOLDER.glob("*.yaml")} - {"chapters"}
+    variants = {f"{profile}-{variant}" for profile in profiles for variant in parameters.variants(profile)}
+    assert set(rows) == profiles | variants and variants
     assert "| 2 of 16 | 0, 2 | 02 | – | 01, 03, 04, 05, 06, 07, 08 |" in rows["digits"]
     assert "| 0 of 16 | – | – | – | 01, 02, 03, 04, 05, 06, 07, 08 |" in rows["paper"]
-    publish(tmp_path / "digits", "05_int8")
-    assert "| 02 | 05 | 01, 03, 04, 06, 07, 08 |" in readme.runs_table(tmp_path)
+    publish(tmp_path / "digits", "05_int8", rows=[{"a": 1}])
+    assert "| 02 | 05 | 01, 03, 04, 06, 07, 08 |" in readme.runs_table(Figures(tmp_path))
 
 
 def test_a_mark_stands_beside_the_smallest_file_of_any_cifar_10_profile(published):
-    rows = {float(row[0]): row for row in lines(readme.marks_table(published))}
-    assert rows[91.5][3:7] == ["mine-teacher-int8", "60.00", "91.40", "less accurate on test images"]
-    assert rows[90.0][3:7] == ["mine-teacher-950-4bit", "11.00", "90.50", "passed"]
-    assert rows[91.65][3:7] == ["mine-teacher-int8", "60.00", "91.40", "less accurate on test images"]
-    every = readme.files(published)
+    rows = {float(row[0]): row for row in lines(readme.marks_table(Figures(published)))}
+    assert rows[91.5][3:7] == ["mine/teacher-int8", "60.00", "91.40", "less accurate on test images"]
+    assert rows[90.0][3:7] == ["mine/teacher-950-4bit", "11.00", "90.50", "passed"]
+    assert rows[91.65][3:7] == ["mine/teacher-int8", "60.00", "91.40", "less accurate on test images"]
+    every = Figures(published).files
     for mark, row in rows.items():  # beside it, what the test images would have chosen
         enough = every[100 * every["test_accuracy"] >= mark - 1e-9]
         least = enough["bytes"].min() / 1000 if len(enough) else None
         assert row[7].split(" (")[0] == (f"{least:.2f} kB" if least else "–")
-    assert rows[90.0][7] == "11.00 kB (`mine-teacher-950-4bit`)" and rows[91.65][7] == "–"
+    assert rows[90.0][7] == "11.00 kB (`mine/teacher-950-4bit`)" and rows[91.65][7] == "–"
 
 
 def test_a_mark_that_no_file_holds_has_none_beside_it(published):
     (published / "mine" / "08_frontier.json").unlink()
-    table = pd.read_csv(published / "results.csv")
-    table.assign(val_accuracy=0.89).to_csv(published / "results.csv", index=False)
+    nodes = published / "mine" / "nodes.csv"
+    pd.read_csv(nodes).assign(val_accuracy=0.89).to_csv(nodes, index=False)
     assert all(
         row[3:7] == ["–", "–", "–", "not reached (validation 89.00 %)"]
-        for row in lines(readme.marks_table(published))[:2]
+        for row in lines(readme.marks_table(Figures(published)))[:2]
     )
 
 
 def test_goals_name_the_network_that_comes_nearest(published):
-    rows = lines(readme.goals_table(published))
-    assert rows[0][3:] == ["91.50 % (`mine-teacher`)", "passed"]
-    assert rows[1][3:] == ["84.00 % (`mine-teacher-kd`)", "not reached"]
-    assert rows[2][3:] == ["0.30 points (`mine-teacher-950-4bit`)", "passed"]
+    rows = lines(readme.goals_table(Figures(published)))
+    assert rows[0][3:] == ["91.50 % (`mine/teacher`)", "passed"]
+    assert rows[1][3:] == ["84.00 % (`mine/teacher-kd`)", "not reached"]
+    assert rows[2][3:] == ["0.30 points (`mine/teacher-950-4bit`)", "passed"]
     assert rows[3][2:] == ["the paper", "–", "not measured"] and len(rows) == 4
     for profile in ("mine", "easy"):  # on CIFAR-10, and on the digits
         publish(published / profile, "02_distill", {"kd_gain": claims.Measured(4.0, 3.5, 4.5, n=2)})
-    assert lines(readme.goals_table(published))[3:] == [
+    assert lines(readme.goals_table(Figures(published)))[3:] == [
         [
             "gain from distillation",
             "+5 points",
@@ -119,53 +117,59 @@ def test_goals_name_the_network_that_comes_nearest(published):
     ]
 
 
-def test_a_vgg_is_no_densenet_among_the_goals(published, monkeypatch):
-    monkeypatch.setattr(naming, "teacher_kind", lambda profile: "VGG")
-    rows = lines(readme.goals_table(published))
+VGG = {"name": "vgg", "args": {"width": 20}, "restored": False}
+
+
+def test_a_vgg_is_no_densenet_among_the_goals(published):
+    edit(published, "mine", teacher=VGG)
+    rows = lines(readme.goals_table(Figures(published)))
     assert [row[0] for row in rows][:2] == ["teacher, a VGG, test accuracy", "distilled student, test accuracy"]
     assert len(rows) == 3
 
 
-def test_a_network_that_was_not_trained_here_reaches_no_goal_of_training(published, monkeypatch):
-    monkeypatch.setattr(naming, "teacher_kind", lambda profile: naming.RESTORED)
-    assert not [row for row in lines(readme.goals_table(published)) if row[0].startswith(("teacher", "DenseNet"))]
-    assert [row[0] for row in lines(verdicts.claims_table(published))] == ["08"]
+def test_a_network_that_was_not_trained_here_reaches_no_goal_of_training(published):
+    edit(published, "mine", teacher=VGG | {"restored": True})
+    rows = lines(readme.goals_table(Figures(published)))
+    assert not [row for row in rows if row[0].startswith(("teacher", "DenseNet"))]
+    assert [row[0] for row in lines(verdicts.claims_table(Figures(published)))] == ["08"]
 
 
-def test_what_network_the_teacher_of_a_profile_is():
+def test_what_network_the_teacher_of_a_study_is_its_own_words_say():
+    studies = Figures(ROOT / "figures").studies | {"silent": {}}
     kinds = {
-        "restored_cpu": naming.RESTORED,
-        "frontier_cpu": "VGG",
-        "whitened_cpu": "whitened VGG",
+        "small_files-densenet": frontier_published.RESTORED,
+        "small_files-vgg": "VGG",
+        "small_files-whitened": "whitened VGG",
         "cifar10": "DenseNet",
-        "no_such": "DenseNet",
+        "silent": "DenseNet",
     }
-    assert {profile: naming.teacher_kind(profile) for profile in kinds} == kinds
+    assert {study: frontier_published.teacher_kind(studies[study]) for study in kinds} == kinds
 
 
-def test_networks_of_several_profiles_have_names_that_a_reader_knows():
+def test_networks_of_several_studies_have_names_that_a_reader_knows():
+    studies = Figures(ROOT / "figures").studies | {"silent": {}}
     names = {
         ("cifar10", "teacher"): "DenseNet-22 (cifar10)",
         ("cifar10", "student"): "its student (cifar10)",
         ("cifar10", "growth 6"): "DenseNet, 6 channels a layer (cifar10)",
         ("cifar10", "width 16"): "ConvNet of width 16 (cifar10)",
-        ("whitened_cpu", "teacher"): "whitened VGG of width 48 (whitened_cpu)",
-        ("restored_cpu", "teacher"): "DenseNet-22, trained on",
-        ("restored_longer_cpu", "teacher"): "DenseNet-22, trained on",
-        ("frontier", "vgg 12"): "VGG 12 (frontier)",
-        ("no_such", "teacher"): "DenseNet (no_such)",
+        ("small_files-whitened", "teacher"): "whitened VGG of width 48 (small_files-whitened)",
+        ("small_files-densenet", "teacher"): "DenseNet-22, trained on",
+        ("small_files-three_teachers", "teacher"): "DenseNet-22, trained on",
+        ("digits", "vgg 12"): "VGG 12 (digits)",
+        ("silent", "teacher"): "DenseNet (silent)",
     }
-    assert {pair: naming.network_name(*pair) for pair in names} == names
+    assert {pair: frontier_published.network_name(pair[0], studies[pair[0]], pair[1]) for pair in names} == names
 
 
 def test_what_a_chapter_has_not_said_the_nodes_say(published):
-    rows = lines(verdicts.claims_table(published))
+    rows = lines(verdicts.claims_table(Figures(published)))
     assert [row[0] for row in rows] == [*(f"{n}, by its nodes" for n in ("01", "01", "02", "05", "05", "05")), "08"]
     by_claim = {row[1]: row[3] for row in rows}
     assert by_claim["DenseNet reaches 92.8 %"].startswith("91.50 % (90.9")
     assert by_claim["it costs 0.3 points of accuracy"].startswith("+0.10 points (-")
     publish(published / "mine", "01_teacher", {"teacher_accuracy": claims.Measured(90.0, 89.0, 91.0)})
-    rows = lines(verdicts.claims_table(published))
+    rows = lines(verdicts.claims_table(Figures(published)))
     assert [row[0] for row in rows] == ["01", *(f"{n}, by its nodes" for n in ("01", "02", "05", "05", "05")), "08"]
     assert rows[0][3] == "90.00 % (89.00 to 91.00)"
 
@@ -176,7 +180,7 @@ def test_a_claim_against_two_rivals_is_judged_against_each(published):
         claims.Measured(-4.0, -5.0, -3.0, 3, "weighted sum, normalized"),
     ]
     publish(published / "mine", "06_moo", {"moo_one_shot": one_shot})
-    found = [row[1:5] for row in lines(verdicts.claims_table(published)) if row[0] in ("06", "08")]
+    found = [row[1:5] for row in lines(verdicts.claims_table(Figures(published))) if row[0] in ("06", "08")]
     says = judged.statement(claims.CLAIMS["moo_one_shot"])
     gains = {row[0]: row[2:] for row in found}
     undecided, worse = (gains[f"{says} (against the {m.against})"] for m in one_shot)
@@ -189,23 +193,58 @@ def test_a_claim_against_two_rivals_is_judged_against_each(published):
     assert gains[small] == ["none does", claims.CONTRADICTED]
 
 
-def test_the_first_screen_takes_its_numbers_from_what_is_published(published):
-    screen = "profile: mine\nheld: 0.9\nnodes: {teacher: a network, teacher-int8: int8, teacher-svd: not there}\n"
-    screen += 'findings: ["saves {saved[teacher-int8]:.1f} %, {cost[teacher-int8]:.2f} points", "{worst[kd_gain]}"]\n'
-    (published / readme.FIRST_SCREEN).write_text(screen)
-    rows = lines(readme.glance_table(published))
-    assert [row[:2] for row in rows[:2]] == [["a network", "900.00"], ["int8", "60.00"]]
-    assert rows[2] == ["smallest file with 90 % on validation images", "11.00", "90.50"] and len(rows) == 3
-    assert readme.findings(published) == "No findings yet: kd_gain is not published."
-    publish(published / "mine", "02_distill", {"kd_gain": claims.Measured(4.0, 3.5, 4.5, n=2)})
-    found = readme.findings(published).splitlines()
-    assert found == ["- saves 93.3 %, 0.10 points", "- +4.00 points (+3.50 to +4.50; n = 2), reproduced"]
-    (published / readme.FIRST_SCREEN).write_text(screen.replace("profile: mine", "profile: absent"))
-    assert readme.findings(published).startswith("No findings yet")
+def test_the_first_screen_takes_its_numbers_from_what_is_published(published, monkeypatch):
+    monkeypatch.setattr(readme, "FIRST", "mine")
+    rows = lines(readme.first_screen("glance", Figures(published)))
+    assert [row[:2] for row in rows] == [
+        ["DenseNet-22", "900.00"],
+        ["student, distilled", "500.00"],
+        ["int8", "60.00"],
+        ["smallest file with 90 % on validation images", "11.00"],
+    ]
+    assert readme.first_screen("findings", Figures(published)).startswith("Nothing yet: not all is published")
+    more = [("teacher-imp", 100_000), ("teacher-imp-int8", 45_000), ("teacher-kd-imp", 9_000)]
+    nodes = pd.read_csv(published / "mine" / "nodes.csv")
+    teacher = nodes[nodes["node"] == "teacher"]
+    made = [teacher.assign(node=node, bytes_file=size, test_accuracy=0.9) for node, size in more]
+    made.append(made[-1].assign(node="teacher-kd-imp-svd", bytes_file=20_000))
+    pd.concat([nodes, *made]).to_csv(published / "mine" / "nodes.csv", index=False)
+    publish(published / "mine", "06_moo", {"moo_one_shot": claims.Measured(-4.0, -5.0, -3.0, 3, "a sum")})
+    found = readme.first_screen("findings", Figures(published)).splitlines()
+    assert found[0] == "- Pruning + int8 saves 95.0 % of the file's bytes and costs 1.5 points of accuracy."
+    assert found[1] == "- int8 alone saves 93.3 % and changes accuracy by -0.10 points."
+    assert "from 9 to 20 kB, its accuracy from 90.0 to 90.0 %" in found[2]
+    assert found[3].startswith("- Common descent one-shot, against the a sum: -4.00 points")
+    monkeypatch.setattr(readme, "FIRST", "absent")
+    assert readme.first_screen("findings", Figures(published)).startswith("Nothing yet")
+
+
+def test_every_chapter_has_a_row_with_its_own_question_and_a_technique_its_names(tmp_path):
+    rows = lines(readme.chapters_table(Figures(tmp_path)))
+    assert [row[0][:2] for row in rows] == [f"[{number}" for number in range(1, 9)]
+    assert "notebooks/02_distill.ipynb) (`distill`, in nodes `kd`)" in rows[1][0]
+    assert "notebooks/03_prune.ipynb) (`prune`, in nodes `imp`)" in rows[2][0]
+    assert rows[1][1] == "Does a small network learn more from a large one than from the labels alone?"
+    assert all(len(row) == 4 and row[2] and row[3].isdigit() for row in rows)
+
+
+def test_a_tree_of_a_variant_stands_beside_the_plain_one_and_a_part_of_one_does_not(published):
+    assert readme.compared_table(Figures(published)) == "No tree of a variant is published."
+    shutil.copytree(published / "mine", published / "mine-other")
+    nodes = pd.read_csv(published / "mine-other" / "nodes.csv")
+    nodes.assign(test_accuracy=nodes["test_accuracy"] + 0.01).to_csv(
+        published / "mine-other" / "nodes.csv", index=False
+    )
+    edit(published, "mine-other", seeds=[0, 1], nodes=[node for node, *_ in NODES])
+    edit(published, "mine", seeds=[0, 1])
+    text = readme.compared_table(Figures(published))
+    assert "| teacher | 91.50 | 92.50 | +1.00 ± 0.00 | 1.000 |" in text and text.count("| teacher") == 3
+    edit(published, "mine-other", nodes=["teacher"])
+    assert readme.compared_table(Figures(published)) == "No tree of a variant is published."
 
 
 def test_combinations_are_counted_beside_narrower_networks_of_their_bytes(published):
-    assert "not published yet" in readme.margins_text(published)
+    assert "not published yet" in readme.margins_text(Figures(published))
     made = {"kind": "combination", "growth": None, "bytes": None, "accuracy": None}
     nodes = [
         ("teacher", 0.9, 100.0),
@@ -217,8 +256,9 @@ def test_combinations_are_counted_beside_narrower_networks_of_their_bytes(publis
     control = {"kind": "int8", "node": None, "test_accuracy": None, "bytes_file": None}
     rows += [control | {"growth": g, "bytes": b, "accuracy": a} for g, b, a in ((1.0, 10.0, 0.7), (2.0, 100.0, 0.8))]
     rows += [made | {"node": "teacher-int8", "test_accuracy": 0.95, "bytes_file": 101.0}]
+    edit(published, "digits", seeds=[0])
     publish(published / "digits", "07_sweep", control=rows)
-    text = readme.margins_text(published)
+    text = readme.margins_text(Figures(published))
     assert "`digits`, 5 combinations, 2 narrower networks in floats and int8, by means: " in text
     assert (
         "1 above (teacher), 2 below (distillation; SVD), 1 larger than every narrower network, beside none (int8)"
@@ -228,34 +268,26 @@ def test_combinations_are_counted_beside_narrower_networks_of_their_bytes(publis
     verdicts_of = [{"node": "teacher", "verdict": "cannot tell"}, {"node": "teacher-imp", "verdict": "is beaten"}]
     publish(published / "digits", "07_sweep", control=rows, margins=verdicts_of)
     by_seeds = "2 combinations, by intervals over seeds: 1 “cannot tell” (teacher), 1 “is beaten” (pruning)."
-    assert readme.margins_text(published).endswith(by_seeds)
+    assert readme.margins_text(Figures(published)).endswith(by_seeds)
 
 
 def test_what_is_said_of_the_papers_own_network_is_held_against_no_other(published):
-    assert naming.another_network("mine") == "" == naming.another_network("paper")
-    assert naming.another_network("cifar10") == "DenseNet-22 and its student"
-    assert naming.another_network("frontier_cpu").startswith("VGG of width")
-    assert naming.another_network("distilled_cpu") == "DenseNet-22 and its student"  # by a file
-    for path in (published / "mine").glob("*"):
-        (published / "cifar10").mkdir(exist_ok=True)
-        (published / "cifar10" / path.name).write_text(path.read_text())
-    rows = (published / "results.csv").read_text().replace("mine", "cifar10")
-    (published / "results.csv").write_text(rows)
-    found = {row[1]: row[4] for row in lines(verdicts.claims_table(published)) if row[5] == "cifar10"}
+    densenet = {"name": "densenet", "args": {"depth": claims.PAPER_DEPTH}, "restored": False}
+    assert frontier_published.another_network({}) == "" == frontier_published.another_network({"teacher": densenet})
+    assert frontier_published.another_network({"teacher": VGG}) == "VGG of width 20 and its student"
+    smaller = densenet | {"args": {"depth": 22}, "restored": True}
+    assert frontier_published.another_network({"teacher": smaller}) == "DenseNet-22 and its student"  # by a file
+    edit(published, "mine", teacher=smaller | {"restored": False})
+    found = {row[1]: row[4] for row in lines(verdicts.claims_table(Figures(published)))}
     assert found["DenseNet reaches 92.8 %"].startswith("not comparable")
     assert found["int8 alone saves 73.1 %"] == claims.CONTRADICTED
 
 
-def test_the_readme_is_what_make_figures_would_write(monkeypatch):
-    text, found = (readme.ROOT / "README.md").read_text(), {}
-    monkeypatch.setattr(readme, "write_between", found.__setitem__)
-    for profile in readme.TABLES:
-        rows = pd.read_csv(readme.ROOT / "figures" / verdicts.RESULTS_FILE).query("profile == @profile")
-        about = json.loads((readme.ROOT / "figures" / profile / "about.json").read_text())
-        readme.write(tree_table.summary(rows.drop(columns="profile")), about)
-    assert len(found) >= 6
-    for name, content in found.items():
-        assert f"<!-- {name}: made by make figures -->\n\n{content}\n\n<!-- end of {name} -->" in text, name
+@pytest.mark.parametrize("page", readme.PAGES)
+def test_a_page_is_what_make_figures_would_write(page):
+    text, there = (ROOT / page).read_text(), Figures(ROOT / "figures")
+    for name, content in readme.PAGES[page].items():
+        assert f"<!-- {name}: made by make figures -->\n\n{content(there)}\n\n<!-- end of {name} -->" in text, name
 
 
 def test_what_the_nodes_say_is_by_the_counts_that_the_paper_has():
@@ -286,9 +318,9 @@ def test_what_the_nodes_say_is_by_the_counts_that_the_paper_has():
 
 
 def test_nodes_put_an_interval_behind_a_difference_that_a_chapter_printed_without(published):
-    nodes = published / verdicts.RESULTS_FILE
+    nodes = published / "mine" / "nodes.csv"
     table = pd.read_csv(nodes)
-    pruned = table[table["profile"].eq("mine") & table["node"].eq("teacher")].assign(node="teacher-imp")
+    pruned = table[table["node"] == "teacher"].assign(node="teacher-imp")
     pruned["test_accuracy"] -= 0.0173
     pruned["agreement"] = 0.91
     pd.concat([table, pruned]).to_csv(nodes, index=False)
@@ -297,7 +329,7 @@ def test_nodes_put_an_interval_behind_a_difference_that_a_chapter_printed_withou
     def table_of(cost):
         measured = {"imp_saved": claims.Measured(89.82), "imp_cost": claims.Measured(cost)}
         publish(published / "mine", "03_prune", measured)
-        return {row[1]: row for row in lines(verdicts.claims_table(published)) if row[0].startswith("03")}
+        return {row[1]: row for row in lines(verdicts.claims_table(Figures(published))) if row[0].startswith("03")}
 
     found = table_of(1.73)
     assert found[says["imp_cost"]][0] == "03, interval by its nodes"
@@ -308,26 +340,23 @@ def test_nodes_put_an_interval_behind_a_difference_that_a_chapter_printed_withou
     assert other[:1] + other[3:5] == ["03", "+1.70 points", "undecided: no interval"]
 
 
-def test_what_several_profiles_found_alike_is_one_row(published):
+def test_what_several_studies_found_alike_is_one_row(published):
     shutil.copytree(published / "mine", published / "yours")
-    table = pd.read_csv(published / verdicts.RESULTS_FILE)
-    pd.concat([table, table[table["profile"].eq("mine")].assign(profile="yours")]).to_csv(
-        published / verdicts.RESULTS_FILE, index=False
-    )
-    last = lines(verdicts.claims_table(published))[-1]
+    edit(published, "yours", seeds=[0])
+    last = lines(verdicts.claims_table(Figures(published)))[-1]
     assert (last[0], last[-1]) == ("08", "mine, yours")
 
 
 def test_what_is_not_measured_yet_is_said(tmp_path):
-    assert "Not measured yet" in readme.marks_table(tmp_path) and "Not measured yet" in readme.goals_table(tmp_path)
-    assert "No chapter" in verdicts.claims_table(tmp_path)
+    there = Figures(tmp_path)
+    assert "Not measured yet" in readme.marks_table(there) and "Not measured yet" in readme.goals_table(there)
+    assert "No chapter" in verdicts.claims_table(there) and "not published" in readme.nodes_table("digits", there)
 
 
-def test_the_readme_keeps_what_is_outside_the_markers(tmp_path, monkeypatch):
-    monkeypatch.setattr(readme, "ROOT", tmp_path)
+def test_a_page_keeps_what_is_outside_the_markers(tmp_path):
     begin, end = "<!-- marks: made by make figures -->", "<!-- end of marks -->"
-    (tmp_path / "README.md").write_text(f"before\n{begin}\nold\n{end}\nafter\n")
-    readme.write_between("marks", "new")
-    assert (tmp_path / "README.md").read_text() == f"before\n{begin}\n\nnew\n\n{end}\nafter\n"
-    with pytest.raises(SystemExit, match="markers"):
-        readme.write_between("results of digits", "new")
+    (tmp_path / "page.md").write_text(f"before\n{begin}\nold\n{end}\nafter\n")
+    readme.write_between(tmp_path / "page.md", "marks", "new")
+    assert (tmp_path / "page.md").read_text() == f"before\n{begin}\n\nnew\n\n{end}\nafter\n"
+    with pytest.raises(SystemExit, match=r"^page.md: expected the markers"):
+        readme.write_between(tmp_path / "page.md", "results of digits", "new")

@@ -16,7 +16,7 @@ from studylib.training.recipe import Recipe
 from tests.test_shipped import NETWORKS, network, outputs
 from tests.test_shipped import prune as without_rows
 
-PUBLISHED = Path(__file__).parents[1] / "figures" / "models" / "digits-teacher-imp-int8.slnc"
+PUBLISHED = Path(__file__).parents[1] / "figures" / "models" / "digits-densenet16-z89.3-8bit.slnc"
 
 
 BAD_LISTS = [b"", b"{", b"\xff", b"[" * 100_000, b"[]", b"3", b'{"small.slnc": 3}', b'{"small.slnc": {"sha256": 3}}']

@@ -12,7 +12,7 @@ from studylib.results import claims
 from studylib.techniques import teacher
 from studylib.training.recipe import Recipe
 
-FILE = "figures/models/digits-teacher-imp-int8.slnc"
+FILE = "figures/models/digits-densenet16-z89.3-8bit.slnc"
 
 
 @pytest.mark.parametrize(

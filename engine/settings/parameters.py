@@ -36,6 +36,9 @@ def roots(profile: str) -> list[str]:
     return sorted(read_yaml(FOLDER / f"{profile}.yaml").get(ROOTS) or {})
 
 
+variants = roots  # by the word that takes its place
+
+
 def load(profile: str, seeds: str = "", chosen: str = "", root: str = "") -> dict[str, dict]:
     """The profile's sections, complete; their keys and types are checked, and dictionaries by :mod:`.check`.
 

@@ -20,7 +20,7 @@ def table_of(name: str) -> pd.DataFrame:
     """The rows of a run by its profile, of a sweep.csv by its path, or of a profile published in figures/."""
     from studylib.disk import files  # two seconds of import, which study.py shall not wait for
 
-    published = ROOT / "figures" / "results.csv"
+    published = ROOT / "figures" / name / "nodes.csv"
     own = [ROOT / "runs" / name / "sweep.csv", *([Path(name)] if name.endswith(".csv") else [])]
     try:
         for path in own:
@@ -28,10 +28,9 @@ def table_of(name: str) -> pd.DataFrame:
                 with refusals(path, "nothing was compared"):
                     return table.read_table(path, *COMPARED)
         with refusals(published, "nothing was compared"):
-            every = published.exists() and table.read_table(published, "profile", *COMPARED)
+            rows = table.read_table(published, *COMPARED) if published.exists() else pd.DataFrame()
     except files.CheckpointError as error:
         sys.exit(str(error))
-    rows = every[every["profile"] == name] if every is not False else pd.DataFrame()
     if rows.empty:
         sys.exit(f"{name!r}: no runs/{name}/sweep.csv, no such .csv file, nor published. {USAGE}")
     return rows
@@ -62,10 +61,16 @@ def about(name: str) -> dict:
     """Settings and data of a run by its profile, where it is here, else as published; {} where neither says."""
     from studylib.disk import files  # two seconds of import, which study.py shall not wait for
 
-    for path in (ROOT / "runs" / name / "study.json", ROOT / "figures" / name / "about.json"):
-        if path.exists():
-            return files.read_json(path)
-    return {}
+    path = ROOT / "runs" / name / "study.json"
+    return files.read_json(path) if path.exists() else published_about(name)
+
+
+def published_about(name: str) -> dict:
+    """What is published of where a study's numbers come from; {} where it is not."""
+    from studylib.disk import files  # two seconds of import, which study.py shall not wait for
+
+    path = ROOT / "figures" / "studies.json"
+    return files.read_json(path).get(name, {}) if path.exists() else {}
 
 
 def with_published(name: str) -> str:
@@ -79,16 +84,16 @@ def with_published(name: str) -> str:
         tables,  # two seconds of import, which study.py shall not wait for
     )
 
-    results, told = ROOT / "figures" / "results.csv", ROOT / "figures" / name / "about.json"
-    if not (results.exists() and told.exists()):
+    results = ROOT / "figures" / name / "nodes.csv"
+    if not results.exists():
         return ""
     try:
         with refusals(results, "nothing was compared"):
-            every = table.read_table(results, "profile", *COMPARED)
-            lines = [f"- {text}" for text in agreement.differences(about(name), files.read_json(told))]
+            every = table.read_table(results, *COMPARED)
+            lines = [f"- {text}" for text in agreement.differences(about(name), published_about(name))]
     except files.CheckpointError as error:
         sys.exit(str(error))
-    found = agreement.beside(table_of(name), every[every["profile"] == name])
+    found = agreement.beside(table_of(name), every)
     shown = pd.DataFrame(
         {
             "node": found["node"],

@@ -1,6 +1,6 @@
 """What a coded file is worth: decodes it, reads the test set, and holds that against what was published of it.
 
-python engine/tools/evaluate.py figures/models/digits-teacher-int8.slnc [--dataset digits]
+python engine/tools/evaluate.py figures/models/digits-densenet16-8bit.slnc [--dataset digits]
 """
 
 import argparse

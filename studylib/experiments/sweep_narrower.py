@@ -18,6 +18,7 @@ from studylib.training.recipe import Recipe
 from studylib.tree.rows import Task, every
 
 BEATS, BEATEN, TOO_SMALL = "beats it", "is beaten", "no control as small"
+BY_MEANS = ("above", "below", "larger than every narrower network, beside none", "smaller than every narrower network")
 WORDS = {statistics.HELP: BEATS, statistics.HURT: BEATEN, statistics.UNKNOWN: statistics.UNKNOWN}
 
 
@@ -158,3 +159,21 @@ def told(margins: pd.DataFrame, seeds: int) -> str:
         f"{len(names[BEATEN])} are beaten ({beaten}), {len(names[statistics.UNKNOWN])} cannot be told apart from them "
         f"with n = {seeds} seeds."
     )
+
+
+def by_means(table: pd.DataFrame) -> pd.DataFrame:
+    """Where each combination lies by means, for studies of one seed, which have no :func:`margins`.
+
+    Args:
+        table: rows of :func:`control`.
+
+    Returns:
+        The combinations, each with a ``verdict``: one of :data:`BY_MEANS`, in that order.
+    """
+    combined = table["kind"] == "combination"
+    rivals = table[~combined].astype({"bytes": float, "accuracy": float})
+    found = table[combined]
+    rival = [statistics.at_equal_cost(rivals, "bytes", "accuracy", size) for size in found["bytes_file"]]
+    verdict = pd.Series(BY_MEANS[0], found.index).mask(found["test_accuracy"] < rival, BY_MEANS[1])
+    verdict = verdict.mask(pd.isna(rival), BY_MEANS[3]).mask(found["bytes_file"] > rivals["bytes"].max(), BY_MEANS[2])
+    return found.assign(verdict=pd.Categorical(verdict, BY_MEANS)).sort_values("verdict", kind="stable")

@@ -17,18 +17,16 @@ def show_published(name: str, caption: str) -> None:
     """Shows a published figure in a notebook, wherever that lies: the picture itself, its caption, where it is from.
 
     Args:
-        name: of the figure below ``figures/``, without suffix. Where it is not there, a sentence says so.
+        name: of the picture in ``figures/cited/``, without suffix. Where it is not there, a sentence says so.
     """
     from IPython.display import Image, Markdown, display
 
-    path = files.root() / "figures" / f"{name}.png"
+    path = files.root() / "figures" / "cited" / f"{name}.png"
     if not path.is_file():
-        display(Markdown(f"*{caption}: `figures/{name}.png` is not in this copy of the study.*"))
+        display(Markdown(f"*{caption}: `figures/cited/{name}.png` is not in this copy of the study.*"))
         return
     display(Image(filename=path, width=900))
-    about = files.read_json(path.with_suffix(".json"))["about"]
-    said = f"{caption}. `figures/{name}.json` has the rows. {where_from(about)}".strip()  # no space before the last *
-    display(Markdown(f"*{said}*"))
+    display(Markdown(f"*{caption}. `figures/cited/index.json` says of which rows.*"))
 
 
 def show_study(about: dict, published: str = "") -> None:

@@ -43,8 +43,8 @@ def apply(
         bits: of the weights, 2 to 8, or layer → bits; layers that are not named have 8.
 
     Raises:
-        studylib.networks.blocks.SpecError: the model is int8 already; ``bits`` are not 2 to 8, or of a layer that is not
-            there; a layer or batch norm cannot be carried over (:func:`studylib.networks.pt2e.export`).
+        studylib.networks.blocks.SpecError: the model is int8 already; ``bits`` are not 2 to 8, or of a layer that is
+            not there; a layer or batch norm cannot be carried over (:func:`studylib.networks.pt2e.export`).
         ValueError: ``calibration_images`` is not between 1 and the number of training images; a number of ``model``, or
             one that a layer makes of these images, is not finite.
     """

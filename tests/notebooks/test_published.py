@@ -106,7 +106,7 @@ def test_a_setting_that_is_not_the_published_studys_is_an_error_that_names_both_
     )
 
 
-@pytest.mark.parametrize("folder", ["figures/nowhere", "figures/whitened_cpu"])
+@pytest.mark.parametrize("folder", ["figures/nowhere", "figures/small_files-whitened"])
 def test_a_study_that_is_not_there_or_lacks_the_chapter_is_an_error_that_says_so(folder, warmed, tmp_path):
     shown = show("02_distill", tmp_path / "out", warmed, published=folder)
     said = shown.done.stdout + shown.done.stderr

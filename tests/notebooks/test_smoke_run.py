@@ -406,33 +406,33 @@ def test_a_damaged_model_is_refused_with_what_to_do(project):
     assert study(project, "--profile", "smoke").returncode == 0
 
 
-def test_figures_are_redrawn_from_results_and_the_readme_with_them(project, reduced_run):
-    shutil.copytree(ROOT / "figures", project / "figures")
+def test_a_run_is_published_and_without_it_tables_and_pictures_are_made_of_what_is_published(project, reduced_run):
+    for folder in ("figures", "docs"):
+        shutil.copytree(ROOT / folder, project / folder)
     table = "07_sweep"
     shutil.copytree(reduced_run(table).out, project / "runs" / "smoke" / "chapters" / table)
-    edit(project / "engine" / "publish" / "readme.py", 'TABLES = ("digits", ', 'TABLES = ("smoke", ')
-    edit(project / "README.md", "<!-- results of digits: ", "<!-- results of smoke: ")
-    edit(project / "README.md", "<!-- end of results of digits -->", "<!-- end of results of smoke -->")
+    edit(project / "engine" / "publish" / "readme.py", 'SHOWN = ("cifar10", "digits")', 'SHOWN = ("cifar10", "smoke")')
+    page = project / "docs" / "results.md"
+    page.write_text(page.read_text().replace("results of digits", "results of smoke"))
     command = [sys.executable, "engine/publish/figures.py", "smoke"]
     done = subprocess.run(command, cwd=project, env=environment(project), text=True, capture_output=True)
     assert done.returncode == 0, done.stderr
-    readme = (project / "README.md").read_text()
-    assert all(f"| {node} |" in readme for node in NODES)
+    written = page.read_text()
+    assert all(f"| {node} |" in written for node in NODES) and "Study `smoke`" in written
     there = json.loads((project / f"figures/smoke/{table}.json").read_text())
     assert [row["node"] for row in there["rows"]["nodes"]] == NODES and there["about"]["profile"] == "smoke"
     published = json.loads((project / "figures/models/models.json").read_text())
     ours = [name for name, about in published.items() if about["profile"] == "smoke"]
     assert ours and all((project / "figures/models" / name).stat().st_size <= 200_000 for name in ours)
+    assert all(name.startswith("digits-") for name in ours)
     evaluate = [sys.executable, "engine/tools/evaluate.py", f"figures/models/{ours[0]}"]
     said = subprocess.run(evaluate, cwd=project, env=environment(project), text=True, capture_output=True)
     assert said.returncode == 0 and f"published: {published[ours[0]]['bytes']:,} bytes" in said.stdout, said.stderr
     shutil.rmtree(project / "runs")  # and without the run, from what was published
-    for picture in ("front.png", "control.png"):
-        (project / "figures/smoke" / picture).unlink()
+    (project / "figures/cited/narrower_networks_digits.png").unlink()
     again = subprocess.run(command, cwd=project, env=environment(project), text=True, capture_output=True)
     assert again.returncode == 0, again.stderr
-    assert all((project / "figures/smoke" / picture).exists() for picture in ("front.png", "control.png"))
-    assert "drawn in part" not in again.stdout and (project / "README.md").read_text() == readme
+    assert (project / "figures/cited/narrower_networks_digits.png").exists() and page.read_text() == written
     command[-1] = "nowhere"
     missing = subprocess.run(command, cwd=project, env=environment(project), text=True, capture_output=True)
     assert missing.returncode != 0 and "nowhere" in missing.stderr

@@ -1,0 +1,123 @@
+"""Chapter 8 over all published studies: what networks and files are called, and what the networks are to reach."""
+
+import re
+from collections.abc import Iterator
+
+import pandas as pd
+
+from studylib.results import claims, marks, verdicts
+from studylib.techniques.teacher import Network
+from studylib.tree import names
+
+DENSENET = "DenseNet"  # of networks, the one that the paper's goals are about
+KINDS = {"densenet": DENSENET, "vgg": "VGG", "whitened": "whitened VGG", "convnet": "ConvNet"}
+TRAINED_ON = ", trained on"
+RESTORED = "restored network"  # one that a study takes from a published file and does not train
+UNKNOWN = {"name": "densenet", "args": {}, "restored": False}  # teacher of a study that does not say
+
+
+def teacher_of(spec: dict) -> dict:
+    """What is published of a study's teacher, by the spec of its model."""
+    restored = any(change["technique"] == "restored" for change in spec["changes"])
+    return {"name": spec["name"], "args": spec["args"], "restored": restored}
+
+
+def teacher_kind(about: dict) -> str:
+    """What network the teacher of a published study is."""
+    teacher = about.get("teacher", UNKNOWN)
+    return RESTORED if teacher["restored"] else KINDS[teacher["name"]]
+
+
+def teacher_name(about: dict) -> str:
+    """The teacher of a published study: kind, and depth or width."""
+    teacher = about.get("teacher", UNKNOWN)
+    args = teacher["args"]
+    size = f"-{args['depth']}" if "depth" in args else f" of width {args['width']}" if "width" in args else ""
+    return f"{KINDS[teacher['name']]}{size}"
+
+
+def another_network(about: dict) -> str:
+    """The study's networks in words, if its teacher is known and not the paper's own; else empty."""
+    ours, papers = teacher_name(about), f"{DENSENET}-{claims.PAPER_DEPTH}"
+    return f"{ours} and its student" if "teacher" in about and ours != papers else ""
+
+
+def network_name(study: str, about: dict, network: str) -> str:
+    """A network of chapter 8 in words, for a figure of several studies: its name there is relative to the study.
+
+    Those that go on from a published file share a name, whatever the study: their points lie on one another.
+    """
+    kind, _, number = network.partition(" ")
+    if kind == names.TEACHER and teacher_kind(about) == RESTORED:
+        return f"{teacher_name(about)}{TRAINED_ON}"
+    own = {names.TEACHER: teacher_name(about), "student": "its student"}
+    own |= {"growth": f"{DENSENET}, {number} channels a layer", "width": f"ConvNet of width {number}"}
+    return f"{own.get(kind) or f'{KINDS[kind]} {number}'} ({study})"
+
+
+def file_name(spec: dict, node: str, dataset: str) -> str:
+    """A published file by its network, zeros in percent and bits: ``densenet22-z80-4bit``.
+
+    Args:
+        spec: of its model.
+        node: that it holds; the name of a point ends in its bits.
+        dataset: stands first, if it is another than the paper's.
+    """
+    args, made = spec["args"], [change["technique"] for change in spec["changes"]]
+    size = args.get("depth") or args.get("width") or args["widths"][0]
+    growth, zeros = args.get("growth", Network.growth), max(change.get("sparsity", 0) for change in spec["changes"])
+    parts = {
+        dataset: dataset != claims.PAPER_DATA,
+        "student" if "kd" in made else f"{spec['name']}{size}": True,
+        f"growth{growth}": growth != Network.growth,
+        f"z{round(100 * zeros, 1):g}": zeros > 0,
+        "svd": "svd" in made,
+    }
+    bits = re.search(r"(\d+)bit$", node)
+    whole = f"{bits[1] if bits else 8 if 'int8' in made else 32}bit"
+    return "-".join([*(part for part, there in parts.items() if there), whole])
+
+
+def goals(files: pd.DataFrame, studies: dict[str, dict], gains: dict[str, list[claims.Measured]]) -> Iterator[dict]:
+    """What CIFAR-10 networks are to reach that are no files of a size, each beside the best of ours.
+
+    Args:
+        files: rows of study, name, node, network, val_accuracy, test_accuracy (0…1); of points also sparsity and
+            val_accuracy_pruned.
+        studies: study → what it says of itself.
+        gains: study → what its distilled students gained.
+
+    Returns:
+        Rows of what, goal, from (whose it is), ours, verdict.
+    """
+    every = files.set_index("name")
+    node, kind = every["node"], every["study"].map({study: teacher_kind(about) for study, about in studies.items()})
+    for each in [each for each in kind.unique() if each != RESTORED]:
+        ours = every["test_accuracy"][(node == names.TEACHER) & (kind == each)]
+        yield from _goal(f"teacher, a {each}, test accuracy", *marks.TEACHER_GOAL, ours)
+    ours = every["test_accuracy"][node == marks.STUDENT]
+    yield from _goal("distilled student, test accuracy", *marks.STUDENT_GOAL, ours)
+    if "sparsity" in every:
+        zeros, most, whose = marks.PRUNED_GOAL
+        whole = every[node == names.TEACHER].set_index("study")["val_accuracy"]
+        sparse = (every["network"] == names.TEACHER) & (every["sparsity"] >= zeros) & (kind == DENSENET)
+        lost = (every["study"].map(whole) - every["val_accuracy_pruned"])[sparse]
+        what = f"DenseNet with {100 * zeros:g} % zeros or more, lost on validation images before rounding"
+        yield from _goal(what, most, whose, lost, least=False)
+    claim = claims.CLAIMS["kd_gain"]
+    goal = {"what": "gain from distillation", "goal": f"{claim.value:+g} {claim.unit}", "from": "the paper"}
+    for study, measured in [(study, each) for study, found in gains.items() for each in found]:
+        verdict = verdicts.verdict(claim, measured, claims.PAPER_DATA)
+        yield goal | {"ours": f"{verdicts.text(measured, claim.unit)} (`{study}`)", "verdict": verdict}
+    if not any(gains.values()):
+        yield goal | {"ours": "–", "verdict": claims.NOT_MEASURED}
+
+
+def _goal(what: str, bound: float, whose: str, ours: pd.Series, least: bool = True) -> Iterator[dict]:
+    """The best of ``ours`` (0…1) beside a bound in % or points, the least or the most that it may be; none of none."""
+    if len(ours):
+        name, sign, unit = (ours.idxmax(), "≥", "%") if least else (ours.idxmin(), "≤", "points")
+        value = 100 * ours[name]
+        verdict = "passed" if (value >= bound if least else value <= bound) else "not reached"
+        row = {"what": what, "goal": f"{sign} {bound:g} {unit}", "from": whose}
+        yield row | {"ours": f"{value:.2f} {unit} (`{name}`)", "verdict": verdict}

@@ -41,10 +41,10 @@ def test_each_says_what_it_reads_and_has_a_record_for_each_of_its_dictionaries()
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("role: root", "role: rot", "teacher: role 'rot': expected one of root, technique, table, chapter"),
-        ("  role: root\n", "", "teacher: role is missing"),
+        ("role: root", "role: rot", "teacher.role='rot': expected one of 'root', 'technique', 'table' or 'chapter'"),
+        ("  role: root\n", "", "teacher.role: missing"),
         ("role: root", "role: chapter", "expected one chapter whose role is root, found none"),
-        ("role: root", "rle: root", "teacher: 'rle' is unknown; did you mean 'role'"),
+        ("role: root", "rle: root", "teacher.rle: unknown; did you mean 'role'"),
         ("notebook: 01_teacher", "notebook: 01_nothing", "notebooks/01_nothing.ipynb: no such notebook"),
         ("minutes: 1", "minutes: 1\n  role: table", "the key 'role' is given twice"),
     ],

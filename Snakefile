@@ -33,7 +33,7 @@ EXECUTE = f"{PYTHON} engine/run/execute.py"
 
 def given(key, chapter=False):
     """The parameters of a notebook that its section and the study fix, as JSON; its chapter's only if that is run."""
-    own = parameters.complete(key, SECTIONS) if chapter else parameters.of_node(key, SECTIONS)
+    own = dict(SECTIONS[key]) if chapter else parameters.of_node(key, SECTIONS)
     study = {name: STUDY[name] for name in ("dataset", "device")}
     if DECLARED[key].role == "table":
         own |= {"seeds": SEEDS, "stages": STAGES, "profile": NAME}

@@ -12,6 +12,7 @@ from pydantic.fields import FieldInfo
 
 T = typing.TypeVar("T")
 MOST_SEED = 2**32 - 1  # the most that scikit-learn's draws take
+Batch = Annotated[int, Field(ge=1, le=4096, description="images a forward pass")]  # whose time is taken
 STRICT = ConfigDict(strict=True, allow_inf_nan=False)
 KINDS = {  # pydantic's name of an error → what was expected
     "int_type": "a whole number",
@@ -20,6 +21,7 @@ KINDS = {  # pydantic's name of an error → what was expected
     "string_type": "a text",
     "bool_type": "true or false",
     "list_type": "a list",
+    "dict_type": "a dictionary",
     "greater_than_equal": "at least {ge}",
     "greater_than": "above {gt}",
     "less_than_equal": "at most {le}",

@@ -1,5 +1,6 @@
 """A copy of the project in a folder of the test's own, to edit and to run without touching the real one."""
 
+import ast
 import contextlib
 import os
 import shutil
@@ -9,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from papermill import inspect_notebook
 
 ROOT = Path(__file__).resolve().parent.parent
 PARTS = ["Snakefile", "Makefile", "README.md", "CITATION.cff", "engine", "studylib", "notebooks", "papermill_params"]
@@ -44,6 +46,11 @@ def study(
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
     )
+
+
+def defaults_of(notebook: Path) -> dict:
+    """Parameter → the value that it has in the notebook's parameters cell."""
+    return {name: ast.literal_eval(about["default"]) for name, about in inspect_notebook(str(notebook)).items()}
 
 
 @contextlib.contextmanager

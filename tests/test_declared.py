@@ -16,7 +16,7 @@ GENERAL = {"teacher", "int8", "sweep"}  # the root's node, a type of numbers, an
 
 def test_neither_the_snakefile_nor_the_engine_names_a_chapter():
     keys = set(chapters.declared()) - GENERAL
-    assert {"moo", "frontier", "kd", "imp", "svd"} <= keys
+    assert {"moo", "frontier", "distill", "prune", "svd"} <= keys
     files = [ROOT / "Snakefile", *(path for path in (ROOT / "engine").rglob("*") if path.suffix in (".py", ".yaml"))]
     named = [
         f"{path.relative_to(ROOT)}: {line.strip()}"
@@ -41,10 +41,10 @@ def test_each_says_what_it_reads_and_has_a_record_for_each_of_its_dictionaries()
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("role: root", "role: rot", "teacher: role 'rot': expected one of root, technique, table, chapter"),
-        ("  role: root\n", "", "teacher: role is missing"),
+        ("role: root", "role: rot", "teacher.role='rot': expected one of 'root', 'technique', 'table' or 'chapter'"),
+        ("  role: root\n", "", "teacher.role: missing"),
         ("role: root", "role: chapter", "expected one chapter whose role is root, found none"),
-        ("role: root", "rle: root", "teacher: 'rle' is unknown; did you mean 'role'"),
+        ("role: root", "rle: root", "teacher.rle: unknown; did you mean 'role'"),
         ("notebook: 01_teacher", "notebook: 01_nothing", "notebooks/01_nothing.ipynb: no such notebook"),
         ("minutes: 1", "minutes: 1\n  role: table", "the key 'role' is given twice"),
     ],
@@ -62,11 +62,14 @@ def test_a_record_that_studylib_does_not_have_is_named(tmp_path, monkeypatch):
     text = chapters.FILE.read_text()
     (tmp_path / "chapters.yaml").write_text(text.replace("prune.Pruning", "prune.Prunning", 1))
     monkeypatch.setattr(chapters, "FILE", tmp_path / "chapters.yaml")
-    with pytest.raises(ParameterError, match=r"imp\.records\.pruning: .*Prunning"):
-        chapters.declared()["imp"].record("pruning")
+    with pytest.raises(ParameterError, match=r"prune\.records\.pruning: .*Prunning"):
+        chapters.declared()["prune"].record("pruning")
 
 
-SECTION = (ROOT / "README.md").read_text(encoding="utf-8").partition("## Add a technique")[2].partition("\n### ")[0]
+PAGE = next(page for page in (ROOT / "docs" / "extend.md", ROOT / "README.md") if page.exists())
+SECTION = re.split(
+    r"^##+ ", PAGE.read_text(encoding="utf-8").partition("# Add a technique\n")[2], maxsplit=1, flags=re.M
+)[0]
 MODULE, PARAMETERS, STAGE, LESSON, LINE = re.findall(r"^```\w+\n(.*?)^```$", SECTION, flags=re.M | re.S)
 PROFILE = re.search(r"^4\. .*`(clip: .*)`\.$", SECTION, flags=re.M)[1]
 SEEN_PARAMETERS = """out: str = "runs/notebooks/10_seen"  # folder to write
@@ -75,7 +78,7 @@ parent: str = ""  # folder of the model
 study: dict = {"dataset": "digits"}  # what it is run on
 """
 SEEN = """from studylib.tree.node import Node
-from studylib.tree.chapter import Chapter
+from studylib.results.chapter import Chapter
 
 node = Node.of(out, study, "10_seen", published)
 chapter = Chapter(node, reads=[parent])
@@ -90,10 +93,10 @@ def notebook(path, parameters_cell, *cells):
     nbformat.write(nbformat.v4.new_notebook(cells=made, metadata=kernel), path)
 
 
-def test_what_the_readme_says_of_a_new_technique_is_enough_and_so_is_a_new_chapter(tmp_path):
+def test_what_is_written_of_a_new_technique_is_enough_and_so_is_a_new_chapter(tmp_path):
     project = copy_project(tmp_path / "copy")
-    assert "`studylib/clip.py`" in SECTION and "`notebooks/09_clip.ipynb`" in SECTION
-    (project / "studylib/clip.py").write_text(MODULE)
+    assert "`studylib/techniques/clip.py`" in SECTION and "`notebooks/09_clip.ipynb`" in SECTION
+    (project / "studylib/techniques/clip.py").write_text(MODULE)
     notebook(project / "notebooks/09_clip.ipynb", PARAMETERS, (STAGE, []), (LESSON, ["lesson"]))
     notebook(project / "notebooks/10_seen.ipynb", SEEN_PARAMETERS, (SEEN, []))
     with (project / "papermill_params" / "chapters.yaml").open("a") as file:

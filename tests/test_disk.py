@@ -130,9 +130,14 @@ def test_a_missing_file_is_named(folder, name):
 
 
 def test_a_missing_model_of_a_run_says_which_command_makes_it(study_root):
-    with pytest.raises(CheckpointError, match=r"make study PROFILE=smoke$") as caught:
-        load_model(study_root / "runs" / "smoke" / "seed0" / "teacher")
-    assert str(study_root / "runs/smoke/seed0/teacher") in str(caught.value)
+    for folder, command in {
+        "smoke/seed7/teacher": "PROFILE=smoke SEEDS=7",  # its profile may lack that seed
+        "digits-two_objectives/seed0/teacher": "PROFILE=digits VARIANT=two_objectives SEEDS=0",
+        "smoke": "PROFILE=smoke",
+    }.items():
+        with pytest.raises(CheckpointError, match=rf"make study {command}$") as caught:
+            load_model(study_root / "runs" / folder)
+        assert str(study_root / "runs" / folder) in str(caught.value)
 
 
 def test_a_missing_model_elsewhere_names_its_folder_only(study_root):

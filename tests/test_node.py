@@ -138,6 +138,12 @@ def test_metrics_say_where_they_come_from(finished):
     assert {"git_commit", "packages", "hardware", "date"} <= metrics["provenance"].keys()
 
 
+@pytest.mark.parametrize("out", ["../elsewhere", "runs/../../elsewhere"])
+def test_a_node_writes_to_no_folder_that_leaves_the_root(study_root, out):
+    with pytest.raises(ValueError, match=rf"'{out}': leaves {study_root}; expected a folder below it"):
+        Node(out, "digits", 0, device="cpu")
+
+
 def test_a_node_loads_its_parent_by_a_path_below_the_root(study_root, student_model, same_tensors):
     models.save_model(study_root / "runs" / "x" / "teacher", student_model)
     node = Node("runs/x/teacher-kd", "digits", 3, device="cpu")

@@ -13,7 +13,7 @@ import nbformat
 import pytest
 import yaml
 from papermill import cli as papermill_cli
-from projects import ROOT, copy_project, environment, study
+from projects import ROOT, copy_project, defaults_of, environment, study
 
 from engine.run import code
 from engine.settings import chapters, check, parameters
@@ -21,13 +21,16 @@ from studylib import settings
 from studylib.training.recipe import Recipe
 
 PROFILES = sorted(path.stem for path in parameters.FOLDER.glob("*.yaml") if path != chapters.FILE)
+STUDIES = [(name, variant) for name in PROFILES for variant in ("", *parameters.variants(name))]
+BEFORE = json.loads((ROOT / "tests" / "profiles_before.json").read_text())  # by the code before there were variants
+REFUSED = (ROOT / "tests" / "refused.txt").read_text(encoding="utf-8").splitlines()[1:]
 TRAINED = {"epochs", "lr", "batch_size"}
 SCALE = {  # what decides how large and how long: no profile may leave it to a default
     "teacher": {"network": {"depth"}, "recipe": TRAINED},
-    "kd": {"recipe": TRAINED, "student": {"widths", "hidden"}},
-    "imp": {"pruning": {"rounds", "tolerance"}, "recipe": TRAINED},
-    "svd": {"svd": {"delta"}},
-    "int8": {"int8": {"calibration_images"}},
+    "distill": {"recipe": TRAINED, "student": {"widths", "hidden"}},
+    "prune": {"pruning": {"rounds", "tolerance"}, "recipe": TRAINED},
+    "svd": {"factorization": {"delta"}},
+    "int8": {"quantization": {"calibration_images"}},
     "moo": {
         "network": {"widths", "hidden"},
         "recipe": TRAINED,
@@ -44,8 +47,8 @@ SCALE = {  # what decides how large and how long: no profile may leave it to a d
 }
 SHOWN = {  # the same, of what only a technique's chapter trains
     "teacher": {"choosing": {"seeds"}},
-    "kd": {"pairs": {"seeds", "temperatures", "alphas"}},
-    "imp": {"five_ways": {"seeds", "sparsities", "epochs"}},
+    "distill": {"pairs": {"seeds", "temperatures", "alphas"}},
+    "prune": {"five_ways": {"seeds", "sparsities", "epochs"}},
     "svd": {"ranks": {"seeds", "deltas"}, "tuning": {"epochs"}},
     "int8": {"latency": {"compiled"}, "few_bits": {"bits"}, "tuning": TRAINED},
 }
@@ -59,9 +62,9 @@ def profile(tmp_path, monkeypatch):
     monkeypatch.setattr(parameters, "FOLDER", tmp_path)
     monkeypatch.setattr(chapters, "FILE", tmp_path / "chapters.yaml")
 
-    def load(text, study="dataset: digits", **options):
+    def load(text, study="dataset: digits", name="mine", **options):
         (tmp_path / "mine.yaml").write_text(f"study: {{{study}}}\n" + text)
-        return parameters.load("mine", **options)
+        return parameters.load(name, **options)
 
     return load
 
@@ -79,9 +82,13 @@ def refused(profile):
     return said
 
 
-@pytest.mark.parametrize("name", PROFILES)
-def test_every_profile_is_valid_and_states_its_scale(name):
-    sections = parameters.load(name)
+def test_there_are_few_profiles_and_all_of_them_are_studies():
+    assert len(PROFILES) <= 6 and {"smoke", "digits", "cifar10", "paper", "small_files"} == set(PROFILES)
+
+
+@pytest.mark.parametrize(("name", "variant"), STUDIES)
+def test_every_profile_is_valid_and_states_its_scale(name, variant):
+    sections = parameters.load(name, variant=variant)
     declared, shown = chapters.declared(), sections["study"]["chapters"]
     assert set(SCALE) == set(declared)
     made = [key for key in declared if key in (chapters.root(), *sections["study"]["stages"], *shown)]
@@ -94,35 +101,81 @@ def test_every_profile_is_valid_and_states_its_scale(name):
         assert list(check.records_of(stage, sections)) == list(declared[stage].records)
     if "moo" in shown:
         assert sections["moo"]["comparison"]["repetitions"] >= 3
-    if made[1:] == list(declared)[1:] or (not shown and sections["study"]["stages"] == chapters.techniques()):
-        assert parameters.load(name, root="moo")["teacher"]["penalty"]["name"] == "l1"  # a whole tree
 
 
 @pytest.mark.parametrize("name", ["digits", "smoke"])
-@pytest.mark.parametrize("root", ["", "moo"])
-def test_the_profiles_of_the_digits_can_be_run(name, root):
-    assert check.check_values(parameters.load(name, root=root)).startswith("sha256-")
+@pytest.mark.parametrize("variant", ["", "two_objectives"])
+def test_the_profiles_of_the_digits_can_be_run(name, variant):
+    assert check.check_values(parameters.load(name, variant=variant)).startswith("sha256-")
+
+
+@pytest.mark.parametrize("name", [name for name in PROFILES if name != "small_files"])
+def test_a_whole_tree_has_a_variant_whose_teacher_descends_l1_too(name):
+    assert parameters.load(name, variant="two_objectives")["teacher"]["penalty"]["name"] == "l1"
+
+
+@pytest.mark.parametrize("former", list(BEFORE))
+def test_what_a_former_profile_ran_is_run_with_the_same_settings_now(former):
+    """To the last key, of all that nodes and chapters are handed; what is not run, a variant may inherit."""
+    name, _, variant = BEFORE[former]["now"].partition("-")
+    sections = parameters.load(name, variant=variant)
+    study = sections["study"]
+    assert {"study": study, "latency": sections["latency"]} == {s: BEFORE[former][s] for s in ("study", "latency")}
+    nodes = {key: parameters.of_node(key, sections) for key in ("teacher", *study["stages"])}
+    assert nodes == BEFORE[former]["nodes"]
+    assert {key: sections[key] for key in study["chapters"]} == BEFORE[former]["chapters"]
+
+
+@pytest.mark.parametrize(
+    "former", [former for former, each in BEFORE.items() if "-" not in former and each["now"] != former]
+)
+def test_a_former_name_is_told_its_new_one(former):
+    name, _, variant = BEFORE[former]["now"].partition("-")
+    now = f"PROFILE={name} VARIANT={variant}" if variant else f"PROFILE={name}"
+    with pytest.raises(parameters.ParameterError, match=f"^profile '{former}' is now {now}$"):
+        parameters.load(former)
+    assert parameters.run_name(name, variant) == BEFORE[former]["now"]
+
+
+@pytest.mark.parametrize(
+    ("text", "options", "message"),
+    [
+        ("", {"variant": "moo", "name": "digits"}, "variant 'moo' is now 'two_objectives'"),
+        ("", {"stages": "kd"}, "stages: 'kd' is now 'distill'"),
+        ("imp: {pruning: {rounds: 3}}", {}, "section 'imp' is now 'prune'"),
+        ("roots: {wide: {network: {growth: 24}}}", {}, "section 'roots' is now 'variants'"),
+    ],
+)
+def test_so_is_a_former_stage_section_or_root(profile, text, options, message):
+    with pytest.raises(parameters.ParameterError, match=message):
+        profile(text, **options)
+
+
+def test_what_a_study_needs_is_said_in_words():
+    for variant, said in {"": "a GPU", "vgg": "2 cores, 2 hours", "densenet": "1 core, 2 hours"}.items():
+        assert parameters.needs(parameters.load("small_files", variant=variant)) == said
+    assert parameters.needs(parameters.load("smoke")) == ""
 
 
 def test_the_paper_profile_is_the_paper():
     sections = parameters.load("paper")
-    records = {stage: check.records_of(stage, sections) for stage in ("teacher", "kd", "imp", "svd")}
+    records = {stage: check.records_of(stage, sections) for stage in ("teacher", "distill", "prune", "svd")}
     paper = {"lr": 1e-3, "min_lr": 1e-7, "batch_size": 128, "optimizer": "adam", "schedule": "cosine"}
-    for stage, epochs in {"teacher": 100, "kd": 500, "imp": 100}.items():
+    for stage, epochs in {"teacher": 100, "distill": 500, "prune": 100}.items():
         assert records[stage]["recipe"] == Recipe(epochs=epochs) == Recipe(epochs, **paper), stage
     assert records["teacher"]["network"].depth == 40 and not records["teacher"]["penalty"].name
-    assert (records["kd"]["distillation"].temperature, records["kd"]["distillation"].alpha) == (5.0, 0.7)
-    assert (records["imp"]["pruning"].fraction, records["svd"]["svd"].delta) == (0.2, 1)
+    assert (records["distill"]["distillation"].temperature, records["distill"]["distillation"].alpha) == (5.0, 0.7)
+    assert (records["prune"]["pruning"].fraction, records["svd"]["factorization"].delta) == (0.2, 1)
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("techer: {recipe: {epochs: 3}}", r"mine\.yaml: section: 'techer' is unknown; did you mean 'teacher'"),
-        ("teacher: {recpie: {epochs: 3}}", r"mine\.yaml: teacher: 'recpie' is unknown; did you mean 'recipe'"),
-        ("teacher: {epochs: 3}", "teacher: 'epochs' is unknown: expected one of .*recipe"),
-        ("study: {datset: digits}", "study: 'datset' is unknown; did you mean 'dataset'"),
-        ("latency: {bach: 3}", "latency: 'bach' is unknown; did you mean 'batch'"),
+        ("techer: {recipe: {epochs: 3}}", r"mine\.yaml: section 'techer' is unknown; did you mean 'teacher'"),
+        ("teacher: {recpie: {epochs: 3}}", r"mine\.yaml: teacher\.recpie: unknown; did you mean 'recipe'"),
+        ("teacher: {epochs: 3}", "teacher.epochs: unknown: expected one of .*recipe"),
+        ("study: {datset: digits}", "study.datset: unknown; did you mean 'dataset'"),
+        ("latency: {bach: 3}", "latency.bach: unknown; did you mean 'batch'"),
     ],
 )
 def test_a_misspelt_section_or_parameter_names_itself_and_the_nearest(profile, text, message):
@@ -138,77 +191,75 @@ def test_a_misspelt_key_of_any_record_names_itself_and_the_nearest(refused, stag
         assert said == f"{stage}.{parameter}.{key}x: unknown; did you mean '{key}'?"
 
 
-@pytest.mark.parametrize(
-    ("text", "found"),
-    [
-        ("teacher: {recipe: 3}", r"teacher.recipe: found 3 \(int\), expected dict"),
-        ("teacher: {recipe: [3]}", r"teacher.recipe: found \[3\] \(list\), expected dict"),
-        ("teacher: {recipe: }", r"teacher.recipe: found None \(NoneType\), expected dict"),
-        ("teacher: {recipe: 'epochs: 3'}", r"teacher.recipe: found 'epochs: 3' \(str\), expected dict"),
-        ("teacher: 3", "teacher: expected key: value lines, found 3"),
-        ("teacher: {recipe: {epochs: 3.5}}", "teacher.recipe.epochs=3.5: expected a whole number"),
-        ("teacher: {recipe: {epochs: true}}", "teacher.recipe.epochs=True: expected a whole number"),
-        ("teacher: {recipe: {epochs: }}", "teacher.recipe.epochs=None: expected a whole number"),
-        ("teacher: {recipe: {lr: fast}}", "teacher.recipe.lr='fast': expected a number"),
-        ("teacher: {recipe: {lr: true}}", "teacher.recipe.lr=True: expected a number"),
-        ("kd: {student: {widths: [8, x, 32]}}", r"kd.student.widths\[1\]='x': expected a whole number"),
-        ("kd: {student: {widths: 8}}", "kd.student.widths=8: expected a list"),
-        ("teacher: {recipe: {amp: 1}}", "teacher.recipe.amp=1: expected true or false"),
-        ("teacher: {network: {name: 3}}", "teacher.network.name=3: expected a text"),
-        ("frontier: {grown: {networks: [6]}}", r"frontier.grown.networks\[0\]=6: expected a text"),
-        ("latency: {batch: many}", r"latency.batch: found 'many' \(str\), expected int"),
-    ],
-)
-def test_a_value_of_the_wrong_type_is_named_with_the_right_type(profile, text, found):
-    with pytest.raises(parameters.ParameterError, match=found):
-        check.check_values(profile(text))
+@pytest.mark.parametrize("row", REFUSED)
+def test_what_cannot_be_run_is_named_before_anything_trains(refused, row):
+    text, _, message = row.partition(" → ")
+    said = re.sub(r"^\S+/mine\.yaml: ", "", refused(text))
+    assert re.match(".*".join(map(re.escape, message.split("…"))), said), said
 
 
-# --- roots and chapters -----------------------------------------------------------------------------------------
+# --- variants and chapters --------------------------------------------------------------------------------------
 
 
-def test_a_root_replaces_dictionaries_of_the_teacher_and_leaves_chapters_out(profile):
-    text = "teacher: {network: {depth: 7, growth: 5}, recipe: {epochs: 3}}\nroots: {wide: {network: {growth: 24}}}"
-    own = {"network": {"depth": 7, "growth": 5}, "recipe": {"epochs": 3}}
-    assert profile(text)["teacher"] == own
-    sections = profile(text, root="wide")
-    assert sections["teacher"] == {"network": {"growth": 24}, "recipe": {"epochs": 3}}  # whole, with its depth
-    assert check.records_of("teacher", sections)["network"].depth == 40
-    assert profile(text)["study"]["lessons"] and not sections["study"]["lessons"]
-    assert (parameters.run_name("mine"), parameters.run_name("mine", "wide")) == ("mine", "mine-wide")
+def test_a_variant_replaces_parameters_of_any_section_and_keeps_the_others(profile):
+    text = """teacher: {network: {depth: 7, growth: 5}, recipe: {epochs: 3}}
+latency: {batch: 8, repeats: 2}
+needs: {gpu: true}
+variants:
+  wide:
+    study: {stages: [svd], chapters: []}
+    teacher: {network: {growth: 24}}
+    latency: {batch: 16}
+    needs: {cores: 2}
+"""
+    own, wide = profile(text), profile(text, variant="wide")
+    assert own["teacher"]["network"] == {"depth": 7, "growth": 5}
+    assert wide["teacher"] == own["teacher"] | {"network": {"growth": 24}}  # whole, with its depth
+    assert check.records_of("teacher", wide)["network"].depth == 40
+    assert wide["latency"] == own["latency"] | {"batch": 16} and own["latency"]["repeats"] == 2
+    assert wide["study"] == own["study"] | {"stages": ["svd"], "chapters": []}
+    assert (parameters.needs(own), parameters.needs(wide)) == ("a GPU", "2 cores")  # these it says anew
+    assert parameters.run_name("mine") == "mine" and parameters.variants("mine") == ["wide"]
 
 
-def test_a_profile_may_have_some_of_the_chapters(tmp_path, monkeypatch, profile):
-    def load(study):
-        (tmp_path / "some.yaml").write_text(f"study: {{dataset: digits, {study}}}")
-        return parameters.load("some")["study"]
+def test_a_profile_and_a_variant_may_have_some_of_the_chapters(profile):
+    def shown(study, text="", **options):
+        return profile(text, f"dataset: digits, {study}", **options)["study"]["chapters"]
 
-    assert load("seeds: [0]")["chapters"] == list(chapters.notebooks())
-    assert load("chapters: [kd, frontier]")["chapters"] == ["kd", "frontier"] and load("chapters: [kd]")["lessons"]
-    assert not load("lessons: false, chapters: [kd]")["chapters"] and not load("chapters: []")["lessons"]
-    with pytest.raises(parameters.ParameterError, match="'frontir' is unknown; did you mean 'frontier'"):
-        load("chapters: [frontir]")
+    assert shown("seeds: [0]") == list(chapters.notebooks())
+    assert shown("chapters: [distill, frontier]") == ["distill", "frontier"] and not shown("chapters: []")
+    assert shown("chapters: []", "variants: {seen: {study: {chapters: [svd]}}}", variant="seen") == ["svd"]
+    with pytest.raises(
+        parameters.ParameterError, match=r"study\.chapters: 'frontir' is unknown; did you mean 'frontier'"
+    ):
+        shown("chapters: [frontir]")
+    with pytest.raises(parameters.ParameterError, match=r"study\.lessons: unknown"):
+        shown("lessons: false")
 
 
 @pytest.mark.parametrize(
-    ("text", "options", "message"),
+    ("text", "variant", "message"),
     [
-        ("roots: {wide: {network: {growth: 24}}}", {"root": "wise"}, "root 'wise': unknown; did you mean 'wide'"),
-        ("", {"root": "moo"}, "root 'moo': unknown"),
-        ("roots: {wide: {netwrk: {growth: 24}}}", {}, "roots: wide: 'netwrk' is unknown; did you mean 'network'"),
-        ("roots: {wide: {network: 24}}", {}, r"roots: wide.network: found 24 \(int\), expected dict"),
-        ("roots: {wide: {study: {seed: 3}}}", {}, "roots: wide.study: the engine sets it"),
-        ("roots: {Wi-de: {network: {growth: 3}}}", {}, "Wi-de: expected a name"),
-        ("roots: {wide: 3}", {}, "wide: expected a name and key: value pairs, found 3"),
-        ("roots: [wide]", {}, "roots: expected a name and its parameters"),
+        ("variants: {wide: {teacher: {network: {growth: 24}}}}", "wise", "'wise' is unknown; did you mean 'wide'"),
+        ("", "wide", "variant 'wide' is unknown"),
+        ("variants: {wide: {techer: {network: {}}}}", "", "variants: wide: section 'techer' is unknown; did you mean"),
+        ("variants: {wide: {teacher: {netwrk: {}}}}", "", "variants: wide: teacher.netwrk: unknown; did you mean"),
+        ("variants: {wide: {teacher: {network: 24}}}", "", "variants: wide: teacher.network=24: expected a dictionary"),
+        ("variants: {wide: {teacher: 24}}", "", "variants: wide: teacher=24: expected a dictionary"),
+        ("variants: {wide: {study: {stages: [scd]}}}", "", "wide: study.stages: 'scd' is unknown; did you mean 'svd'"),
+        ("variants: {wide: {teacher: {study: {seed: 3}}}}", "", "variants: wide: teacher.study: the engine sets it"),
+        ("variants: {Wi-de: {teacher: {network: {growth: 3}}}}", "", "Wi-de: expected a name"),
+        ("variants: {wide: 3}", "", "wide: expected a name and its sections, found 3"),
+        ("variants: [wide]", "", "variants: .*expected a name and its sections"),
+        ("variants: {wide: {variants: {}}}", "", "variants: wide: section 'variants' is unknown"),
     ],
 )
-def test_a_root_that_cannot_be_is_named(profile, text, options, message):
+def test_a_variant_that_cannot_be_is_named(profile, text, variant, message):
     with pytest.raises(parameters.ParameterError, match=message):
-        profile(text, **options)
+        profile(text, variant=variant)
 
 
-@pytest.mark.parametrize("root", ["", "wide"])
+@pytest.mark.parametrize("variant", ["", "wide"])
 @pytest.mark.parametrize(
     ("values", "message"),
     [
@@ -218,10 +269,10 @@ def test_a_root_that_cannot_be_is_named(profile, text, options, message):
         ("penalty: {name: l1}", "teacher.penalty: label_smoothing=0.1: expected 0 beside a penalty"),
     ],
 )
-def test_the_settings_of_every_root_are_checked_whichever_is_run(refused, values, message, root):
-    text = f"teacher: {{recipe: {{label_smoothing: 0.1}}}}\nroots: {{wide: {{{values}}}}}"
-    said = refused(text, root=root)
-    assert message in said and (root or said.startswith("roots: wide: "))
+def test_the_settings_of_every_variant_are_checked_whichever_is_run(refused, values, message, variant):
+    text = f"teacher: {{recipe: {{label_smoothing: 0.1}}}}\nvariants: {{wide: {{teacher: {{{values}}}}}}}"
+    said = refused(text, variant=variant)
+    assert message in said and (variant or said.startswith("variants: wide: "))
 
 
 # --- what is set where ------------------------------------------------------------------------------------------
@@ -243,8 +294,8 @@ def test_a_key_given_twice_is_an_error(profile, text):
 
 @pytest.mark.parametrize("key", ["study", "out", "parent", "reuse", "published", "run", "seeds", "stages", "profile"])
 def test_what_the_engine_sets_cannot_be_set(profile, key):
-    with pytest.raises(parameters.ParameterError, match=rf"kd.{key}: the engine sets it"):
-        profile(f"kd: {{{key}: 1}}")
+    with pytest.raises(parameters.ParameterError, match=rf"distill.{key}: the engine sets it"):
+        profile(f"distill: {{{key}: 1}}")
 
 
 @pytest.mark.parametrize("key", [key for key, chapter in chapters.declared().items() if chapter.reads])
@@ -252,19 +303,19 @@ def test_nor_can_the_nodes_that_a_chapter_reads(profile, key):
     for parameter in chapters.declared()[key].reads:
         with pytest.raises(parameters.ParameterError, match=rf"{key}.{parameter}: the engine sets it"):
             profile(f"{key}: {{{parameter}: runs/other}}")
-    assert profile("kd: {student: {hidden: [9, 9]}}")["kd"]["student"]  # there no node, but a shape
+    assert profile("distill: {student: {hidden: [9, 9]}}")["distill"]["student"]  # there no node, but a shape
 
 
 @pytest.mark.parametrize("key", ["seed", "threads", "device", "dataset"])
 def test_what_all_chapters_share_is_said_once_in_the_study(profile, key):
-    with pytest.raises(parameters.ParameterError, match=rf"kd: '{key}' is unknown"):
-        profile(f"kd: {{{key}: 1}}")
+    with pytest.raises(parameters.ParameterError, match=rf"distill\.{key}: unknown"):
+        profile(f"distill: {{{key}: 1}}")
 
 
 def test_seeds_and_stages_can_be_chosen_and_keep_their_order(profile):
-    found = profile("", seeds="4, 2", chosen="int8 kd")["study"]
-    assert found["seeds"] == [4, 2] and found["stages"] == ["kd", "int8"]
-    assert profile("", chosen="none")["study"]["stages"] == []
+    found = profile("", seeds="4, 2", stages="int8 distill")["study"]
+    assert found["seeds"] == [4, 2] and found["stages"] == ["distill", "int8"]
+    assert profile("", stages="none")["study"]["stages"] == []
 
 
 def test_other_seeds_take_no_chapter_in_the_place_of_the_first_ones(profile):
@@ -276,9 +327,9 @@ def test_other_seeds_take_no_chapter_in_the_place_of_the_first_ones(profile):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"chosen": "kd pruen"}, "stage 'pruen': unknown"),
+        ({"stages": "distill pruen"}, "study.stages: 'pruen' is unknown; did you mean 'prune'"),
         ({"seeds": "0 x"}, "seeds '0 x': expected whole numbers"),
-        ({"seeds": "1 1"}, "expected different whole numbers"),
+        ({"seeds": "1 1"}, "expected different ones"),
     ],
 )
 def test_an_unknown_stage_or_seed_is_named(profile, options, message):
@@ -293,32 +344,31 @@ def test_a_dictionary_replaces_the_notebooks_and_what_it_leaves_out_is_the_recor
     """A node is the same whatever stands in a notebook, which is for its readers."""
     for text in ("", "teacher: {}", "teacher: {network: {}, recipe: {}}"):
         sections = profile(text)
-        whole = parameters.complete("teacher", sections)
-        assert [whole[name] for name in chapters.declared()["teacher"].records] == [{}] * 4
+        assert [sections["teacher"][name] for name in chapters.declared()["teacher"].records] == [{}] * 4
         assert check.records_of("teacher", sections)["recipe"] == Recipe()
-    sections = profile("teacher: {recipe: {epochs: 7}}\nkd: {student: {hidden: [9, 9]}}")
-    assert parameters.defaults_of(chapters.notebooks()["teacher"])["network"]["depth"] == 16
-    assert parameters.complete("teacher", sections)["recipe"] == {"epochs": 7}
+    sections = profile("teacher: {recipe: {epochs: 7}}\ndistill: {student: {hidden: [9, 9]}}")
+    assert defaults_of(chapters.notebooks()["teacher"])["network"]["depth"] == 16
+    assert sections["teacher"]["recipe"] == {"epochs": 7}
     assert parameters.of_node("teacher", sections)["network"] == {}
     found = check.records_of("teacher", sections)
     assert found["recipe"] == Recipe(epochs=7) and found["network"].depth == 40
-    assert check.records_of("kd", sections)["student"].widths == [32, 64, 128]
+    assert check.records_of("distill", sections)["student"].widths == [32, 64, 128]
 
 
 def test_the_settings_of_nodes_are_those_that_their_cells_use_and_no_chapters(profile):
-    sections = profile("teacher: {recipe: {epochs: 7}, choosing: {seeds: 2}}", chosen="kd")
+    sections = profile("teacher: {recipe: {epochs: 7}, choosing: {seeds: 2}}", stages="distill")
     found = check.settings_of_nodes(sections)
-    assert list(found) == ["study", "teacher", "kd"] and found["study"] == {"dataset": "digits"}
+    assert list(found) == ["study", "teacher", "distill"] and found["study"] == {"dataset": "digits"}
     assert list(found["teacher"]) == ["network", "recipe", "penalty"]
     assert found["teacher"]["recipe"] == dataclasses.asdict(Recipe(epochs=7))  # its defaults, too
-    assert set(found["kd"]) == {"distillation", "student", "recipe"}
+    assert set(found["distill"]) == {"distillation", "student", "recipe"}
     for stage in (chapters.root(), *chapters.techniques()):
         notebook = chapters.notebooks()[stage]
         assert set(parameters.of_node(stage, sections)) <= code.names(notebook, lesson=False)
 
 
 CELL = """
-from studylib.recipe import Recipe
+from studylib.training.recipe import Recipe
 from studylib.settings import read
 
 recipe = read(Recipe, recipe, "recipe")
@@ -372,7 +422,7 @@ def test_a_dictionary_given_as_text_is_refused_in_a_sentence_that_shows_the_righ
 
 @pytest.mark.parametrize("stage", list(SCALE))
 def test_what_stands_in_a_notebook_is_checked_like_a_profile(profile, stage):
-    own = parameters.defaults_of(chapters.notebooks()[stage])
+    own = defaults_of(chapters.notebooks()[stage])
     text = yaml.safe_dump({stage: {name: own[name] for name in chapters.declared()[stage].records}})
     check.check_values(profile(text, f"dataset: digits, chapters: [{stage}]"))
     settings.read(settings.Study, own["study"], "study")
@@ -381,122 +431,17 @@ def test_what_stands_in_a_notebook_is_checked_like_a_profile(profile, stage):
 def test_the_defaults_of_records_are_checked_like_a_profile(profile, monkeypatch):
     check.check_values(profile(""))
     monkeypatch.setattr(Recipe.__init__, "__defaults__", (0, *Recipe.__init__.__defaults__[1:]))
-    with pytest.raises(parameters.ParameterError, match=r"teacher\.recipe\.epochs=0: expected at least 1"):
+    with pytest.raises(parameters.ParameterError, match=r"recipe\.epochs=0: expected at least 1"):
         check.check_values(profile(""))
 
 
-# --- values out of range ----------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("teacher: {network: {depth: 11}}", r"teacher.network.depth=11: expected 3·n \+ 4"),
-        ("teacher: {network: {growth: 0}}", "teacher.network.growth=0: expected at least 1"),
-        ("teacher: {network: {depth: 4099}}", "teacher.network.depth=4099: expected at most 400"),
-        ("teacher: {network: {depth: 9, name: densenet 6}}", r"teacher.network.depth=9: expected 3·n \+ 4"),
-        (
-            "teacher: {network: {name: vgg -1}}",
-            "teacher.network.name='vgg -1': expected one of convnet, densenet, vgg, whitened",
-        ),
-        ("teacher: {network: {name: figures/models/absent.slnc}}", "teacher.network: .*absent.slnc'.*published file"),
-        (
-            "teacher: {network: {name: figures/models/digits-densenet16-svd-8bit.slnc}}",
-            "teacher.network: .*expected a network not factorized",
-        ),
-        ("teacher: {recipe: {lr: -1.0}}", "teacher.recipe.lr=-1.0: expected above 0"),
-        ("teacher: {recipe: {epochs: 0}}", "teacher.recipe.epochs=0: expected at least 1"),
-        ("teacher: {recipe: {batch_size: 1}}", "teacher.recipe.batch_size=1: expected at least 2"),
-        ("teacher: {recipe: {optimizer: sdg}}", "teacher.recipe.optimizer='sdg': expected one of 'adam', 'adamw'"),
-        ("teacher: {recipe: {schedule: cosin}}", "teacher.recipe.schedule='cosin': expected one of 'cosine'"),
-        ("teacher: {recipe: {views: 2, augmentation: none}}", "teacher.recipe.views=2: expected 0 without augment"),
-        ("teacher: {penalty: {name: l2}}", "teacher.penalty.name='l2': expected one of .*'l1', 'group_lasso' or"),
-        ("teacher: {penalty: {name: l1, aggregator: PDC}}", "teacher.penalty.aggregator 'PDC': expected one of"),
-        (
-            "teacher: {penalty: {name: l1}, recipe: {label_smoothing: 0.1}}",
-            "teacher.penalty: label_smoothing=0.1: expected 0 beside a penalty",
-        ),
-        ("teacher: {choosing: {seeds: 0}}", "teacher.choosing.seeds=0: expected at least 1"),
-        ("kd: {distillation: {alpha: 7}}", "kd.distillation.alpha=7: expected at most 1"),
-        ("kd: {distillation: {temperature: 0.0}}", "kd.distillation.temperature=0.0: expected at least 0.001"),
-        ("kd: {student: {widths: [8, 16]}}", "kd.student.widths=.*: expected at least 3 of them"),
-        ("kd: {student: {hidden: [0, 8]}}", r"kd.student.hidden\[0\]=0: expected at least 1"),
-        ("kd: {recipe: {views: -1}}", "kd.recipe.views=-1: expected at least 0"),
-        ("kd: {recipe: {epochs: 0}}", "kd.recipe.epochs=0: expected at least 1"),
-        ("kd: {pairs: {temperatures: [1.0, 0.0]}}", r"kd.pairs.temperatures\[1\]=0.0: expected at least 0.001"),
-        ("kd: {pairs: {alphas: []}}", r"kd.pairs.alphas=\[\]: expected at least 1 of them"),
-        ("kd: {pairs: {temperatures: [1.0, 1.0]}}", r"kd.pairs.temperatures=\[1.0, 1.0\]: expected different"),
-        ("imp: {recipe: {lr: .nan}}", "imp.recipe.lr=nan: expected a finite number"),
-        ("imp: {pruning: {fraction: 20}}", "imp.pruning.fraction=20: expected below 1"),
-        ("imp: {pruning: {rounds: 0}}", "imp.pruning.rounds=0: expected at least 1"),
-        ("imp: {five_ways: {sparsities: [0.9, 0.5]}}", "imp.five_ways.sparsities="),
-        ("imp: {five_ways: {sparsities: [1.0]}}", r"imp.five_ways.sparsities\[0\]=1.0: expected below 1"),
-        ("imp: {five_ways: {epochs: 0}}", "imp.five_ways.epochs=0: expected at least 1"),
-        ("svd: {svd: {delta: -1}}", "svd.svd.delta=-1: expected at least 0"),
-        ("svd: {ranks: {deltas: [-1]}}", r"svd.ranks.deltas\[0\]=-1: expected at least 0"),
-        ("svd: {tuning: {batch_size: 1}}", "svd.tuning.batch_size=1: expected at least 2"),
-        ("svd: {tuning: {lr: 0.0}}", "svd.tuning.lr=0.0: expected above 0"),
-        ("svd: {tuning: {epochs: 0}}", "svd.tuning.epochs=0: expected at least 1"),
-        ("int8: {int8: {calibration_images: 601}}", "int8.int8: calibration_images=601: expected 1 to 600"),
-        ("int8: {few_bits: {bits: [4, 3]}}", r"int8.few_bits.bits=\[4, 3\]: expected ascending"),
-        ("int8: {few_bits: {bits: [1, 4]}}", r"int8.few_bits.bits\[0\]=1: expected at least 2"),
-        ("int8: {few_bits: {bits: [4, 8]}}", r"int8.few_bits.bits\[1\]=8: expected at most 7"),
-        ("int8: {tuning: {lr: 0.0}}", "int8.tuning.lr=0.0: expected above 0"),
-        ("int8: {latency: {batch: 0}}", "int8.latency.batch=0: expected at least 1"),
-        ("latency: {batch: 0}", "latency.batch=0: expected 1 to"),
-        ("sweep: {recipe: {epochs: 0}}", "sweep.recipe.epochs=0: expected at least 1"),
-        ("sweep: {recipe: {batch_size: 0}}", "sweep.recipe.batch_size=0: expected at least 2"),
-        ("sweep: {controls: {growths: [0]}}", r"sweep.controls.growths\[0\]=0: expected at least 1"),
-        ("sweep: {controls: {growths: []}}", r"sweep.controls.growths=\[\]: expected at least 1 of them"),
-        ("sweep: {controls: {growths: [2, 2]}}", r"sweep.controls.growths=\[2, 2\]: expected different"),
-        ("sweep: {controls: {calibration_images: 601}}", "sweep.controls: calibration_images=601"),
-        ("moo: {comparison: {repetitions: 0}}", "moo.comparison.repetitions=0: expected at least 1"),
-        ("moo: {comparison: {sparsities: [0.9, 0.5]}}", "moo.comparison.sparsities="),
-        ("moo: {comparison: {sparsities: [0.0]}}", r"moo.comparison.sparsities=\[0.0\]: expected one above 0"),
-        ("moo: {comparison: {taus: [0.1]}}", r"moo.comparison.sums=.*taus=\[0.1\].*: expected equally many values"),
-        (
-            "moo: {comparison: {sums: [1.0], shrinkages: [1.0], taus: [0.1], rates: [0.1, 0.2]}}",
-            "moo.comparison.*: expected equally many values",
-        ),
-        ("moo: {comparison: {taus: [-0.1, 0.1]}}", r"moo.comparison.taus\[0\]=-0.1: expected above 0"),
-        ("moo: {comparison: {sums: [0.1, 0.1]}}", r"moo.comparison.sums=\[0.1, 0.1\]: expected different"),
-        ("moo: {tuning: {lr: 0.0}}", "moo.tuning.lr=0.0: expected above 0"),
-        ("moo: {tuning: {epochs: 0}}", "moo.tuning.epochs=0: expected at least 1"),
-        ("moo: {network: {widths: [8]}}", "moo.network.widths=.*expected at least 3 of them"),
-        ("moo: {network: {widths: [0, 8, 8]}}", r"moo.network.widths\[0\]=0: expected at least 1"),
-        ("moo: {recipe: {lr: .inf}}", "moo.recipe.lr=inf: expected a finite number"),
-        ("moo: {recipe: {epochs: 0}}", "moo.*recipe.epochs=0: expected at least 1"),
-        ("frontier: {shrinking: {bits: [4, 9]}}", r"frontier.shrinking.bits\[1\]=9: expected at most 8"),
-        ("frontier: {shrinking: {bits: [4, 4]}}", r"frontier.shrinking.bits=\[4, 4\]: expected different"),
-        ("frontier: {shrinking: {sparsities: [0.9, 0.5]}}", "frontier.shrinking.sparsities="),
-        ("frontier: {shrinking: {lr: 0.0}}", "frontier.shrinking.lr=0.0: expected above 0"),
-        ("frontier: {shrinking: {epochs: 0}}", "frontier.shrinking.epochs=0: expected at least 1"),
-        ("frontier: {shrinking: {coding: -1.0}}", "frontier.shrinking.coding=-1.0: expected at least 0"),
-        (
-            "frontier: {grown: {networks: [densenet 0]}}",
-            "frontier.grown.networks: network 'densenet 0': expected one of",
-        ),
-        (
-            "frontier: {grown: {networks: [resnet 8]}}",
-            "frontier.grown.networks: network 'resnet 8': expected one of convnet, densenet",
-        ),
-        ("frontier: {grown: {networks: [convnet]}}", "frontier.grown.networks: network 'convnet': expected one of"),
-        ("frontier: {grown: {networks: [vgg 4, vgg 4]}}", "frontier.grown.networks=.*: expected different"),
-        ("frontier: {supervision: {temperature: 0.0}}", "frontier.supervision.temperature=0.0: expected at least"),
-        (
-            "frontier: {supervision: {teachers: [figures/models/densenet22-z80-4bit.slnc]}}",
-            "frontier.supervision: teachers: .*of cifar10, seed 0: expected digits, seed 0",
-        ),
-    ],
-)
-def test_a_value_out_of_range_is_named_before_anything_trains(refused, text, message):
-    assert re.search(message, said := refused(text)), said
+# --- the data ---------------------------------------------------------------------------------------------------
 
 
 def test_what_is_not_run_is_held_against_no_data(profile):
     """Neither calibration images nor files that are not there matter to a chapter that is left out."""
-    text = "int8: {int8: {calibration_images: 601}}\nfrontier: {supervision: {teachers: [absent.slnc]}}"
-    check.check_values(profile(text, "dataset: digits, chapters: [teacher]", chosen="kd"))
+    text = "int8: {quantization: {calibration_images: 601}}\nfrontier: {supervision: {teachers: [absent.slnc]}}"
+    check.check_values(profile(text, "dataset: digits, chapters: [teacher]", stages="distill"))
 
 
 def test_a_published_file_serves_its_own_seed_alone(profile, refused):
@@ -509,12 +454,11 @@ def test_a_published_file_serves_its_own_seed_alone(profile, refused):
     assert re.search(r"^frontier.supervision: teachers: .*seed 0: expected digits, seed 1", said)
 
 
-@pytest.mark.parametrize(("study_section", "message"), [("dataset: digit", "'digit'"), ("device: gpu", "'gpu'")])
-def test_a_wrong_data_set_or_device_is_named_before_anything_trains(profile, study_section, message):
-    sections = profile("")
-    sections["study"] |= dict([study_section.split(": ")])
-    with pytest.raises(parameters.ParameterError, match=message):
-        check.check_values(sections)
+@pytest.mark.parametrize(
+    ("wrong", "message"), [("dataset: digit", "'digit'"), ("dataset: digits, device: gpu", "'gpu'")]
+)
+def test_a_wrong_data_set_or_device_is_named_before_anything_trains(refused, wrong, message):
+    assert message in refused("", wrong) and "expected" in refused("", wrong)
 
 
 def test_a_notebook_that_lacks_what_the_engine_hands_it_is_named(profile, monkeypatch):
@@ -551,10 +495,10 @@ def test_an_unknown_profile_names_the_nearest():
 
 def test_a_bad_profile_stops_the_run_before_anything_trains(tmp_path):
     project = copy_project(tmp_path / "copy")
-    (project / "papermill_params" / "bad.yaml").write_text("study: {dataset: digits}\nimp: {pruning: {ronds: 3}}\n")
+    (project / "papermill_params" / "bad.yaml").write_text("study: {dataset: digits}\nprune: {pruning: {ronds: 3}}\n")
     result = study(project, "--profile", "bad")
     assert result.returncode != 0
-    assert "imp.pruning.ronds: unknown; did you mean 'rounds'" in result.stdout
+    assert "prune.pruning.ronds: unknown; did you mean 'rounds'" in result.stdout
     assert not list((project / "runs").rglob("seed*"))
 
 
@@ -562,80 +506,31 @@ def test_a_bad_profile_stops_the_run_before_anything_trains(tmp_path):
 
 
 def test_merge_keys_take_over_what_they_name(profile):
-    text = "teacher: {recipe: &t {epochs: 3, lr: 1e-2}}\nimp: {recipe: {<<: *t, views: 4}}\n"
-    sections = profile(text + "kd: {recipe: {<<: *t, epochs: 5}}")
-    assert sections["imp"]["recipe"] == {"epochs": 3, "lr": 0.01, "views": 4}
-    assert sections["kd"]["recipe"] == {"epochs": 5, "lr": 0.01}
+    text = "teacher: {recipe: &t {epochs: 3, lr: 1e-2}}\nprune: {recipe: {<<: *t, views: 4}}\n"
+    sections = profile(text + "distill: {recipe: {<<: *t, epochs: 5}}")
+    assert sections["prune"]["recipe"] == {"epochs": 3, "lr": 0.01, "views": 4}
+    assert sections["distill"]["recipe"] == {"epochs": 5, "lr": 0.01}
     assert sections["teacher"]["recipe"] == {"epochs": 3, "lr": 0.01}
-    text = "teacher: {recipe: &a {epochs: 3}}\nimp: {recipe: &b {<<: *a, epochs: 4, lr: 0.5}}\n"
-    both = profile(text + "kd: {recipe: {<<: [*a, *b]}}")
-    assert both["kd"]["recipe"] == {"epochs": 3, "lr": 0.5} and both["imp"]["recipe"]["epochs"] == 4
-    whole = profile("teacher: &t {recipe: {epochs: 3}}\nimp: {<<: *t, pruning: {rounds: 4}}")  # of sections alike
-    assert whole["imp"] == {"recipe": {"epochs": 3}, "pruning": {"rounds": 4}}
+    text = "teacher: {recipe: &a {epochs: 3}}\nprune: {recipe: &b {<<: *a, epochs: 4, lr: 0.5}}\n"
+    both = profile(text + "distill: {recipe: {<<: [*a, *b]}}")
+    assert both["distill"]["recipe"] == {"epochs": 3, "lr": 0.5} and both["prune"]["recipe"]["epochs"] == 4
+    whole = profile("teacher: &t {recipe: {epochs: 3}}\nprune: {<<: *t, pruning: {rounds: 4}}")  # of sections alike
+    assert whole["prune"] == {"recipe": {"epochs": 3}, "pruning": {"rounds": 4}, "five_ways": {}}
 
 
 def test_keys_beside_a_merge_are_still_given_once(profile):
     for text in (
-        "teacher: {recipe: &t {lr: 1.0}}\nimp: {recipe: {<<: *t, lr: 1.0, lr: 2.0}}",
-        "teacher: {recipe: &t {}}\nimp: {recipe: {<<: *t, <<: *t}}",
+        "teacher: {recipe: &t {lr: 1.0}}\nprune: {recipe: {<<: *t, lr: 1.0, lr: 2.0}}",
+        "teacher: {recipe: &t {}}\nprune: {recipe: {<<: *t, <<: *t}}",
     ):
         with pytest.raises(parameters.ParameterError, match=r"mine\.yaml: the key '(lr|<<)' is given twice"):
             profile(text)
-
-
-@pytest.mark.parametrize(
-    ("written", "taken"),
-    [
-        *(("010", "8"), ("1:30", "90"), ("-1:30", "-90"), ("0x10", "16"), ("0b11", "3"), ("1:30.5", "90.5")),
-        *(("1__0", "10"), ("yes", "True"), ("No", "False"), ("on", "True"), ("OFF", "False")),
-    ],
-)
-def test_what_yaml_1_1_takes_for_another_number_is_refused(profile, written, taken):
-    for text in (
-        f"teacher: {{recipe: {{epochs: {written}}}}}",
-        f"kd: {{student: {{widths: [8, {written}, 32]}}}}",
-        f"teacher: {{recipe: {{{written}: 3}}}}",
-        f"teacher: {{{written}: 3}}",
-    ):
-        with pytest.raises(parameters.ParameterError, match=rf"mine\.yaml, line 2: {written}: expected .*{taken} "):
-            profile(text)
-
-
-@pytest.mark.parametrize("kind", ["plain", "quoted"])
-def test_what_is_written_in_digits_or_quotes_is_what_it_says(profile, kind):
-    if kind == "quoted":
-        assert profile("teacher: {network: {name: '010'}}")["teacher"] == {"network": {"name": "010"}}
-        return
-    for text, value in {"1_000": 1000, "0": 0, "+3": 3}.items():
-        assert profile(f"teacher: {{recipe: {{epochs: {text}}}}}")["teacher"]["recipe"]["epochs"] == value
-    for text, value in {"1.": 1.0, "0.5": 0.5, "-1.5e-3": -0.0015, "1e3": 1000.0, "0": 0}.items():
-        assert profile(f"teacher: {{recipe: {{lr: {text}}}}}")["teacher"]["recipe"]["lr"] == value
 
 
 def test_a_profile_that_is_not_utf_8_is_named(profile, tmp_path):
     (tmp_path / "latin.yaml").write_bytes("# gr\xf6\xdfer".encode("latin-1"))
     with pytest.raises(parameters.ParameterError, match=r"latin\.yaml: not valid YAML"):
         parameters.load("latin")
-
-
-@pytest.mark.parametrize(
-    "value",
-    [
-        "!!int abc",
-        "!!float abc",
-        "!!bool maybe",
-        "!!timestamp x",
-        "9" * 5000,
-        "[" * 3000,
-        '!!int "0x10"',
-        '!!float "1:30"',
-        "1_0.5",
-        "1_0e3",
-    ],
-)
-def test_whatever_a_value_is_not_is_said_in_a_sentence_that_names_the_file(profile, value):
-    with pytest.raises(parameters.ParameterError, match=r"mine\.yaml"):
-        profile(f"teacher: {{recipe: {{lr: {value}}}}}")
 
 
 # --- bounds -----------------------------------------------------------------------------------------------------
@@ -703,54 +598,6 @@ def test_so_have_the_numbers_of_the_study_and_its_latency(refused, text, value):
     assert f"{text}=" in said and "expected" in said
 
 
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("kd: {student: {hidden: [5000, 4]}}", r"kd.student.hidden\[0\]=5000: expected at most 4096"),
-        ("moo: {network: {hidden: [5000, 4]}}", r"moo.network.hidden\[0\]=5000: expected at most 4096"),
-        (
-            "kd: {student: {widths: [8, 4096, 4096]}}",
-            r"kd.student: widths=\[8, 4096, 4096\].*numbers, expected at most 67108864",
-        ),
-        ("moo: {network: {widths: [8, 4096, 4096]}}", "moo.network: widths=.*numbers, expected at most 67108864"),
-        (
-            "teacher: {network: {name: vgg 300}}",
-            "teacher.network: name='vgg 300': .*numbers, expected at most 67108864",
-        ),
-        (
-            "teacher: {network: {name: vgg 99999}}",
-            "teacher.network: name='vgg 99999': 99999 in it, expected at most 4096",
-        ),
-        (
-            "frontier: {grown: {networks: [vgg 300]}}",
-            "frontier.grown: networks='vgg 300': .*numbers, expected at most 67108864",
-        ),
-        (
-            "frontier: {grown: {networks: [convnet 1025]}}",
-            "frontier.grown: networks='convnet 1025': 4100 in it, expected at most 4096",
-        ),
-        (
-            "teacher: {network: {depth: 400}}",
-            "teacher.network: depth=400, growth=12: 4[0-9]* channels or features in a layer",
-        ),
-        ("sweep: {controls: {growths: [4000]}}", "sweep.controls: growths=4000 .*expected at most 4096"),
-        ("kd: {distillation: {temperature: .inf}}", "kd.distillation.temperature=inf: expected a finite number"),
-        ("kd: {pairs: {temperatures: [1.0, .inf]}}", r"kd.pairs.temperatures\[1\]=inf: expected a finite number"),
-        ("frontier: {supervision: {temperature: .inf}}", "frontier.supervision.temperature=inf: expected a finite"),
-        ("imp: {recipe: {weight_decay: .inf}}", "imp.recipe.weight_decay=inf: expected a finite number"),
-        ("imp: {recipe: {min_lr: 0.1}}", "imp.recipe.min_lr=0.1: expected between 0 and lr=0.001"),
-        (
-            "moo: {recipe: {min_lr: 1e-2, lr: 2e-2}, tuning: {lr: 1e-3}}",
-            "moo.comparison: tuning.lr=0.001: expected at least recipe.min_lr=0.01",
-        ),
-        ("int8: {tuning: {compile: true}}", "int8.tuning.compile=True: expected False"),
-        ("int8: {tuning: {label_smoothing: 0.1}}", "int8.tuning.label_smoothing=0.1: expected 0"),
-    ],
-)
-def test_what_would_be_found_at_the_end_is_found_before_anything_trains(refused, text, message):
-    assert re.search(message, said := refused(text)), said
-
-
 def test_a_rate_below_the_least_is_lowered_where_a_chapter_derives_it(profile):
     """Chapter 8 trains rounded weights at a tenth of a rate, chapter 3 five ways for other epochs."""
     text = "frontier: {shrinking: {lr: 5e-7}}\nmoo: {recipe: {min_lr: 1e-3, lr: 1e-3}, tuning: {lr: 1e-3}}"
@@ -759,12 +606,12 @@ def test_a_rate_below_the_least_is_lowered_where_a_chapter_derives_it(profile):
 
 @pytest.mark.parametrize("seeds", ["4294967296", "0 18446744073709551616"])
 def test_a_seed_that_no_split_can_be_drawn_by_is_named(profile, refused, seeds):
-    message = r"study.seeds=\[.*\]: expected different whole numbers from 0 to 4294967295"
+    message = r"study\.seeds\[.\]=.*: expected at most 4294967295"
     with pytest.raises(parameters.ParameterError, match=message):
         profile("", seeds=seeds)
     with pytest.raises(parameters.ParameterError, match=message):
         profile("", study=f"dataset: digits, seeds: [{seeds.replace(' ', ', ')}]")
-    last, one = "dataset: digits, seeds: [4294967295]", {"moo": "comparison", "kd": "pairs", "svd": "ranks"}
+    last, one = "dataset: digits, seeds: [4294967295]", {"moo": "comparison", "distill": "pairs", "svd": "ranks"}
     for stage, parameter in one.items():
         key = "repetitions" if stage == "moo" else "seeds"
         alone = "\n".join(
@@ -800,5 +647,5 @@ def test_declarations_are_read_anew_when_they_change(profile, tmp_path):
     profile("")
     text = (tmp_path / "chapters.yaml").read_text()
     (tmp_path / "chapters.yaml").write_text(text.replace("role: root", "role: rot"))
-    with pytest.raises(parameters.ParameterError, match="role 'rot'"):
+    with pytest.raises(parameters.ParameterError, match="role='rot'"):
         profile("")

@@ -1,14 +1,13 @@
 """Holds a profile's settings against the records that will use them, before anything trains."""
 
 import dataclasses
-import math
-from collections.abc import Iterator
 from typing import Any
 
 from engine.run import code
 from engine.settings import chapters, parameters
+from engine.settings.reading import ParameterError, named
+from studylib.settings import MOST_SEED, read
 
-LATENCY = {"batch": (1, 4096), "repeats": (1, 10_000)}
 REPEATED = ("seeds", "repetitions")  # of a record: how many seeds it runs, from the study's on
 RECIPE = "recipe"
 
@@ -23,53 +22,32 @@ def data_of(sections: dict[str, dict]) -> str:
 def check_values(sections: dict[str, dict]) -> str:
     """Raises ParameterError for a setting that a chapter would refuse, perhaps hours later; loads the data to know.
 
-    Every section goes into its records; those of what is run are then held against the data. Networks are built without
-    memory for their weights. Returns :func:`data_of` the sections.
+    Every section goes into its records, those of all variants too; those of what is run are then held against the
+    data. Networks are built without memory for their weights. Returns :func:`data_of` the sections.
     """
     from studylib.data import datasets
 
     study = sections["study"]
     _check_device(study["device"])
-    for name, (least, most) in LATENCY.items():
-        if not least <= sections["latency"][name] <= most:
-            value = sections["latency"][name]
-            raise parameters.ParameterError(f"latency.{name}={value!r}: expected {least} to {most}")
-    if not 1 <= study["threads"] <= 1024:
-        raise parameters.ParameterError(f"study.threads={study['threads']!r}: expected 1 to 1024")
-    try:
+    with named("study: "):
         loaded, first = datasets.load(study["dataset"], 0), datasets.load(study["dataset"], study["seeds"][0])
-    except (ValueError, FileNotFoundError) as error:
-        raise parameters.ParameterError(f"study: {error}") from error
-    run = {chapters.root(), *study["stages"], *study["chapters"]}
-    for stage in chapters.declared():
-        records = records_of(stage, sections)
-        own = parameters.of_node(stage, sections) if chapters.declared()[stage].node else {}
-        for name, record in records.items() if stage in run else ():
-            if stage in study["chapters"] or name in own:
-                _against(f"{stage}.{name}", record, first)
+    for stage, records in _all_records(sections).items():
+        own = parameters.of_node(stage, sections) if stage in (chapters.root(), *study["stages"]) else {}
+        shown = stage in study["chapters"]
+        for name, record in records.items() if own or shown else ():
+            where = f"{stage}.{name}"
+            if shown or name in own:
+                _against(where, record, first)
             if name in own and code.of_files(own):  # a published file serves its own seed alone
                 for seed in study["seeds"][1:]:
-                    _against(f"{stage}.{name}", record, datasets.load(study["dataset"], seed))
-            if stage in study["chapters"]:
-                _check_seeds(f"{stage}.{name}", record, study["seeds"][0])
-        if stage in run:
-            _together(stage, records)
-        if stage in study["chapters"] and _epochs(records) == 0:
-            raise parameters.ParameterError(
-                f"{stage}.{RECIPE}.epochs=0: expected at least 1 where its chapter, which shows it, is run"
-            )
-    for name, values in sections[parameters.ROOTS].items():
-        try:
-            _together(chapters.root(), records_of(chapters.root(), sections | {chapters.root(): values}))
-        except parameters.ParameterError as error:
-            raise parameters.ParameterError(f"{parameters.ROOTS}: {name}: {error}") from error
-    if wants := [name for stage in run for name in _compiled(stage, sections)]:
-        from studylib.networks import cost  # two seconds of import
-
-        if reason := cost.why_not_compile():
-            raise parameters.ParameterError(
-                f"{wants[0]}.compile=True: {reason}; install g++ and python3-dev, or set it false"
-            )
+                    _against(where, record, datasets.load(study["dataset"], seed))
+            if shown:
+                _check_shown(where, record, study["seeds"][0])
+            if getattr(record, "compile", False) is True:
+                _check_compiler(where)
+    for name, variant in sections[parameters.VARIANTS].items():
+        with named(f"{parameters.VARIANTS}: {name}: "):
+            _all_records(variant)
     return _named(loaded)
 
 
@@ -79,64 +57,54 @@ def records_of(stage: str, sections: dict[str, dict]) -> dict[str, Any]:
     Raises:
         ParameterError: an unknown key, a value of another type or out of bounds; names stage, parameter and key.
     """
-    from studylib import settings
-
-    declared, given = chapters.declared()[stage], parameters.complete(stage, sections)
-    try:
-        return {name: settings.read(declared.record(name), given[name], name) for name in declared.records}
-    except settings.SettingError as error:
-        raise parameters.ParameterError(f"{stage}.{error}") from error
+    chapter = chapters.declared()[stage]
+    with named(f"{stage}."):
+        return {name: read(chapter.record(name), sections[stage][name], name) for name in chapter.records}
 
 
 def settings_of_nodes(sections: dict[str, dict]) -> dict[str, dict]:
     """The settings that decide the nodes' numbers, what a profile leaves out among them: stage → record → values."""
-    stages = (chapters.root(), *sections["study"]["stages"])
     found: dict[str, dict] = {"study": {"dataset": sections["study"]["dataset"]}}
-    for stage in stages:
-        own = parameters.of_node(stage, sections)
-        found[stage] = {
-            name: dataclasses.asdict(record) for name, record in records_of(stage, sections).items() if name in own
-        }
+    for stage in (chapters.root(), *sections["study"]["stages"]):
+        own, records = parameters.of_node(stage, sections), records_of(stage, sections)
+        found[stage] = {name: dataclasses.asdict(record) for name, record in records.items() if name in own}
     return found
 
 
-def _against(name: str, record: Any, loaded) -> None:
+def _all_records(sections: dict[str, dict]) -> dict[str, dict[str, Any]]:
+    """Chapter → its records; those of what is run go together, as far as methods that it declares can say."""
+    found, study = {stage: records_of(stage, sections) for stage in chapters.declared()}, sections["study"]
+    for stage in (chapters.root(), *study["stages"], *study["chapters"]):
+        for method, needed in chapters.declared()[stage].together.items():
+            name, _, call = method.partition(".")
+            with named(f"{stage}.{name}: "):
+                getattr(found[stage][name], call)(*(found[stage][each] for each in needed))
+    return found
+
+
+def _against(where: str, record: Any, loaded) -> None:
     """What only the data can say of a record, by its method ``against``, if it has one."""
-    try:
-        if hasattr(record, "against"):
+    if hasattr(record, "against"):
+        with named(f"{where}: "):
             record.against(loaded)
-    except (ValueError, FileNotFoundError, RuntimeError, TypeError) as error:
-        raise parameters.ParameterError(f"{name}: {error}") from error
 
 
-def _together(stage: str, records: dict[str, Any]) -> None:
-    """What only several records can say, by the methods that the chapter declares."""
-    for method, needed in chapters.declared()[stage].together.items():
-        name, _, call = method.partition(".")
-        try:
-            getattr(records[name], call)(*(records[each] for each in needed))
-        except ValueError as error:
-            raise parameters.ParameterError(f"{stage}.{name}: {error}") from error
+def _check_shown(where: str, record: Any, first: int) -> None:
+    """Refuses what a chapter cannot show: a recipe without epochs, seeds that no split can be drawn by."""
+    if where.endswith(f".{RECIPE}") and record.epochs == 0:
+        raise ParameterError(f"{where}.epochs=0: expected at least 1 where its chapter, which shows it, is run")
+    for name in REPEATED:
+        value = getattr(record, name, None)
+        if isinstance(value, int) and first + value - 1 > MOST_SEED:
+            said = f"they are of the seeds from {first} on, expected at most {MOST_SEED} for the last"
+            raise ParameterError(f"{where}.{name}={value!r}: {said}")
 
 
-def _check_seeds(name: str, record: Any, first: int) -> None:
-    for field in dataclasses.fields(record):
-        value = getattr(record, field.name)
-        if field.name in REPEATED and isinstance(value, int) and first + value - 1 > parameters.MOST_SEED:
-            raise parameters.ParameterError(
-                f"{name}.{field.name}={value!r}: they are of the seeds from {first} on, expected at most "
-                f"{parameters.MOST_SEED} for the last"
-            )
+def _check_compiler(where: str) -> None:
+    from studylib.networks import cost  # two seconds of import
 
-
-def _epochs(records: dict[str, Any]) -> float:
-    return getattr(records.get(RECIPE), "epochs", math.inf)
-
-
-def _compiled(stage: str, sections: dict[str, dict]) -> Iterator[str]:
-    for name, record in records_of(stage, sections).items():
-        if getattr(record, "compile", False) is True:
-            yield f"{stage}.{name}"
+    if reason := cost.why_not_compile():
+        raise ParameterError(f"{where}.compile=True: {reason}; install g++ and python3-dev, or set it false")
 
 
 def _named(loaded) -> str:
@@ -147,7 +115,5 @@ def _check_device(device: str) -> None:
     """What training.loop.set_up refuses, which also hands torch settings: that takes three seconds of import."""
     import torch
 
-    if device not in ("auto", "cpu", "cuda"):
-        raise parameters.ParameterError(f"study: device={device!r}: expected auto, cpu or cuda")
     if device == "cuda" and not torch.cuda.is_available():
-        raise parameters.ParameterError("study: device='cuda': this machine has no CUDA device; use auto or cpu")
+        raise ParameterError("study: device='cuda': this machine has no CUDA device; use auto or cpu")

@@ -1,116 +1,180 @@
-"""Profiles: papermill_params/<profile>.yaml, read strictly and held against the notebooks before anything trains."""
+"""Profiles: papermill_params/<profile>.yaml, read strictly and held against the notebooks before anything trains.
 
-import ast
+A profile has the sections ``study``, ``latency``, ``needs`` and the chapters' own. Its section ``variants`` has studies
+that differ: a parameter that a variant gives replaces the profile's whole, as a profile's replaces a notebook's.
+"""
+
+import dataclasses
 import functools
 import re
 from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
 
 from engine.run import code
 from engine.settings import chapters as declarations
-from engine.settings.chapters import declared, notebooks
-from engine.settings.reading import FOLDER, ROOT, ParameterError, nearest, read_yaml
+from engine.settings.chapters import declared, notebooks, techniques
+from engine.settings.reading import FOLDER, ROOT, ParameterError, named, nearest, read_yaml
+from studylib.settings import MOST_SEED, Batch, read, record
 
-MOST_SEED = 2**32 - 1  # the most that scikit-learn's draws take
 EARLY = 3  # seeds whose table is printed first
-ROOTS = "roots"  # the section of other teachers: name → parameters in which they differ
-STUDY = {
-    "dataset": "str",
-    "device": "str",
-    "seeds": "list[int]",
-    "stages": "list[str]",
-    "threads": "int",
-    "lessons": "bool",
-    "chapters": "list[str]",
+VARIANTS, FORMERLY = "variants", "formerly"
+COMMON = {"out", "study", "published"}
+HANDED = {  # role → the parameters that the engine sets, so that no profile can
+    "root": COMMON | {"reuse"},
+    "technique": COMMON | {"parent", "reuse"},
+    "table": COMMON | {"run", "profile", "seeds", "stages"},
+    "chapter": COMMON,
 }
-LATENCY = {"batch": "int", "repeats": "int", "compiled": "bool"}
-FROM_ENGINE = {"out", "study", "published", "run", "seeds", "stages", "profile", "parent", "reuse"}
+Seed = Annotated[int, Field(ge=0, le=MOST_SEED)]
 
 
-def run_name(profile: str, root: str = "") -> str:
+@record
+class Study:
+    """What is run, and on what. Chapters and stages that are not given are all of them."""
+
+    dataset: str
+    seeds: Annotated[list[Seed], Field(min_length=1)] = dataclasses.field(default_factory=lambda: [0])
+    stages: list[str] = dataclasses.field(default_factory=techniques)
+    chapters: list[str] = dataclasses.field(default_factory=lambda: list(notebooks()))
+    threads: Annotated[int, Field(ge=1, le=1024)] = 1
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+
+    def check(self) -> None:
+        if len(set(self.seeds)) != len(self.seeds):
+            raise ValueError(f"seeds={self.seeds}: expected different ones")
+        declarations.check_names(self.stages, techniques(), "stages:")
+        declarations.check_names(self.chapters, list(notebooks()), "chapters:")
+
+
+@record
+class Latency:
+    """How the time of a forward pass of each node is taken."""
+
+    batch: Batch = 64
+    repeats: Annotated[int, Field(ge=1, le=10_000)] = 20
+    compiled: bool = True
+
+
+@record
+class Needs:
+    """What a study takes, for who chooses one; 0 where that is not said."""
+
+    cores: Annotated[int, Field(ge=0, le=1024)] = 0
+    hours: Annotated[float, Field(ge=0, le=10_000)] = 0
+    gpu: bool = False
+
+
+RECORDS = {"study": Study, "latency": Latency, "needs": Needs}
+
+
+def run_name(profile: str, variant: str = "") -> str:
     """The folder below runs/, and the name by which a run is compared and published."""
-    return f"{profile}-{root}" if root else profile
+    return f"{profile}-{variant}" if variant else profile
 
 
-def roots(profile: str) -> list[str]:
-    """The names of the other teachers of a profile's section ``roots``."""
-    return sorted(read_yaml(FOLDER / f"{profile}.yaml").get(ROOTS) or {})
+def variants(profile: str) -> list[str]:
+    """The names of a profile's variants."""
+    return sorted(_content(profile).get(VARIANTS) or {})
 
 
-variants = roots  # by the word that takes its place
+def needs(sections: dict[str, dict]) -> str:
+    """What a study takes, in words; empty where its profile does not say."""
+    cores, hours, gpu = sections["needs"].values()
+    words = {"a GPU": gpu, f"{cores} core{'s' if cores > 1 else ''}": cores, f"{hours:g} hours": hours}
+    return ", ".join(word for word, said in words.items() if said)
 
 
-def load(profile: str, seeds: str = "", chosen: str = "", root: str = "") -> dict[str, dict]:
-    """The profile's sections, complete; their keys and types are checked, and dictionaries by :mod:`.check`.
+def load(profile: str, seeds: str = "", stages: str = "", variant: str = "") -> dict[str, dict]:
+    """The sections of a profile or of its variant, complete; :mod:`.check` checks what is in a chapter's dictionaries.
 
     Args:
         seeds: whole numbers with spaces or commas between, in the place of the profile's own; chapters, which are about
             the first, are left out where another is.
-        chosen: techniques alike, or the word none.
-        root: the teacher of that name in the section roots, in the place of the profile's own; chapters are left out.
+        stages: techniques alike, or the word none.
+
+    Returns:
+        section → its values; "variants" → name → the sections of each variant.
 
     Raises:
-        ParameterError: an unknown section, key, stage, root or profile (names the nearest); a value of the wrong type.
+        ParameterError: an unknown section, key, stage, variant or profile (names the nearest, or what it is called
+            now); a value of the wrong type.
     """
+    content, where = _content(profile), f"{FOLDER.name}/{profile}.yaml: "
+    given = content.pop(VARIANTS, None) or {}
+    _check_notebooks()
+    with named(where):
+        found = {"": _complete(content)}
+    with named(f"{where}{VARIANTS}: "):
+        for name, sections in given.items() if isinstance(given, dict) else [(given, None)]:
+            if not re.fullmatch(r"[a-z][a-z0-9_]*", str(name)) or not isinstance(sections, dict):
+                raise ParameterError(f"{name}: expected a name and its sections, found {sections!r}")
+            with named(f"{name}: "):
+                found[name] = _complete(_merged(content, sections))
+    if variant not in found:
+        formerly = {sections.get(FORMERLY): f"now {name!r}" for name, sections in given.items()}
+        known = "unknown" + nearest(variant, [name for name in found if name])
+        raise ParameterError(f"{where}variant {variant!r} is {formerly.get(variant, known)}")
+    for name, each in found.items():
+        each["study"] = _as_asked(each["study"], *((seeds, stages) if name == variant else ("", "")))
+    return found[variant] | {VARIANTS: {name: each for name, each in found.items() if name}}
+
+
+def _content(profile: str) -> dict[str, Any]:
+    """What stands in a profile's file."""
     path = FOLDER / f"{profile}.yaml"
-    if not re.fullmatch(r"[a-z][a-z0-9_]*", profile) or path == declarations.FILE:
+    if not re.fullmatch(r"[a-z][a-z0-9_]*", profile) or path.name == declarations.FILE.name:
         raise ParameterError(f"profile {profile!r}: expected the name of a file in {FOLDER.name}/, such as digits")
-    content = read_yaml(path)
-    where = f"{FOLDER.name}/{profile}.yaml"
-    files, root_key, techniques = notebooks(), declarations.root(), declarations.techniques()
-    known = {"study": STUDY, "latency": LATENCY}
-    roots = content.pop(ROOTS, None) or {}
-    _check_names(content, [*known, *files], f"{where}: section")
-    for section, values in content.items():
-        if not isinstance(values, dict | None):
-            raise ParameterError(f"{where}: {section}: expected key: value lines, found {values!r}")
-        taken = sorted(set(values or {}) & _from_engine(section)) if section not in known else []
-        if taken:
-            raise ParameterError(f"{where}: {section}.{taken[0]}: the engine sets it; see the section study")
-        types = known[section] if section in known else types_of(files[section])
-        _check(values or {}, types, f"{where}: {section}")
-    teachers = _check_roots(roots, types_of(files[root_key]), f"{where}: {ROOTS}")
-    if root not in ("", *teachers):
-        raise ParameterError(f"root {root!r}: unknown{nearest(root, list(teachers))}; see {ROOTS} in {where}")
-    _check_notebooks(files)
-    study = {
-        "device": "auto",
-        "threads": 1,
-        "seeds": [0],
-        "stages": techniques,
-        "lessons": True,
-        "chapters": list(files),
-        **(content.get("study") or {}),
-    }
+    if path.exists():
+        return read_yaml(path)
+    others = {each.stem: read_yaml(each) for each in FOLDER.glob("*.yaml") if each.name != declarations.FILE.name}
+    for name, content in others.items():
+        for variant, sections in {"": content, **(content.get(VARIANTS) or {})}.items():
+            if sections.get(FORMERLY) == profile:
+                now = f"PROFILE={name} VARIANT={variant}" if variant else f"PROFILE={name}"
+                raise ParameterError(f"profile {profile!r} is now {now}")
+    raise ParameterError(f"{FOLDER.name}/{path.name}: no such profile{nearest(profile, sorted(others))}")
+
+
+def _merged(content: dict, variant: dict) -> dict:
+    """A profile's sections with a variant's over them, parameter by parameter; what it needs is said anew."""
+    merged = content | variant
+    for section in (set(content) & set(variant)) - {"needs"}:
+        if isinstance(content[section], dict) and isinstance(variant[section], dict):
+            merged[section] = content[section] | variant[section]
+    return merged
+
+
+def _complete(content: dict) -> dict[str, dict]:
+    """All sections with all parameters; a record that is left out is empty: its defaults count, not a notebook's."""
+    content = {name: {} if values is None else values for name, values in content.items() if name != FORMERLY}
+    kinds = RECORDS | {key: chapter.section for key, chapter in declared().items()}
+    declarations.check_names(content, list(kinds), "section")
+    for key, chapter in declared().items():
+        for name in content.get(key, ()) if isinstance(content.get(key), dict) else ():
+            if name in chapter.reads or any(name in handed for handed in HANDED.values()):
+                raise ParameterError(f"{key}.{name}: the engine sets it; see the section study")
+    return {name: dataclasses.asdict(read(kind, content.get(name, {}), name)) for name, kind in kinds.items()}
+
+
+def _as_asked(study: dict, seeds: str, stages: str) -> dict:
+    """The section study with other seeds and stages, these in their order, and without chapters that have no nodes."""
+    asked = {}
     if words := _words(seeds):
         if not all(re.fullmatch(r"\d+", word) for word in words):
             raise ParameterError(f"seeds {seeds!r}: expected whole numbers, such as '0 1 2'")
-        first, study["seeds"] = study["seeds"][:1], [int(word) for word in words]
-        if study["seeds"][:1] != first:  # chapters are about the first seed: another's would take their place
-            study["chapters"] = []
-    if words := _words(chosen):
-        study["stages"] = [] if words == ["none"] else words
-    for stage in study["stages"]:
-        if stage not in techniques:
-            raise ParameterError(f"stage {stage!r}: unknown{nearest(stage, techniques)}")
-    study["stages"] = [stage for stage in techniques if stage in study["stages"]]
-    for chapter in study["chapters"]:
-        if chapter not in files:
-            raise ParameterError(f"{where}: study.chapters: {chapter!r} is unknown{nearest(chapter, list(files))}")
-    if root or not study["lessons"]:
-        study["chapters"] = []
-    study["chapters"] = [key for key in study["chapters"] if not _left_out(key, study["stages"])]
-    study["lessons"] = bool(study["chapters"])
-    if "dataset" not in study:
-        raise ParameterError(f"{where}: study.dataset is missing: expected the name of a data set, such as digits")
-    asked = study["seeds"]
-    if not asked or len(set(asked)) != len(asked) or not 0 <= min(asked) <= max(asked) <= MOST_SEED:
-        raise ParameterError(f"study.seeds={asked}: expected different whole numbers from 0 to {MOST_SEED}")
-    if study["threads"] < 1:
-        raise ParameterError(f"{where}: study.threads={study['threads']}: expected at least 1")
-    latency = {"batch": 64, "repeats": 20, "compiled": True, **(content.get("latency") or {})}
-    sections = {stage: dict(content.get(stage) or {}) for stage in files} | {"study": study, "latency": latency}
-    own = {name: sections[root_key] | values for name, values in teachers.items()}
-    return sections | {root_key: own.get(root, sections[root_key]), ROOTS: own}
+        asked["seeds"] = [int(word) for word in words]
+        if (
+            asked["seeds"][0] != study["seeds"][0]
+        ):  # chapters are about the first seed: another's would take their place
+            asked["chapters"] = []
+    if words := _words(stages):
+        asked["stages"] = [] if words == ["none"] else words
+    with named(""):
+        study = dataclasses.asdict(read(Study, study | asked, "study"))
+    study["stages"] = [stage for stage in techniques() if stage in study["stages"]]
+    return study | {"chapters": [key for key in study["chapters"] if not _left_out(key, study["stages"])]}
 
 
 def chapters(sections: dict[str, dict], chosen: str) -> list[str]:
@@ -123,12 +187,12 @@ def chapters(sections: dict[str, dict], chosen: str) -> list[str]:
     for word in _words(chosen):
         same = [s for s, path in files.items() if word in (s, path.stem, path.stem[:2], path.stem[:2].lstrip("0"))]
         if not same or same[0] not in has:
-            known = ", ".join(files[stage].stem for stage in files if stage in has) or "none (lessons: false?)"
+            known = ", ".join(files[stage].stem for stage in files if stage in has) or "none (study.chapters)"
             why = _left_out(same[0], sections["study"]["stages"]) if same else ""
             raise ParameterError(f"chapter {word!r}: {why}expected one that the profile runs: {known}")
         found += same
     if not has:
-        raise ParameterError("chapters: the profile runs none (study.lessons, study.chapters, SEEDS and ROOT decide)")
+        raise ParameterError("chapters: none is run; study.chapters of the profile or variant says which, or SEEDS")
     return list(dict.fromkeys(found)) or [stage for stage in files if stage in has]
 
 
@@ -158,95 +222,30 @@ def early_nodes(sections: dict[str, dict], run: Path) -> list[str]:
 def of_node(stage: str, sections: dict[str, dict]) -> dict:
     """The parameters of a stage's section that its node, and not only its chapter, uses."""
     used = code.names(notebooks()[stage], lesson=False)
-    return {name: value for name, value in complete(stage, sections).items() if name in used}
+    return {name: value for name, value in sections[stage].items() if name in used}
 
 
-def complete(stage: str, sections: dict[str, dict]) -> dict:
-    """A stage's section; a record that it leaves out is empty: its defaults count, not the notebook's own values."""
-    plain = {name: value for name, value in defaults_of(notebooks()[stage]).items() if not isinstance(value, dict)}
-    plain = {name: value for name, value in plain.items() if name not in _from_engine(stage)}
-    return plain | {name: {} for name in declared()[stage].records} | sections[stage]
-
-
-def _from_engine(stage: str) -> set[str]:
-    """What the engine sets, so that no profile can."""
-    return FROM_ENGINE | set(declared()[stage].reads)
-
-
-def _check_roots(roots: dict, types: dict[str, str], where: str) -> dict[str, dict]:
-    if not isinstance(roots, dict):
-        raise ParameterError(f"{where}: expected a name and its parameters, found {roots!r}")
-    for name, values in roots.items():
-        if not re.fullmatch(r"[a-z][a-z0-9_]*", str(name)) or not isinstance(values, dict):
-            raise ParameterError(f"{where}: {name}: expected a name and key: value pairs, found {values!r}")
-        if taken := sorted(set(values) & FROM_ENGINE):
-            raise ParameterError(f"{where}: {name}.{taken[0]}: the engine sets it; see the section study")
-        _check(values, types, f"{where}: {name}")
-    return roots
-
-
-def _check_notebooks(files: dict[str, Path]) -> None:
+def _check_notebooks() -> None:
     """Every notebook must take what the engine hands it, and declare a record for each of its dictionaries."""
-    handed = {
-        "root": {"reuse"},
-        "technique": {"parent", "reuse"},
-        "table": {"run", "profile", "seeds", "stages"},
-        "chapter": set(),
-    }
-    for key, chapter in declared().items():
-        types, where = types_of(files[key]), files[key].relative_to(ROOT)
-        for name in sorted({"out", "study", "published"} | handed[chapter.role] | set(chapter.reads)):
-            if name not in types:
-                raise ParameterError(f"{where}: its parameters cell must have {name!r}")
+    for chapter in declared().values():
+        types, where = types_of(chapter.notebook), chapter.notebook.relative_to(ROOT)
+        if missing := sorted((HANDED[chapter.role] | set(chapter.reads)) - set(types)):
+            raise ParameterError(f"{where}: its parameters cell must have {missing[0]!r}")
         dictionaries = {name for name, kind in types.items() if kind == "dict"} - {"study"}
         if differ := sorted(dictionaries ^ set(chapter.records)):
-            raise ParameterError(
-                f"{where}: {differ[0]}: expected a dictionary there and a record of it in {declarations.FILE.name}"
-            )
+            expected = f"expected a dictionary there and a record of it in {declarations.FILE.name}"
+            raise ParameterError(f"{where}: {differ[0]}: {expected}")
+
+
+@functools.cache
+def types_of(notebook: Path) -> dict[str, str]:
+    """Parameter → type name, from the notebook's parameters cell."""
+    from papermill import inspect_notebook
+
+    if not (found := inspect_notebook(str(notebook))):
+        raise ParameterError(f"{notebook.relative_to(ROOT)}: it has no cell tagged parameters")
+    return {name: about["inferred_type_name"] for name, about in found.items()}
 
 
 def _words(text: str) -> list[str]:
     return str(text).replace(",", " ").split()
-
-
-def types_of(notebook: Path) -> dict[str, str]:
-    """Parameter → type name, from the notebook's parameters cell."""
-    return {name: about["inferred_type_name"] for name, about in _inspected(notebook).items()}
-
-
-def defaults_of(notebook: Path) -> dict:
-    """Parameter → the value that it has in the notebook's parameters cell."""
-    return {name: ast.literal_eval(about["default"]) for name, about in _inspected(notebook).items()}
-
-
-@functools.cache
-def _inspected(notebook: Path) -> dict[str, dict]:
-    from papermill import inspect_notebook
-
-    found = inspect_notebook(str(notebook))
-    if not found:
-        raise ParameterError(f"{notebook.relative_to(ROOT)}: it has no cell tagged parameters")
-    return found
-
-
-def _check(values: dict, types: dict[str, str], where: str) -> None:
-    _check_names(values, list(types), where)
-    for name, value in values.items():
-        if not _fits(value, types[name]):
-            raise ParameterError(f"{where}.{name}: found {value!r} ({type(value).__name__}), expected {types[name]}")
-
-
-def _check_names(values: dict, known: list[str], where: str) -> None:
-    for name in values:
-        if name not in known:
-            raise ParameterError(f"{where}: {name!r} is unknown{nearest(str(name), known)}")
-
-
-def _fits(value, kind: str) -> bool:
-    if kind.startswith("list[") and kind.endswith("]"):
-        return isinstance(value, list) and all(_fits(item, kind[5:-1]) for item in value)
-    if kind == "float":
-        return isinstance(value, int | float) and not isinstance(value, bool)
-    if kind == "int":
-        return isinstance(value, int) and not isinstance(value, bool)
-    return type(value).__name__ == kind

@@ -31,7 +31,13 @@ def root() -> Path:
 
 
 def resolve(path: str | Path) -> Path:
-    """``path`` as it is if absolute, else below :func:`root`, wherever the notebook runs."""
+    """``path`` as it is if absolute, else below :func:`root`, wherever the notebook runs.
+
+    Raises:
+        ValueError: a path that is not absolute and leaves the root.
+    """
+    if not Path(path).is_absolute() and os.path.normpath(path).startswith(".."):
+        raise ValueError(f"{str(path)!r}: leaves {root()}; expected a folder below it, or an absolute path")
     return root() / path
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from pathlib import Path
 
 from torch import nn
@@ -71,12 +72,15 @@ def verify(folder: Path) -> dict:
 
 
 def _how_to_make(folder: Path) -> str:
-    """The command that makes a folder below ``runs/``, if it is one."""
+    """The command that makes a folder below ``runs/``, with the seed of its own where it is one of a seed."""
     try:
-        run = folder.resolve().relative_to(root() / "runs").parts[0]
-    except (ValueError, IndexError):
+        run, *parts = folder.resolve().relative_to(root() / "runs").parts
+    except ValueError:
         return ""
-    return f". In {root()}, this makes it:  make study PROFILE={run}"
+    profile, _, variant = run.partition("-")
+    seed = re.fullmatch(r"seed(\d+)", parts[0]) if parts else None
+    asked = [f"PROFILE={profile}", f"VARIANT={variant}" if variant else "", f"SEEDS={seed[1]}" if seed else ""]
+    return f". In {root()}, this makes it:  make study {' '.join(filter(None, asked))}"
 
 
 def _digest(content: dict) -> str:

@@ -18,7 +18,7 @@ from studylib.networks import cost, int8_layers, pt2e
 from studylib.networks.layers import duplicate, fold_batch_norm, weight_layers
 from studylib.results import claims
 from studylib.results.statistics import HELP, HURT, UNKNOWN, judge, over_both, t_interval
-from studylib.settings import record
+from studylib.settings import Batch, record
 from studylib.techniques import int8
 
 KINDS = {"static": "static", "dynamic": "dynamic", "float": "weight-only"}  # quantize.ACTIVATIONS, as rows name them
@@ -36,7 +36,7 @@ class Latency:
     compiled: Annotated[
         bool, Field(description="through torch.compile, which takes half a minute; else operation by operation")
     ] = True
-    batch: Annotated[int, Field(ge=1, le=65_536, description="images a forward pass")] = 64
+    batch: Batch = 64
 
 
 def stored_types(model: nn.Module) -> list[dict]:

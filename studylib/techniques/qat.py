@@ -38,8 +38,8 @@ def apply(
     """Trains ``model`` on with weights rounded to ``bits`` and activations to 8, then converts it to int8 layers.
 
     Integers, scales and ranges are those of :func:`studylib.techniques.int8.apply`. A weight's scale is its
-    channel's at each step. An activation's range starts from the calibration images and follows the training batches by a moving
-    average. Weights are rounded as inference will have them, folded with batch norm's running variance (Jacob et al.
+    channel's at each step. An activation's range starts from the calibration images and follows the training batches
+    by a moving average. Weights are rounded as inference will have them: folded with the running variance (Jacob et al.
     2018, eq. 14). Batch norms go on learning, from the batch in training, with running averages in validation and
     conversion. The epoch kept is the one whose rounded model is best in validation, which changes no range.
 

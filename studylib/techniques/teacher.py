@@ -41,6 +41,12 @@ class Network:
     def check(self) -> None:
         if (self.depth - 4) % 3:
             raise ValueError(f"depth={self.depth!r}: expected 3·n + 4, such as 22 or 40")
+        sizes = {"": (), "densenet": ("growth",)}.get(self.name.partition(" ")[0], ("depth", "growth"))
+        for size in sizes:
+            if getattr(self, size) != getattr(type(self), size):
+                raise ValueError(
+                    f"{size}={getattr(self, size)!r}: expected none beside name={self.name!r}, which says it"
+                )
         if not self.name.endswith(restore.ENDING):
             self.described({})
 

@@ -6,7 +6,7 @@ import statistics
 
 import nbformat
 import pytest
-from projects import ROOT
+from projects import ROOT, defaults_of
 
 from engine.settings import chapters, check, parameters
 from studylib import settings
@@ -56,7 +56,7 @@ def test_it_has_one_parameters_cell_of_a_few_typed_and_explained_literals(stage)
 
 
 def test_its_parameters_are_those_of_the_study_that_it_shows(stage):
-    given, digits = parameters.defaults_of(NOTEBOOKS[stage]), parameters.load("digits")
+    given, digits = defaults_of(NOTEBOOKS[stage]), parameters.load("digits")
     records = check.records_of(stage, digits)
     assert {name: settings.read(type(record), given[name], name) for name, record in records.items()} == records
     study = settings.read(settings.Study, given["study"], "study")

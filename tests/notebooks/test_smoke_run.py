@@ -340,7 +340,7 @@ def test_at_sigterm_a_training_stops_after_its_epoch_and_what_it_has_is_kept(pro
 @pytest.mark.parametrize("stage", [pytest.param("teacher", marks=pytest.mark.long), "kd"])
 def test_a_lesson_that_is_stopped_keeps_what_it_has_trained(stage, tmp_path):
     node = RUN / "seed0" / ("teacher" if stage == "teacher" else "teacher-kd")
-    given = parameters.complete(stage, parameters.load("smoke")) | {"out": str(tmp_path), "reuse": str(node)}
+    given = parameters.load("smoke")[stage] | {"out": str(tmp_path), "reuse": str(node)}
     given |= {"published": "", "study": {"dataset": "digits", "seed": 0, "threads": 1}}
     given["recipe"] = given["recipe"] | {"epochs": 100_000}
     given |= (

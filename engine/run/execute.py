@@ -29,7 +29,7 @@ from papermill.exceptions import PapermillExecutionError
 from traitlets.config import Config
 from zmq import ZMQError
 
-from engine.run import places
+from engine.run.warm import for_sockets
 from engine.settings.reading import nearest
 from studylib.training import deadline
 
@@ -71,7 +71,7 @@ class IPCEngine(NBClientEngine):
     @classmethod
     def execute_managed_notebook(cls, nb_man, kernel_name, **kwargs):
         warm = Path(os.environ.get("STUDY_WARM", ""))  # its folder goes even if this process is killed
-        inside = warm.parent if warm.is_socket() else places.for_sockets()
+        inside = warm.parent if warm.is_socket() else for_sockets()
         with tempfile.TemporaryDirectory(prefix="k", dir=inside) as folder:
             files = {"ip": f"{folder}/k", "connection_file": f"{folder}/connection.json"}
             config = Config(KernelManager={"transport": "ipc", **files})

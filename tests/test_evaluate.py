@@ -96,7 +96,7 @@ def test_what_this_machine_cannot_read_is_not_blamed_on_the_file(file, monkeypat
 
     for error, expected in ((fail, "/data: no such data; nothing was evaluated"), (broken, "/data/images: damaged")):
         with monkeypatch.context() as patch:
-            patch.setattr(evaluate.data, "load", error)
+            patch.setattr(evaluate.datasets, "load", error)
             assert said(monkeypatch, capsys, file)[1] == expected
     with monkeypatch.context() as patch:
         patch.setattr(evaluate.Path, "read_bytes", fail)

@@ -34,6 +34,10 @@ from engine.settings.reading import nearest
 from studylib.training import deadline
 
 CLIENT = Path(__file__).resolve().with_name("client.py")
+MEMORY = (
+    "The kernel died: it was killed (SIGKILL), as the system does when memory runs out. "
+    "Fewer jobs side by side (CORES=1) or a smaller batch_size need less."
+)
 
 
 class Kernel(AsyncKernelManager):
@@ -51,12 +55,12 @@ class Kernel(AsyncKernelManager):
         own = {"IPYTHONDIR": str(Path(self.connection_file).with_name("ipython")), "PYTHONSTARTUP": ""}
         return KernelSpec(argv=start, env=own, display_name="Python 3", language="python")
 
-    async def is_alive(self):
+    async def is_alive(self) -> bool:
         if self.provisioner is not None:
             Kernel.status = await self.provisioner.poll()
         return await super().is_alive()
 
-    async def shutdown_kernel(self, now=False, restart=False):
+    async def shutdown_kernel(self, now: bool = False, restart: bool = False) -> None:
         """When this is called, every cell is done; asking the kernel to end, and waiting for that, takes 0.1 to 1 s."""
         process = self.provisioner.process
         await self.provisioner.kill()
@@ -71,12 +75,10 @@ class IPCEngine(NBClientEngine):
     @classmethod
     def execute_managed_notebook(cls, nb_man, kernel_name, **kwargs):
         warm = Path(os.environ.get("STUDY_WARM", ""))  # its folder goes even if this process is killed
-        inside = warm.parent if warm.is_socket() else for_sockets()
-        with tempfile.TemporaryDirectory(prefix="k", dir=inside) as folder:
+        with tempfile.TemporaryDirectory(prefix="k", dir=warm.parent if warm.is_socket() else for_sockets()) as folder:
             files = {"ip": f"{folder}/k", "connection_file": f"{folder}/connection.json"}
-            config = Config(KernelManager={"transport": "ipc", **files})
-            kwargs |= {"kernel_manager_class": Kernel, "config": config}
-            return super().execute_managed_notebook(nb_man, kernel_name, **kwargs)
+            kwargs["config"] = Config(KernelManager={"transport": "ipc", **files})
+            return super().execute_managed_notebook(nb_man, kernel_name, kernel_manager_class=Kernel, **kwargs)
 
 
 papermill_engines.register("ipc", IPCEngine)
@@ -95,17 +97,10 @@ def execute(notebook: Path, executed: Path, parameters: dict, skip: str = "", go
     if unknown := sorted(set(parameters) - set(known)):
         raise KeyError(f"{notebook}: it has no parameter {unknown[0]!r}{nearest(unknown[0], known)}")
     executed.parent.mkdir(parents=True, exist_ok=True)
+    how = {"engine_name": "ipc", "kernel_name": "python3", "progress_bar": False, "log_output": True}
+    how |= {"request_save_on_cell_execute": True, "allow_errors": go_on}
     papermill.execute_notebook(
-        str(notebook),
-        str(executed),
-        parameters,
-        engine_name="ipc",
-        kernel_name="python3",
-        progress_bar=False,
-        log_output=True,
-        request_save_on_cell_execute=True,
-        allow_errors=go_on,
-        **({"skip_cells_with_tag": skip} if skip else {}),
+        str(notebook), str(executed), parameters, **how, **({"skip_cells_with_tag": skip} if skip else {})
     )
 
 
@@ -139,20 +134,12 @@ def main() -> None:
     except PapermillExecutionError as error:
         sys.exit(f"{error.ename}: {error.evalue}\nThe notebook with the error in it: {args.executed.resolve()}")
     except (DeadKernelError, RuntimeError, OSError, ZMQError) as error:  # none of a cell's own
-        print(f"{_why(error)}\nThe notebook as far as it came: {args.executed.resolve()}", file=sys.stderr, flush=True)
+        why = f"The kernel did not start: {type(error).__name__}: {error}"
+        if isinstance(error, DeadKernelError):
+            killed = Kernel.status in (-signal.SIGKILL, 128 + signal.SIGKILL)
+            why = MEMORY if killed else f"The kernel died, with exit status {Kernel.status}."
+        print(f"{why}\nThe notebook as far as it came: {args.executed.resolve()}", file=sys.stderr, flush=True)
         os._exit(1)  # sockets that never met their kernel keep the interpreter from ending
-
-
-def _why(error: Exception) -> str:
-    """What ended a kernel, or kept it from starting, as far as that can be told."""
-    if not isinstance(error, DeadKernelError):
-        return f"The kernel did not start: {type(error).__name__}: {error}"
-    if Kernel.status in (-signal.SIGKILL, 128 + signal.SIGKILL):
-        return (
-            "The kernel died: it was killed (SIGKILL), as the system does when memory runs out. "
-            "Fewer jobs side by side (CORES=1) or a smaller batch_size need less."
-        )
-    return f"The kernel died, with exit status {Kernel.status}."
 
 
 if __name__ == "__main__":

@@ -28,12 +28,12 @@ def planned(project, *arguments):
 
 def test_a_fresh_study_plans_every_node_of_every_seed_once(project):
     found = planned(project, "--profile", "digits")
-    stages = ["kd", "imp", "svd", "int8"]
+    stages = ["distill", "prune", "svd", "int8"]
     assert sorted(found) == sorted(f"seed{seed}/{node}" for seed in range(10) for node in tree_names.nodes(stages))
 
 
 def test_seeds_and_stages_choose_a_part_of_the_tree(project):
-    found = planned(project, "--profile", "digits", "--seeds", "7", "--stages", "imp int8")
+    found = planned(project, "--profile", "digits", "--seeds", "7", "--stages", "prune int8")
     assert sorted(found) == ["seed7/teacher", "seed7/teacher-imp", "seed7/teacher-imp-int8", "seed7/teacher-int8"]
 
 
@@ -47,10 +47,10 @@ def test_one_more_name_in_the_list_of_stages_grows_the_tree(project):
     assert "seed0/teacher-kd-imp-svd-again-int8" in found
 
 
-def test_a_root_has_a_tree_of_its_own_and_no_chapters(project):
-    result = study(project, "--profile", "digits", "--root", "moo", "--", "-n")
+def test_a_variant_has_a_tree_of_its_own_and_no_chapters(project):
+    result = study(project, "--profile", "digits", "--variant", "two_objectives", "--", "-n")
     assert result.returncode == 0, result.stdout
-    found = re.findall(r"runs/digits-moo/(seed\d+/teacher[\w-]*)$", result.stdout, flags=re.M)
+    found = re.findall(r"runs/digits-two_objectives/(seed\d+/teacher[\w-]*)$", result.stdout, flags=re.M)
     assert len(found) == len(set(found)) == 160
     assert "chapters" not in result.stdout and "runs/digits/" not in result.stdout
 
@@ -146,13 +146,13 @@ def test_single_chapters_are_planned_with_what_they_need_and_nothing_else(projec
     reads = {
         "3": ["teacher", "teacher-imp"],
         "06 svd": ["teacher", "teacher-svd", "teacher-kd", "teacher-kd-imp"],
-        "": tree_names.nodes(["kd", "imp", "svd", "int8"]),  # the sweep's are all, of every seed
+        "": tree_names.nodes(["distill", "prune", "svd", "int8"]),  # the sweep's are all, of every seed
     }[words]
     assert {f"seed0/{node}" for node in reads} <= nodes
     assert words == "" or len(nodes) == len(reads)
 
 
-@pytest.mark.parametrize("words", ["9", "imps", "03 x"])
+@pytest.mark.parametrize("words", ["9", "prunes", "03 x"])
 def test_a_chapter_that_is_not_there_is_named_with_those_that_are(project, words):
     result = study(project, "--profile", "digits", f"--chapters={words}", "--", "-n")
     assert (
@@ -168,8 +168,8 @@ def test_a_chapter_that_is_not_there_is_named_with_those_that_are(project, words
     [
         (
             "3",
-            "kd",
-            "imp is not among the stages (kd); expected one that the profile runs: 01_teacher, 02_distill, ",
+            "distill",
+            "prune is not among the stages (distill); expected one that the profile runs: 01_teacher, 02_distill, ",
         ),
         (
             "7",

@@ -38,7 +38,11 @@ def test_a_module_in_a_folder_counts_as_one_beside_them(project):
     (project / "studylib" / "room").mkdir()
     (project / "studylib" / "room" / "__init__.py").touch()
     (project / "studylib" / "room" / "rank.py").write_text("LEAST = 1\n")
-    edit(project / "studylib" / "techniques" / "svd.py", "import torch\n", "import torch\nfrom studylib.room import rank\n")
+    edit(
+        project / "studylib" / "techniques" / "svd.py",
+        "import torch\n",
+        "import torch\nfrom studylib.room import rank\n",
+    )
     before = digests(project, lesson=False)
     edit(project / "studylib" / "room" / "rank.py", "LEAST = 1", "LEAST = 2")
     after = digests(project, lesson=False)
@@ -49,12 +53,18 @@ def test_an_edit_below_reaches_every_stage_above(project):
     before = digests(project)
     edit(project / "studylib" / "data" / "datasets.py", "DIGITS_TEST_SEED = 0", "DIGITS_TEST_SEED = 1")
     after = digests(project)
-    assert {"teacher", "distill", "prune", "svd", "int8"} <= {stage for stage in before if before[stage] != after[stage]}
+    assert {"teacher", "distill", "prune", "svd", "int8"} <= {
+        stage for stage in before if before[stage] != after[stage]
+    }
 
 
 def test_comments_and_docstrings_change_nothing(project):
     before = digests(project)
-    edit(project / "studylib" / "techniques" / "prune.py", '"""Iterative magnitude pruning', '# a remark\n"""About pruning')
+    edit(
+        project / "studylib" / "techniques" / "prune.py",
+        '"""Iterative magnitude pruning',
+        '# a remark\n"""About pruning',
+    )
     edit(project / "studylib" / "data" / "tasks.py", '"""Cross-entropy with the labels', '"""The usual loss')
     assert digests(project) == before
 

@@ -6,7 +6,11 @@ fork runs the script as if just started. A notebook's kernel is started alike. s
 reads the code as it is by then.
 
 It ends with study.py, its jobs end with it, and a job ends with its client, however each of them ends. It runs no
-torch operation: threads that OpenMP has started do not live in a fork. `make bench ARGS=warm` says what it gains.
+torch operation: threads that OpenMP has started do not live in a fork.
+
+`make bench ARGS=warm` measures what it gains: the smoke study takes 0.4 of the CPU time that it takes without. The
+standard library's forkserver with the same modules took the same (1.00, five pairs), but when study.py is killed it
+leaves its folder behind, and what its jobs have started.
 """
 
 import atexit

@@ -94,7 +94,7 @@ def _opened(file: BinaryIO) -> tuple[tarfile.TarFile, str]:
     if whole.digest() != file.read():
         raise ValueError("its checksum is another")
     file.seek(0)
-    tar = tarfile.open(fileobj=file, mode="r:")
+    tar = tarfile.open(fileobj=file, mode="r:")  # noqa: SIM115 (closed with the file)
     kinds: dict[PurePosixPath, bool] = {}  # path → whether it is a folder
     name = (tar.getnames() or [""])[0].removeprefix("runs/")
     if not re.fullmatch(NAME, name):

@@ -111,7 +111,9 @@ def test_a_changed_parameter_reruns_its_stage_and_what_stands_on_it_and_nothing_
 
 
 def test_changed_code_reruns_what_it_can_change_and_a_comment_nothing(project):
-    edit(project / "studylib" / "techniques" / "int8.py", '"""Static quantization', '# a remark\n"""Static quantization')
+    edit(
+        project / "studylib" / "techniques" / "int8.py", '"""Static quantization', '# a remark\n"""Static quantization'
+    )
     assert planned(project) == set()
     edit(project / "studylib" / "networks" / "pt2e.py", "images.split(128)", "images.split(64)")
     assert planned(project) == {node for node in NODES if "int8" in node}
@@ -142,7 +144,9 @@ def test_a_lost_model_is_made_again(project):
 def test_lost_latencies_are_measured_again(project):
     (project / "runs/smoke/latency.json").unlink()
     result = study(project, "--profile", "smoke")
-    assert result.returncode == 0 and re.search(r"^\[ +1/3\] runs/smoke/latency.json, \d+ s$", result.stdout, flags=re.M)
+    assert result.returncode == 0 and re.search(
+        r"^\[ +1/3\] runs/smoke/latency.json, \d+ s$", result.stdout, flags=re.M
+    )
     assert (project / "runs/smoke/latency.json").exists()
 
 

@@ -19,7 +19,6 @@ os.environ.setdefault("JUPYTER_PLATFORM_DIRS", "1")
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import engine  # noqa: F401, I001  (before papermill: makes its import three times as fast)
-import nbformat
 import papermill
 from jupyter_client import AsyncKernelManager
 from jupyter_client.kernelspec import KernelSpec
@@ -34,10 +33,6 @@ from engine.settings.reading import nearest
 from studylib.training import deadline
 
 CLIENT = Path(__file__).resolve().with_name("client.py")
-MEMORY = (
-    "The kernel died: it was killed (SIGKILL), as the system does when memory runs out. "
-    "Fewer jobs side by side (CORES=1) or a smaller batch_size need less."
-)
 
 
 class Kernel(AsyncKernelManager):
@@ -84,10 +79,8 @@ class IPCEngine(NBClientEngine):
 papermill_engines.register("ipc", IPCEngine)
 
 
-def execute(notebook: Path, executed: Path, parameters: dict, skip: str = "", go_on: bool = False) -> None:
+def execute(notebook: Path, executed: Path, parameters: dict, skip: str = "") -> None:
     """Runs ``notebook`` with ``parameters``, but not its cells tagged ``skip``, and writes it to ``executed``.
-
-    After a cell that fails no more are run, unless to ``go_on``; what then failed is what :func:`failed` says.
 
     Raises:
         KeyError: a parameter that the notebook does not have.
@@ -98,16 +91,8 @@ def execute(notebook: Path, executed: Path, parameters: dict, skip: str = "", go
         raise KeyError(f"{notebook}: it has no parameter {unknown[0]!r}{nearest(unknown[0], known)}")
     executed.parent.mkdir(parents=True, exist_ok=True)
     how = {"engine_name": "ipc", "kernel_name": "python3", "progress_bar": False, "log_output": True}
-    how |= {"request_save_on_cell_execute": True, "allow_errors": go_on}
-    papermill.execute_notebook(
-        str(notebook), str(executed), parameters, **how, **({"skip_cells_with_tag": skip} if skip else {})
-    )
-
-
-def failed(executed: Path) -> list[str]:
-    """What went wrong in the cells of a notebook that was run, a message a cell, in order."""
-    outputs = [output for cell in nbformat.read(executed, as_version=4).cells for output in cell.get("outputs", [])]
-    return [output.evalue for output in outputs if output.output_type == "error"]
+    how |= {"request_save_on_cell_execute": True} | ({"skip_cells_with_tag": skip} if skip else {})
+    papermill.execute_notebook(str(notebook), str(executed), parameters, **how)
 
 
 def main() -> None:
@@ -134,12 +119,18 @@ def main() -> None:
     except PapermillExecutionError as error:
         sys.exit(f"{error.ename}: {error.evalue}\nThe notebook with the error in it: {args.executed.resolve()}")
     except (DeadKernelError, RuntimeError, OSError, ZMQError) as error:  # none of a cell's own
-        why = f"The kernel did not start: {type(error).__name__}: {error}"
-        if isinstance(error, DeadKernelError):
-            killed = Kernel.status in (-signal.SIGKILL, 128 + signal.SIGKILL)
-            why = MEMORY if killed else f"The kernel died, with exit status {Kernel.status}."
-        print(f"{why}\nThe notebook as far as it came: {args.executed.resolve()}", file=sys.stderr, flush=True)
+        print(f"{_why(error)}\nThe notebook as far as it came: {args.executed.resolve()}", file=sys.stderr, flush=True)
         os._exit(1)  # sockets that never met their kernel keep the interpreter from ending
+
+
+def _why(error: Exception) -> str:
+    """What ended a kernel, or kept it from starting, as far as that can be told."""
+    if not isinstance(error, DeadKernelError):
+        return f"The kernel did not start: {type(error).__name__}: {error}"
+    if Kernel.status not in (-signal.SIGKILL, 128 + signal.SIGKILL):
+        return f"The kernel died, with exit status {Kernel.status}."
+    less = "Fewer jobs side by side (CORES=1) or a smaller batch_size need less."
+    return f"The kernel died: it was killed (SIGKILL), as the system does when memory runs out. {less}"
 
 
 if __name__ == "__main__":

@@ -23,16 +23,8 @@ def follow(
         command: with our logger plugin (``--logger study``), or its output is printed as it is.
         table: what ``show`` is called with as soon as it is made, if jobs are left then.
     """
-    process = subprocess.Popen(
-        command,
-        cwd=ROOT,
-        env=environment,
-        pass_fds=handles,
-        encoding="utf-8",
-        errors="replace",
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-    )
+    how = {"cwd": ROOT, "env": environment, "pass_fds": handles, "encoding": "utf-8", "errors": "replace"}
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, **how)
     heard = _Heard(table, show)
     try:
         for line in process.stdout:
@@ -48,54 +40,50 @@ class _Heard:
 
     def __init__(self, table: Path, show: Callable) -> None:
         self.table, self.show = table, show
-        self.jobs: dict[int, tuple[str, float]] = {}  # number → name, start
-        self.finished, self.paused, self.failed = 0, 0, 0  # number of the last job finished; how many were paused …
+        self.jobs: dict[int, tuple[str, float]] = {}  # number → name, start in seconds
+        self.finished, self.paused, self.failed = 0, 0, 0  # number of the last job finished; how many jobs
 
     def line(self, line: str) -> None:
         try:
-            said = json.loads(line) if line.startswith('{"') else {}
+            said = json.loads(line)
         except ValueError:
-            said = {}
-        if said:
-            getattr(self, f"_{said.get('event')}", self._other)(said)
+            said = None
+        if isinstance(said, dict) and "cluster" in said:  # of our plugin
+            self._event(**said)
         elif not line.startswith("Using workflow specific profile"):
             print(line, flush=True)
 
-    def _job_info(self, said: dict) -> None:
-        self.jobs[said["jobid"]] = (said["rule_msg"], time.monotonic())
+    def _event(self, level: int, text: str, cluster: bool, event: str = "", **said) -> None:
+        match event:
+            case "job_info":
+                self.jobs[said["jobid"]] = (said["rule_msg"], time.monotonic())
+            case "job_finished":
+                self.finished = said["job_id"]
+            case "progress":
+                self._step(*self.jobs[self.finished], said["done"], said["total"])
+            case "job_error":
+                self._failure(self.jobs[said["jobid"]][0], said["log"], text)
+            case "run_info":
+                print(text.rstrip(), flush=True)
+            case "error" if "CalledProcessError" in text:
+                pass  # a job_error follows, which says more
+            case _ if cluster or (level >= logging.WARNING and (self.failed or not self.paused)):
+                print(text, flush=True)
 
-    def _job_finished(self, said: dict) -> None:
-        self.finished = said["job_id"]
-
-    def _progress(self, said: dict) -> None:
-        name, began = self.jobs[self.finished]
-        print(f"[{said['done']:>3}/{said['total']}] {name}, {time.monotonic() - began:.0f} s", flush=True)
-        left = said["total"] - said["done"] - 1  # the last step is none of work
+    def _step(self, name: str, began: float, done: int, total: int) -> None:
+        print(f"[{done:>3}/{total}] {name}, {time.monotonic() - began:.0f} s", flush=True)
+        left = total - done - 1  # the last step is none of work
         if left and name == self.table.relative_to(ROOT).as_posix():
             self.show(self.table)
             print(f"\nChapters that are left: {left}. More is trained in them:", flush=True)
 
-    def _job_error(self, said: dict) -> None:
-        name = self.jobs[said["jobid"]][0]
-        logs = [path for path in map(Path, said["log"]) if (ROOT / path).is_file()]
-        lines = [line for path in logs for line in (ROOT / path).read_text("utf-8", "replace").splitlines()]
+    def _failure(self, name: str, logs: list[str], text: str) -> None:
+        there = [path for path in logs if (ROOT / path).is_file()]
+        lines = [line for path in there for line in (ROOT / path).read_text("utf-8", "replace").splitlines()]
         if why := [line for line in lines if line.startswith(deadline.Paused.__name__)]:
             self.paused += 1
             print(f"paused: {name.removeprefix('runs/')}: {why[0].partition(': ')[2]}", flush=True)
-            return
-        self.failed += 1
-        print(f"\nfailed: {name}", *(f"its log: {path}" for path in logs), sep="\n")
-        print(*([f"    {line}" for line in lines] or [said["text"]]), "", sep="\n", flush=True)
-
-    def _error(self, said: dict) -> None:
-        if said["exception"] != "RuleException" or "CalledProcessError" not in said["text"]:  # said by _job_error
-            self._other(said)
-
-    def _run_info(self, said: dict) -> None:
-        print(said["text"].rstrip(), flush=True)
-
-    def _other(self, said: dict) -> None:
-        """Warnings and errors; what follows from paused jobs alone is no error."""
-        only_paused = self.paused and not self.failed
-        if said["cluster"] or (said["level"] >= logging.WARNING and not only_paused):
-            print(said["text"], flush=True)
+        else:
+            self.failed += 1
+            print(f"\nfailed: {name}", *(f"its log: {path}" for path in there), sep="\n")
+            print(*([f"    {line}" for line in lines] or [text]), "", sep="\n", flush=True)

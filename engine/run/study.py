@@ -6,12 +6,10 @@ python engine/run/study.py --profile digits [--seeds "0 1"] [--stages "int8"] [-
 
 import argparse
 import contextlib
-import json
 import math
 import os
 import shutil
 import signal
-import subprocess
 import sys
 import tempfile
 import time
@@ -98,18 +96,15 @@ def main() -> None:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--profile", default="digits")
-    parser.add_argument("--seeds", default="", help="whole numbers; default: the profile's")
-    parser.add_argument("--stages", default="", help="techniques, or the word none; default: the profile's")
-    parser.add_argument("--variant", default="", help="of the profile's section variants; default: the profile itself")
+    parser.add_argument("--profile", default="digits", type=str.strip)
+    parser.add_argument("--variant", default="", type=str.strip, help="of the profile; default: the profile itself")
+    parser.add_argument("--seeds", default="", type=str.strip, help="whole numbers; default: the profile's")
+    parser.add_argument("--stages", default="", type=str.strip, help="techniques, or none; default: the profile's")
     parser.add_argument("--chapters", default=None, help="only these, and what they need: 03, 6, 04_svd, …; empty: all")
     parser.add_argument("--cores", default="all")
     parser.add_argument("--minutes", default="", help="stop cleanly after so many; default: never")
     parser.add_argument("snakemake", nargs="*", help="handed on as they are: -n, --profile engine/slurm, …")
-    args = parser.parse_args()
-    for name in CHOICES:
-        setattr(args, name, getattr(args, name).strip())
-    return args
+    return parser.parse_args()
 
 
 @contextlib.contextmanager
@@ -137,23 +132,14 @@ def _without_writing() -> Iterator[list[str]]:
 
 
 def asked_of_snakemake(arguments: list[str]) -> argparse.Namespace:
-    """What Snakemake makes of ``arguments``, in whichever of its spellings; ends with its own words if nothing.
-
-    In a process of its own: with Snakemake's libraries loaded first, a solver of torchjd's was seen to crash.
-    """
-    if not arguments:
-        return argparse.Namespace(dryrun=False, profile=[], executor=None, config=[])
-    script = (
-        "import json, sys; from snakemake.cli import get_argument_parser; "
-        "asked = get_argument_parser().parse_args(sys.argv[1:]); "
-        "print(json.dumps({name: getattr(asked, name) for name in ('dryrun', 'profile', 'executor', 'config')}))"
-    )
-    done = subprocess.run([sys.executable, "-c", script, *arguments], stdout=subprocess.PIPE, env=_environment())
-    if done.returncode:
-        sys.exit(done.returncode)
-    if not done.stdout.startswith(b"{"):  # --version or --help, which it has answered
-        sys.exit(print(done.stdout.decode()))
-    asked = argparse.Namespace(**json.loads(done.stdout))
+    """Of Snakemake's ``arguments``, those that matter here: whether it is a dry run, and where it runs."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--dry-run", "--dryrun", "-n", action="store_true", dest="dryrun")
+    parser.add_argument("-p", "-k", "-F", action="store_true")  # which may stand in one word with -n
+    parser.add_argument("--profile")
+    parser.add_argument("--executor", "-e")
+    parser.add_argument("--config", "-C", nargs="+")
+    asked, _ = parser.parse_known_args(arguments)
     if asked.config:
         said = f"--config {' '.join(asked.config)}"
         sys.exit(f"{said}: the study sets it; PROFILE, SEEDS, STAGES and VARIANT say what is run")

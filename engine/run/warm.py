@@ -8,9 +8,8 @@ reads the code as it is by then.
 It ends with study.py, its jobs end with it, and a job ends with its client, however each of them ends. It runs no
 torch operation: threads that OpenMP has started do not live in a fork.
 
-`make bench ARGS=warm` measures what it gains: the smoke study takes 0.4 of the CPU time that it takes without. The
-standard library's forkserver with the same modules took the same (1.00, five pairs), but when study.py is killed it
-leaves its folder behind, and what its jobs have started.
+`make bench ARGS=warm` measures what it gains. The standard library's forkserver with the same modules was no faster,
+and when study.py is killed it leaves its folder behind, and what its jobs have started.
 """
 
 import atexit
@@ -35,8 +34,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-LONGEST = 103  # bytes of a Unix socket's path; Linux takes 107, macOS 103
-ROOM = 30  # of them for what the study puts below: /study12345678/k12345678/k-5
+LONGEST = 103 - 30  # bytes of a folder's path: a Unix socket's has 103, less /study12345678/k12345678/k-5
 MODULES = [
     "engine",  # before papermill: see there
     "papermill.execute",
@@ -60,17 +58,12 @@ MODULES = [
 
 
 def for_sockets() -> str:
-    """A folder whose path leaves room for sockets: TMPDIR, or another for temporary files where that is too long.
-
-    Raises:
-        OSError: there is none that can be written to; names those that were tried.
-    """
+    """TMPDIR, or another folder for temporary files where its path leaves no room; raises OSError if there is none."""
     tried = list(dict.fromkeys([tempfile.gettempdir(), "/tmp", "/dev/shm", "/var/tmp"]))
     for folder in tried:
-        if len(os.fsencode(folder)) + ROOM <= LONGEST and os.access(folder, os.W_OK | os.X_OK):
+        if len(os.fsencode(folder)) <= LONGEST and os.access(folder, os.W_OK | os.X_OK):
             return folder
-    longest = LONGEST - ROOM
-    raise OSError(f"no folder for sockets: expected one of {', '.join(tried)} to be writable and of {longest} bytes")
+    raise OSError(f"no folder for sockets: expected one of {', '.join(tried)} to be writable and of {LONGEST} bytes")
 
 
 @contextlib.contextmanager

@@ -61,7 +61,7 @@ evaluate: $(READY) # bytes and test accuracy of a coded file, beside what was pu
 	@$(PY) engine/tools/evaluate.py "$(MODEL)" --dataset "$(DATASET)"
 
 nncodec: $(READY) .venv-nncodec/.ready # bytes of PROFILE's int8 nodes by the reference coder of ISO/IEC 15938-17 (6 GB more, once)
-	@$(PY) engine/tools/nncodec.py "$(PROFILE)"
+	@$(PY) tests/benchmarks/nncodec.py "$(PROFILE)"
 
 notebooks: $(READY) # run each notebook as it stands and keep its outputs in it (needs the smoke run)
 	@$(PY) engine/tools/store_outputs.py $(ARGS)

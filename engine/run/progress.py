@@ -79,7 +79,9 @@ class _Heard:
 
     def _failure(self, name: str, logs: list[str], text: str) -> None:
         there = [path for path in logs if (ROOT / path).is_file()]
-        lines = [line for path in there for line in (ROOT / path).read_text("utf-8", "replace").splitlines()]
+        lines = [
+            line for path in there for line in (ROOT / path).read_text(encoding="utf-8", errors="replace").splitlines()
+        ]
         if why := [line for line in lines if line.startswith(deadline.Paused.__name__)]:
             self.paused += 1
             print(f"paused: {name.removeprefix('runs/')}: {why[0].partition(': ')[2]}", flush=True)

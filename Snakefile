@@ -13,7 +13,7 @@ from studylib.tree import names
 min_version("9.0")
 
 PROFILE = config.get("profile", "digits")
-VARIANT = config.get("root", "")
+VARIANT = config.get("variant", "")
 SECTIONS = parameters.load(PROFILE, config.get("seeds", ""), config.get("stages", ""), VARIANT)
 DATA = config.get("data") or check.data_of(SECTIONS)  # what the images are; study.py, which loads them, hands it on
 NAME = parameters.run_name(PROFILE, VARIANT)
@@ -73,6 +73,7 @@ rule all:
     # every node is named: were it only the table, a failed rerun could lose models and nothing be done about it
     input:
         f"{RUN}/sweep.csv",
+        f"{RUN}/latency.json",
         expand(RUN + "/seed{seed}/{node}/{file}", seed=SEEDS, node=NODES, file=FILES),
         [f"{folder_of(key)}/chapter.json" for key in CHAPTERS],
     message:

@@ -23,11 +23,11 @@ def digests(project, lesson=True):
 
 def test_an_edit_changes_the_stages_that_use_the_module_and_no_other(project):
     before, chapters = digests(project, lesson=False), digests(project)
-    edit(project / "studylib" / "prune.py", "if rounds < 1:", "if rounds <= 0:")
+    edit(project / "studylib" / "techniques" / "prune.py", "if rounds < 1:", "if rounds <= 0:")
     after = digests(project, lesson=False)
-    assert {stage for stage in before if before[stage] != after[stage]} == {"imp", "moo", "frontier"}
+    assert {stage for stage in before if before[stage] != after[stage]} == {"prune", "moo", "frontier"}
     after = digests(project)
-    users = {"imp", "int8", "moo", "sweep", "frontier"}
+    users = {"prune", "moo", "sweep", "frontier"}
     assert {stage for stage in chapters if chapters[stage] != after[stage]} == users
 
 
@@ -35,7 +35,11 @@ def test_a_module_in_a_folder_counts_as_one_beside_them(project):
     (project / "studylib" / "room").mkdir()
     (project / "studylib" / "room" / "__init__.py").touch()
     (project / "studylib" / "room" / "rank.py").write_text("LEAST = 1\n")
-    edit(project / "studylib" / "lowrank.py", "import torch\n", "import torch\nfrom studylib.room import rank\n")
+    edit(
+        project / "studylib" / "techniques" / "svd.py",
+        "import torch\n",
+        "import torch\nfrom studylib.room import rank\n",
+    )
     before = digests(project, lesson=False)
     edit(project / "studylib" / "room" / "rank.py", "LEAST = 1", "LEAST = 2")
     after = digests(project, lesson=False)
@@ -44,15 +48,21 @@ def test_a_module_in_a_folder_counts_as_one_beside_them(project):
 
 def test_an_edit_below_reaches_every_stage_above(project):
     before = digests(project)
-    edit(project / "studylib" / "data.py", "DIGITS_TEST_SEED = 0", "DIGITS_TEST_SEED = 1")
+    edit(project / "studylib" / "data" / "datasets.py", "DIGITS_TEST_SEED = 0", "DIGITS_TEST_SEED = 1")
     after = digests(project)
-    assert {"teacher", "kd", "imp", "svd", "int8"} <= {stage for stage in before if before[stage] != after[stage]}
+    assert {"teacher", "distill", "prune", "svd", "int8"} <= {
+        stage for stage in before if before[stage] != after[stage]
+    }
 
 
 def test_comments_and_docstrings_change_nothing(project):
     before = digests(project)
-    edit(project / "studylib" / "prune.py", '"""Iterative magnitude pruning', '# a remark\n"""About pruning')
-    edit(project / "studylib" / "tasks.py", '"""Cross-entropy with the labels', '"""The usual loss')
+    edit(
+        project / "studylib" / "techniques" / "prune.py",
+        '"""Iterative magnitude pruning',
+        '# a remark\n"""About pruning',
+    )
+    edit(project / "studylib" / "data" / "tasks.py", '"""Cross-entropy with the labels', '"""The usual loss')
     assert digests(project) == before
 
 
@@ -78,7 +88,7 @@ def test_what_only_a_lesson_does_is_left_out(project, tags, counts):
     path = project / "notebooks" / "04_svd.ipynb"
     without, whole = code.digest(path, lesson=False), code.digest(path)
     content = json.loads(path.read_text())
-    cell = {"cell_type": "code", "metadata": {"tags": tags}, "source": "from studylib import report, prune\nx = 1"}
+    cell = {"cell_type": "code", "metadata": {"tags": tags}, "source": "from studylib.techniques import prune\nx = 1"}
     content["cells"].append(cell)
     path.write_text(json.dumps(content))
     assert (code.digest(path, lesson=False) != without) == counts and code.digest(path) != whole

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from projects import ROOT, environment
 
-from engine.run import places, study, warm
+from engine.run import study, warm
 
 CLIENT = [sys.executable, "-I", "-S", "engine/run/client.py"]
 
@@ -66,7 +66,7 @@ def test_a_folder_for_temporary_files_may_have_a_path_of_any_length(tmp_path, le
         folder = f"{base}/{'x' * (length - len(base) - 1)}"
         os.mkdir(folder)
         script = (
-            "import subprocess, sys, os; from engine import warm\n"
+            "import subprocess, sys, os; from engine.run import warm\n"
             "with warm.process(dict(os.environ), [], ['papermill.execute', 'ipykernel.kernelapp']) as found:\n"
             "    sys.exit(subprocess.run(sys.argv[1:], env=found).returncode)"
         )
@@ -83,11 +83,11 @@ def test_a_folder_for_temporary_files_may_have_a_path_of_any_length(tmp_path, le
 def test_a_sockets_path_always_fits(length):
     folder = "/" + "x" * length
     before, tempfile.tempdir = tempfile.tempdir, folder
-    real, places.os.access = places.os.access, lambda path, mode: True
+    real, warm.os.access = warm.os.access, lambda path, mode: True
     try:
-        found = places.for_sockets()
+        found = warm.for_sockets()
     finally:
-        tempfile.tempdir, places.os.access = before, real
+        tempfile.tempdir, warm.os.access = before, real
     assert len(f"{found}/study12345678/k12345678/k-5".encode()) <= 103
     assert (found == folder) == (length + 1 + 30 <= 103)
 

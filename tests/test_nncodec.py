@@ -3,8 +3,8 @@ import sys
 
 import pytest
 import torch
+from benchmarks import nncodec
 
-from engine.tools import nncodec
 from studylib.coding import codec, shipped
 from studylib.disk import files, models
 from studylib.networks import layers

@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 import tomllib
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -80,11 +81,11 @@ def test_nothing_in_studylib_knows_the_engine():
 
 
 def test_techniques_never_import_each_other():
-    techniques = {"distill", "prune", "lowrank", "quantize", "teacher"}
-    for name in techniques:
-        text = (ROOT / "studylib" / f"{name}.py").read_text()
-        imported = set(re.findall(r"\w+", " ".join(re.findall(r"^\s*from studylib import (.*)$", text, flags=re.M))))
-        assert not imported & techniques, f"{name} imports {imported & techniques}"
+    files = sorted((ROOT / "studylib" / "techniques").glob("[a-z]*.py"))
+    assert {"distill", "prune", "svd", "int8", "teacher"} <= {file.stem for file in files}
+    for file in files:
+        imported = re.findall(r"^\s*(?:from|import) +studylib\.techniques.*$", file.read_text(), flags=re.M)
+        assert not imported, f"{file.stem}: {imported}"
 
 
 @pytest.fixture
@@ -93,7 +94,7 @@ def published(tmp_path):
     project = copy_project(tmp_path / "copy")
     rows = []
     for seed in (0, 1):
-        for i, node in enumerate(names.nodes(["kd", "imp", "svd", "int8"])):
+        for i, node in enumerate(names.nodes(["distill", "prune", "svd", "int8"])):
             row = dict.fromkeys(COLUMNS, 1.0 + i) | {"node": node, "seed": seed, "bytes_file": 1000 - i}
             rows.append(row | {"test_accuracy": 0.9 - 0.01 * i + 0.001 * seed, "val_accuracy": 0.9})
     table = pd.DataFrame(rows)
@@ -103,7 +104,7 @@ def published(tmp_path):
 
 
 def run(project, script, *arguments, prefix=()):
-    command = [*prefix, sys.executable, f"engine/{script}.py", *arguments]
+    command = [*prefix, sys.executable, f"engine/tools/{script}.py", *arguments]
     return subprocess.run(command, cwd=project, env=environment(project), text=True, capture_output=True)
 
 
@@ -246,7 +247,7 @@ def test_clean_removes_one_run_and_says_what_it_frees(published):
     assert not (project / "runs" / "made_up").exists() and (project / "runs" / "other" / "file").exists()
     assert run(project, "clean", "../engine").returncode != 0
     misspelt = run(project, "clean", "othr")
-    assert misspelt.returncode != 0 and "did you mean 'other'" in misspelt.stderr
+    assert misspelt.returncode != 0 and "expected PROFILE=all or one of other" in misspelt.stderr
     with open(project / "runs" / "other" / ".lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         busy = run(project, "clean", "other")
@@ -256,13 +257,29 @@ def test_clean_removes_one_run_and_says_what_it_frees(published):
 
 def test_make_help_names_every_command():
     text = subprocess.run(["make", "help"], cwd=ROOT, text=True, capture_output=True).stdout
-    assert "profiles: cifar10 densenet_cpu digits" in text and "chapters " not in text.partition("profiles: ")[2]
-    for target in ("study", "test", "chapters", "figures", "compare", "clean", "help", "notebooks", "bench", "lint"):
-        assert re.search(rf"^  {target}\s+\S", text, flags=re.M), target
+    profiles = re.search(r"profiles: (.*)", text)[1].split()
+    assert profiles == sorted(path.stem for path in parameters.FOLDER.glob("*.yaml") if path.stem != "chapters")
+    targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), flags=re.M)
+    assert re.findall(r"^  ([a-z-]+) +\S", text, flags=re.M) == targets and {"study", "test", "figures"} <= set(targets)
+    assert all(len(line) < 130 for line in text.splitlines()[1:])
+
+
+def test_root_is_told_its_new_name():
+    result = subprocess.run(["make", "-n", "study", "ROOT=moo"], cwd=ROOT, text=True, capture_output=True)
+    assert result.returncode != 0 and "ROOT=moo: it is called VARIANT now" in result.stderr
+
+
+def test_make_test_runs_unit_tests_and_every_notebook_against_its_outputs_as_it_is_and_reduced():
+    made = subprocess.run(["make", "-n", "test"], cwd=ROOT, text=True, capture_output=True).stdout
+    unit, notebooks = [line for line in made.splitlines() if "-m pytest" in line]
+    assert "ruff check" in made and '--profile "smoke"' in made and "--cov" in unit and "-n 2" in unit
+    assert " tests/notebooks notebooks " in notebooks and "--nbval-lax" in notebooks
+    names = [path.name for path in sorted((ROOT / "notebooks").glob("*.ipynb"))]
+    assert names and names == [path.name for path in sorted((ROOT / "tests/notebooks/reduced").glob("*.ipynb"))]
 
 
 def test_files_are_read_and_written_in_utf_8_whatever_the_locale():
-    for path in [*ROOT.glob("engine/*.py"), *ROOT.glob("studylib/**/*.py"), ROOT / "Snakefile"]:
+    for path in [*ROOT.glob("engine/**/*.py"), *ROOT.glob("studylib/**/*.py"), ROOT / "Snakefile"]:
         for line in path.read_text(encoding="utf-8").splitlines():
             text_mode = re.search(r"\.(read|write)_text\(|\bopen\([^)]*\"[rwa]t?\"", line)
             assert not text_mode or "encoding=" in line, f"{path.name}: {line.strip()}"

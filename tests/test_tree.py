@@ -46,10 +46,10 @@ def test_one_more_name_in_the_list_of_stages_grows_the_tree(project):
     assert "seed0/teacher-kd-imp-svd-again-int8" in found
 
 
-def test_a_root_has_a_tree_of_its_own_and_no_chapters(project):
-    result = study(project, "--profile", "digits", "--root", "moo", "--", "-n")
+def test_a_variant_has_a_tree_of_its_own_and_no_chapters(project):
+    result = study(project, "--profile", "digits", "--variant", "two_objectives", "--", "-n")
     assert result.returncode == 0, result.stdout
-    found = re.findall(r"runs/digits-moo/(seed\d+/teacher[\w-]*)$", result.stdout, flags=re.M)
+    found = re.findall(r"runs/digits-two_objectives/(seed\d+/teacher[\w-]*)$", result.stdout, flags=re.M)
     assert len(found) == len(set(found)) == 160
     assert "chapters" not in result.stdout and "runs/digits/" not in result.stdout
 

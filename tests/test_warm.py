@@ -14,7 +14,8 @@ CLIENT = [sys.executable, "-I", "-S", str(ROOT / "engine" / "run" / "client.py")
 SLEEPER = """
 import os, subprocess, sys, time
 child = subprocess.Popen(["sleep", "600"])
-open(sys.argv[1], "w").write(f"{os.getpid()} {child.pid} {os.getppid()}")
+server = open(f"/proc/{os.getppid()}/stat").read().rpartition(")")[2].split()[1]  # above the one that watches the job
+open(sys.argv[1], "w").write(f"{os.getpid()} {child.pid} {server}")
 time.sleep(600)
 """
 
@@ -135,7 +136,7 @@ def test_a_killed_warm_process_takes_its_jobs_along_and_the_client_says_so(warme
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 def test_it_ends_with_who_started_it_and_takes_its_folder_along(script, tmp_path, number):
     text = (
-        "import os, signal, time; from engine import warm\n"
+        "import os, signal, time; from engine.run import warm\n"
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # what runs in the background has it ignored
         "with warm.process(dict(os.environ), [], []) as found:\n"
         "    print(found['STUDY_WARM'], flush=True); time.sleep(600)"
@@ -157,6 +158,9 @@ def test_many_jobs_at_once(warmed, script):
 
 def test_what_every_node_imports_starts_no_thread_that_a_fork_would_lack(script):
     with warm.process(environment(ROOT), []) as found:
-        text = "import os, torch; print(len(os.listdir(f'/proc/{os.getppid()}/task')), torch.get_num_threads())"
+        text = (
+            "import os, torch; server = open(f'/proc/{os.getppid()}/stat').read().rpartition(')')[2].split()[1]\n"
+            "print(len(os.listdir(f'/proc/{server}/task')), torch.get_num_threads())"
+        )
         done = ask(found, script(text))
     assert done.stdout.split()[0] == "1", done

@@ -2,8 +2,7 @@
 
     python -I -S engine/run/client.py SCRIPT ARGUMENT…
 
-Without a warm process (on a cluster, or a rule run by hand) it does just that itself. It imports next to nothing: it
-is started twice a node.
+Without a warm process (on a cluster, or a rule run by hand) it does so itself. It imports little: each node starts two.
 """
 
 import ctypes
@@ -35,11 +34,9 @@ def _ask(address: str, command: list[str]) -> int | str | None:
         ended = address and not os.path.exists(os.path.dirname(address))  # study.py's end, not the warm process's own
         return "this run has ended" if ended else None
     signal.signal(signal.SIGINT, lambda number, _: os.kill(pid, number))
-    status = connection.recv(99)
-    if not status:
+    if not (status := connection.recv(99)):
         return "the warm process of this run has ended"
-    status = int(status)
-    return status if status >= 0 else 128 - status  # as a shell says of a signal
+    return int(status) if int(status) >= 0 else 128 - int(status)  # as a shell says of a signal
 
 
 if __name__ == "__main__":

@@ -19,7 +19,6 @@ os.environ.setdefault("JUPYTER_PLATFORM_DIRS", "1")
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import engine  # noqa: F401, I001  (before papermill: makes its import three times as fast)
-import nbformat
 import papermill
 from jupyter_client import AsyncKernelManager
 from jupyter_client.kernelspec import KernelSpec
@@ -29,7 +28,7 @@ from papermill.exceptions import PapermillExecutionError
 from traitlets.config import Config
 from zmq import ZMQError
 
-from engine.run import places
+from engine.run.warm import for_sockets
 from engine.settings.reading import nearest
 from studylib.training import deadline
 
@@ -51,12 +50,12 @@ class Kernel(AsyncKernelManager):
         own = {"IPYTHONDIR": str(Path(self.connection_file).with_name("ipython")), "PYTHONSTARTUP": ""}
         return KernelSpec(argv=start, env=own, display_name="Python 3", language="python")
 
-    async def is_alive(self):
+    async def is_alive(self) -> bool:
         if self.provisioner is not None:
             Kernel.status = await self.provisioner.poll()
         return await super().is_alive()
 
-    async def shutdown_kernel(self, now=False, restart=False):
+    async def shutdown_kernel(self, now: bool = False, restart: bool = False) -> None:
         """When this is called, every cell is done; asking the kernel to end, and waiting for that, takes 0.1 to 1 s."""
         process = self.provisioner.process
         await self.provisioner.kill()
@@ -71,21 +70,17 @@ class IPCEngine(NBClientEngine):
     @classmethod
     def execute_managed_notebook(cls, nb_man, kernel_name, **kwargs):
         warm = Path(os.environ.get("STUDY_WARM", ""))  # its folder goes even if this process is killed
-        inside = warm.parent if warm.is_socket() else places.for_sockets()
-        with tempfile.TemporaryDirectory(prefix="k", dir=inside) as folder:
+        with tempfile.TemporaryDirectory(prefix="k", dir=warm.parent if warm.is_socket() else for_sockets()) as folder:
             files = {"ip": f"{folder}/k", "connection_file": f"{folder}/connection.json"}
-            config = Config(KernelManager={"transport": "ipc", **files})
-            kwargs |= {"kernel_manager_class": Kernel, "config": config}
-            return super().execute_managed_notebook(nb_man, kernel_name, **kwargs)
+            kwargs["config"] = Config(KernelManager={"transport": "ipc", **files})
+            return super().execute_managed_notebook(nb_man, kernel_name, kernel_manager_class=Kernel, **kwargs)
 
 
 papermill_engines.register("ipc", IPCEngine)
 
 
-def execute(notebook: Path, executed: Path, parameters: dict, skip: str = "", go_on: bool = False) -> None:
+def execute(notebook: Path, executed: Path, parameters: dict, skip: str = "") -> None:
     """Runs ``notebook`` with ``parameters``, but not its cells tagged ``skip``, and writes it to ``executed``.
-
-    After a cell that fails no more are run, unless to ``go_on``; what then failed is what :func:`failed` says.
 
     Raises:
         KeyError: a parameter that the notebook does not have.
@@ -95,24 +90,9 @@ def execute(notebook: Path, executed: Path, parameters: dict, skip: str = "", go
     if unknown := sorted(set(parameters) - set(known)):
         raise KeyError(f"{notebook}: it has no parameter {unknown[0]!r}{nearest(unknown[0], known)}")
     executed.parent.mkdir(parents=True, exist_ok=True)
-    papermill.execute_notebook(
-        str(notebook),
-        str(executed),
-        parameters,
-        engine_name="ipc",
-        kernel_name="python3",
-        progress_bar=False,
-        log_output=True,
-        request_save_on_cell_execute=True,
-        allow_errors=go_on,
-        **({"skip_cells_with_tag": skip} if skip else {}),
-    )
-
-
-def failed(executed: Path) -> list[str]:
-    """What went wrong in the cells of a notebook that was run, a message a cell, in order."""
-    outputs = [output for cell in nbformat.read(executed, as_version=4).cells for output in cell.get("outputs", [])]
-    return [output.evalue for output in outputs if output.output_type == "error"]
+    how = {"engine_name": "ipc", "kernel_name": "python3", "progress_bar": False, "log_output": True}
+    how |= {"request_save_on_cell_execute": True} | ({"skip_cells_with_tag": skip} if skip else {})
+    papermill.execute_notebook(str(notebook), str(executed), parameters, **how)
 
 
 def main() -> None:
@@ -147,12 +127,10 @@ def _why(error: Exception) -> str:
     """What ended a kernel, or kept it from starting, as far as that can be told."""
     if not isinstance(error, DeadKernelError):
         return f"The kernel did not start: {type(error).__name__}: {error}"
-    if Kernel.status in (-signal.SIGKILL, 128 + signal.SIGKILL):
-        return (
-            "The kernel died: it was killed (SIGKILL), as the system does when memory runs out. "
-            "Fewer jobs side by side (CORES=1) or a smaller batch_size need less."
-        )
-    return f"The kernel died, with exit status {Kernel.status}."
+    if Kernel.status not in (-signal.SIGKILL, 128 + signal.SIGKILL):
+        return f"The kernel died, with exit status {Kernel.status}."
+    less = "Fewer jobs side by side (CORES=1) or a smaller batch_size need less."
+    return f"The kernel died: it was killed (SIGKILL), as the system does when memory runs out. {less}"
 
 
 if __name__ == "__main__":

@@ -17,21 +17,17 @@ def hold(run: Path, reading: bool = False) -> int | None:
     Who is only ``reading`` writes nothing, not the lock either, and may do so beside others that do; None where there
     is nothing to lock: no command has written there.
     """
-    lock = run / ".lock"
+    lock, deadline = run / ".lock", time.monotonic() + PATIENCE
     if reading and not os.path.exists(lock):
         return None
     with refusals(lock):
-        return _hold(run, os.open(lock, os.O_RDONLY if reading else os.O_RDWR | os.O_CREAT, 0o644), reading)
-
-
-def _hold(run: Path, handle: int, reading: bool) -> int:
-    deadline = time.monotonic() + PATIENCE
-    while True:
-        try:
-            fcntl.flock(handle, (fcntl.LOCK_SH if reading else fcntl.LOCK_EX) | fcntl.LOCK_NB)
-            return handle
-        except BlockingIOError:
-            if time.monotonic() > deadline:
-                break
-            time.sleep(0.1)
-    sys.exit(f"{run.parent.name}/{run.name}: this profile is being run already; wait for it, or end it first")
+        handle = os.open(lock, os.O_RDONLY if reading else os.O_RDWR | os.O_CREAT, 0o644)
+        while True:
+            try:
+                fcntl.flock(handle, (fcntl.LOCK_SH if reading else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+                return handle
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    name = f"{run.parent.name}/{run.name}"
+                    sys.exit(f"{name}: this profile is being run already; wait for it, or end it first")
+                time.sleep(0.1)

@@ -1,113 +1,114 @@
 """Runs the study: checks the profile, takes the run's lock, hands over to Snakemake, prints the table.
 
-python engine/run/study.py --profile digits [--seeds "0 1"] [--stages "int8"] [--root NAME] [--chapters "03 06"]
+python engine/run/study.py --profile digits [--seeds "0 1"] [--stages "int8"] [--variant NAME] [--chapters "03 06"]
                        [-- SNAKEMAKE ARGUMENTS]
 """
 
 import argparse
 import contextlib
-import json
 import math
 import os
 import shutil
 import signal
-import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from engine.run import warm
-from engine.run.dry import without_writing
 from engine.run.lock import hold
 from engine.run.machine import refusals
-from engine.run.progress import follow
+from engine.run.progress import PLUGINS, follow
 from engine.settings import chapters, parameters
 from engine.settings.check import check_values, settings_of_nodes
 from engine.tools import compare
 from studylib.training import deadline
 
 ROOT = parameters.ROOT
+READ_BY_SNAKEMAKE = ("runs", ".snakemake/metadata", ".snakemake/incomplete")  # what tells it what is to be done
+CHOICES = ("profile", "seeds", "stages", "variant")  # of what is run, handed on to the Snakefile
 
 
 def main() -> None:
+    args = _arguments()
+    started, minutes = time.time(), _minutes(args.minutes)
+    run = ROOT / "runs" / parameters.run_name(args.profile, args.variant)
+    table = run / "sweep.csv"
+    asked = asked_of_snakemake(args.snakemake)
+    with contextlib.ExitStack() as stack:
+        try:
+            sections = parameters.load(*(getattr(args, name) for name in CHOICES))
+            chosen = None if args.chapters is None else parameters.chapters(sections, args.chapters)
+            if not asked.dryrun:
+                with refusals(run):
+                    run.mkdir(parents=True, exist_ok=True)
+            handles = [handle for handle in [hold(run, reading=asked.dryrun)] if handle is not None]
+            environment = _environment()
+            if not asked.dryrun:
+                environment[deadline.STOP_FILE] = str(stack.enter_context(_stop_on_term(run)))
+            if minutes is not None:
+                environment[deadline.STOP_AT] = str(started + 60 * minutes)
+            if not (asked.dryrun or asked.profile or asked.executor):  # beside the check: both import torch
+                environment = stack.enter_context(warm.process(environment, handles))
+            config = [f"{name}={value}" for name in CHOICES if (value := getattr(args, name))]
+            config.append(f"data={check_values(sections)}")
+        except parameters.ParameterError as error:
+            sys.exit(str(error))
+        config += ["alone=1"] if chosen is not None else []  # chapters and the nodes that they read, no more
+        command = [sys.executable, "-m", "snakemake", "--workflow-profile", "engine/profile"]
+        command += [] if asked.profile else ["--cores", args.cores]
+        command += [*args.snakemake, "--config", *config]
+        command += stack.enter_context(_without_writing()) if asked.dryrun else ["--logger", "study"]
+        if shutil.which("setpriv"):  # Snakemake ends with this process, however it ends; on TERM it waits for its jobs
+            command = ["setpriv", "--pdeathsig", "KILL", *command]
+        code, paused = 0, False
+        if chosen is not None and not asked.dryrun:
+            print(f"About {chapters.minutes(chosen):g} minutes on one core, once the nodes are there:", flush=True)
+        if chosen is not None:
+            command += ["--", *(f"chapter_{stage}" for stage in chosen)]
+        elif not asked.dryrun and not args.snakemake and (early := parameters.early_nodes(sections, run)):
+            code, paused = follow([*command, "--", *early], environment, handles, table, print_table)
+            if not code:
+                print_early(run, sections)
+        if not code:
+            code, paused = follow(command, environment, handles, table, print_table)
+    if code:
+        again = f"make study PROFILE={args.profile}" + (f" VARIANT={args.variant}" if args.variant else "")
+        how = "Stopped in time, and the" if paused else "The"
+        sys.exit(f"{how} study is not complete{'' if paused else '. What failed is named above'}; `{again}` goes on.")
+    if asked.dryrun:
+        return
+    if chosen is not None:
+        for stage in chosen:
+            made = run / "chapters" / chapters.declared()[stage].name / "notebook.ipynb"
+            print(f"{made.relative_to(ROOT)}")
+        return
+    write_about(run, sections)
+    report(run, started)
+    if beside := compare.with_published(run.name):
+        print(f"\nbeside what is published:\n\n{beside}")
+    if args.variant and (ROOT / "runs" / args.profile / "sweep.csv").exists():
+        print(f"\nbeside the profile without its variant:\n\n{compare.side_by_side(args.profile, run.name)}")
+
+
+def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--profile", default="digits")
-    parser.add_argument("--seeds", default="", help="whole numbers; default: the profile's")
-    parser.add_argument("--stages", default="", help="techniques, or the word none; default: the profile's")
-    parser.add_argument("--root", default="", help="a teacher of the profile's section roots; default: its own")
+    parser.add_argument("--profile", default="digits", type=str.strip)
+    parser.add_argument("--variant", default="", type=str.strip, help="of the profile; default: the profile itself")
+    parser.add_argument("--seeds", default="", type=str.strip, help="whole numbers; default: the profile's")
+    parser.add_argument("--stages", default="", type=str.strip, help="techniques, or none; default: the profile's")
     parser.add_argument("--chapters", default=None, help="only these, and what they need: 03, 6, 04_svd, …; empty: all")
     parser.add_argument("--cores", default="all")
     parser.add_argument("--minutes", default="", help="stop cleanly after so many; default: never")
     parser.add_argument("snakemake", nargs="*", help="handed on as they are: -n, --profile engine/slurm, …")
-    args = parser.parse_args()
-    started = time.time()
-    minutes = _minutes(args.minutes)
-    args.root = args.root.strip()
-    run = ROOT / "runs" / parameters.run_name(args.profile, args.root)
-    asked = asked_of_snakemake(args.snakemake)
-    dry, elsewhere = asked.dryrun, bool(asked.profile or asked.executor)
-    with contextlib.ExitStack() as stack:
-        try:
-            sections = parameters.load(args.profile, args.seeds, args.stages, args.root)
-            chosen = None if args.chapters is None else parameters.chapters(sections, args.chapters)
-            if not dry:
-                with refusals(run):
-                    run.mkdir(parents=True, exist_ok=True)
-            handles = [handle for handle in [hold(run, reading=dry)] if handle is not None]
-            environment = _environment()
-            if not dry:
-                environment[deadline.STOP_FILE] = str(stack.enter_context(_stop_on_term(run)))
-            if minutes is not None:
-                environment[deadline.STOP_AT] = str(started + 60 * minutes)
-            if not dry and not elsewhere:  # beside the check: both import torch
-                environment = stack.enter_context(warm.process(environment, handles))
-            data = check_values(sections)
-        except parameters.ParameterError as error:
-            sys.exit(str(error))
-        config = [
-            f"{key}={value}" for key in ("profile", "seeds", "stages", "root") if (value := getattr(args, key).strip())
-        ]
-        config.append(f"data={data}")
-        config += ["alone=1"] if chosen is not None else []  # chapters and the nodes that they read, no more
-        own_profile = [] if asked.profile else ["--cores", args.cores]
-        command = [sys.executable, "-m", "snakemake", "--workflow-profile", "engine/profile", *own_profile]
-        command += [*args.snakemake, "--config", *config]
-        command += stack.enter_context(without_writing()) if dry else []
-        if shutil.which("setpriv"):  # Snakemake ends with this process, however it ends; on TERM it waits for its jobs
-            command = ["setpriv", "--pdeathsig", "KILL", *command]
-        code, paused, table = 0, False, run / "sweep.csv"
-        if chosen is not None and not dry:
-            print(f"About {chapters.minutes(chosen):g} minutes on one core, once the nodes are there:", flush=True)
-        if chosen is not None:
-            command += ["--", *(f"chapter_{stage}" for stage in chosen)]
-        elif not dry and not args.snakemake and (early := parameters.early_nodes(sections, run)):
-            code, paused = follow([*command, "--", *early], environment, handles, True, table, print_table)
-            if not code:
-                print_early(run, sections)
-        if not code:
-            code, paused = follow(command, environment, handles, not dry, table, print_table)
-    if code:
-        again = f"make study PROFILE={args.profile}" + (f" ROOT={args.root}" if args.root else "")
-        if paused:
-            sys.exit(f"Stopped in time, and the study is not complete; `{again}` goes on.")
-        sys.exit(f"The study is not complete. What failed is named above; `{again}` goes on.")
-    if chosen is not None and not dry:
-        for stage in chosen:
-            made = run / "chapters" / chapters.declared()[stage].name / "notebook.ipynb"
-            print(f"{made.relative_to(ROOT)}")
-    elif not dry:
-        write_about(run, sections)
-        report(run, started)
-        if beside := compare.with_published(run.name):
-            print(f"\nbeside what is published:\n\n{beside}")
-        if args.root and (ROOT / "runs" / args.profile / "sweep.csv").exists():
-            print(f"\nbeside the tree of the profile's own teacher:\n\n{compare.side_by_side(args.profile, run.name)}")
+    return parser.parse_args()
 
 
 @contextlib.contextmanager
-def _stop_on_term(run: Path):
+def _stop_on_term(run: Path) -> Iterator[Path]:
     """A file that is made at SIGTERM: trainings then stop after their epoch, as when the time is up."""
     file = run / ".stop"
     file.unlink(missing_ok=True)
@@ -119,27 +120,29 @@ def _stop_on_term(run: Path):
         file.unlink(missing_ok=True)
 
 
-def asked_of_snakemake(arguments: list[str]) -> argparse.Namespace:
-    """What Snakemake makes of ``arguments``, in whichever of its spellings; ends with its own words if nothing.
+@contextlib.contextmanager
+def _without_writing() -> Iterator[list[str]]:
+    """Arguments of a dry run: Snakemake makes its folders, so it works in another that links to the study's."""
+    with tempfile.TemporaryDirectory(prefix="study") as folder:
+        (Path(folder) / ".snakemake").mkdir()
+        for name in READ_BY_SNAKEMAKE:
+            if (ROOT / name).exists():
+                (Path(folder) / name).symlink_to(ROOT / name)
+        yield ["--snakefile", str(ROOT / "Snakefile"), "--directory", folder]
 
-    In a process of its own: with Snakemake's libraries loaded first, a solver of torchjd's was seen to crash.
-    """
-    if not arguments:
-        return argparse.Namespace(dryrun=False, profile=[], executor=None, config=[])
-    script = (
-        "import json, sys; from snakemake.cli import get_argument_parser; "
-        "asked = get_argument_parser().parse_args(sys.argv[1:]); "
-        "print(json.dumps({name: getattr(asked, name) for name in ('dryrun', 'profile', 'executor', 'config')}))"
-    )
-    done = subprocess.run([sys.executable, "-c", script, *arguments], stdout=subprocess.PIPE, env=_environment())
-    if done.returncode:
-        sys.exit(done.returncode)
-    if not done.stdout.startswith(b"{"):  # --version or --help, which it has answered
-        sys.exit(print(done.stdout.decode()))
-    asked = argparse.Namespace(**json.loads(done.stdout))
+
+def asked_of_snakemake(arguments: list[str]) -> argparse.Namespace:
+    """Of Snakemake's ``arguments``, those that matter here: whether it is a dry run, and where it runs."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--dry-run", "--dryrun", "-n", action="store_true", dest="dryrun")
+    parser.add_argument("-p", "-k", "-F", action="store_true")  # which may stand in one word with -n
+    parser.add_argument("--profile")
+    parser.add_argument("--executor", "-e")
+    parser.add_argument("--config", "-C", nargs="+")
+    asked, _ = parser.parse_known_args(arguments)
     if asked.config:
         said = f"--config {' '.join(asked.config)}"
-        sys.exit(f"{said}: the study sets it; PROFILE, SEEDS, STAGES and ROOT say what is run")
+        sys.exit(f"{said}: the study sets it; PROFILE, SEEDS, STAGES and VARIANT say what is run")
     return asked
 
 
@@ -165,30 +168,29 @@ def report(run: Path, started: float) -> None:
     ran = trained or any(path.stat().st_mtime > started for path in run.glob(f"chapters/*/{FILE}"))
     print(f"\n{trained} of {total} nodes run now" + ("" if ran else ": everything was up to date, nothing trained"))
     for what, where in {
-        "table": run / "sweep.csv",
-        "figures": run / "figures",
-        "chapters": run / "chapters" / "*" / "notebook.ipynb",
-        "executed notebooks": run / "seed*" / "*" / "notebook.ipynb",
-        "the sweep's notebook": run / "sweep.ipynb",
+        "table": "sweep.csv",
+        "figures": "figures",
+        "chapters": "chapters/*/notebook.ipynb",
+        "executed notebooks": "seed*/*/notebook.ipynb",
+        "the sweep's notebook": "sweep.ipynb",
     }.items():
-        if next(ROOT.glob(str(where.relative_to(ROOT))), None):
-            print(f"{what:>21}: {where.relative_to(ROOT)}")
+        if next(run.glob(where), None):
+            print(f"{what:>21}: {run.relative_to(ROOT)}/{where}")
 
 
 def print_early(run: Path, sections: dict[str, dict]) -> None:
     """Prints the table of the first seeds, before the others and the latencies are there."""
-    from studylib.results import tables
+    from studylib.results.tables import text_table
     from studylib.tree import names
-    from studylib.tree import table as tree_table
+    from studylib.tree.table import read, summary
 
     seeds, stages = parameters.early_seeds(sections), sections["study"]["stages"]
-    table = tree_table.read(run, names.nodes(stages), seeds)
-    print("\n" + tables.text_table(tree_table.summary(table)))
+    print("\n" + text_table(summary(read(run, names.nodes(stages), seeds))))
     print(f"\nThe first {len(seeds)} of {len(sections['study']['seeds'])} seeds; the others follow:", flush=True)
 
 
 def write_about(run: Path, sections: dict[str, dict]) -> None:
-    """Leaves in the run what its nodes are of, for later comparisons: settings, and a digest of the images a seed."""
+    """Leaves in the run what its nodes are of, for later comparisons: settings, and a digest of each seed's images."""
     from studylib.disk import files, models
     from studylib.tree import names
 
@@ -203,20 +205,20 @@ def write_about(run: Path, sections: dict[str, dict]) -> None:
 
 
 def print_table(path: Path) -> int:
-    """Prints the table of a run and returns how many nodes it has: 0, and says why, where there is none to print."""
+    """Prints the table of a run; returns how many nodes it has: 0, and says why, where there is none to print."""
     import pandas as pd
 
-    from studylib.results import tables
-    from studylib.tree import table as tree_table
+    from studylib.results.tables import text_table
+    from studylib.tree.table import COLUMNS, summary
 
     if not path.exists():  # Snakemake was asked for a part: --until, say
         print(f"\n{path}: not made by this command")
         return 0
     table = pd.read_csv(path)
-    if missing := [column for column in tree_table.COLUMNS if column not in table]:
+    if missing := [column for column in COLUMNS if column not in table]:
         print(f"\n{path}: of an earlier version ({missing[0]} is missing), not made anew by this command")
         return 0
-    print("\n" + tables.text_table(tree_table.summary(table)), flush=True)
+    print("\n" + text_table(summary(table)), flush=True)
     return table.groupby(["seed", "node"]).ngroups
 
 
@@ -225,7 +227,7 @@ def _environment() -> dict[str, str]:
     fixed = {"PYTHONHASHSEED": "0", "CUBLAS_WORKSPACE_CONFIG": ":4096:8", "OMP_WAIT_POLICY": "passive"}
     fixed["PYTHONUTF8"] = "1"  # files are read alike in every locale
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    python_path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    python_path = os.pathsep.join(filter(None, [str(ROOT), str(PLUGINS), os.environ.get("PYTHONPATH")]))
     own = {"PATH": path, "PYTHONPATH": python_path, "PYTHONUNBUFFERED": "1"}
     inherited = {name: value for name, value in os.environ.items() if name != "SNAKEMAKE_PROFILE"}  # ARGS says it
     return inherited | fixed | own

@@ -1,6 +1,5 @@
 """Removes a run and says what that frees; with the word all, every run and the virtual environments."""
 
-import difflib
 import shutil
 import sys
 from pathlib import Path
@@ -11,44 +10,31 @@ sys.path.insert(0, str(ROOT))
 from engine.run.lock import hold
 from engine.run.machine import refusals
 
+EVERYTHING = ("runs", ".snakemake", ".venv", ".venv-nncodec")
 
-def size(path: Path) -> int:
-    return sum(file.lstat().st_size for file in path.rglob("*") if file.is_file() and not file.is_symlink())
+
+def size(path: Path) -> float:
+    """Megabytes of the files below ``path``."""
+    return sum(file.lstat().st_size for file in path.rglob("*") if file.is_file() and not file.is_symlink()) / 1e6
 
 
 def main(profile: str) -> None:
-    if not profile or "/" in profile or profile.startswith("."):
-        sys.exit(f"PROFILE={profile!r}: expected the name of a profile, or all")
-    runs = sorted(path for path in (ROOT / "runs").glob("*") if path.is_dir())
-    names = [path.name for path in runs]
-    if profile != "all" and profile not in names:
-        close = difflib.get_close_matches(profile, names, n=1)
-        hint = f"; did you mean {close[0]!r}?" if close else f"; there is {', '.join(names) or 'none'}"
-        sys.exit(f"runs/{profile}: no such run{hint}")
-    doomed = [path for path in runs if profile in ("all", path.name)]
+    runs = {path.name: path for path in sorted((ROOT / "runs").glob("*")) if path.is_dir()}
+    if profile != "all" and profile not in runs:
+        sys.exit(f"runs/{profile}: no such run; expected PROFILE=all or one of {', '.join(runs) or 'none'}")
+    doomed = list(runs.values()) if profile == "all" else [runs[profile]]
     for path in doomed:
         hold(path)  # a run in progress is not removed
-    targets = (
-        [*doomed, ROOT / "runs", ROOT / ".snakemake", ROOT / ".venv", ROOT / ".venv-nncodec"]
-        if profile == "all"
-        else doomed
-    )
-    total = 0
-    for path in targets:
+    for path in doomed + [ROOT / name for name in EVERYTHING if profile == "all"]:
         with refusals(path, "what is left of it stays"):
             if path.is_symlink():
                 path.unlink()
-                continue
-            if not path.exists():
-                continue
-            freed = size(path)
-            shutil.rmtree(path)
-            print(f"{path.relative_to(ROOT)}: removed, {freed / 1e6:.1f} MB freed")
-            total += freed
-    left = [path for path in runs if path.exists()]
-    if left:
-        print("left: " + ", ".join(f"runs/{path.name} {size(path) / 1e6:.1f} MB" for path in left))
-    print(f"{total / 1e6:.1f} MB freed in all")
+            elif path.exists():
+                freed = size(path)
+                shutil.rmtree(path)
+                print(f"{path.relative_to(ROOT)}: removed, {freed:.1f} MB freed")
+    if left := [f"{path.relative_to(ROOT)} {size(path):.1f} MB" for path in runs.values() if path.exists()]:
+        print(f"left: {', '.join(left)}")
 
 
 if __name__ == "__main__":

@@ -17,60 +17,46 @@ PUBLISHED = "published"
 
 
 def table_of(name: str) -> pd.DataFrame:
-    """The rows of a run by its profile, of a sweep.csv by its path, or of a profile published in figures/."""
+    """The rows of a run by its profile, of a sweep.csv by its path, or of what is published of a profile."""
+    own = [Path(name)] if name.endswith(".csv") else []
+    for path in (ROOT / "runs" / name / "sweep.csv", *own, _published(name)):
+        if path.exists():
+            return _read(path)
+    sys.exit(f"{name!r}: no runs/{name}/sweep.csv, no such .csv file, nor published. {USAGE}")
+
+
+def _published(name: str) -> Path:
+    return ROOT / "figures" / name / "nodes.csv"
+
+
+def _read(path: Path) -> pd.DataFrame:
     from studylib.disk import files  # two seconds of import, which study.py shall not wait for
 
-    published = ROOT / "figures" / name / "nodes.csv"
-    own = [ROOT / "runs" / name / "sweep.csv", *([Path(name)] if name.endswith(".csv") else [])]
     try:
-        for path in own:
-            if path.exists():
-                with refusals(path, "nothing was compared"):
-                    return table.read_table(path, *COMPARED)
-        with refusals(published, "nothing was compared"):
-            rows = table.read_table(published, *COMPARED) if published.exists() else pd.DataFrame()
+        with refusals(path, "nothing was compared"):
+            return table.read_table(path, *COMPARED)
     except files.CheckpointError as error:
         sys.exit(str(error))
-    if rows.empty:
-        sys.exit(f"{name!r}: no runs/{name}/sweep.csv, no such .csv file, nor published. {USAGE}")
-    return rows
 
 
 def side_by_side(a: str, b: str) -> str:
     """The nodes that both runs have, a line each."""
-    from studylib.results import tables  # two seconds of import, which study.py shall not wait for
+    from studylib.results.tables import plus_minus  # two seconds of import, which study.py shall not wait for
 
-    rows = []
-    for _, row in table.compare(table_of(a), table_of(b)).iterrows():
-        rows.append(
-            {
-                "node": row["node"],
-                f"{a} %": tables.plus_minus(100 * row["test_accuracy_a"], float("nan"), 2),
-                f"{b} % ": tables.plus_minus(100 * row["test_accuracy_b"], float("nan"), 2),
-                "B − A, points": tables.plus_minus(100 * row["difference"], 100 * row["difference_sd"], 2),
-                f"{a} kB": tables.plus_minus(row["bytes_file_a"] / 1000, float("nan"), 1),
-                f"{b} kB ": tables.plus_minus(row["bytes_file_b"] / 1000, float("nan"), 1),
-                "bytes B / A": tables.plus_minus(row["bytes_ratio"], float("nan"), 3),
-            }
-        )
+    rows = table.compare(table_of(a), table_of(b))
+    shown = pd.DataFrame({"node": rows["node"]})
+    for title, column, scale, digits, deviation in (
+        (f"{a} %", "test_accuracy_a", 100, 2, None),
+        (f"{b} % ", "test_accuracy_b", 100, 2, None),
+        ("B − A, points", "difference", 100, 2, "difference_sd"),
+        (f"{a} kB", "bytes_file_a", 1e-3, 1, None),
+        (f"{b} kB ", "bytes_file_b", 1e-3, 1, None),
+        ("bytes B / A", "bytes_ratio", 1, 3, None),
+    ):
+        spread = rows[deviation] if deviation else [float("nan")] * len(rows)
+        shown[title] = [plus_minus(scale * x, scale * s, digits) for x, s in zip(rows[column], spread, strict=True)]
     note = "test accuracy, means over seeds; ± is the deviation of the difference over the seeds that both have"
-    return f"{pd.DataFrame(rows).to_string(index=False)}\n{note}"
-
-
-def about(name: str) -> dict:
-    """Settings and data of a run by its profile, where it is here, else as published; {} where neither says."""
-    from studylib.disk import files  # two seconds of import, which study.py shall not wait for
-
-    path = ROOT / "runs" / name / "study.json"
-    return files.read_json(path) if path.exists() else published_about(name)
-
-
-def published_about(name: str) -> dict:
-    """What is published of where a study's numbers come from; {} where it is not."""
-    from studylib.disk import files  # two seconds of import, which study.py shall not wait for
-
-    path = ROOT / "figures" / "studies.json"
-    return files.read_json(path).get(name, {}) if path.exists() else {}
+    return f"{shown.to_string(index=False)}\n{note}"
 
 
 def with_published(name: str) -> str:
@@ -78,49 +64,44 @@ def with_published(name: str) -> str:
 
     A line a node: within the published interval, outside, or without one; above, what the two differ in.
     """
-    from studylib.disk import files
-    from studylib.results import (
-        agreement,
-        tables,  # two seconds of import, which study.py shall not wait for
-    )
+    from studylib.disk import files  # two seconds of import, which study.py shall not wait for
+    from studylib.results import agreement
+    from studylib.results.tables import plus_minus
 
-    results = ROOT / "figures" / name / "nodes.csv"
-    if not results.exists():
+    if not _published(name).exists():
         return ""
+    here, told = ROOT / "runs" / name / "study.json", ROOT / "figures" / "studies.json"
     try:
-        with refusals(results, "nothing was compared"):
-            every = table.read_table(results, *COMPARED)
-            lines = [f"- {text}" for text in agreement.differences(about(name), published_about(name))]
+        with refusals(told, "nothing was compared"):
+            ours, theirs = (files.read_json(path) if path.exists() else {} for path in (here, told))
     except files.CheckpointError as error:
         sys.exit(str(error))
-    found = agreement.beside(table_of(name), every)
+    differences = agreement.differences(ours, theirs.get(name, {}))
+    found = agreement.beside(table_of(name), _read(_published(name)))
+    published = zip(100 * found["published"], 100 * found["half"], strict=True)
     shown = pd.DataFrame(
         {
             "node": found["node"],
             "this run %": [f"{100 * value:.2f}" for value in found["ours"]],
-            "published %": [
-                tables.plus_minus(100 * value, 100 * half, 2)
-                for value, half in zip(found["published"], found["half"], strict=True)
-            ],
+            "published %": [plus_minus(value, half, 2) for value, half in published],
             "agreement": found["verdict"],
             "bytes / published": [f"{ratio:.3f}" for ratio in found["bytes_ratio"]],
         }
     )
-    counts = found["verdict"].value_counts()
-    note = f"± is where the mean of {found['seeds'].max()} seeds is expected (95 %); of {len(found)} nodes "
-    note += ", ".join(f"{count} {verdict}" for verdict, count in counts.items())
-    return "\n".join([*lines, shown.to_string(index=False), note])
+    counts = ", ".join(f"{count} {verdict}" for verdict, count in found["verdict"].value_counts().items())
+    note = f"± is where the mean of {found['seeds'].max()} seeds is expected (95 %); of {len(found)} nodes {counts}"
+    return "\n".join([*(f"- {text}" for text in differences), shown.to_string(index=False), note])
 
 
 def main(a: str, b: str) -> None:
     if not a or not b:
         sys.exit(USAGE)
-    if b == PUBLISHED:
-        if not (ROOT / "runs" / a / "sweep.csv").exists():
-            sys.exit(f"runs/{a}/sweep.csv: not run here, so that nothing stands beside what is published. {USAGE}")
-        print(with_published(a) or f"{a!r}: not published in figures/")
-    else:
+    if b != PUBLISHED:
         print(side_by_side(a, b))
+        return
+    if not (ROOT / "runs" / a / "sweep.csv").exists():
+        sys.exit(f"runs/{a}/sweep.csv: not run here, so that nothing stands beside what is published. {USAGE}")
+    print(with_published(a) or f"{a!r}: not published in figures/")
 
 
 if __name__ == "__main__":

@@ -28,21 +28,16 @@ def opened(content: bytes, dataset: str) -> tuple[nn.Module, str]:
     """The model in a coded file, and the name of the data set whose images it is for.
 
     Raises:
-        codec.CodecError: not a coded model.
-        models.SpecError: the file does not say how images are scaled.
-        ValueError: no data set has images of its size, or ``dataset`` has others.
+        ValueError: not a coded model, it does not say how images are scaled, or no data set has images of its size.
     """
     model = codec.decode(content)
-    shape = (model.spec["args"].get("in_channels", 3), model.spec["args"].get("image_size", 32))
-    fits = [name for name, known in SHAPES.items() if known == shape]
-    dataset = dataset or (fits[0] if fits else "")
-    if dataset not in fits:
-        raise ValueError(
-            f"images of {shape[0]} × {shape[1]} × {shape[1]}: expected {' or '.join(fits) or 'none'}"
-            f" for the data set, found {dataset or 'none'!r}"
-        )
-    spec.normalize(model, torch.zeros(1, shape[0], 1, 1))
-    return model, dataset
+    channels, side = (model.spec["args"].get(name, value) for name, value in (("in_channels", 3), ("image_size", 32)))
+    fits = [name for name, known in SHAPES.items() if known == (channels, side)]
+    if (dataset or "".join(fits)) not in fits:
+        expected = f"expected {' or '.join(fits) or 'none'} for the data set, found {dataset or 'none'!r}"
+        raise ValueError(f"images of {channels} × {side} × {side}: {expected}")
+    spec.normalize(model, torch.zeros(1, channels, 1, 1))
+    return model, fits[0]
 
 
 @torch.no_grad()

@@ -3,15 +3,15 @@
     python engine/tools/pack.py pack PROFILE [ARCHIVE]
     python engine/tools/pack.py unpack ARCHIVE
 
-The archive (tar) has the run's folder, unfinished trainings and all, what Snakemake knows of its files, and a list of
-checksums. Unpacking checks every one before anything of it is put in its place, and writes over no run.
+The archive is a tar file of the run's folder, unfinished trainings and all, and of what Snakemake has recorded of its
+files (parameters, code, inputs), followed by the SHA-256 of all that. ``snakemake --touch`` would record anew, and so
+call current whatever it finds. Unpacking verifies first and never overwrites a run.
 """
 
 import argparse
 import base64
 import contextlib
 import hashlib
-import json
 import os
 import re
 import shutil
@@ -19,18 +19,18 @@ import sys
 import tarfile
 import tempfile
 from pathlib import Path, PurePosixPath
+from typing import BinaryIO
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 from engine.run.lock import hold
 from engine.run.machine import refusals
-from studylib.disk.files import file_digest
 
-RECORDS, LIST = ROOT / ".snakemake" / "metadata", "checksums.json"
-LONGEST = 2**26  # bytes of the list
+RECORDS = ".snakemake/metadata"
 NOTHING, UNCHANGED = "nothing was written", "nothing was changed"
-NAME = r"[a-z][a-z0-9_]*(-[a-z][a-z0-9_]*)?"  # of a run: profile, or profile-root
+NAME = r"[a-z][a-z0-9_]*(-[a-z][a-z0-9_]*)?"  # of a run: profile, or profile-variant
+CHUNK, DIGEST = 2**20, 32  # bytes
 
 
 def pack(name: str, archive: Path) -> None:
@@ -40,119 +40,93 @@ def pack(name: str, archive: Path) -> None:
         found = sorted(path.name for path in (ROOT / "runs").glob("*") if path.is_dir())
         sys.exit(f"runs/{name}: no such run; there is {', '.join(found) or 'none'}")
     held = hold(run, reading=True)  # a run in progress would change under our hands
+
+    def kept(member: tarfile.TarInfo) -> tarfile.TarInfo | None:
+        if not member.isfile() and not member.isdir():
+            sys.exit(f"{member.name}: expected a file, found a link; {NOTHING}")
+        return None if member.name == f"runs/{name}/.lock" else member
+
     with refusals(archive, NOTHING):
-        members = {path.relative_to(ROOT).as_posix(): path for path in _files(run) if path.name != ".lock"}
-        if not members:
-            sys.exit(f"runs/{name}: no file in it yet; {NOTHING}")
-        members |= {f"records/{path.name}": path for path in sorted(RECORDS.glob("*")) if _about(path.name, name)}
-        if links := [at for at, path in members.items() if path.is_symlink()]:
-            sys.exit(f"{links[0]}: expected a file, found a link; {NOTHING}")
-        sums = {at: file_digest(path) for at, path in members.items()}
         archive.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=archive.parent, prefix=".pack") as folder:
-            (Path(folder) / LIST).write_text(json.dumps({"run": name, "files": sums}, indent=1), encoding="utf-8")
-            with tarfile.open(Path(folder) / "archive", "w") as tar:
-                tar.add(Path(folder) / LIST, LIST)
-                for at, path in members.items():
-                    tar.add(path, at)
+            whole = Path(folder) / "archive"
+            with tarfile.open(whole, "w") as tar:
+                tar.add(run, f"runs/{name}", filter=kept)
+                if not (count := sum(member.isfile() for member in tar.getmembers())):
+                    sys.exit(f"runs/{name}: no file in it yet; {NOTHING}")
+                for path in sorted((ROOT / RECORDS).glob("*")):
+                    if _about(path.name, name):
+                        tar.add(path, f"{RECORDS}/{path.name}")
+            with open(whole, "rb+") as file:
+                file.write(hashlib.file_digest(file, "sha256").digest())
             if held is None and (run / ".lock").exists():
                 sys.exit(f"runs/{name}: a command has begun to write there meanwhile; {NOTHING}")
-            os.replace(Path(folder) / "archive", archive)
-        print(f"{archive}: runs/{name}, {len(members)} files, {archive.stat().st_size / 1e6:.1f} MB")
-
-
-def _files(folder: Path) -> list[Path]:
-    """Every file below ``folder`` and every link, sorted.
-
-    Raises:
-        OSError: a folder that cannot be read, which Path.rglob would leave out.
-    """
-
-    def refuse(error: OSError) -> None:
-        raise error
-
-    walked = [(Path(base), folders + files) for base, folders, files in os.walk(folder, onerror=refuse)]
-    found = [base / name for base, names in walked for name in names]
-    return sorted(path for path in found if path.is_symlink() or path.is_file())
+            os.replace(whole, archive)
+        print(f"{archive}: runs/{name}, {count} files, {archive.stat().st_size / 1e6:.1f} MB")
 
 
 def unpack(archive: Path) -> None:
-    """Puts the run in ``archive`` below runs/, its files as old as they were.
-
-    The archive is read to its end, and every checksum seen to be right, before anything is written.
-    """
-    with refusals(archive, UNCHANGED), contextlib.ExitStack() as stack:
+    """Puts the run in ``archive`` below runs/, its files as old as they were: all of it, or nothing."""
+    with refusals(archive, UNCHANGED), open(archive, "rb") as file:
         try:
-            tar = stack.enter_context(tarfile.open(archive))
-            name, sums, members = _contents(tar)
-            if (ROOT / "runs" / name).exists():
-                sys.exit(f"runs/{name}: there already; `make clean PROFILE={name}` removes it, {UNCHANGED}")
-            for at, checksum in sums.items():
-                if hashlib.file_digest(tar.extractfile(members[at]), "sha256").hexdigest() != checksum:
-                    raise ValueError(f"{at}: its checksum is another")
-        except Exception as error:  # of bytes that anyone may have written
-            if isinstance(error, OSError) and error.errno is not None:
-                raise  # of this machine: the archive cannot be read
-            why = str(error).partition("\n")[0] if isinstance(error, ValueError) else f"{LIST} is not as it writes it"
-            why = "no tar file" if isinstance(error, tarfile.TarError) else why
+            tar, name = _opened(file)
+        except (ValueError, tarfile.TarError) as error:
+            why = str(error) if isinstance(error, ValueError) else "no tar file"
             sys.exit(f"{archive}: not an archive of make pack, or damaged: {why}")
+        if (ROOT / "runs" / name).exists():
+            sys.exit(f"runs/{name}: there already; `make clean PROFILE={name}` removes it, {UNCHANGED}")
         with refusals(ROOT / "runs", UNCHANGED):
-            _put(tar, name, [members[at] for at in sums])
-    print(
-        f"runs/{name}: {len(sums)} files from {archive}; `make study PROFILE={name.partition('-')[0]}"
-        f"{' ROOT=' + name.partition('-')[2] if '-' in name else ''}` goes on"
-    )
+            _put(tar, name)
+    profile, _, variant = name.partition("-")
+    again = f"make study PROFILE={profile}" + (f" VARIANT={variant}" if variant else "")
+    print(f"runs/{name}: unpacked from {archive}; `{again}` goes on")
 
 
-def _contents(tar: tarfile.TarFile) -> tuple[str, dict[str, str], dict[str, tarfile.TarInfo]]:
-    """Name of the run, checksums of its files and records, and the archive's members, each where it may be.
+def _opened(file: BinaryIO) -> tuple[tarfile.TarFile, str]:
+    """The archive, once it is known to be whole and to hold one run only, and the name of the run.
 
     Raises:
-        ValueError, or what else damaged bytes may bring about: it is not as :func:`pack` writes it.
+        ValueError, tarfile.TarError: it is not as :func:`pack` writes it.
     """
-    members: dict[str, tarfile.TarInfo] = {}
-    for member in tar.getmembers():  # Python before 3.11.4 has no filter that refuses what would land elsewhere
-        path = PurePosixPath(member.name)
-        plain = member.isfile() and not member.issparse() and str(path) == member.name and "\0" not in member.name
-        if not plain or path.is_absolute() or ".." in path.parts:
-            raise ValueError(f"{member.name}: expected files inside the archive's own folder")
-        if member.name in members:
-            raise ValueError(f"{member.name}: it is there twice")
-        members[member.name] = member
-    if LIST not in members or members[LIST].size > LONGEST:
-        raise ValueError(f"{LIST}: {'too long' if LIST in members else 'missing'}")
-    about = json.loads(tar.extractfile(members.pop(LIST)).read())
-    name, sums = about["run"], about["files"]
+    whole = hashlib.sha256()
+    for left in range(os.fstat(file.fileno()).st_size - DIGEST, 0, -CHUNK):
+        whole.update(file.read(min(left, CHUNK)))
+    if whole.digest() != file.read():
+        raise ValueError("its checksum is another")
+    file.seek(0)
+    tar = tarfile.open(fileobj=file, mode="r:")  # noqa: SIM115 (closed with the file)
+    kinds: dict[PurePosixPath, bool] = {}  # path → whether it is a folder
+    name = (tar.getnames() or [""])[0].removeprefix("runs/")
     if not re.fullmatch(NAME, name):
         raise ValueError(f"run {name!r}: expected the name of a run")
-    for at in sorted(set(members) ^ set(sums)):
-        raise ValueError(f"{at}: {'listed and missing' if at in sums else 'there and not listed'}")
-    for at in sums:
-        folder, _, record = at.partition("/")
-        if not at.startswith(f"runs/{name}/") and (folder != "records" or "/" in record or not _about(record, name)):
-            raise ValueError(f"{at}: it has no place in this run")
-        if inside := [str(path) for path in PurePosixPath(at).parents if str(path) in sums]:
-            raise ValueError(f"{at}: {inside[0]} is a file, too")
-    if not any(at.startswith("runs/") for at in sums):
-        raise ValueError(f"runs/{name}: no file of it")
-    return name, sums, members
+    for member in tar.getmembers():
+        path = PurePosixPath(member.name)
+        record = path.parent == PurePosixPath(RECORDS) and _about(path.name, name)
+        if ".." in path.parts or not (record or path.is_relative_to(f"runs/{name}")):
+            raise ValueError(f"{member.name}: it has no place in this run")
+        if member.issparse() or not (member.isfile() or member.isdir()):
+            raise ValueError(f"{member.name}: expected a file or a folder")
+        if path in kinds or not all(kinds.get(above, True) for above in path.parents):
+            raise ValueError(f"{member.name}: it, or a file in the place of its folder, is there twice")
+        kinds[path] = member.isdir()
+    return tar, name
 
 
-def _put(tar: tarfile.TarFile, name: str, members: list[tarfile.TarInfo]) -> None:
-    """Writes ``members`` beside their place, on the same file system, and then into it: all of them or none."""
-    runs, records = ROOT / "runs", []
-    made = [folder for folder in (RECORDS, RECORDS.parent, runs) if not folder.exists()]
+def _put(tar: tarfile.TarFile, name: str) -> None:
+    """Extracts beside the run's place, on the same file system, and then moves everything: all of it, or nothing."""
+    runs, records, moved = ROOT / "runs", ROOT / RECORDS, []
+    made = [folder for folder in (records, records.parent, runs) if not folder.exists()]
     try:
         runs.mkdir(exist_ok=True)
         with tempfile.TemporaryDirectory(dir=runs, prefix=".unpack", ignore_cleanup_errors=True) as folder:
-            tar.extractall(folder, members, **({"filter": "data"} if hasattr(tarfile, "data_filter") else {}))
-            RECORDS.mkdir(parents=True, exist_ok=True)
-            for path in (Path(folder) / "records").glob("*"):
-                records.append(RECORDS / path.name)
-                shutil.move(path, records[-1])
+            tar.extractall(folder, **({"filter": "data"} if hasattr(tarfile, "data_filter") else {}))
+            records.mkdir(parents=True, exist_ok=True)
+            for path in (Path(folder) / RECORDS).glob("*"):
+                moved.append(records / path.name)
+                shutil.move(path, moved[-1])
             os.replace(Path(folder) / "runs" / name, runs / name)
     except BaseException:
-        for path in records:
+        for path in moved:
             path.unlink(missing_ok=True)
         for folder in made:
             with contextlib.suppress(OSError):  # it was not made, or has got something of another command
@@ -176,10 +150,10 @@ def main() -> None:
     args = parser.parse_args()
     if args.what == "pack":
         pack(args.name, Path(args.archive or f"{args.name}.tar").absolute())
-    elif not args.name:
-        sys.exit("ARCHIVE: expected the file that make pack wrote")
-    else:
+    elif args.name:
         unpack(Path(args.name).absolute())
+    else:
+        sys.exit("ARCHIVE: expected the file that make pack wrote")
 
 
 if __name__ == "__main__":

@@ -19,8 +19,7 @@ from engine.settings import parameters
 from engine.settings.reading import read_yaml
 from studylib.disk import files
 
-KEPT = {"tags"}  # of a cell's metadata; times and papermill's notes would change with every run
-REDUCED = parameters.ROOT / "tests" / "notebooks" / "reduced"
+TESTS = parameters.ROOT / "tests"
 CHECKED = "NBVAL_CHECK_OUTPUT"
 
 
@@ -34,19 +33,15 @@ def main() -> None:
             continue
         if not args.reduced:
             write(notebook, run(notebook, {}))
-        write(REDUCED / notebook.name, reduced(notebook))
-        subprocess.run([sys.executable, "-m", "ruff", "format", "--quiet", REDUCED / notebook.name], check=True)
+        path = TESTS / "notebooks" / "reduced" / notebook.name
+        given = read_yaml(TESTS / "reduced.yaml")[notebook.stem] | {"out": f"runs/notebooks/reduced/{notebook.stem}"}
+        content = run(notebook, given)
+        for cell in content.cells:
+            if cell.cell_type == "code" and CHECKED not in cell.source:
+                cell.outputs = []
+        write(path, content)
+        subprocess.run([sys.executable, "-m", "ruff", "format", "--quiet", path], check=True)
         print(f"{notebook.name}: outputs stored", flush=True)
-
-
-def reduced(notebook: Path) -> nbformat.NotebookNode:
-    """``notebook`` executed in its reduced form, with those of its outputs that nbval compares."""
-    given = read_yaml(parameters.ROOT / "tests" / "reduced.yaml")[notebook.stem]
-    content = run(notebook, given | {"out": f"runs/notebooks/reduced/{notebook.stem}"})
-    for cell in content.cells:
-        if cell.cell_type == "code" and CHECKED not in cell.source:
-            cell.outputs = []
-    return content
 
 
 def run(notebook: Path, given: dict) -> nbformat.NotebookNode:
@@ -55,10 +50,9 @@ def run(notebook: Path, given: dict) -> nbformat.NotebookNode:
         executed = Path(folder) / notebook.name
         execute.execute(notebook, executed, given)
         content = nbformat.read(executed, as_version=4)
-    content.metadata = {key: content.metadata[key] for key in ("kernelspec", "language_info")}
-    content.metadata["language_info"] = {"name": "python"}
+    content.metadata = {"kernelspec": content.metadata["kernelspec"], "language_info": {"name": "python"}}
     for number, cell in enumerate(content.cells):
-        cell.metadata = {key: value for key, value in cell.metadata.items() if key in KEPT}
+        cell.metadata = {"tags": cell.metadata["tags"]} if "tags" in cell.metadata else {}
         cell.id = f"cell-{number}"
     nbformat.validate(content)
     return content

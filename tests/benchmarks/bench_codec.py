@@ -9,20 +9,18 @@ codec_encode, codec_decode: seconds on one core, DenseNet-40, beside Zstandard's
 
 import json
 
+import nncodec
 import safetensors.torch
 import torch
 import zstandard
 from harness import pair, seconds
 from torch import nn
 
-from engine.tools import nncodec
-from studylib.coding import codec, size
-from studylib.coding import shipped as coding_shipped
+from studylib.coding import codec, shipped, size
 from studylib.data import datasets
 from studylib.disk import files, models
 from studylib.networks import layers, spec
-from studylib.techniques import int8 as techniques_int8
-from studylib.techniques import prune
+from studylib.techniques import int8, prune
 from studylib.training import loop
 from studylib.training.recipe import Recipe
 from studylib.tree import names
@@ -35,9 +33,9 @@ DENSITIES = (0.3, 0.05)
 def run() -> dict:
     threads = torch.get_num_threads()
     images, pruned = datasets.load("digits", 0), densenet40()
-    networks = {"densenet40-5%": techniques_int8.apply(pruned, images)} | nodes()
+    networks = {"densenet40-5%": int8.apply(pruned, images)} | nodes()
     floats = {"densenet40-5%": pruned} | {name: m for name, m in networks.items() if name == names.TEACHER}
-    few = {f"{n}, {b} bits": techniques_int8.apply(m, images, bits=b) for n, m in floats.items() for b in (2, 3, 4)}
+    few = {f"{n}, {b} bits": int8.apply(m, images, bits=b) for n, m in floats.items() for b in (2, 3, 4)}
     rows = sizes(networks | few)
     torch.set_num_threads(1)
     try:
@@ -69,16 +67,16 @@ def densenet40() -> nn.Module:
 
 
 def sizes(networks: dict[str, nn.Module]) -> dict:
-    found, int8 = {}, {n: m for n, m in networks.items() if m.spec["changes"][-1]["technique"] == "int8"}
+    found, of_int8 = {}, {n: m for n, m in networks.items() if m.spec["changes"][-1]["technique"] == "int8"}
     for name, model in networks.items():
         counted, file = size.accountings(model), len(codec.encode(model))
         found.setdefault("codec_over_zstd", []).append((file, counted["bytes_zstd"], name))
-        if name.endswith(" bits") or (name in int8 and file >= LEAST):
+        if name.endswith(" bits") or (name in of_int8 and file >= LEAST):
             which = "codec_over_entropy" + ("_few_bits" if name.endswith(" bits") else "")
             found.setdefault(which, []).append((file, counted["bytes_entropy"] + HEADER, name))
     if nncodec.available():
-        theirs = nncodec.coded_bytes(int8)
-        found["codec_over_nncodec"] = [(len(codec.encode(m)), theirs[n], n) for n, m in int8.items()]
+        theirs = nncodec.coded_bytes(of_int8)
+        found["codec_over_nncodec"] = [(len(codec.encode(m)), theirs[n], n) for n, m in of_int8.items()]
     else:
         print("codec_over_nncodec is left out: make nncodec installs it")
     rows = {}
@@ -91,8 +89,8 @@ def sizes(networks: dict[str, nn.Module]) -> dict:
 
 
 def speeds(model: nn.Module) -> dict:
-    shipped = coding_shipped.apply(model)
-    plain = safetensors.torch.save(shipped.state_dict(), {"spec": json.dumps(shipped.spec)})
+    form = shipped.apply(model)
+    plain = safetensors.torch.save(form.state_dict(), {"spec": json.dumps(form.spec)})
     ours, other = codec.encode(model), zstandard.ZstdCompressor(level=19).compress(plain)
 
     def load():

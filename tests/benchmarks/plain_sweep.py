@@ -17,11 +17,9 @@ from torch import nn
 from engine.run import latency
 from engine.settings import check, parameters
 from studylib.disk import files
-from studylib.techniques import distill, prune, teacher
-from studylib.techniques import int8 as techniques_int8
-from studylib.techniques import svd as techniques_svd
-from studylib.tree import names as tree_names
+from studylib.techniques import distill, int8, prune, svd, teacher
 from studylib.tree import table
+from studylib.tree.names import LATENCY, TEACHER, nodes, parent_of, part
 from studylib.tree.node import Node
 
 THREADS = 2
@@ -29,24 +27,25 @@ THREADS = 2
 
 def main(profile: str, folder: Path) -> None:
     sections = parameters.load(profile)
-    study, names = sections["study"], tree_names.nodes(sections["study"]["stages"])
-    records = {stage: check.records_of(stage, sections) for stage in (tree_names.TEACHER, *study["stages"])}
+    study, every = sections["study"], nodes(sections["study"]["stages"])
+    stages = {part(stage): stage for stage in (TEACHER, *study["stages"])}
+    records = {stage: check.records_of(stage, sections) for stage in stages.values()}
     for seed in study["seeds"]:
         start = Node(folder, study["dataset"], seed, THREADS, study["device"])
         assert len(start.data.train)  # read once a seed: the copies below share it
         models = {}
-        for name in names:
+        for name in every:
             node = copy.copy(start)
             node.out, node.started = folder / f"seed{seed}" / name, time.perf_counter()
             node.scratch = node.out / "unfinished"
-            stage, parent = name.rpartition("-")[2], models.get(tree_names.parent_of(name))
+            stage, parent = stages[name.rpartition("-")[2]], models.get(parent_of(name))
             models[name] = TECHNIQUES[stage](parent, node, **records[stage])
             node.finish(models[name])
-    nodes = [str(folder / f"seed{study['seeds'][0]}" / name) for name in names]
+    first = [str(folder / f"seed{study['seeds'][0]}" / name) for name in every]
     given = [f"--{name}={str(value).lower()}" for name, value in sections["latency"].items()]
-    sys.argv[1:] = [str(folder / tree_names.LATENCY), *nodes, *given, f"--threads={THREADS}"]
+    sys.argv[1:] = [str(folder / LATENCY), *first, *given, f"--threads={THREADS}"]
     latency.main()
-    files.write_bytes(folder / "sweep.csv", table.read(folder, names, study["seeds"]).to_csv(index=False).encode())
+    files.write_bytes(folder / "sweep.csv", table.read(folder, every, study["seeds"]).to_csv(index=False).encode())
 
 
 def _teacher(_, node: Node, network, recipe, penalty, **_chapter) -> nn.Module:
@@ -54,28 +53,28 @@ def _teacher(_, node: Node, network, recipe, penalty, **_chapter) -> nn.Module:
     return teacher.apply(node.data, **asdict(network), **how)
 
 
-def _kd(parent, node: Node, distillation, student, recipe, **_chapter) -> nn.Module:
+def _distill(parent, node: Node, distillation, student, recipe, **_chapter) -> nn.Module:
     how = {"recipe": recipe, "seed": node.study.seed}
     return distill.apply(parent, node.data, **asdict(distillation), **asdict(student), **how)
 
 
-def _imp(parent, node: Node, pruning, recipe, **_chapter) -> nn.Module:
+def _prune(parent, node: Node, pruning, recipe, **_chapter) -> nn.Module:
     return prune.apply(parent, node.data, **asdict(pruning), recipe=recipe, seed=node.study.seed)
 
 
-def _svd(parent, node: Node, svd, **_chapter) -> nn.Module:
-    return techniques_svd.apply(parent, node.data, **asdict(svd))
+def _svd(parent, node: Node, factorization, **_chapter) -> nn.Module:
+    return svd.apply(parent, node.data, **asdict(factorization))
 
 
-def _int8(parent, node: Node, int8, **_chapter) -> nn.Module:
-    return techniques_int8.apply(parent, node.data, **asdict(int8), seed=node.study.seed)
+def _int8(parent, node: Node, quantization, **_chapter) -> nn.Module:
+    return int8.apply(parent, node.data, **asdict(quantization), seed=node.study.seed)
 
 
 # what each stage's notebook does between `Node.of` and `node.finish`, by the records of its parameters
 TECHNIQUES: dict[str, Callable[..., nn.Module]] = {
     "teacher": _teacher,
-    "kd": _kd,
-    "imp": _imp,
+    "distill": _distill,
+    "prune": _prune,
     "svd": _svd,
     "int8": _int8,
 }

@@ -25,3 +25,10 @@ def reduced_run(warmed, tmp_path_factory):
         return made[name].passed()
 
     return run
+
+
+def pytest_collection_modifyitems(items):
+    """Tests of one file follow each other on one worker (``--dist loadgroup``), and so do those of the reduced runs."""
+    for item in items:
+        shares = "reduced_run" in getattr(item, "fixturenames", ())
+        item.add_marker(pytest.mark.xdist_group("reduced_run" if shares else item.path.name))

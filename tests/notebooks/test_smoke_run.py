@@ -25,7 +25,7 @@ from studylib.tree import names
 from studylib.tree.table import COLUMNS
 
 RUN = ROOT / "runs" / "smoke"
-NODES = names.nodes(["kd", "imp", "svd", "int8"])
+NODES = names.nodes(["distill", "prune", "svd", "int8"])
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -111,15 +111,17 @@ def test_a_changed_parameter_reruns_its_stage_and_what_stands_on_it_and_nothing_
 
 
 def test_changed_code_reruns_what_it_can_change_and_a_comment_nothing(project):
-    edit(project / "studylib" / "quantize.py", '"""Static quantization', '# a remark\n"""Static quantization')
+    edit(
+        project / "studylib" / "techniques" / "int8.py", '"""Static quantization', '# a remark\n"""Static quantization'
+    )
     assert planned(project) == set()
-    edit(project / "studylib" / "pt2e.py", "images.split(128)", "images.split(64)")
+    edit(project / "studylib" / "networks" / "pt2e.py", "images.split(128)", "images.split(64)")
     assert planned(project) == {node for node in NODES if "int8" in node}
 
 
 def test_what_only_a_lesson_does_reruns_no_stage(project):
-    edit(project / "studylib" / "report.py", "DPI = 220", "DPI = 221")
-    edit(project / "studylib" / "latency.py", "for _ in range(3)", "for _ in range(4)")
+    edit(project / "studylib" / "results" / "style.py", "DPI = 220", "DPI = 221")
+    edit(project / "studylib" / "networks" / "cost.py", "for _ in range(3)", "for _ in range(4)")
     assert planned(project) == set()
 
 
@@ -139,12 +141,23 @@ def test_a_lost_model_is_made_again(project):
     assert planned(project) == {"teacher-kd-svd-int8"}
 
 
+def test_lost_latencies_are_measured_again(project):
+    (project / "runs/smoke/latency.json").unlink()
+    result = study(project, "--profile", "smoke")
+    assert result.returncode == 0 and re.search(
+        r"^\[ +1/3\] runs/smoke/latency.json, \d+ s$", result.stdout, flags=re.M
+    )
+    assert (project / "runs/smoke/latency.json").exists()
+
+
 def test_a_failed_node_leaves_its_notebook_with_the_error_and_says_where(project):
     notebook = project / "notebooks" / "05_int8.ipynb"
     edit(notebook, "metrics = node.make(quantized)", "raise ValueError('on purpose')")
     result = study(project, "--profile", "smoke", "--stages", "int8")
     assert result.returncode != 0
     assert "ValueError: on purpose" in result.stdout
+    assert "\nfailed: runs/smoke/seed0/teacher-int8\nits log: runs/smoke/seed0/teacher-int8/log.txt\n" in result.stdout
+    assert "RuleException" not in result.stdout and "{" not in result.stdout
     path = project / "runs/smoke/seed0/teacher-int8/notebook.ipynb"
     assert f"The notebook with the error in it: {path}" in result.stdout
     outputs = [o for cell in nbformat.read(path, as_version=4).cells for o in cell.get("outputs", [])]
@@ -202,7 +215,8 @@ def test_a_dry_run_is_one_in_each_of_snakemakes_spellings(project, dry):
 
 @pytest.mark.parametrize("node", ["teacher-kd", "teacher-kd-imp", "teacher-svd", "teacher-imp-int8"])
 def test_a_node_run_by_hand_is_bit_for_bit_what_the_study_made_in_forks_of_a_warm_process(node, tmp_path):
-    parent, _, stage = node.rpartition("-")
+    parent, _, part = node.rpartition("-")
+    stage = next(key for key in parameters.notebooks() if names.part(key) == part)
     sections = parameters.load("smoke")
     given = parameters.of_node(stage, sections) | {"parent": str(RUN / "seed0" / parent), "out": str(tmp_path)}
     given |= {"published": "", "study": {"dataset": "digits", "seed": 0, "threads": sections["study"]["threads"]}}
@@ -217,17 +231,17 @@ def test_a_node_run_by_hand_is_bit_for_bit_what_the_study_made_in_forks_of_a_war
 
 
 def test_code_edited_between_two_runs_is_what_the_second_runs(project):
-    edit(project / "studylib" / "lowrank.py", '{"delta": delta,', '{"edited": True, "delta": delta,')
+    edit(project / "studylib" / "techniques" / "svd.py", '{"delta": delta,', '{"edited": True, "delta": delta,')
     assert study(project, "--profile", "smoke", "--stages", "svd").returncode == 0
     assert metrics(project / "runs/smoke", "teacher-svd")["changes"][-1]["edited"]
 
 
 def test_a_teacher_of_several_objectives_roots_a_tree_that_is_compared_with_the_plain_one(project):
-    result = study(project, "--profile", "smoke", "--root", "moo", "--stages", "int8")
+    result = study(project, "--profile", "smoke", "--variant", "two_objectives", "--stages", "int8")
     assert result.returncode == 0, result.stdout
-    rows = result.stdout.partition("beside the tree of the profile's own teacher")[2]
+    rows = result.stdout.partition("beside the profile without its variant")[2]
     assert re.search(r"^ *teacher-int8 +[\d.]+ +[\d.]+ +-?[\d.]+", rows, flags=re.M)
-    ours, plain = (metrics(project / "runs" / run, "teacher") for run in ("smoke-moo", "smoke"))
+    ours, plain = (metrics(project / "runs" / run, "teacher") for run in ("smoke-two_objectives", "smoke"))
     assert ours["changes"][-1]["descends"] == "cross_entropy, l1 by PCD" and "descends" not in plain["changes"][-1]
     assert ours["history"][-1]["value_l1"] < ours["history"][0]["value_l1"]
     assert ours["file_sha256"] != plain["file_sha256"]
@@ -280,7 +294,7 @@ def test_nothing_lives_on_when_a_run_is_killed(project, who):
 def test_killed_midway_and_started_again_gives_the_numbers_of_an_undisturbed_run(project):
     shutil.rmtree(project / "runs")
     shutil.rmtree(project / ".snakemake")
-    arguments = ["--profile", "smoke", "--stages", "imp int8"]
+    arguments = ["--profile", "smoke", "--stages", "prune int8"]
     command = [sys.executable, "engine/run/study.py", *arguments]
     first = subprocess.Popen(
         command, cwd=project, env=environment(project), start_new_session=True, stdout=subprocess.DEVNULL, stderr=-3
@@ -305,7 +319,7 @@ def test_killed_midway_and_started_again_gives_the_numbers_of_an_undisturbed_run
 
 def test_a_run_whose_time_is_up_says_so_and_the_same_command_goes_on(project):
     shutil.rmtree(project / "runs" / "smoke" / "seed0" / "teacher-imp")
-    arguments = ["--profile", "smoke", "--stages", "imp"]
+    arguments = ["--profile", "smoke", "--stages", "prune"]
     result = study(project, *arguments, "--minutes", "0.001")
     assert result.returncode != 0 and "paused: smoke/seed0/teacher-imp: not begun, the time is up" in result.stdout
     assert "`make study PROFILE=smoke` goes on" in result.stdout and "Error" not in result.stdout
@@ -337,14 +351,14 @@ def test_at_sigterm_a_training_stops_after_its_epoch_and_what_it_has_is_kept(pro
     shutil.rmtree(project / "runs/slow")
 
 
-@pytest.mark.parametrize("stage", [pytest.param("teacher", marks=pytest.mark.long), "kd"])
+@pytest.mark.parametrize("stage", [pytest.param("teacher", marks=pytest.mark.long), "distill"])
 def test_a_lesson_that_is_stopped_keeps_what_it_has_trained(stage, tmp_path):
     node = RUN / "seed0" / ("teacher" if stage == "teacher" else "teacher-kd")
     given = parameters.load("smoke")[stage] | {"out": str(tmp_path), "reuse": str(node)}
     given |= {"published": "", "study": {"dataset": "digits", "seed": 0, "threads": 1}}
     given["recipe"] = given["recipe"] | {"epochs": 100_000}
     given |= (
-        {"parent": str(RUN / "seed0" / "teacher")} if stage == "kd" else {"choosing": {"seeds": 2}}
+        {"parent": str(RUN / "seed0" / "teacher")} if stage == "distill" else {"choosing": {"seeds": 2}}
     )  # one is its own
     execute = ["engine/run/execute.py", str(parameters.notebooks()[stage]), str(tmp_path / "notebook.ipynb")]
     command = [sys.executable, *execute, "--parameters", json.dumps(given)]

@@ -1,18 +1,10 @@
 """Codes the int8 nodes of a run with nncodec, the reference software of ISO/IEC 15938-17, to compare our coder with.
 
 nncodec (Fraunhofer HHI) needs numpy < 2, hence an environment of its own: ``make nncodec PROFILE=digits`` sets it up.
-There nncodec_worker.py codes the int8 weights of each model's inference form as integers (DeepCABAC, dependent
-quantization off), decodes them, and here they are compared with what went in: every integer must be the same.
-
-Tried for each tensor, the smallest kept: cabac_unary_length_minus1 0, 1, 2, 4 and 10, each with and without
-param_opt (initial states and rates of the contexts) and row_skipping; the scans in blocks of 8, 16, 32 and 64; a
-codebook of the values that occur, of which the most frequent is coded as 0. What needs another model to predict from
-(temporal contexts, histories) does not apply.
-
-Counted are the bytes of the bitstream, with names of one or two characters and without the model's spec, and those of
-every other tensor (scales, biases, activation parameters) as it is stored, 4 a float32 and 1 a uint8: nncodec
-quantizes floats. A model with float weights is left out for the same reason. The bytes of our coder, by contrast,
-include the spec.
+There nncodec_worker.py codes the int8 weights of each model's shipped form as integers, decodes them, and here they
+are compared with what went in. Counted are the bytes of the bitstream, without the model's spec, and those of every
+other tensor (scales, biases, activation parameters) as stored: nncodec quantizes floats, so models with float weights
+are left out. The bytes of our coder include the spec.
 """
 
 import argparse
@@ -69,8 +61,7 @@ def code(models: dict[str, nn.Module], python: Path) -> tuple[dict[str, int], st
     if not weights:
         return {}, ""
     numbered = {f"{m}/{i}": t for m, each in enumerate(weights.values()) for i, t in enumerate(each.values())}
-    coded = _run(numbered, python)
-    sizes = {}
+    coded, sizes = _run(numbered, python), {}
     try:
         for m, (name, each) in enumerate(weights.items()):
             for i, (key, tensor) in enumerate(each.items()):
@@ -84,26 +75,20 @@ def code(models: dict[str, nn.Module], python: Path) -> tuple[dict[str, int], st
 
 def _run(tensors: dict[str, np.ndarray], python: Path) -> dict[str, np.ndarray]:
     """The worker's answer to ``tensors``; raises RuntimeError."""
+    said = ""
     with tempfile.TemporaryDirectory() as folder:
         source, target = Path(folder) / "in.npz", Path(folder) / "out.npz"
         np.savez(source, **tensors)
-        try:  # -I: not engine/, where a module is called nncodec, on the worker's path
-            done = subprocess.run(
-                [python, "-I", WORKER, source, target],
-                capture_output=True,
-                text=True,
-                errors="replace",
-                timeout=SECONDS,
-            )
-        except (OSError, subprocess.TimeoutExpired) as error:
-            raise RuntimeError(f"{python}: {error}") from error
-        if done.returncode:
-            raise RuntimeError(f"{python}: nncodec failed ({done.returncode})\n{done.stderr[-TAIL:]}")
+        command = [python, "-I", WORKER, source, target]  # -I: not this folder, whose nncodec.py the worker would find
         try:
+            done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=SECONDS)
+            said = done.stderr[-TAIL:]
+            if done.returncode:
+                raise RuntimeError(f"{python}: nncodec failed ({done.returncode})\n{said}")
             with np.load(target, allow_pickle=False) as file:
                 return dict(file)
-        except (OSError, ValueError) as error:
-            raise RuntimeError(f"{python}: no readable answer ({error})\n{done.stderr[-TAIL:]}") from error
+        except (OSError, ValueError, subprocess.TimeoutExpired) as error:
+            raise RuntimeError(f"{python}: no readable answer ({error})\n{said}") from error
 
 
 def main() -> None:
@@ -114,16 +99,18 @@ def main() -> None:
     if not available(args.python):
         sys.exit(f"{args.python}: no Python that has nncodec; make nncodec PROFILE={args.profile} sets one up")
     run = files.resolve(f"runs/{args.profile}")
-    folders = [path.parent for path in sorted(run.glob(f"seed*/*/{SPEC}"))]
-    if not folders:
+    seeds: dict[str, list[Path]] = {}
+    for path in sorted(run.glob(f"seed*/*/{SPEC}")):
+        seeds.setdefault(path.parents[1].name, []).append(path.parent)
+    if not seeds:
         sys.exit(f"{run}: no nodes here; make study PROFILE={args.profile} makes them")
     sizes, version = {}, ""
     print(f"{'seed':8}{'node':32}{'nncodec':>10}{'ours':>10}{'ours / nncodec':>17}   (bytes)", flush=True)
-    for seed in dict.fromkeys(folder.parent.name for folder in folders):
-        models = {f.name: load_model(f) for f in folders if f.parent.name == seed}
-        found, said = code(models, args.python)
-        sizes, version = {**sizes, seed: found}, said or version
-        for node, size in found.items():
+    for seed, folders in seeds.items():
+        models = {folder.name: load_model(folder) for folder in folders}
+        sizes[seed], said = code(models, args.python)
+        version = said or version
+        for node, size in sizes[seed].items():
             ours = len(codec.encode(models[node]))
             print(f"{seed:8}{node:32}{size:10}{ours:10}{ours / size:17.3f}", flush=True)
     files.write_json(run / RESULT, {"bytes_nncodec": sizes, "version": version, "provenance": provenance.provenance()})

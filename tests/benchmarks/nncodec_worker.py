@@ -1,56 +1,44 @@
 """Codes integer tensors with nncodec and decodes them again: what nncodec.py runs in nncodec's environment.
 
-``python -I nncodec_worker.py IN.npz OUT.npz``: without ``-I`` the import of nncodec would find engine/tools/nncodec.py.
-
-IN.npz holds int8 tensors under ``model/tensor``, both counted from 0. OUT.npz holds what the bitstream of each model
-decodes to under the same names, the bitstream as ``model/bitstream`` (uint8), and ``version`` (of nncodec).
+``python -I nncodec_worker.py IN.npz OUT.npz``. IN.npz holds int8 tensors as ``model/tensor``, both counted from 0.
+OUT.npz holds what each model's bitstream decodes to under the same names, the bitstream as ``model/bitstream`` (uint8),
+and nncodec's ``version``. What needs another model to predict from (temporal contexts, histories) is not tried.
 """
 
 import contextlib
 import importlib.metadata
 import itertools
 import sys
-from collections.abc import Iterator
 
 import numpy as np
 from nncodec import nnc
 from nncodec.nnc_core.approximator import codebook
 
 HEAD = 3  # units before the first tensor: start, parameter set, topology (left open)
+PLAIN = {"cabac_unary_length_minus1": 0, "param_opt": True, "row_skipping": False}
+# Ways of coding, the smallest of which is kept for each tensor: DeepCABAC with and without initial states and rates of
+# its contexts (param_opt) and skipped rows; scans in blocks of 8 to 64; a codebook of the values that occur.
 INTEGERS = [
     {"cabac_unary_length_minus1": unary, "param_opt": optimized, "row_skipping": skip}
     for unary, optimized, skip in itertools.product((0, 1, 2, 4, 10), (True, False), (True, False))
 ]
-BLOCKS = [
-    {"cabac_unary_length_minus1": 0, "param_opt": True, "row_skipping": False, "scan_order": order}
-    for order in (1, 2, 3, 4)
-]
-CODEBOOKS = [
-    {"cabac_unary_length_minus1": 0, "param_opt": True, "row_skipping": skip, "codebook_mode": 1}
-    for skip in (True, False)
-]
-
-
-def settings_for(tensors: list[np.ndarray]) -> Iterator[tuple[type, dict]]:
-    """The dtype and the options of every way of coding ``tensors`` that is tried."""
-    matrices = all(len(t) > 1 and t[0].size > 1 for t in tensors)
-    for options in INTEGERS + (BLOCKS if matrices else []):  # nncodec scans no single row or column in blocks
-        yield np.int32, options
-    for options in CODEBOOKS:  # only for floats; with quantization parameter 0 a step is 1, and integers are kept
-        yield np.float32, {**options, "qp": 0}
+BLOCKS = [PLAIN | {"scan_order": order} for order in (1, 2, 3, 4)]
+# Only for floats: with quantization parameter 0 a step is 1, and integers are kept.
+CODEBOOKS = [PLAIN | {"row_skipping": skip, "codebook_mode": 1, "qp": 0} for skip in (True, False)]
 
 
 def code(tensors: list[np.ndarray]) -> tuple[bytes, list[np.ndarray]]:
-    """The bitstream of ``tensors`` and what it decodes to.
+    """The bitstream of ``tensors``, each coded as makes it smallest, and what it decodes to.
 
-    In it each tensor is coded as makes it smallest; its data unit says how, so that units of several bitstreams
-    make one.
+    Each tensor's data unit says how it is coded, so that units of several bitstreams make one.
 
     Raises:
         ValueError: no way of coding a tensor gave it back exactly.
     """
     best: list[bytes | None] = [None] * len(tensors)
-    for dtype, options in settings_for(tensors):
+    matrices = all(len(t) > 1 and t[0].size > 1 for t in tensors)  # nncodec scans no single row or column in blocks
+    for options in [*INTEGERS, *(BLOCKS if matrices else []), *CODEBOOKS]:
+        dtype = np.float32 if "codebook_mode" in options else np.int32
         named = {str(i): t.astype(dtype) for i, t in enumerate(tensors)}  # short: each name is in the bitstream
         stream = nnc.compress(named, bitstream_path=None, return_bitstream=True, use_dq=False, **options)
         decoded = nnc.decompress(stream)
@@ -88,11 +76,11 @@ def most_frequent(values: np.ndarray, indices: np.ndarray, _: int) -> tuple[np.n
 
 def main(source: str, target: str) -> None:
     codebook.get_codebook_offset = most_frequent
-    models: dict[int, dict[int, np.ndarray]] = {}
+    models: dict[str, dict[int, np.ndarray]] = {}
     with np.load(source, allow_pickle=False) as file:
         for name in file.files:
             model, _, tensor = name.partition("/")
-            models.setdefault(int(model), {})[int(tensor)] = file[name]
+            models.setdefault(model, {})[int(tensor)] = file[name]
     out = {"version": np.array(importlib.metadata.version("nncodec"))}
     for model, tensors in models.items():
         stream, decoded = code([tensors[i] for i in range(len(tensors))])

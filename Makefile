@@ -17,6 +17,7 @@ PYTHON ?= python3
 VENV := .venv
 PY := $(VENV)/bin/python
 READY := $(VENV)/.ready
+RUN = $(PROFILE)$(if $(VARIANT),-$(VARIANT))
 STUDY = $(PY) engine/run/study.py --profile "$(PROFILE)" --variant "$(VARIANT)" --seeds "$(SEEDS)" --stages "$(STAGES)" --minutes "$(MINUTES)" --cores "$(CORES)"
 PYTEST := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive PYTHONHASHSEED=0 $(PY) -m pytest -q
 NBVAL := --nbval-lax --nbval-cell-timeout=300 --nbval-kernel-name=python3
@@ -44,24 +45,24 @@ compare: $(READY) # two runs side by side: A=digits B=smoke (a profile, a path o
 	@$(PY) engine/tools/compare.py "$(A)" "$(B)"
 
 pack: $(READY) # the run of PROFILE as one file, to go on elsewhere, unfinished trainings included (ARCHIVE=PROFILE.tar)
-	@$(PY) engine/tools/pack.py pack "$(PROFILE)" "$(ARCHIVE)"
+	@$(PY) engine/tools/pack.py pack "$(RUN)" "$(ARCHIVE)"
 
 unpack: $(READY) # put the run in ARCHIVE below runs/; make study goes on with it
 	@$(PY) engine/tools/pack.py unpack "$(ARCHIVE)"
 
 clean: # remove the run of PROFILE and say what that frees (PROFILE=all: every run and environment)
-	@$(PYTHON) engine/tools/clean.py "$(PROFILE)"
+	@$(PYTHON) engine/tools/clean.py "$(RUN)"
 
 ## Publish and check results
 
 figures: $(READY) # publish the run of PROFILE, or draw again what is published of it: figures/ and README.md; trains nothing
-	@$(PY) engine/publish/figures.py "$(PROFILE)" $(ARGS)
+	@$(PY) engine/publish/figures.py "$(RUN)" $(ARGS)
 
 evaluate: $(READY) # bytes and test accuracy of a coded file, beside what was published of it (MODEL=figures/models/….slnc)
 	@$(PY) engine/tools/evaluate.py "$(MODEL)" --dataset "$(DATASET)"
 
 nncodec: $(READY) .venv-nncodec/.ready # bytes of PROFILE's int8 nodes by the reference coder of ISO/IEC 15938-17 (6 GB more, once)
-	@$(PY) tests/benchmarks/nncodec.py "$(PROFILE)"
+	@$(PY) tests/benchmarks/nncodec.py "$(RUN)"
 
 notebooks: $(READY) # run each notebook as it stands and keep its outputs in it (needs the smoke run)
 	@$(PY) engine/tools/store_outputs.py $(ARGS)

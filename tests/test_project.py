@@ -16,7 +16,6 @@ from projects import ROOT, copy_project, environment, read_only, tree_of
 from engine.publish import figures
 from engine.settings import parameters
 from engine.tools import compare
-from studylib.disk.files import Path
 from studylib.tree import names
 from studylib.tree.table import COLUMNS
 

@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 
 from studylib.data import datasets, scoring, tasks
 from studylib.data.datasets import Augmentation, Split
-from studylib.descent import objectives
 from studylib.descent.steps import Penalty, Proximal
 from studylib.disk import files, provenance
 from studylib.disk.provenance import has_bfloat16

@@ -35,16 +35,16 @@ def apply(
 ) -> nn.Module:
     """Quantizes every convolution and linear layer after training, calibrated on training images.
 
-    Weights: symmetric, one scale per output channel; activations: 8 bits, affine, one scale per layer's input
-    (Jacob et al. 2018; Krishnamoorthi 2018, the paper's section 3.6).  Zero weights stay zero.
+    Weights: symmetric, one scale per output channel; activations: 8 bits, affine, one scale per layer's input (Jacob et
+    al. 2018; Krishnamoorthi 2018, the paper's section 3.6).  Zero weights stay zero.
 
     Args:
         calibration_images: how many training images, drawn by ``seed``, fix the activations' scales.
         bits: of the weights, 2 to 8, or layer → bits; layers that are not named have 8.
 
     Raises:
-        studylib.networks.blocks.SpecError: the model is int8 already; ``bits`` are not 2 to 8, or of a layer that is not
-            there; a layer or batch norm cannot be carried over (:func:`studylib.networks.pt2e.export`).
+        studylib.networks.blocks.SpecError: the model is int8 already; ``bits`` are not 2 to 8, or of a layer that is
+            not there; a layer or batch norm cannot be carried over (:func:`studylib.networks.pt2e.export`).
         ValueError: ``calibration_images`` is not between 1 and the number of training images; a number of ``model``, or
             one that a layer makes of these images, is not finite.
     """

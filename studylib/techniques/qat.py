@@ -1,7 +1,7 @@
 """Quantization-aware training through torchao's PT2E.
 
-Training rounds weights and activations in the forward pass and lets gradients through where nothing was clipped
-(the straight-through estimator, Bengio et al. 2013; Jacob et al. 2018, section 3).
+Training rounds weights and activations in the forward pass and lets gradients through where nothing was clipped (the
+straight-through estimator, Bengio et al. 2013; Jacob et al. 2018, section 3).
 """
 
 import copy
@@ -37,8 +37,8 @@ def apply(
 ) -> nn.Module:
     """Trains ``model`` on with weights rounded to ``bits`` and activations to 8, then converts it to int8 layers.
 
-    Integers, scales and ranges are those of :func:`studylib.techniques.int8.apply`. A weight's scale is its
-    channel's at each step. An activation's range starts from the calibration images and follows the training batches by a moving
+    Integers, scales and ranges are those of :func:`studylib.techniques.int8.apply`. A weight's scale is its channel's
+    at each step. An activation's range starts from the calibration images and follows the training batches by a moving
     average. Weights are rounded as inference will have them, folded with batch norm's running variance (Jacob et al.
     2018, eq. 14). Batch norms go on learning, from the batch in training, with running averages in validation and
     conversion. The epoch kept is the one whose rounded model is best in validation, which changes no range.
@@ -55,8 +55,8 @@ def apply(
 
     Raises:
         studylib.networks.blocks.SpecError: the model is int8 already; ``bits`` are not 2 to 8, or of no layer.
-        ValueError: ``calibration_images`` is out of range, a number of ``model`` is not finite, or
-            ``recipe.compile``: observers do not compile.
+        ValueError: ``calibration_images`` is out of range, a number of ``model`` is not finite, or ``recipe.compile``:
+            observers do not compile.
         FloatingPointError: the loss is no longer finite.
     """
     if recipe.compile:

@@ -173,9 +173,9 @@ PENALTIES = {o.name: o for o in (l1, group_lasso, nuclear_norm)}
 def quantization_error(bits: int = 8) -> Objective:
     """Σ (w − ŵ)², ŵ the nearest point of w's symmetric grid of integers × scale, one scale an output channel.
 
-    The grid is :func:`studylib.networks.grid.rounded_weight`'s: scale = max|w| / (2^(bits−1) − 1), in 8 bits
-    max|w| / 127.5. Scale and ŵ count as constants (Krishnamoorthi 2018, section 2.2). A batch norm that is folded in
-    later scales a channel and its grid alike.
+    The grid is :func:`studylib.networks.grid.rounded_weight`'s: scale = max|w| / (2^(bits−1) − 1), in 8 bits max|w| /
+    127.5. Scale and ŵ count as constants (Krishnamoorthi 2018, section 2.2). A batch norm that is folded in later
+    scales a channel and its grid alike.
 
     Raises:
         ValueError: ``bits`` is not an integer of 2 to 16.
@@ -197,9 +197,9 @@ def coded_bytes(bits: int = 8) -> Objective:
     """Bytes that an ideal entropy coder takes for the weights rounded to their grids: a differentiable estimate.
 
     Each tensor's zero-order entropy × its number of weights / 8, on the grids of :func:`quantization_error`. A weight
-    between two grid points counts for both, linearly: exact where all weights lie on their grid. A point with less
-    than half a weight costs what half a weight would, log₂(2 n) bits a weight: so the slope stays finite. Tables of
-    counts, scales and other tensors are not in it.
+    between two grid points counts for both, linearly: exact where all weights lie on their grid. A point with less than
+    half a weight costs what half a weight would, log₂(2 n) bits a weight: so the slope stays finite. Tables of counts,
+    scales and other tensors are not in it.
 
     Raises:
         ValueError: ``bits`` is not an integer of 2 to 16.

@@ -80,8 +80,8 @@ def fit(
         ValueError: ``keep`` is neither; labels are to be smoothed beside a ``loss`` or ``step``, or are no classes.
         studylib.training.deadline.Paused: the time is up before the next epoch's end; what is done is in
             ``checkpoint``.
-        FloatingPointError: the loss, or that of validation images, is no longer finite, or ``step`` skipped every
-            batch of an epoch.
+        FloatingPointError: the loss, or that of validation images, is no longer finite, or ``step`` skipped every batch
+            of an epoch.
     """
     _check(recipe, data.task, loss, step, keep)
     loss, step, masks, task = _loss(loss, data.task, recipe), step or Step(), masks or {}, data.task

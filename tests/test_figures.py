@@ -9,6 +9,7 @@ from engine.publish import figures
 from engine.settings import chapters, parameters
 from studylib.disk import files
 from studylib.plots import prune
+from studylib.plots.axes import plain_log_y
 from studylib.results import style
 from studylib.tree import names as tree_names
 from studylib.tree import table
@@ -185,7 +186,7 @@ def test_files_are_drawn_only_where_a_chapter_with_files_is_published(tmp_path):
 def test_a_logarithmic_axis_has_plain_numbers(low, high, shown):
     axis = style.plt.figure().subplots()
     axis.plot([0, 1], [low, high])
-    style.plain_log_y(axis)
+    plain_log_y(axis)
     axis.set_ylim(low, high)
     axis.figure.canvas.draw()
     texts = axis.yaxis.get_ticklabels(which="both")

@@ -115,12 +115,10 @@ def test_a_claim_that_cannot_be_read_is_named_with_its_key(tmp_path, given, mess
 def test_an_edited_claim_runs_the_chapters_again_and_no_node(tmp_path, monkeypatch):
     project = copy_project(tmp_path / "copy")
     monkeypatch.setattr(code, "ROOT", project)
-    code._module_imports.cache_clear()
     notebook = project / "notebooks" / "04_svd.ipynb"
     chapter, node = code.digest(notebook), code.digest(notebook, lesson=False)
     edit(project / "studylib" / "results" / "claims.toml", "SVD at Δ = 1", "SVD at Δ = 2")
     assert code.digest(notebook) != chapter and code.digest(notebook, lesson=False) == node
-    code._module_imports.cache_clear()
 
 
 def test_a_key_of_two_chapters_is_refused(tmp_path):

@@ -23,7 +23,7 @@ def digests(project, lesson=True):
 
 def test_an_edit_changes_the_stages_that_use_the_module_and_no_other(project):
     before, chapters = digests(project, lesson=False), digests(project)
-    edit(project / "studylib" / "techniques" / "prune.py", "if rounds < 1:", "if rounds <= 0:")
+    edit(project / "studylib" / "techniques" / "prune.py", "fraction * _count(masks)[0]", "fraction * _count(masks)[1]")
     after = digests(project, lesson=False)
     assert {stage for stage in before if before[stage] != after[stage]} == {"prune", "moo", "frontier"}
     after = digests(project)

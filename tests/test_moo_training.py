@@ -10,7 +10,6 @@ import torch
 from studylib import settings
 from studylib.data import scoring
 from studylib.descent import objectives, steps
-from studylib.disk import provenance
 from studylib.experiments import moo_hypervolume, moo_training, moo_ways
 from studylib.networks import layers
 from studylib.training import loop, recipe
@@ -177,7 +176,7 @@ def test_a_run_measures_every_stage_and_sparsity_and_is_read_back(new_student, t
     with pytest.raises(BaseException, match="trained again"):  # other weights to start from
         moo_training.run(*other, tmp_path)
     with monkeypatch.context() as patch:
-        patch.setattr(provenance, "code_digest", lambda: "other code")
+        patch.setattr(rows, "code_digest", lambda make: "other code")
         with pytest.raises(BaseException, match="trained again"):
             moo_training.run(*arguments, tmp_path)
     file = next(tmp_path.glob("*.json"))

@@ -10,7 +10,7 @@ from projects import copy_project, environment, study
 from studylib.data import datasets
 
 PROFILE = """
-study: {dataset: cifar10, stages: [svd], lessons: false}
+study: {dataset: cifar10, stages: [svd], chapters: []}
 teacher: {network: {depth: 7, growth: 2}, recipe: {epochs: 1, batch_size: 32}}
 latency: {batch: 2, repeats: 1, compiled: false}
 """

@@ -207,7 +207,8 @@ def test_a_technique_keeps_what_it_owes(made, technique, network, name):
 
 
 def test_every_network_and_every_technique_of_the_package_stands_in_the_table():
-    assert NETWORKS.keys() == spec.ARCHITECTURES.keys()
+    ours = {name for name, kind in spec.ARCHITECTURES.items() if kind.__module__.startswith("studylib.")}
+    assert NETWORKS.keys() == ours  # tests add others
     modules = {
         each.name: importlib.import_module(f"{techniques.__name__}.{each.name}")
         for each in pkgutil.iter_modules(techniques.__path__)

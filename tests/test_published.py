@@ -14,7 +14,6 @@ import pytest
 from engine.publish.published import Figures
 from engine.settings import chapters
 from studylib.coding import restore
-from studylib.results import tables
 from studylib.tree.published import Published
 
 FOLDER = Path(__file__).parents[1] / "figures"
@@ -53,7 +52,7 @@ def without(about: dict, added=ADDED) -> dict:
 def test_every_chapter_has_the_rows_claims_and_origin_that_it_had(name):
     former, _, chapter = name.partition("/")
     there, before = Published(FOLDER / STUDIES[former], chapter), BEFORE["chapters"][name]
-    assert {table: digest(there.records(table)) for table in there.content["rows"]} == before["rows"]
+    assert {table: digest(there.content["rows"][table]) for table in there.content["rows"]} == before["rows"]
     for part in ("claims", "settings", "metrics"):
         assert digest(as_before(there.content[part])) == before[part], part
     assert digest(as_before(there.about)) == before["about"]
@@ -85,13 +84,13 @@ def test_every_file_is_the_one_that_it_was_under_another_name():
 def test_the_points_of_every_small_file_are_those_that_were_drawn():
     points = THERE.files.dropna(subset="network").astype({"bits": int})
     keys = ("study", "node", "bytes", "bits", "sparsity", "val_accuracy", "test_accuracy")
-    rows = [[row[key] for key in keys] for row in tables.records_of(points)]
+    rows = [[row[key] for key in keys] for row in json.loads(points.to_json(orient="records", double_precision=10))]
     assert digest(sorted([FORMER_STUDIES[study], *rest] for study, *rest in rows)) == BEFORE["files"]
 
 
 def test_a_changed_digit_would_be_seen():
     there = Published(FOLDER / "digits", "01_teacher")
-    rows = json.loads(json.dumps(there.records("curves")))
+    rows = json.loads(json.dumps(there.content["rows"]["curves"]))
     number = next(name for name, value in rows[0].items() if isinstance(value, float))
     rows[0][number] += 1e-9
     assert digest(rows) != BEFORE["chapters"]["digits/01_teacher"]["rows"]["curves"]
@@ -118,5 +117,5 @@ def test_every_cited_picture_names_rows_that_are_published():
                 assert source["git_commit"] == THERE.studies[source["study"]]["git_commit"]
                 continue
             there = Published(FOLDER / source["study"], source["chapter"])
-            assert all(there.records(table) for table in source["tables"])
+            assert all(there.content["rows"][table] for table in source["tables"])
             assert source["git_commit"] == there.about["provenance"]["git_commit"]

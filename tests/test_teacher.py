@@ -80,8 +80,8 @@ def test_the_limits_are_those_of_the_codec(digits, monkeypatch):
     layers = weight_layers(model).values()
     numbers = sum(t.numel() for t in model.state_dict().values()) + sum(len(layer.weight) + 2 for layer in layers)
     held, less = (codec.Limits(parameters=most) for most in (numbers, numbers - 1))
-    monkeypatch.setattr(codec, "Limits", lambda: held)
+    monkeypatch.setattr(limits, "Limits", lambda: held)
     limits.check_network("densenet", args, digits, "growth=2")
-    monkeypatch.setattr(codec, "Limits", lambda: less)
+    monkeypatch.setattr(limits, "Limits", lambda: less)
     with pytest.raises(ValueError, match=rf"^growth=2: {numbers} numbers, expected at most {numbers - 1} \(a coded"):
         limits.check_network("densenet", args, digits, "growth=2")

@@ -176,7 +176,7 @@ def test_a_run_measures_every_stage_and_sparsity_and_is_read_back(new_student, t
     with pytest.raises(BaseException, match="trained again"):  # other weights to start from
         moo_training.run(*other, tmp_path)
     with monkeypatch.context() as patch:
-        patch.setattr(rows, "code_digest", lambda make: "other code")
+        patch.setattr(kept, "code_digest", lambda make: "other code")
         with pytest.raises(BaseException, match="trained again"):
             moo_training.run(*arguments, tmp_path)
     file = next(tmp_path.glob("*.json"))

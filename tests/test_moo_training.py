@@ -9,7 +9,7 @@ import torch
 
 from studylib import settings
 from studylib.data import scoring
-from studylib.descent import objectives, steps
+from studylib.descent import objectives
 from studylib.disk import provenance
 from studylib.experiments import moo_hypervolume, moo_training, moo_ways
 from studylib.networks import layers
@@ -123,7 +123,7 @@ def test_ways_without_a_compression_loss_follow_the_task(new_student, digits, la
 
 
 def test_steps_are_what_the_ways_are_called():
-    assert isinstance(moo_ways.step_of(WAYS["proximal L1"], 0.1), steps.Proximal)
+    assert isinstance(moo_ways.step_of(WAYS["proximal L1"], 0.1), moo_ways.Proximal)
     step = moo_ways.step_of(WAYS["PCD, normalized"], 0.3)
     assert step.normalize and "0.3" in step.identity[2] and not moo_ways.step_of(WAYS["PCD"], 0.3).normalize
 

@@ -4,21 +4,15 @@ Each objective of a network's outputs takes a backward pass; gradients of the we
 TorchJD's aggregators (Quinton and Rey 2024) turns their matrix J (objectives × weights) into one direction.
 """
 
-import math
 from collections.abc import Sequence
-from typing import Annotated, Literal
 
 import torch
-from pydantic import Field
 from torch import nn
 from torchjd.aggregation import Aggregator
 
 from studylib.descent import aggregators
-from studylib.descent import objectives as objectives_
 from studylib.descent.objectives import Objective
-from studylib.settings import record
 from studylib.training.checkpoint import function_digest
-from studylib.training.recipe import Recipe
 from studylib.training.step import Step
 
 STATIONARY = 1e-5  # a direction shorter than this, of rows of norm 1, is zero up to rounding
@@ -178,64 +172,3 @@ class Descent(Step):
             length = direction.norm()
             return direction * torch.where(length > STATIONARY, norms[0] / length.clamp_min(STATIONARY), 0)
         return direction
-
-
-class Proximal(Step):
-    """Proximal gradient for λ ‖w‖₁: after each step w ← sign(w) · max(|w| − lr · λ, 0) (Parikh and Boyd 2014, 6.5.2).
-
-    It brings weights of convolutions and linear layers to exactly zero. The loss, or ``step``, is without the L1 norm.
-
-    Args:
-        weight: λ, at least 0.
-        step: what is done with a batch before; without it, the loss is followed.
-
-    Raises:
-        ValueError: ``weight`` is negative or not finite.
-    """
-
-    def __init__(self, weight: float, step: Step | None = None):
-        if not 0 <= weight < math.inf:
-            raise ValueError(f"weight={weight!r}: expected at least 0")
-        self.weight, self.step = weight, step or Step()
-        self.identity = ["proximal", weight, self.step.identity]
-        self.label = f"{self.step.label} and a soft threshold".strip()
-        self.start, self.gradients, self.row = self.step.start, self.step.gradients, self.step.row
-        self.state_dict, self.load_state_dict = self.step.state_dict, self.step.load_state_dict
-
-    @torch.no_grad()
-    def after(self, model: nn.Module, lr: float) -> None:
-        self.step.after(model, lr)
-        for w in objectives_.weights(model):
-            w.copy_(w.sign() * (w.abs() - lr * self.weight).clamp_min(0))
-
-
-@record
-class Penalty:
-    """What a teacher descends beside cross-entropy by common descent (chapter 6); the paper has none."""
-
-    name: Annotated[
-        Literal["", "l1", "group_lasso", "nuclear_norm"], Field(description="of the second objective; empty: none")
-    ] = ""
-    aggregator: Annotated[
-        str, Field(description="of the two gradients, each brought to norm 1: one of TorchJD's, see chapter 6")
-    ] = "PCD"
-    tau: Annotated[
-        float, Field(ge=0, le=1, description="of PCD: how much of the penalty's own descent a step keeps at least")
-    ] = 0.5
-
-    def check(self) -> None:
-        self.step(Recipe())
-
-    def step(self, recipe: Recipe) -> Descent | None:
-        """What is done with a batch, for :func:`studylib.training.loop.fit`; None where there is no penalty.
-
-        Raises:
-            ValueError: an unknown aggregator; labels that ``recipe`` smooths and a penalty's cross-entropy does not.
-        """
-        if not self.name:
-            return None
-        if recipe.label_smoothing:
-            raise ValueError(f"label_smoothing={recipe.label_smoothing}: expected 0 beside a penalty, which has none")
-        pair = [objectives_.cross_entropy, objectives_.PENALTIES[self.name]]
-        options = {"tau": self.tau} if self.aggregator == "PCD" else {}
-        return Descent(pair, self.aggregator, normalize=True, **options)

@@ -1,10 +1,6 @@
 """Objectives of a training: scalars of a model and a batch, to be made small several at once.
 
-A new one is a function and a line over it; :class:`studylib.descent.steps.Descent` takes it beside the others::
-
-    @objective("uncertainty")
-    def uncertainty(model, batch, outputs):
-        return -(outputs.softmax(1) * outputs.log_softmax(1)).sum(1).mean()
+A function under :func:`objective` is a new one; docs/extend.md has an example.
 """
 
 import dataclasses
@@ -31,7 +27,7 @@ def distillation_loss(student: torch.Tensor, teacher: torch.Tensor, temperature:
         student, teacher: logits (n, classes).
 
     Raises:
-        ValueError: the two are not of the same shape: a teacher of one class would teach every class alike.
+        ValueError: the two are of different shapes, as one class would teach all alike.
     """
     if student.shape != teacher.shape:
         raise ValueError(f"teacher's logits {tuple(teacher.shape)}: expected {tuple(student.shape)}, as the student's")

@@ -1,7 +1,7 @@
-"""Descending several objectives at once: gradients aggregated by TorchJD, proximal steps.
+"""Descending several objectives at once: TorchJD's aggregators turn their gradients into one direction.
 
-Each objective of a network's outputs takes a backward pass; gradients of the weights alone are taken directly. One of
-TorchJD's aggregators (Quinton and Rey 2024) turns their matrix J (objectives × weights) into one direction.
+Each objective of a network's outputs takes a backward pass; gradients of the weights alone are taken directly. They are
+the rows of a matrix J (objectives × weights) that an aggregator (Quinton and Rey 2024) reads.
 """
 
 from collections.abc import Sequence
@@ -21,17 +21,14 @@ STATIONARY = 1e-5  # a direction shorter than this, of rows of norm 1, is zero u
 class Descent(Step):
     """A step of :func:`studylib.training.loop.fit` that follows the aggregate of several objectives' gradients.
 
-    ``objectives[0]`` is the primary, the task. What is not an ordinary step:
+    ``objectives[0]`` is the primary, the task. A step is skipped where a value or gradient is not finite: weights,
+    optimizer and buffers (running statistics) stay as before the batch. A step is a fallback, and follows the primary's
+    gradient, where the aggregator gives no direction (:class:`studylib.descent.aggregators.Runner`). So it is with
+    ``normalize`` where the primary's gradient is zero. Of other zero or opposed gradients the aggregator makes a step.
 
-    * a value or gradient is not finite: weights, optimizer and buffers (running statistics) stay as before the batch;
-      counted as skipped.
-    * the aggregator gives no direction (:class:`studylib.descent.aggregators.Runner`), or the primary's gradient is
-      zero and its norm the measure (``normalize``): the primary's gradient is followed; counted as a fallback.
-    * any other zero or opposed gradients: what the aggregator makes of them.
-
-    An epoch's row gets ``skipped``, ``fallbacks`` and, for every objective o with gradient g: ``value_o``, the mean;
-    ``ascends_o``, the share of steps d with ⟨d, g⟩ < 0 beyond rounding, which raise it to first order; ``cosine_o``, of
-    all but the primary, the mean cosine of g and the primary's gradient, 0 where one is zero.
+    An epoch's row counts ``skipped`` and ``fallbacks``. For every objective o with gradient g it has ``value_o``, the
+    mean, and ``ascends_o``, the share of steps d with ⟨d, g⟩ < 0 beyond rounding: they raise o to first order. All but
+    the primary have ``cosine_o``, the mean cosine of g and the primary's gradient, 0 where one is zero.
 
     Args:
         objectives: one or more, of different names.

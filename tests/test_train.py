@@ -592,7 +592,7 @@ def test_the_teacher_is_a_densenet_that_learns(teacher_model, digits):
 
 @pytest.mark.parametrize("name", ["vgg", "whitened"])
 def test_another_network_can_be_the_teacher(tiny, name):
-    model = teacher.apply(tiny, depth=7, name=f"{name} 4", recipe=Recipe(epochs=0), seed=0)
+    model = teacher.apply(tiny, depth=teacher.Network.depth, name=f"{name} 4", recipe=Recipe(epochs=0), seed=0)
     assert model.spec["name"] == name and model.spec["args"] == {"width": 4, **tiny.model_args}
     assert len(layers.weight_layers(model)) == 8
     drawn = spec.create(name, 0, **model.spec["args"])

@@ -2,7 +2,9 @@ import json
 import math
 
 import pytest
+from projects import copy_project, edit
 
+from engine.run import code
 from studylib.results import claims, marks, verdicts
 from studylib.results.claims import Claim, Measured
 from studylib.settings import SettingError
@@ -108,6 +110,17 @@ def test_claims_are_read_from_a_file(tmp_path):
 def test_a_claim_that_cannot_be_read_is_named_with_its_key(tmp_path, given, message):
     with pytest.raises(SettingError, match=message):
         claims.read(toml(tmp_path, **given))
+
+
+def test_an_edited_claim_runs_the_chapters_again_and_no_node(tmp_path, monkeypatch):
+    project = copy_project(tmp_path / "copy")
+    monkeypatch.setattr(code, "ROOT", project)
+    code._module_imports.cache_clear()
+    notebook = project / "notebooks" / "04_svd.ipynb"
+    chapter, node = code.digest(notebook), code.digest(notebook, lesson=False)
+    edit(project / "studylib" / "results" / "claims.toml", "SVD at Δ = 1", "SVD at Δ = 2")
+    assert code.digest(notebook) != chapter and code.digest(notebook, lesson=False) == node
+    code._module_imports.cache_clear()
 
 
 def test_a_key_of_two_chapters_is_refused(tmp_path):

@@ -279,7 +279,7 @@ def test_pcd_raises_the_primary_where_the_two_oppose_and_that_is_counted(new_stu
 
 @pytest.mark.parametrize("other", [lambda model, batch, outputs: 0, "l1", None])
 def test_what_is_no_objective_is_said_to_be_none(other):
-    with pytest.raises(TypeError, match=r"expected an objective, made by studylib\.descent\.objectives\.objective"):
+    with pytest.raises(TypeError, match="expected an objective, made by the decorator"):
         Descent([objectives.cross_entropy, other], "MGDA")
 
 

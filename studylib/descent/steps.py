@@ -54,7 +54,7 @@ class Descent(Step):
         **options,
     ):
         if wrong := [o for o in objectives if not isinstance(o, Objective)]:
-            raise TypeError(f"{wrong[0]!r}: expected an objective, made by studylib.descent.objectives.objective")
+            raise TypeError(f"{wrong[0]!r}: expected an objective, made by the decorator objectives.objective")
         names = [o.name for o in objectives]
         if not names or len(set(names)) < len(names):
             raise ValueError(f"objectives {names}: expected one or more, of different names")

@@ -41,8 +41,8 @@ def factorize(layer: nn.Linear, rank: int, importance: torch.Tensor | None = Non
     W = U S Vᵀ, cut to r: first = √S Vᵀ (r, in), second = U √S (out, r); the error is the norm of what is cut from S.
 
     Args:
-        importance: (in,), how much an error in each input's weights counts; given, Σᵢⱼ importanceⱼ (W − W′)ᵢⱼ²
-            is least (Hsu et al. 2022, equation 6). Inputs of importance 0 count next to nothing.
+        importance: (in,), how much an error in each input's weights counts; given, Σᵢⱼ importanceⱼ (W − W′)ᵢⱼ² is least
+            (Hsu et al. 2022, equation 6). Inputs of importance 0 count next to nothing.
 
     Raises:
         ValueError: ``rank`` is not between 1 and the smaller side of the weight, ``importance`` does not fit, or a

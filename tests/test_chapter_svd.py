@@ -124,8 +124,8 @@ def test_what_was_swept_is_kept_and_says_what_the_claims_need(student_model, tin
     assert measured["svd_tuned"].value == pytest.approx(100 * gain) and measured["svd_tuned"].n == 2
     whole = measure.unfactorized(networks, tiny)[0]["accuracy"]
     assert measured["svd_cost"].value == pytest.approx(100 * (whole - accuracy[measure.PLAIN, 1]))
-    for name in ("fisher", "apply"):  # nothing is made again
-        monkeypatch.setattr(svd, name, lambda *_, **__: pytest.fail("made again"))
+    for module, name in ((measure, "fisher"), (svd, "apply")):  # nothing is made again
+        monkeypatch.setattr(module, name, lambda *_, **__: pytest.fail("made again"))
     assert measure.swept(networks, tiny, 1, ranks, TUNING, 3, tmp_path).equals(found)
     only = measure.claims_of(found[found["delta"] == 1], networks, tiny, 1)
     assert only["svd_delta"] is None and only["svd_cost"] == measured["svd_cost"]

@@ -140,7 +140,7 @@ def _leave_in(folder: Path) -> Callable[[nn.Module], dict]:
 def _leave_only(folder: Path, digests: set[str]) -> None:
     """Removes what an earlier training, or one that was killed as it wrote, has left in ``folder``."""
     for path in set(folder.glob("*")) - {epoch_file(folder, digest) for digest in digests}:
-        if path.isepoch_file():
+        if path.is_file():
             path.unlink()
 
 

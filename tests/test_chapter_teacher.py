@@ -6,7 +6,6 @@ import torch
 
 from studylib import settings
 from studylib.data import scoring
-from studylib.descent import steps
 from studylib.experiments import teacher as measures
 from studylib.networks import layers, spec
 from studylib.plots import teacher as plots
@@ -95,7 +94,7 @@ def test_the_own_training_and_one_made_again_give_the_same_rows(tiny, tmp_path):
 
 
 def test_beside_a_penalty_no_training_is_the_teachers_own(tiny, tmp_path, trainings):
-    step = steps.Penalty("l1").step(QUICK)
+    step = measures.Penalty("l1").step(QUICK)
     model = taught(tiny, tmp_path / "left", step=step)
     calls = trainings()
     rows = peeks(model, tiny, tmp_path)

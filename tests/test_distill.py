@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from torch import nn
 
 from studylib.data import datasets, scoring
-from studylib.descent import objectives
 from studylib.disk import files
+from studylib.experiments.frontier import Committee
+from studylib.experiments.moo_objectives import knowledge_alignment
 from studylib.networks import chains, densenet, layers
 from studylib.networks import spec as networks_spec
 from studylib.techniques import distill
@@ -131,9 +132,9 @@ def test_a_teacher_of_other_classes_is_refused(classes, tiny, new_student):
                 loss=distill.Distillation(told, 5.0, 0.7),
             )
     with pytest.raises(ValueError, match=said):
-        objectives.knowledge_alignment(teacher)(None, (images, None), torch.zeros(len(images), 10))
+        knowledge_alignment(teacher)(None, (images, None), torch.zeros(len(images), 10))
     with pytest.raises(ValueError, match=rf"logits are \(50, 10\) and \(50, {classes}\): expected .* same classes"):
-        distill.Committee([Head(10), teacher])(images)
+        Committee([Head(10), teacher])(images)
 
 
 def test_a_module_that_teaches_is_not_changed_by_it(teacher_model, tiny, new_student, same_tensors):
@@ -141,7 +142,7 @@ def test_a_module_that_teaches_is_not_changed_by_it(teacher_model, tiny, new_stu
     images, labels = tiny.normalize(tiny.train.images), tiny.train.labels
     with torch.no_grad():
         expected = layers.duplicate(teacher_model).eval()(images)
-    for module in (teacher, distill.Committee([teacher])):
+    for module in (teacher, Committee([teacher])):
         _, out = distill.Distillation(module, 5.0, 1.0)(student := new_student().eval(), images, labels)
         value, _ = distill.Distillation(module, 5.0, 1.0)(student, images, labels)
         assert torch.equal(value, distillation_loss(out, expected, 5.0))  # answers of evaluation
@@ -329,14 +330,14 @@ def test_a_file_of_answers_without_any_is_refused(teacher_model, tiny, tmp_path)
 
 def test_a_committee_teaches_the_geometric_mean_of_its_members():
     tables = [Table(logits(seed)) for seed in range(3)]
-    together = distill.Committee(tables)
+    together = Committee(tables)
     probabilities = torch.stack([logits(seed).softmax(1) for seed in range(3)])
     expected = probabilities.log().mean(0).exp()
     assert torch.allclose(together(None).softmax(1), expected / expected.sum(1, keepdim=True), atol=1e-5)
-    digests = {distill.TeacherCache(distill.Committee(part)).digest for part in (tables, tables[:2], tables[1:])}
+    digests = {distill.TeacherCache(Committee(part)).digest for part in (tables, tables[:2], tables[1:])}
     assert len(digests) == 3  # the answers of one are not taken for those of another
     with pytest.raises(ValueError, match=r"members=.*at least one"):
-        distill.Committee([])
+        Committee([])
 
 
 def test_the_student_of_the_stage_is_the_one_that_its_chapter_would_train_again(

@@ -101,14 +101,14 @@ def test_coding_is_its_part_of_the_loss_and_leaves_fewer_bits(student_model, tin
     plain, both = loss(student_model, images, labels), frontier.Coded(loss, 4, 0.5)
     total, logits = both(student_model, images, labels)
     many = sum(w.numel() for w in objectives.weights(student_model))
-    bits = 8 * objectives.coded_bytes(4)(student_model, None, None) / many
+    bits = 8 * frontier.coded_bytes(4)(student_model, None, None) / many
     assert torch.equal(logits, plain[1]) and total.item() == pytest.approx((plain[0] + 0.5 * bits).item())
     monkeypatch.setattr(frontier.qat, "apply", lambda model, *args, **kwargs: layers.duplicate(model))
     left = []
     for coding in (0.0, 100.0):  # few steps: much of it
         plan = dataclasses.replace(PLAN, epochs=8, sparsities=[0.5], bits=[4], coding=coding)
         pruned = next(frontier.points(student_model, tiny, plan, STEP, loss, seed=0, scratch=tmp_path))[2]()
-        left.append(objectives.coded_bytes(4)(pruned, None, None).item())
+        left.append(frontier.coded_bytes(4)(pruned, None, None).item())
     assert left[1] < 0.97 * left[0]
 
 

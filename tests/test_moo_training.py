@@ -9,10 +9,11 @@ import torch
 
 from studylib import settings
 from studylib.data import scoring
-from studylib.descent import objectives, steps
+from studylib.descent import objectives
 from studylib.experiments import moo_hypervolume, moo_training, moo_ways
 from studylib.networks import layers
 from studylib.training import loop, recipe
+from studylib.tree import rows as rows_of
 
 QUICK = recipe.Recipe(epochs=2, lr=5e-3, batch_size=32, augmentation="none")
 SETTINGS = {"sums": [1e-3, 1e-2], "shrinkages": [0.1, 1.0], "taus": [0.2, 0.5], "rates": [5e-3, 1e-2]}
@@ -122,7 +123,7 @@ def test_ways_without_a_compression_loss_follow_the_task(new_student, digits, la
 
 
 def test_steps_are_what_the_ways_are_called():
-    assert isinstance(moo_ways.step_of(WAYS["proximal L1"], 0.1), steps.Proximal)
+    assert isinstance(moo_ways.step_of(WAYS["proximal L1"], 0.1), moo_ways.Proximal)
     step = moo_ways.step_of(WAYS["PCD, normalized"], 0.3)
     assert step.normalize and "0.3" in step.identity[2] and not moo_ways.step_of(WAYS["PCD"], 0.3).normalize
 
@@ -176,7 +177,7 @@ def test_a_run_measures_every_stage_and_sparsity_and_is_read_back(new_student, t
     with pytest.raises(BaseException, match="trained again"):  # other weights to start from
         moo_training.run(*other, tmp_path)
     with monkeypatch.context() as patch:
-        patch.setattr(kept, "code_digest", lambda make: "other code")
+        patch.setattr(rows_of, "code_digest", lambda _: "other code")
         with pytest.raises(BaseException, match="trained again"):
             moo_training.run(*arguments, tmp_path)
     file = next(tmp_path.glob("*.json"))

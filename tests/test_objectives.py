@@ -9,6 +9,8 @@ from torch import nn
 from studylib.data import scoring
 from studylib.descent import objectives
 from studylib.descent.objectives import Objective, objective
+from studylib.experiments.frontier import coded_bytes
+from studylib.experiments.moo_objectives import knowledge_alignment, quantization_error
 from studylib.techniques import distill
 
 
@@ -109,16 +111,16 @@ def entropy_bytes(integers: list[torch.Tensor]) -> float:
 def test_weights_on_their_grid_have_no_quantization_error_and_their_true_entropy(bits, seed):
     model = network(seed)
     integers = on_grid(model, bits, seed)
-    value, _ = objectives.quantization_error(bits).closed_form(model)
+    value, _ = quantization_error(bits).closed_form(model)
     assert value.item() < 1e-9
-    estimate = objectives.coded_bytes(bits)(model, None, None).item()
+    estimate = coded_bytes(bits)(model, None, None).item()
     assert estimate == pytest.approx(entropy_bytes(integers), rel=1e-4, abs=1e-3)
 
 
 @given(bits=st.sampled_from([3, 4, 8]), seed=st.integers(0, 99))
 def test_quantization_error_is_the_squared_distance_to_the_nearest_grid_point(bits, seed):
     model = network(seed)
-    found, expected = objectives.quantization_error(bits), 0.0
+    found, expected = quantization_error(bits), 0.0
     for w in matrices(model):
         for row in w.double():
             low, most = (-128, 127.5) if bits == 8 else (-(2 ** (bits - 1)) + 1, 2 ** (bits - 1) - 1)
@@ -134,15 +136,15 @@ def test_quantization_error_is_the_squared_distance_to_the_nearest_grid_point(bi
 
 def test_four_bits_lose_more_than_eight_and_take_fewer_bytes():
     model = network(0)
-    errors = [objectives.quantization_error(bits)(model, None, None).item() for bits in (4, 8)]
-    sizes = [objectives.coded_bytes(bits)(model, None, None).item() for bits in (4, 8)]
+    errors = [quantization_error(bits)(model, None, None).item() for bits in (4, 8)]
+    sizes = [coded_bytes(bits)(model, None, None).item() for bits in (4, 8)]
     assert errors[0] > 50 * errors[1] and sizes[0] < sizes[1]
 
 
 @given(seed=st.integers(0, 99))
 def test_the_slope_of_coded_bytes_equals_finite_differences(seed):
     model = network(seed)
-    found = objectives.coded_bytes(4)
+    found = coded_bytes(4)
     slope = gradient(found, model)[0].flatten(1)
     weight = model[0].weight.data.flatten(1)
     inner = weight.abs() < 0.95 * weight.abs().amax(1, keepdim=True)  # the largest weight moves the grid
@@ -165,7 +167,7 @@ def test_descending_coded_bytes_lowers_the_true_entropy():
     def true() -> float:
         return entropy_bytes([(w / (w.abs().amax(1, keepdim=True) / 7)).round() for w in matrices(model)])
 
-    before, found = true(), objectives.coded_bytes(4)
+    before, found = true(), coded_bytes(4)
     optimizer = torch.optim.SGD(objectives.weights(model), lr=2e-3)
     for _ in range(100):
         optimizer.zero_grad()
@@ -176,7 +178,7 @@ def test_descending_coded_bytes_lowers_the_true_entropy():
 
 
 @pytest.mark.parametrize("bits", [1, 17, 4.0, "8"])
-@pytest.mark.parametrize("make", [objectives.quantization_error, objectives.coded_bytes])
+@pytest.mark.parametrize("make", [quantization_error, coded_bytes])
 def test_bits_that_are_none_are_named(make, bits):
     with pytest.raises(ValueError, match="bits="):
         make(bits)
@@ -195,7 +197,7 @@ def test_cross_entropy_is_the_likelihood_that_scores_report():
 def test_knowledge_alignment_is_hintons_distillation(temperature, seed):
     draw = torch.Generator().manual_seed(seed)
     student, soft = (torch.randn(6, 4, generator=draw).requires_grad_() for _ in range(2))
-    found = objectives.knowledge_alignment(lambda images: soft, temperature)
+    found = knowledge_alignment(lambda images: soft, temperature)
     expected = distill.distillation_loss(student, soft.detach(), temperature)
     got = found(None, (None, None), student)
     assert got.item() == pytest.approx(expected.item(), rel=1e-5, abs=1e-7)
@@ -206,7 +208,7 @@ def test_knowledge_alignment_is_hintons_distillation(temperature, seed):
 
 def test_a_teacher_is_neither_trained_nor_changed():
     teacher = network(0).train()
-    found = objectives.knowledge_alignment(teacher)
+    found = knowledge_alignment(teacher)
     teacher[3].weight.data.fill_(9)  # the objective has its own copy
     images = torch.randn(8, 2, 3, 3)
     student = torch.zeros(8, 4, requires_grad=True)
@@ -215,7 +217,7 @@ def test_a_teacher_is_neither_trained_nor_changed():
     expected = distill.distillation_loss(student, network(0).eval()(images), 5.0)
     assert found(None, (images, None), student).item() == pytest.approx(expected.item(), rel=1e-5)
     with pytest.raises(ValueError, match="temperature"):
-        objectives.knowledge_alignment(teacher, 0.0)
+        knowledge_alignment(teacher, 0.0)
 
 
 # --- new ones ---------------------------------------------------------------------------------------------------

@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 
 from studylib.data import scoring, tasks
 from studylib.disk import models
+from studylib.experiments.int8_bits import choose_bits, sensitivity
 from studylib.networks import blocks, grid, int8_layers
 from studylib.networks.layers import duplicate, fold_batch_norm, masks_of, prunable, weight_layers
 from studylib.techniques import int8, prune, qat, svd
-from studylib.techniques.bits import choose_bits, sensitivity
 from studylib.training import checkpoint as checkpoints
 from studylib.training import loop
 from studylib.training.recipe import Recipe

@@ -11,6 +11,8 @@ from studylib.coding import codec, restore, shipped
 from studylib.data import scoring
 from studylib.descent import objectives
 from studylib.disk import files, models
+from studylib.experiments.frontier import coded_bytes
+from studylib.experiments.moo_objectives import quantization_error
 from studylib.networks import grid, layers, pt2e
 from studylib.techniques import int8, qat
 from studylib.training.recipe import Recipe
@@ -137,9 +139,9 @@ def test_the_objectives_grid_is_that_of_inference(bits, s, student_model, digits
         (layer.weight.double() - low.get_submodule(name).dequantized_weight().double()).square().sum().item()
         for name, layer in layers.weight_layers(model).items()
     )
-    found = objectives.quantization_error(bits)
+    found = quantization_error(bits)
     assert found(model, None, None).item() == pytest.approx(error, rel=2e-3, abs=0)
-    coded = objectives.coded_bytes(bits)
+    coded = coded_bytes(bits)
     value = coded(model, None, None)
     assert 0 < value.item() <= sum(w.numel() for w in objectives.weights(model)) * bits / 8
     assert all(slope.isfinite().all() for slope in torch.autograd.grad(value, objectives.weights(model)))

@@ -10,7 +10,6 @@ from studylib.data import datasets, scoring
 from studylib.data.datasets import Split
 from studylib.data.tasks import CLASSIFICATION, Task
 from studylib.disk import files
-from studylib.disk.files import CheckpointError
 from studylib.networks import layers, spec
 from studylib.techniques import int8, svd
 from studylib.training import deadline, loop
@@ -228,5 +227,5 @@ def test_a_table_has_the_columns_of_its_task(finished):
     assert table["test_mse"].tolist() == [found["test_mse"] for found in metrics.values()]
     assert tree_table.summary(table)["test_mse"].tolist() == table["test_mse"].tolist()
     assert (tree_table.compare(table, table, DENOISING)["difference"] == 0).all()
-    with pytest.raises(CheckpointError, match=r"metrics.json: test_accuracy is missing"):
+    with pytest.raises(files.CheckpointError, match=r"metrics.json: test_accuracy is missing"):
         tree_table.read(run, list(metrics), [0])

@@ -9,9 +9,11 @@ from hypothesis import strategies as st
 
 from studylib.data import datasets, scoring, tasks
 from studylib.data.datasets import Augmentation, Split
-from studylib.descent.steps import Penalty, Proximal
 from studylib.disk import files, provenance
 from studylib.disk.provenance import has_bfloat16
+from studylib.experiments import teacher as measures
+from studylib.experiments.moo_ways import Proximal
+from studylib.experiments.teacher import Penalty
 from studylib.networks import layers, spec
 from studylib.techniques import distill, teacher
 from studylib.training import checkpoint as checkpoints
@@ -590,7 +592,7 @@ def test_the_teacher_is_a_densenet_that_learns(teacher_model, digits):
 
 @pytest.mark.parametrize("name", ["vgg", "whitened"])
 def test_another_network_can_be_the_teacher(tiny, name):
-    model = teacher.apply(tiny, name=f"{name} 4", recipe=Recipe(epochs=0), seed=0)
+    model = teacher.apply(tiny, depth=teacher.Network.depth, name=f"{name} 4", recipe=Recipe(epochs=0), seed=0)
     assert model.spec["name"] == name and model.spec["args"] == {"width": 4, **tiny.model_args}
     assert len(layers.weight_layers(model)) == 8
     drawn = spec.create(name, 0, **model.spec["args"])
@@ -616,7 +618,7 @@ def test_the_weights_of_every_epoch_are_those_that_a_watch_would_have_seen(tiny,
     plain = teacher.apply(tiny, **how)
     again = spec.create("densenet", 0, **model.spec["args"])
     watched = loop.fit(again, tiny, how["recipe"], seed=0, watch=watch)
-    rows = teacher.look_again(model, tmp_path, watch)
+    rows = measures.look_again(model, tmp_path, watch)
     assert len(rows) == QUICK.epochs and len({row["weights"] for row in rows}) == QUICK.epochs
     digests = [{"weights": row["weights"]} for row in rows]
     seen = [row | digest for row, digest in zip(without_seconds(watched), digests, strict=True)]
@@ -627,10 +629,10 @@ def test_the_weights_of_every_epoch_are_those_that_a_watch_would_have_seen(tiny,
 def test_weights_of_epochs_that_are_not_there_are_not_taken_from_elsewhere(tiny, tmp_path, monkeypatch):
     model = teacher.apply(tiny, depth=7, growth=4, recipe=QUICK, seed=0, every_epoch=tmp_path / "a")
     with pytest.raises(files.CheckpointError, match="no such file"):
-        teacher.look_again(model, tmp_path / "b", lambda _: {})
+        measures.look_again(model, tmp_path / "b", lambda _: {})
     plain = teacher.apply(tiny, depth=7, growth=4, recipe=QUICK, seed=0)
     with pytest.raises(ValueError, match="epoch 1: its weights were not left"):
-        teacher.look_again(plain, tmp_path / "a", lambda _: {})
+        measures.look_again(plain, tmp_path / "a", lambda _: {})
     monkeypatch.setattr(teacher, "MOST_LEFT", 1000)  # bytes
     large = teacher.apply(tiny, depth=7, growth=4, recipe=QUICK, seed=0, every_epoch=tmp_path / "c")
     assert "weights" not in large.history[0] and not (tmp_path / "c").exists()
@@ -639,10 +641,10 @@ def test_weights_of_epochs_that_are_not_there_are_not_taken_from_elsewhere(tiny,
     for wrong in (second.read_bytes(), kept[:-1] + bytes([kept[-1] ^ 1])):
         first.write_bytes(wrong)
         with pytest.raises(files.CheckpointError, match="not the weights after epoch 1; delete"):
-            teacher.look_again(model, tmp_path / "a", lambda _: {})
+            measures.look_again(model, tmp_path / "a", lambda _: {})
     files.write_tensors(first, {"another": torch.zeros(1)})
     with pytest.raises(files.CheckpointError, match="not the weights after epoch 1"):
-        teacher.look_again(model, tmp_path / "a", lambda _: {})
+        measures.look_again(model, tmp_path / "a", lambda _: {})
 
 
 def test_weights_that_no_history_names_do_not_stay(tiny, tmp_path, monkeypatch):
@@ -655,7 +657,7 @@ def test_weights_that_no_history_names_do_not_stay(tiny, tmp_path, monkeypatch):
     named = {f"{row['weights']}.safetensors" for row in second.history}
     assert {path.name for path in tmp_path.iterdir()} == named
     assert not named & {f"{row['weights']}.safetensors" for row in first.history}
-    assert len(teacher.look_again(second, tmp_path, lambda _: {})) == QUICK.epochs
+    assert len(measures.look_again(second, tmp_path, lambda _: {})) == QUICK.epochs
     monkeypatch.setattr(teacher, "MOST_LEFT", 1000)  # bytes: the next leaves none, and none of the last is its own
     assert "weights" not in made(seed=2).history[0] and not list(tmp_path.iterdir())
 
@@ -701,7 +703,7 @@ def test_accuracy_of_each_class():
 def test_reliability_holds_every_image_and_gives_the_calibration_error(seed, count):
     draw = torch.Generator().manual_seed(seed)
     logits, labels = 3 * torch.randn(count, 4, generator=draw), torch.randint(0, 4, (count,), generator=draw)
-    rows = scoring.reliability(logits, labels)
+    rows = measures.reliability(logits, labels)
     assert sum(row["images"] for row in rows) == count
     gap = sum(row["images"] * abs(row["accuracy"] - row["confidence"]) for row in rows) / count
     assert gap == pytest.approx(scoring.scores(logits, labels)["ece"], abs=1e-9)

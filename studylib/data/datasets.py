@@ -241,7 +241,7 @@ def batches(
 def view(data: Data, number: int, chunk: int = 1000) -> Split:
     """The training images as the view ``number`` shows them: each changed once, by that number alone, back in uint8.
 
-    All that train on these images see the same views, so that a teacher's logits can be kept.
+    All trainings see the same views, so that a teacher's logits can be kept.
     """
     device = data.train.images.device
     generator = torch.Generator(device=device).manual_seed(VIEW_SEED + number)

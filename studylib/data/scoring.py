@@ -46,7 +46,7 @@ def scores(logits: torch.Tensor, labels: torch.Tensor, bins: int = 15) -> dict[s
         labels: (n,).
         bins: equal-width bins of confidence for the calibration error.
     """
-    confidence, hit, which = _binned(logits, labels, bins)
+    confidence, hit, which = binned(logits, labels, bins)
     gaps = torch.zeros(bins, dtype=torch.float64).index_add_(0, which, hit - confidence)
     return {
         "accuracy": hit.mean().item(),
@@ -55,25 +55,7 @@ def scores(logits: torch.Tensor, labels: torch.Tensor, bins: int = 15) -> dict[s
     }
 
 
-def reliability(logits: torch.Tensor, labels: torch.Tensor, bins: int = 15) -> list[dict]:
-    """The diagram behind the calibration error (Guo et al. 2017, Figure 1): a row for each bin that is not empty.
-
-    Args:
-        logits, labels: (n, classes) and (n,).
-
-    Returns:
-        Rows of confidence and accuracy (both the mean of the bin) and images.
-    """
-    confidence, hit, which = _binned(logits, labels, bins)
-    chosen = [which == b for b in range(bins)]
-    return [
-        {"confidence": confidence[c].mean().item(), "accuracy": hit[c].mean().item(), "images": int(c.sum())}
-        for c in chosen
-        if c.any()
-    ]
-
-
-def _binned(logits: torch.Tensor, labels: torch.Tensor, bins: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def binned(logits: torch.Tensor, labels: torch.Tensor, bins: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """(n,) each: confidence, whether the label is right (0 or 1), and the number of the bin of confidence."""
     confidence, predicted = logits.double().cpu().softmax(1).max(1)
     hit = (predicted == labels.cpu()).double()

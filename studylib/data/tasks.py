@@ -1,26 +1,7 @@
 """What is learnt: the loss, how outputs are scored, and which of two models is better. Data say it: ``Data.task``.
 
-A new one is a :class:`Task` and data whose ``labels`` are its targets; trainings, nodes and tables go by it::
-
-    def squared(outputs, targets):  # a mean an image
-        return (outputs.double() - targets.to(outputs.device)).square().flatten(1).mean(1)
-
-    def loss(model, inputs, targets):
-        outputs = model(inputs)
-        return squared(outputs, targets).float().mean(), outputs
-
-    DENOISING = Task(
-        name="denoising",
-        numbers=("mse",),
-        val_loss="mse",
-        loss=loss,
-        scores=lambda outputs, targets: {"mse": squared(outputs, targets).mean().item()},
-        batch_score=lambda outputs, targets: squared(outputs, targets).sum(),
-        lower_is_better=True,
-    )
-    data = dataclasses.replace(data, train=Split(noisy, pixels), ..., task=DENOISING)
-
-Nothing here imports torch before it is used: :mod:`studylib.tree.table` names columns without it.
+A new one is a :class:`Task`, and data whose ``labels`` are its targets: docs/extend.md has an example. Only functions
+import torch, as :mod:`studylib.tree.table` names columns without it.
 """
 
 from __future__ import annotations

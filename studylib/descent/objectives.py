@@ -1,10 +1,6 @@
 """Objectives of a training: scalars of a model and a batch, to be made small several at once.
 
-A new one is a function and a line over it; :class:`studylib.descent.steps.Descent` takes it beside the others::
-
-    @objective("uncertainty")
-    def uncertainty(model, batch, outputs):
-        return -(outputs.softmax(1) * outputs.log_softmax(1)).sum(1).mean()
+A function under :func:`objective` is a new one; docs/extend.md has an example.
 """
 
 import dataclasses
@@ -15,8 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from studylib.networks import grid, layers
-from studylib.training.checkpoint import weights_digest
+from studylib.networks import layers
 
 Slopes = dict[torch.Tensor, torch.Tensor]  # weight → gradient
 WARM = 20.0  # temperatures beyond it are computed otherwise: by then rounding takes 1e-4 of a loss
@@ -32,7 +27,7 @@ def distillation_loss(student: torch.Tensor, teacher: torch.Tensor, temperature:
         student, teacher: logits (n, classes).
 
     Raises:
-        ValueError: the two are not of the same shape: a teacher of one class would teach every class alike.
+        ValueError: the two are of different shapes, as one class would teach all alike.
     """
     if student.shape != teacher.shape:
         raise ValueError(f"teacher's logits {tuple(teacher.shape)}: expected {tuple(student.shape)}, as the student's")
@@ -131,7 +126,7 @@ def cross_entropy(model, batch, outputs):
 @objective("l1", weights_only=True, direct=True)
 def l1(model):
     """Σ |w|, with the subgradient sign(w), 0 at 0 (Tibshirani 1996)."""
-    return _total(model, lambda w: (w.abs().sum(), w.sign()))
+    return total(model, lambda w: (w.abs().sum(), w.sign()))
 
 
 @objective("group_lasso", weights_only=True, direct=True)
@@ -145,7 +140,7 @@ def group_lasso(model):
         norms, factor = w.norm(dim=1, keepdim=True), math.sqrt(w.shape[1])
         return factor * norms.sum(), factor * w / torch.where(norms > 0, norms, 1)
 
-    return _total(model, one)
+    return total(model, one)
 
 
 @objective("nuclear_norm", weights_only=True, direct=True)
@@ -163,90 +158,10 @@ def nuclear_norm(model):
         slope = ((u * inverse) @ (u.T @ wide)).to(w)
         return squares.clamp_min(0).sqrt().sum().to(w), slope if w.shape[0] <= w.shape[1] else slope.T
 
-    return _total(model, one)
+    return total(model, one)
 
 
-#: Name → objective that is small for weights that compress well.
-PENALTIES = {o.name: o for o in (l1, group_lasso, nuclear_norm)}
-
-
-def quantization_error(bits: int = 8) -> Objective:
-    """Σ (w − ŵ)², ŵ the nearest point of w's symmetric grid of integers × scale, one scale an output channel.
-
-    The grid is :func:`studylib.networks.grid.rounded_weight`'s: scale = max|w| / (2^(bits−1) − 1), in 8 bits max|w| /
-    127.5. Scale and ŵ count as constants (Krishnamoorthi 2018, section 2.2). A batch norm that is folded in later
-    scales a channel and its grid alike.
-
-    Raises:
-        ValueError: ``bits`` is not an integer of 2 to 16.
-    """
-    _check_bits(bits)
-
-    @objective(f"quantization_error_{bits}", weights_only=True, direct=True)
-    def error(model):
-        def one(w):
-            gap = w - grid.rounded_weight(w, bits)
-            return gap.square().sum(), 2 * gap
-
-        return _total(model, one)
-
-    return error
-
-
-def coded_bytes(bits: int = 8) -> Objective:
-    """Bytes that an ideal entropy coder takes for the weights rounded to their grids: a differentiable estimate.
-
-    Each tensor's zero-order entropy × its number of weights / 8, on the grids of :func:`quantization_error`. A weight
-    between two grid points counts for both, linearly: exact where all weights lie on their grid. A point with less than
-    half a weight costs what half a weight would, log₂(2 n) bits a weight: so the slope stays finite. Tables of counts,
-    scales and other tensors are not in it.
-
-    Raises:
-        ValueError: ``bits`` is not an integer of 2 to 16.
-    """
-    _check_bits(bits)
-    low, high = grid.limits(bits)
-
-    @objective(f"coded_bytes_{bits}", weights_only=True)
-    def estimate(model, batch, outputs):
-        total = 0.0
-        for weight in weights(model):
-            w = weight.flatten(1)
-            place = (w / grid.steps(w.detach(), bits)).flatten().clamp(low, high)
-            below = place.detach().floor().clamp_max(high - 1)
-            above = place - below  # the share of the upper grid point
-            index, counts = (below - low).long(), place.new_zeros(high - low + 1)
-            counts = counts.index_add(0, index, 1 - above).index_add(0, index + 1, above)
-            total = total + (counts * (math.log2(w.numel()) - counts.clamp_min(0.5).log2())).sum() / 8
-        return total
-
-    return estimate
-
-
-def knowledge_alignment(teacher: Callable[[torch.Tensor], torch.Tensor], temperature: float = 5.0) -> Objective:
-    """:func:`distillation_loss` of the outputs.
-
-    Args:
-        teacher: images → logits (n, classes). A module is copied and set to evaluation.
-
-    Raises:
-        ValueError: ``temperature`` is not above 0 and finite, or a number of ``teacher`` is not finite.
-    """
-    if not 0 < temperature < math.inf:
-        raise ValueError(f"temperature={temperature!r}: expected above 0 and finite")
-    told = fixed(teacher) if isinstance(teacher, nn.Module) else teacher
-
-    @objective("knowledge_alignment")
-    def alignment(model, batch, outputs):
-        with torch.no_grad():
-            soft = told(batch[0])
-        return distillation_loss(outputs, soft, temperature)
-
-    known = weights_digest(teacher) if isinstance(teacher, nn.Module) else None
-    return dataclasses.replace(alignment, identity=[temperature, known])
-
-
-def _total(model: nn.Module, one: Callable[[torch.Tensor], tuple]) -> tuple[torch.Tensor, Slopes]:
+def total(model: nn.Module, one: Callable[[torch.Tensor], tuple]) -> tuple[torch.Tensor, Slopes]:
     """Sum over the weights of a value each as an (out, rest) matrix, and the slopes in the weights' shapes."""
     values, slopes = [], {}
     for weight in weights(model):
@@ -254,8 +169,3 @@ def _total(model: nn.Module, one: Callable[[torch.Tensor], tuple]) -> tuple[torc
         values.append(value)
         slopes[weight] = slope.reshape(weight.shape)
     return torch.stack(values).sum(), slopes
-
-
-def _check_bits(bits: int) -> None:
-    if not isinstance(bits, int) or not 2 <= bits <= 16:
-        raise ValueError(f"bits={bits!r}: expected an integer of 2 to 16")

@@ -1,24 +1,18 @@
-"""Descending several objectives at once: gradients aggregated by TorchJD, proximal steps.
+"""Descending several objectives at once: TorchJD's aggregators turn their gradients into one direction.
 
-Each objective of a network's outputs takes a backward pass; gradients of the weights alone are taken directly. One of
-TorchJD's aggregators (Quinton and Rey 2024) turns their matrix J (objectives × weights) into one direction.
+Each objective of a network's outputs takes a backward pass; gradients of the weights alone are taken directly. They are
+the rows of a matrix J (objectives × weights) that an aggregator (Quinton and Rey 2024) reads.
 """
 
-import math
 from collections.abc import Sequence
-from typing import Annotated, Literal
 
 import torch
-from pydantic import Field
 from torch import nn
 from torchjd.aggregation import Aggregator
 
 from studylib.descent import aggregators
-from studylib.descent import objectives as objectives_
 from studylib.descent.objectives import Objective
-from studylib.settings import record
 from studylib.training.checkpoint import function_digest
-from studylib.training.recipe import Recipe
 from studylib.training.step import Step
 
 STATIONARY = 1e-5  # a direction shorter than this, of rows of norm 1, is zero up to rounding
@@ -27,17 +21,14 @@ STATIONARY = 1e-5  # a direction shorter than this, of rows of norm 1, is zero u
 class Descent(Step):
     """A step of :func:`studylib.training.loop.fit` that follows the aggregate of several objectives' gradients.
 
-    ``objectives[0]`` is the primary, the task. What is not an ordinary step:
+    ``objectives[0]`` is the primary, the task. A step is skipped where a value or gradient is not finite: weights,
+    optimizer and buffers (running statistics) stay as before the batch. A step is a fallback, and follows the primary's
+    gradient, where the aggregator gives no direction (:class:`studylib.descent.aggregators.Runner`). So it is with
+    ``normalize`` where the primary's gradient is zero. Of other zero or opposed gradients the aggregator makes a step.
 
-    * a value or gradient is not finite: weights, optimizer and buffers (running statistics) stay as before the batch;
-      counted as skipped.
-    * the aggregator gives no direction (:class:`studylib.descent.aggregators.Runner`), or the primary's gradient is
-      zero and its norm the measure (``normalize``): the primary's gradient is followed; counted as a fallback.
-    * any other zero or opposed gradients: what the aggregator makes of them.
-
-    An epoch's row gets ``skipped``, ``fallbacks`` and, for every objective o with gradient g: ``value_o``, the mean;
-    ``ascends_o``, the share of steps d with ⟨d, g⟩ < 0 beyond rounding, which raise it to first order; ``cosine_o``, of
-    all but the primary, the mean cosine of g and the primary's gradient, 0 where one is zero.
+    An epoch's row counts ``skipped`` and ``fallbacks``. For every objective o with gradient g it has ``value_o``, the
+    mean, and ``ascends_o``, the share of steps d with ⟨d, g⟩ < 0 beyond rounding: they raise o to first order. All but
+    the primary have ``cosine_o``, the mean cosine of g and the primary's gradient, 0 where one is zero.
 
     Args:
         objectives: one or more, of different names.
@@ -178,64 +169,3 @@ class Descent(Step):
             length = direction.norm()
             return direction * torch.where(length > STATIONARY, norms[0] / length.clamp_min(STATIONARY), 0)
         return direction
-
-
-class Proximal(Step):
-    """Proximal gradient for λ ‖w‖₁: after each step w ← sign(w) · max(|w| − lr · λ, 0) (Parikh and Boyd 2014, 6.5.2).
-
-    It brings weights of convolutions and linear layers to exactly zero. The loss, or ``step``, is without the L1 norm.
-
-    Args:
-        weight: λ, at least 0.
-        step: what is done with a batch before; without it, the loss is followed.
-
-    Raises:
-        ValueError: ``weight`` is negative or not finite.
-    """
-
-    def __init__(self, weight: float, step: Step | None = None):
-        if not 0 <= weight < math.inf:
-            raise ValueError(f"weight={weight!r}: expected at least 0")
-        self.weight, self.step = weight, step or Step()
-        self.identity = ["proximal", weight, self.step.identity]
-        self.label = f"{self.step.label} and a soft threshold".strip()
-        self.start, self.gradients, self.row = self.step.start, self.step.gradients, self.step.row
-        self.state_dict, self.load_state_dict = self.step.state_dict, self.step.load_state_dict
-
-    @torch.no_grad()
-    def after(self, model: nn.Module, lr: float) -> None:
-        self.step.after(model, lr)
-        for w in objectives_.weights(model):
-            w.copy_(w.sign() * (w.abs() - lr * self.weight).clamp_min(0))
-
-
-@record
-class Penalty:
-    """What a teacher descends beside cross-entropy by common descent (chapter 6); the paper has none."""
-
-    name: Annotated[
-        Literal["", "l1", "group_lasso", "nuclear_norm"], Field(description="of the second objective; empty: none")
-    ] = ""
-    aggregator: Annotated[
-        str, Field(description="of the two gradients, each brought to norm 1: one of TorchJD's, see chapter 6")
-    ] = "PCD"
-    tau: Annotated[
-        float, Field(ge=0, le=1, description="of PCD: how much of the penalty's own descent a step keeps at least")
-    ] = 0.5
-
-    def check(self) -> None:
-        self.step(Recipe())
-
-    def step(self, recipe: Recipe) -> Descent | None:
-        """What is done with a batch, for :func:`studylib.training.loop.fit`; None where there is no penalty.
-
-        Raises:
-            ValueError: an unknown aggregator; labels that ``recipe`` smooths and a penalty's cross-entropy does not.
-        """
-        if not self.name:
-            return None
-        if recipe.label_smoothing:
-            raise ValueError(f"label_smoothing={recipe.label_smoothing}: expected 0 beside a penalty, which has none")
-        pair = [objectives_.cross_entropy, objectives_.PENALTIES[self.name]]
-        options = {"tau": self.tau} if self.aggregator == "PCD" else {}
-        return Descent(pair, self.aggregator, normalize=True, **options)

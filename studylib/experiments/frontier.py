@@ -3,6 +3,7 @@
 import dataclasses
 import decimal
 import functools
+import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated
@@ -14,7 +15,7 @@ from torch import nn
 from studylib.coding import limits, restore, shipped
 from studylib.data.datasets import Data
 from studylib.descent import objectives
-from studylib.networks import spec
+from studylib.networks import grid, spec
 from studylib.settings import check_different, record
 from studylib.techniques import distill, prune, qat
 from studylib.training import loop
@@ -86,8 +87,31 @@ class Supervision:
             :func:`studylib.coding.restore.published`.
         """
         files = [restore.apply(file, data) for file in self.teachers]
-        teacher = distill.Committee(files).to(next(parent.parameters()).device) if files else parent
+        teacher = Committee(files).to(next(parent.parameters()).device) if files else parent
         return distill.Distillation(distill.TeacherCache(teacher, folder), self.temperature, self.alpha)
+
+
+class Committee(nn.Module):
+    """Several networks as one teacher (an ensemble): the mean of their logits.
+
+    Its soft targets are the normalized geometric mean of theirs (Hinton et al. 2015, section 1, name it).
+
+    Raises:
+        ValueError: there is no member. When called: they are not of the same classes.
+    """
+
+    def __init__(self, members: list[nn.Module]):
+        super().__init__()
+        if not members:
+            raise ValueError("members=[]: expected at least one network")
+        self.members = nn.ModuleList(members)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        answers = [member(images).float() for member in self.members]
+        if len({answer.shape for answer in answers}) > 1:
+            shapes = " and ".join(str(tuple(answer.shape)) for answer in answers)
+            raise ValueError(f"the members' logits are {shapes}: expected networks of the same classes")
+        return torch.stack(answers).mean(0)
 
 
 @record
@@ -129,15 +153,46 @@ class Shrinking:
         return dataclasses.replace(recipe, epochs=self.rounding_epochs, **how)
 
 
+def coded_bytes(bits: int = 8) -> objectives.Objective:
+    """Bytes that an ideal entropy coder takes for the weights rounded to their grids: a differentiable estimate.
+
+    Each tensor's zero-order entropy × its number of weights / 8, on the grids of
+    :func:`studylib.networks.grid.rounded_weight`. A weight between two grid points counts for both, linearly: exact
+    where all weights lie on their grid. A point with less than half a weight costs what half a weight would, log₂(2 n)
+    bits a weight: so the slope stays finite. Tables of counts, scales and other tensors are not in it.
+
+    Raises:
+        ValueError: ``bits`` is not an integer of 2 to 16.
+    """
+    if not isinstance(bits, int) or not 2 <= bits <= 16:
+        raise ValueError(f"bits={bits!r}: expected an integer of 2 to 16")
+    low, high = grid.limits(bits)
+
+    @objectives.objective(f"coded_bytes_{bits}", weights_only=True)
+    def estimate(model, batch, outputs):
+        total = 0.0
+        for weight in objectives.weights(model):
+            w = weight.flatten(1)
+            place = (w / grid.steps(w.detach(), bits)).flatten().clamp(low, high)
+            below = place.detach().floor().clamp_max(high - 1)
+            above = place - below  # the share of the upper grid point
+            index, counts = (below - low).long(), place.new_zeros(high - low + 1)
+            counts = counts.index_add(0, index, 1 - above).index_add(0, index + 1, above)
+            total = total + (counts * (math.log2(w.numel()) - counts.clamp_min(0.5).log2())).sum() / 8
+        return total
+
+    return estimate
+
+
 class Coded(Loss):
     """A loss + ``coding`` × the bits a weight that an ideal entropy coder takes (after Oktay et al. 2020).
 
-    The bits are those of :func:`studylib.descent.objectives.coded_bytes` over the number of weights, zeros among them,
-    so that ``coding`` means the same for a large network as for a small one.
+    The bits are those of :func:`coded_bytes` over the number of weights, zeros among them, so that ``coding`` means the
+    same for a large network as for a small one.
     """
 
     def __init__(self, loss: distill.Distillation, bits: int, coding: float):
-        self.loss, self.bytes, self.coding = loss, objectives.coded_bytes(bits), coding
+        self.loss, self.bytes, self.coding = loss, coded_bytes(bits), coding
         self.identity = [*loss.identity, "coded", bits, coding]
 
     def show(self, shown, number):

@@ -5,8 +5,9 @@ import math
 from collections.abc import Sequence
 
 import torch
+from torch import nn
 
-from studylib.descent import steps
+from studylib.descent import objectives, steps
 from studylib.descent.objectives import cross_entropy, l1
 from studylib.training.step import Step
 
@@ -43,7 +44,7 @@ def ways(
 
     Args:
         sums: λ of cross-entropy + λ ‖w‖₁.
-        shrinkages: λ of :class:`studylib.descent.steps.Proximal`.
+        shrinkages: λ of :class:`Proximal`.
         taus: τ of priority-constrained descent, and λ of the weighted sum of normalized gradients
             (:func:`studylib.experiments.moo_hypervolume.likeness`).
         rates: learning rates, of the ways that have no other setting.
@@ -69,12 +70,41 @@ def ways(
     return found
 
 
+class Proximal(Step):
+    """Proximal gradient for λ ‖w‖₁: after each step w ← sign(w) · max(|w| − lr · λ, 0) (Parikh and Boyd 2014, 6.5.2).
+
+    It brings weights of convolutions and linear layers to exactly zero. The loss, or ``step``, is without the L1 norm.
+
+    Args:
+        weight: λ, at least 0.
+        step: what is done with a batch before; without it, the loss is followed.
+
+    Raises:
+        ValueError: ``weight`` is negative or not finite.
+    """
+
+    def __init__(self, weight: float, step: Step | None = None):
+        if not 0 <= weight < math.inf:
+            raise ValueError(f"weight={weight!r}: expected at least 0")
+        self.weight, self.step = weight, step or Step()
+        self.identity = ["proximal", weight, self.step.identity]
+        self.label = f"{self.step.label} and a soft threshold".strip()
+        self.start, self.gradients, self.row = self.step.start, self.step.gradients, self.step.row
+        self.state_dict, self.load_state_dict = self.step.state_dict, self.step.load_state_dict
+
+    @torch.no_grad()
+    def after(self, model: nn.Module, lr: float) -> None:
+        self.step.after(model, lr)
+        for w in objectives.weights(model):
+            w.copy_(w.sign() * (w.abs() - lr * self.weight).clamp_min(0))
+
+
 def step_of(way: Way, value: float) -> Step:
     """What ``way`` does with a batch; cross-entropy and L1 are followed or, where they are not, only recorded."""
     pair = [cross_entropy, l1]
     if way.name in SUMS:
         weights = torch.tensor([1.0, value if way.setting == "λ" else 0.0])
         step = steps.Descent(pair, "Constant", normalize=way.normalize, weights=weights)
-        return steps.Proximal(value, step) if way.setting == "shrinkage" else step
+        return Proximal(value, step) if way.setting == "shrinkage" else step
     options = {"tau": value} if way.setting == "τ" else {}
     return steps.Descent(pair, way.name, normalize=way.normalize, **options)

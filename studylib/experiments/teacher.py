@@ -1,9 +1,9 @@
 """Chapter 1: the teacher's numbers, its classes and confidence, and what choosing on the test set flatters by."""
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import pandas as pd
 import torch
@@ -12,6 +12,9 @@ from torch import nn
 
 from studylib.data import scoring
 from studylib.data.datasets import Data
+from studylib.descent.objectives import cross_entropy, group_lasso, l1, nuclear_norm
+from studylib.descent.steps import Descent
+from studylib.disk import files
 from studylib.networks import layers
 from studylib.networks import spec as networks_spec
 from studylib.results import claims, statistics
@@ -30,10 +33,63 @@ class Choosing:
     seeds: Annotated[int, Field(ge=1, le=1000, description="trainings, of the study's seed and those after it")] = 1
 
 
+PENALTIES = {o.name: o for o in (l1, group_lasso, nuclear_norm)}  # small for weights that compress well
+
+
+@record
+class Penalty:
+    """What a teacher descends beside cross-entropy by common descent (chapter 6); the paper has none."""
+
+    name: Annotated[
+        Literal["", "l1", "group_lasso", "nuclear_norm"], Field(description="of the second objective; empty: none")
+    ] = ""
+    aggregator: Annotated[
+        str, Field(description="of the two gradients, each brought to norm 1: one of TorchJD's, see chapter 6")
+    ] = "PCD"
+    tau: Annotated[
+        float, Field(ge=0, le=1, description="of PCD: how much of the penalty's own descent a step keeps at least")
+    ] = 0.5
+
+    def check(self) -> None:
+        self.step(Recipe())
+
+    def step(self, recipe: Recipe) -> Descent | None:
+        """What is done with a batch, for :func:`studylib.training.loop.fit`; None where there is no penalty.
+
+        Raises:
+            ValueError: an unknown aggregator; labels that ``recipe`` smooths and a penalty's cross-entropy does not.
+        """
+        if not self.name:
+            return None
+        if recipe.label_smoothing:
+            raise ValueError(f"label_smoothing={recipe.label_smoothing}: expected 0 beside a penalty, which has none")
+        pair = [cross_entropy, PENALTIES[self.name]]
+        options = {"tau": self.tau} if self.aggregator == "PCD" else {}
+        return Descent(pair, self.aggregator, normalize=True, **options)
+
+
 def numbers(model: nn.Module, data: Data) -> dict:
     """A row: numbers trained (weights, biases and those of batch norms), weight layers, classes of ``data``."""
     trained = sum(parameter.numel() for parameter in model.parameters())
     return {"trained": trained, "layers": len(layers.weight_layers(model)), "classes": len(data.classes)}
+
+
+def reliability(logits: torch.Tensor, labels: torch.Tensor, bins: int = 15) -> list[dict]:
+    """The diagram behind the calibration error (Guo et al. 2017, Figure 1): a row for each bin that is not empty.
+
+    Args:
+        logits, labels: (n, classes) and (n,).
+
+    Returns:
+        Rows of confidence and accuracy (both the mean of the bin) and images.
+    """
+    confidence, hit, which = scoring.binned(logits, labels, bins)
+    chosen = [which == b for b in range(bins)]
+    return [
+        {"confidence": confidence[c].mean().item(), "accuracy": hit[c].mean().item(), "images": int(c.sum())}
+        for c in chosen
+        if c.any()
+    ]
 
 
 def classes_and_calibration(logits: torch.Tensor, labels: torch.Tensor, classes: list[str]) -> pd.DataFrame:
@@ -44,7 +100,7 @@ def classes_and_calibration(logits: torch.Tensor, labels: torch.Tensor, classes:
         classes: their names.
     """
     by_class = pd.DataFrame({"class": classes, "accuracy": scoring.class_accuracy(logits, labels, len(classes))})
-    bins = pd.DataFrame(scoring.reliability(logits, labels))
+    bins = pd.DataFrame(reliability(logits, labels))
     return pd.concat([by_class.assign(part="classes"), bins.assign(part="reliability")])
 
 
@@ -101,7 +157,7 @@ def trainings(
 
         def make(s=s) -> list[dict]:
             if own and s == seeds[0]:
-                return _with_peak(teacher.look_again(model, left, test_accuracy))
+                return _with_peak(look_again(model, left, test_accuracy))
             new = networks_spec.create(spec["name"], s, data=data, **spec["args"]).to(device)
             checkpoint = folder / f"{s}.safetensors"
             rows = loop.fit(new, data, recipe, seed=s, watch=test_accuracy, checkpoint=checkpoint)
@@ -109,6 +165,33 @@ def trainings(
             return _with_peak(rows)
 
         yield {"seed": s}, make
+
+
+def look_again(model: nn.Module, folder: Path, watch: Callable[[nn.Module], dict]) -> list[dict]:
+    """The rows of ``model.history``, each with what ``watch`` says of the model after that epoch.
+
+    As if :func:`studylib.training.loop.fit` had been given ``watch``, but nothing of the training can depend on it.
+
+    Args:
+        model: as :func:`studylib.techniques.teacher.apply` returned it.
+        folder: the ``every_epoch`` of that call.
+
+    Raises:
+        ValueError: the training left no weights of its epochs.
+        studylib.disk.files.CheckpointError: the file of an epoch is missing, damaged or another's.
+    """
+    past, rows = layers.duplicate(model), []
+    for row in model.history:
+        if "weights" not in row:
+            raise ValueError(f"epoch {row['epoch']}: its weights were not left; {teacher.REMEDY}")
+        path = teacher.epoch_file(folder, row["weights"])
+        tensors = files.read_tensors(path)[0]
+        if {name: t.shape for name, t in tensors.items()} == {name: t.shape for name, t in past.state_dict().items()}:
+            past.load_state_dict(tensors)
+        if weights_digest(past) != row["weights"]:
+            raise files.CheckpointError(f"{path}: not the weights after epoch {row['epoch']}; {teacher.REMEDY}")
+        rows.append(row | watch(past.eval()))
+    return rows
 
 
 def _with_peak(rows: list[dict]) -> list[dict]:

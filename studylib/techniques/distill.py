@@ -95,29 +95,6 @@ class TeacherCache:
         return self._answers[key].to(shown.train.images.device)
 
 
-class Committee(nn.Module):
-    """Several networks as one teacher (an ensemble): the mean of their logits.
-
-    Its soft targets are the normalized geometric mean of theirs (Hinton et al. 2015, section 1, name it).
-
-    Raises:
-        ValueError: there is no member. When called: they are not of the same classes.
-    """
-
-    def __init__(self, members: list[nn.Module]):
-        super().__init__()
-        if not members:
-            raise ValueError("members=[]: expected at least one network")
-        self.members = nn.ModuleList(members)
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        answers = [member(images).float() for member in self.members]
-        if len({answer.shape for answer in answers}) > 1:
-            shapes = " and ".join(str(tuple(answer.shape)) for answer in answers)
-            raise ValueError(f"the members' logits are {shapes}: expected networks of the same classes")
-        return torch.stack(answers).mean(0)
-
-
 class Distillation(Loss):
     """The loss α · distillation + (1 − α) · cross-entropy; teacher and student see the same views (Beyer et al. 2022).
 

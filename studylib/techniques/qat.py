@@ -1,7 +1,7 @@
 """Quantization-aware training through torchao's PT2E.
 
-Training rounds weights and activations in the forward pass and lets gradients through where nothing was clipped
-(the straight-through estimator, Bengio et al. 2013; Jacob et al. 2018, section 3).
+The forward pass rounds weights and activations; gradients pass where nothing was clipped (the straight-through
+estimator, Bengio et al. 2013; Jacob et al. 2018, section 3).
 """
 
 import copy
@@ -37,11 +37,11 @@ def apply(
 ) -> nn.Module:
     """Trains ``model`` on with weights rounded to ``bits`` and activations to 8, then converts it to int8 layers.
 
-    Integers, scales and ranges are those of :func:`studylib.techniques.int8.apply`. A weight's scale is its
-    channel's at each step. An activation's range starts from the calibration images and follows the training batches
-    by a moving average. Weights are rounded as inference will have them: folded with the running variance (Jacob et al.
-    2018, eq. 14). Batch norms go on learning, from the batch in training, with running averages in validation and
-    conversion. The epoch kept is the one whose rounded model is best in validation, which changes no range.
+    Integers, scales and ranges are those of :func:`studylib.techniques.int8.apply`. A weight's scale is its channel's
+    at each step. An activation's range starts from the calibration images and follows the batches by a moving average.
+    Weights are rounded folded with the running variance, as in inference (Jacob et al. 2018, eq. 14). Batch norms go on
+    learning: they use the batch in training, running averages in validation and conversion. The epoch kept is the one
+    whose rounded model is best in validation, which changes no range.
 
     Args:
         recipe: a tenth of the model's own learning rate is a good start.

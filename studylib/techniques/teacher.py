@@ -66,8 +66,8 @@ class Network:
     def against(self, data: Data) -> None:
         """Raises ValueError where no teacher of ``data`` can be had of it; nothing is trained, no memory taken.
 
-        The images do not fit it or no coded file can hold it; or a published file is not there, damaged, or of other
-        images or another split.
+        Images do not fit it, no coded file can hold it, or a published file is missing, damaged or of
+        other images or another split.
         """
         asked = f"name={self.name!r}" if self.name else f"depth={self.depth}, growth={self.growth}"
         if not self.name.endswith(restore.ENDING):
@@ -102,8 +102,9 @@ def apply(
             (:func:`studylib.coding.restore.apply`), its zeros held at zero.
         step: what is done with a batch, see :func:`studylib.training.loop.fit`; None follows cross-entropy.
         scratch: folder for the checkpoint of an interrupted training.
-        every_epoch: folder for the weights of each epoch, which :func:`look_again` reads; of more than
-            :data:`MOST_LEFT` bytes in all none are left. Other files there are removed.
+        every_epoch: folder for the weights of each epoch, read by
+            :func:`studylib.experiments.teacher.look_again`. Of more than :data:`MOST_LEFT` bytes in all none are left.
+            Other files there are removed.
 
     Raises:
         ValueError: words that name no network, or a file that cannot be gone on from.
@@ -127,37 +128,10 @@ def apply(
     return with_change(model, "teacher", about, history=history)
 
 
-def look_again(model: nn.Module, folder: Path, watch: Callable[[nn.Module], dict]) -> list[dict]:
-    """The rows of ``model.history``, each with what ``watch`` says of the model after that epoch.
-
-    As if :func:`studylib.training.loop.fit` had been given ``watch``, but nothing of the training can depend on it.
-
-    Args:
-        model: as :func:`apply` returned it.
-        folder: the ``every_epoch`` of that call.
-
-    Raises:
-        ValueError: the training left no weights of its epochs.
-        studylib.disk.files.CheckpointError: the file of an epoch is missing, damaged or another's.
-    """
-    past, rows = layers.duplicate(model), []
-    for row in model.history:
-        if "weights" not in row:
-            raise ValueError(f"epoch {row['epoch']}: its weights were not left; {REMEDY}")
-        path = _file(folder, row["weights"])
-        tensors = files.read_tensors(path)[0]
-        if {name: t.shape for name, t in tensors.items()} == {name: t.shape for name, t in past.state_dict().items()}:
-            past.load_state_dict(tensors)
-        if weights_digest(past) != row["weights"]:
-            raise files.CheckpointError(f"{path}: not the weights after epoch {row['epoch']}; {REMEDY}")
-        rows.append(row | watch(past.eval()))
-    return rows
-
-
 def _leave_in(folder: Path) -> Callable[[nn.Module], dict]:
     def leave(model: nn.Module) -> dict:
         digest = weights_digest(model)
-        files.write_tensors(_file(folder, digest), model.state_dict())
+        files.write_tensors(epoch_file(folder, digest), model.state_dict())
         return {"weights": digest}
 
     return leave
@@ -165,10 +139,10 @@ def _leave_in(folder: Path) -> Callable[[nn.Module], dict]:
 
 def _leave_only(folder: Path, digests: set[str]) -> None:
     """Removes what an earlier training, or one that was killed as it wrote, has left in ``folder``."""
-    for path in set(folder.glob("*")) - {_file(folder, digest) for digest in digests}:
+    for path in set(folder.glob("*")) - {epoch_file(folder, digest) for digest in digests}:
         if path.is_file():
             path.unlink()
 
 
-def _file(folder: Path, digest: str) -> Path:
+def epoch_file(folder: Path, digest: str) -> Path:
     return folder / f"{digest}.safetensors"  # by its content: no other training's weights can be taken for it

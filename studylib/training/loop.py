@@ -60,28 +60,26 @@ def fit(
     """Trains ``model`` in place and leaves it with the weights of its best validation epoch, or of its last.
 
     Best is what ``data.task`` says: of classes, highest validation accuracy, then lower loss. Each epoch draws its
-    order and views from ``(seed, epoch)`` alone, so that an interrupted training ends as if it had not been.
+    order and views from ``(seed, epoch)`` alone: an interrupted training ends as if it had not been.
 
     Args:
-        loss: what is descended, a plain function (model, images, labels) → (loss, outputs) or a
-            :class:`studylib.training.step.Loss`; without it, the task's: cross-entropy, smoothed as the recipe says.
+        loss: a function (model, images, labels) → (loss, outputs) or a :class:`studylib.training.step.Loss`. Without
+            it, the task's: cross-entropy, smoothed as the recipe says.
         step: turns a batch's loss into the weights' gradients; without it, the loss is followed.
         masks: weight name → bool, True where a weight may live; the others are held at exactly zero.
         target: stop after the first epoch whose validation score (of classes: accuracy) is as good as this.
-        checkpoint: file in which the state is left at the end and, every :data:`studylib.training.checkpoint.SECONDS`,
-            before; a later call with the same arguments goes on from it.
-        watch: what it says of the model after each epoch is added to the epoch's row and decides nothing.
-        keep: "last" for a training whose other objectives have not done their work in the epochs that score best.
+        checkpoint: file for the state, written every :data:`studylib.training.checkpoint.SECONDS` and at the end; a
+            later call with the same arguments goes on from it.
+        watch: model → what is added to each epoch's row; it decides nothing.
+        keep: "last" where other objectives than the task need all epochs.
 
     Returns:
         One row an epoch: epoch, lr, train_loss, train_<score>, val_loss, val_<score>, seconds, best; ``step``'s.
 
     Raises:
         ValueError: ``keep`` is neither; labels are to be smoothed beside a ``loss`` or ``step``, or are no classes.
-        studylib.training.deadline.Paused: the time is up before the next epoch's end; what is done is in
-            ``checkpoint``.
-        FloatingPointError: the loss, or that of validation images, is no longer finite, or ``step`` skipped every batch
-            of an epoch.
+        studylib.training.deadline.Paused: the next epoch would end too late; what is done is in ``checkpoint``.
+        FloatingPointError: a training or validation loss is not finite, or ``step`` skipped every batch of an epoch.
     """
     _check(recipe, data.task, loss, step, keep)
     loss, step, masks, task = _loss(loss, data.task, recipe), step or Step(), masks or {}, data.task

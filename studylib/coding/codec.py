@@ -4,12 +4,10 @@
 
     SLNC | version, width of the floats | length, spec (JSON, deflated) | range-coded tensors | CRC-32
 
-The tensors are those of the inference form (:mod:`studylib.coding.shipped`), layer after layer in the order of the
-spec: positions, values, scales, biases, the input's scale and zero point (:mod:`studylib.coding.tensors`). What no
-output depends on is left out and restored as zero: scales of rows without a weight, the input's scale of a layer
-without any (1).
-
-Reading executes nothing from the file. Sizes are held against :class:`Limits` before anything is decoded or allocated.
+The tensors are those of the inference form (:mod:`studylib.coding.shipped`), layer after layer in the spec's order:
+positions, values, scales, biases, the input's scale and zero point. Scales of rows without a weight are left out and
+read as 0, the input's scale of a layer without any as 1. Reading executes nothing from the file. Sizes are held
+against :class:`Limits` before anything is decoded or allocated.
 """
 
 import dataclasses
@@ -51,39 +49,26 @@ class CodecError(ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class Limits:
-    """The most that a file may ask for; raise them for larger models of a source you trust.
-
-    Attributes:
-        file_bytes: length of the file.
-        parameters: numbers of the model, zeros included.
-        integer: any one number in the spec that shapes the model (depth, width, rank).
-        layers: modules of the model.
-        changes: entries of the spec's history, each of which may rebuild the model.
-    """
+    """The most that a file may ask for; raise them for larger models of a source you trust."""
 
     file_bytes: int = 2**28
-    parameters: int = 2**26
-    integer: int = 2**12
-    layers: int = 2**14
-    changes: int = 64
+    parameters: int = 2**26  # numbers of the model, zeros included
+    integer: int = 2**12  # any one number in the spec that shapes the model (depth, width, rank)
+    layers: int = 2**14  # modules of the model
+    changes: int = 64  # entries of the spec's history, each of which may rebuild the model
 
 
 def encode(model: nn.Module, *, floats: str | None = None) -> bytes:
-    """The file of ``model``, in its inference form.
+    """The file of ``model``, in its inference form, also beyond the usual :class:`Limits`; :func:`decode` reads it.
 
     Args:
-        floats: "float32" or "float16": how floats that remain (biases, scales, float weights) are stored;
-            None: as the model's inference form says, else float32. ``shipped.apply`` with the same ``floats``
-            gives the model that :func:`decode` will return.
-
-    Models beyond the usual :class:`Limits` are coded as well; who reads them must raise the limits.
+        floats: "float32" or "float16", in which biases, scales and float weights are stored; None: as the model's
+            inference form says, else float32. ``shipped.apply`` with the same gives what :func:`decode` will return.
 
     Raises:
-        CodecError: layers that are not what a spec builds (:func:`studylib.networks.spec.rebuilt`), a number that is
-            not finite or beyond its layer's bits, a tensor that is neither float32 nor int8 nor uint8, or a spec that
-            is not JSON data of at most 65,535 bytes. Whatever is not refused, :func:`decode` reads.
-        ValueError: unknown ``floats``.
-        studylib.coding.shipped.HalfPrecisionError: a float that half precision cannot hold.
+        CodecError: layers that no spec builds (:func:`studylib.networks.spec.rebuilt`); a number not finite or beyond
+            its layer's bits; a type but float32, int8, uint8; a spec that is not JSON of at most 65,535 bytes.
+        ValueError: unknown ``floats``, or as studylib.coding.shipped.HalfPrecisionError a float beyond float16.
     """
     _rebuilt(model)
     model = shipped.apply(model, floats=floats or shipped.floats_of(model))
@@ -111,12 +96,9 @@ def encode(model: nn.Module, *, floats: str | None = None) -> bytes:
 def decode(file: bytes, limits: Limits = Limits()) -> nn.Module:
     """The model in ``file``, in evaluation mode on the CPU.
 
-    Every number equals the one encoded (a negative zero among weights comes back as zero); on the same machine and at
-    the same batch size outputs are the same bit for bit.
-
-    Raises:
-        CodecError: not such a file, of another version, damaged, or beyond ``limits``.
-        TypeError: ``file`` is not bytes.
+    Every number equals the one encoded, but for the sign of a weight's zero. On the same machine and at the same batch
+    size outputs are the same bit for bit. Raises CodecError where it is not such a file, of another version, damaged
+    or beyond ``limits``; TypeError where it is not bytes.
     """
     if not isinstance(file, bytes | bytearray | memoryview):
         raise TypeError(f"{type(file).__name__}: expected the bytes of a file, such as Path(...).read_bytes()")
@@ -136,11 +118,7 @@ def decode(file: bytes, limits: Limits = Limits()) -> nn.Module:
 
 
 def verify(model: nn.Module, decoded: nn.Module) -> None:
-    """Sees that ``decoded`` holds what ``model`` (in inference form) does, and that it would be coded alike.
-
-    Raises:
-        CodecError: another spec, or a tensor that differs where an output may depend on it.
-    """
+    """CodecError where ``decoded`` has another spec than ``model``, in inference form, or differs where outputs may."""
     if decoded.spec != _rebuilt(model).spec:
         raise CodecError("decoding gave another spec than was encoded")
     found = decoded.state_dict()
@@ -196,9 +174,8 @@ def _skeleton(spec, limits: Limits) -> nn.Module:
     if modules > limits.layers or total > limits.parameters:
         most = f"at most {limits.parameters} in {limits.layers}"
         raise CodecError(f"{total} numbers in {modules} modules: expected {most}")
-    for name, tensor in model.state_dict().items():
-        if tensor.dtype not in TYPES:
-            raise CodecError(f"{name} is {tensor.dtype}: expected a model in inference form")
+    if others := [f"{name} is {t.dtype}" for name, t in model.state_dict().items() if t.dtype not in TYPES]:
+        raise CodecError(f"{others[0]}: expected a model in inference form")
     return model
 
 

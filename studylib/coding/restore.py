@@ -41,13 +41,14 @@ def listing(folder: Path) -> dict[str, dict]:
     where the machine cannot read it.
     """
     path = Path(folder) / LIST
+    known = files.read_json(path) if path.exists() else {}
     try:
-        known = TypeAdapter(dict[str, About]).validate_python(files.read_json(path) if path.exists() else {})
+        TypeAdapter(dict[str, About]).validate_python(known)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
         raise files.CheckpointError(f"{path}: {where}={first['input']!r}: {first['msg']}") from error
-    return {name: about.model_dump(exclude_unset=True) for name, about in known.items()}
+    return known
 
 
 def listed(folder: Path, name: str, *needed: str) -> dict | None:

@@ -1,4 +1,4 @@
-"""Files on CIFAR-10 that others have reported, and what networks are to reach, beside what was measured."""
+"""Chapter 8: files on CIFAR-10 that others have reported, and what networks are to reach, beside what was measured."""
 
 import math
 from dataclasses import dataclass

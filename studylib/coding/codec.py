@@ -59,7 +59,9 @@ class Limits:
 
 
 def encode(model: nn.Module, *, floats: str | None = None) -> bytes:
-    """The file of ``model``, in its inference form, also beyond the usual :class:`Limits`; :func:`decode` reads it.
+    """The file of ``model``, in its inference form; whatever is not refused, :func:`decode` reads.
+
+    Models beyond the usual :class:`Limits` are coded as well; who reads them must raise the limits.
 
     Args:
         floats: "float32" or "float16", in which biases, scales and float weights are stored; None: as the model's
@@ -118,7 +120,10 @@ def decode(file: bytes, limits: Limits = Limits()) -> nn.Module:
 
 
 def verify(model: nn.Module, decoded: nn.Module) -> None:
-    """CodecError where ``decoded`` has another spec than ``model``, in inference form, or differs where outputs may."""
+    """Sees that ``decoded`` holds what ``model`` (in inference form) does, and that it would be coded alike.
+
+    CodecError: another spec, or a tensor that differs where an output may depend on it.
+    """
     if decoded.spec != _rebuilt(model).spec:
         raise CodecError("decoding gave another spec than was encoded")
     found = decoded.state_dict()

@@ -85,7 +85,7 @@ def bitmap_bytes(tensor: torch.Tensor, bits: int) -> int:
 def csr_bytes(tensor: torch.Tensor, bits: int) -> int:
     """Bytes of ``tensor`` in compressed sparse rows, along the first dimension, its values at ``bits`` each.
 
-    A 4-byte pointer a row and one more, and for each nonzero a column index of 1, 2 or 4 bytes, as few as do.
+    A 4-byte pointer a row and one more, and for each nonzero a column index of the fewest whole bytes (1, 2 or 4).
     """
     rows, count = tensor.shape[0] if tensor.dim() else 1, tensor.numel()
     nonzeros, columns = int((tensor != 0).sum()), max(1, count // max(1, rows))

@@ -18,7 +18,10 @@ def has_bfloat16(device: torch.device) -> bool:
 
 
 def provenance(data: str = "") -> dict:
-    """Where numbers made now come from; ``data``: :attr:`studylib.data.datasets.Data.digest` of their images."""
+    """Where numbers made now come from: commit, date, package versions, hardware and, if given, images.
+
+    ``data``: :attr:`studylib.data.datasets.Data.digest` of the images that they are about.
+    """
     packages = ("torch", "torchvision", "torchao", "numpy", "scikit-learn", "safetensors")
     return ({"data_sha256": data} if data else {}) | {
         "git_commit": _git_commit(),

@@ -95,7 +95,10 @@ def replace_module(model: nn.Module, name: str, new: nn.Module) -> None:
 
 
 def fold_batch_norm(model: nn.Module) -> nn.Module:
-    """A copy with batch norms folded into the convolutions before them; SpecError as :func:`check_units`."""
+    """A copy with batch norms folded into the convolutions before them; norms of other kinds stay.
+
+    SpecError: a unit that does something else than convolution, then batch norm (:func:`check_units`).
+    """
     check_units(model)
     folded = duplicate(model).eval()
     for unit in folded.modules():

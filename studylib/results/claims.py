@@ -37,8 +37,8 @@ class Claim:
     elsewhere: str = ""  # why it can be held against nothing here
     sampled: bool = False  # an accuracy or a mean over images, which without an interval says nothing
     nodes: dict[str, int] = dataclasses.field(default_factory=dict)  # node → weight of its test accuracy, summed
-    saved: NodeAndColumn | None = None  # the accounting by which a node saves of the teacher's bytes
-    taken: NodeAndColumn | None = None  # that by which it takes bytes
+    saved: NodeAndColumn | None = None  # a node, and the accounting by which it saves of the teacher's bytes
+    taken: NodeAndColumn | None = None  # a node, and the accounting by which it takes bytes
     own: bool = False  # it is about the paper's own network, whatever the technique
 
     def check(self) -> None:

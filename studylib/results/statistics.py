@@ -38,7 +38,8 @@ def over_both(values: np.ndarray, level: float = 0.95) -> tuple[float, float, fl
     """Mean of ``values`` (seeds, images), and an interval for another draw of seeds and of images.
 
     The half-widths of Student's intervals over seeds and images add in quadrature, as independent sources do. What a
-    seed does to single images is in both, so that it is, if anything, wide. One seed leaves the interval over images.
+    seed does to single images is in both, so that it is, if anything, wide. Seeds that happen to agree so make no
+    certainty. One seed leaves the interval over images.
     """
     values = np.atleast_2d(np.asarray(values, dtype=float))
     mean = values.mean()

@@ -49,7 +49,7 @@ class Node:
         """The node of the notebook ``chapter``; with ``published``, a folder such as figures/digits, what is there.
 
         ``study``: a :class:`studylib.settings.Study` or the dictionary of one; SettingError where it does not fit.
-        studylib.disk.files.CheckpointError: that study has not published the chapter.
+        CheckpointError where that study has not published the chapter.
         """
         study = settings.read(settings.Study, study, "study")
         if not isinstance(published, str | Path):
@@ -101,9 +101,12 @@ class Node:
         """Writes the model and its file, reads the file back, evaluates what was read; returns and writes the metrics.
 
         Two things are left: the model for the next stage (``model.safetensors``, ``model.json``), and the file of what
-        inference needs (:data:`studylib.tree.names.CODED`). Every number is of the model decoded from that file. The
-        test set is read here, once, and its logits are stored. ``model.spec`` gets ``input``, how images are scaled.
-        studylib.coding.codec.CodecError: the model cannot be coded, or what is read back is not what was written.
+        inference needs (:data:`studylib.tree.names.CODED`). Every number is of the model decoded from that file, after
+        it was seen to be the one encoded (:func:`studylib.coding.codec.verify`). The test set is read here, once, and
+        its logits are stored. The data's task scores them. ``model.spec`` gets ``input``, how images are scaled.
+
+        Raises:
+            studylib.coding.codec.CodecError: the model cannot be coded, or what is read back is not what was written.
         """
         seconds, history = time.perf_counter() - self.started, model.history
         self.model = model

@@ -16,7 +16,7 @@ KEYS = {"chapter": str, "about": dict, "settings": dict, "metrics": dict, "rows"
 class Published:
     """A chapter, such as ``04_svd``, as a study published it in ``folder``, absolute or below the study's root.
 
-    studylib.disk.files.CheckpointError: the study has not published that chapter, or the file is damaged.
+    CheckpointError where the study has not published that chapter, or the file is damaged.
     """
 
     def __init__(self, folder: str | Path, chapter: str):

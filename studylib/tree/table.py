@@ -28,7 +28,7 @@ COLUMNS = columns(CLASSIFICATION)
 def read_table(path: str | Path, *columns: str) -> pd.DataFrame:
     """The table in the CSV file ``path``, which has ``columns`` at least; OSError where it cannot be read.
 
-    studylib.disk.files.CheckpointError, which names it: it is not a table, or not of a study.
+    CheckpointError, which names it, where it is not a table, or not of a study.
     """
     try:
         with open(path, encoding="utf-8") as file:
@@ -46,8 +46,8 @@ def read(run: Path, names: Iterable[str], seeds: Iterable[int], task: Task = CLA
     """One row a seed and node of the run in folder ``run``, with the :func:`columns` of ``task``.
 
     ``agreement`` is the share of test images on which a node predicts what its teacher predicts. ``latency_ms`` and
-    ``bytes_nncodec`` come from the run's :data:`LATENCY` and :data:`NNCODEC`, NaN without.
-    studylib.disk.files.CheckpointError, OSError, which name it: a node not run, or a damaged file.
+    ``bytes_nncodec`` come from the run's ``latency.json`` and ``nncodec.json``, NaN without. CheckpointError or OSError
+    names a node that has not been run, or a damaged file.
     """
     run, names, wanted = Path(run), list(names), columns(task)
     latency = files.read_json(run / LATENCY)["latency_ms"] if (run / LATENCY).exists() else {}

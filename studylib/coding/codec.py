@@ -1,13 +1,13 @@
-"""A model in as few bytes as it takes: one file with all that inference needs, and the model back from it.
+"""A model as one small file with all that inference needs, and back.
 
 ::
 
     SLNC | version, width of the floats | length, spec (JSON, deflated) | range-coded tensors | CRC-32
 
-The tensors are those of the inference form (:mod:`studylib.coding.shipped`), layer after layer in the spec's order:
-positions, values, scales, biases, the input's scale and zero point. Scales of rows without a weight are left out and
-read as 0, the input's scale of a layer without any as 1. Reading executes nothing from the file. Sizes are held
-against :class:`Limits` before anything is decoded or allocated.
+The tensors are those of the inference form (:mod:`studylib.coding.shipped`), layer after layer in the spec's order.
+A layer has positions, values, scales, biases, the input's scale and zero point. Scales of rows without a weight are
+left out and read as 0. The input's scale of a layer without any is read as 1. Reading executes nothing from the file.
+Sizes are held against :class:`Limits` before anything is decoded or allocated.
 """
 
 import dataclasses
@@ -44,7 +44,7 @@ KNOWN = (  # text that specs have in common, for deflate to point at; a part of 
 
 
 class CodecError(ValueError):
-    """Bytes that are not a model of this format, or a model that it cannot hold; the message says why."""
+    """Bytes that are no model of this format, or a model outside it; the message says why."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,12 +64,12 @@ def encode(model: nn.Module, *, floats: str | None = None) -> bytes:
     Models beyond the usual :class:`Limits` are coded as well; who reads them must raise the limits.
 
     Args:
-        floats: "float32" or "float16", in which biases, scales and float weights are stored; None: as the model's
-            inference form says, else float32. ``shipped.apply`` with the same gives what :func:`decode` will return.
+        floats: "float32" or "float16", for biases, scales and float weights. None: as the model's inference form says,
+            else float32. ``shipped.apply`` with the same gives what :func:`decode` will return.
 
     Raises:
-        CodecError: layers that no spec builds (:func:`studylib.networks.spec.rebuilt`); a number not finite or beyond
-            its layer's bits; a type but float32, int8, uint8; a spec that is not JSON of at most 65,535 bytes.
+        CodecError: layers that no spec builds (:func:`studylib.networks.spec.rebuilt`). Numbers not finite or beyond the
+            layer's bits. Types but float32, int8 and uint8. A spec not JSON or above 65,535 bytes.
         ValueError: unknown ``floats``, or as studylib.coding.shipped.HalfPrecisionError a float beyond float16.
     """
     _rebuilt(model)
@@ -99,8 +99,8 @@ def decode(file: bytes, limits: Limits = Limits()) -> nn.Module:
     """The model in ``file``, in evaluation mode on the CPU.
 
     Every number equals the one encoded, but for the sign of a weight's zero. On the same machine and at the same batch
-    size outputs are the same bit for bit. Raises CodecError where it is not such a file, of another version, damaged
-    or beyond ``limits``; TypeError where it is not bytes.
+    size outputs are the same bit for bit. CodecError: not such a file, of another version, damaged or beyond
+    ``limits``. TypeError: not bytes.
     """
     if not isinstance(file, bytes | bytearray | memoryview):
         raise TypeError(f"{type(file).__name__}: expected the bytes of a file, such as Path(...).read_bytes()")
@@ -198,7 +198,7 @@ def _refuse(constant: str):
 
 
 def _check_values(model: nn.Module, tensors: dict[str, np.ndarray]) -> None:
-    """Refuses integers that a layer's bits do not hold and scales that no quantization has."""
+    """Refuses integers beyond a layer's bits, and scales that no quantization has."""
     for name, layer in weight_layers(model).items():
         half = 2 ** (getattr(layer, "bits", 8) - 1)
         weight = tensors[f"{name}.weight"]

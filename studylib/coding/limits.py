@@ -12,9 +12,9 @@ from studylib.networks.spec import SPEC_FORMAT, build
 def check_network(name: str, args: dict, data: Data, asked: str) -> None:
     """Builds the network (:func:`studylib.networks.spec.create`) without memory; sees that its coded file can be read.
 
-    A layer's width is in the file where channels were sliced away, and may there be no larger than other numbers.
-    ValueError, which begins with the settings ``asked`` (``depth=40, growth=12``): it cannot be built, or is wider,
-    larger or deeper than :class:`studylib.coding.codec.Limits` allow.
+    A layer's width is in the file where channels were sliced away. There it may be no larger than other numbers.
+    ValueError: it cannot be built, or is beyond :class:`studylib.coding.codec.Limits`. The message begins with the
+    settings ``asked``, such as ``depth=40, growth=12``.
     """
     limits = Limits()
     numbers = [each for value in args.values() for each in (value if isinstance(value, list) else [value])]

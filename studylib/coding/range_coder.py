@@ -1,6 +1,6 @@
 """The range coder of ``constriction`` behind one set of methods for writing and reading.
 
-Methods take what is to be written, None for a reader, and return it: writer and reader walk through the same code.
+Methods take what is to be written, None for a reader, and return it. Writer and reader run the same code.
 Probabilities come from integer counts by IEEE operations in a fixed order: every machine decodes alike.
 """
 

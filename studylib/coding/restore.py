@@ -93,7 +93,7 @@ def apply(path: str | Path, data: Data) -> nn.Module:
     """The network of a published file in float32, with batch norms, to be trained on; its zeros are zeros.
 
     Weights are those that the integers stand for; inputs are not rounded. In evaluation mode it else computes what the
-    file's does. Channels that were sliced away are there again, without a weight, behind those that were kept. Each
+    file's does. Channels that were sliced away are there again, without a weight, behind the others. Each
     batch norm, with the statistics of training images, adds the bias alone. Each filter before one is brought to
     :data:`NORM`, which decides how fast it learns and what pruning takes first. Errors are those of :func:`published`.
     """

@@ -19,7 +19,7 @@ class HalfPrecisionError(ValueError):
 
 
 def apply(model: nn.Module, *, slice_dead: bool = True, floats: str = "float32") -> nn.Module:
-    """``model`` as it is shipped, on the CPU, with what was done as one change of its spec; a copy if it is already.
+    """``model`` as it is shipped, on the CPU, what was done as one change of its spec. A copy if it is so already.
 
     Args:
         slice_dead: take dead channels out, all but one of a layer that has no other.

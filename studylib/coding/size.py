@@ -59,8 +59,8 @@ def accountings(model: nn.Module) -> dict[str, int]:
 def entropy_bound(model: nn.Module) -> int:
     """Bytes of ``model`` by the zero-order entropies of its weights, without spec and counts; the rest at its width.
 
-    Of a weight tensor: cells × the entropy of being zero + nonzeros × the entropy of their values, or × 4 bytes of
-    floats. A coder that knows more than counts can pass it.
+    Of weights: cells × the entropy of being zero + nonzeros × the entropy of their values, or × 4 bytes of floats.
+    A coder that knows more than counts can pass it.
     """
     bits = 0.0
     weights = {f"{name}.weight" for name in weight_layers(model)}
@@ -85,7 +85,7 @@ def bitmap_bytes(tensor: torch.Tensor, bits: int) -> int:
 def csr_bytes(tensor: torch.Tensor, bits: int) -> int:
     """Bytes of ``tensor`` in compressed sparse rows, along the first dimension, its values at ``bits`` each.
 
-    A 4-byte pointer a row and one more, and for each nonzero a column index of the fewest whole bytes (1, 2 or 4).
+    A 4-byte pointer a row and one more. For each nonzero a column index of the fewest whole bytes (1, 2 or 4).
     """
     rows, count = tensor.shape[0] if tensor.dim() else 1, tensor.numel()
     nonzeros, columns = int((tensor != 0).sum()), max(1, count // max(1, rows))

@@ -43,7 +43,7 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 
 def write_files(contents: dict[Path, bytes]) -> None:
-    """Writes path → content, each in one step, once there is room for all: a reader sees the old file or the new one.
+    """Writes path → content once there is room for all. A reader sees a file's old or new content, never a part.
 
     OSError, which names the path, where the machine cannot, for want of space or leave.
     """

@@ -40,7 +40,7 @@ class ConvNet(nn.Module):
 class Chain(nn.Module):
     """A first convolution (``stem``), three stages, what pools, and a linear layer.
 
-    A stage is a 3 × 3 convolution, a 2 × 2 maximum and another convolution of as many channels, with batch norm.
+    A stage is a 3 × 3 convolution, a 2 × 2 maximum and another convolution as wide, with batch norm.
     ``pool`` brings (batch, channels, height, width) to (batch, channels, 1, 1).
     """
 
@@ -65,8 +65,8 @@ class Chain(nn.Module):
 class VGG(Chain):
     """3 × 3 convolutions with batch norm in three stages, without shortcuts (after Simonyan and Zisserman 2015).
 
-    A stem of ``width`` channels, stages of 2, 4 and 8 times as many, a mean over what is left of the image, and a
-    linear layer. Width 24 gives 0.66 M parameters. Shapes are those of :class:`ConvNet`.
+    A stem of ``width`` channels comes before stages of 2, 4 and 8 times as many. A mean over what is left of the image
+    and a linear layer follow. Width 24 gives 0.66 M parameters. Shapes are those of :class:`ConvNet`.
     """
 
     def __init__(self, in_channels=3, image_size=32, classes=10, width=24):
@@ -78,10 +78,10 @@ class VGG(Chain):
 class Whitened(Chain):
     """A VGG that learns in few epochs: its first layer starts as the whitening of the images' patches (Jordan 2024).
 
-    The stem is a 2 × 2 convolution without padding. Its channels are the principal components of 2 × 2 patches, each
-    divided by its deviation, and their negatives (section 3.2; there they do not train on). Stages have ``width``, 4
-    and 4 times as many channels; they start as the identity as far as they go (section 3.3). Then come the maximum
-    over what is left of the image and a linear layer. Width 64 gives 2.0 M parameters. For int8, batch norm comes
+    The stem is a 2 × 2 convolution without padding. Its channels are the principal components of 2 × 2 patches, divided
+    by their deviations, and their negatives (section 3.2). There they do not train on. Stages have ``width``, 4 and 4
+    times as many channels. They start as the identity as far as they go (section 3.3). Then come the maximum over what
+    is left of the image and a linear layer. Width 64 gives 2.0 M parameters. For int8, batch norm comes
     before the maximum, and ReLU is in GELU's place. Images below 9 pixels are padded by one.
     """
 
@@ -102,8 +102,8 @@ class Whitened(Chain):
 def whitening_filters(images: torch.Tensor) -> torch.Tensor:
     """Filters (4 c, c, 2, 2) that whiten the patches of ``images`` (n, c, h, w): Jordan 2024, section 3.2.
 
-    The eigenvectors of the patches' second moments, each over the root of its eigenvalue and :data:`WHITENING_EPS`,
-    the least first, the largest entry of each positive.
+    They are the eigenvectors of the patches' second moments, each over the root of its eigenvalue and
+    :data:`WHITENING_EPS`. The least comes first, and the largest entry of each is positive.
     """
     patches = images.unfold(2, 2, 1).unfold(3, 2, 1).permute(0, 2, 3, 1, 4, 5).flatten(3).flatten(0, 2).double()
     values, vectors = torch.linalg.eigh(patches.T @ patches / len(patches))

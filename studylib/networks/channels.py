@@ -1,9 +1,9 @@
 """Which layer reads which channel, and dead channels taken out of a network.
 
-A channel is dead where its weights are zero and the ReLU lets nothing of its bias through, or where no later weight
-reads it. A layer whose input is rounded in each batch's range ("dynamic") reads all. Slicing drops its row, bias and
-scale, and the columns that read it. Outputs stay the same up to rounding. Channels stay before another activation than
-ReLU, in a sum, in a convolution in groups and before one.
+A channel is dead where its weights are zero and the ReLU lets nothing of its bias through. It is dead, too, where no
+later weight reads it. A layer whose input is rounded in each batch's range ("dynamic") reads all. Slicing drops its
+row, bias and scale, and the columns that read it. Outputs stay the same up to rounding. Channels stay before another
+activation than ReLU, in a sum, in a convolution in groups and before one.
 """
 
 import copy

@@ -49,7 +49,7 @@ def latency(model: nn.Module, images: torch.Tensor, *, compiled: bool = True, re
 
 
 def timer(model: nn.Module, images: torch.Tensor, *, compiled: bool = True) -> Callable[[], float]:
-    """A function that runs the warmed-up ``model`` once and returns the milliseconds that it took.
+    """A function that runs the warmed-up ``model`` once and returns how many milliseconds it took.
 
     ``images``: (n, c, h, w) float32, on the model's device. ``compiled``: by torch.compile with frozen weights, so that
     int8 layers run in int8 kernels; else operation by operation.

@@ -1,8 +1,8 @@
 """int8 layers: integers of 2 to 8 bits with a scale a channel, and what computes with them.
 
 They run the ``quantized_decomposed`` operations of PT2E's graph on the same numbers, without its float copies.
-Weights of b < 8 bits are the integers −m … m with m = 2^(b−1) − 1, at a scale of max |w| / m per output channel. None
-is off by more than half a step, and the largest is exact. torchao's 8 bits have −m − 1, too, at max |w| / (m + ½).
+Weights of b < 8 bits are the integers −m … m with m = 2^(b−1) − 1. Each output channel has a scale, max |w| / m. None
+is off by more than half a step; the largest is exact. In 8 bits there is −m − 1, too, at a scale of max |w| / (m + ½).
 There a channel's largest negative weight lies halfway between two integers and rounds either way.
 """
 
@@ -19,7 +19,7 @@ ACTIVATIONS = ("static", "dynamic", "float")  # an input is rounded in a fixed r
 
 
 def bits_of_layers(model: nn.Module, bits: int | dict[str, int]) -> dict[str, int]:
-    """Layer → bits, 8 where ``bits`` does not name it; SpecError where they are not 2 to 8, or of no layer."""
+    """Layer → bits, 8 where ``bits`` does not name it. SpecError: not 2 to 8, or of no layer."""
     layers = weight_layers(model)
     if not isinstance(bits, dict):
         bits = dict.fromkeys(layers, bits)

@@ -78,9 +78,9 @@ def only_conv2d():
 def export(model: nn.Module, images: torch.Tensor) -> torch.fx.GraphModule:
     """torch.export's graph of ``model``, in its mode, for batches of any size; paddings become numbers, in place.
 
-    SpecError: a layer that is neither nn.Conv2d nor nn.Linear itself or is not called exactly once; a batch norm
-    behind a convolution outside a ConvUnit, which PT2E alone would fold; or as :func:`check_units` and
-    :func:`check_untouched` say.
+    SpecError: a layer that is neither nn.Conv2d nor nn.Linear itself, or not called exactly once. So is a batch norm
+    behind a convolution outside a ConvUnit, which PT2E alone would fold. :func:`check_units` and
+    :func:`check_untouched` have more.
     """
     check_untouched(model)
     check_units(model)
@@ -129,7 +129,7 @@ def check_range(model: nn.Module, images: torch.Tensor) -> None:
 
 
 def quantizer(bits: dict[str, int], observers: tuple | None = None):
-    """What tells PT2E to round each layer's input and weight only; torchao's for x86 rounds a term of each sum, too.
+    """What tells PT2E to round each layer's input and weight only. torchao's for x86 rounds a term of each sum.
 
     ``bits``: layer → bits of its weights; others stay float. ``observers`` make the observer, or fake quantizer, of an
     input and that of a weight. None: histograms of inputs, whose range has the least squared error, and the largest
@@ -160,7 +160,7 @@ def quantizer(bits: dict[str, int], observers: tuple | None = None):
 def _histogram():
     """torchao's observer of histograms, made to choose alike whatever the unit of what it sees.
 
-    It sums cubes of the bins' widths in float32, which are zero below 10⁻¹³; then it would take all bins away.
+    It sums cubes of the bins' widths in float32: those of widths below 10⁻¹³ are zero. Then it would drop all bins.
     """
     from torchao.quantization.pt2e import HistogramObserver
 

@@ -81,11 +81,11 @@ def build(spec: dict) -> nn.Module:
 
 
 def rebuilt(model: nn.Module) -> nn.Module:
-    """What a reader will build from the spec of ``model``, without memory for its tensors; seen to be of like layers.
+    """What a reader will build from the spec of ``model``, without memory for tensors. It is seen to be of like layers.
 
-    Its spec is that of ``model`` as JSON gives it back. SpecError, with the remedy: no spec; one that is not JSON or
-    does not build; a tensor or layer not as the spec builds it (another width, type, class or number of tensors, what
-    torch prunes or normalizes by, a hook); a unit that cannot be folded (:func:`check_units`).
+    Its spec is that of ``model`` as JSON gives it back. SpecError, with the remedy: no spec, or one that is not JSON or
+    does not build. So is a tensor or layer not as the spec builds it. That is another width, type or class, one more or
+    less, a hook, or what torch prunes or normalizes by. So is a unit that cannot be folded (:func:`check_units`).
     """
     if not isinstance(getattr(model, "spec", None), dict):
         raise SpecError(f"{type(model).__name__} has no spec: expected a model of studylib.networks.spec")

@@ -12,9 +12,9 @@ ONE_SEED = "one seed published: no interval"
 def prediction_half(deviation: float, published: int, rerun: int, level: float = 0.95) -> float:
     """Half the width of the interval in which the mean of ``rerun`` new seeds lies, about a mean of ``published``.
 
-    Student's prediction interval t · s · √(1/n + 1/m) (Hahn and Meeker 1991, section 4.6), for independent seeds: n and
-    m, as many as ``published`` and ``rerun`` say; s, the ``deviation`` over the published ones, and its unit. Reruns of
-    the same seeds vary less, so that it is, if anything, wide. NaN for fewer than two published seeds.
+    Student's prediction interval t · s · √(1/n + 1/m) (Hahn and Meeker 1991, section 4.6), for independent seeds. Here
+    n and m count those ``published`` and ``rerun``, and s is the ``deviation`` over the former. Reruns of the same seeds
+    vary less, so that it is, if anything, wide. NaN for fewer than two published seeds.
     """
     from scipy import stats
 
@@ -26,8 +26,8 @@ def prediction_half(deviation: float, published: int, rerun: int, level: float =
 def beside(ours: pd.DataFrame, published: pd.DataFrame, column: str = "test_accuracy") -> pd.DataFrame:
     """Every node of both runs, tables of node, seed, ``column`` and bytes_file, beside each other.
 
-    Rows of node, ours, published (means), seeds and seeds_published, half (of the interval), verdict (:data:`WITHIN`,
-    :data:`OUTSIDE` or why there is none) and bytes_ratio (ours / published).
+    Rows of node, ours, published (means), seeds, seeds_published, half (of the interval), verdict and bytes_ratio (ours
+    / published). The verdict is :data:`WITHIN`, :data:`OUTSIDE` or why there is none.
     """
     of = {"ours": (column, "mean"), "seeds": (column, "size"), "sd": (column, "std"), "bytes": ("bytes_file", "mean")}
     theirs, own = (run.groupby("node", sort=False, as_index=False).agg(**of) for run in (published, ours))

@@ -72,7 +72,7 @@ CLAIMS = read(Path(__file__).with_name("claims.toml"))
 
 @dataclasses.dataclass(frozen=True)
 class Measured:
-    """What was measured for a claim, in its unit: the value, an interval of confidence if there is one, and n."""
+    """What was measured for a claim, in its unit: the value, a confidence interval if there is one, and n."""
 
     value: float  # infinite: it was looked for, and nothing has it
     low: float = math.nan

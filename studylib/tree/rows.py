@@ -15,7 +15,7 @@ Task = tuple[dict, Callable[[], list[dict]]]
 
 
 def once(path: Path | None, key: list, make: Callable[[], Found]) -> Found:
-    """What ``make`` gives, as JSON gives it back; read from ``path`` where a call with the same ``key`` has left it.
+    """What ``make`` gives, as JSON gives it back. Read from ``path`` where a call with the same ``key`` left it.
 
     Args:
         path: None: nothing is kept.
@@ -35,7 +35,7 @@ def every(tasks: Iterable[Task], folder: Path | None, key: list) -> Iterator[dic
     """The rows of all ``tasks``, pairs of what they are of and what makes them; ``of`` is in each row.
 
     What they are of is a few JSON values, different for each. A task is done once for ``folder`` and ``key``
-    (:func:`once`): settings, digests of data and of the networks they start from.
+    (:func:`once`). The key has settings, digests of data and of the networks they start from.
     """
     for of, make in tasks:
         name = "-".join(str(value).replace("/", "_").replace(" ", "_") for value in of.values())

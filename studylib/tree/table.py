@@ -98,7 +98,7 @@ def summary(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def compare(a: pd.DataFrame, b: pd.DataFrame, task: Task = CLASSIFICATION) -> pd.DataFrame:
-    """Two sweeps side by side: for each node in either, the task's score and bytes of a and b and b less a.
+    """Two sweeps side by side. For each node in either: the task's score and bytes of a, b, and b less a.
 
     ``difference_sd``: the score difference's deviation over shared seeds, NaN where there are fewer than two.
     """

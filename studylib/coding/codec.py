@@ -68,8 +68,8 @@ def encode(model: nn.Module, *, floats: str | None = None) -> bytes:
             else float32. ``shipped.apply`` with the same gives what :func:`decode` will return.
 
     Raises:
-        CodecError: layers that no spec builds (:func:`studylib.networks.spec.rebuilt`). Numbers not finite or beyond the
-            layer's bits. Types but float32, int8 and uint8. A spec not JSON or above 65,535 bytes.
+        CodecError: layers that no spec builds (:func:`studylib.networks.spec.rebuilt`). Numbers not finite or beyond
+            the layer's bits. Types but float32, int8 and uint8. A spec not JSON or above 65,535 bytes.
         ValueError: unknown ``floats``, or as studylib.coding.shipped.HalfPrecisionError a float beyond float16.
     """
     _rebuilt(model)

@@ -13,8 +13,8 @@ def prediction_half(deviation: float, published: int, rerun: int, level: float =
     """Half the width of the interval in which the mean of ``rerun`` new seeds lies, about a mean of ``published``.
 
     Student's prediction interval t · s · √(1/n + 1/m) (Hahn and Meeker 1991, section 4.6), for independent seeds. Here
-    n and m count those ``published`` and ``rerun``, and s is the ``deviation`` over the former. Reruns of the same seeds
-    vary less, so that it is, if anything, wide. NaN for fewer than two published seeds.
+    n and m count those ``published`` and ``rerun``, and s is the ``deviation`` over the former. Reruns of the same
+    seeds vary less, so that it is, if anything, wide. NaN for fewer than two published seeds.
     """
     from scipy import stats
 

@@ -16,7 +16,7 @@ from studylib.coding import codec, size
 from studylib.data import scoring
 from studylib.experiments import int8 as measure
 from studylib.experiments import int8_few_bits
-from studylib.networks import int8_layers, pt2e
+from studylib.networks import pt2e
 from studylib.networks.layers import duplicate, fold_batch_norm, masks_of, prunable, weight_layers
 from studylib.plots import int8 as plots
 from studylib.results import statistics
@@ -100,7 +100,7 @@ def test_errors_by_layer_are_those_of_its_weights_and_of_what_it_puts_out(studen
     rows = measure.error_by_layer(student_model, int8_model, digits)
     assert [row["layer"] for row in rows] == list(weight_layers(int8_model))
     images = digits.normalize(digits.validation.images)
-    noise = int8_layers.layer_errors(student_model, int8_model, images)
+    noise = measure.layer_errors(student_model, int8_model, images)
     folded = weight_layers(fold_batch_norm(student_model))
     for row in rows:
         assert list(row) == ["layer", "worst", "mean", "static", "dynamic", "weight-only"]

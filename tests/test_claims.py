@@ -5,7 +5,8 @@ import pytest
 from projects import copy_project, edit
 
 from engine.run import code
-from studylib.results import claims, marks, verdicts
+from studylib.experiments import frontier_marks
+from studylib.results import claims, verdicts
 from studylib.results.claims import Claim, Measured
 from studylib.settings import SettingError
 
@@ -133,23 +134,23 @@ def point(name, bytes_, val, test):
 
 
 def test_a_mark_is_held_against_the_smallest_file_that_validation_images_choose(monkeypatch):
-    monkeypatch.setattr(marks, "MARKS", (marks.Mark(90.0, 1000.0, "theirs"),))
+    monkeypatch.setattr(frontier_marks, "MARKS", (frontier_marks.Mark(90.0, 1000.0, "theirs"),))
     large, small, lucky = (
         point("large", 900, 0.92, 0.91),
         point("small", 500, 0.9, 0.901),
         point("lucky", 10, 0.89, 0.95),
     )
-    (row,) = marks.against_marks([large, small, lucky], "cifar10")
+    (row,) = frontier_marks.against_marks([large, small, lucky], "cifar10")
     assert (row["ours"], row["our kB"], row["verdict"]) == ("small", 0.5, "passed")
     assert row["our %"] == pytest.approx(90.1)
 
     def verdict(*points):
-        return marks.against_marks(list(points), "cifar10")[0]["verdict"]
+        return frontier_marks.against_marks(list(points), "cifar10")[0]["verdict"]
 
     assert verdict(large, point("unlucky", 500, 0.9, 0.899)) == "less accurate on test images"
     assert verdict(point("wide", 1001, 0.92, 0.91)) == "larger"
     assert verdict(lucky) == "not reached (validation 89.00 %)"
-    assert marks.against_marks([large], "digits") == []
+    assert frontier_marks.against_marks([large], "digits") == []
 
 
 def test_what_was_measured_goes_to_json_and_back():

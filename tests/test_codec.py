@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from studylib.coding import codec, magnitudes, positions, shipped, size
 from studylib.coding.range_coder import Coder
 from studylib.disk.files import root
-from studylib.networks import cost, int8_layers, pt2e
+from studylib.experiments.int8 import with_activations
+from studylib.networks import cost, int8_layers
 from studylib.networks.layers import duplicate, weight_layers
 from studylib.networks.spec import create, with_change
 from studylib.techniques import int8, svd
@@ -128,7 +129,7 @@ def test_what_no_output_depends_on_is_left_out_and_zero():
 
 @pytest.mark.parametrize("activations", int8_layers.ACTIVATIONS)
 def test_every_kind_of_activation_comes_back(student_model, int8_model, activations):
-    model = pt2e.with_activations(int8_model, student_model, activations)
+    model = with_activations(int8_model, student_model, activations)
     decoded = codec.decode(codec.encode(model))
     assert torch.equal(outputs(decoded), outputs(shipped.apply(model)))
 

@@ -7,9 +7,9 @@ import pandas as pd
 import pytest
 
 from studylib.disk import files
-from studylib.experiments import frontier, frontier_files
+from studylib.experiments import frontier, frontier_files, frontier_marks
 from studylib.plots.frontier import draw_files
-from studylib.results import marks, verdicts
+from studylib.results import verdicts
 from studylib.results.chapter import Chapter
 from studylib.techniques import int8
 from studylib.training.recipe import Recipe
@@ -138,10 +138,10 @@ def test_the_claim_is_of_the_smallest_file_that_holds_the_accuracy():
 
 
 def test_the_figure_has_stars_where_others_have_files_of_these_data():
-    assert marks.of_data("digits") == () and marks.of_data("cifar10") == marks.MARKS
+    assert frontier_marks.of_data("digits") == () and frontier_marks.of_data("cifar10") == frontier_marks.MARKS
 
     def stars(dataset):
-        lines = draw_files(POINTS, marks.of_data(dataset)).axes[0].lines
+        lines = draw_files(POINTS, frontier_marks.of_data(dataset)).axes[0].lines
         return sum(line.get_marker() == "*" for line in lines)
 
-    assert (stars("digits"), stars("cifar10")) == (0, len(marks.MARKS))
+    assert (stars("digits"), stars("cifar10")) == (0, len(frontier_marks.MARKS))

@@ -9,6 +9,7 @@ from torch import nn
 
 from studylib.coding import codec, restore, shipped
 from studylib.disk import models
+from studylib.experiments.int8 import with_activations
 from studylib.networks import blocks, layers, pt2e, spec
 from studylib.techniques import int8, qat
 from studylib.training import recipe
@@ -156,7 +157,7 @@ def test_convolutions_of_every_kind_are_trained_with_rounding(kind, tiny, images
 def test_other_ways_to_round_inputs_keep_the_attributes(activations, images, tmp_path):
     model = network("layers", how=CONVOLUTIONS["several"])
     ours = pt2e.from_pt2e(model, pt2e.convert(model, images))
-    other = pt2e.with_activations(ours, model, activations)
+    other = with_activations(ours, model, activations)
     check_written(other, images, tmp_path)
     with torch.no_grad():
         assert torch.allclose(other(images), model(images), atol=0.1)

@@ -20,8 +20,9 @@ from torch import nn
 
 from studylib import techniques
 from studylib.coding import codec, restore
+from studylib.experiments import int8 as measure
 from studylib.experiments.svd import fisher
-from studylib.networks import layers, pt2e, spec
+from studylib.networks import layers, spec
 from studylib.techniques import distill, int8, prune, qat, svd
 from studylib.training.recipe import Recipe
 
@@ -57,7 +58,7 @@ def of_mixed_bits(model, data, seed):
 
 def with_activations(activations):
     def technique(model, data, seed):
-        return pt2e.with_activations(int8.apply(model, data, seed=seed, **IMAGES), model, activations)
+        return measure.with_activations(int8.apply(model, data, seed=seed, **IMAGES), model, activations)
 
     return technique
 

@@ -9,7 +9,8 @@ from torch import nn
 
 from studylib.data import scoring
 from studylib.disk import models
-from studylib.networks import blocks, int8_layers, pt2e
+from studylib.experiments.int8 import layer_errors, with_activations
+from studylib.networks import blocks, pt2e
 from studylib.networks import spec as networks_spec
 from studylib.networks.int8_layers import Int8Conv2d, Int8Linear
 from studylib.networks.layers import duplicate, fold_batch_norm, weight_layers
@@ -251,7 +252,7 @@ def test_one_number_of_bits_is_stored_as_one(low_bit_models, student_model):
     assert low_bit_models[3].spec["changes"][-1]["structure"]["bits"] == 3
     rebuilt = networks_spec.build(low_bit_models[3].spec)
     assert {layer.bits for layer in weight_layers(rebuilt).values()} == {3}
-    other = pt2e.with_activations(low_bit_models[3], student_model, "dynamic")
+    other = with_activations(low_bit_models[3], student_model, "dynamic")
     assert {layer.bits for layer in weight_layers(other).values()} == {3}
 
 
@@ -284,7 +285,7 @@ def test_bits_of_an_unknown_layer_are_named(student_model, low_bit_models, digit
 def test_other_activations_keep_the_weights_and_survive_the_disk(
     student_model, int8_model, images, activations, tmp_path
 ):
-    model = pt2e.with_activations(int8_model, student_model, activations)
+    model = with_activations(int8_model, student_model, activations)
     for name, layer in weight_layers(model).items():
         other = weight_layers(int8_model)[name]
         assert torch.equal(layer.weight, other.weight) and torch.equal(layer.bias, other.bias)
@@ -297,7 +298,7 @@ def test_other_activations_keep_the_weights_and_survive_the_disk(
 
 
 def test_weight_only_computes_with_the_dequantized_weights(student_model, int8_model, images):
-    model = pt2e.with_activations(int8_model, student_model, "float")
+    model = with_activations(int8_model, student_model, "float")
     plain = fold_batch_norm(student_model)
     for name, layer in weight_layers(plain).items():
         with torch.no_grad():
@@ -316,11 +317,11 @@ def test_dynamic_inputs_use_the_whole_range_of_each_batch():
 
 def test_unknown_activations_are_named(student_model, int8_model):
     with pytest.raises(blocks.SpecError, match="activations 'fuzzy': expected one of static, dynamic, float"):
-        pt2e.with_activations(int8_model, student_model, "fuzzy")
+        with_activations(int8_model, student_model, "fuzzy")
 
 
 def test_layer_errors_are_signal_to_noise_in_decibels(student_model, int8_model, images):
-    errors = int8_layers.layer_errors(student_model, int8_model, images)
+    errors = layer_errors(student_model, int8_model, images)
     assert list(errors) == list(weight_layers(student_model))
     captured = []
     with torch.no_grad():
@@ -332,4 +333,4 @@ def test_layer_errors_are_signal_to_noise_in_decibels(student_model, int8_model,
     ratio = clean.square().sum() / (clean - noisy).square().sum()
     assert errors["fc3"] == pytest.approx(10 * torch.log10(ratio).item(), rel=1e-4)
     assert all(10 < value < 70 for value in errors.values())
-    assert set(int8_layers.layer_errors(folded, folded, images).values()) == {float("inf")}
+    assert set(layer_errors(folded, folded, images).values()) == {float("inf")}

@@ -12,8 +12,9 @@ from studylib.data import scoring
 from studylib.descent import objectives
 from studylib.disk import files, models
 from studylib.experiments.frontier import coded_bytes
+from studylib.experiments.int8 import with_activations
 from studylib.experiments.moo_objectives import quantization_error
-from studylib.networks import grid, layers, pt2e
+from studylib.networks import grid, layers
 from studylib.techniques import int8, qat
 from studylib.training.recipe import Recipe
 
@@ -59,7 +60,7 @@ def test_int8_is_as_good_whatever_scale_a_layer_has(s, student_model, int8_model
     model = scaled(student_model, s)
     assert accuracy(model, digits) == pytest.approx(accuracy(student_model, digits), abs=0.005)
     static = int8.apply(model, digits, calibration_images=128)
-    for found in (static, pt2e.with_activations(static, model, "dynamic")):
+    for found in (static, with_activations(static, model, "dynamic")):
         assert accuracy(found, digits) >= accuracy(int8_model, digits) - 0.02
         for name, layer in layers.weight_layers(found).items():
             assert live_rows(layer).min() >= 126, name

@@ -7,7 +7,8 @@ from torch import nn
 from studylib.coding import shipped
 from studylib.data import datasets
 from studylib.disk import models
-from studylib.networks import blocks, cost, int8_layers, pt2e
+from studylib.experiments.int8 import with_activations
+from studylib.networks import blocks, cost, int8_layers
 from studylib.networks.layers import duplicate, weight_layers
 from studylib.networks.spec import build, create
 from studylib.techniques import int8, svd
@@ -160,7 +161,7 @@ def test_slicing_changes_no_output_whatever_rounds_the_inputs(activations):
     with torch.no_grad():
         model.fc1.weight[:, 0] = 0  # unread
         model.features[4].norm.weight[0] = 50.0  # and large
-    low = pt2e.with_activations(int8.apply(model, digits, calibration_images=64), model, activations)
+    low = with_activations(int8.apply(model, digits, calibration_images=64), model, activations)
     new = shipped.apply(low)
     assert torch.allclose(outputs(new), outputs(low), atol=1e-5)
     assert ("inference" in [change["technique"] for change in new.spec["changes"]]) == (activations != "dynamic")

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from studylib.coding import shipped, size
+from studylib.experiments.svd import sparse_bytes
 from studylib.networks import cost
 from studylib.networks.layers import duplicate, fold_batch_norm, sparsity, weight_layers
 from studylib.techniques import prune, svd
@@ -88,8 +89,8 @@ def test_a_factorized_model_is_smaller(student_model):
     assert size.accountings(svd.apply(student_model))["parameters"] < size.accountings(student_model)["parameters"]
 
 
-def test_inventory_is_what_inference_needs(teacher_model):
-    names = set(size.inventory(teacher_model))
+def test_folding_leaves_what_inference_needs(teacher_model):
+    names = set(fold_batch_norm(teacher_model).state_dict())
     assert not [name for name in names if "norm" in name or "running" in name]
     assert names == {f"{n}.{what}" for n in weight_layers(teacher_model) for what in ("weight", "bias")}
 
@@ -136,7 +137,7 @@ def test_sparse_bytes_are_those_of_the_cheapest_way(shape, live, expected):
     """Dense, a bitmap, CSR, nothing at all, a single number."""
     tensor = torch.zeros(shape)
     tensor.view(-1)[:live] = 1
-    assert size.sparse_bytes(tensor) == expected
+    assert sparse_bytes(tensor) == expected
 
 
 def test_the_cheapest_way_is_taken_for_each_tensor(small):

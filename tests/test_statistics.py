@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from studylib.experiments import sweep_effects
+from studylib.experiments import sweep_effects, sweep_narrower
 from studylib.results import statistics
 from studylib.tree import names
 
@@ -131,7 +131,7 @@ def test_rivals_are_interpolated_at_equal_cost():
     rivals = pd.DataFrame(
         {"kind": ["a", "a", "b", "b"], "bytes": [400, 100, 50, 200], "accuracy": [0.9, 0.8, 0.7, 0.75]}
     )
-    at = lambda cost: statistics.at_equal_cost(rivals, "bytes", "accuracy", cost)  # noqa: E731
+    at = lambda cost: sweep_narrower.at_equal_cost(rivals, "bytes", "accuracy", cost)  # noqa: E731
     assert at(200) == pytest.approx(0.85)  # half way from 100 to 400 on a logarithmic scale
     assert at(100) == pytest.approx(0.8) and at(1e6) == pytest.approx(0.9)
     assert at(60) == pytest.approx(0.7 + 0.05 * math.log(60 / 50) / math.log(4))  # only b is as small

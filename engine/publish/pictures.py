@@ -8,9 +8,10 @@ import pandas as pd
 from engine.publish.published import Figures
 from engine.settings import chapters
 from studylib.disk.files import write_bytes, write_json
+from studylib.experiments import frontier_marks
 from studylib.experiments.frontier_published import network_name
 from studylib.plots import frontier, moo, sweep
-from studylib.results import marks, style
+from studylib.results import style
 from studylib.tree import table
 
 INDEX = "index.json"
@@ -46,7 +47,7 @@ def draw(there: Figures) -> None:
         points = there.files.dropna(subset="network").astype({"bits": int})
         pairs = zip(points["study"], points["network"], strict=True)
         points["network"] = [network_name(study, there.studies[study], network) for study, network in pairs]
-        _save(there.folder / "cited" / FILES, frontier.draw_files(points, marks.MARKS))
+        _save(there.folder / "cited" / FILES, frontier.draw_files(points, frontier_marks.MARKS))
         index[FILES] = [_source(there, study, key, of_files[key]) for study, key in studies]
     write_json(there.folder / "cited" / INDEX, index)
 

@@ -14,9 +14,9 @@ from engine.publish.published import Figures
 from engine.settings import chapters, parameters
 from engine.settings.reading import FOLDER
 from studylib.disk.files import read_json, write_bytes
-from studylib.experiments import sweep_narrower
+from studylib.experiments import frontier_marks, sweep_narrower
 from studylib.experiments.frontier_published import goals
-from studylib.results import claims, marks, statistics, tables
+from studylib.results import claims, statistics, tables
 from studylib.results import verdicts as judged
 from studylib.tree import names, table
 
@@ -123,7 +123,7 @@ def marks_table(there: Figures) -> str:
         enough = every[100 * every["test_accuracy"] >= mark - 1e-9].head(1).itertuples()
         return next((f"{file.bytes / 1000:.2f} kB (`{file.name}`)" for file in enough), "–")
 
-    rows = pd.DataFrame(marks.against_marks(there.files.to_dict("records"), claims.PAPER_DATA))
+    rows = pd.DataFrame(frontier_marks.against_marks(there.files.to_dict("records"), claims.PAPER_DATA))
     rows["if chosen by test images"] = rows["mark %"].map(luckiest)
     return tables.markdown_rows(rows.astype({"our kB": float, "our %": float}))
 

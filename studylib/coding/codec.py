@@ -1,15 +1,13 @@
-"""A model in as few bytes as it takes: one file with all that inference needs, and the model back from it.
+"""A model as one small file with all that inference needs, and back.
 
 ::
 
     SLNC | version, width of the floats | length, spec (JSON, deflated) | range-coded tensors | CRC-32
 
-The tensors are those of the inference form (:mod:`studylib.coding.shipped`), layer after layer in the order of the
-spec: positions, values, scales, biases, the input's scale and zero point (:mod:`studylib.coding.tensors`). What no
-output depends on is left out and restored as zero: scales of rows without a weight, the input's scale of a layer
-without any (1).
-
-Reading executes nothing from the file. Sizes are held against :class:`Limits` before anything is decoded or allocated.
+The tensors are those of the inference form (:mod:`studylib.coding.shipped`), layer after layer in the spec's order.
+A layer has positions, values, scales, biases, the input's scale and zero point. Scales of rows without a weight are
+left out and read as 0. The input's scale of a layer without any is read as 1. Reading executes nothing from the file.
+Sizes are held against :class:`Limits` before anything is decoded or allocated.
 """
 
 import dataclasses
@@ -46,44 +44,33 @@ KNOWN = (  # text that specs have in common, for deflate to point at; a part of 
 
 
 class CodecError(ValueError):
-    """Bytes that are not a model of this format, or a model that it cannot hold; the message says why."""
+    """Bytes that are no model of this format, or a model outside it; the message says why."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Limits:
-    """The most that a file may ask for; raise them for larger models of a source you trust.
-
-    Attributes:
-        file_bytes: length of the file.
-        parameters: numbers of the model, zeros included.
-        integer: any one number in the spec that shapes the model (depth, width, rank).
-        layers: modules of the model.
-        changes: entries of the spec's history, each of which may rebuild the model.
-    """
+    """The most that a file may ask for; raise them for larger models of a source you trust."""
 
     file_bytes: int = 2**28
-    parameters: int = 2**26
-    integer: int = 2**12
-    layers: int = 2**14
-    changes: int = 64
+    parameters: int = 2**26  # numbers of the model, zeros included
+    integer: int = 2**12  # any one number in the spec that shapes the model (depth, width, rank)
+    layers: int = 2**14  # modules of the model
+    changes: int = 64  # entries of the spec's history, each of which may rebuild the model
 
 
 def encode(model: nn.Module, *, floats: str | None = None) -> bytes:
-    """The file of ``model``, in its inference form.
-
-    Args:
-        floats: "float32" or "float16": how floats that remain (biases, scales, float weights) are stored;
-            None: as the model's inference form says, else float32. ``shipped.apply`` with the same ``floats``
-            gives the model that :func:`decode` will return.
+    """The file of ``model``, in its inference form; whatever is not refused, :func:`decode` reads.
 
     Models beyond the usual :class:`Limits` are coded as well; who reads them must raise the limits.
 
+    Args:
+        floats: "float32" or "float16", for biases, scales and float weights. None: as the model's inference form says,
+            else float32. ``shipped.apply`` with the same gives what :func:`decode` will return.
+
     Raises:
-        CodecError: layers that are not what a spec builds (:func:`studylib.networks.spec.rebuilt`), a number that is
-            not finite or beyond its layer's bits, a tensor that is neither float32 nor int8 nor uint8, or a spec that
-            is not JSON data of at most 65,535 bytes. Whatever is not refused, :func:`decode` reads.
-        ValueError: unknown ``floats``.
-        studylib.coding.shipped.HalfPrecisionError: a float that half precision cannot hold.
+        CodecError: layers that no spec builds (:func:`studylib.networks.spec.rebuilt`). Numbers not finite or beyond
+            the layer's bits. Types but float32, int8 and uint8. A spec not JSON or above 65,535 bytes.
+        ValueError: unknown ``floats``, or as studylib.coding.shipped.HalfPrecisionError a float beyond float16.
     """
     _rebuilt(model)
     model = shipped.apply(model, floats=floats or shipped.floats_of(model))
@@ -111,12 +98,9 @@ def encode(model: nn.Module, *, floats: str | None = None) -> bytes:
 def decode(file: bytes, limits: Limits = Limits()) -> nn.Module:
     """The model in ``file``, in evaluation mode on the CPU.
 
-    Every number equals the one encoded (a negative zero among weights comes back as zero); on the same machine and at
-    the same batch size outputs are the same bit for bit.
-
-    Raises:
-        CodecError: not such a file, of another version, damaged, or beyond ``limits``.
-        TypeError: ``file`` is not bytes.
+    Every number equals the one encoded, but for the sign of a weight's zero. On the same machine and at the same batch
+    size outputs are the same bit for bit. CodecError: not such a file, of another version, damaged or beyond
+    ``limits``. TypeError: not bytes.
     """
     if not isinstance(file, bytes | bytearray | memoryview):
         raise TypeError(f"{type(file).__name__}: expected the bytes of a file, such as Path(...).read_bytes()")
@@ -138,8 +122,7 @@ def decode(file: bytes, limits: Limits = Limits()) -> nn.Module:
 def verify(model: nn.Module, decoded: nn.Module) -> None:
     """Sees that ``decoded`` holds what ``model`` (in inference form) does, and that it would be coded alike.
 
-    Raises:
-        CodecError: another spec, or a tensor that differs where an output may depend on it.
+    CodecError: another spec, or a tensor that differs where an output may depend on it.
     """
     if decoded.spec != _rebuilt(model).spec:
         raise CodecError("decoding gave another spec than was encoded")
@@ -196,9 +179,8 @@ def _skeleton(spec, limits: Limits) -> nn.Module:
     if modules > limits.layers or total > limits.parameters:
         most = f"at most {limits.parameters} in {limits.layers}"
         raise CodecError(f"{total} numbers in {modules} modules: expected {most}")
-    for name, tensor in model.state_dict().items():
-        if tensor.dtype not in TYPES:
-            raise CodecError(f"{name} is {tensor.dtype}: expected a model in inference form")
+    if others := [f"{name} is {t.dtype}" for name, t in model.state_dict().items() if t.dtype not in TYPES]:
+        raise CodecError(f"{others[0]}: expected a model in inference form")
     return model
 
 
@@ -216,7 +198,7 @@ def _refuse(constant: str):
 
 
 def _check_values(model: nn.Module, tensors: dict[str, np.ndarray]) -> None:
-    """Refuses integers that a layer's bits do not hold and scales that no quantization has."""
+    """Refuses integers beyond a layer's bits, and scales that no quantization has."""
     for name, layer in weight_layers(model).items():
         half = 2 ** (getattr(layer, "bits", 8) - 1)
         weight = tensors[f"{name}.weight"]

@@ -10,16 +10,11 @@ from studylib.networks.spec import SPEC_FORMAT, build
 
 
 def check_network(name: str, args: dict, data: Data, asked: str) -> None:
-    """Builds the network for ``data`` without memory for its weights, and sees that its coded file can be read.
+    """Builds the network (:func:`studylib.networks.spec.create`) without memory; sees that its coded file can be read.
 
-    A layer's width is in the file where channels were sliced away, and may there be no larger than other numbers.
-
-    Args:
-        name, args: as for :func:`studylib.networks.spec.create`; what fits it to the data is added.
-        asked: the settings that ask for it, such as ``depth=40, growth=12``; the messages begin with them.
-
-    Raises:
-        ValueError: it cannot be built, or is wider, larger or deeper than :class:`studylib.coding.codec.Limits` allow.
+    A layer's width is in the file where channels were sliced away. There it may be no larger than other numbers.
+    ValueError: it cannot be built, or is beyond :class:`studylib.coding.codec.Limits`. The message begins with the
+    settings ``asked``, such as ``depth=40, growth=12``.
     """
     limits = Limits()
     numbers = [each for value in args.values() for each in (value if isinstance(value, list) else [value])]
@@ -33,10 +28,7 @@ def check_network(name: str, args: dict, data: Data, asked: str) -> None:
     widest = max(max(layer.weight.shape[:2]) for layer in layers)
     total = sum(t.numel() for t in model.state_dict().values()) + sum(len(layer.weight) + 2 for layer in layers)  # int8
     modules = sum(1 for _ in model.modules())
-    for what, found, most in (
-        ("channels or features in a layer", widest, limits.integer),
-        ("numbers", total, limits.parameters),
-        ("modules", modules, limits.layers),
-    ):
+    counts = {"channels or features in a layer": widest, "numbers": total, "modules": modules}
+    for (what, found), most in zip(counts.items(), (limits.integer, limits.parameters, limits.layers), strict=True):
         if found > most:
             raise ValueError(f"{asked}: {found} {what}, expected at most {most} (a coded file's limit)")

@@ -18,11 +18,7 @@ PRIOR = 60 * 25  # what earlier tensors count for, together: sixty magnitudes
 
 
 class Magnitudes:
-    """Codes magnitudes, tensor after tensor.
-
-    Args:
-        edges: the three numbers that part rows into :data:`CLASSES` by their mean magnitude, whole and ascending.
-    """
+    """Codes magnitudes, tensor after tensor; three ascending ``edges`` part rows into classes by mean magnitude."""
 
     def __init__(self, edges: list[int]):
         self.edges, self.members = edges, np.ones(CLASSES, np.int64)

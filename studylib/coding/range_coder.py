@@ -1,8 +1,7 @@
 """The range coder of ``constriction`` behind one set of methods for writing and reading.
 
-Methods take what is to be written, and None for a reader; both return it. Encoder and decoder so walk through one and
-the same code and cannot disagree. Probabilities come from integer counts by IEEE operations in a fixed order: every
-machine decodes alike.
+Methods take what is to be written, None for a reader, and return it. Writer and reader run the same code.
+Probabilities come from integer counts by IEEE operations in a fixed order: every machine decodes alike.
 """
 
 from collections.abc import Callable
@@ -10,9 +9,8 @@ from collections.abc import Callable
 import constriction
 import numpy as np
 
-Bernoulli, Categorical, Uniform = (
-    getattr(constriction.stream.model, n) for n in ("Bernoulli", "Categorical", "Uniform")
-)
+Bernoulli, Categorical = constriction.stream.model.Bernoulli, constriction.stream.model.Categorical
+Uniform = constriction.stream.model.Uniform
 
 
 class CodeError(ValueError):
@@ -25,11 +23,7 @@ class Coder:
     left = 2**62  # bits that may yet be spent
 
     def spend(self, bits: int) -> None:
-        """Counts ``bits`` that nothing can compress, such as signs: a file without end could ask for memory without.
-
-        Raises:
-            CodeError: a reader's words have fewer.
-        """
+        """Counts ``bits`` that nothing can compress, such as signs; CodeError where a reader's words have fewer."""
         self.left -= bits
         if self.left < 0:
             raise CodeError("more numbers than the file has bits for")

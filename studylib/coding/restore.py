@@ -1,13 +1,12 @@
-"""Coded files as networks again that can be trained on, or teach.
-
-What was published of a run is its files; a longer study starts from them instead of from its beginning.
-"""
+"""Published files as networks again that can be trained on, or teach: a longer study starts from them."""
 
 import hashlib
 import math
 from pathlib import Path
+from typing import Annotated
 
 import torch
+from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 from torch import nn
 
 from studylib.coding import codec
@@ -19,43 +18,41 @@ from studylib.networks.layers import fold_batch_norm, weight_layers
 
 ENDING = ".slnc"
 LIST = "models.json"  # beside published files: name → sha256, dataset, seed, …
-RANGES = {"bytes": (1, 2**32), "test_accuracy": (0, 1), "seed": (0, 2**32 - 1)}
-KINDS = {"sha256": str, "dataset": str, "profile": str, "node": str, "seed": int, "bytes": int, "test_accuracy": float}
 IMAGES = 2000  # training images from which batch norms take their statistics
 NORM = math.sqrt(2)  # of a filter: what He's initialization gives on average, whatever its fan in
 
 
-def listing(folder: Path) -> dict[str, dict]:
-    """What :data:`LIST` in ``folder`` says, published file → :data:`KINDS` and what else; empty where there is none.
+class About(BaseModel, strict=True, extra="allow", allow_inf_nan=False):
+    """What the list says of a published file; any key may be missing, others are allowed."""
 
-    Raises:
-        studylib.disk.files.CheckpointError: it is damaged; the message names it and what was expected.
-        OSError: the machine cannot read it.
+    sha256: str = ""
+    dataset: str = ""
+    profile: str = ""
+    node: str = ""
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    bytes: Annotated[int, Field(ge=1, le=2**32)] = 1
+    test_accuracy: Annotated[float, Field(ge=0, le=1)] = 0.0
+
+
+def listing(folder: Path) -> dict[str, dict]:
+    """What :data:`LIST` in ``folder`` says: published file → keys of :class:`About`; empty where there is none.
+
+    Raises studylib.disk.files.CheckpointError, which names value and what was expected, where it is damaged; OSError
+    where the machine cannot read it.
     """
     path = Path(folder) / LIST
-    if not path.exists():
-        return {}
-    known = files.read_json(path)
-    if not isinstance(known, dict) or not all(isinstance(about, dict) for about in known.values()):
-        raise files.CheckpointError(f"{path}: expected an object that has one for each published file")
-    for name, about in known.items():
-        for key, value in about.items():
-            kind = KINDS.get(key, object)
-            fits = isinstance(value, (int, float) if kind is float else kind) and not isinstance(value, bool)
-            if kind is not object and not fits:
-                raise files.CheckpointError(f"{path}: {key}={value!r} of {name}: expected {kind.__name__}")
-            low, high = RANGES.get(key, (0, 0))
-            if key in RANGES and not low <= value <= high:
-                raise files.CheckpointError(f"{path}: {key}={value!r} of {name}: expected from {low} to {high}")
+    known = files.read_json(path) if path.exists() else {}
+    try:
+        TypeAdapter(dict[str, About]).validate_python(known)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise files.CheckpointError(f"{path}: {where}={first['input']!r}: {first['msg']}") from error
     return known
 
 
 def listed(folder: Path, name: str, *needed: str) -> dict | None:
-    """What :func:`listing` has of the file ``name``, ``needed`` keys at least; None where it does not list it.
-
-    Raises:
-        studylib.disk.files.CheckpointError: as :func:`listing`, or one of ``needed`` is missing.
-    """
+    """What :func:`listing` has of the file ``name``; None without it, CheckpointError without a ``needed`` key."""
     about = listing(folder).get(name)
     if about is not None and (missing := sorted(set(needed) - set(about))):
         expected = f"expected all of {', '.join(sorted(needed))}"
@@ -64,18 +61,14 @@ def listed(folder: Path, name: str, *needed: str) -> dict | None:
 
 
 def published(path: str | Path, data: Data) -> nn.Module:
-    """The model in a published file, as :func:`studylib.coding.codec.decode` gives it.
+    """The model in a published file, absolute or below the study's root, which the :data:`LIST` beside it has.
 
-    Args:
-        path: of the file, absolute or below the study's root; :data:`LIST` stands beside it.
-        data: whose training images are to be seen; the file's seed must be its own, else the network has been trained
-            on what here are validation images.
+    Its seed must be that of ``data``, else it has been trained on what here are validation images.
 
     Raises:
         ValueError: no such file, not in the list, not the file listed, or of other data or another seed.
         studylib.disk.files.CheckpointError: the list is damaged or says too little.
-        studylib.coding.codec.CodecError: not a coded model.
-        studylib.networks.blocks.SpecError: a network that was factorized.
+        studylib.coding.codec.CodecError, studylib.networks.blocks.SpecError: not a coded model; a factorized one.
     """
     named, path = path, files.resolve(path)
     about = listed(path.parent, path.name, "sha256", "dataset", "seed")
@@ -99,14 +92,10 @@ def published(path: str | Path, data: Data) -> nn.Module:
 def apply(path: str | Path, data: Data) -> nn.Module:
     """The network of a published file in float32, with batch norms, to be trained on; its zeros are zeros.
 
-    Weights are those that the integers stand for; inputs are no longer rounded. Channels that were sliced away are
-    there again, without a weight, behind those that were kept. Each batch norm, with the statistics of training
-    images, adds the bias alone, and each filter before one is brought to :data:`NORM`. In evaluation mode the network
-    computes what the file's does, but for the rounding of inputs. The norm decides how fast a filter learns and which
-    weights pruning by magnitude takes first.
-
-    Raises:
-        ValueError, studylib.coding.codec.CodecError, studylib.networks.blocks.SpecError: as :func:`published`.
+    Weights are those that the integers stand for; inputs are not rounded. In evaluation mode it else computes what the
+    file's does. Channels that were sliced away are there again, without a weight, behind the others. Each
+    batch norm, with the statistics of training images, adds the bias alone. Each filter before one is brought to
+    :data:`NORM`, which decides how fast it learns and what pruning takes first. Errors are those of :func:`published`.
     """
     coded = published(path, data)
     model = _whole(coded)

@@ -19,19 +19,16 @@ class HalfPrecisionError(ValueError):
 
 
 def apply(model: nn.Module, *, slice_dead: bool = True, floats: str = "float32") -> nn.Module:
-    """``model`` as it is shipped, on the CPU; what was done is recorded as one change of its spec.
-
-    A model in that form already is returned as a copy, unchanged.
+    """``model`` as it is shipped, on the CPU, what was done as one change of its spec. A copy if it is so already.
 
     Args:
         slice_dead: take dead channels out, all but one of a layer that has no other.
-        floats: "float16" rounds every float (biases, scales, float weights) to half precision; the tensors stay
-            float32. What would become infinite is refused, and what would lose more than :data:`LOSS`: numbers
+        floats: "float16" rounds biases, scales and float weights to half precision; the tensors stay float32. Numbers
             below 2⁻¹⁴ have fewer than 11 binary digits there, those below 2⁻²⁵ none.
 
     Raises:
         ValueError: unknown ``floats``.
-        HalfPrecisionError: a float that half precision cannot hold.
+        HalfPrecisionError: a float that half precision cannot hold, or that would lose more than :data:`LOSS`.
     """
     if floats not in FLOATS:
         raise ValueError(f"floats={floats!r}: expected one of {', '.join(FLOATS)}")

@@ -14,11 +14,6 @@ from studylib.disk import files
 from studylib.networks.layers import fold_batch_norm, weight_layers
 
 
-def inventory(model: nn.Module) -> dict[str, torch.Tensor]:
-    """Name → every tensor that inference needs: batch norms folded away, int8 weights as int8."""
-    return fold_batch_norm(model).state_dict()
-
-
 def accountings(model: nn.Module) -> dict[str, int]:
     """Parameters, nonzeros and bytes, by every way of counting that is met.
 
@@ -35,14 +30,13 @@ def accountings(model: nn.Module) -> dict[str, int]:
     bytes_entropy      the entropy bound of the inference form, see :func:`entropy_bound`
     =================  ===============================================================================
 
-    The first seven are of ``model`` as it is, the last three of what is shipped (:mod:`studylib.coding.shipped`: dead
-    channels sliced away), as is the file that :mod:`studylib.coding.codec` writes. A weight that several layers share
-    counts in each of them: every file holds it so.
+    The first seven are of ``model`` as it is, the last three of what is shipped (:mod:`studylib.coding.shipped`). A
+    weight that several layers share counts in each of them: every file holds it so.
     """
     layers = weight_layers(model)
     kinds = ("dense", "nonzero", "csr", "bitmap", "sparse")
     total = dict.fromkeys(("parameters", "nonzeros", *(f"bytes_{kind}" for kind in kinds)), 0)
-    for name, tensor in inventory(model).items():
+    for name, tensor in fold_batch_norm(model).state_dict().items():
         layer, _, field = name.rpartition(".")
         weight, count = field == "weight" and layer in layers, tensor.numel()
         nonzeros = int((tensor != 0).sum()) if weight else count
@@ -63,10 +57,10 @@ def accountings(model: nn.Module) -> dict[str, int]:
 
 
 def entropy_bound(model: nn.Module) -> int:
-    """Bytes of ``model`` by the zero-order entropies of its integer weights, everything else at its width.
+    """Bytes of ``model`` by the zero-order entropies of its weights, without spec and counts; the rest at its width.
 
-    Of a weight tensor: cells × the entropy of being zero + nonzeros × the entropy of their values, or × 4 bytes of
-    floats. A coder that knows more than counts can pass it; the spec and the counts themselves are not in it.
+    Of weights: cells × the entropy of being zero + nonzeros × the entropy of their values, or × 4 bytes of floats.
+    A coder that knows more than counts can pass it.
     """
     bits = 0.0
     weights = {f"{name}.weight" for name in weight_layers(model)}
@@ -83,22 +77,15 @@ def entropy_bound(model: nn.Module) -> int:
     return math.ceil(bits / 8)
 
 
-def sparse_bytes(tensor: torch.Tensor) -> int:
-    """Bytes of ``tensor``, its values at their stored width, in the cheapest of dense, bitmap and CSR."""
-    bits = 8 * tensor.element_size()
-    return min(math.ceil(tensor.numel() * bits / 8), csr_bytes(tensor, bits), bitmap_bytes(tensor, bits))
-
-
 def bitmap_bytes(tensor: torch.Tensor, bits: int) -> int:
     """Bytes of ``tensor`` as one bit a number and its nonzeros at ``bits`` each."""
     return math.ceil(tensor.numel() / 8) + math.ceil(int((tensor != 0).sum()) * bits / 8)
 
 
 def csr_bytes(tensor: torch.Tensor, bits: int) -> int:
-    """Bytes of ``tensor`` in compressed sparse rows, its values at ``bits`` each.
+    """Bytes of ``tensor`` in compressed sparse rows, along the first dimension, its values at ``bits`` each.
 
-    Rows are the first dimension; one 4-byte pointer a row and one more, and a column index of the fewest whole
-    bytes (1, 2 or 4) for each nonzero.
+    A 4-byte pointer a row and one more. For each nonzero a column index of the fewest whole bytes (1, 2 or 4).
     """
     rows, count = tensor.shape[0] if tensor.dim() else 1, tensor.numel()
     nonzeros, columns = int((tensor != 0).sum()), max(1, count // max(1, rows))

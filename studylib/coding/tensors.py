@@ -8,12 +8,9 @@ from studylib.coding.range_coder import CodeError, Coder
 
 
 class Tensors:
-    """Codes tensors, each with what the earlier ones taught.
+    """Codes tensors, each with what the earlier ones taught; methods take and return as those of ``coder`` do.
 
-    Methods take a tensor and write it, or take None and return what was written, as those of ``coder`` do.
-
-    Args:
-        edges: of classes of rows (:func:`studylib.coding.magnitudes.class_edges`).
+    ``edges``: of classes of rows (:func:`studylib.coding.magnitudes.class_edges`).
     """
 
     def __init__(self, coder: Coder, edges: list[int]):
@@ -38,9 +35,8 @@ class Tensors:
 
     def floats(self, tensor: np.ndarray | None, count: int, kind: str) -> np.ndarray:
         """float16 or float32 (count,): sign and exponent by how often ``kind`` had them before, the rest as it is."""
-        width, low, whole, real = (
-            (16, 10, np.uint16, np.float16) if kind.endswith("16") else (32, 23, np.uint32, np.float32)
-        )
+        half = kind.endswith("16")
+        width, low, whole, real = (16, 10, np.uint16, np.float16) if half else (32, 23, np.uint32, np.float32)
         bits = None if tensor is None else np.ascontiguousarray(tensor, dtype=real).view(whole).astype(np.int64)
         self.coder.spend(low * count)
         counts = self._tops.setdefault(kind, np.ones(2 ** (width - low), np.int64))

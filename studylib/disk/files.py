@@ -31,27 +31,22 @@ def root() -> Path:
 
 
 def resolve(path: str | Path) -> Path:
-    """``path`` as it is if absolute, else below :func:`root`, wherever the notebook runs.
-
-    Raises:
-        ValueError: a path that is not absolute and leaves the root.
-    """
+    """``path`` as it is if absolute, else below :func:`root`; ValueError where it leaves that."""
     if not Path(path).is_absolute() and os.path.normpath(path).startswith(".."):
         raise ValueError(f"{str(path)!r}: leaves {root()}; expected a folder below it, or an absolute path")
     return root() / path
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Writes ``content`` to ``path`` in one step: a reader sees the old file or the new one.
-
-    Raises:
-        OSError: the machine cannot, for want of space or leave; it names ``path``.
-    """
+    """As :func:`write_files`, a single file."""
     write_files({Path(path): content})
 
 
 def write_files(contents: dict[Path, bytes]) -> None:
-    """Writes path → content as :func:`write_bytes` does, the first of them once there is room for all."""
+    """Writes path → content once there is room for all. A reader sees a file's old or new content, never a part.
+
+    OSError, which names the path, where the machine cannot, for want of space or leave.
+    """
     temporaries: dict[Path, str] = {}
     try:
         for path, content in contents.items():
@@ -79,7 +74,7 @@ def write_json(path: Path, value) -> None:
 
 
 def read_json(path: Path):
-    """Raises CheckpointError, naming the file, when it is missing or not JSON; OSError where it cannot be read."""
+    """CheckpointError, naming the file, when it is missing or not JSON; OSError where it cannot be read."""
     try:
         return json.loads(Path(path).read_bytes())
     except FileNotFoundError as error:
@@ -94,11 +89,7 @@ def write_tensors(path: Path, tensors: dict[str, torch.Tensor], about: dict | No
 
 
 def safetensors_of(tensors: dict[str, torch.Tensor], about: dict[str, str] | None = None) -> bytes:
-    """The bytes of a safetensors file, ``about`` in its header.
-
-    Tensors may lie in memory in any order (channels last) and share it (weights that layers have in common): each is
-    in the file by itself.
-    """
+    """The bytes of a safetensors file, ``about`` in its header; tensors may share memory or be channels last."""
     import safetensors.torch
     import torch
 
@@ -110,9 +101,7 @@ def safetensors_of(tensors: dict[str, torch.Tensor], about: dict[str, str] | Non
 def read_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict]:
     """The tensors (on the CPU) and what :func:`write_tensors` said about them.
 
-    Raises:
-        CheckpointError: no such file, or not one that :func:`write_tensors` wrote.
-        OSError: the machine cannot read it.
+    CheckpointError: no such file, or none that :func:`write_tensors` wrote; OSError: the machine cannot read it.
     """
     import safetensors
 

@@ -16,14 +16,10 @@ REMEDY = "; delete the folder and run the study again to have it made anew"
 
 
 def save_model(folder: Path, model: nn.Module) -> None:
-    """Writes ``model`` and its spec to ``folder``; the spec last, so that a half-written pair is noticed.
+    """Writes ``model`` to ``folder``; its spec last, so that a half-written pair is noticed.
 
-    A weight that several layers share is written for each of them.
-
-    Raises:
-        SpecError: :func:`load_model` could not build it again (:func:`studylib.networks.spec.rebuilt`); nothing is
-            written.
-        OSError: the machine cannot write it.
+    A weight that several layers share is written for each. SpecError, and nothing written: :func:`load_model` could not
+    build it again (:func:`studylib.networks.spec.rebuilt`). OSError: the machine cannot write it.
     """
     folder, spec = Path(folder), rebuilt(model).spec
     tensors = safetensors_of(model.state_dict())
@@ -33,11 +29,7 @@ def save_model(folder: Path, model: nn.Module) -> None:
 
 
 def load_model(folder: Path) -> nn.Module:
-    """Rebuilds the model in ``folder``, in evaluation mode on the CPU.
-
-    Raises:
-        CheckpointError: a file is missing, truncated, altered, or does not fit the spec; names the file.
-    """
+    """The model in ``folder``, in evaluation mode on the CPU; CheckpointError as :func:`verify`, or of another spec."""
     folder = Path(folder)
     spec = verify(folder)
     try:
@@ -53,11 +45,7 @@ def load_model(folder: Path) -> nn.Module:
 
 
 def verify(folder: Path) -> dict:
-    """The spec of the model in ``folder``, both files checked against their checksums.
-
-    Raises:
-        CheckpointError: a file is missing, truncated or altered; names the file.
-    """
+    """The spec of the model in ``folder``; CheckpointError, naming the file: one is missing, truncated or altered."""
     folder = Path(folder)
     if not (folder / SPEC).exists() and not (folder / TENSORS).exists():
         raise CheckpointError(f"{folder}: no model here{_how_to_make(folder)}")
@@ -72,7 +60,7 @@ def verify(folder: Path) -> dict:
 
 
 def _how_to_make(folder: Path) -> str:
-    """The command that makes a folder below ``runs/``, with the seed of its own where it is one of a seed."""
+    """The command that makes a folder below ``runs/``; a seed's folder is made for that seed alone."""
     try:
         run, *parts = folder.resolve().relative_to(root() / "runs").parts
     except ValueError:

@@ -20,8 +20,7 @@ def has_bfloat16(device: torch.device) -> bool:
 def provenance(data: str = "") -> dict:
     """Where numbers made now come from: commit, date, package versions, hardware and, if given, images.
 
-    Args:
-        data: :attr:`studylib.data.datasets.Data.digest` of the images that they are about.
+    ``data``: :attr:`studylib.data.datasets.Data.digest` of the images that they are about.
     """
     packages = ("torch", "torchvision", "torchao", "numpy", "scikit-learn", "safetensors")
     return ({"data_sha256": data} if data else {}) | {

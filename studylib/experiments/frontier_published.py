@@ -5,7 +5,8 @@ from collections.abc import Iterator
 
 import pandas as pd
 
-from studylib.results import claims, marks, verdicts
+from studylib.experiments.frontier_marks import PRUNED_GOAL, STUDENT, STUDENT_GOAL, TEACHER_GOAL
+from studylib.results import claims, verdicts
 from studylib.techniques.teacher import Network
 from studylib.tree import names
 
@@ -94,11 +95,11 @@ def goals(files: pd.DataFrame, studies: dict[str, dict], gains: dict[str, list[c
     node, kind = every["node"], every["study"].map({study: teacher_kind(about) for study, about in studies.items()})
     for each in [each for each in kind.unique() if each != RESTORED]:
         ours = every["test_accuracy"][(node == names.TEACHER) & (kind == each)]
-        yield from _goal(f"teacher, a {each}, test accuracy", *marks.TEACHER_GOAL, ours)
-    ours = every["test_accuracy"][node == marks.STUDENT]
-    yield from _goal("distilled student, test accuracy", *marks.STUDENT_GOAL, ours)
+        yield from _goal(f"teacher, a {each}, test accuracy", *TEACHER_GOAL, ours)
+    ours = every["test_accuracy"][node == STUDENT]
+    yield from _goal("distilled student, test accuracy", *STUDENT_GOAL, ours)
     if "sparsity" in every:
-        zeros, most, whose = marks.PRUNED_GOAL
+        zeros, most, whose = PRUNED_GOAL
         whole = every[node == names.TEACHER].set_index("study")["val_accuracy"]
         sparse = (every["network"] == names.TEACHER) & (every["sparsity"] >= zeros) & (kind == DENSENET)
         lost = (every["study"].map(whole) - every["val_accuracy_pruned"])[sparse]

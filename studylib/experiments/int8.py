@@ -1,6 +1,7 @@
 """Chapter 5: what int8 stores and computes, static against dynamic, and pruned against dense."""
 
 import dataclasses
+import math
 import statistics
 from typing import Annotated
 
@@ -14,7 +15,7 @@ from torch import nn
 from studylib.coding import size
 from studylib.data import scoring
 from studylib.data.datasets import Data
-from studylib.networks import cost, int8_layers, pt2e
+from studylib.networks import cost, int8_layers, pt2e, spec
 from studylib.networks.layers import duplicate, fold_batch_norm, weight_layers
 from studylib.results import claims
 from studylib.results.statistics import HELP, HURT, UNKNOWN, judge, over_both, t_interval
@@ -66,14 +67,11 @@ def error_by_layer(float_model: nn.Module, int8_model: nn.Module, data: Data) ->
 
     Columns: layer; worst and mean (rounding error of its weights, batch norm folded, in steps); and for each of
     :data:`KINDS` the signal-to-noise ratio of what it puts out, in dB
-    (:func:`studylib.networks.int8_layers.layer_errors`).
+    (:func:`layer_errors`).
     """
     float_model, int8_model = (duplicate(each).cpu().eval() for each in (float_model, int8_model))
     batch = data.normalize(data.validation.images).cpu()
-    noise = {
-        kind: int8_layers.layer_errors(float_model, each, batch)
-        for kind, each in _kinds(float_model, int8_model).items()
-    }
+    noise = {kind: layer_errors(float_model, each, batch) for kind, each in _kinds(float_model, int8_model).items()}
     folded, rows = weight_layers(fold_batch_norm(float_model)), []
     for name, layer in weight_layers(int8_model).items():
         step = layer.weight_scale.view(-1, *[1] * (layer.weight.dim() - 1))
@@ -83,8 +81,47 @@ def error_by_layer(float_model: nn.Module, int8_model: nn.Module, data: Data) ->
     return rows
 
 
+@torch.no_grad()
+def layer_errors(float_model: nn.Module, model: nn.Module, images: torch.Tensor) -> dict[str, float]:
+    """Layer → signal-to-quantization-noise ratio of its output, 10 log₁₀ (Σ y² / Σ (y − ŷ)²) in dB.
+
+    ŷ is the output of the int8 ``model`` on the same images, with all the error that came in from earlier layers.
+
+    Args:
+        images: (n, c, h, w) float32, normalized.
+    """
+    outputs: list[dict[str, torch.Tensor]] = []
+    for each in (fold_batch_norm(float_model), duplicate(model)):
+        found: dict[str, torch.Tensor] = {}
+        for name, layer in weight_layers(each.cpu().eval()).items():
+            layer.register_forward_hook(lambda _m, _i, output, name=name, found=found: found.update({name: output}))
+        each(images.cpu())
+        outputs.append(found)
+    clean, noisy = outputs
+    noise = {name: float((clean[name] - noisy[name]).double().square().sum()) for name in clean}
+    signal = {name: float(clean[name].double().square().sum()) for name in clean}
+    return {name: 10 * math.log10(signal[name] / noise[name]) if noise[name] else math.inf for name in clean}
+
+
+def with_activations(model: nn.Module, float_model: nn.Module, activations: str) -> nn.Module:
+    """The int8 ``model`` of ``float_model`` with its inputs rounded otherwise: static, dynamic or float.
+
+    Weights, their scales and biases stay; "dynamic" and "float" (weight-only quantization) need no calibration.
+
+    Raises:
+        SpecError: an unknown name.
+    """
+    structure = {**model.spec["changes"][-1]["structure"], "activations": activations}
+    new = duplicate(float_model).cpu().eval()
+    int8_layers.restructure(new, structure)
+    known = new.state_dict()
+    new.load_state_dict({name: tensor for name, tensor in model.state_dict().items() if name in known})
+    did = {"layers": len(structure["layers"])}
+    return spec.with_change(new, model.spec["changes"][-1]["technique"], did, structure)
+
+
 def _kinds(float_model: nn.Module, int8_model: nn.Module) -> Networks:
-    return {name: pt2e.with_activations(int8_model, float_model, kind) for kind, name in KINDS.items()}
+    return {name: with_activations(int8_model, float_model, kind) for kind, name in KINDS.items()}
 
 
 def timed(settings: Latency) -> dict:

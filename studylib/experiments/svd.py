@@ -200,20 +200,25 @@ def gains(rows: pd.DataFrame, delta: int) -> pd.DataFrame:
 def interplay(student: nn.Module, pruned: nn.Module, delta: int) -> list[dict]:
     """Bytes of each linear layer of the network ``student`` and of the same one pruned, as it is and factorized.
 
-    Rows of layer, form (:data:`WHOLE`, :data:`PRUNED`, each with and without :data:`FACTORIZED`) and bytes (in the
-    cheapest of dense, bitmap and CSR, :func:`studylib.coding.size.sparse_bytes`). A layer where no rank saves anything
-    has no factorized form.
+    Rows of layer, form (:data:`WHOLE`, :data:`PRUNED`, each with and without :data:`FACTORIZED`) and bytes
+    (:func:`sparse_bytes`). A layer where no rank saves anything has no factorized form.
     """
     rows = []
     for form, model in {WHOLE: student, PRUNED: pruned}.items():
         for name, layer in _linear(model).items():
-            rows.append({"layer": name, "form": form, "bytes": size.sparse_bytes(layer.weight)})
+            rows.append({"layer": name, "form": form, "bytes": sparse_bytes(layer.weight)})
             rank = svd.rank_for(layer.in_features, layer.out_features, delta)
             if rank is not None:
                 factors = svd.factorize(layer, rank)
-                paid = sum(size.sparse_bytes(f.weight) for f in (factors.first, factors.second))
+                paid = sum(sparse_bytes(f.weight) for f in (factors.first, factors.second))
                 rows.append({"layer": name, "form": form + FACTORIZED, "bytes": paid})
     return rows
+
+
+def sparse_bytes(tensor: torch.Tensor) -> int:
+    """Bytes of ``tensor``, its values at their stored width, in the cheapest of dense, bitmap and CSR."""
+    bits = 8 * tensor.element_size()
+    return min(tensor.numel() * bits // 8, size.csr_bytes(tensor, bits), size.bitmap_bytes(tensor, bits))
 
 
 def bytes_paid(rows: pd.DataFrame) -> str:

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
+import numpy as np
 import pandas as pd
 import torch
 from pydantic import Field
@@ -123,7 +124,7 @@ def control(summary: pd.DataFrame, networks: pd.DataFrame) -> pd.DataFrame:
 def margins(table: pd.DataFrame, networks: pd.DataFrame) -> pd.DataFrame:
     """How far each combination lies above the narrower networks at equal bytes, seed by seed.
 
-    Their accuracy is interpolated (:func:`studylib.results.statistics.at_equal_cost`); verdicts are by Student's
+    Their accuracy is interpolated (:func:`at_equal_cost`); verdicts are by Student's
     interval over the seeds.
 
     Args:
@@ -137,7 +138,7 @@ def margins(table: pd.DataFrame, networks: pd.DataFrame) -> pd.DataFrame:
     found = []
     for node, rows in table.groupby("node", sort=False):
         rivals = [
-            statistics.at_equal_cost(networks[networks["seed"] == row.seed], "bytes", "accuracy", row.bytes_file)
+            at_equal_cost(networks[networks["seed"] == row.seed], "bytes", "accuracy", row.bytes_file)
             for row in rows.itertuples()
         ]
         above = 100 * (rows["test_accuracy"] - rivals)
@@ -173,7 +174,23 @@ def by_means(table: pd.DataFrame) -> pd.DataFrame:
     combined = table["kind"] == "combination"
     rivals = table[~combined].astype({"bytes": float, "accuracy": float})
     found = table[combined]
-    rival = [statistics.at_equal_cost(rivals, "bytes", "accuracy", size) for size in found["bytes_file"]]
+    rival = [at_equal_cost(rivals, "bytes", "accuracy", size) for size in found["bytes_file"]]
     verdict = pd.Series(BY_MEANS[0], found.index).mask(found["test_accuracy"] < rival, BY_MEANS[1])
     verdict = verdict.mask(pd.isna(rival), BY_MEANS[3]).mask(found["bytes_file"] > rivals["bytes"].max(), BY_MEANS[2])
     return found.assign(verdict=pd.Categorical(verdict, BY_MEANS)).sort_values("verdict", kind="stable")
+
+
+def at_equal_cost(rivals: pd.DataFrame, cost: str, gain: str, at: float) -> float:
+    """The best ``gain`` that any kind of rival has at the cost ``at``, interpolated along its line over log cost.
+
+    Args:
+        rivals: rows of kind, ``cost`` and ``gain``. A kind counts at its largest where ``at`` is beyond it.
+
+    Returns:
+        NaN where every rival costs more.
+    """
+    found = [float("nan")]
+    for _, line in rivals.sort_values(cost).groupby("kind"):
+        if line[cost].iloc[0] <= at:
+            found.append(float(np.interp(np.log(at), np.log(line[cost]), line[gain])))
+    return float(np.nanmax(found)) if len(found) > 1 else float("nan")

@@ -11,9 +11,8 @@ WHITENING_IMAGES, WHITENING_EPS = 5000, 5e-4  # whose patches are whitened; adde
 class ConvNet(nn.Module):
     """The student: three convolutions with batch norm, then three linear layers, ReLU between all.
 
-    Each convolution is followed by a 2 × 2 maximum.  ``widths`` are the channels of the convolutions,
-    ``hidden`` the features of the first two linear layers (the paper states neither; they are ours).
-    Input (batch, in_channels, image_size, image_size), output (batch, classes) logits.
+    A 2 × 2 maximum follows each convolution. ``widths``: channels of the convolutions; ``hidden``: features of the
+    first two linear layers (the paper states neither). (batch, in_channels, image_size, image_size) → (batch, classes).
     """
 
     def __init__(self, in_channels=3, image_size=32, classes=10, widths=(32, 64, 128), hidden=(128, 64)):
@@ -24,8 +23,7 @@ class ConvNet(nn.Module):
         channels = [in_channels, *widths]
         self.features = nn.Sequential()
         for i in range(3):
-            self.features.append(ConvUnit(channels[i], channels[i + 1], 3))
-            self.features.append(nn.MaxPool2d(2))
+            self.features.extend([ConvUnit(channels[i], channels[i + 1], 3), nn.MaxPool2d(2)])
         self.fc1 = nn.Linear(widths[2] * (image_size // 8) ** 2, hidden[0])
         self.fc2 = nn.Linear(hidden[0], hidden[1])
         self.fc3 = nn.Linear(hidden[1], classes)
@@ -40,21 +38,18 @@ class ConvNet(nn.Module):
 
 
 class Chain(nn.Module):
-    """A first convolution, stages of a convolution, a 2 × 2 maximum and a convolution, what pools, and a linear layer.
+    """A first convolution (``stem``), three stages, what pools, and a linear layer.
 
-    Args:
-        stem: the first.
-        stages: channels of each, 3 × 3 convolutions with batch norm.
-        pool: brings (batch, channels, height, width) to (batch, channels, 1, 1).
+    A stage is a 3 × 3 convolution, a 2 × 2 maximum and another convolution as wide, with batch norm.
+    ``pool`` brings (batch, channels, height, width) to (batch, channels, 1, 1).
     """
 
     def __init__(self, stem: ConvUnit, stages: tuple[int, int, int], pool: nn.Module, classes: int):
         super().__init__()
         self.features = nn.Sequential(stem)
         for channels in stages:
-            self.features.append(ConvUnit(self.features[-1].conv.out_channels, channels, 3))
-            self.features.append(nn.MaxPool2d(2))
-            self.features.append(ConvUnit(channels, channels, 3))
+            first = ConvUnit(self.features[-1].conv.out_channels, channels, 3)
+            self.features.extend([first, nn.MaxPool2d(2), ConvUnit(channels, channels, 3)])
         self.pool = pool
         self.classifier = nn.Linear(stages[-1], classes)
 
@@ -62,7 +57,7 @@ class Chain(nn.Module):
         return self.classifier(self.pool(self.features(x)).flatten(1))
 
     def wiring(self) -> list[tuple[str, list[str]]]:
-        """Each layer, and the layers whose channels it reads, in the order of its columns; [] reads the image."""
+        """As :meth:`ConvNet.wiring`."""
         units = (name for name, part in self.features.named_children() if isinstance(part, ConvUnit))
         return chain([*(f"features.{name}.conv" for name in units), "classifier"])
 
@@ -70,9 +65,8 @@ class Chain(nn.Module):
 class VGG(Chain):
     """3 × 3 convolutions with batch norm in three stages, without shortcuts (after Simonyan and Zisserman 2015).
 
-    A stem of ``width`` channels, then stages of 2, 4 and 8 times as many, each a convolution, a 2 × 2 maximum and a
-    convolution; then a mean over what is left of the image, and a linear layer. Width 24 gives 0.66 M parameters.
-    Input (batch, in_channels, image_size, image_size), output (batch, classes) logits.
+    A stem of ``width`` channels comes before stages of 2, 4 and 8 times as many. A mean over what is left of the image
+    and a linear layer follow. Width 24 gives 0.66 M parameters. Shapes are those of :class:`ConvNet`.
     """
 
     def __init__(self, in_channels=3, image_size=32, classes=10, width=24):
@@ -84,13 +78,11 @@ class VGG(Chain):
 class Whitened(Chain):
     """A VGG that learns in few epochs: its first layer starts as the whitening of the images' patches (Jordan 2024).
 
-    A 2 × 2 convolution without padding, whose channels are the principal components of 2 × 2 patches, each divided by
-    its deviation, and their negatives (section 3.2; it trains on, there it does not); then three stages of ``width``,
-    4 and 4 times as many channels, each a 3 × 3 convolution, a 2 × 2 maximum and another convolution, which start as
-    the identity as far as they go (section 3.3); then the maximum over what is left of the image, and a linear layer.
-    Width 64 gives 2.0 M parameters.  Batch norm comes before the maximum, and ReLU is in GELU's place, for int8.
-    An image smaller than 9 pixels is padded by one.
-    Input (batch, in_channels, image_size, image_size), output (batch, classes) logits.
+    The stem is a 2 × 2 convolution without padding. Its channels are the principal components of 2 × 2 patches, divided
+    by their deviations, and their negatives (section 3.2). There they do not train on. Stages have ``width``, 4 and 4
+    times as many channels. They start as the identity as far as they go (section 3.3). Then come the maximum over what
+    is left of the image and a linear layer. Width 64 gives 2.0 M parameters. For int8, batch norm comes
+    before the maximum, and ReLU is in GELU's place. Images below 9 pixels are padded by one.
     """
 
     def __init__(self, in_channels=3, image_size=32, classes=10, width=64):
@@ -110,8 +102,8 @@ class Whitened(Chain):
 def whitening_filters(images: torch.Tensor) -> torch.Tensor:
     """Filters (4 c, c, 2, 2) that whiten the patches of ``images`` (n, c, h, w): Jordan 2024, section 3.2.
 
-    The eigenvectors of the patches' second moments, each over the root of its eigenvalue and :data:`WHITENING_EPS`,
-    the least first, the largest entry of each positive.
+    They are the eigenvectors of the patches' second moments, each over the root of its eigenvalue and
+    :data:`WHITENING_EPS`. The least comes first, and the largest entry of each is positive.
     """
     patches = images.unfold(2, 2, 1).unfold(3, 2, 1).permute(0, 2, 3, 1, 4, 5).flatten(3).flatten(0, 2).double()
     values, vectors = torch.linalg.eigh(patches.T @ patches / len(patches))

@@ -1,11 +1,8 @@
 """Which layer reads which channel, and dead channels taken out of a network.
 
-A channel is dead where it is zero for every image: its weights are zero, and the ReLU lets nothing of its bias
-through. It is dead, too, where no later layer has a weight that reads it. A layer whose input is rounded in the range
-of each batch ("dynamic") reads all of them.
-
-Taking it out drops its row, bias and scale from the layer that makes it, and its columns from those that read it. The
-network computes what it did, but a convolution over fewer channels may round otherwise. Channels stay before another
+A channel is dead where its weights are zero and the ReLU lets nothing of its bias through. It is dead, too, where no
+later weight reads it. A layer whose input is rounded in each batch's range ("dynamic") reads all. Slicing drops its
+row, bias and scale, and the columns that read it. Outputs stay the same up to rounding. Channels stay before another
 activation than ReLU, in a sum, in a convolution in groups and before one.
 """
 
@@ -31,7 +28,7 @@ log = logging.getLogger(__name__)
 
 @dataclasses.dataclass
 class Reader:
-    """A layer, and for each of its input channels the layer's column block that reads it."""
+    """A layer and where its input channels come from."""
 
     name: str
     sources: list[tuple[str, int]]  # (the layer that made the channel, its row there), in the order of the columns
@@ -121,10 +118,7 @@ class _Tracer(fx.Tracer):
 
 
 def _passed(model: nn.Module) -> dict[str, bool]:
-    """Layer → whether a ReLU stands behind it.
-
-    Left out are layers whose channels meet anything but a ReLU and :data:`KEEPS` before a layer, or leave the network.
-    """
+    """Layer → whether a ReLU follows; without those whose channels meet anything but ReLU or KEEPS, or an output."""
     layers, modules = weight_layers(model), dict(model.named_modules())
     try:
         graph = _Tracer().trace(model)

@@ -12,6 +12,7 @@ from torch import nn
 from torch._inductor import config as inductor
 
 from studylib.networks import layers
+from studylib.networks.pt2e import quiet_torchao
 
 
 def multiply_adds(model: nn.Module, model_args: dict) -> int:
@@ -48,17 +49,17 @@ def latency(model: nn.Module, images: torch.Tensor, *, compiled: bool = True, re
 
 
 def timer(model: nn.Module, images: torch.Tensor, *, compiled: bool = True) -> Callable[[], float]:
-    """A function that runs a compiled and warmed-up ``model`` once and returns the milliseconds that it took.
+    """A function that runs the warmed-up ``model`` once and returns how many milliseconds it took.
 
-    Args:
-        images: the batch, (n, c, h, w) float32, on the model's device.
-        compiled: through torch.compile with frozen weights, by which int8 layers run in int8 kernels; else operation
-            by operation.
+    ``images``: (n, c, h, w) float32, on the model's device. ``compiled``: by torch.compile with frozen weights, so that
+    int8 layers run in int8 kernels; else operation by operation.
     """
     model = layers.duplicate(model).eval().to(memory_format=torch.channels_last)
     images = images.contiguous(memory_format=torch.channels_last)
     if compiled:
         logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # that there is no CUDA is no news
+        with quiet_torchao():  # this import alone has Inductor turn int8 layers into int8 kernels
+            from torchao.quantization.pt2e.quantizer import x86_inductor_quantizer  # noqa: F401
         model = torch.compile(model)
 
     @torch.no_grad()
@@ -69,8 +70,6 @@ def timer(model: nn.Module, images: torch.Tensor, *, compiled: bool = True) -> C
             torch.cuda.synchronize()
         return 1000 * (time.perf_counter() - start)
 
-    if compiled:
-        _register_int8_kernels()
     with inductor.patch(freezing=True):
         for _ in range(3):
             once()
@@ -84,16 +83,3 @@ def why_not_compile() -> str | None:
     except Exception as error:
         return f"torch.compile does not work here ({str(error).strip().splitlines()[0]})"
     return None
-
-
-def _register_int8_kernels() -> None:
-    """Importing torchao's x86 quantizer gives Inductor the passes that turn int8 layers into int8 kernels.
-
-    Without it the very same layers compile, to float convolutions of dequantized weights.
-    """
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)  # the import warns of torch's own insides
-    try:
-        from torchao.quantization.pt2e.quantizer import x86_inductor_quantizer  # noqa: F401
-    finally:
-        logging.disable(before)

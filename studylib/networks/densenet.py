@@ -22,9 +22,8 @@ class DenseBlock(nn.Module):
 class DenseNet(nn.Module):
     """DenseNet without bottlenecks: three dense blocks of (depth − 4) / 3 layers (Huang et al. 2017).
 
-    The layers run convolution → batch norm → ReLU instead of the original pre-activation order, so that
-    they fuse for int8, as in the paper (section 3.6).  Depth 40 and growth 12 give 1.0 M parameters.
-    Input (batch, in_channels, image_size, image_size), output (batch, classes) logits.
+    Convolution → batch norm → ReLU instead of the original order, so that they fuse for int8 (the paper, section 3.6).
+    Depth 40 and growth 12 give 1.0 M parameters. (batch, in_channels, image_size, image_size) → (batch, classes).
     """
 
     def __init__(self, in_channels=3, image_size=32, classes=10, depth=40, growth=12, stem=16):

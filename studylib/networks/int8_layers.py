@@ -1,13 +1,10 @@
 """int8 layers: integers of 2 to 8 bits with a scale a channel, and what computes with them.
 
 They run the ``quantized_decomposed`` operations of PT2E's graph on the same numbers, without its float copies.
-
-Weights of b < 8 bits are the integers −m … m with m = 2^(b−1) − 1, one scale per output channel, max |w| / m: none is
-off by more than half a step, and the largest is exact. (With −m − 1, which torchao has for 8 bits, the scale is
-max |w| / (m + ½), and a channel's largest negative weight lies halfway between two integers, rounding either way.)
+Weights of b < 8 bits are the integers −m … m with m = 2^(b−1) − 1. Each output channel has a scale, max |w| / m. None
+is off by more than half a step; the largest is exact. In 8 bits there is −m − 1, too, at a scale of max |w| / (m + ½).
+There a channel's largest negative weight lies halfway between two integers and rounds either way.
 """
-
-import math
 
 import torch
 import torch.nn.functional as F
@@ -16,17 +13,13 @@ from torch.ao.quantization.fx import _decomposed  # noqa: F401  (registers torch
 
 from studylib.networks.blocks import SETTINGS, ConvUnit, SpecError
 from studylib.networks.grid import AMAX, AMIN, LEAST, QMAX, QMIN
-from studylib.networks.layers import duplicate, fold_batch_norm, replace_module, weight_layers
+from studylib.networks.layers import replace_module, weight_layers
 
 ACTIVATIONS = ("static", "dynamic", "float")  # an input is rounded in a fixed range, in each batch's own, or not at all
 
 
 def bits_of_layers(model: nn.Module, bits: int | dict[str, int]) -> dict[str, int]:
-    """Layer → bits, 8 where ``bits`` does not name it, for all layers of ``model``.
-
-    Raises:
-        SpecError: bits that are not 2 to 8, or of a layer that is not there.
-    """
+    """Layer → bits, 8 where ``bits`` does not name it. SpecError: not 2 to 8, or of no layer."""
     layers = weight_layers(model)
     if not isinstance(bits, dict):
         bits = dict.fromkeys(layers, bits)
@@ -53,9 +46,8 @@ class Int8Layer(nn.Module):
     """What an int8 convolution and an int8 linear layer share.
 
     Buffers: ``weight`` int8 (out, …) of ``bits`` bits, ``weight_scale`` and ``bias`` float32 (out,), ``input_scale``
-    float32 (), ``input_zero_point`` uint8 ().  A weight's value is weight × scale, zero for the integer 0; an input's
-    is (q − zero point) × scale.  The last two buffers are for ``activations`` "static" alone: "dynamic" takes them
-    from the batch at hand, "float" does not round the input.
+    float32 (), ``input_zero_point`` uint8 (). A weight's value is weight × scale, an input's (q − zero point) × scale.
+    Only ``activations`` "static" has the last two: "dynamic" takes them from each batch, "float" rounds no input.
     """
 
     is_weight_layer = True
@@ -72,10 +64,7 @@ class Int8Layer(nn.Module):
         self._input = (1.0, 0)
 
     def freeze(self) -> None:
-        """Takes the input's scale and zero point out of their buffers as Python numbers, to be called when they change.
-
-        Numbers are what PT2E's graph holds and what compiles to int8 kernels.
-        """
+        """Holds the input's scale and zero point as numbers, which int8 kernels need; call it when they change."""
         if self.activations == "static":
             self._input = (float(self.input_scale), int(self.input_zero_point))
 
@@ -85,10 +74,8 @@ class Int8Layer(nn.Module):
 
     def dequantized_weight(self) -> torch.Tensor:
         """The float32 weight that the integers stand for, the shape of ``weight``."""
-        zeros = torch.zeros_like(self.weight_scale, dtype=torch.int64)
-        return torch.ops.quantized_decomposed.dequantize_per_channel(
-            self.weight, self.weight_scale, zeros, 0, QMIN, QMAX, torch.int8
-        )
+        grid = self.weight_scale, torch.zeros_like(self.weight_scale, dtype=torch.int64), 0, QMIN, QMAX, torch.int8
+        return torch.ops.quantized_decomposed.dequantize_per_channel(self.weight, *grid)
 
     def extra_repr(self) -> str:
         return ", ".join(f"{name}={getattr(self, name)!r}" for name in self.settings)
@@ -106,26 +93,12 @@ class Int8Layer(nn.Module):
 
 
 class Int8Conv2d(Int8Layer):
-    """An int8 convolution, with the batch norm that followed it folded in; it always has a bias.
-
-    ``stride``, ``padding``, ``dilation``, ``groups`` and ``padding_mode`` are nn.Conv2d's.
-    """
+    """An int8 convolution with the batch norm behind it folded in and always a bias; settings are nn.Conv2d's."""
 
     settings = ("bits", "activations", *SETTINGS)
 
-    def __init__(
-        self,
-        weight_shape,
-        padding: int | str | tuple = 0,
-        activations: str = "static",
-        bits: int = 8,
-        *,
-        stride: int | tuple = 1,
-        dilation: int | tuple = 1,
-        groups: int = 1,
-        padding_mode: str = "zeros",
-    ):
-        super().__init__(weight_shape, activations=activations, bits=bits)
+    def __init__(self, weight_shape, padding=0, *, stride=1, dilation=1, groups=1, padding_mode="zeros", **how):
+        super().__init__(weight_shape, **how)
         self.kernel_size, self.groups, self.padding_mode = tuple(weight_shape[2:]), groups, padding_mode
         pairs = (each if isinstance(each, str | tuple) else (each, each) for each in (stride, padding, dilation))
         self.stride, self.padding, self.dilation = pairs
@@ -146,28 +119,6 @@ class Int8Linear(Int8Layer):
 
     def forward(self, x):
         return F.linear(self.quantized_input(x), self.dequantized_weight(), self.bias)
-
-
-@torch.no_grad()
-def layer_errors(float_model: nn.Module, model: nn.Module, images: torch.Tensor) -> dict[str, float]:
-    """Layer → signal-to-quantization-noise ratio of its output, 10 log₁₀ (Σ y² / Σ (y − ŷ)²) in dB.
-
-    ŷ is the output of the int8 ``model`` on the same images, with all the error that came in from earlier layers.
-
-    Args:
-        images: (n, c, h, w) float32, normalized.
-    """
-    outputs: list[dict[str, torch.Tensor]] = []
-    for each in (fold_batch_norm(float_model), duplicate(model)):
-        found: dict[str, torch.Tensor] = {}
-        for name, layer in weight_layers(each.cpu().eval()).items():
-            layer.register_forward_hook(lambda _m, _i, output, name=name, found=found: found.update({name: output}))
-        each(images.cpu())
-        outputs.append(found)
-    clean, noisy = outputs
-    noise = {name: float((clean[name] - noisy[name]).double().square().sum()) for name in clean}
-    signal = {name: float(clean[name].double().square().sum()) for name in clean}
-    return {name: 10 * math.log10(signal[name] / noise[name]) if noise[name] else math.inf for name in clean}
 
 
 def restructure(model: nn.Module, structure: dict) -> None:

@@ -28,13 +28,9 @@ def masks_of(model: nn.Module) -> Masks:
 
 
 def check_untouched(model: nn.Module, built: nn.Module | None = None) -> None:
-    """Sees that every module computes what its class does, as a reader will.
+    """Raises SpecError, naming the module, where one has a forward hook or a ``forward`` that its class does not have.
 
-    Args:
-        built: the same modules as their spec builds them; what these have is allowed.
-
-    Raises:
-        SpecError: a module with a forward hook or a ``forward`` of its own; the message names it.
+    ``built``: the same modules as their spec builds them; what these have is allowed.
     """
     allowed = dict(built.named_modules()) if built is not None else {}
     for name, module in model.named_modules():
@@ -50,9 +46,8 @@ def check_untouched(model: nn.Module, built: nn.Module | None = None) -> None:
 def check_units(model: nn.Module) -> None:
     """Sees that every :class:`ConvUnit` runs its convolution, then its norm, then the rest: else none may be folded.
 
-    Raises:
-        SpecError: another ``forward``; other children first than conv and norm; a convolution that is neither
-            nn.Conv2d itself nor int8; a batch norm that is not nn.BatchNorm2d itself, or without running statistics.
+    SpecError: another ``forward``, or other children first than conv and norm. So is a convolution that is neither
+    nn.Conv2d itself nor int8. So is a batch norm other than nn.BatchNorm2d itself, or without running statistics.
     """
     for name, unit in model.named_modules():
         if not isinstance(unit, ConvUnit):
@@ -70,8 +65,9 @@ def check_units(model: nn.Module) -> None:
                 found = f"{type(norm).__name__} behind {type(conv).__name__}"
                 raise SpecError(f"{name}.norm is {found}: expected BatchNorm2d behind Conv2d")
             if norm.running_mean is None:
-                expected = "expected track_running_stats=True, to be folded"
-                raise SpecError(f"{name}.norm has no running statistics: {expected}")
+                raise SpecError(
+                    f"{name}.norm has no running statistics: expected track_running_stats=True, to be folded"
+                )
 
 
 def check_finite(tensors: dict[str, torch.Tensor]) -> None:
@@ -88,10 +84,8 @@ def duplicate(model: nn.Module) -> nn.Module:
 
 def weight_layers(model: nn.Module) -> dict[str, nn.Module]:
     """Name → module of each convolution and linear layer, float or int8, in the order of the spec."""
-    named = model.named_modules()
-    return {
-        name: m for name, m in named if isinstance(m, (nn.Conv2d, nn.Linear)) or getattr(m, "is_weight_layer", False)
-    }
+    kinds = (nn.Conv2d, nn.Linear)
+    return {n: m for n, m in model.named_modules() if isinstance(m, kinds) or getattr(m, "is_weight_layer", False)}
 
 
 def replace_module(model: nn.Module, name: str, new: nn.Module) -> None:
@@ -101,12 +95,9 @@ def replace_module(model: nn.Module, name: str, new: nn.Module) -> None:
 
 
 def fold_batch_norm(model: nn.Module) -> nn.Module:
-    """A copy whose batch norms are folded into the convolutions before them: what inference needs, no more.
+    """A copy with batch norms folded into the convolutions before them; norms of other kinds stay.
 
-    Norms of other kinds stay.
-
-    Raises:
-        SpecError: a unit that does something else than convolution, then batch norm (:func:`check_units`).
+    SpecError: a unit that does something else than convolution, then batch norm (:func:`check_units`).
     """
     check_units(model)
     folded = duplicate(model).eval()

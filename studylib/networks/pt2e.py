@@ -24,12 +24,8 @@ OPERATIONS = (torch.ops.aten.conv2d.default, torch.ops.aten.linear.default)  # t
 def convert(model: nn.Module, images: torch.Tensor, *, bits: int | dict[str, int] = 8) -> torch.fx.GraphModule:
     """PT2E's converted graph of ``model``, calibrated on the batch ``images`` (n, c, h, w), float32.
 
-    Convolutions and linear layers are quantized and nothing between them: pooling, concatenation and sums stay
-    exact, so that each layer's input is rounded once.  ``bits``: as in :func:`studylib.techniques.int8.apply`.
-
-    Raises:
-        SpecError: ``bits`` that do not fit, a layer that PT2E computes otherwise than we would (:func:`export`).
-        ValueError: a layer reads or gives numbers that are not finite (:func:`check_range`).
+    Only convolutions and linear layers are quantized: each input is rounded once, and what lies between stays exact.
+    Errors are those of :func:`bits_of_layers`, :func:`export` and :func:`check_range`.
     """
     with quiet_torchao():
         from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
@@ -59,9 +55,9 @@ def quiet_torchao():
 
 @contextlib.contextmanager
 def only_conv2d():
-    """Spares conversion a search of a quarter of a minute for batch norms behind other convolutions than Conv2d.
+    """Spares conversion a search of 15 seconds for batch norms behind other convolutions than Conv2d.
 
-    It replaces a private function of torchao's; where that is gone, conversion takes its time.
+    It replaces a private function of torchao's; without it, conversion takes its time.
     """
     from torchao.quantization.pt2e import qat_utils
 
@@ -80,14 +76,11 @@ def only_conv2d():
 
 
 def export(model: nn.Module, images: torch.Tensor) -> torch.fx.GraphModule:
-    """torch.export's graph of ``model``, in the mode it is in, for batches of any size, whatever that of ``images``.
+    """torch.export's graph of ``model``, in its mode, for batches of any size; paddings become numbers, in place.
 
-    Paddings of ``model`` that are words become numbers, in place: PT2E reads no others.
-
-    Raises:
-        SpecError: a layer that is neither nn.Conv2d nor nn.Linear itself or is not called exactly once; a batch norm
-            behind a convolution outside a ConvUnit, which PT2E alone would fold; a unit or module that does something
-            else than its class (:func:`check_units`, :func:`check_untouched` of studylib.networks.layers).
+    SpecError: a layer that is neither nn.Conv2d nor nn.Linear itself, or not called exactly once. So is a batch norm
+    behind a convolution outside a ConvUnit, which PT2E alone would fold. :func:`check_units` and
+    :func:`check_untouched` have more.
     """
     check_untouched(model)
     check_units(model)
@@ -117,11 +110,7 @@ def export(model: nn.Module, images: torch.Tensor) -> torch.fx.GraphModule:
 
 @torch.no_grad()
 def check_range(model: nn.Module, images: torch.Tensor) -> None:
-    """Sees that what each layer of ``model`` reads and gives, for ``images`` (n, c, h, w), has a range in float32.
-
-    Raises:
-        ValueError: a number that is not finite, or two that are too far apart; the message names the layer.
-    """
+    """ValueError, naming the layer, where its numbers for ``images`` (n, c, h, w) are not finite or too far apart."""
 
     def check(name):
         def see(_module, inputs, output):
@@ -140,12 +129,11 @@ def check_range(model: nn.Module, images: torch.Tensor) -> None:
 
 
 def quantizer(bits: dict[str, int], observers: tuple | None = None):
-    """What tells PT2E to round each layer's input and weight only; torchao's for x86 rounds a term of each sum, too.
+    """What tells PT2E to round each layer's input and weight only. torchao's for x86 rounds a term of each sum.
 
-    Args:
-        bits: layer → bits of its weights; layers that are not named stay as they are.
-        observers: what makes the observer (or fake quantizer) of an input, and that of a weight; None: histograms of
-            inputs, whose range has the least squared error, and the largest magnitude of each channel's weights.
+    ``bits``: layer → bits of its weights; others stay float. ``observers`` make the observer, or fake quantizer, of an
+    input and that of a weight. None: histograms of inputs, whose range has the least squared error, and the largest
+    magnitude of each channel's weights.
     """
     from torchao.quantization.pt2e import PerChannelMinMaxObserver
     from torchao.quantization.pt2e.quantizer import QuantizationAnnotation, QuantizationSpec, Quantizer
@@ -172,7 +160,7 @@ def quantizer(bits: dict[str, int], observers: tuple | None = None):
 def _histogram():
     """torchao's observer of histograms, made to choose alike whatever the unit of what it sees.
 
-    It sums cubes of the bins' widths in float32, which are zero below 10⁻¹³; then it would take all bins away.
+    It sums cubes of the bins' widths in float32: those of widths below 10⁻¹³ are zero. Then it would drop all bins.
     """
     from torchao.quantization.pt2e import HistogramObserver
 
@@ -228,20 +216,3 @@ def from_pt2e(model: nn.Module, graph: torch.fx.GraphModule, technique="int8", d
         layer.input_zero_point.fill_(activation.args[2])
         layer.freeze()
     return spec.with_change(quantized, technique, {"layers": len(layers), **(did or {})}, structure, history)
-
-
-def with_activations(model: nn.Module, float_model: nn.Module, activations: str) -> nn.Module:
-    """The int8 ``model`` of ``float_model`` with its inputs rounded otherwise: one of :data:`ACTIVATIONS`.
-
-    Weights, their scales and biases stay; "dynamic" and "float" (weight-only quantization) need no calibration.
-
-    Raises:
-        SpecError: an unknown name.
-    """
-    structure = {**model.spec["changes"][-1]["structure"], "activations": activations}
-    new = duplicate(float_model).cpu().eval()
-    restructure(new, structure)
-    known = new.state_dict()
-    new.load_state_dict({name: tensor for name, tensor in model.state_dict().items() if name in known})
-    did = {"layers": len(structure["layers"])}
-    return spec.with_change(new, model.spec["changes"][-1]["technique"], did, structure)

@@ -1,13 +1,9 @@
-"""Networks from a small spec that is stored beside their weights.
+"""Networks from a small spec, JSON data that is stored beside their weights::
 
-A spec is plain JSON data::
+    {"format": 1, "name": "densenet", "args": {"depth": 22, …}, "changes": […], "input": {"mean": […], "std": […]}}
 
-    {"format": 1, "name": "densenet", "args": {"depth": 22, ...}, "changes": [...],
-     "input": {"mean": [...], "std": [...]}}
-
-``input``, of a model that a stage has made, is what :func:`normalize` brings images to. ``changes`` lists, in order,
-what each technique did to the model. A change that altered the structure (factorized a layer, say) names a kind of
-:data:`RESTRUCTURE`, which :func:`build` does again.
+``changes`` lists, in order, what each technique did. One that altered the structure names a kind of
+:data:`RESTRUCTURE`, which :func:`build` does again. ``input``, of what a stage has made, is for :func:`normalize`.
 """
 
 import copy
@@ -47,14 +43,8 @@ REMEDY = "create the model so, or record what was done to it (studylib.networks.
 def create(name: str, seed: int, *, data: Data | None = None, **args) -> nn.Module:
     """A new model, drawn from ``seed``: He-normal convolutions (fan in), linear layers as PyTorch starts them.
 
-    Args:
-        data: whose training images the first layer of "whitened" starts from; others need none.
-
-    Fan in keeps the classifier's weights nearer the size of the last convolutions' than fan out does, so that
-    global magnitude pruning leaves more of the classifier.
-
-    Raises:
-        SpecError: unknown name or arguments that do not fit.
+    Fan in keeps the classifier's weights nearer the size of the last convolutions' than fan out does. Global magnitude
+    pruning so leaves more of it. "whitened" starts from the training images of ``data``. SpecError as :func:`build`.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -68,11 +58,7 @@ def create(name: str, seed: int, *, data: Data | None = None, **args) -> nn.Modu
 
 
 def build(spec: dict) -> nn.Module:
-    """The model that ``spec`` describes, its weights still to be loaded; ``model.spec`` is a copy of it.
-
-    Raises:
-        SpecError: a format, name, argument or change that this version does not know.
-    """
+    """The model of ``spec`` (copied to ``model.spec``), weights to be loaded; SpecError: a part that is not known."""
     if not isinstance(spec, dict) or spec.get("format") != SPEC_FORMAT:
         found = spec.get("format") if isinstance(spec, dict) else spec
         raise SpecError(f"spec format {found!r}: expected {SPEC_FORMAT}")
@@ -95,15 +81,11 @@ def build(spec: dict) -> nn.Module:
 
 
 def rebuilt(model: nn.Module) -> nn.Module:
-    """What a reader will build from the spec of ``model``, without memory for its tensors; seen to be of like layers.
+    """What a reader will build from the spec of ``model``, without memory for tensors. It is seen to be of like layers.
 
-    Its spec is that of ``model`` as JSON gives it back.
-
-    Raises:
-        SpecError: no spec, one that is not JSON data or does not build, or a tensor or layer that is not as the spec
-            builds it (a new head, another width, type or class, a tensor more or less, what torch prunes or
-            normalizes by, a hook), or a unit that cannot be folded (:func:`check_units`); the message names it, what
-            it is, what was expected, and the remedy.
+    Its spec is that of ``model`` as JSON gives it back. SpecError, with the remedy: no spec, or one that is not JSON or
+    does not build. So is a tensor or layer not as the spec builds it. That is another width, type or class, one more or
+    less, a hook, or what torch prunes or normalizes by. So is a unit that cannot be folded (:func:`check_units`).
     """
     if not isinstance(getattr(model, "spec", None), dict):
         raise SpecError(f"{type(model).__name__} has no spec: expected a model of studylib.networks.spec")
@@ -135,10 +117,9 @@ def with_change(
     """``model`` with one more entry in ``model.spec["changes"]``: the technique, and what it did.
 
     Args:
-        did: a few JSON values; they are stored with the model and count in its bytes.
-        structure: given if the technique changed which layers there are; its key ``module`` is a word of
-            :data:`RESTRUCTURE`, which rebuilding the model calls.
-        history: rows of the training that the technique did, left in ``model.history`` and not in the spec.
+        did: a few JSON values, which count in the model's bytes.
+        structure: how layers changed, if they did; its key ``module`` is a word of :data:`RESTRUCTURE`.
+        history: rows of the technique's training, left in ``model.history`` and not in the spec.
     """
     change = {"technique": technique, **did}
     if structure is not None:
@@ -149,16 +130,10 @@ def with_change(
 
 
 def normalize(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
-    """Images as ``model`` wants them: pixels of mean 0 and deviation 1 a channel, by the numbers in its spec.
+    """Images (n, c, h, w), 0…255, as ``model`` wants them: of mean 0 and deviation 1 a channel, float32.
 
-    Args:
-        images: (n, c, h, w), 0…255, of any type.
-
-    Returns:
-        float32 (n, c, h, w), bit for bit what Data.normalize of studylib.data.datasets gives for the same data set.
-
-    Raises:
-        SpecError: the spec does not say: the model was not made by a stage of the study.
+    The numbers are in its spec, bit for bit those of Data.normalize of studylib.data.datasets. SpecError where they are
+    not, as no stage of the study made the model.
     """
     try:
         mean, std = (torch.tensor(model.spec["input"][name], dtype=torch.float32) for name in ("mean", "std"))
@@ -173,15 +148,9 @@ def normalize(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
 def described(text: str, like: dict, model_args: dict) -> tuple[str, dict]:
     """Name and arguments, for :func:`create`, of a network in words: its kind and how wide it is.
 
-    Args:
-        text: "densenet 6" adds 6 channels a layer, "vgg 12" has a stem of 12, "whitened 64" first stages of 64; they
-            are otherwise as ``like``, if it is of their kind. "convnet 16" has 16, 32 and 64 channels, 32 and 16
-            features.
-        like: a spec, or its name and args.
-        model_args: what a network needs to fit the data.
-
-    Raises:
-        ValueError: another kind, or no whole number of at least 1 after it.
+    "densenet 6" adds 6 channels a layer, "vgg 12" has a stem of 12, "whitened 64" first stages of 64. They are
+    otherwise as ``like``, a spec, if it is of their kind. "convnet 16" has 16, 32 and 64 channels, 32 and 16 features.
+    ``model_args`` fit it to the data. ValueError: another kind, or no whole number of at least 1 after it.
     """
     kind, _, number = text.partition(" ")
     kinds = ["convnet", *BREADTH]

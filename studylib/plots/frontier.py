@@ -9,17 +9,16 @@ from matplotlib.figure import Figure
 
 from studylib.plots.axes import kilobyte_axis
 from studylib.results import statistics
-from studylib.results.marks import Mark
 
 
-def draw_files(points: pd.DataFrame, marks: Sequence[Mark] = ()) -> Figure:
+def draw_files(points: pd.DataFrame, marks: Sequence = ()) -> Figure:
     """Test accuracy against the file's size, a colour a network, a mark a number of bits, and what others reported.
 
     The front is a step: a file of so many bytes, or more, can have that accuracy.
 
     Args:
         points: rows of name, network, bits, bytes, test_accuracy.
-        marks: of :func:`studylib.results.marks.of_data`, stars, hollow where nobody made such a file.
+        marks: of :func:`studylib.experiments.frontier_marks.of_data`, stars, hollow where nobody made such a file.
     """
     figure, axis = plt.subplots(figsize=(8, 4.4), layout="constrained")
     shown = points.assign(percent=100 * points["test_accuracy"])

@@ -12,15 +12,9 @@ ONE_SEED = "one seed published: no interval"
 def prediction_half(deviation: float, published: int, rerun: int, level: float = 0.95) -> float:
     """Half the width of the interval in which the mean of ``rerun`` new seeds lies, about a mean of ``published``.
 
-    Student's prediction interval t · s · √(1/n + 1/m) (Hahn and Meeker 1991, section 4.6), for independent seeds.
-    Reruns of the same seeds vary less, so that it is, if anything, wide.
-
-    Args:
-        deviation: s, the standard deviation over the published seeds.
-        published, rerun: n and m, how many seeds each mean is of.
-
-    Returns:
-        In the unit of ``deviation``; NaN for fewer than two published seeds.
+    Student's prediction interval t · s · √(1/n + 1/m) (Hahn and Meeker 1991, section 4.6), for independent seeds. Here
+    n and m count those ``published`` and ``rerun``, and s is the ``deviation`` over the former. Reruns of the same
+    seeds vary less, so that it is, if anything, wide. NaN for fewer than two published seeds.
     """
     from scipy import stats
 
@@ -30,14 +24,10 @@ def prediction_half(deviation: float, published: int, rerun: int, level: float =
 
 
 def beside(ours: pd.DataFrame, published: pd.DataFrame, column: str = "test_accuracy") -> pd.DataFrame:
-    """Every node of both runs: ``column``'s means, their difference, the published interval and the verdict.
+    """Every node of both runs, tables of node, seed, ``column`` and bytes_file, beside each other.
 
-    Args:
-        ours, published: rows of node, seed, ``column`` and bytes_file.
-
-    Returns:
-        Rows of node, ours, published, seeds and seeds_published, half (of the interval), verdict (:data:`WITHIN`,
-        :data:`OUTSIDE` or why there is none) and bytes_ratio (ours / published).
+    Rows of node, ours, published (means), seeds, seeds_published, half (of the interval), verdict and bytes_ratio (ours
+    / published). The verdict is :data:`WITHIN`, :data:`OUTSIDE` or why there is none.
     """
     of = {"ours": (column, "mean"), "seeds": (column, "size"), "sd": (column, "std"), "bytes": ("bytes_file", "mean")}
     theirs, own = (run.groupby("node", sort=False, as_index=False).agg(**of) for run in (published, ours))
@@ -53,8 +43,7 @@ def beside(ours: pd.DataFrame, published: pd.DataFrame, column: str = "test_accu
 def differences(ours: dict, published: dict) -> list[str]:
     """In what two studies differ besides their numbers, a sentence each; [] where nothing is known to.
 
-    Args:
-        ours, published: each may hold ``settings`` (dictionaries in one another) and ``data_sha256`` (seed → digest).
+    Each may hold ``settings`` (dictionaries in one another) and ``data_sha256`` (seed → digest).
     """
     found = []
     mine, theirs = (about.get("data_sha256") or {} for about in (ours, published))

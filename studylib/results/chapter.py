@@ -22,9 +22,7 @@ WHERE = ("threads", "device")  # settings of the study: where it is computed, no
 
 
 class Chapter:
-    """A chapter in the making, or as it is published: the same cells show both.
-
-    Use it as every notebook does::
+    """A chapter in the making, or as it is published: the same cells show both::
 
         chapter = Chapter(node, reads=[parent], recipe=recipe, pruning=pruning)
         rounds = chapter.rows("accuracy_by_round", lambda: by_round(node.model))
@@ -36,10 +34,7 @@ class Chapter:
         reads: folders of the models, or published files, that the rows are of, beside the node's own.
         about: where the rows come from, or what gives that, if it is not what the node says.
         key: gives JSON data of what else the rows stand on; called once, and only where nothing is published.
-        settings: name in the parameters cell → record.
-
-    Raises:
-        studylib.settings.SettingError: a setting is not the published study's; names both values.
+        records: the settings by their names in the parameters cell; SettingError if the published study has others.
     """
 
     def __init__(
@@ -76,14 +71,12 @@ class Chapter:
         """The table ``name``: as published, or as ``make`` gives it, which is then kept for the next time.
 
         Args:
-            name: of the table in the published file.
             make: gives rows, dictionaries of JSON values or a table; called only where nothing is published. What it
                 trains that takes minutes it keeps one by one itself (:func:`studylib.tree.rows.every`).
             key: JSON data of what decides them beside the settings, such as the digest of a function of the notebook's.
         """
         if self.published:
             return self.published.rows(name)
-
         path = self.node.out / "rows" / f"{name}.json"
         self._rows[name] = once(path, [name, *self._key(), *key], lambda: plain(make()))
         return frame(self._rows[name])
@@ -104,11 +97,8 @@ class Chapter:
     def verdicts(self, stage: str, make: Callable[[], verdicts.Found]) -> None:
         """Shows what the paper says, what was measured and the verdict, and saves the chapter: its last cell's work.
 
-        Above verdicts that were made here, of fewer seeds than they need, it says so.
-
-        Args:
-            stage: whose claims these are (:data:`studylib.results.claims.CLAIMS`).
-            make: claim → what was measured for it, or several; called only where nothing is published.
+        The claims are those of ``stage`` (:data:`studylib.results.claims.CLAIMS`). ``make`` gives claim → what was
+        measured, one or several; called only where nothing is published. It says where seeds are too few.
         """
         if self.published:
             _show_verdicts(stage, verdicts.from_json(self.published.content["claims"]), self.about)
@@ -174,7 +164,7 @@ def _same(ours: Mapping[str, Any], published: Published) -> None:
 
 
 class Beside:
-    """Figures of another published study of the chapter, each with a caption that says which."""
+    """Figures of another published study of the chapter; each caption names the study."""
 
     def __init__(self, folder: str, chapter: str):
         self.folder = folder

@@ -1,6 +1,6 @@
 """What the paper, the survey and the thesis claim, read from ``claims.toml``, and records of what was measured.
 
-:mod:`studylib.results.verdicts` judges the claims; :mod:`studylib.results.marks` has figures of others.
+:mod:`studylib.results.verdicts` judges the claims.
 """
 
 import dataclasses
@@ -24,38 +24,22 @@ NodeAndColumn = Annotated[list[str], Field(min_length=2, max_length=2)]
 
 @settings.record
 class Claim:
-    """One published statement.
+    """One published statement."""
 
-    Attributes:
-        chapter: stage whose notebook answers it.
-        says: the statement; ``{}`` stands for the published value.
-        where: section or figure.
-        value: what was published, in ``unit``; the threshold where ``direction`` is set.
-        unit: %, points (of accuracy), points of the plane (dominated), nats, bytes.
-        tolerance: how far a measured value may lie from ``value`` and count as the same.
-        direction: + or −: the claim is only that the measured value lies above or below ``value``.
-        anywhere: it can be held against any data set; else against the paper's own only.
-        elsewhere: why it can be held against nothing here.
-        sampled: it is an accuracy or a mean over images, which without an interval says nothing.
-        nodes: node → weight of its test accuracy, of which the claim is the sum.
-        saved, taken: a node, and the accounting by which it saves of the teacher's bytes, or takes bytes.
-        own: it is about the paper's own network, whatever the technique.
-    """
-
-    chapter: str
-    says: str
-    where: str
-    value: float
-    unit: Literal["%", "points", "points of the plane", "nats", "bytes"]
-    tolerance: Annotated[float, Field(ge=0)] = 0.0
-    direction: Literal["", "+", "-"] = ""
-    anywhere: bool = False
-    elsewhere: str = ""
-    sampled: bool = False
-    nodes: dict[str, int] = dataclasses.field(default_factory=dict)
-    saved: NodeAndColumn | None = None
-    taken: NodeAndColumn | None = None
-    own: bool = False
+    chapter: str  # stage whose notebook answers it
+    says: str  # ``{}`` in it stands for the published value
+    where: str  # section or figure
+    value: float  # what was published, in ``unit``; the threshold where ``direction`` is set
+    unit: Literal["%", "points", "points of the plane", "nats", "bytes"]  # points of accuracy; of the plane dominated
+    tolerance: Annotated[float, Field(ge=0)] = 0.0  # how far from ``value`` a measured one counts as the same
+    direction: Literal["", "+", "-"] = ""  # the claim is only that what is measured lies above or below ``value``
+    anywhere: bool = False  # it can be held against any data set; else against the paper's own only
+    elsewhere: str = ""  # why it can be held against nothing here
+    sampled: bool = False  # an accuracy or a mean over images, which without an interval says nothing
+    nodes: dict[str, int] = dataclasses.field(default_factory=dict)  # node → weight of its test accuracy, summed
+    saved: NodeAndColumn | None = None  # a node, and the accounting by which it saves of the teacher's bytes
+    taken: NodeAndColumn | None = None  # a node, and the accounting by which it takes bytes
+    own: bool = False  # it is about the paper's own network, whatever the technique
 
     def check(self) -> None:
         if ("{}" in self.says) == bool(self.direction):
@@ -65,9 +49,7 @@ class Claim:
 def read(path: Path) -> dict[str, Claim]:
     """The claims in the TOML file ``path``, a table each, ``[chapter.key]``: key → claim, in its order.
 
-    Raises:
-        studylib.settings.SettingError: it is not TOML; a claim has an unknown key, lacks one or has a value of another
-            type; a key is there twice. Names file, claim and key.
+    SettingError, with file, claim and key: not TOML, an unknown, missing or repeated key, a value of another type.
     """
     try:
         chapters = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -90,14 +72,10 @@ CLAIMS = read(Path(__file__).with_name("claims.toml"))
 
 @dataclasses.dataclass(frozen=True)
 class Measured:
-    """What was measured for a claim, in the claim's unit: the value, an interval of confidence if there is one, and n.
+    """What was measured for a claim, in its unit: the value, a confidence interval if there is one, and n."""
 
-    ``n`` is the number of seeds behind it; of an interval over the images of a single one, the verdict says so. An
-    infinite value: it was looked for, and nothing has it. ``against`` names the rival, where there are several.
-    """
-
-    value: float
+    value: float  # infinite: it was looked for, and nothing has it
     low: float = math.nan
     high: float = math.nan
-    n: int = 1
-    against: str = ""
+    n: int = 1  # seeds behind it; of an interval over the images of a single one, the verdict says so
+    against: str = ""  # the rival, where there are several

@@ -1,4 +1,4 @@
-"""Intervals over seeds and images, what they let one say, Pareto fronts, rivals at equal cost."""
+"""Intervals over seeds and images, what they let one say, Pareto fronts."""
 
 import numpy as np
 import pandas as pd
@@ -21,12 +21,8 @@ def t_interval(values: np.ndarray, level: float = 0.95) -> tuple[float, float]:
 def seeds_to_decide(half: float, seeds: int, distance: float, level: float = 0.95, most: int = MANY) -> float:
     """How many seeds would make Student's interval narrower than ``distance`` on either side, if they spread alike.
 
-    Args:
-        half: half the width of the interval that ``seeds`` gave.
-        distance: from the mean to the nearest value that it has to be told from, in the unit of ``half``.
-
-    Returns:
-        At least two; infinity where more than ``most`` would be needed, NaN where one seed says nothing of the spread.
+    ``half`` is half the width of the interval that ``seeds`` gave. ``distance``, in its unit, is from the mean to the
+    nearest value to tell it from. At least two; infinity beyond ``most``; NaN where one seed says nothing of spread.
     """
     from scipy import stats
 
@@ -41,9 +37,9 @@ def seeds_to_decide(half: float, seeds: int, distance: float, level: float = 0.9
 def over_both(values: np.ndarray, level: float = 0.95) -> tuple[float, float, float]:
     """Mean of ``values`` (seeds, images), and an interval for another draw of seeds and of images.
 
-    The half-widths of Student's intervals over seeds and over images add in quadrature, as independent sources do; what
-    a seed does to single images is in both, so that the interval is, if anything, wide. Seeds that happen to agree, in
-    the one image that differs, say, thus make no certainty. One seed leaves the interval over images.
+    The half-widths of Student's intervals over seeds and images add in quadrature, as independent sources do. What a
+    seed does to single images is in both, so that it is, if anything, wide. Seeds that happen to agree so make no
+    certainty. One seed leaves the interval over images.
     """
     values = np.atleast_2d(np.asarray(values, dtype=float))
     mean = values.mean()
@@ -63,23 +59,7 @@ def judge(*intervals: tuple[float, float]) -> str:
 
 
 def pareto(table: pd.DataFrame, cost: str, gain: str) -> pd.Series:
-    """True for each row that no other beats: none costs as little and gains more, or costs less and gains as much."""
+    """True for each row on the Pareto front: none is better in one column and no worse in the other."""
     c, g = table[cost].to_numpy(), table[gain].to_numpy()
     beaten = [((c <= c[i]) & (g > g[i])).any() or ((c < c[i]) & (g >= g[i])).any() for i in range(len(table))]
     return pd.Series(~np.array(beaten, dtype=bool), index=table.index)
-
-
-def at_equal_cost(rivals: pd.DataFrame, cost: str, gain: str, at: float) -> float:
-    """The best ``gain`` that any kind of rival has at the cost ``at``, interpolated along its line over log cost.
-
-    Args:
-        rivals: rows of kind, ``cost`` and ``gain``. A kind counts at its largest where ``at`` is beyond it.
-
-    Returns:
-        NaN where every rival costs more.
-    """
-    found = [float("nan")]
-    for _, line in rivals.sort_values(cost).groupby("kind"):
-        if line[cost].iloc[0] <= at:
-            found.append(float(np.interp(np.log(at), np.log(line[cost]), line[gain])))
-    return float(np.nanmax(found)) if len(found) > 1 else float("nan")

@@ -17,10 +17,7 @@ DPI = 220  # of a saved figure: enough for print
 
 
 def style() -> None:
-    """Sets the plot style of the study: colour-blind safe, readable in print, whatever a matplotlibrc says.
-
-    In a notebook, figures then appear below their cells, also where matplotlib was imported before the notebook began.
-    """
+    """Sets the plot style: colour-blind safe, readable in print, whatever a matplotlibrc says; inline in notebooks."""
     matplotlib.rcdefaults()
     shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
     if hasattr(shell, "kernel") and not plt.get_backend().endswith(("nbagg", "ipympl", "widget")):
@@ -30,12 +27,9 @@ def style() -> None:
 
 
 def save_figure(figure: Figure, path: Path, rows: pd.DataFrame, about: dict | None = None) -> None:
-    """Writes ``path``.png, .pdf, and .json with the rows that the figure shows and ``about`` them.
+    """Writes ``path``.png, .pdf, and .json with the rows drawn and ``about`` them: profile, seeds, commit, …
 
-    Args:
-        path: without suffix, absolute or below the study's root.
-        rows: what was drawn, one row a mark.
-        about: where the rows come from: profile, seeds, commit, …
+    ``path`` has no suffix, and is absolute or below the study's root.
     """
     path = files.resolve(path)
     for suffix in ("png", "pdf"):

@@ -14,11 +14,7 @@ TECHNIQUE_NAMES = {"kd": "distillation", "imp": "pruning", "svd": "SVD", "int8":
 
 
 def show_published(name: str, caption: str) -> None:
-    """Shows a published figure in a notebook, wherever that lies: the picture itself, its caption, where it is from.
-
-    Args:
-        name: of the picture in ``figures/cited/``, without suffix. Where it is not there, a sentence says so.
-    """
+    """Shows ``figures/cited/<name>.png``, caption and origin in a notebook, or a sentence where it is not there."""
     from IPython.display import Image, Markdown, display
 
     path = files.root() / "figures" / "cited" / f"{name}.png"

@@ -1,4 +1,4 @@
-"""The verdict on each claim from what was measured, as data and in words; no number is read from a text."""
+"""The verdict on each claim from measurements, as data and in words; no number is read from a text."""
 
 import math
 from collections.abc import Iterable, Mapping
@@ -19,10 +19,9 @@ SEEDS, SEEDS_OF_OTHERS = {"digits": 10, "mnist_5k": 10}, 3  # that a verdict nee
 def verdict(claim: Claim, measured: Measured | None, dataset: str) -> str:
     """One of the five verdicts, with the reason where it is not a plain yes or no.
 
-    A direction is reproduced where the whole interval lies on its side of the claim's value, and not where it lies on
-    the other. A value is reproduced where the whole interval lies within the claim's tolerance of it, and not where the
-    interval lies beyond. Anything else is undecided; so is what was sampled and has no interval. Shares of bytes, and
-    bytes, are exact: they are judged as they are.
+    A direction is reproduced where the whole interval lies on its side of the claim's value. A value is where it lies
+    within the tolerance. It is not where all lies on the other side, or beyond. Anything else is undecided; so is what
+    was sampled and has no interval. Bytes and their shares are exact: they are judged as they are.
     """
     if measured is None or math.isnan(measured.value):
         return claims.NOT_MEASURED
@@ -60,12 +59,8 @@ def rows(chapter: str, measured: Found, dataset: str, other: str = "") -> list[d
     """Every claim of ``chapter`` beside what was measured: rows of claim (its key) and :data:`COLUMNS`.
 
     Args:
-        measured: key of :data:`studylib.results.claims.CLAIMS` → what was measured, or several, each against another
-            rival; a claim that is left out was not measured.
-        other: the network that was measured, where it is not the paper's own: what is said of that is not comparable.
-
-    Raises:
-        KeyError: a key that is no claim of ``chapter``.
+        measured: claim → what was measured, or several, each against another rival; KeyError where it is none of these.
+        other: the network measured, where it is not the paper's own. What is said of that is not comparable.
     """
     own = {key: claim for key, claim in CLAIMS.items() if claim.chapter == chapter}
     for key in measured:
@@ -130,13 +125,10 @@ def from_json(rows: Iterable[dict]) -> dict[str, list[Measured]]:
 def of_nodes(nodes: pd.DataFrame, images: int) -> dict[str, Measured]:
     """What the nodes of one seed say of the claims, all of test accuracies and of parameters' bytes.
 
-    Intervals (95 %, normal) are for another draw of the test images, not for another training. Which images a node had
-    right is not published: what separates the teacher from a node can only lie in images on which they disagree, whose
-    share is; other differences are taken as if each node had images of its own. Both are wide, if anything.
-
-    Args:
-        nodes: columns of :data:`studylib.tree.table.COLUMNS`, indexed by node; a claim about others is left out.
-        images: of the test set.
+    Intervals (95 %, normal) are for another draw of the test ``images``, not for another training. Which images a node
+    had right is not published. It can only differ from the teacher in images on which they disagree; their share is.
+    Other differences are taken as if each node had images of its own. Both are wide, if anything. ``nodes`` are rows of
+    :data:`studylib.tree.table.COLUMNS`, indexed by node; a claim about others is left out.
     """
     there, found = set(nodes.index), {}
     for key, claim in CLAIMS.items():

@@ -10,11 +10,7 @@ SHORT = {"distill": "kd", "prune": "imp"}  # techniques whose part of a node's n
 
 
 def part(stage: str) -> str:
-    """What stands for a technique in the name of a node.
-
-    >>> part("distill"), part("svd")
-    ('kd', 'svd')
-    """
+    """What stands for a technique in the name of a node: ``distill`` → ``kd``."""
     return SHORT.get(stage, stage)
 
 
@@ -29,9 +25,5 @@ def nodes(stages: Sequence[str]) -> list[str]:
 
 
 def parent_of(node: str) -> str | None:
-    """The node less its last technique; None for the teacher.
-
-    >>> parent_of("teacher-kd-int8")
-    'teacher-kd'
-    """
+    """The node less its last technique, ``teacher-kd-int8`` → ``teacher-kd``; None for the teacher."""
     return node.rpartition("-")[0] or None

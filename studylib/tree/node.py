@@ -24,19 +24,12 @@ log = logging.getLogger(__name__)
 
 
 class Node:
-    """A folder of the tree in the making.
+    """A folder of the tree in the making: ``out``, absolute or below the study's root.
 
-    Use it as every stage notebook does::
+    Use it as every stage notebook does; the other arguments are those of :class:`studylib.settings.Study`::
 
         node = Node.of(out, study, "03_prune", published)
         metrics = node.make(lambda: technique.apply(node.load(parent), node.data, ..., scratch=node.scratch))
-
-    Args:
-        out: the folder to write, absolute or below the study's root.
-        dataset: name of a data set (:func:`studylib.data.datasets.load`), read when ``data`` is first asked for.
-        seed: decides the split, the initial weights and every draw of the training.
-        threads: CPU threads for torch; 0 leaves its default.
-        device: auto, cpu or cuda.
     """
 
     published: Published | None = None  # what is shown in the place of a node that is made
@@ -55,12 +48,8 @@ class Node:
     def of(cls, out: str | Path, study: dict, chapter: str, published: str | Path = "") -> "Node":
         """The node of the notebook ``chapter``; with ``published``, a folder such as figures/digits, what is there.
 
-        Args:
-            study: a :class:`studylib.settings.Study`, or the dictionary of one.
-
-        Raises:
-            studylib.settings.SettingError: a key of ``study`` that is unknown, of another type or out of bounds.
-            studylib.disk.files.CheckpointError: that study has not published the chapter.
+        ``study``: a :class:`studylib.settings.Study` or the dictionary of one; SettingError where it does not fit.
+        CheckpointError where that study has not published the chapter.
         """
         study = settings.read(settings.Study, study, "study")
         if not isinstance(published, str | Path):
@@ -82,19 +71,11 @@ class Node:
         return self.finish(model())
 
     def load(self, parent: str | Path) -> nn.Module:
-        """The model in the folder ``parent``, on the node's device.
-
-        Raises:
-            studylib.disk.files.CheckpointError: no model there (says which command makes it), or a damaged one.
-        """
+        """The model in ``parent``, on the node's device; CheckpointError: none (names the command), or damaged."""
         return models.load_model(files.resolve(parent)).to(self.device)
 
     def reuse(self, folder: str | Path) -> nn.Module | None:
-        """The model of the node in ``folder``, history and all, instead of training it again; None for an empty text.
-
-        Raises:
-            studylib.disk.files.CheckpointError: no node there, or a damaged one.
-        """
+        """The model of the node in ``folder``, with its history; None for an empty text, errors as :meth:`load`."""
         if not str(folder):
             return None
         model = self.load(folder)
@@ -112,25 +93,17 @@ class Node:
         return about | ({"made": self.reused} if self.reused else {})
 
     def test_logits(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Logits (n, classes) and labels (n,) of the one reading of the test set, as :meth:`finish` stored them.
-
-        Of another task: outputs (n, …) and targets (n, …).
-        """
+        """Logits (n, classes) and labels (n,), or outputs and targets, of :meth:`finish`'s reading of the test set."""
         tensors, _ = files.read_tensors(self.out / LOGITS)
         return tensors["logits"], tensors["labels"]
 
     def finish(self, model: nn.Module) -> dict:
-        """Writes the model and its file, reads the file back, evaluates what was read, and writes the metrics.
+        """Writes the model and its file, reads the file back, evaluates what was read; returns and writes the metrics.
 
         Two things are left: the model for the next stage (``model.safetensors``, ``model.json``), and the file of what
         inference needs (:data:`studylib.tree.names.CODED`). Every number is of the model decoded from that file, after
         it was seen to be the one encoded (:func:`studylib.coding.codec.verify`). The test set is read here, once, and
-        its logits are stored for whatever is said later. How they are scored is the task of the data.
-
-        ``model.spec`` gets ``input``, how images are scaled (:func:`studylib.networks.spec.normalize`).
-
-        Returns:
-            What ``metrics.json`` holds.
+        its logits are stored. The data's task scores them. ``model.spec`` gets ``input``, how images are scaled.
 
         Raises:
             studylib.coding.codec.CodecError: the model cannot be coded, or what is read back is not what was written.
@@ -182,10 +155,7 @@ class Node:
         return data.task.scores(both[1], data.validation.labels)[data.task.score]
 
     def _half_precision(self, model: nn.Module) -> dict:
-        """Bytes of the file with the floats that remain in float16, and validation score with them so rounded.
-
-        None for both where half precision cannot hold a float.
-        """
+        """Bytes of the file with floats in float16, and its validation score; None where float16 cannot hold one."""
         score = f"val_{self.data.task.score}_float16"
         try:
             form, file = self._ship(model, "float16")

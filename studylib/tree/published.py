@@ -14,14 +14,9 @@ KEYS = {"chapter": str, "about": dict, "settings": dict, "metrics": dict, "rows"
 
 
 class Published:
-    """A chapter as a study published it; nothing is trained to show it.
+    """A chapter, such as ``04_svd``, as a study published it in ``folder``, absolute or below the study's root.
 
-    Args:
-        folder: of the study, such as ``figures/digits``: absolute, or below the study's root.
-        chapter: name of the chapter, such as ``04_svd``.
-
-    Raises:
-        studylib.disk.files.CheckpointError: the study has not published that chapter, or the file is damaged.
+    CheckpointError where the study has not published that chapter, or the file is damaged.
     """
 
     def __init__(self, folder: str | Path, chapter: str):
@@ -47,11 +42,7 @@ class Published:
         return self.content["about"]
 
     def rows(self, name: str) -> pd.DataFrame:
-        """The table ``name``.
-
-        Raises:
-            studylib.disk.files.CheckpointError: the study has no such table; names those that it has.
-        """
+        """The table ``name``; CheckpointError, which names those that there are, without it."""
         if name not in self.content["rows"]:
             known = ", ".join(self.content["rows"])
             raise files.CheckpointError(f"{self.file}: it has no rows {name!r}: expected one of {known}")
@@ -59,7 +50,7 @@ class Published:
 
 
 def frame(rows: list[dict]) -> pd.DataFrame:
-    """JSON's rows as a table: a column in which null is all there is, or stands among numbers, is of floats."""
+    """JSON's rows as a table: a column of nulls alone, or of nulls among numbers, is of floats."""
     found = pd.DataFrame(rows)
     for name in found:
         values = [row.get(name) for row in rows]

@@ -15,15 +15,11 @@ Task = tuple[dict, Callable[[], list[dict]]]
 
 
 def once(path: Path | None, key: list, make: Callable[[], Found]) -> Found:
-    """What ``make`` gives (JSON data); read from ``path`` where an earlier call with the same ``key`` has left it.
+    """What ``make`` gives, as JSON gives it back. Read from ``path`` where a call with the same ``key`` left it.
 
     Args:
-        path: file that is written, whole or not at all; None: nothing is kept.
-        key: JSON data of all that decides the result. The code that ``make`` stands on counts besides
-            (:func:`studylib.disk.code.code_digest`).
-
-    Returns:
-        As JSON gives it back, whether made or read: tuples are lists.
+        path: None: nothing is kept.
+        key: JSON data of all that decides the result, but for the code (:func:`studylib.disk.code.code_digest`).
     """
     if path is None:
         return json.loads(json.dumps(make()))
@@ -36,12 +32,10 @@ def once(path: Path | None, key: list, make: Callable[[], Found]) -> Found:
 
 
 def every(tasks: Iterable[Task], folder: Path | None, key: list) -> Iterator[dict]:
-    """The rows of all ``tasks``, each with its own key in it; a task is done once for ``folder`` (:func:`once`).
+    """The rows of all ``tasks``, pairs of what they are of and what makes them; ``of`` is in each row.
 
-    Args:
-        tasks: pairs of what the rows are of (a few JSON values, different for each) and what makes them.
-        folder: a file a task is left there.
-        key: what decides all of them: settings, digests of data and of the networks they start from.
+    What they are of is a few JSON values, different for each. A task is done once for ``folder`` and ``key``
+    (:func:`once`). The key has settings, digests of data and of the networks they start from.
     """
     for of, make in tasks:
         name = "-".join(str(value).replace("/", "_").replace(" ", "_") for value in of.values())

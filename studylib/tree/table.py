@@ -15,10 +15,7 @@ BYTES += ["bytes_nncodec", "bytes_entropy", "bytes_file", "bytes_file_float16"]
 
 
 def columns(task: Task) -> list[str]:
-    """The columns of a table of nodes that learn ``task``: its numbers are test_…, the score val_… beside.
-
-    ``agreement`` is of classes alone.
-    """
+    """The columns of a table of nodes that learn ``task``: its numbers as test_…; ``agreement`` of classes alone."""
     score, *others = task.numbers
     found = ["node", "seed", f"test_{score}", f"val_{score}", "parameters", "nonzeros", *BYTES]
     found += [f"val_{score}_float16", "latency_ms", *(f"test_{name}" for name in others)]
@@ -29,11 +26,9 @@ COLUMNS = columns(CLASSIFICATION)
 
 
 def read_table(path: str | Path, *columns: str) -> pd.DataFrame:
-    """The table in the CSV file ``path``, which has ``columns`` at least.
+    """The table in the CSV file ``path``, which has ``columns`` at least; OSError where it cannot be read.
 
-    Raises:
-        studylib.disk.files.CheckpointError: it is not a table, or not of a study; names it.
-        OSError: the machine cannot read it.
+    CheckpointError, which names it, where it is not a table, or not of a study.
     """
     try:
         with open(path, encoding="utf-8") as file:
@@ -50,11 +45,9 @@ def read_table(path: str | Path, *columns: str) -> pd.DataFrame:
 def read(run: Path, names: Iterable[str], seeds: Iterable[int], task: Task = CLASSIFICATION) -> pd.DataFrame:
     """One row a seed and node of the run in folder ``run``, with the :func:`columns` of ``task``.
 
-    ``agreement`` is the share of test images on which a node predicts what its teacher predicts; ``latency_ms`` comes
-    from the run's ``latency.json``, ``bytes_nncodec`` from its ``nncodec.json`` (NaN without one).
-
-    Raises:
-        studylib.disk.files.CheckpointError, OSError: a node has not been run, or left a damaged file; names it.
+    ``agreement`` is the share of test images on which a node predicts what its teacher predicts. ``latency_ms`` and
+    ``bytes_nncodec`` come from the run's ``latency.json`` and ``nncodec.json``, NaN without. CheckpointError or OSError
+    names a node that has not been run, or a damaged file.
     """
     run, names, wanted = Path(run), list(names), columns(task)
     latency = files.read_json(run / LATENCY)["latency_ms"] if (run / LATENCY).exists() else {}
@@ -81,11 +74,7 @@ def read(run: Path, names: Iterable[str], seeds: Iterable[int], task: Task = CLA
 
 
 def logits(folder: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Logits (n, classes) and labels (n,) of the test images, as the node in ``folder`` stored them.
-
-    Raises:
-        studylib.disk.files.CheckpointError: it has not been run, or left damaged ones; names the file.
-    """
+    """Logits (n, classes) and labels (n,) of the test images that a node stored; CheckpointError names a bad file."""
     tensors, _ = files.read_tensors(folder / LOGITS)
     if missing := {"logits", "labels"} - tensors.keys():
         raise files.CheckpointError(f"{folder / LOGITS}: not the logits of a node ({missing.pop()} is missing)")
@@ -109,10 +98,9 @@ def summary(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def compare(a: pd.DataFrame, b: pd.DataFrame, task: Task = CLASSIFICATION) -> pd.DataFrame:
-    """Two sweeps side by side: for each node in either, the task's score and bytes of a and b and b less a.
+    """Two sweeps side by side. For each node in either: the task's score and bytes of a, b, and b less a.
 
-    ``difference_sd`` is the standard deviation of the score's difference over the seeds they share,
-    NaN where they share fewer than two.
+    ``difference_sd``: the score difference's deviation over shared seeds, NaN where there are fewer than two.
     """
     score = f"test_{task.score}"
     means = [t.groupby("node", sort=False)[[score, "bytes_file"]].mean() for t in (a, b)]

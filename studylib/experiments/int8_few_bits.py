@@ -50,7 +50,7 @@ class FewBits:
 class Tuning(Recipe):
     """The recipe of a training with rounded weights, and of the one without that it is compared with.
 
-    The rate falls to zero, so that integers come to rest; a tenth of the network's own rate is a good start.
+    The rate falls to zero, so that integers settle. A tenth of the network's own rate is a good start.
     """
 
     epochs: Annotated[int, Field(ge=1, le=1_000_000, description="passes over the training images")] = 10
@@ -130,7 +130,7 @@ def roundings(
 ) -> Iterator[Task]:
     """Tasks of one training or none: each network in each of ``bits``, the dense one also with bits by layer.
 
-    "after training" rounds the network as it is; "trained on", once it was trained by ``tuning`` without rounding; "in
+    "after training" rounds the network as it is. "trained on" first trains it by ``tuning`` without rounding. "in
     training" trains by ``tuning`` with rounding (:mod:`studylib.techniques.qat`).
 
     Args:

@@ -55,7 +55,7 @@ def compared(
     device: torch.device,
     folder: Path,
 ) -> dict[str, pd.DataFrame]:
-    """Every way at every value on the first seed, that of ``data``, and at its best value on all of them.
+    """Every way at every value on the first seed, that of ``data``, and at its best value on all seeds.
 
     Each seed has its own split and first weights. What is finished is left in ``folder``, and read by a later call.
 
@@ -130,8 +130,8 @@ def front(chosen: pd.DataFrame) -> pd.DataFrame:
     """A row a way and sparsity of the fine-tuned networks of ``chosen``, in its order: means over the seeds.
 
     Returns:
-        way, sparsity, bytes, test_accuracy (0…1), test_accuracy_sd (NaN of one seed), front: whether no other beats it
-        on both, whatever its sparsity.
+        way, sparsity, bytes, test_accuracy (0…1), test_accuracy_sd (NaN of one seed), front: whether on the Pareto
+        front of bytes and accuracy. That front has all sparsities.
     """
     groups = chosen.dropna(subset="bytes").groupby(["way", "sparsity"], sort=False)
     mean = groups[["bytes", "test_accuracy"]].mean().reset_index()
@@ -146,7 +146,7 @@ def rival_of(score: pd.Series, best: dict[str, float]) -> str:
 
 
 def at_an_end(ways: list[Way], best: dict[str, float]) -> str:
-    """The ways whose best value is the first or last of three or more, with commas; "none" where there is none."""
+    """The ways whose best value is the first or last of at least three, with commas, or "none"."""
     found = [w.label for w in ways if len(w.values) > 2 and best[w.label] in (w.values[0], w.values[-1])]
     return ", ".join(found) or "none"
 

@@ -72,8 +72,7 @@ def identity(run: str, tree: Tree) -> list[str]:
     """SHA-256 of what the rows are read from: each node's metrics and logits, the run's latencies and reference sizes.
 
     Raises:
-        FileNotFoundError, studylib.disk.files.CheckpointError: no run, or a model that is not the one that was
-        measured.
+        FileNotFoundError, studylib.disk.files.CheckpointError: no run, or a model other than the measured one.
     """
     folder = folder_of(run, tree)
     files = [path for name in (names.LATENCY, names.NNCODEC) if (path := folder / name).exists()]

@@ -112,8 +112,8 @@ def control(summary: pd.DataFrame, networks: pd.DataFrame) -> pd.DataFrame:
         networks: rows of :func:`trained`.
 
     Returns:
-        The rows of ``summary`` with the kind "combination"; then one a kind (float32, int8) and growth: bytes,
-        accuracy (0…1), sd of the accuracy (NaN of one seed).
+        The rows of ``summary`` with the kind "combination", then one for each kind (float32, int8) and growth.
+        Each has bytes, accuracy (0…1) and sd of the accuracy (NaN of one seed).
     """
     how = {"bytes": ("bytes", "mean"), "accuracy": ("accuracy", "mean"), "sd": ("accuracy", "std")}
     bare = networks.groupby(["kind", "growth"]).agg(**how).reset_index()

@@ -12,7 +12,7 @@ ALONG = {"value_cross_entropy": "cross-entropy (nats)", "value_l1": "‖w‖₁"
 
 
 def ways_look(rows: pd.DataFrame) -> dict:
-    """What seaborn draws the ways to train of ``rows`` with, the same in every figure: a colour and a marker each."""
+    """A colour and a marker for each way to train of ``rows``, for seaborn, the same in every figure."""
     ways, palette = list(rows["way"].unique()), [*sns.color_palette("tab10"), (0.1, 0.1, 0.1)]
     return {"hue": "way", "hue_order": ways, "palette": palette[: len(ways)], "style": "way", "style_order": ways}
 
@@ -58,7 +58,7 @@ def draw_training(rows: pd.DataFrame, chosen: pd.DataFrame) -> Figure:
 
 
 def draw_ways(rows: pd.DataFrame, chosen: pd.DataFrame) -> Figure:
-    """Test accuracy against bytes of the file, a panel a sparsity: mean and deviation over seeds of each way to train.
+    """Test accuracy against bytes of the file, a panel per sparsity: mean and standard deviation over seeds.
 
     Args:
         rows: of way, sparsity, bytes, test_accuracy (0…1), test_accuracy_sd (NaN of one seed), front: ringed. Without

@@ -17,7 +17,7 @@ PUBLISHED = "published"
 
 
 def table_of(name: str) -> pd.DataFrame:
-    """The rows of a run by its profile, of a sweep.csv by its path, or of what is published of a profile."""
+    """The rows of a run or a published study, by its profile, or of a sweep.csv, by its path."""
     own = [Path(name)] if name.endswith(".csv") else []
     for path in (ROOT / "runs" / name / "sweep.csv", *own, _published(name)):
         if path.exists():

@@ -62,7 +62,7 @@ def side_by_side(a: str, b: str) -> str:
 def with_published(name: str) -> str:
     """Every node of the run ``name`` beside the published one of that profile; empty where none is published.
 
-    A line a node: within the published interval, outside, or without one; above, what the two differ in.
+    A line per node: within the published interval, outside, or without one; above, what the two differ in.
     """
     from studylib.disk import files  # two seconds of import, which study.py shall not wait for
     from studylib.results import agreement

@@ -66,7 +66,7 @@ class Lessons:
     views: Path | None = None
 
     def pairs(self, count: int) -> pd.DataFrame:
-        """A row a student, two a seed, both from the same start on the same views, for as many epochs.
+        """A row per student, two per seed, both from the same start on the same views, for as many epochs.
 
         Columns:
             seed: of the pair.
@@ -144,7 +144,7 @@ def size_of(model: nn.Module) -> dict:
 
 
 def curves(pairs: pd.DataFrame) -> list[dict]:
-    """Of :meth:`Lessons.pairs`, a row an epoch: those of its history, with seed and student."""
+    """Of :meth:`Lessons.pairs`, a row per epoch: those of its history, with seed and student."""
     return [epoch | {"seed": row.seed, "student": row.student} for row in pairs.itertuples() for epoch in row.history]
 
 

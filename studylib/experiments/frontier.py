@@ -130,7 +130,7 @@ class Shrinking:
 
 
 class Coded(Loss):
-    """A loss + ``coding`` × the bits a weight that an ideal entropy coder takes (after Oktay et al. 2020).
+    """A loss + ``coding`` × the bits per weight that an ideal entropy coder takes (after Oktay et al. 2020).
 
     The bits are those of :func:`studylib.descent.objectives.coded_bytes`, divided by the number of weights, zeros
     among them. So ``coding`` means the same for a large network as for a small one.

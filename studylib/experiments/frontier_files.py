@@ -109,7 +109,7 @@ def _finished(small: nn.Module, folder: Path, node: Node) -> dict:
 
 
 def on_front(points: pd.DataFrame) -> pd.DataFrame:
-    """Those of the rows of :func:`points` that no other beats in bytes and test accuracy, smallest first."""
+    """The rows of :func:`points` on the Pareto front of bytes and test accuracy, smallest first."""
     return points[statistics.pareto(points, "bytes", "test_accuracy")].sort_values("bytes")
 
 

@@ -62,7 +62,7 @@ def equals_graph(model: nn.Module, data: Data, count: int) -> dict:
 
 
 def error_by_layer(float_model: nn.Module, int8_model: nn.Module, data: Data) -> list[dict]:
-    """A row a layer, from input to output.
+    """A row per layer, from input to output.
 
     Columns: layer, worst, mean, and one for each of :data:`KINDS`. Worst and mean are the rounding error of its
     weights, batch norm folded, in steps. A kind has the signal-to-noise ratio of what the layer puts out, in dB

@@ -1,4 +1,4 @@
-"""Chapter 5: what fewer than eight bits a weight cost and save, the same everywhere or layer by layer."""
+"""Chapter 5: what fewer than eight bits per weight cost and save, the same everywhere or layer by layer."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -35,7 +35,7 @@ Bits = dict[int, int | dict[str, int]]  # as rows name them → as quantize.appl
 
 @record
 class FewBits:
-    """The numbers of bits a weight, below eight, that are compared."""
+    """The numbers of bits per weight, below eight, that are compared."""
 
     bits: Annotated[
         list[Annotated[int, Field(ge=2, le=7)]], Field(min_length=1, description="bits of a weight, ascending")

@@ -75,10 +75,10 @@ def best_values(rows: pd.DataFrame, classes: int) -> dict[str, float]:
 
 
 def against(volumes: pd.DataFrame, rival: str) -> pd.DataFrame:
-    """Each way's volume beside ``rival``'s, seed by seed: a row a stage and way, in the order of ``volumes``.
+    """Each way's volume beside ``rival``'s, seed by seed: a row per stage and way, in the order of ``volumes``.
 
     Args:
-        volumes: rows of :func:`volumes`, one value a way.
+        volumes: rows of :func:`volumes`, one value per way.
 
     Returns:
         stage, way, seeds: of the row.

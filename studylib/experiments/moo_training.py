@@ -186,7 +186,7 @@ def run(
         folder: cache of what is finished, read by a later call with the same arguments and code.
 
     Returns:
-        Rows, one a stage and sparsity: way, value, seed, stage, sparsity (asked for), val_accuracy, zeros (reached),
+        Rows, one per stage and sparsity: way, value, seed, stage, sparsity (asked for), val_accuracy, zeros (reached),
         test_accuracy. Those fine-tuned also have bytes (of the coded file). Then the rows of
         :func:`studylib.training.loop.fit` with way, value and seed. A training that did not stay finite has chance
         for its accuracies, no zeros or bytes, and no history.

@@ -85,7 +85,7 @@ def hurt(rows: pd.DataFrame, parent: nn.Module, data: Data, seed: int) -> list[d
 def ways(
     parent: nn.Module, data: Data, sparsities: list[float], *, recipe: Recipe, seeds: list[int], scratch: Path
 ) -> Iterator[Task]:
-    """One task a seed and way (:data:`studylib.techniques.prune.METHODS`): ``parent`` at each of ``sparsities``.
+    """One task per seed and way (:data:`studylib.techniques.prune.METHODS`): ``parent`` at each of ``sparsities``.
 
     The initial weights of "initial" are those that ``parent`` had before its training, by the first of ``seeds``. The
     masks that "random" scatters are those of "pretrained" of the same seed, kept in ``scratch``.

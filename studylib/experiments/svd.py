@@ -71,7 +71,7 @@ def factorized_layers(parent: nn.Module, model: nn.Module) -> list[dict]:
 
 
 def spectra(networks: dict[str, nn.Module]) -> list[dict]:
-    """A row a singular value of each linear layer.
+    """A row per singular value of each linear layer.
 
     Columns:
         layer: network and name.
@@ -96,7 +96,7 @@ def beyond_even(rows: pd.DataFrame) -> pd.Series:
 
 
 def unfactorized(networks: dict[str, nn.Module], data: Data) -> list[dict]:
-    """A row a network before it is factorized: network, numbers (parameters), accuracy (0…1, on validation images)."""
+    """A row per network before it is factorized: network, numbers (parameters), accuracy (0…1, on validation images)."""
     return [
         {
             "network": network,
@@ -126,7 +126,7 @@ def swept(
 def ranks(
     networks: dict[str, nn.Module], data: Data, deltas: list[int], *, recipe: Recipe, seeds: list[int]
 ) -> Iterator[Task]:
-    """One task a network, Δ, way and training: linear layers factorized, then fine-tuned by ``recipe`` or not.
+    """One task per network, Δ, way and training: linear layers factorized, then fine-tuned by ``recipe`` or not.
 
     A Δ is tried only if it leaves the widest layer of a network a rank. The first of ``deltas`` always is.
 

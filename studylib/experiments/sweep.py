@@ -85,7 +85,7 @@ def identity(run: str, tree: Tree) -> list[str]:
 
 
 def nodes(run: str, tree: Tree) -> pd.DataFrame:
-    """A row a node and seed, with the columns of :func:`studylib.tree.table.read`."""
+    """A row per node and seed, with the columns of :func:`studylib.tree.table.read`."""
     return read(folder_of(run, tree), tree.nodes, tree.seeds)
 
 
@@ -112,7 +112,7 @@ def half_precision(summary: pd.DataFrame) -> pd.DataFrame:
 
 
 def front(summary: pd.DataFrame) -> pd.DataFrame:
-    """The rows of ``summary`` that no other beats on test accuracy and bytes of the file, the smallest first."""
+    """The rows of ``summary`` on the Pareto front of test accuracy and bytes of the file, the smallest first."""
     return summary[statistics.pareto(summary, "bytes_file", "test_accuracy")].sort_values("bytes_file")
 
 

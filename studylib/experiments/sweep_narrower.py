@@ -76,9 +76,9 @@ def networks(
     calibration_images: int,
     device: torch.device,
 ) -> Iterator[Task]:
-    """One task a seed and growth: a DenseNet that adds ``growth`` channels a layer, as it is and in int8.
+    """One task per seed and growth: a DenseNet that adds ``growth`` channels per layer, as it is and in int8.
 
-    Rows, one a kind (float32, int8): bytes of the coded file, val_accuracy, and the scores of the test images
+    Rows, one per kind (float32, int8): bytes of the coded file, val_accuracy, and the scores of the test images
     (:func:`studylib.data.scoring.scores`).
     """
     for seed in seeds:
@@ -131,7 +131,7 @@ def margins(table: pd.DataFrame, networks: pd.DataFrame) -> pd.DataFrame:
         networks: rows of :func:`trained`.
 
     Returns:
-        A row a node: node, bytes, accuracy %, control % (means), margin and its sd (points), verdict (:data:`BEATS`,
+        A row per node: node, bytes, accuracy %, control % (means), margin and its sd (points), verdict (:data:`BEATS`,
         :data:`BEATEN`, "cannot tell", :data:`TOO_SMALL`).
     """
     found = []

@@ -77,7 +77,7 @@ def peeks(
 def trainings(
     model: nn.Module, data: Data, recipe: Recipe, seeds: list[int], folder: Path, left: Path
 ) -> Iterator[Task]:
-    """One task a seed: a training of a network like ``model`` whose test accuracy is read after every epoch.
+    """One task per seed: a training of a network like ``model`` whose test accuracy is read after every epoch.
 
     The first seed's is the training of ``model`` itself, if nothing but ``recipe`` decided it. The weights of its
     epochs must be on disk, too: they meet the test set only now. What is trained here goes nowhere.

@@ -13,7 +13,7 @@ from studylib.results.marks import Mark
 
 
 def draw_files(points: pd.DataFrame, marks: Sequence[Mark] = ()) -> Figure:
-    """Test accuracy against the file's size, a colour a network, a mark a number of bits, and what others reported.
+    """Test accuracy against the file's size, a colour per network, a mark per number of bits, and what others reported.
 
     The front is a step: a file of so many bytes, or more, can have that accuracy.
 

@@ -18,10 +18,10 @@ def ways_look(rows: pd.DataFrame) -> dict:
 
 
 def draw_ways_by_sparsity(rows: pd.DataFrame) -> Figure:
-    """Test accuracy against the weights that remain, a panel a stage: mean and deviation over seeds of each way.
+    """Test accuracy against the weights that remain, a panel per stage: mean and deviation over seeds of each way.
 
     Args:
-        rows: of way, stage, sparsity and test_accuracy (0…1 both), one a seed; all ways, in order.
+        rows: of way, stage, sparsity and test_accuracy (0…1 both), one per seed; all ways, in order.
     """
     shown = rows.assign(remain=100 * (1 - rows["sparsity"]), percent=100 * rows["test_accuracy"])
     stages, look = list(rows["stage"].unique()), ways_look(rows)
@@ -41,7 +41,7 @@ def draw_training(rows: pd.DataFrame, chosen: pd.DataFrame) -> Figure:
     """Both losses and the cosine of their gradients, epoch by epoch: mean over seeds of each way.
 
     Args:
-        rows: of way, epoch and the columns of :data:`ALONG`, one a seed; without the ways that did not stay finite.
+        rows: of way, epoch and the columns of :data:`ALONG`, one per seed; without the ways that did not stay finite.
         chosen: of :func:`draw_ways_by_sparsity`, for the colours.
     """
     figure, axes = plt.subplots(1, 3, figsize=(12, 3.6), layout="constrained")

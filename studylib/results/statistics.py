@@ -63,7 +63,7 @@ def judge(*intervals: tuple[float, float]) -> str:
 
 
 def pareto(table: pd.DataFrame, cost: str, gain: str) -> pd.Series:
-    """True for each row of the Pareto front: no other is better in one column and as good in the other."""
+    """True for each row on the Pareto front: none is better in one column and no worse in the other."""
     c, g = table[cost].to_numpy(), table[gain].to_numpy()
     beaten = [((c <= c[i]) & (g > g[i])).any() or ((c < c[i]) & (g >= g[i])).any() for i in range(len(table))]
     return pd.Series(~np.array(beaten, dtype=bool), index=table.index)

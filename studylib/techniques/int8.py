@@ -35,8 +35,8 @@ def apply(
 ) -> nn.Module:
     """Quantizes every convolution and linear layer after training, calibrated on training images.
 
-    Weights are symmetric, with one scale per output channel. Activations are affine in 8 bits, one scale per layer's
-    input (Jacob et al. 2018; Krishnamoorthi 2018, the paper's section 3.6).  Zero weights stay zero.
+    Weights are symmetric, with one scale per output channel. Activations are affine in 8 bits, one scale per input
+    (Jacob et al. 2018; Krishnamoorthi 2018, the paper's section 3.6).  Zero weights stay zero.
 
     Args:
         calibration_images: how many training images, drawn by ``seed``, fix the activations' scales.

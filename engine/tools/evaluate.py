@@ -21,7 +21,7 @@ from studylib.networks import spec
 
 SHAPES = {"digits": (1, 8), "cifar10": (3, 32)}  # of images: channels, pixels a side
 LIST = restore.LIST  # beside the files: name → bytes, sha256, test_accuracy, dataset, node, seed, profile
-ROUNDING = 3, 0.001  # test images that may differ on another machine: their number, or their share if that is more
+ROUNDING = 3, 0.001  # test images that may differ on another machine: their number, or their share if larger
 
 
 def opened(content: bytes, dataset: str) -> tuple[nn.Module, str]:

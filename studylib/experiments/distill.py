@@ -66,7 +66,7 @@ class Lessons:
     views: Path | None = None
 
     def pairs(self, count: int) -> pd.DataFrame:
-        """A row per student, two per seed, both from the same start on the same views, for as many epochs.
+        """A row per student, two per seed, both from the same start on the same views, for equally many epochs.
 
         Columns:
             seed: of the pair.

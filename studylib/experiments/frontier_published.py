@@ -51,7 +51,7 @@ def network_name(study: str, about: dict, network: str) -> str:
     if kind == names.TEACHER and teacher_kind(about) == RESTORED:
         return f"{teacher_name(about)}{TRAINED_ON}"
     own = {names.TEACHER: teacher_name(about), "student": "its student"}
-    own |= {"growth": f"{DENSENET}, {number} channels per layer", "width": f"ConvNet of width {number}"}
+    own |= {"growth": f"{DENSENET}, {number} channels a layer", "width": f"ConvNet of width {number}"}
     return f"{own.get(kind) or f'{KINDS[kind]} {number}'} ({study})"
 
 

@@ -96,7 +96,7 @@ def beyond_even(rows: pd.DataFrame) -> pd.Series:
 
 
 def unfactorized(networks: dict[str, nn.Module], data: Data) -> list[dict]:
-    """A row per network before it is factorized: network, numbers (parameters), accuracy (0…1, on validation images)."""
+    """A row per network before it is factorized: network, numbers (parameters), accuracy (0…1, validation images)."""
     return [
         {
             "network": network,

@@ -9,7 +9,7 @@ coding: A network as one small file and back: shipped form, range coder, codec, 
 techniques: A technique a module, each with ``apply``. Chapters 1 to 5 and 8.
 tree: The tree of combinations: names, nodes on disk, table, published rows. Every chapter.
 results: What rows say: statistics, claims, verdicts, tables, and the chapter that shows them. Every chapter.
-plots: Figures, a file a chapter, named for its key, each drawn from a table of rows. Chapters 1 to 8.
+plots: Figures, a file per chapter, named for its key, each drawn from a table of rows. Chapters 1 to 8.
 experiments: What chapters measure, in files named for their keys: settings, rows, claims. Chapters 1 to 8.
 
 ``settings`` holds settings as typed records, for all of them.

@@ -1,13 +1,13 @@
-"""A model in few bytes: one file with all that inference needs, and the model back from it.
+"""A model in as few bytes as it takes: one file with all that inference needs, and the model back from it.
 
 ::
 
     SLNC | version, width of the floats | length, spec (JSON, deflated) | range-coded tensors | CRC-32
 
 The tensors are those of the inference form (:mod:`studylib.coding.shipped`), layer after layer in the order of the
-spec. A layer has positions, values, scales, biases, the input's scale and zero point (:mod:`studylib.coding.tensors`).
-What no output depends on is left out. Scales of rows without a weight are restored as 0. The input's scale of a layer
-without any weight is restored as 1.
+spec: positions, values, scales, biases, the input's scale and zero point (:mod:`studylib.coding.tensors`). What no
+output depends on is left out and restored as zero: scales of rows without a weight, the input's scale of a layer
+without any (1).
 
 Reading executes nothing from the file. Sizes are held against :class:`Limits` before anything is decoded or allocated.
 """
@@ -46,7 +46,7 @@ KNOWN = (  # text that specs have in common, for deflate to point at; a part of 
 
 
 class CodecError(ValueError):
-    """Bytes that are no model of this format, or a model outside it; the message says why."""
+    """Bytes that are not a model of this format, or a model that it cannot hold; the message says why."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,16 +72,16 @@ def encode(model: nn.Module, *, floats: str | None = None) -> bytes:
     """The file of ``model``, in its inference form.
 
     Args:
-        floats: "float32" or "float16", how floats that remain (biases, scales, float weights) are stored. None is
-            what the model's inference form says, else float32. ``shipped.apply`` with the same ``floats`` gives the
-            model that :func:`decode` will return.
+        floats: "float32" or "float16": how floats that remain (biases, scales, float weights) are stored;
+            None: as the model's inference form says, else float32. ``shipped.apply`` with the same ``floats``
+            gives the model that :func:`decode` will return.
 
     Models beyond the usual :class:`Limits` are coded as well; who reads them must raise the limits.
 
     Raises:
-        CodecError: layers other than a spec builds (:func:`studylib.networks.spec.rebuilt`), or a number not finite
-            or beyond its layer's bits. A tensor is neither float32 nor int8 nor uint8. The spec is no JSON data of at
-            most 65,535 bytes. Whatever is not refused, :func:`decode` reads.
+        CodecError: layers that are not what a spec builds (:func:`studylib.networks.spec.rebuilt`), a number that is
+            not finite or beyond its layer's bits, a tensor that is neither float32 nor int8 nor uint8, or a spec that
+            is not JSON data of at most 65,535 bytes. Whatever is not refused, :func:`decode` reads.
         ValueError: unknown ``floats``.
         studylib.coding.shipped.HalfPrecisionError: a float that half precision cannot hold.
     """
@@ -111,8 +111,8 @@ def encode(model: nn.Module, *, floats: str | None = None) -> bytes:
 def decode(file: bytes, limits: Limits = Limits()) -> nn.Module:
     """The model in ``file``, in evaluation mode on the CPU.
 
-    Every number equals the one encoded, but a negative zero among weights comes back as zero. On the same machine and
-    at the same batch size outputs are the same bit for bit.
+    Every number equals the one encoded (a negative zero among weights comes back as zero); on the same machine and at
+    the same batch size outputs are the same bit for bit.
 
     Raises:
         CodecError: not such a file, of another version, damaged, or beyond ``limits``.
@@ -216,7 +216,7 @@ def _refuse(constant: str):
 
 
 def _check_values(model: nn.Module, tensors: dict[str, np.ndarray]) -> None:
-    """Refuses integers beyond a layer's bits, and scales that no quantization has."""
+    """Refuses integers that a layer's bits do not hold and scales that no quantization has."""
     for name, layer in weight_layers(model).items():
         half = 2 ** (getattr(layer, "bits", 8) - 1)
         weight = tensors[f"{name}.weight"]

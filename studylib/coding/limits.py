@@ -12,7 +12,7 @@ from studylib.networks.spec import SPEC_FORMAT, build
 def check_network(name: str, args: dict, data: Data, asked: str) -> None:
     """Builds the network for ``data`` without memory for its weights, and sees that its coded file can be read.
 
-    Where channels were sliced away, a layer's width is in the file: it has the limit of other numbers.
+    A layer's width is in the file where channels were sliced away, and may there be no larger than other numbers.
 
     Args:
         name, args: as for :func:`studylib.networks.spec.create`; what fits it to the data is added.

@@ -86,7 +86,7 @@ def _cells(coder: Coder, how: str, alive: np.ndarray | None, shape: tuple[int, i
 
 
 def _adaptive_row(coder: Coder, how, row, found, of_cell, seen, density) -> None:
-    """Fills ``found`` block by block: odds of the row so far × of the column so far ÷ of the tensor."""
+    """Fills ``found`` block by block: odds of the row so far × odds of the column so far ÷ odds of the tensor."""
     ones, zeros = 16 * density, 16 * (1 - density)
     for start in range(0, len(found), BLOCK[how]):
         block = slice(start, start + BLOCK[how])

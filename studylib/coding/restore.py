@@ -68,8 +68,8 @@ def published(path: str | Path, data: Data) -> nn.Module:
 
     Args:
         path: of the file, absolute or below the study's root; :data:`LIST` stands beside it.
-        data: whose training images are to be seen. The file's seed must be its own: by another, the network was trained
-            on images that validate here.
+        data: whose training images are to be seen; the file's seed must be its own, else the network has been trained
+            on what here are validation images.
 
     Raises:
         ValueError: no such file, not in the list, not the file listed, or of other data or another seed.
@@ -99,11 +99,11 @@ def published(path: str | Path, data: Data) -> nn.Module:
 def apply(path: str | Path, data: Data) -> nn.Module:
     """The network of a published file in float32, with batch norms, to be trained on; its zeros are zeros.
 
-    Weights are those that the integers stand for; inputs are no longer rounded. Sliced-away channels are there again,
-    without a weight, behind those that were kept. Each batch norm has the statistics of training images and adds the
-    bias alone. Each filter before one is brought to :data:`NORM`. In evaluation mode the network computes what the
-    file's does, but for the rounding of inputs. The norm decides how fast a filter learns and which weights pruning by
-    magnitude takes first.
+    Weights are those that the integers stand for; inputs are no longer rounded. Channels that were sliced away are
+    there again, without a weight, behind those that were kept. Each batch norm, with the statistics of training
+    images, adds the bias alone, and each filter before one is brought to :data:`NORM`. In evaluation mode the network
+    computes what the file's does, but for the rounding of inputs. The norm decides how fast a filter learns and which
+    weights pruning by magnitude takes first.
 
     Raises:
         ValueError, studylib.coding.codec.CodecError, studylib.networks.blocks.SpecError: as :func:`published`.

@@ -10,8 +10,8 @@ from studylib.networks import spec
 from studylib.networks.channels import slice_channels, widths_of
 from studylib.networks.layers import fold_batch_norm, weight_layers
 
-FLOATS = ("float32", "float16")  # how floats are stored; a file has the place in this list
-LOSS = 2**-8  # the most that half precision may change a float, as a share of a scale or a layer's largest number
+FLOATS = ("float32", "float16")  # as which floats are stored; a file says which by its place here
+LOSS = 2**-8  # the most of a scale, or of a layer's largest number, that half precision may take from one of its floats
 
 
 class HalfPrecisionError(ValueError):
@@ -26,7 +26,7 @@ def apply(model: nn.Module, *, slice_dead: bool = True, floats: str = "float32")
     Args:
         slice_dead: take dead channels out, all but one of a layer that has no other.
         floats: "float16" rounds every float (biases, scales, float weights) to half precision; the tensors stay
-            float32. What would become infinite is refused, and what would lose more than :data:`LOSS`. Numbers
+            float32. What would become infinite is refused, and what would lose more than :data:`LOSS`: numbers
             below 2⁻¹⁴ have fewer than 11 binary digits there, those below 2⁻²⁵ none.
 
     Raises:

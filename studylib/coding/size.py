@@ -35,9 +35,9 @@ def accountings(model: nn.Module) -> dict[str, int]:
     bytes_entropy      the entropy bound of the inference form, see :func:`entropy_bound`
     =================  ===============================================================================
 
-    The first seven are of ``model`` as it is, the last three of its inference form, without dead channels
-    (:mod:`studylib.coding.shipped`). The file of :mod:`studylib.coding.codec` is of that form, too. A weight that
-    several layers share counts in each of them: every file holds it so.
+    The first seven are of ``model`` as it is, the last three of what is shipped (:mod:`studylib.coding.shipped`: dead
+    channels sliced away), as is the file that :mod:`studylib.coding.codec` writes. A weight that several layers share
+    counts in each of them: every file holds it so.
     """
     layers = weight_layers(model)
     kinds = ("dense", "nonzero", "csr", "bitmap", "sparse")
@@ -65,8 +65,8 @@ def accountings(model: nn.Module) -> dict[str, int]:
 def entropy_bound(model: nn.Module) -> int:
     """Bytes of ``model`` by the zero-order entropies of its integer weights, everything else at its width.
 
-    A weight tensor has cells × the entropy of being zero + nonzeros × the entropy of their values. Nonzero floats count
-    4 bytes each. A coder that knows more than counts can pass it; the spec and the counts themselves are not in it.
+    Of a weight tensor: cells × the entropy of being zero + nonzeros × the entropy of their values, or × 4 bytes of
+    floats. A coder that knows more than counts can pass it; the spec and the counts themselves are not in it.
     """
     bits = 0.0
     weights = {f"{name}.weight" for name in weight_layers(model)}
@@ -97,8 +97,8 @@ def bitmap_bytes(tensor: torch.Tensor, bits: int) -> int:
 def csr_bytes(tensor: torch.Tensor, bits: int) -> int:
     """Bytes of ``tensor`` in compressed sparse rows, its values at ``bits`` each.
 
-    Rows are the first dimension. There is one 4-byte pointer per row, and one more. Each nonzero has a column index of
-    the fewest whole bytes (1, 2 or 4).
+    Rows are the first dimension; one 4-byte pointer a row and one more, and a column index of the fewest whole
+    bytes (1, 2 or 4) for each nonzero.
     """
     rows, count = tensor.shape[0] if tensor.dim() else 1, tensor.numel()
     nonzeros, columns = int((tensor != 0).sum()), max(1, count // max(1, rows))

@@ -13,13 +13,13 @@ if TYPE_CHECKING:  # data say what is learnt (studylib.data.tasks), and that is 
 
 
 def batch_of(images: torch.Tensor) -> int:
-    """Number of ``images`` (n, c, h, w) to predict at once: 1,000, on a CPU 64,000 pixels for its caches."""
+    """How many of ``images`` (n, c, h, w) to predict at once: 1,000, on a CPU 64,000 pixels, which its caches hold."""
     return 1000 if images.device.type != "cpu" else max(1, 64_000 // images.shape[-2:].numel())
 
 
 @torch.no_grad()
 def predict(model: nn.Module, split: Split, data: Data, batch_size: int = 0) -> torch.Tensor:
-    """Logits, or other outputs, float32 (n, …) on the model's device, for the images of ``split`` as they are.
+    """Logits, or what else it puts out, float32 (n, …) on the model's device, for the images of ``split`` as they are.
 
     Args:
         batch_size: images at once; 0: :func:`batch_of` them.
@@ -56,7 +56,7 @@ def scores(logits: torch.Tensor, labels: torch.Tensor, bins: int = 15) -> dict[s
 
 
 def reliability(logits: torch.Tensor, labels: torch.Tensor, bins: int = 15) -> list[dict]:
-    """The diagram behind the calibration error (Guo et al. 2017, Figure 1): a row for each bin with images.
+    """The diagram behind the calibration error (Guo et al. 2017, Figure 1): a row for each bin that is not empty.
 
     Args:
         logits, labels: (n, classes) and (n,).

@@ -47,9 +47,8 @@ def distillation_loss(student: torch.Tensor, teacher: torch.Tensor, temperature:
 def _warm_loss(student: torch.Tensor, teacher: torch.Tensor, temperature: float) -> torch.Tensor:
     """:func:`distillation_loss` without the difference of two logarithms that are nearly equal.
 
-    Let p = softmax(teacher / T) and x = (student − teacher) / T less its mean under p. Then
-    KL = log E_p[eˣ] = log(1 + E_p[eˣ − 1 − x]): no term is below zero. Where x is not small, the first form loses
-    nothing.
+    With p = softmax(teacher / T) and x = (student − teacher) / T less its mean under p, KL = log E_p[eˣ], which is
+    log(1 + E_p[eˣ − 1 − x]): no term is below zero. Where x is not small, the first form loses nothing.
     """
     log_p = F.log_softmax(teacher / temperature, dim=1)
     gap = student - teacher
@@ -75,7 +74,7 @@ class Objective:
         name: what history rows call it.
         function: (model, (images, labels), outputs) → scalar tensor; outputs are float32 (n, classes).
         weights_only: of the weights alone; batch and outputs are None.
-        direct: ``function`` is model → (scalar, weight → gradient), in closed form and without a graph. Weights that it
+        direct: ``function`` is model → (scalar, weight → gradient), in closed form and without a graph; weights that it
             does not name have gradient zero. Needs ``weights_only``.
         identity: JSON data; a checkpoint made under another is not used.
 
@@ -153,7 +152,7 @@ def group_lasso(model):
 def nuclear_norm(model):
     """Σ singular values of each weight as an (out, rest) matrix (Fazel 2002).
 
-    Its gradient is U Vᵀ over the singular values above 10⁻⁶ of the largest. Where the rank is not full, that is the
+    Its gradient is U Vᵀ over the singular values above 10⁻⁶ of the largest; where the rank is not full, that is the
     subgradient of least norm (Watson 1992, example 2).
     """
 
@@ -199,7 +198,7 @@ def coded_bytes(bits: int = 8) -> Objective:
 
     Each tensor's zero-order entropy × its number of weights / 8, on the grids of :func:`quantization_error`. A weight
     between two grid points counts for both, linearly: exact where all weights lie on their grid. A point with less than
-    half a weight costs what half a weight would, log₂(2 n) bits a weight. So the slope stays finite. Tables of counts,
+    half a weight costs what half a weight would, log₂(2 n) bits a weight: so the slope stays finite. Tables of counts,
     scales and other tensors are not in it.
 
     Raises:

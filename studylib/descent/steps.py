@@ -29,23 +29,21 @@ class Descent(Step):
 
     ``objectives[0]`` is the primary, the task. What is not an ordinary step:
 
-    * A value or gradient is not finite: weights, optimizer and buffers (running statistics) stay as before the batch.
-      It is counted as skipped.
-    * The aggregator gives no direction (:class:`studylib.descent.aggregators.Runner`): the primary's gradient is
-      followed. So it is where that is zero and its norm the measure (``normalize``). Both are counted as fallbacks.
-    * Any other zero or opposed gradients: what the aggregator makes of them.
+    * a value or gradient is not finite: weights, optimizer and buffers (running statistics) stay as before the batch;
+      counted as skipped.
+    * the aggregator gives no direction (:class:`studylib.descent.aggregators.Runner`), or the primary's gradient is
+      zero and its norm the measure (``normalize``): the primary's gradient is followed; counted as a fallback.
+    * any other zero or opposed gradients: what the aggregator makes of them.
 
-    An epoch's row gets ``skipped``, ``fallbacks`` and, for every objective o with gradient g:
-
-    - ``value_o``: its mean.
-    - ``ascends_o``: the share of steps d with ⟨d, g⟩ < 0 beyond rounding, which raise it to first order.
-    - ``cosine_o``: the mean cosine of g and the primary's gradient, 0 where one is zero; not of the primary.
+    An epoch's row gets ``skipped``, ``fallbacks`` and, for every objective o with gradient g: ``value_o``, the mean;
+    ``ascends_o``, the share of steps d with ⟨d, g⟩ < 0 beyond rounding, which raise it to first order; ``cosine_o``, of
+    all but the primary, the mean cosine of g and the primary's gradient, 0 where one is zero.
 
     Args:
         objectives: one or more, of different names.
         aggregator: a name of :func:`studylib.descent.aggregators.available`, or an instance, copied for each training.
-        normalize: divides rows by their norms; zero rows stay. The direction gets the norm of the primary's gradient,
-            so that a learning rate means the same.
+        normalize: divides rows by their norms (zero rows stay) and brings the direction to the norm of the primary's
+            gradient, so that a learning rate means the same.
         seed: of aggregators that draw: the k-th step draws from ``seed`` + k, apart from all other draws.
         options: of the aggregator, by name.
 

@@ -41,8 +41,8 @@ def essence_of_files(files: Iterable[Path]) -> bytes:
 def code_digest(function: Callable) -> str:
     """SHA-256 of what the modules do that ``function`` stands on: whether results are of the code as it is now.
 
-    These are its own module, or the notebook's imports if the notebook defines it. What it holds (closure, defaults)
-    adds its modules. All that these import counts, too. Where none of them is of studylib, every module counts.
+    These are its own module, or what the notebook imports that defines it; those of what it holds (closure, defaults);
+    and all that these import. Where none of them is of studylib, every module counts.
     """
     files = _reach(_modules(function, set()), PACKAGE) or sorted(PACKAGE.rglob("*.py"))
     return hashlib.sha256(essence_of_files(files)).hexdigest()

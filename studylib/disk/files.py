@@ -10,7 +10,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:  # a command that reads JSON alone is spared two seconds of import
+if TYPE_CHECKING:  # two seconds of import, which a command that reads JSON alone is spared
     import torch
 
 
@@ -96,8 +96,8 @@ def write_tensors(path: Path, tensors: dict[str, torch.Tensor], about: dict | No
 def safetensors_of(tensors: dict[str, torch.Tensor], about: dict[str, str] | None = None) -> bytes:
     """The bytes of a safetensors file, ``about`` in its header.
 
-    Tensors may lie in memory in any order (channels last) and share it (weights of several layers). In the file each is
-    by itself.
+    Tensors may lie in memory in any order (channels last) and share it (weights that layers have in common): each is
+    in the file by itself.
     """
     import safetensors.torch
     import torch

@@ -72,7 +72,7 @@ def verify(folder: Path) -> dict:
 
 
 def _how_to_make(folder: Path) -> str:
-    """The command that makes a folder below ``runs/``; a seed's folder is made for that seed alone."""
+    """The command that makes a folder below ``runs/``, with the seed of its own where it is one of a seed."""
     try:
         run, *parts = folder.resolve().relative_to(root() / "runs").parts
     except ValueError:

@@ -11,8 +11,8 @@ WHITENING_IMAGES, WHITENING_EPS = 5000, 5e-4  # whose patches are whitened; adde
 class ConvNet(nn.Module):
     """The student: three convolutions with batch norm, then three linear layers, ReLU between all.
 
-    Each convolution is followed by a 2 × 2 maximum.  ``widths`` are the channels of the convolutions, ``hidden`` the
-    features of the first two linear layers. The paper states neither; they are ours.
+    Each convolution is followed by a 2 × 2 maximum.  ``widths`` are the channels of the convolutions,
+    ``hidden`` the features of the first two linear layers (the paper states neither; they are ours).
     Input (batch, in_channels, image_size, image_size), output (batch, classes) logits.
     """
 
@@ -70,9 +70,8 @@ class Chain(nn.Module):
 class VGG(Chain):
     """3 × 3 convolutions with batch norm in three stages, without shortcuts (after Simonyan and Zisserman 2015).
 
-    A stem of ``width`` channels comes first, then stages of 2, 4 and 8 times that width. Each stage is a convolution, a
-    2 × 2 maximum and a convolution. Last come a mean over what is left of the image and a linear layer. Width 24 gives
-    0.66 M parameters.
+    A stem of ``width`` channels, then stages of 2, 4 and 8 times as many, each a convolution, a 2 × 2 maximum and a
+    convolution; then a mean over what is left of the image, and a linear layer. Width 24 gives 0.66 M parameters.
     Input (batch, in_channels, image_size, image_size), output (batch, classes) logits.
     """
 
@@ -85,12 +84,11 @@ class VGG(Chain):
 class Whitened(Chain):
     """A VGG that learns in few epochs: its first layer starts as the whitening of the images' patches (Jordan 2024).
 
-    A 2 × 2 convolution without padding comes first. Its channels are the principal components of 2 × 2 patches, each
-    divided by its deviation, and their negatives (section 3.2). It trains on here, in the source it does not. Three
-    stages follow, of ``width`` channels, then 4 times and again 4 times ``width``. Each is a 3 × 3 convolution, a 2 × 2
-    maximum and another convolution. These start as the identity as far as they go (section 3.3). Last come the maximum
-    over what is left of the image and a linear layer. Width 64 gives 2.0 M parameters.  Batch norm comes before the
-    maximum, and ReLU is in GELU's place, for int8.
+    A 2 × 2 convolution without padding, whose channels are the principal components of 2 × 2 patches, each divided by
+    its deviation, and their negatives (section 3.2; it trains on, there it does not); then three stages of ``width``,
+    4 and 4 times as many channels, each a 3 × 3 convolution, a 2 × 2 maximum and another convolution, which start as
+    the identity as far as they go (section 3.3); then the maximum over what is left of the image, and a linear layer.
+    Width 64 gives 2.0 M parameters.  Batch norm comes before the maximum, and ReLU is in GELU's place, for int8.
     An image smaller than 9 pixels is padded by one.
     Input (batch, in_channels, image_size, image_size), output (batch, classes) logits.
     """
@@ -112,8 +110,8 @@ class Whitened(Chain):
 def whitening_filters(images: torch.Tensor) -> torch.Tensor:
     """Filters (4 c, c, 2, 2) that whiten the patches of ``images`` (n, c, h, w): Jordan 2024, section 3.2.
 
-    They are the eigenvectors of the patches' second moments, each over the root of its eigenvalue and
-    :data:`WHITENING_EPS`. The least comes first, and the largest entry of each is positive.
+    The eigenvectors of the patches' second moments, each over the root of its eigenvalue and :data:`WHITENING_EPS`,
+    the least first, the largest entry of each positive.
     """
     patches = images.unfold(2, 2, 1).unfold(3, 2, 1).permute(0, 2, 3, 1, 4, 5).flatten(3).flatten(0, 2).double()
     values, vectors = torch.linalg.eigh(patches.T @ patches / len(patches))

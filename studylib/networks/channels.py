@@ -1,10 +1,10 @@
 """Which layer reads which channel, and dead channels taken out of a network.
 
-A channel is dead where it is zero for every image. Its weights are zero, and the ReLU lets nothing of its bias
+A channel is dead where it is zero for every image: its weights are zero, and the ReLU lets nothing of its bias
 through. It is dead, too, where no later layer has a weight that reads it. A layer whose input is rounded in the range
 of each batch ("dynamic") reads all of them.
 
-Taking it out drops its row, bias and scale from its layer, and its columns from those that read it. The
+Taking it out drops its row, bias and scale from the layer that makes it, and its columns from those that read it. The
 network computes what it did, but a convolution over fewer channels may round otherwise. Channels stay before another
 activation than ReLU, in a sum, in a convolution in groups and before one.
 """
@@ -20,7 +20,7 @@ from torch import fx, nn
 from studylib.networks.blocks import SETTINGS, ConvUnit, SpecError
 from studylib.networks.layers import replace_module, weight_layers
 
-# What a network may do with a channel between two layers: a ReLU, or an operation that keeps zeros zero.
+# What a network may do with a channel between two layers: a ReLU, and what keeps a channel of zeros one.
 RELUS = (nn.ReLU, nn.ReLU6, torch.relu, torch.relu_, F.relu, F.relu_, F.relu6, "relu", "relu_")
 KEEPS = (nn.Identity, nn.Dropout, nn.Dropout2d, nn.Flatten, nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveMaxPool2d)
 KEEPS += (nn.AdaptiveAvgPool2d, torch.flatten, torch.cat, torch.mean, F.max_pool2d, F.avg_pool2d, F.dropout)

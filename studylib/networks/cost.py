@@ -48,7 +48,7 @@ def latency(model: nn.Module, images: torch.Tensor, *, compiled: bool = True, re
 
 
 def timer(model: nn.Module, images: torch.Tensor, *, compiled: bool = True) -> Callable[[], float]:
-    """A function that runs a compiled and warmed-up ``model`` once and returns its milliseconds.
+    """A function that runs a compiled and warmed-up ``model`` once and returns the milliseconds that it took.
 
     Args:
         images: the batch, (n, c, h, w) float32, on the model's device.

@@ -22,8 +22,8 @@ class DenseBlock(nn.Module):
 class DenseNet(nn.Module):
     """DenseNet without bottlenecks: three dense blocks of (depth − 4) / 3 layers (Huang et al. 2017).
 
-    The layers run convolution → batch norm → ReLU instead of the original pre-activation order. So they fuse for int8,
-    as in the paper (section 3.6).  Depth 40 and growth 12 give 1.0 M parameters.
+    The layers run convolution → batch norm → ReLU instead of the original pre-activation order, so that
+    they fuse for int8, as in the paper (section 3.6).  Depth 40 and growth 12 give 1.0 M parameters.
     Input (batch, in_channels, image_size, image_size), output (batch, classes) logits.
     """
 

@@ -7,7 +7,7 @@ from studylib.networks.layers import replace_module
 
 
 class LowRankLinear(nn.Sequential):
-    """Two linear layers of rank r for one: in → r without bias, r → out with the old bias."""
+    """Two linear layers of rank r in the place of one: in → r without bias, r → out with the old bias."""
 
     def __init__(self, in_features: int, rank: int, out_features: int, bias: bool):
         super().__init__()

@@ -1,4 +1,4 @@
-"""The grid of a weight's bits, its integers and the step between them, the same for inference and training."""
+"""The integers that a weight of so many bits may be, and the step between them: one grid for inference and training."""
 
 import torch
 
@@ -13,7 +13,7 @@ def limits(bits: int) -> tuple[int, int]:
 
 
 def steps(rows: torch.Tensor, bits: int) -> torch.Tensor:
-    """(out, 1): the scale that ``bits`` bits give each of ``rows`` (out, n); 1 for a row of zeros."""
+    """(out, 1): the scale that ``bits`` bits give each of ``rows`` (out, n); 1 for a row of zeros, which needs none."""
     low, high = limits(bits)
     largest = rows.abs().amax(1, keepdim=True)
     return torch.where(largest > 0, (largest / ((high - low) / 2)).clamp(min=LEAST), 1)

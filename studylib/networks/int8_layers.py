@@ -2,9 +2,9 @@
 
 They run the ``quantized_decomposed`` operations of PT2E's graph on the same numbers, without its float copies.
 
-Weights of b < 8 bits are the integers −m … m with m = 2^(b−1) − 1. The scale of an output channel is max |w| / m. So no
-weight is off by more than half a step, and the largest is exact. For 8 bits torchao has −m − 1, too, and the scale
-max |w| / (m + ½). A channel's largest negative weight then lies halfway between two integers, rounding either way.
+Weights of b < 8 bits are the integers −m … m with m = 2^(b−1) − 1, one scale per output channel, max |w| / m: none is
+off by more than half a step, and the largest is exact. (With −m − 1, which torchao has for 8 bits, the scale is
+max |w| / (m + ½), and a channel's largest negative weight lies halfway between two integers, rounding either way.)
 """
 
 import math
@@ -25,7 +25,7 @@ def bits_of_layers(model: nn.Module, bits: int | dict[str, int]) -> dict[str, in
     """Layer → bits, 8 where ``bits`` does not name it, for all layers of ``model``.
 
     Raises:
-        SpecError: bits other than 2 to 8, or of a layer that is not there.
+        SpecError: bits that are not 2 to 8, or of a layer that is not there.
     """
     layers = weight_layers(model)
     if not isinstance(bits, dict):
@@ -54,7 +54,7 @@ class Int8Layer(nn.Module):
 
     Buffers: ``weight`` int8 (out, …) of ``bits`` bits, ``weight_scale`` and ``bias`` float32 (out,), ``input_scale``
     float32 (), ``input_zero_point`` uint8 ().  A weight's value is weight × scale, zero for the integer 0; an input's
-    is (q − zero point) × scale.  The last two buffers are for ``activations`` "static" alone. "dynamic" takes them
+    is (q − zero point) × scale.  The last two buffers are for ``activations`` "static" alone: "dynamic" takes them
     from the batch at hand, "float" does not round the input.
     """
 
@@ -152,7 +152,7 @@ class Int8Linear(Int8Layer):
 def layer_errors(float_model: nn.Module, model: nn.Module, images: torch.Tensor) -> dict[str, float]:
     """Layer → signal-to-quantization-noise ratio of its output, 10 log₁₀ (Σ y² / Σ (y − ŷ)²) in dB.
 
-    ŷ is the output of the int8 ``model`` on the same images, with all the error of earlier layers.
+    ŷ is the output of the int8 ``model`` on the same images, with all the error that came in from earlier layers.
 
     Args:
         images: (n, c, h, w) float32, normalized.

@@ -51,8 +51,8 @@ def check_units(model: nn.Module) -> None:
     """Sees that every :class:`ConvUnit` runs its convolution, then its norm, then the rest: else none may be folded.
 
     Raises:
-        SpecError: another ``forward``, or other children first than conv and norm. A convolution is neither nn.Conv2d
-            itself nor int8. A batch norm is not nn.BatchNorm2d itself, or has no running statistics.
+        SpecError: another ``forward``; other children first than conv and norm; a convolution that is neither
+            nn.Conv2d itself nor int8; a batch norm that is not nn.BatchNorm2d itself, or without running statistics.
     """
     for name, unit in model.named_modules():
         if not isinstance(unit, ConvUnit):

@@ -24,8 +24,8 @@ OPERATIONS = (torch.ops.aten.conv2d.default, torch.ops.aten.linear.default)  # t
 def convert(model: nn.Module, images: torch.Tensor, *, bits: int | dict[str, int] = 8) -> torch.fx.GraphModule:
     """PT2E's converted graph of ``model``, calibrated on the batch ``images`` (n, c, h, w), float32.
 
-    Convolutions and linear layers are quantized and nothing between them. Pooling, concatenation and sums stay exact,
-    so that each layer's input is rounded once.  ``bits``: as in :func:`studylib.techniques.int8.apply`.
+    Convolutions and linear layers are quantized and nothing between them: pooling, concatenation and sums stay
+    exact, so that each layer's input is rounded once.  ``bits``: as in :func:`studylib.techniques.int8.apply`.
 
     Raises:
         SpecError: ``bits`` that do not fit, a layer that PT2E computes otherwise than we would (:func:`export`).
@@ -85,9 +85,9 @@ def export(model: nn.Module, images: torch.Tensor) -> torch.fx.GraphModule:
     Paddings of ``model`` that are words become numbers, in place: PT2E reads no others.
 
     Raises:
-        SpecError: a layer is neither nn.Conv2d nor nn.Linear itself, or is not called exactly once. A batch norm is
-            behind a convolution outside a ConvUnit: PT2E alone would fold it. A unit or module does something else
-            than its class (:func:`check_units`, :func:`check_untouched` of studylib.networks.layers).
+        SpecError: a layer that is neither nn.Conv2d nor nn.Linear itself or is not called exactly once; a batch norm
+            behind a convolution outside a ConvUnit, which PT2E alone would fold; a unit or module that does something
+            else than its class (:func:`check_units`, :func:`check_untouched` of studylib.networks.layers).
     """
     check_untouched(model)
     check_units(model)
@@ -117,10 +117,10 @@ def export(model: nn.Module, images: torch.Tensor) -> torch.fx.GraphModule:
 
 @torch.no_grad()
 def check_range(model: nn.Module, images: torch.Tensor) -> None:
-    """Sees that each layer's inputs and outputs, for ``images`` (n, c, h, w), have a range in float32.
+    """Sees that what each layer of ``model`` reads and gives, for ``images`` (n, c, h, w), has a range in float32.
 
     Raises:
-        ValueError: a number that is not finite, or two too far apart; the message names the layer.
+        ValueError: a number that is not finite, or two that are too far apart; the message names the layer.
     """
 
     def check(name):
@@ -140,12 +140,12 @@ def check_range(model: nn.Module, images: torch.Tensor) -> None:
 
 
 def quantizer(bits: dict[str, int], observers: tuple | None = None):
-    """Tells PT2E to round each layer's input and weight only; torchao's for x86 rounds a term of sums, too.
+    """What tells PT2E to round each layer's input and weight only; torchao's for x86 rounds a term of each sum, too.
 
     Args:
         bits: layer → bits of its weights; layers that are not named stay as they are.
-        observers: what makes the observer (or fake quantizer) of an input, and that of a weight. None takes histograms
-            of inputs, for the range of least squared error, and the largest magnitude of each channel's weights.
+        observers: what makes the observer (or fake quantizer) of an input, and that of a weight; None: histograms of
+            inputs, whose range has the least squared error, and the largest magnitude of each channel's weights.
     """
     from torchao.quantization.pt2e import PerChannelMinMaxObserver
     from torchao.quantization.pt2e.quantizer import QuantizationAnnotation, QuantizationSpec, Quantizer
@@ -172,7 +172,7 @@ def quantizer(bits: dict[str, int], observers: tuple | None = None):
 def _histogram():
     """torchao's observer of histograms, made to choose alike whatever the unit of what it sees.
 
-    It sums cubes of the bins' widths in float32: those of widths below 10⁻¹³ are zero. Then it would drop all bins.
+    It sums cubes of the bins' widths in float32, which are zero below 10⁻¹³; then it would take all bins away.
     """
     from torchao.quantization.pt2e import HistogramObserver
 

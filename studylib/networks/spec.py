@@ -5,7 +5,7 @@ A spec is plain JSON data::
     {"format": 1, "name": "densenet", "args": {"depth": 22, ...}, "changes": [...],
      "input": {"mean": [...], "std": [...]}}
 
-``input``, in a model made by a stage, is what :func:`normalize` brings images to. ``changes`` lists, in order,
+``input``, of a model that a stage has made, is what :func:`normalize` brings images to. ``changes`` lists, in order,
 what each technique did to the model. A change that altered the structure (factorized a layer, say) names a kind of
 :data:`RESTRUCTURE`, which :func:`build` does again.
 """
@@ -35,7 +35,7 @@ RESTRUCTURE = {  # the words that stored specs use → what alters a network so,
 }
 BREADTH = {"densenet": "growth", "vgg": "width", "whitened": "width"}  # the argument that says how wide
 SPEC_FORMAT = 1
-PLAIN = {  # what torch hangs on a layer, by the names of its tensors → what makes the layer plain again
+PLAIN = {  # what torch hangs on a layer, by the names of its tensors; and what makes the layer a plain one again
     r"\bparametrizations\.": "torch.nn.utils.parametrize.remove_parametrizations(layer, tensor) first",
     r"(weight|bias)_mask$": "torch.nn.utils.prune.remove(layer, tensor) first",
     r"(weight|bias)_g$": "torch.nn.utils.remove_weight_norm(layer) first",
@@ -50,8 +50,8 @@ def create(name: str, seed: int, *, data: Data | None = None, **args) -> nn.Modu
     Args:
         data: whose training images the first layer of "whitened" starts from; others need none.
 
-    By fan in, the classifier's weights are nearer the size of the last convolutions' than by fan out. So global
-    magnitude pruning leaves more of the classifier.
+    Fan in keeps the classifier's weights nearer the size of the last convolutions' than fan out does, so that
+    global magnitude pruning leaves more of the classifier.
 
     Raises:
         SpecError: unknown name or arguments that do not fit.
@@ -95,15 +95,15 @@ def build(spec: dict) -> nn.Module:
 
 
 def rebuilt(model: nn.Module) -> nn.Module:
-    """What a reader will build from the spec of ``model``, without memory for its tensors; its layers are compared.
+    """What a reader will build from the spec of ``model``, without memory for its tensors; seen to be of like layers.
 
     Its spec is that of ``model`` as JSON gives it back.
 
     Raises:
-        SpecError: no spec, or one that is not JSON data or does not build. A tensor or layer is not as the spec builds
-            it. Such are a new head, another width, type or class, a tensor more or less, and a hook. So are tensors
-            by which torch prunes or normalizes. A unit cannot be folded (:func:`check_units`). The message names it,
-            what it is, what was expected, and the remedy.
+        SpecError: no spec, one that is not JSON data or does not build, or a tensor or layer that is not as the spec
+            builds it (a new head, another width, type or class, a tensor more or less, what torch prunes or
+            normalizes by, a hook), or a unit that cannot be folded (:func:`check_units`); the message names it, what
+            it is, what was expected, and the remedy.
     """
     if not isinstance(getattr(model, "spec", None), dict):
         raise SpecError(f"{type(model).__name__} has no spec: expected a model of studylib.networks.spec")
@@ -136,8 +136,8 @@ def with_change(
 
     Args:
         did: a few JSON values; they are stored with the model and count in its bytes.
-        structure: given if the technique changed the model's layers. Its key ``module`` is a word of
-            :data:`RESTRUCTURE`; rebuilding the model calls that.
+        structure: given if the technique changed which layers there are; its key ``module`` is a word of
+            :data:`RESTRUCTURE`, which rebuilding the model calls.
         history: rows of the training that the technique did, left in ``model.history`` and not in the spec.
     """
     change = {"technique": technique, **did}
@@ -174,8 +174,8 @@ def described(text: str, like: dict, model_args: dict) -> tuple[str, dict]:
     """Name and arguments, for :func:`create`, of a network in words: its kind and how wide it is.
 
     Args:
-        text: "densenet 6" adds 6 channels a layer. "vgg 12" has a stem of 12, "whitened 64" first stages of 64.
-            Otherwise they are as ``like``, if it is of their kind. "convnet 16" has 16, 32 and 64 channels, 32 and 16
+        text: "densenet 6" adds 6 channels a layer, "vgg 12" has a stem of 12, "whitened 64" first stages of 64; they
+            are otherwise as ``like``, if it is of their kind. "convnet 16" has 16, 32 and 64 channels, 32 and 16
             features.
         like: a spec, or its name and args.
         model_args: what a network needs to fit the data.

@@ -36,8 +36,8 @@ def beside(ours: pd.DataFrame, published: pd.DataFrame, column: str = "test_accu
         ours, published: rows of node, seed, ``column`` and bytes_file.
 
     Returns:
-        Rows of node, ours, published, seeds, seeds_published, half (of the interval), verdict and bytes_ratio (ours /
-        published). A verdict is :data:`WITHIN`, :data:`OUTSIDE` or why there is none.
+        Rows of node, ours, published, seeds and seeds_published, half (of the interval), verdict (:data:`WITHIN`,
+        :data:`OUTSIDE` or why there is none) and bytes_ratio (ours / published).
     """
     of = {"ours": (column, "mean"), "seeds": (column, "size"), "sd": (column, "std"), "bytes": ("bytes_file", "mean")}
     theirs, own = (run.groupby("node", sort=False, as_index=False).agg(**of) for run in (published, ours))

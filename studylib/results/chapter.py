@@ -174,7 +174,7 @@ def _same(ours: Mapping[str, Any], published: Published) -> None:
 
 
 class Beside:
-    """Figures of another published study of the chapter; each caption names the study."""
+    """Figures of another published study of the chapter, each with a caption that says which."""
 
     def __init__(self, folder: str, chapter: str):
         self.folder = folder

@@ -66,8 +66,8 @@ def read(path: Path) -> dict[str, Claim]:
     """The claims in the TOML file ``path``, a table each, ``[chapter.key]``: key → claim, in its order.
 
     Raises:
-        studylib.settings.SettingError: it is not TOML, or a key is there twice. A claim has an unknown key, lacks one
-            or has a value of another type. Names file, claim and key.
+        studylib.settings.SettingError: it is not TOML; a claim has an unknown key, lacks one or has a value of another
+            type; a key is there twice. Names file, claim and key.
     """
     try:
         chapters = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -90,10 +90,10 @@ CLAIMS = read(Path(__file__).with_name("claims.toml"))
 
 @dataclasses.dataclass(frozen=True)
 class Measured:
-    """What was measured for a claim, in its unit: the value, a confidence interval if there is one, and n.
+    """What was measured for a claim, in the claim's unit: the value, an interval of confidence if there is one, and n.
 
-    ``n`` is the number of seeds behind it. Where the interval is over the images of a single seed, the verdict says so.
-    An infinite value: it was looked for, and nothing has it. ``against`` names the rival, where there are several.
+    ``n`` is the number of seeds behind it; of an interval over the images of a single one, the verdict says so. An
+    infinite value: it was looked for, and nothing has it. ``against`` names the rival, where there are several.
     """
 
     value: float

@@ -8,7 +8,7 @@ from studylib.results.claims import PAPER_DATA
 
 @dataclass(frozen=True)
 class Mark:
-    """A file on CIFAR-10 that others have reported: test accuracy in %, its bytes, its source.
+    """A file on CIFAR-10 that others have reported: test accuracy in %, its bytes, whose it is.
 
     ``estimate``: nobody has made such a file; it is what a reported one would take.
     """

@@ -41,7 +41,7 @@ def seeds_to_decide(half: float, seeds: int, distance: float, level: float = 0.9
 def over_both(values: np.ndarray, level: float = 0.95) -> tuple[float, float, float]:
     """Mean of ``values`` (seeds, images), and an interval for another draw of seeds and of images.
 
-    The half-widths of Student's intervals over seeds and over images add in quadrature, as independent sources do. What
+    The half-widths of Student's intervals over seeds and over images add in quadrature, as independent sources do; what
     a seed does to single images is in both, so that the interval is, if anything, wide. Seeds that happen to agree, in
     the one image that differs, say, thus make no certainty. One seed leaves the interval over images.
     """
@@ -63,7 +63,7 @@ def judge(*intervals: tuple[float, float]) -> str:
 
 
 def pareto(table: pd.DataFrame, cost: str, gain: str) -> pd.Series:
-    """True for each row on the Pareto front: none is better in one column and no worse in the other."""
+    """True for each row that no other beats: none costs as little and gains more, or costs less and gains as much."""
     c, g = table[cost].to_numpy(), table[gain].to_numpy()
     beaten = [((c <= c[i]) & (g > g[i])).any() or ((c < c[i]) & (g >= g[i])).any() for i in range(len(table))]
     return pd.Series(~np.array(beaten, dtype=bool), index=table.index)

@@ -1,4 +1,4 @@
-"""The verdict on each claim from measurements, as data and in words; no number is read from a text."""
+"""The verdict on each claim from what was measured, as data and in words; no number is read from a text."""
 
 import math
 from collections.abc import Iterable, Mapping
@@ -19,10 +19,10 @@ SEEDS, SEEDS_OF_OTHERS = {"digits": 10, "mnist_5k": 10}, 3  # that a verdict nee
 def verdict(claim: Claim, measured: Measured | None, dataset: str) -> str:
     """One of the five verdicts, with the reason where it is not a plain yes or no.
 
-    A direction is reproduced where the whole interval lies on its side of the claim's value. It is not where the
-    interval lies on the other. A value is reproduced where the whole interval lies within the claim's tolerance of it.
-    It is not where the interval lies beyond. Anything else is undecided; so is what was sampled and has no interval.
-    Shares of bytes, and bytes, are exact: they are judged as they are.
+    A direction is reproduced where the whole interval lies on its side of the claim's value, and not where it lies on
+    the other. A value is reproduced where the whole interval lies within the claim's tolerance of it, and not where the
+    interval lies beyond. Anything else is undecided; so is what was sampled and has no interval. Shares of bytes, and
+    bytes, are exact: they are judged as they are.
     """
     if measured is None or math.isnan(measured.value):
         return claims.NOT_MEASURED
@@ -61,8 +61,8 @@ def rows(chapter: str, measured: Found, dataset: str, other: str = "") -> list[d
 
     Args:
         measured: key of :data:`studylib.results.claims.CLAIMS` → what was measured, or several, each against another
-            rival. A claim that is left out was not measured.
-        other: the measured network, if it is not the paper's own: claims about that one are not comparable.
+            rival; a claim that is left out was not measured.
+        other: the network that was measured, where it is not the paper's own: what is said of that is not comparable.
 
     Raises:
         KeyError: a key that is no claim of ``chapter``.
@@ -131,9 +131,8 @@ def of_nodes(nodes: pd.DataFrame, images: int) -> dict[str, Measured]:
     """What the nodes of one seed say of the claims, all of test accuracies and of parameters' bytes.
 
     Intervals (95 %, normal) are for another draw of the test images, not for another training. Which images a node had
-    right is not published, but the share on which it disagrees with the teacher is. A difference from the teacher can
-    only lie in these images. Other differences are taken as if each node had images of its own. Both are wide, if
-    anything.
+    right is not published: what separates the teacher from a node can only lie in images on which they disagree, whose
+    share is; other differences are taken as if each node had images of its own. Both are wide, if anything.
 
     Args:
         nodes: columns of :data:`studylib.tree.table.COLUMNS`, indexed by node; a claim about others is left out.

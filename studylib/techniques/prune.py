@@ -86,9 +86,9 @@ def apply(
 ) -> nn.Module:
     """Prunes ``fraction`` of the remaining weights a round and lets the rest recover (the paper, section 3.4).
 
-    Each round ranks the weights as the last one left them. Then all survivors get their pre-trained values, those in
-    ``model`` (Chen et al. 2020). Training ends when validation accuracy is within ``tolerance`` of ``model``'s. A
-    round that is there untrained trains nothing. One that never gets there keeps its best state, the untrained one
+    Each round ranks the weights as the last one left them. Then all that survives gets its pre-trained values, those in
+    ``model`` (Chen et al. 2020), and is trained until validation accuracy is within ``tolerance`` of ``model``'s. A
+    round that is there untrained trains nothing; one that never gets there keeps its best state, the untrained one
     among them.
 
     Args:
@@ -100,7 +100,7 @@ def apply(
         The pruned model; ``history`` has one row an epoch with its round, and round 0 for ``model`` itself.
 
     Raises:
-        ValueError: ``rounds``, ``fraction`` or ``tolerance`` is out of range, or there is no weight to prune. A number
+        ValueError: ``rounds``, ``fraction`` or ``tolerance`` is out of range, there is no weight to prune, or a number
             of ``model`` is not finite.
     """
     Pruning(rounds, fraction, tolerance)  # refuses what is out of range
@@ -163,8 +163,8 @@ def trajectory(
         scratch: folder for the checkpoints of interrupted trainings.
 
     Raises:
-        ValueError: an unknown method, one without what it needs, or sparsities that do not rise within 0…1. A number of
-            a model is not finite.
+        ValueError: an unknown method, sparsities that do not rise within 0…1, what the method needs is missing, or a
+            number of a model is not finite.
     """
     if method not in METHODS:
         raise ValueError(f"method={method!r}: expected one of {', '.join(METHODS)}")

@@ -1,7 +1,7 @@
 """Quantization-aware training through torchao's PT2E.
 
-Training rounds weights and activations in the forward pass and lets gradients through where nothing was clipped. This
-is the straight-through estimator (Bengio et al. 2013; Jacob et al. 2018, section 3).
+Training rounds weights and activations in the forward pass and lets gradients through where nothing was clipped
+(the straight-through estimator, Bengio et al. 2013; Jacob et al. 2018, section 3).
 """
 
 import copy
@@ -41,7 +41,7 @@ def apply(
     channel's at each step. An activation's range starts from the calibration images and follows the training batches
     by a moving average. Weights are rounded as inference will have them: folded with the running variance (Jacob et al.
     2018, eq. 14). Batch norms go on learning, from the batch in training, with running averages in validation and
-    conversion. The epoch kept has the best rounded model in validation, which changes no range.
+    conversion. The epoch kept is the one whose rounded model is best in validation, which changes no range.
 
     Args:
         recipe: a tenth of the model's own learning rate is a good start.

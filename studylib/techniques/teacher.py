@@ -66,7 +66,7 @@ class Network:
     def against(self, data: Data) -> None:
         """Raises ValueError where no teacher of ``data`` can be had of it; nothing is trained, no memory taken.
 
-        The images do not fit it or no coded file can hold it. Or a published file is not there, damaged, or of other
+        The images do not fit it or no coded file can hold it; or a published file is not there, damaged, or of other
         images or another split.
         """
         asked = f"name={self.name!r}" if self.name else f"depth={self.depth}, growth={self.growth}"
@@ -102,8 +102,8 @@ def apply(
             (:func:`studylib.coding.restore.apply`), its zeros held at zero.
         step: what is done with a batch, see :func:`studylib.training.loop.fit`; None follows cross-entropy.
         scratch: folder for the checkpoint of an interrupted training.
-        every_epoch: folder for the weights of each epoch, which :func:`look_again` reads. If they would take more than
-            :data:`MOST_LEFT` bytes in all, none are left. Other files there are removed.
+        every_epoch: folder for the weights of each epoch, which :func:`look_again` reads; of more than
+            :data:`MOST_LEFT` bytes in all none are left. Other files there are removed.
 
     Raises:
         ValueError: words that name no network, or a file that cannot be gone on from.

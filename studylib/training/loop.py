@@ -60,16 +60,16 @@ def fit(
     """Trains ``model`` in place and leaves it with the weights of its best validation epoch, or of its last.
 
     Best is what ``data.task`` says: of classes, highest validation accuracy, then lower loss. Each epoch draws its
-    order and views from ``(seed, epoch)`` alone, so that an interruption does not change the result.
+    order and views from ``(seed, epoch)`` alone, so that an interrupted training ends as if it had not been.
 
     Args:
         loss: what is descended, a plain function (model, images, labels) → (loss, outputs) or a
-            :class:`studylib.training.step.Loss`. Without it, the task's: cross-entropy, smoothed as the recipe says.
+            :class:`studylib.training.step.Loss`; without it, the task's: cross-entropy, smoothed as the recipe says.
         step: turns a batch's loss into the weights' gradients; without it, the loss is followed.
         masks: weight name → bool, True where a weight may live; the others are held at exactly zero.
         target: stop after the first epoch whose validation score (of classes: accuracy) is as good as this.
-        checkpoint: file for the state at the end and, every :data:`studylib.training.checkpoint.SECONDS`, before. A
-            later call with the same arguments goes on from it.
+        checkpoint: file in which the state is left at the end and, every :data:`studylib.training.checkpoint.SECONDS`,
+            before; a later call with the same arguments goes on from it.
         watch: what it says of the model after each epoch is added to the epoch's row and decides nothing.
         keep: "last" for a training whose other objectives have not done their work in the epochs that score best.
 

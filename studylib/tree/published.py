@@ -59,7 +59,7 @@ class Published:
 
 
 def frame(rows: list[dict]) -> pd.DataFrame:
-    """JSON's rows as a table: a column of nulls alone, or of nulls among numbers, is of floats."""
+    """JSON's rows as a table: a column in which null is all there is, or stands among numbers, is of floats."""
     found = pd.DataFrame(rows)
     for name in found:
         values = [row.get(name) for row in rows]

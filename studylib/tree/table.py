@@ -50,7 +50,7 @@ def read_table(path: str | Path, *columns: str) -> pd.DataFrame:
 def read(run: Path, names: Iterable[str], seeds: Iterable[int], task: Task = CLASSIFICATION) -> pd.DataFrame:
     """One row a seed and node of the run in folder ``run``, with the :func:`columns` of ``task``.
 
-    ``agreement`` is the share of test images on which a node predicts what its teacher predicts. ``latency_ms`` comes
+    ``agreement`` is the share of test images on which a node predicts what its teacher predicts; ``latency_ms`` comes
     from the run's ``latency.json``, ``bytes_nncodec`` from its ``nncodec.json`` (NaN without one).
 
     Raises:
@@ -109,9 +109,10 @@ def summary(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def compare(a: pd.DataFrame, b: pd.DataFrame, task: Task = CLASSIFICATION) -> pd.DataFrame:
-    """Two sweeps side by side: for each node in either, score and bytes of a, b, and b less a.
+    """Two sweeps side by side: for each node in either, the task's score and bytes of a and b and b less a.
 
-    ``difference_sd`` is the standard deviation of the score's difference over shared seeds, NaN of fewer than two.
+    ``difference_sd`` is the standard deviation of the score's difference over the seeds they share,
+    NaN where they share fewer than two.
     """
     score = f"test_{task.score}"
     means = [t.groupby("node", sort=False)[[score, "bytes_file"]].mean() for t in (a, b)]

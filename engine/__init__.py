@@ -2,8 +2,8 @@
 
 import sys
 
-# jsonschema, which papermill imports to validate notebooks, compiles a grammar for internationalized addresses at
-# import: 1.6 of 2.2 s, once a node. Notebooks have no such addresses; without the module that check is left out.
+# papermill validates notebooks by jsonschema, which compiles a grammar for internationalized addresses at import. That
+# takes 1.6 of 2.2 s, once per node. Notebooks have no such addresses; without the module that check is left out.
 sys.modules.setdefault("rfc3987_syntax", None)
 
 if getattr(sys.stdout, "encoding", None) not in (None, "utf-8"):  # ± and × become question marks there, not errors

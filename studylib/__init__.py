@@ -7,9 +7,9 @@ training: The training loop: recipe, step, checkpoint, deadline. Chapters 1 to 8
 descent: Several objectives at once: objectives, aggregators of gradients, steps. Chapters 1, 6 and 8.
 coding: A network as one small file and back: shipped form, range coder, codec, sizes. Every chapter.
 techniques: A technique a module, each with ``apply``. Chapters 1 to 5 and 8.
-tree: The tree of combinations: names, nodes on disk, their table, rows kept and published. Every chapter.
+tree: The tree of combinations: names, nodes on disk, table, published rows. Every chapter.
 results: What rows say: statistics, claims, verdicts, tables, and the chapter that shows them. Every chapter.
-plots: Figures, a file a chapter, named for its key, each drawn from a table of rows. Chapters 1 to 8.
+plots: Figures, a file per chapter, named for its key, each drawn from a table of rows. Chapters 1 to 8.
 experiments: What chapters measure, in files named for their keys: settings, rows, claims. Chapters 1 to 8.
 
 ``settings`` holds settings as typed records, for all of them.

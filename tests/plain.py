@@ -63,10 +63,17 @@ def without_generated(markdown: str) -> str:
 
 
 def of_docstring(text: str) -> str:
-    """A docstring as Markdown: an item an argument, literal blocks and examples left out."""
-    lines, literal, example, section = [], False, False, False
+    """A docstring as Markdown: an item an argument, literal blocks, tables and examples left out."""
+    lines, literal, example, section, table = [], False, False, False, False
     for line in inspect.cleandoc(text).splitlines():
         indented = line.startswith("    ")
+        if re.fullmatch(r"=+( +=+)+", line):
+            table = not table
+            lines.append("")
+        if table or line.startswith("=="):
+            continue
+        if literal and line.strip() and not indented:
+            lines.append("")
         if not line.strip():
             example = False
         elif not indented:

@@ -281,6 +281,14 @@ def test_docstrings_are_read_as_they_are_printed():
 
             not read
 
+    Read::
+
+        not read
+    New sentence
+
+    ===== ========
+    not   read
+    ===== ========
     Raises:
         ValueError: none.
 
@@ -289,4 +297,5 @@ def test_docstrings_are_read_as_they_are_printed():
     """
     found = list(plain.sentences(plain.of_docstring(text)))
     items = ["one: of two lines.", "two, three: short."]
-    assert found == ["First line.", "Args:", *items, "Returns:", "A number::", "Raises:", "ValueError: none."]
+    read = ["A number::", "Read::", "New sentence"]
+    assert found == ["First line.", "Args:", *items, "Returns:", *read, "Raises:", "ValueError: none."]

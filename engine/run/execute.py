@@ -38,8 +38,8 @@ CLIENT = Path(__file__).resolve().with_name("client.py")
 class Kernel(AsyncKernelManager):
     """A kernel that is started through the run's warm process, where there is one, and ended without ceremony.
 
-    Its settings are the study's: neither a kernel that the user has installed under the same name, nor files that the
-    user's IPython or Python runs at start, reach a notebook.
+    Its settings are the study's. A kernel installed by the user under the same name does not reach a notebook. Neither
+    do files that the user's IPython or Python runs at start.
     """
 
     status: int | None = None  # of the last kernel's process, if it has been found dead
@@ -56,7 +56,7 @@ class Kernel(AsyncKernelManager):
         return await super().is_alive()
 
     async def shutdown_kernel(self, now: bool = False, restart: bool = False) -> None:
-        """When this is called, every cell is done; asking the kernel to end, and waiting for that, takes 0.1 to 1 s."""
+        """Kills the kernel: every cell is done by now, and asking it to end would take 0.1 to 1 s."""
         process = self.provisioner.process
         await self.provisioner.kill()
         if process is not None:

@@ -14,8 +14,8 @@ PATIENCE = 5.0  # seconds: what was killed a moment ago may still be ending
 def hold(run: Path, reading: bool = False) -> int | None:
     """Locks the folder ``run`` until every process that inherits the handle has ended, however it ends; or exits.
 
-    Who is only ``reading`` writes nothing, not the lock either, and may do so beside others that do; None where there
-    is nothing to lock: no command has written there.
+    A command that is only ``reading`` writes nothing, not even the lock, and may run beside other readers. None where
+    there is nothing to lock: no command has written there.
     """
     lock, deadline = run / ".lock", time.monotonic() + PATIENCE
     if reading and not os.path.exists(lock):

@@ -10,7 +10,7 @@ from pathlib import Path
 def refusals(path: Path | str, then: str = "nothing was changed") -> Iterator[None]:
     """Ends the command with a sentence where the machine refuses ``path``, or another; ``then`` says what came of it.
 
-    A full disk and a folder that cannot be written are no fault of the file that was to be read or written.
+    A full disk, or a folder that cannot be written, is no fault of the file read or written.
     """
     try:
         yield

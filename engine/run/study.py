@@ -205,7 +205,7 @@ def write_about(run: Path, sections: dict[str, dict]) -> None:
 
 
 def print_table(path: Path) -> int:
-    """Prints the table of a run; returns how many nodes it has: 0, and says why, where there is none to print."""
+    """Prints the table of a run and returns its number of nodes. Without a table: says why, returns 0."""
     import pandas as pd
 
     from studylib.results.tables import text_table

@@ -1,15 +1,15 @@
 """A warm process: it has imported what the nodes import, and forks for each of them.
 
 What a node imports takes Python two to seven seconds, more than most nodes work. So study.py keeps one process beside
-Snakemake that pays this once. A rule's command (client.py) hands it a command line over a socket; it forks, and the
-fork runs the script as if just started. A notebook's kernel is started alike. studylib is not imported here: a fork
-reads the code as it is by then.
+Snakemake that pays this once. A rule's command (client.py) hands it a command line over a socket. It forks, and the
+fork runs the script as if just started. A notebook's kernel is started alike. The warm process does not import
+studylib, so that a fork reads the code as it is by then.
 
-It ends with study.py, its jobs end with it, and a job ends with its client, however each of them ends. It runs no
-torch operation: threads that OpenMP has started do not live in a fork.
+It ends with study.py, its jobs end with it, and a job ends with its client. This holds however each of them ends. It
+runs no torch operation: threads that OpenMP has started do not live in a fork.
 
-`make bench ARGS=warm` measures what it gains. The standard library's forkserver with the same modules was no faster,
-and when study.py is killed it leaves its folder behind, and what its jobs have started.
+`make bench ARGS=warm` measures what it gains. The standard library's forkserver with the same modules was no faster.
+When study.py is killed, that server leaves behind its folder and what its jobs have started.
 """
 
 import atexit
@@ -70,7 +70,7 @@ def for_sockets() -> str:
 def process(environment: dict[str, str], handles: list[int], modules: list[str] = MODULES) -> Iterator[dict[str, str]]:
     """``environment`` with the address of a warm process that lives as long as the context and inherits ``handles``.
 
-    Unchanged where there can be none: on another system than Linux, or with a GPU, for CUDA does not survive a fork.
+    Unchanged where there can be none: on systems other than Linux, and with a GPU. CUDA does not survive a fork.
     """
     if not hasattr(os, "pidfd_open") or Path("/dev/nvidiactl").exists():
         yield environment

@@ -17,7 +17,7 @@ PUBLISHED = "published"
 
 
 def table_of(name: str) -> pd.DataFrame:
-    """The rows of a run by its profile, of a sweep.csv by its path, or of what is published of a profile."""
+    """The rows of a run or a published study, by its profile, or of a sweep.csv, by its path."""
     own = [Path(name)] if name.endswith(".csv") else []
     for path in (ROOT / "runs" / name / "sweep.csv", *own, _published(name)):
         if path.exists():
@@ -62,7 +62,7 @@ def side_by_side(a: str, b: str) -> str:
 def with_published(name: str) -> str:
     """Every node of the run ``name`` beside the published one of that profile; empty where none is published.
 
-    A line a node: within the published interval, outside, or without one; above, what the two differ in.
+    A line per node: within the published interval, outside, or without one; above, what the two differ in.
     """
     from studylib.disk import files  # two seconds of import, which study.py shall not wait for
     from studylib.results import agreement

@@ -1,4 +1,4 @@
-"""What a coded file is worth: decodes it, reads the test set, and holds that against what was published of it.
+"""What a coded file is worth: decodes it, reads the test set, and compares that with the published result.
 
 python engine/tools/evaluate.py figures/models/digits-densenet16-8bit.slnc [--dataset digits]
 """
@@ -21,14 +21,14 @@ from studylib.networks import spec
 
 SHAPES = {"digits": (1, 8), "cifar10": (3, 32)}  # of images: channels, pixels a side
 LIST = restore.LIST  # beside the files: name → bytes, sha256, test_accuracy, dataset, node, seed, profile
-ROUNDING = 3, 0.001  # how many test images another machine may see otherwise, or which share of them if that is more
+ROUNDING = 3, 0.001  # test images that may differ on another machine: their number, or their share if larger
 
 
 def opened(content: bytes, dataset: str) -> tuple[nn.Module, str]:
     """The model in a coded file, and the name of the data set whose images it is for.
 
     Raises:
-        ValueError: not a coded model, it does not say how images are scaled, or no data set has images of its size.
+        ValueError: not a coded model, no scale of images in it, or no data set with images of its size.
     """
     model = codec.decode(content)
     channels, side = (model.spec["args"].get(name, value) for name, value in (("in_channels", 3), ("image_size", 32)))

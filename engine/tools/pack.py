@@ -3,8 +3,8 @@
     python engine/tools/pack.py pack PROFILE [ARCHIVE]
     python engine/tools/pack.py unpack ARCHIVE
 
-The archive is a tar file of the run's folder, unfinished trainings and all, and of what Snakemake has recorded of its
-files (parameters, code, inputs), followed by the SHA-256 of all that. ``snakemake --touch`` would record anew, and so
+The archive is a tar file of the run's folder, with unfinished trainings. It also has what Snakemake has recorded of
+those files: parameters, code, inputs. The SHA-256 of all that ends it. ``snakemake --touch`` would record anew, and so
 call current whatever it finds. Unpacking verifies first and never overwrites a run.
 """
 
@@ -83,7 +83,7 @@ def unpack(archive: Path) -> None:
 
 
 def _opened(file: BinaryIO) -> tuple[tarfile.TarFile, str]:
-    """The archive, once it is known to be whole and to hold one run only, and the name of the run.
+    """The archive and the name of its run, after a check that it is whole and holds one run only.
 
     Raises:
         ValueError, tarfile.TarError: it is not as :func:`pack` writes it.

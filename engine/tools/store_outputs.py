@@ -1,7 +1,9 @@
 """Runs each notebook and keeps its outputs: in its default form in itself, in its reduced form below tests/.
 
-The reduced form has the least parameters that run every cell (tests/reduced.yaml); only outputs that nbval compares
-stay in it. python engine/tools/store_outputs.py [--reduced] [01 08 …]  (those whose names begin so; default: all)
+The reduced form has the least parameters that run every cell (tests/reduced.yaml). It keeps only the outputs that
+nbval compares.
+
+python engine/tools/store_outputs.py [--reduced] [01 08 …]  (those whose names begin so; default: all)
 """
 
 import argparse

@@ -1,7 +1,7 @@
 """Data sets as uint8 tensors in memory, split into train, validation and test.
 
-digits: 1,797 images of 8 × 8 that ship with scikit-learn; 997 are the fixed test set, 600 / 200 are split by seed.
-cifar10: 60,000 images of 32 × 32; 10,000 are its own test set, 45,000 / 5,000 are split by seed.
+- digits: 1,797 images of 8 × 8 from scikit-learn; 997 are the fixed test set, 600 / 200 are split by seed.
+- cifar10: 60,000 images of 32 × 32; 10,000 are its own test set, 45,000 / 5,000 are split by seed.
 """
 
 import dataclasses
@@ -119,8 +119,8 @@ def load(name: str, seed: int = 0) -> Data:
     """The data set ``name`` with the train / validation split drawn by ``seed`` (stratified by class).
 
     Raises:
-        ValueError: unknown name; a ``cifar10.npz`` that is not readable, of other types, of too few images in all or of
-            a class, or with a channel that is the same everywhere, which cannot be normalized.
+        ValueError: unknown name. A ``cifar10.npz`` is not readable, of other types, or of too few images in all or of a
+            class. A channel that is the same everywhere cannot be normalized.
         FileNotFoundError: ``cifar10`` is neither in ``STUDY_DATA`` nor downloadable; names both ways.
     """
     if name not in AUGMENTATIONS:

@@ -28,9 +28,9 @@ def available() -> dict[str, type[Aggregator]]:
 def make(name: str, count: int, **options) -> Aggregator:
     """TorchJD's aggregator ``name`` for ``count`` objectives.
 
-    ``options`` are the class's own. What it demands besides is: as many tasks as objectives (NashMTL), c = 0.5
-    (CAGrad), α = 1 (FairGrad), weights of 1 (Constant), none byzantine (Krum), one trimmed at each end where that
-    leaves any (TrimmedMean).
+    ``options`` are the class's own. Demanded ones have defaults: c = 0.5 (CAGrad), α = 1 (FairGrad), weights of 1
+    (Constant), as many tasks as objectives (NashMTL). Krum takes none as byzantine. TrimmedMean trims one at each end
+    where that leaves any.
 
     Raises:
         ValueError: an unknown name, or options that do not fit.
@@ -63,10 +63,10 @@ def describe(aggregator: Aggregator) -> str:
 
 
 class Runner:
-    """An aggregator that always answers the same: called on the rows of J (m, n), it gives a direction (n,) or None.
+    """An aggregator that always answers the same: a direction (n,) or None for the rows of J (m, n).
 
-    None says that the primary's gradient (the first row) is to be followed: the aggregator raised, or returned numbers
-    that are not finite, or is PCD and its constraints contradict each other or its primary row is zero.
+    None says to follow the primary's gradient (the first row). Then the aggregator raised, or its numbers are not
+    finite. PCD also gives None where its constraints contradict each other or its primary row is zero.
 
     Args:
         aggregator: copied at each :meth:`start`, so that each training begins with it as it is given.

@@ -66,16 +66,20 @@ class Lessons:
     views: Path | None = None
 
     def pairs(self, count: int) -> pd.DataFrame:
-        """A row a student, two a seed, both from the same start on the same views, for as many epochs.
+        """A row per student, two per seed, both from the same start on the same views, for equally many epochs.
 
-        Columns: seed; student ("with teacher", "labels only"); of the validation images accuracy, nll, ece
-        (:func:`studylib.data.scoring.scores`) and agreement, the share (0…1) classified as the teacher does; right, 0
-        or 1 an image; history, rows of :func:`studylib.training.loop.fit`.
+        Columns:
+            seed: of the pair.
+            student: "with teacher" or "labels only".
+            accuracy, nll, ece: of validation images (:func:`studylib.data.scoring.scores`).
+            agreement: share (0…1) of them classified as the teacher does.
+            right: 0 or 1 for each of them.
+            history: rows of :func:`studylib.training.loop.fit`.
         """
         return self._rows(self._pairs(count), "pairs")
 
     def sweep(self, settings: Pairs) -> pd.DataFrame:
-        """A row for each T and α, of one student: T, α, accuracy (0…1, on validation images, of the best epoch)."""
+        """A row for each T and α of one student: T, α, accuracy (0…1, validation images, best epoch)."""
         return self._rows(self._sweep(settings), "sweep")
 
     def _rows(self, tasks: Iterator[Task], name: str) -> pd.DataFrame:
@@ -140,15 +144,17 @@ def size_of(model: nn.Module) -> dict:
 
 
 def curves(pairs: pd.DataFrame) -> list[dict]:
-    """Of :meth:`Lessons.pairs`, a row an epoch: those of its history, with seed and student."""
+    """Of :meth:`Lessons.pairs`, a row per epoch: those of its history, with seed and student."""
     return [epoch | {"seed": row.seed, "student": row.student} for row in pairs.itertuples() for epoch in row.history]
 
 
 def intervals(pairs: pd.DataFrame) -> list[dict]:
     """Validation accuracy of the rows of :meth:`Lessons.pairs`, with an interval over students and images.
 
-    Rows: what ("with teacher", "labels only", and "gain", the first less the second), mean, low, high (0…1; see
-    :func:`studylib.results.statistics.over_both`), n, the pairs.
+    Columns:
+        what: "with teacher", "labels only", and "gain", the first less the second.
+        mean, low, high: 0…1, of :func:`studylib.results.statistics.over_both`.
+        n: number of pairs.
     """
     right = {kind: np.array(list(rows["right"])) for kind, rows in pairs.groupby("student")}
     right = {TAUGHT: right[TAUGHT], ALONE: right[ALONE], "gain": right[TAUGHT] - right[ALONE]}
@@ -170,7 +176,7 @@ def in_words(students: pd.DataFrame) -> dict[str, dict[str, str]]:
 
 
 def span(sweep: pd.DataFrame) -> str:
-    """What temperature and α decide, in words: from which accuracy to which, and the settings of the highest."""
+    """What temperature and α decide, in words: the lowest and highest accuracy, and the settings of the highest."""
     if len(sweep) < 2:
         return "One setting: what T and α decide is not measured here."
     least, most = sweep["accuracy"].min(), sweep["accuracy"].max()

@@ -1,4 +1,4 @@
-"""Chapter 8: how small a file can be at an accuracy, a network pruned further and further, taught, in few bits."""
+"""Chapter 8: how small a file can be at an accuracy, by gradual pruning, a teacher and few bits."""
 
 import dataclasses
 import decimal
@@ -185,10 +185,10 @@ def coded_bytes(bits: int = 8) -> objectives.Objective:
 
 
 class Coded(Loss):
-    """A loss + ``coding`` × the bits a weight that an ideal entropy coder takes (after Oktay et al. 2020).
+    """A loss + ``coding`` × the bits per weight that an ideal entropy coder takes (after Oktay et al. 2020).
 
-    The bits are those of :func:`coded_bytes` over the number of weights, zeros among them, so that ``coding`` means the
-    same for a large network as for a small one.
+    The bits are those of :func:`coded_bytes`, divided by the number of weights, zeros among them. So ``coding`` means
+    the same for a large network as for a small one.
     """
 
     def __init__(self, loss: distill.Distillation, bits: int, coding: float):
@@ -206,7 +206,7 @@ class Coded(Loss):
 
 
 def name_of(network: str, sparsity: float, bits: int) -> str:
-    """The folder of a point, whose sparsity stands in it in per mille and in all its digits: no other point has it.
+    """The folder of a point; it has all digits of the sparsity, in per mille, so that none is shared.
 
     >>> name_of("densenet 6", 0.95, 4), name_of("teacher", 0.9501, 4)
     ('densenet6-950-4bit', 'teacher-950.1-4bit')
@@ -216,9 +216,9 @@ def name_of(network: str, sparsity: float, bits: int) -> str:
 
 
 class Point(Node):
-    """A node whose file holds in half precision the floats that remain: biases and scales, a quarter of a small file.
+    """A node whose file has its biases and scales, the floats that remain, in half precision.
 
-    Where half precision cannot hold one of them, all stay as they are.
+    They are a quarter of a small file. Where half precision cannot hold one of them, all stay as they are.
     """
 
     def _ship(self, model: nn.Module, floats: str) -> tuple[nn.Module, bytes]:
@@ -262,8 +262,8 @@ def points(
 ) -> Iterator[tuple[float, int, Callable[[], nn.Module]]]:
     """``model`` at each sparsity and, from there, in each number of bits, taught all the way.
 
-    Pruning is by magnitude over all layers, from sparsity to sparsity, survivors keeping their weights while the
-    schedule starts again (learning-rate rewinding, Renda et al. 2020); rounding is in training
+    Pruning is by magnitude over all layers, from sparsity to sparsity. Surviving weights stay while the schedule
+    starts again (learning-rate rewinding, Renda et al. 2020). Rounding is in training
     (:mod:`studylib.techniques.qat`).
 
     Args:
@@ -272,7 +272,7 @@ def points(
 
     Yields:
         (sparsity, bits, what makes it). Nothing is trained before the first is made, which prunes to all sparsities.
-        It gives the int8 model on the CPU, whose spec records both steps and whose ``history`` has the rows of both
+        It gives the int8 model on the CPU, with both steps in its spec. Its ``history`` has the rows of both
         trainings, each with its ``training``, "pruning" or "rounding".
     """
 

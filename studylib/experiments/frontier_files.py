@@ -30,7 +30,7 @@ def starts(
     supervision: frontier.Supervision,
     recipe: Recipe,
 ) -> tuple[dict[str, nn.Module], distill.Distillation]:
-    """The networks that are made small, name → model, and the loss that all are taught by.
+    """The networks to make small, name → model, and the loss that they all share.
 
     Args:
         folders: name → folder of a network of the tree, the parent first; those whose folder is "" are left out. The
@@ -69,12 +69,15 @@ def points(
     """Every network at every sparsity in every number of bits, each a :class:`studylib.experiments.frontier.Point`
     below points/.
 
-    A point whose folder is complete and that was made of the same is not made again. What unfinished trainings have
-    left in ``node.scratch`` is deleted when all are there.
+    A complete point is not made again unless its network, data, loss or settings change. What unfinished trainings
+    have left in ``node.scratch`` is deleted when all points are there.
 
-    Returns:
-        Rows of name, network, sparsity (asked for), bits, bytes (of the file), val_accuracy_pruned (0…1, pruned and
-        retrained, in floats), zeros (share of the weights), and of the file val_accuracy, test_accuracy, test_nll.
+    Columns:
+        name, network, bits: of the point.
+        sparsity: asked for.
+        zeros: share of the weights.
+        val_accuracy_pruned: 0…1, pruned and retrained, in floats.
+        bytes, val_accuracy, test_accuracy, test_nll: of the file.
     """
     rows = []
     for network, model in models_by_name.items():
@@ -106,12 +109,12 @@ def _finished(small: nn.Module, folder: Path, node: Node) -> dict:
 
 
 def on_front(points: pd.DataFrame) -> pd.DataFrame:
-    """Those of the rows of :func:`points` that no other beats in bytes and test accuracy, smallest first."""
+    """The rows of :func:`points` on the Pareto front of bytes and test accuracy, smallest first."""
     return points[statistics.pareto(points, "bytes", "test_accuracy")].sort_values("bytes")
 
 
 def listed(points: pd.DataFrame) -> pd.DataFrame:
-    """A table for people: name, bytes, test accuracy in %, NLL of test images in nats, whether it is on the front."""
+    """A table for people: name, bytes, test accuracy in %, test NLL in nats, whether on the Pareto front."""
     front = points["name"].isin(on_front(points)["name"]).map({True: "yes", False: ""})
     shown = points[["name", "bytes"]].assign(percent=100 * points["test_accuracy"], nll=points["test_nll"], front=front)
     return shown.rename(columns={"percent": "test accuracy %", "nll": "test NLL"})

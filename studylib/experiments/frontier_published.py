@@ -44,7 +44,7 @@ def another_network(about: dict) -> str:
 
 
 def network_name(study: str, about: dict, network: str) -> str:
-    """A network of chapter 8 in words, for a figure of several studies: its name there is relative to the study.
+    """A network of chapter 8 in words, for a figure of several studies: stored names are relative to the study.
 
     Those that go on from a published file share a name, whatever the study: their points lie on one another.
     """
@@ -115,7 +115,7 @@ def goals(files: pd.DataFrame, studies: dict[str, dict], gains: dict[str, list[c
 
 
 def _goal(what: str, bound: float, whose: str, ours: pd.Series, least: bool = True) -> Iterator[dict]:
-    """The best of ``ours`` (0…1) beside a bound in % or points, the least or the most that it may be; none of none."""
+    """The best of ``ours`` (0…1) beside a bound in % or points, the least or the most allowed; none of none."""
     if len(ours):
         name, sign, unit = (ours.idxmax(), "≥", "%") if least else (ours.idxmin(), "≤", "points")
         value = 100 * ours[name]

@@ -63,10 +63,10 @@ def equals_graph(model: nn.Module, data: Data, count: int) -> dict:
 
 
 def error_by_layer(float_model: nn.Module, int8_model: nn.Module, data: Data) -> list[dict]:
-    """A row a layer, from input to output.
+    """A row per layer, from input to output.
 
-    Columns: layer; worst and mean (rounding error of its weights, batch norm folded, in steps); and for each of
-    :data:`KINDS` the signal-to-noise ratio of what it puts out, in dB
+    Columns: layer, worst, mean, and one for each of :data:`KINDS`. Worst and mean are the rounding error of its
+    weights, batch norm folded, in steps. A kind has the signal-to-noise ratio of what the layer puts out, in dB
     (:func:`layer_errors`).
     """
     float_model, int8_model = (duplicate(each).cpu().eval() for each in (float_model, int8_model))
@@ -132,8 +132,11 @@ def timed(settings: Latency) -> dict:
 def kinds(float_model: nn.Module, int8_model: nn.Module, data: Data, how: dict) -> list[dict]:
     """A row for the float network and for each of :data:`KINDS`, on the CPU.
 
-    Columns: kind; accuracy, nll (nats) and ece of validation images; bytes of the parameters; ms, the median of
-    :data:`REPEATS` forward passes, of all networks in turn, so that what disturbs one disturbs all.
+    Columns:
+        kind: "float32" or one of :data:`KINDS`.
+        accuracy, nll, ece: of validation images; nll in nats.
+        bytes: of the parameters.
+        ms: median of :data:`REPEATS` forward passes, all networks in turn, so that a disturbance meets all.
 
     Args:
         how: as :func:`timed` gives it.
@@ -189,8 +192,8 @@ def moved(networks: Networks, data: Data, *, calibration_images: int, seed: int)
 def lose_less(found: dict[str, Moved]) -> list[dict]:
     """Rows of network, measure, mean, and low and high: the interval over images, None where there is none.
 
-    The measures are those of :class:`Moved` and "relative weight error" (:func:`relative_error`), which a third
-    network has, too: the dense one's weights at the positions that pruning keeps. No pruned network: no rows.
+    The measures are those of :class:`Moved` and "relative weight error" (:func:`relative_error`). The latter has a
+    third network: the dense one's weights at the positions that pruning keeps. No pruned network: no rows.
     """
     if PRUNED not in found:
         return []

@@ -62,7 +62,7 @@ def choose_bits(
     """Bits for each layer: the least sum of the measured increases of the loss within ``budget_bytes``.
 
     Exact: the multiple-choice knapsack by dynamic programming over undominated pairs (bytes, increase), layer by layer.
-    A greedy choice along the convex hull misses what lies between its corners. That increases add up is an assumption;
+    A greedy choice along the convex hull misses what lies between its corners. That increases add up is an assumption.
     HAWQ-V2 (Dong et al. 2020) makes it of increases that it estimates from the Hessian's trace.
 
     Args:

@@ -1,4 +1,4 @@
-"""Chapter 5: what fewer than eight bits a weight cost and save, the same everywhere or layer by layer."""
+"""Chapter 5: what fewer than eight bits per weight cost and save, the same everywhere or layer by layer."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -35,7 +35,7 @@ Bits = dict[int, int | dict[str, int]]  # as rows name them → as quantize.appl
 
 @record
 class FewBits:
-    """The numbers of bits a weight, below eight, that are compared."""
+    """The numbers of bits per weight, below eight, that are compared."""
 
     bits: Annotated[
         list[Annotated[int, Field(ge=2, le=7)]], Field(min_length=1, description="bits of a weight, ascending")
@@ -50,7 +50,7 @@ class FewBits:
 class Tuning(Recipe):
     """The recipe of a training with rounded weights, and of the one without that it is compared with.
 
-    The rate falls to zero, so that integers come to rest; a tenth of the network's own rate is a good start.
+    The rate falls to zero, so that integers settle. A tenth of the network's own rate is a good start.
     """
 
     epochs: Annotated[int, Field(ge=1, le=1_000_000, description="passes over the training images")] = 10
@@ -130,7 +130,7 @@ def roundings(
 ) -> Iterator[Task]:
     """Tasks of one training or none: each network in each of ``bits``, the dense one also with bits by layer.
 
-    "after training" rounds the network as it is; "trained on", once it was trained by ``tuning`` without rounding; "in
+    "after training" rounds the network as it is. "trained on" first trains it by ``tuning`` without rounding. "in
     training" trains by ``tuning`` with rounding (:mod:`studylib.techniques.qat`).
 
     Args:

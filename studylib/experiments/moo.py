@@ -55,7 +55,7 @@ def compared(
     device: torch.device,
     folder: Path,
 ) -> dict[str, pd.DataFrame]:
-    """Every way at every value on the first seed, that of ``data``, and at its best value on all of them.
+    """Every way at every value on the first seed, that of ``data``, and at its best value on all seeds.
 
     Each seed has its own split and first weights. What is finished is left in ``folder``, and read by a later call.
 
@@ -84,7 +84,7 @@ def compared(
 
 
 def steps(history: pd.DataFrame, seed: int) -> pd.DataFrame:
-    """A row a way: share of the steps of ``seed`` that raise each loss (%), both losses at the end, fallbacks."""
+    """A row per way: share of the steps of ``seed`` that raise each loss (%), both losses at the end, fallbacks."""
     rows = []
     for label, part in history[history["seed"] == seed].groupby("way", sort=False):
         row = {"way": label, **(100 * part[RAISES].mean()), **part[LOSSES].iloc[-1]}
@@ -99,7 +99,7 @@ def scores(tried: pd.DataFrame, classes: int) -> pd.Series:
 
 
 def by_value(ways: list[Way], score: pd.Series, best: dict[str, float]) -> pd.DataFrame:
-    """A row a way, in words: its setting, and each value with the % that it dominates, the best in bold."""
+    """A row per way, in words: its setting, and each value with the % that it dominates, the best in bold."""
     rows = []
     for way in ways:
         marks = {value: "**" if value == best[way.label] else "" for value in way.values}
@@ -116,7 +116,7 @@ def against_sums(chosen: pd.DataFrame, classes: int) -> pd.DataFrame:
 
 
 def dominated(hypervolume: pd.DataFrame, best: dict[str, float]) -> pd.DataFrame:
-    """The rows of :func:`against_sums` in words: a row a stage and way."""
+    """The rows of :func:`against_sums` in words: a row per stage and way."""
     against = {rival: rows for rival, rows in hypervolume.groupby("rival", sort=False)}
     table = against[RIVALS[0]]
     shown = table[["stage", "way"]].assign(value=table["way"].map(best).map("{:g}".format))
@@ -127,11 +127,11 @@ def dominated(hypervolume: pd.DataFrame, best: dict[str, float]) -> pd.DataFrame
 
 
 def front(chosen: pd.DataFrame) -> pd.DataFrame:
-    """A row a way and sparsity of the fine-tuned networks of ``chosen``, in its order: means over the seeds.
+    """A row per way and sparsity of the fine-tuned networks of ``chosen``, in its order: means over the seeds.
 
     Returns:
-        way, sparsity, bytes, test_accuracy (0…1), test_accuracy_sd (NaN of one seed), front: whether no other beats it
-        on both, whatever its sparsity.
+        way, sparsity, bytes, test_accuracy (0…1), test_accuracy_sd (NaN of one seed), front: whether on the Pareto
+        front of bytes and accuracy. That front has all sparsities.
     """
     groups = chosen.dropna(subset="bytes").groupby(["way", "sparsity"], sort=False)
     mean = groups[["bytes", "test_accuracy"]].mean().reset_index()
@@ -146,7 +146,7 @@ def rival_of(score: pd.Series, best: dict[str, float]) -> str:
 
 
 def at_an_end(ways: list[Way], best: dict[str, float]) -> str:
-    """The ways whose best value is the first or last of three or more, with commas; "none" where there is none."""
+    """The ways whose best value is the first or last of at least three, with commas, or "none"."""
     found = [w.label for w in ways if len(w.values) > 2 and best[w.label] in (w.values[0], w.values[-1])]
     return ", ".join(found) or "none"
 

@@ -34,8 +34,8 @@ def hypervolume(points: Iterable[Sequence[float]], reference: Sequence[float]) -
 def likeness(tau: float, cosine: float) -> float:
     """Cosine between PCD's direction and g̃₁ + τ g̃₂, the weighted sum of normalized gradients, of two objectives.
 
-    PCD's is g̃₁ + max(τ − cosine, 0) g̃₂ (arXiv 2606.29521, the closed form for two objectives), so that the nearer to
-    orthogonal the gradients are, the less it is anything else than that sum.
+    PCD's is g̃₁ + max(τ − cosine, 0) g̃₂ (arXiv 2606.29521, the closed form for two objectives). So the nearer to
+    orthogonal the gradients are, the nearer it is to that sum.
 
     Args:
         tau: τ and λ alike.
@@ -51,9 +51,9 @@ def likeness(tau: float, cosine: float) -> float:
 
 
 def volume(rows: pd.DataFrame, column: str, classes: int) -> float:
-    """Dominated hypervolume of the rows of one way, value, seed and stage, as a share of the most that is possible.
+    """Hypervolume of the rows of one way, value, seed and stage, as a share of the largest possible.
 
-    The axes are log₂(weights / weights left) and the accuracy in ``column``; the reference point is (0, 1 / classes), a
+    The axes are log₂(weights / weights left) and the accuracy in ``column``. The reference point is (0, 1 / classes), a
     dense network at chance. 1 would be full accuracy at the highest sparsity.
     """
     depth = -(1 - rows["sparsity"]).map(math.log2)
@@ -75,14 +75,16 @@ def best_values(rows: pd.DataFrame, classes: int) -> dict[str, float]:
 
 
 def against(volumes: pd.DataFrame, rival: str) -> pd.DataFrame:
-    """Each way's volume beside ``rival``'s, seed by seed: a row a stage and way, in the order of ``volumes``.
+    """Each way's volume beside ``rival``'s, seed by seed: a row per stage and way, in the order of ``volumes``.
 
     Args:
-        volumes: rows of :func:`volumes`, one value a way.
+        volumes: rows of :func:`volumes`, one value per way.
 
     Returns:
-        stage, way, mean and sd of its volume, gain (mean difference from ``rival``), Student's interval low and high of
-        it at 95 %, verdict ("more", "less" or "cannot tell"; a dash for ``rival``) and seeds.
+        stage, way, seeds: of the row.
+        mean, sd: of its volume.
+        gain, low, high: mean difference from ``rival`` and its Student's interval at 95 %.
+        verdict: "more", "less" or "cannot tell"; a dash for ``rival``.
     """
     words, rows = {statistics.HELP: "more", statistics.HURT: "less"}, []
     for stage, part in volumes.groupby("stage", sort=False):

@@ -110,8 +110,8 @@ def three_objectives(start: nn.Module, data: Data, folder: Path, **how) -> list[
         how: recipe, tau and seed of :func:`descended`.
 
     Returns:
-        objectives, l1, nuclear_norm (sums at the end), and test accuracies in %: as trained, nine tenths of the weights
-        pruned, linear layers at a quarter of their rank.
+        objectives, l1 and nuclear_norm: the sums at the end. Then test accuracies in %: as trained, 90 % of the weights
+        pruned, and linear layers at a quarter of their rank.
     """
 
     def see(model: nn.Module) -> dict:
@@ -129,8 +129,8 @@ def quantization_and_alignment(start: nn.Module, data: Data, teacher: nn.Module,
     Arguments as for :func:`three_objectives`.
 
     Returns:
-        objectives, error (of the grid), test accuracies in % as trained and rounded (weights to four bits, activations
-        to eight), and the test images in % that are predicted as ``teacher`` does.
+        objectives, error: of the grid. Then test accuracies in % as trained and rounded (weights to four bits,
+        activations to eight). Last the test images in % that are predicted as ``teacher`` does.
     """
     error, align = quantization_error(4), knowledge_alignment(teacher)
     told = scoring.predict(teacher, data.test, data).argmax(1)

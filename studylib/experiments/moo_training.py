@@ -1,8 +1,8 @@
 """Chapter 6: ways to train for compression, each tuned as often, and their networks at rising sparsity.
 
-Every way trains the same network from the same weights, in the same batches, for as many epochs, and is then pruned
-and fine-tuned alike. Its one setting is tried at as many values as everyone's, on the first seed; the value with the
-largest hypervolume on validation images is kept for every seed. What is said of a way is then of test images.
+Every way trains the same network from the same weights, in the same batches, for the same number of epochs. Pruning
+and fine-tuning are alike, too. Its one setting is tried at the same number of values as the others', on the first
+seed. The value with the largest hypervolume on validation images is kept for every seed. Results are of test images.
 """
 
 import dataclasses
@@ -89,7 +89,7 @@ Values = list[Annotated[float, Field(gt=0, le=1e6)]]
 
 @record
 class Comparison:
-    """What the ways to train are compared by; each of the last four has as many values, so that none is tuned more."""
+    """How the ways to train are compared; the last four have equally many values, so that none is tuned more."""
 
     repetitions: Annotated[
         int, Field(ge=1, le=1000, description="seeds, from the study's on; values are chosen on the first")
@@ -145,7 +145,7 @@ class Comparison:
 
 
 def trained(way: Way, value: float, start: nn.Module, data: Data, recipe: Recipe, seed: int) -> nn.Module:
-    """A copy of ``start`` trained that way, as it is after the last epoch; ``history`` has the rows of the training.
+    """A copy of ``start`` trained that way, after the last epoch; ``history`` has the rows of the training.
 
     Raises:
         FloatingPointError: the training did not stay finite.
@@ -160,8 +160,8 @@ def trained(way: Way, value: float, start: nn.Module, data: Data, recipe: Recipe
 def pruned(way: Way, model: nn.Module, data: Data, plan: Plan, seed: int) -> dict[str, list[nn.Module]]:
     """Stage → ``model`` at each sparsity of ``plan``: just pruned, and fine-tuned.
 
-    All but iterative pruning start each sparsity from ``model``; that one goes on from the sparsity before, so that its
-    k-th has had k times the fine-tuning.
+    All but iterative pruning start each sparsity from ``model``. Iterative pruning goes on from the sparsity before, so
+    that its k-th has had k times the fine-tuning.
     """
     sparsities, none = list(plan.sparsities), dataclasses.replace(plan.tuning, epochs=0)
 
@@ -183,14 +183,13 @@ def run(
 
     Args:
         start: the network as it is before; the same for every way.
-        folder: what is finished is left there and read by a later call with the same arguments and the same code.
+        folder: cache of what is finished, read by a later call with the same arguments and code.
 
     Returns:
-        Rows, one a stage and sparsity: way, value, seed, stage, sparsity (asked for), val_accuracy, zeros (reached),
-        test_accuracy and, once fine-tuned, bytes (of the coded file); and the rows of
-        :func:`studylib.training.loop.fit` with
-        way, value and seed. A training that did not stay finite has chance for its accuracies, no zeros or bytes, and
-        no history.
+        Rows, one per stage and sparsity: way, value, seed, stage, sparsity (asked for), val_accuracy, zeros (reached),
+        test_accuracy. Those fine-tuned also have bytes (of the coded file). Then the rows of
+        :func:`studylib.training.loop.fit` with way, value and seed. A training that did not stay finite has chance
+        for its accuracies, no zeros or bytes, and no history.
     """
     return _Runs(start, data, plan, seed, folder).measured(way, value)
 

@@ -22,8 +22,8 @@ class Way:
 
     Attributes:
         name: one of :data:`SUMS`, or TorchJD's aggregator of common descent.
-        setting: what ``values`` are: "λ" (weight of L1, or of its normalized gradient), "shrinkage" (of the soft
-            threshold), "τ", "learning rate".
+        setting: what ``values`` are: "λ", "shrinkage" (of the soft threshold), "τ" or "learning rate". λ is the
+            weight of L1, or of its normalized gradient.
         normalize: gradients are brought to norm 1 before they are aggregated.
     """
 

@@ -85,14 +85,17 @@ def hurt(rows: pd.DataFrame, parent: nn.Module, data: Data, seed: int) -> list[d
 def ways(
     parent: nn.Module, data: Data, sparsities: list[float], *, recipe: Recipe, seeds: list[int], scratch: Path
 ) -> Iterator[Task]:
-    """One task a seed and way (:data:`studylib.techniques.prune.METHODS`): ``parent`` at each of ``sparsities``.
+    """One task per seed and way (:data:`studylib.techniques.prune.METHODS`): ``parent`` at each of ``sparsities``.
 
     The initial weights of "initial" are those that ``parent`` had before its training, by the first of ``seeds``. The
     masks that "random" scatters are those of "pretrained" of the same seed, kept in ``scratch``.
 
-    Rows: sparsity, before and accuracy (0…1, on validation images, right after pruning and of the best epoch),
-    dead_layers (names, with commas), density (layer → share of weights that live), right (a class each: the share of
-    its test images that are classified rightly; of the first seed's "pretrained", else empty).
+    Columns:
+        sparsity: of all weights.
+        before, accuracy: 0…1, on validation images, right after pruning and of the best epoch.
+        dead_layers: names, with commas.
+        density: layer → share of weights that live.
+        right: share of test images classified rightly, by class; only of the first seed's "pretrained", else empty.
     """
     device, spec = next(parent.parameters()).device, parent.spec
     initial = networks_spec.create(spec["name"], seeds[0], data=data, **spec["args"]).to(device)

@@ -86,8 +86,11 @@ def factorized_layers(parent: nn.Module, model: nn.Module) -> list[dict]:
     """A row for each layer of ``parent`` that is factorized in ``model``, the result of
     :func:`studylib.techniques.svd.apply`.
 
-    Columns: layer, inputs, outputs, rank, before and after (weights), error (Frobenius norm of the difference of the
-    matrices), dropped (norm of the singular values that the rank leaves out).
+    Columns:
+        layer, inputs, outputs, rank: of the factorized layer.
+        before, after: number of weights.
+        error: Frobenius norm of the difference of the matrices.
+        dropped: norm of the singular values that the rank leaves out.
     """
     rows = []
     for name, rank in model.spec["changes"][-1]["structure"]["ranks"].items():
@@ -102,10 +105,13 @@ def factorized_layers(parent: nn.Module, model: nn.Module) -> list[dict]:
 
 
 def spectra(networks: dict[str, nn.Module]) -> list[dict]:
-    """A row a singular value of each linear layer.
+    """A row per singular value of each linear layer.
 
-    Columns: layer (network and name), index (1 the largest), share (0…1, of the layer's Frobenius norm), even (the
-    break-even rank, rounded down).
+    Columns:
+        layer: network and name.
+        index: 1 is the largest.
+        share: 0…1, of the layer's Frobenius norm.
+        even: the break-even rank, rounded down.
     """
     rows = []
     for network, model in networks.items():
@@ -124,7 +130,7 @@ def beyond_even(rows: pd.DataFrame) -> pd.Series:
 
 
 def unfactorized(networks: dict[str, nn.Module], data: Data) -> list[dict]:
-    """A row a network before it is factorized: network, numbers (parameters), accuracy (0…1, on validation images)."""
+    """A row per network before it is factorized: network, numbers (parameters), accuracy (0…1, validation images)."""
     return [
         {
             "network": network,
@@ -154,12 +160,14 @@ def swept(
 def ranks(
     networks: dict[str, nn.Module], data: Data, deltas: list[int], *, recipe: Recipe, seeds: list[int]
 ) -> Iterator[Task]:
-    """One task a network, Δ, way and training: linear layers factorized, then fine-tuned by ``recipe`` or not.
+    """One task per network, Δ, way and training: linear layers factorized, then fine-tuned by ``recipe`` or not.
 
-    Only those Δ are tried that leave the widest layer of a network a rank; the first of ``deltas`` always is.
+    A Δ is tried only if it leaves the widest layer of a network a rank. The first of ``deltas`` always is.
 
-    Rows: numbers (parameters of the factorized network), accuracy (0…1, on validation images) and right (a character
-    an image: 1 where it is classified rightly).
+    Columns:
+        numbers: parameters of the factorized network.
+        accuracy: 0…1, on validation images.
+        right: one character per image, 1 where it is classified rightly.
     """
     for network, model in networks.items():
         sides = [(layer.in_features, layer.out_features) for layer in _linear(model).values()]
@@ -187,8 +195,10 @@ def gains(rows: pd.DataFrame, delta: int) -> pd.DataFrame:
     """What weighting and fine-tuning are worth in each network; ``rows`` of :func:`swept`, means over seeds.
 
     Returns:
-        Columns network, accuracy (0…1, plain SVD at ``delta``), fisher (points that Fisher weights add to plain SVD, on
-        average over Δ), tuned (points that fine-tuning adds to plain SVD at ``delta``).
+        network: its name.
+        accuracy: 0…1, of plain SVD at ``delta``.
+        fisher: points that Fisher weights add to plain SVD, on average over Δ.
+        tuned: points that fine-tuning adds to plain SVD at ``delta``.
     """
     mean = rows.groupby(["network", "how", "delta"])["accuracy"].mean().unstack("how")
     at, over = mean.xs(delta, level="delta"), mean.groupby("network").mean()
@@ -200,8 +210,12 @@ def gains(rows: pd.DataFrame, delta: int) -> pd.DataFrame:
 def interplay(student: nn.Module, pruned: nn.Module, delta: int) -> list[dict]:
     """Bytes of each linear layer of the network ``student`` and of the same one pruned, as it is and factorized.
 
-    Rows of layer, form (:data:`WHOLE`, :data:`PRUNED`, each with and without :data:`FACTORIZED`) and bytes
-    (:func:`sparse_bytes`). A layer where no rank saves anything has no factorized form.
+    A layer where no rank saves anything has no factorized form.
+
+    Columns:
+        layer: its name.
+        form: :data:`WHOLE` or :data:`PRUNED`, with and without :data:`FACTORIZED`.
+        bytes: in the cheapest of dense, bitmap and CSR (:func:`sparse_bytes`).
     """
     rows = []
     for form, model in {WHOLE: student, PRUNED: pruned}.items():

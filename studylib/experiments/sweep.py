@@ -72,8 +72,7 @@ def identity(run: str, tree: Tree) -> list[str]:
     """SHA-256 of what the rows are read from: each node's metrics and logits, the run's latencies and reference sizes.
 
     Raises:
-        FileNotFoundError, studylib.disk.files.CheckpointError: no run, or a model that is not the one that was
-        measured.
+        FileNotFoundError, studylib.disk.files.CheckpointError: no run, or a model other than the measured one.
     """
     folder = folder_of(run, tree)
     files = [path for name in (names.LATENCY, names.NNCODEC) if (path := folder / name).exists()]
@@ -86,7 +85,7 @@ def identity(run: str, tree: Tree) -> list[str]:
 
 
 def nodes(run: str, tree: Tree) -> pd.DataFrame:
-    """A row a node and seed, with the columns of :func:`studylib.tree.table.read`."""
+    """A row per node and seed, with the columns of :func:`studylib.tree.table.read`."""
     return read(folder_of(run, tree), tree.nodes, tree.seeds)
 
 
@@ -113,7 +112,7 @@ def half_precision(summary: pd.DataFrame) -> pd.DataFrame:
 
 
 def front(summary: pd.DataFrame) -> pd.DataFrame:
-    """The rows of ``summary`` that no other beats on test accuracy and bytes of the file, the smallest first."""
+    """The rows of ``summary`` on the Pareto front of test accuracy and bytes of the file, the smallest first."""
     return summary[statistics.pareto(summary, "bytes_file", "test_accuracy")].sort_values("bytes_file")
 
 

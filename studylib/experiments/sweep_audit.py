@@ -138,8 +138,8 @@ def sparser(run: str, tree: Tree, dataset: str, recipe: Recipe, device: torch.de
         folder: what is trained is kept there.
 
     Returns:
-        A row a step, the first before any: sparsity, accuracy (0…1, on validation images), needed (the share of zeros
-        at which the values fit).
+        A row per step, the first before any: sparsity, accuracy (0…1, on validation images), needed. The last is the
+        share of zeros at which the values fit.
     """
     if not PAIR.issubset(tree.stages):
         return []

@@ -1,7 +1,7 @@
-"""Chapter 7: the tree as a 2ᵏ factorial design: what each technique does, and what each pair does beyond its two.
+"""Chapter 7: the tree as a 2ᵏ factorial design: effects of techniques and interactions of pairs.
 
-Notation of Box, Hunter and Hunter, Statistics for Experimenters (2nd ed., chapter 5): each technique is at −1
-(left out) or +1 (applied), an effect is the mean at +1 less the mean at −1, averaged over all settings of the others.
+Notation of Box, Hunter and Hunter, Statistics for Experimenters (2nd edition, chapter 5). Each technique is at −1
+(left out) or +1 (applied). An effect is the mean at +1 less the mean at −1, over all settings of the others.
 """
 
 import itertools
@@ -21,7 +21,7 @@ def contrasts(stages: Sequence[str], nodes: Sequence[str]) -> pd.DataFrame:
     """Weights (effect × node): an effect is the weighted sum of the nodes' values.
 
     Rows are the techniques (main effects) and their pairs, named ``a`` and ``a × b``. The interaction of a and b is
-    half the difference between a's effect with b and a's effect without: 0 where the two do not care for each other.
+    half the difference between a's effect with b and a's effect without. It is 0 where their effects add.
 
     Raises:
         ValueError: there is no technique, or ``nodes`` are not exactly the combinations of ``stages``.
@@ -77,7 +77,7 @@ def effects(table: pd.DataFrame, images: dict[str, np.ndarray] | None, stages: S
 
     Args:
         table: rows of :func:`studylib.tree.table.read`.
-        images: node → (seeds, images), whose mean over images is ``column``; None where that has no meaning (bytes).
+        images: node → (seeds, images), with ``column`` as mean over images; None for columns without images (bytes).
     """
     by_seed = over_seeds(table, stages, column, log)
     sampled = bootstrap({node: images[node] for node in order(table)}, stages) if images else None

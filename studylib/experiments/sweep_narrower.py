@@ -77,9 +77,9 @@ def networks(
     calibration_images: int,
     device: torch.device,
 ) -> Iterator[Task]:
-    """One task a seed and growth: a DenseNet that adds ``growth`` channels a layer, as it is and in int8.
+    """One task per seed and growth: a DenseNet that adds ``growth`` channels per layer, as it is and in int8.
 
-    Rows, one a kind (float32, int8): bytes of the coded file, val_accuracy, and the scores of the test images
+    Rows, one per kind (float32, int8): bytes of the coded file, val_accuracy, and the scores of the test images
     (:func:`studylib.data.scoring.scores`).
     """
     for seed in seeds:
@@ -113,8 +113,8 @@ def control(summary: pd.DataFrame, networks: pd.DataFrame) -> pd.DataFrame:
         networks: rows of :func:`trained`.
 
     Returns:
-        The rows of ``summary`` with the kind "combination"; then one a kind (float32, int8) and growth: bytes,
-        accuracy (0…1), sd of the accuracy (NaN of one seed).
+        The rows of ``summary`` with the kind "combination", then one for each kind (float32, int8) and growth.
+        Each has bytes, accuracy (0…1) and sd of the accuracy (NaN of one seed).
     """
     how = {"bytes": ("bytes", "mean"), "accuracy": ("accuracy", "mean"), "sd": ("accuracy", "std")}
     bare = networks.groupby(["kind", "growth"]).agg(**how).reset_index()
@@ -132,7 +132,7 @@ def margins(table: pd.DataFrame, networks: pd.DataFrame) -> pd.DataFrame:
         networks: rows of :func:`trained`.
 
     Returns:
-        A row a node: node, bytes, accuracy %, control % (means), margin and its sd (points), verdict (:data:`BEATS`,
+        A row per node: node, bytes, accuracy %, control % (means), margin and its sd (points), verdict (:data:`BEATS`,
         :data:`BEATEN`, "cannot tell", :data:`TOO_SMALL`).
     """
     found = []

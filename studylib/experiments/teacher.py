@@ -28,7 +28,7 @@ from studylib.tree.rows import Task, every
 
 @record
 class Choosing:
-    """The comparison of the epoch that is best on the test set with the one that is best on validation images."""
+    """The best epoch on the test set compared with the best epoch on validation images."""
 
     seeds: Annotated[int, Field(ge=1, le=1000, description="trainings, of the study's seed and those after it")] = 1
 
@@ -133,18 +133,22 @@ def peeks(
 def trainings(
     model: nn.Module, data: Data, recipe: Recipe, seeds: list[int], folder: Path, left: Path
 ) -> Iterator[Task]:
-    """One task a seed: a training of a network like ``model`` whose test accuracy is read after every epoch.
+    """One task per seed: a training of a network like ``model`` whose test accuracy is read after every epoch.
 
-    The first seed's is the training of ``model`` itself where the weights of its epochs were left on disk and nothing
-    but ``recipe`` decided it: they meet the test set only now. What is trained here goes nowhere.
+    The first seed's is the training of ``model`` itself, if nothing but ``recipe`` decided it. The weights of its
+    epochs must be on disk, too: they meet the test set only now. What is trained here goes nowhere.
 
     Args:
         model: a teacher, with its history.
         folder: where a training that was stopped leaves what it needs to go on.
         left: the ``every_epoch`` of :func:`studylib.techniques.teacher.apply`.
 
-    Rows: those of :func:`studylib.training.loop.fit`, and test_accuracy; of the whole training peak, the highest of
-    them, honest, that of the epoch that is best on validation images, (0…1) and flatters, the points between the two.
+    Columns, besides those of :func:`studylib.training.loop.fit`:
+
+    - test_accuracy: 0…1, after the epoch.
+    - peak: 0…1, its highest in the training.
+    - honest: 0…1, that of the best epoch on validation images.
+    - flatters: points between the two.
     """
     kept = all("weights" in row for row in model.history)
     own = kept and not any("descends" in change for change in model.spec["changes"])

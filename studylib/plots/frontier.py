@@ -12,7 +12,7 @@ from studylib.results import statistics
 
 
 def draw_files(points: pd.DataFrame, marks: Sequence = ()) -> Figure:
-    """Test accuracy against the file's size, a colour a network, a mark a number of bits, and what others reported.
+    """Test accuracy against the file's size, a colour per network, a mark per number of bits, and what others reported.
 
     The front is a step: a file of so many bytes, or more, can have that accuracy.
 

@@ -73,7 +73,7 @@ def draw_moved(rows: pd.DataFrame) -> Figure:
 
 
 def draw_bits(rows: pd.DataFrame) -> Figure:
-    """Test accuracy against bits a weight, and against bytes of the file: a colour a network, a line a way of rounding.
+    """Test accuracy against bits per weight and against bytes of the file: colour by network, line by rounding.
 
     Args:
         rows: network, rounding ("none" for the float model), bits, accuracy, bytes.

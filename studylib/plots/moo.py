@@ -12,16 +12,16 @@ ALONG = {"value_cross_entropy": "cross-entropy (nats)", "value_l1": "‖w‖₁"
 
 
 def ways_look(rows: pd.DataFrame) -> dict:
-    """What seaborn draws the ways to train of ``rows`` with, the same in every figure: a colour and a marker each."""
+    """A colour and a marker for each way to train of ``rows``, for seaborn, the same in every figure."""
     ways, palette = list(rows["way"].unique()), [*sns.color_palette("tab10"), (0.1, 0.1, 0.1)]
     return {"hue": "way", "hue_order": ways, "palette": palette[: len(ways)], "style": "way", "style_order": ways}
 
 
 def draw_ways_by_sparsity(rows: pd.DataFrame) -> Figure:
-    """Test accuracy against the weights that remain, a panel a stage: mean and deviation over seeds of each way.
+    """Test accuracy against the weights that remain, a panel per stage: mean and deviation over seeds of each way.
 
     Args:
-        rows: of way, stage, sparsity and test_accuracy (0…1 both), one a seed; all ways, in order.
+        rows: of way, stage, sparsity and test_accuracy (0…1 both), one per seed; all ways, in order.
     """
     shown = rows.assign(remain=100 * (1 - rows["sparsity"]), percent=100 * rows["test_accuracy"])
     stages, look = list(rows["stage"].unique()), ways_look(rows)
@@ -41,7 +41,7 @@ def draw_training(rows: pd.DataFrame, chosen: pd.DataFrame) -> Figure:
     """Both losses and the cosine of their gradients, epoch by epoch: mean over seeds of each way.
 
     Args:
-        rows: of way, epoch and the columns of :data:`ALONG`, one a seed; without the ways that did not stay finite.
+        rows: of way, epoch and the columns of :data:`ALONG`, one per seed; without the ways that did not stay finite.
         chosen: of :func:`draw_ways_by_sparsity`, for the colours.
     """
     figure, axes = plt.subplots(1, 3, figsize=(12, 3.6), layout="constrained")
@@ -58,7 +58,7 @@ def draw_training(rows: pd.DataFrame, chosen: pd.DataFrame) -> Figure:
 
 
 def draw_ways(rows: pd.DataFrame, chosen: pd.DataFrame) -> Figure:
-    """Test accuracy against bytes of the file, a panel a sparsity: mean and deviation over seeds of each way to train.
+    """Test accuracy against bytes of the file, a panel per sparsity: mean and standard deviation over seeds.
 
     Args:
         rows: of way, sparsity, bytes, test_accuracy (0…1), test_accuracy_sd (NaN of one seed), front: ringed. Without

@@ -21,7 +21,7 @@ def draw_pruning(rows: pd.DataFrame, rounds: pd.DataFrame) -> Figure:
     """Validation accuracy against the weights that remain: mean and deviation over seeds of each way to prune.
 
     Args:
-        rows: of method, sparsity and accuracy (0…1 both), one a seed.
+        rows: of method, sparsity and accuracy (0…1 both), one per seed.
         rounds: of :func:`draw_rounds`; round 0 is the network before pruning, the dashed line.
     """
     shown = rows.assign(remain=100 * (1 - rows["sparsity"]), percent=100 * rows["accuracy"])

@@ -8,7 +8,7 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 
 def draw_spectra(rows: pd.DataFrame) -> Figure:
-    """Singular values by size, a line a layer, a dotted one at its break-even rank.
+    """Singular values by size, a line per layer, a dotted one at its break-even rank.
 
     Args:
         rows: of layer, index (1 the largest), share (0…1, of the layer's norm), even (the break-even rank).
@@ -27,10 +27,10 @@ def draw_spectra(rows: pd.DataFrame) -> Figure:
 
 
 def draw_ranks(rows: pd.DataFrame, whole: pd.DataFrame | None = None) -> Figure:
-    """Validation accuracy against Δ, a panel a network: mean and deviation over seeds, a line a way.
+    """Validation accuracy against Δ, a panel per network: mean and deviation over seeds, a line per way.
 
     Args:
-        rows: of network, how, delta, accuracy (0…1), one a seed.
+        rows: of network, how, delta, accuracy (0…1), one per seed.
         whole: of network and accuracy (0…1) before it was factorized, the grey lines; None: not drawn.
     """
     networks, ways = rows["network"].unique(), list(rows["how"].unique())
@@ -50,7 +50,7 @@ def draw_ranks(rows: pd.DataFrame, whole: pd.DataFrame | None = None) -> Figure:
 
 
 def draw_interplay(rows: pd.DataFrame) -> Figure:
-    """Bytes of each linear layer, a panel a layer with a scale of its own, a bar a form.
+    """Bytes of each linear layer, a panel per layer with a scale of its own, a bar per form.
 
     Args:
         rows: of layer, form (as it was, pruned, and each factorized), bytes (with positions).

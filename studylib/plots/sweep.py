@@ -128,8 +128,9 @@ def _marks(nodes: pd.Series) -> dict[str, dict]:
 def draw_front(summary: pd.DataFrame) -> Figure:
     """Test accuracy against bytes, all nodes, ± one standard deviation (the paper, Figure 6).
 
-    Left the bytes of the file that was written and read back, right the paper's accounting (nonzeros at their
-    stored width, positions free), on one scale. Colour: distilled or not; filled: int8; shape: what was done between.
+    Left are the bytes of the file that was written and read back. Right is the paper's accounting (nonzeros at their
+    stored width, positions free), on the same scale. Colour: distilled or not; filled: int8; shape: what was done
+    between.
 
     Args:
         summary: of :func:`studylib.tree.table.summary`.

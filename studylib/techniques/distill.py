@@ -99,7 +99,7 @@ class Distillation(Loss):
     """The loss α · distillation + (1 − α) · cross-entropy; teacher and student see the same views (Beyer et al. 2022).
 
     Args:
-        teacher: images → logits. A module is copied, set to evaluation, and asked once for each of a recipe's views; a
+        teacher: images → logits. A module is copied, set to evaluation, and asked once for each of a recipe's views. A
             :class:`TeacherCache` shares these answers.
         temperature, alpha: as for :func:`apply`.
 

@@ -27,7 +27,7 @@ def key(arguments: dict, model: nn.Module, masks: dict[str, torch.Tensor]) -> st
 
     Args:
         arguments: of the training, JSON data; among them a digest of the images.
-        model: as it is before; its weights, which of them are trained, and the kind and settings of every module count.
+        model: as it is before. Its weights, which of them are trained, and the kind and settings of every module count.
         masks: name → bool, True where a weight may live.
     """
     trained = [name for name, parameter in model.named_parameters() if parameter.requires_grad]

@@ -22,7 +22,7 @@ def cosine(done: float, epochs: int) -> float:
 
 
 def one_cycle(done: float, epochs: int, warm: float = 0.25) -> float:
-    """Up in a straight line from 4 % to 1 in the first quarter of the steps, then straight down to 0 (Smith 2018)."""
+    """Linearly up from 4 % to 1 in the first quarter of the steps, then down to 0 (Smith 2018)."""
     share = done / epochs
     return 0.04 + 0.96 * share / warm if share < warm else (1 - share) / (1 - warm)
 

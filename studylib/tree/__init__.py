@@ -1,1 +1,1 @@
-"""The tree of combinations: names, nodes on disk, their table, rows kept and published. Every chapter."""
+"""The tree of combinations: names, nodes on disk, table, published rows. Every chapter."""

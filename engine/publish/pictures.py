@@ -1,13 +1,12 @@
 """The pictures that pages cite: figures/cited/, each drawn from published rows that its index names."""
 
-import tempfile
 from pathlib import Path
 
 import pandas as pd
 
 from engine.publish.published import Figures
 from engine.settings import chapters
-from studylib.disk.files import write_bytes, write_json
+from studylib.disk.files import write_json
 from studylib.experiments.frontier_published import network_name
 from studylib.plots import frontier, moo, sweep
 from studylib.results import marks, style
@@ -59,8 +58,6 @@ def _source(there: Figures, study: str, key: str, *tables: str) -> dict:
 
 
 def _save(path: Path, figure: style.Figure) -> None:
-    with tempfile.TemporaryDirectory() as made:  # beside its rows, which are published already
-        style.save_figure(figure, Path(made) / path.name, pd.DataFrame())
-        for suffix in ("png", "pdf"):
-            write_bytes(path.with_name(f"{path.name}.{suffix}"), (Path(made) / f"{path.name}.{suffix}").read_bytes())
+    style.save_figure(figure, path, pd.DataFrame())
+    path.with_name(f"{path.name}.json").unlink()  # its rows are published already
     style.plt.close(figure)

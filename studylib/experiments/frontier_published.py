@@ -13,6 +13,7 @@ DENSENET = "DenseNet"  # of networks, the one that the paper's goals are about
 KINDS = {"densenet": DENSENET, "vgg": "VGG", "whitened": "whitened VGG", "convnet": "ConvNet"}
 TRAINED_ON = ", trained on"
 RESTORED = "restored network"  # one that a study takes from a published file and does not train
+CENT = 0.005  # of what is measured in points or %, two decimals are said
 UNKNOWN = {"name": "densenet", "args": {}, "restored": False}  # teacher of a study that does not say
 
 
@@ -76,6 +77,35 @@ def file_name(spec: dict, node: str, dataset: str) -> str:
     bits = re.search(r"(\d+)bit$", node)
     whole = f"{bits[1] if bits else 8 if 'int8' in made else 32}bit"
     return "-".join([*(part for part, there in parts.items() if there), whole])
+
+
+def claims_of_study(
+    about: dict, nodes: pd.DataFrame, measured: dict[str, verdicts.Found], numbers: dict[str, str]
+) -> Iterator[dict]:
+    """Every claim that a published study answers: rows of chapter and :data:`studylib.results.verdicts.COLUMNS`.
+
+    What a chapter would say that a study has not run, its published nodes say where they can; they also put an
+    interval behind a difference that a chapter has without.
+
+    Args:
+        about: what the study says of itself.
+        nodes: a row for each node of its first seed.
+        measured: chapter → claim → what was measured.
+        numbers: chapter → its number; claims of other chapters are left out.
+    """
+    by_nodes = {}
+    if teacher_kind(about) != RESTORED:  # whose teacher is another study's file
+        by_nodes = verdicts.of_nodes(nodes.set_index("node"), about["data"]["test"])
+    for key, claim in claims.CLAIMS.items():
+        if claim.chapter not in numbers:
+            continue  # of the audit, which has the paper's figures alone
+        where, node, found = numbers[claim.chapter], by_nodes.get(key), measured[claim.chapter].get(key, [])
+        if node and not found:
+            where, found = f"{where}, by its nodes", [node]
+        elif node and len(found) == 1 and found[0].low != found[0].low and abs(found[0].value - node.value) < CENT:
+            where, found = f"{where}, interval by its nodes" if node.low == node.low else where, [node]
+        for each in found:
+            yield {"chapter": where, **verdicts.row(claim, each, claims.PAPER_DATA, another_network(about))}
 
 
 def goals(files: pd.DataFrame, studies: dict[str, dict], gains: dict[str, list[claims.Measured]]) -> Iterator[dict]:

@@ -177,3 +177,21 @@ def by_means(table: pd.DataFrame) -> pd.DataFrame:
     verdict = pd.Series(BY_MEANS[0], found.index).mask(found["test_accuracy"] < rival, BY_MEANS[1])
     verdict = verdict.mask(pd.isna(rival), BY_MEANS[3]).mask(found["bytes_file"] > rivals["bytes"].max(), BY_MEANS[2])
     return found.assign(verdict=pd.Categorical(verdict, BY_MEANS)).sort_values("verdict", kind="stable")
+
+
+def grouped(control: pd.DataFrame, margins: pd.DataFrame) -> dict:
+    """The combinations by verdict: those of :func:`margins`, or where it has none, of one seed, of :func:`by_means`.
+
+    Args:
+        control: rows of :func:`control`.
+
+    Returns:
+        count (of combinations), how (they were judged, in words), groups (verdict → nodes in words).
+    """
+    if len(margins) and (margins["verdict"] != statistics.UNKNOWN).any():
+        made, how = margins.assign(verdict="“" + margins["verdict"] + "”"), "by intervals over seeds"
+    else:
+        made, count = by_means(control), control["growth"].nunique()
+        how = f"{count} narrower network{'s' if count > 1 else ''} in floats and int8, by means"
+    groups = made["node"].map(tables.label).groupby(made["verdict"].astype(str), sort=False).apply(list)
+    return {"count": len(made), "how": how, "groups": groups.to_dict()}

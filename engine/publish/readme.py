@@ -47,7 +47,7 @@ def first_screen(template: str, there: Figures) -> str:
         least, claim = min(found, key=lambda measured: measured.value), claims.CLAIMS[key]
         rival = f"against the {least.against}: " if least.against else ""
         worst[key] = f"{rival}{judged.text(least, claim.unit)}, {judged.verdict(claim, least, claims.PAPER_DATA)}"
-    numbers = {"percent": percent.to_dict(), "kb": kb.to_dict(), "saved": saved.to_dict(), "gain": gain.to_dict()}
+    numbers = pd.DataFrame({"percent": percent, "kb": kb, "saved": saved, "gain": gain}).to_dict()
     try:
         return filled(template, **numbers, worst=worst, held=100 * HELD, least=next(iter(enough), None))
     except jinja2.UndefinedError as error:
@@ -98,9 +98,9 @@ def margins_text(there: Figures) -> str:
 def claims_table(there: Figures) -> str:
     """Paper says, we measured, verdict: every claim that a published CIFAR-10 study answers, by chapter and study."""
     numbers, said = {key: chapter.name[:2] for key, chapter in chapters.declared().items()}, []
-    for study, about in there.on_papers_data.items():
-        found = {key: there.measured(study, key) for key in numbers}
-        said += [row | {"study": study} for row in claims_of_study(about, there.nodes(study, slice(1)), found, numbers)]
+    for study in there.on_papers_data:
+        found, nodes = {key: there.measured(study, key) for key in numbers}, there.nodes(study, slice(1))
+        said += [row | {"study": study} for row in claims_of_study(there.studies[study], nodes, found, numbers)]
     if not said:
         return "No chapter on CIFAR-10 is published."
     columns = ["chapter", *judged.COLUMNS, "study"]
@@ -119,8 +119,9 @@ def marks_table(there: Figures) -> str:
         return NOT_MEASURED
     rows = pd.DataFrame(marks.against_marks(there.files.to_dict("records"), claims.PAPER_DATA))
     luckiest = [every[100 * every["test_accuracy"] >= mark - 1e-9].head(1) for mark in rows["mark %"]]
-    said = [(file["bytes"] / 1000).map("{:.2f} kB (`".format) + file["name"] + "`)" for file in luckiest]
-    rows["if chosen by test images"] = [next(iter(each), "–") for each in said]
+    rows["if chosen by test images"] = [
+        f"{file['bytes'].item() / 1000:.2f} kB (`{file['name'].item()}`)" if len(file) else "–" for file in luckiest
+    ]
     return tables.markdown_rows(rows.astype({"our kB": float, "our %": float}))
 
 
@@ -135,20 +136,16 @@ def goals_table(there: Figures) -> str:
 
 def runs_table(there: Figures) -> str:
     """Of every study what is published, and what it would have beside that: nobody is to think that it was run."""
-    rows, numbers = [], {key: chapter.name[:2] for key, chapter in chapters.declared().items()}
+    found, declared = [], chapters.declared()
     profiles = sorted(path.stem for path in FOLDER.glob("*.yaml") if path != chapters.FILE)
     for profile, variant in [(each, name) for each in profiles for name in ("", *parameters.variants(each))]:
-        section, study = parameters.load(profile, "", "", variant)["study"], parameters.run_name(profile, variant)
-        about = {"nodes": [], "seeds": [], "chapters": []} | there.studies.get(study, {})
-        run = {key for key in section["chapters"] if chapters.declared()[key].name in about["chapters"]}
-        parts = {key for key in section["chapters"] if there.chapter(study, key)["rows"]} - run
-        told = {"chapters run": run, "in part": parts, "not run": set(section["chapters"]) - run - parts}
-        row = {"study": study, "published nodes": f"{len(about['nodes'])} of {len(names.nodes(section['stages']))}"}
-        told = {"seeds": about["seeds"]} | {
-            name: [numbers[key] for key in numbers if key in told[name]] for name in told
-        }
-        rows.append(row | {name: ", ".join(map(str, each)) or "–" for name, each in told.items()})
-    return tables.markdown_rows(pd.DataFrame(rows))
+        section, study = parameters.load(profile, variant=variant)["study"], parameters.run_name(profile, variant)
+        about, asked = there.studies.get(study, {}), [declared[key] for key in section["chapters"]]
+        run = [each for each in asked if each.name in about.get("chapters", [])]
+        parts = [each for each in asked if each not in run and there.chapter(study, each.key)["rows"]]
+        rest = [each for each in asked if each not in run + parts]
+        found.append((study, about, names.nodes(section["stages"]), (run, parts, rest)))
+    return filled("runs", studies=found)
 
 
 PAGES = {

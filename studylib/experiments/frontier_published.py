@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 import pandas as pd
 
+from studylib.coding import restore
 from studylib.results import claims, marks, verdicts
 from studylib.techniques.teacher import Network
 from studylib.tree import names
@@ -77,6 +78,31 @@ def file_name(spec: dict, node: str, dataset: str) -> str:
     bits = re.search(r"(\d+)bit$", node)
     whole = f"{bits[1] if bits else 8 if 'int8' in made else 32}bit"
     return "-".join([*(part for part, there in parts.items() if there), whole])
+
+
+def files(
+    nodes: dict[str, pd.DataFrame], points: dict[str, list[pd.DataFrame]], models: dict[str, dict]
+) -> pd.DataFrame:
+    """Every file of the networks of some studies.
+
+    Args:
+        nodes: study → a row for each node of its first seed.
+        points: study → tables of its chapters with a row for each coded file.
+        models: published file → what :data:`studylib.coding.restore.LIST` says of it.
+
+    Returns:
+        Rows of study, name (published file, or study/node of one that is not published), node, network, bytes,
+        val_accuracy, test_accuracy (0…1); of points also bits, sparsity, val_accuracy_pruned.
+    """
+    known = {(of.get("profile"), of.get("node")): name.removesuffix(restore.ENDING) for name, of in models.items()}
+    parts = [pd.DataFrame(columns=["study", "node", "network", "bytes", "val_accuracy", "test_accuracy"])]
+    for study, rows in nodes.items():
+        own = rows.rename(columns={"bytes_file": "bytes"})[["node", "val_accuracy", "test_accuracy", "bytes"]]
+        made = [table.rename(columns={"name": "node"}) for table in points[study] if len(table)]
+        parts += [table.assign(study=study) for table in (own, *made)]
+    every = pd.concat(parts[1:] or parts, ignore_index=True)
+    pairs = zip(every["study"], every["node"], strict=True)
+    return every.assign(name=[known.get(pair, "/".join(pair)) for pair in pairs])
 
 
 def claims_of_study(

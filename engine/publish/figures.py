@@ -152,8 +152,8 @@ def publish_models(run: Path, there: Figures, rows: pd.DataFrame, about: dict) -
         name += f"-{study.partition('-')[2] or study}" if f"{name}{restore.ENDING}" in known else ""
         name, told = before.get(node, (f"{name}{restore.ENDING}", {}))
         write_bytes(folder / name, (made / names.CODED).read_bytes())
-        digest = {"data_sha256": metrics.get("provenance", {}).get("data_sha256"), "formerly": told.get("formerly")}
         known[name] = {"profile": study, "node": node, "seed": metrics["seed"], "dataset": metrics["data"]["name"]}
+        digest = {"data_sha256": metrics.get("provenance", {}).get("data_sha256"), "formerly": told.get("formerly")}
         known[name] |= {key: metrics[measured] for key, measured in OF_FILE.items()}
         known[name] |= {key: value for key, value in digest.items() if value}
     write_json(folder / restore.LIST, dict(sorted(known.items())))

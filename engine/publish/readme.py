@@ -83,10 +83,7 @@ def compared_table(there: Figures) -> str:
 
 
 def margins_text(there: Figures) -> str:
-    """Which combinations beat narrower dense networks at equal bytes: by the verdicts that are published, seed by seed.
-
-    Of one seed there are none: then by the means, and those larger than every narrower network are counted apart.
-    """
+    """Which combinations beat narrower dense networks at equal bytes."""
     found = []
     for study in reversed(SHOWN):
         control, margins = (there.rows(study, chapters.table(), name) for name in ("control", "margins"))

@@ -51,9 +51,8 @@ class Declared:
 def declared() -> dict[str, Declared]:
     """Key → chapter, in the order of the file.
 
-    Raises:
-        ParameterError: a key that is unknown or missing, a value of another type, an unknown role, no or several roots
-            or tables, or a notebook that is not there.
+    Raises ParameterError for a key that is unknown or missing, a value of another type, an unknown role, no or several
+    roots or tables, or a notebook that is not there.
     """
     return _declared(FILE, FILE.read_bytes())
 

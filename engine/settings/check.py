@@ -70,8 +70,7 @@ def _check_shown(where: str, record: Any, first: int) -> None:
 def records_of(stage: str, sections: dict[str, dict]) -> dict[str, Any]:
     """The settings of a stage as the records that its notebook makes of them.
 
-    Raises:
-        ParameterError: an unknown key, a value of another type or out of bounds; names stage, parameter and key.
+    Raises ParameterError for an unknown key, a value of another type or out of bounds; names stage, parameter and key.
     """
     chapter = chapters.declared()[stage]
     with named(f"{stage}."):

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from engine.run import code
-from engine.settings.chapters import FILE, check_names, declared, notebooks, techniques
+from engine.settings.chapters import FILE, check_names, declared, notebooks, table, techniques
 from engine.settings.reading import FOLDER, ROOT, ParameterError, named, read_yaml
 from studylib.settings import MOST_SEED, Batch, check_different, nearest, read, record
 
@@ -75,13 +75,6 @@ def variants(profile: str) -> list[str]:
     return sorted(_content(profile).get(VARIANTS) or {})
 
 
-def needs(sections: dict[str, dict]) -> str:
-    """What a study takes, in words; empty where its profile does not say."""
-    cores, hours, gpu = sections["needs"].values()
-    words = {"a GPU": gpu, f"{cores} core{'s' if cores > 1 else ''}": cores, f"{hours:g} hours": hours}
-    return ", ".join(word for word, said in words.items() if said)
-
-
 def load(profile: str, seeds: str = "", stages: str = "", variant: str = "") -> dict[str, dict]:
     """The sections of a profile or of its variant, complete; :mod:`.check` checks what is in a chapter's dictionaries.
 
@@ -106,8 +99,8 @@ def load(profile: str, seeds: str = "", stages: str = "", variant: str = "") -> 
         for name, sections in given.items() if isinstance(given, dict) else [(given, None)]:
             if not NAME.fullmatch(str(name)) or not isinstance(sections, dict):
                 raise ParameterError(f"{name}: expected a name and its sections, found {sections!r}")
-            over = {key: values for key, values in content.items() if key != "needs" and isinstance(values, dict)}
-            over = {key: over[key] | sections[key] for key in over if isinstance(sections.get(key), dict)}
+            both = [key for key in sections if isinstance(content.get(key), dict) and isinstance(sections[key], dict)]
+            over = {key: content[key] | sections[key] for key in both if key != "needs"}  # what it needs, it says anew
             with named(f"{name}: "):
                 found[name] = _complete(content | sections | over)
     formerly = {sections.get(FORMERLY): name for name, sections in given.items()}
@@ -167,8 +160,7 @@ def _as_asked(study: dict, seeds: str, stages: str) -> dict:
 def chapters(sections: dict[str, dict], chosen: str) -> list[str]:
     """The stages whose chapters ``chosen`` names by number, by notebook or by stage; all of the profile's where empty.
 
-    Raises:
-        ParameterError: a word that is no chapter, or one that the profile does not run; names those that it does.
+    Raises ParameterError for a word that is no chapter, or one that the profile does not run; names those that it does.
     """
     has, found = [key for key in declared() if key in sections["study"]["chapters"]], []
     for word in _words(chosen):
@@ -186,10 +178,9 @@ def chapters(sections: dict[str, dict], chosen: str) -> list[str]:
 
 def _left_out(key: str, stages: list[str]) -> str:
     """Why ``stages`` have nothing for a chapter, as the middle of a message; empty: they have."""
-    role = declared()[key].role
-    if role == "technique" and key not in stages:
+    if key in techniques() and key not in stages:
         return f"{key} is not among the stages ({', '.join(stages) or 'none'}); "
-    return "it is of combinations, and without stages there are none; " if role == "table" and not stages else ""
+    return "" if stages or key != table() else "it is of combinations, and without stages there are none; "
 
 
 def early_seeds(sections: dict[str, dict]) -> list[int]:

@@ -14,9 +14,8 @@ from engine.settings import chapters, parameters
 from engine.settings.reading import FOLDER
 from studylib.disk.files import read_json, write_bytes
 from studylib.experiments import sweep_narrower
-from studylib.experiments.frontier_published import claims_of_study, goals
-from studylib.results import claims, marks, tables
-from studylib.results import verdicts as judged
+from studylib.experiments.frontier_published import claims_of_study, goals, lowest
+from studylib.results import claims, marks, tables, verdicts
 from studylib.tree import names, table
 
 LOADER = jinja2.FileSystemLoader(Path(__file__).parent / "templates")
@@ -42,11 +41,8 @@ def first_screen(template: str, there: Figures) -> str:
     percent, kb = 100 * nodes["test_accuracy"], nodes["bytes_file"] / 1000
     saved, gain = 100 * (1 - kb / kb[names.TEACHER]), percent - percent[names.TEACHER]
     enough = there.files[there.files["val_accuracy"] >= HELD].sort_values("bytes", kind="stable").to_dict("records")
-    worst = {}
-    for key, found in [each for chapter in chapters.declared() for each in there.measured(FIRST, chapter).items()]:
-        least, claim = min(found, key=lambda measured: measured.value), claims.CLAIMS[key]
-        rival = f"against the {least.against}: " if least.against else ""
-        worst[key] = f"{rival}{judged.text(least, claim.unit)}, {judged.verdict(claim, least, claims.PAPER_DATA)}"
+    measured = [each for chapter in chapters.declared() for each in there.measured(FIRST, chapter).items()]
+    worst = {key: lowest(key, found) for key, found in measured}
     numbers = pd.DataFrame({"percent": percent, "kb": kb, "saved": saved, "gain": gain}).to_dict()
     try:
         return filled(template, **numbers, worst=worst, held=100 * HELD, least=next(iter(enough), None))
@@ -100,7 +96,7 @@ def claims_table(there: Figures) -> str:
         said += [row | {"study": study} for row in claims_of_study(there.studies[study], nodes, found, numbers)]
     if not said:
         return "No chapter on CIFAR-10 is published."
-    columns = ["chapter", *judged.COLUMNS, "study"]
+    columns = ["chapter", *verdicts.COLUMNS, "study"]
     rows = pd.DataFrame(said)[columns].sort_values(["chapter", "study"], kind="stable")
     alike = rows.groupby(columns[:-1], sort=False)["study"].agg(", ".join)  # what several found, in one row
     return tables.markdown_rows(alike.reset_index())

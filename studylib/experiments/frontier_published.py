@@ -134,6 +134,13 @@ def claims_of_study(
             yield {"chapter": where, **verdicts.row(claim, each, claims.PAPER_DATA, another_network(about))}
 
 
+def lowest(key: str, measured: list[claims.Measured]) -> str:
+    """The lowest of what was measured of a claim on CIFAR-10, in words: its rival, value and verdict."""
+    least, claim = min(measured, key=lambda each: each.value), claims.CLAIMS[key]
+    rival = f"against the {least.against}: " if least.against else ""
+    return f"{rival}{verdicts.text(least, claim.unit)}, {verdicts.verdict(claim, least, claims.PAPER_DATA)}"
+
+
 def goals(files: pd.DataFrame, studies: dict[str, dict], gains: dict[str, list[claims.Measured]]) -> Iterator[dict]:
     """What CIFAR-10 networks are to reach that are no files of a size, each beside the best of ours.
 

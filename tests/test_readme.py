@@ -5,7 +5,7 @@ import shutil
 import pandas as pd
 import pytest
 
-from engine.publish import readme, verdicts
+from engine.publish import readme
 from engine.publish.published import Figures
 from engine.settings import parameters
 from engine.settings.reading import FOLDER, ROOT
@@ -131,7 +131,7 @@ def test_a_network_that_was_not_trained_here_reaches_no_goal_of_training(publish
     edit(published, "mine", teacher=VGG | {"restored": True})
     rows = lines(readme.goals_table(Figures(published)))
     assert not [row for row in rows if row[0].startswith(("teacher", "DenseNet"))]
-    assert [row[0] for row in lines(verdicts.claims_table(Figures(published)))] == ["08"]
+    assert [row[0] for row in lines(readme.claims_table(Figures(published)))] == ["08"]
 
 
 def test_what_network_the_teacher_of_a_study_is_its_own_words_say():
@@ -163,13 +163,13 @@ def test_networks_of_several_studies_have_names_that_a_reader_knows():
 
 
 def test_what_a_chapter_has_not_said_the_nodes_say(published):
-    rows = lines(verdicts.claims_table(Figures(published)))
+    rows = lines(readme.claims_table(Figures(published)))
     assert [row[0] for row in rows] == [*(f"{n}, by its nodes" for n in ("01", "01", "02", "05", "05", "05")), "08"]
     by_claim = {row[1]: row[3] for row in rows}
     assert by_claim["DenseNet reaches 92.8 %"].startswith("91.50 % (90.9")
     assert by_claim["it costs 0.3 points of accuracy"].startswith("+0.10 points (-")
     publish(published / "mine", "01_teacher", {"teacher_accuracy": claims.Measured(90.0, 89.0, 91.0)})
-    rows = lines(verdicts.claims_table(Figures(published)))
+    rows = lines(readme.claims_table(Figures(published)))
     assert [row[0] for row in rows] == ["01", *(f"{n}, by its nodes" for n in ("01", "02", "05", "05", "05")), "08"]
     assert rows[0][3] == "90.00 % (89.00 to 91.00)"
 
@@ -180,7 +180,7 @@ def test_a_claim_against_two_rivals_is_judged_against_each(published):
         claims.Measured(-4.0, -5.0, -3.0, 3, "weighted sum, normalized"),
     ]
     publish(published / "mine", "06_moo", {"moo_one_shot": one_shot})
-    found = [row[1:5] for row in lines(verdicts.claims_table(Figures(published))) if row[0] in ("06", "08")]
+    found = [row[1:5] for row in lines(readme.claims_table(Figures(published))) if row[0] in ("06", "08")]
     says = judged.statement(claims.CLAIMS["moo_one_shot"])
     gains = {row[0]: row[2:] for row in found}
     undecided, worse = (gains[f"{says} (against the {m.against})"] for m in one_shot)
@@ -278,7 +278,7 @@ def test_what_is_said_of_the_papers_own_network_is_held_against_no_other(publish
     smaller = densenet | {"args": {"depth": 22}, "restored": True}
     assert frontier_published.another_network({"teacher": smaller}) == "DenseNet-22 and its student"  # by a file
     edit(published, "mine", teacher=smaller | {"restored": False})
-    found = {row[1]: row[4] for row in lines(verdicts.claims_table(Figures(published)))}
+    found = {row[1]: row[4] for row in lines(readme.claims_table(Figures(published)))}
     assert found["DenseNet reaches 92.8 %"].startswith("not comparable")
     assert found["int8 alone saves 73.1 %"] == claims.CONTRADICTED
 
@@ -329,7 +329,7 @@ def test_nodes_put_an_interval_behind_a_difference_that_a_chapter_printed_withou
     def table_of(cost):
         measured = {"imp_saved": claims.Measured(89.82), "imp_cost": claims.Measured(cost)}
         publish(published / "mine", "03_prune", measured)
-        return {row[1]: row for row in lines(verdicts.claims_table(Figures(published))) if row[0].startswith("03")}
+        return {row[1]: row for row in lines(readme.claims_table(Figures(published))) if row[0].startswith("03")}
 
     found = table_of(1.73)
     assert found[says["imp_cost"]][0] == "03, interval by its nodes"
@@ -343,14 +343,14 @@ def test_nodes_put_an_interval_behind_a_difference_that_a_chapter_printed_withou
 def test_what_several_studies_found_alike_is_one_row(published):
     shutil.copytree(published / "mine", published / "yours")
     edit(published, "yours", seeds=[0])
-    last = lines(verdicts.claims_table(Figures(published)))[-1]
+    last = lines(readme.claims_table(Figures(published)))[-1]
     assert (last[0], last[-1]) == ("08", "mine, yours")
 
 
 def test_what_is_not_measured_yet_is_said(tmp_path):
     there = Figures(tmp_path)
     assert "Not measured yet" in readme.marks_table(there) and "Not measured yet" in readme.goals_table(there)
-    assert "No chapter" in verdicts.claims_table(there) and "not published" in readme.nodes_table("digits", there)
+    assert "No chapter" in readme.claims_table(there) and "not published" in readme.nodes_table("digits", there)
 
 
 def test_a_page_keeps_what_is_outside_the_markers(tmp_path):

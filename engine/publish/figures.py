@@ -1,7 +1,6 @@
 """Publishes a run into figures/: nodes, chapters, small files; draws what pages cite, and writes their tables.
 
-Nothing is trained. Without a run of the study, pictures and tables are made anew of what is published. A run that has
-less than what is published is refused, unless it is to take its place.
+Nothing is trained. Without a run of the study, pictures and tables are made anew of what is published.
 
 python engine/publish/figures.py STUDY [--replace]
 """
@@ -31,6 +30,8 @@ from studylib.tree import names, table
 from studylib.tree.published import FILE, Published
 
 MODEL_BYTES = 200_000  # the most that a file in figures/models/ may have
+KINDS = ("nodes", "seeds", "chapters")  # of what a study has
+OF_FILE = {"bytes": "bytes_file", "sha256": "file_sha256", "test_accuracy": "test_accuracy"}  # listed → in its metrics
 OF_MACHINE = ("git_commit", "hardware", "python", "threads")
 
 
@@ -41,12 +42,13 @@ def main(study: str, replace: bool = False) -> None:
     if (run / "sweep.csv").exists():
         publish(run, there, study, replace)
     elif study not in there.studies:
-        (profile, _, variant), why = study.partition("-"), f"{study}: neither run here nor published in figures/"
+        profile, _, variant = study.partition("-")
         try:
             parameters.load(profile, "", "", variant)
+            then = f"make study PROFILE={profile}" + (f" VARIANT={variant}" if variant else "")
         except ParameterError as error:
-            sys.exit(f"{why}; {error}")
-        sys.exit(f"{why}; make study PROFILE={profile}" + (f" VARIANT={variant}" if variant else ""))
+            then = error
+        sys.exit(f"{study}: neither run here nor published in figures/; {then}")
     there = Figures(ROOT / "figures")
     pictures.draw(there)
     readme.write(ROOT, there)
@@ -56,10 +58,9 @@ def publish(run: Path, there: Figures, study: str, replace: bool) -> None:
     """Puts a run in the place of what is published of its study, after all refusals."""
     rows = table.read_table(run / "sweep.csv", *table.COLUMNS)
     about, before, folder = provenance(run, rows, study), there.studies.get(study, {}), there.folder
-    lost = [_lost(before, about), *_gone_on_from(run, there, study)]
-    if any(lost) and not replace:
+    if (lost := _lost(run, there, about)) and not replace:
         sys.exit(
-            f"runs/{study} lacks {'; '.join(filter(None, lost))}, which figures/{study}/ has: expected a run with all "
+            f"runs/{study} lacks {'; '.join(lost)}, which figures/{study}/ has: expected a run with all "
             "that is published; make figures with ARGS=--replace publishes it all the same"
         )
     done = chapters_done(run)
@@ -87,19 +88,16 @@ def chapters_done(run: Path) -> list[Path]:
 
 def provenance(run: Path, rows: pd.DataFrame, study: str) -> dict:
     """Where the rows come from: study, seeds, data, teacher, and what nodes say of commit, versions, hardware."""
-    folders = [run / f"seed{row.seed}" / row.node for row in rows.itertuples()]
-    metrics = [read_json(folder / names.METRICS) for folder in folders]
-    made = [each["provenance"] for each in metrics]
-    seeds, latency = sorted(int(seed) for seed in rows["seed"].unique()), read_json(run / names.LATENCY)
-    told = read_json(run / "study.json") if (run / "study.json").exists() else {}
-    digests = zip(rows["seed"], made, strict=True)
+    metrics = [read_json(run / f"seed{row.seed}" / row.node / names.METRICS) for row in rows.itertuples()]
+    made, latency = [each["provenance"] for each in metrics], read_json(run / names.LATENCY)
+    seeds, digests = sorted(set(rows["seed"].tolist())), [each.get("data_sha256", "") for each in made]
     return {
-        "settings": told.get("settings", {}),
+        "settings": read_json(run / "study.json").get("settings", {}) if (run / "study.json").exists() else {},
         "profile": study,
         "teacher": teacher_of(read_json(run / f"seed{seeds[0]}" / names.TEACHER / SPEC)["spec"]),
         "seeds": seeds,
         "data": {key: value for key, value in metrics[0]["data"].items() if key != "seed"},
-        "data_sha256": {str(seed): each.get("data_sha256", "") for seed, each in digests},
+        "data_sha256": dict(zip(rows["seed"].astype(str), digests, strict=True)),
         "date": max(each["date"] for each in made),
         **{key: sorted({each[key] for each in made}) for key in OF_MACHINE},
         "packages": made[0]["packages"],
@@ -109,25 +107,21 @@ def provenance(run: Path, rows: pd.DataFrame, study: str) -> dict:
     }
 
 
-def _lost(there: dict, about: dict) -> str:
-    """What is published and not in a run, in words; empty: nothing."""
-    kinds = ("nodes", "seeds", "chapters")
-    lost = {kind: [str(each) for each in there.get(kind, []) if each not in about[kind]] for kind in kinds}
-    return "; ".join(f"{kind} {', '.join(each)}" for kind, each in lost.items() if each)
+def _lost(run: Path, there: Figures, about: dict) -> list[str]:
+    """What is published and not in a run, in words; of its files those that profiles go on from."""
+    study, before = about["profile"], there.studies.get(about["profile"], {})
+    lost = {kind: [each for each in before.get(kind, []) if each not in about[kind]] for kind in KINDS}
+    metrics = [*run.glob(f"seed*/*/{names.METRICS}"), *run.glob(f"chapters/*/points/*/{names.METRICS}")]
+    has = {read_json(path).get("file_sha256") for path in metrics}
+    gone = [name for name, of in there.models.items() if of.get("profile") == study and of.get("sha256") not in has]
+    said = [f"{kind} {', '.join(map(str, each))}" for kind, each in lost.items() if each]
+    return said + [f"figures/models/{name} that {', '.join(who)} names" for name in gone if (who := _named_by(name))]
 
 
 def _named_by(name: str) -> list[str]:
     """The profiles that go on from, or are taught by, the published file ``name``."""
     profiles = sorted(FOLDER.glob("*.yaml"))
     return [path.stem for path in profiles if f"figures/models/{name}" in path.read_text(encoding="utf-8")]
-
-
-def _gone_on_from(run: Path, there: Figures, study: str) -> list[str]:
-    """The published files of ``study`` that others go on from and that ``run`` has not, in words."""
-    metrics = [*run.glob(f"seed*/*/{names.METRICS}"), *run.glob(f"chapters/*/points/*/{names.METRICS}")]
-    has, models = {read_json(path).get("file_sha256") for path in metrics}, there.models.items()
-    lost = {name: _named_by(name) for name, of in models if of.get("profile") == study and of.get("sha256") not in has}
-    return [f"figures/models/{name} that {', '.join(who)} names" for name, who in lost.items() if who]
 
 
 def publish_models(run: Path, there: Figures, rows: pd.DataFrame, about: dict) -> None:
@@ -159,9 +153,8 @@ def publish_models(run: Path, there: Figures, rows: pd.DataFrame, about: dict) -
         name, told = before.get(node, (f"{name}{restore.ENDING}", {}))
         write_bytes(folder / name, (made / names.CODED).read_bytes())
         known[name] = {"profile": study, "node": node, "seed": metrics["seed"], "dataset": metrics["data"]["name"]}
-        known[name] |= {"bytes": metrics["bytes_file"], "sha256": metrics["file_sha256"]}
-        known[name] |= {"test_accuracy": metrics["test_accuracy"]}
         digest = {"data_sha256": metrics.get("provenance", {}).get("data_sha256"), "formerly": told.get("formerly")}
+        known[name] |= {key: metrics[measured] for key, measured in OF_FILE.items()}
         known[name] |= {key: value for key, value in digest.items() if value}
     write_json(folder / restore.LIST, dict(sorted(known.items())))
 

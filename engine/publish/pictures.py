@@ -1,34 +1,15 @@
 """The pictures that pages cite: figures/cited/, each drawn from published rows that its index names."""
 
-import tempfile
-from pathlib import Path
-
 import pandas as pd
 
 from engine.publish.published import Figures
 from engine.settings import chapters
-from studylib.disk.files import write_bytes, write_json
-from studylib.experiments import frontier_marks
+from studylib.disk.files import write_json
+from studylib.experiments.cited import PICTURES, draw_files
 from studylib.experiments.frontier_published import network_name
-from studylib.plots import frontier, moo, sweep
 from studylib.results import style
-from studylib.tree import table
 
 INDEX = "index.json"
-
-
-def draw_front(nodes: pd.DataFrame) -> style.Figure:
-    return sweep.draw_front(table.summary(nodes))
-
-
-PICTURES = {  # name → study, what draws it, key of a chapter and its tables; without a key: the nodes
-    "accuracy_against_bytes_cifar10": ("cifar10", draw_front, "", "nodes"),
-    "accuracy_against_bytes_digits": ("digits", draw_front, "", "nodes"),
-    "narrower_networks_cifar10": ("cifar10", sweep.draw_control, "sweep", "control"),
-    "narrower_networks_digits": ("digits", sweep.draw_control, "sweep", "control"),
-    "effects_digits": ("digits", sweep.draw_effects, "sweep", "effects"),
-    "ways_to_train_cifar10": ("cifar10", moo.draw_ways, "moo", "moo_front", "moo_sparsity"),
-}
 FILES = "files_beside_others"  # of every study on CIFAR-10
 
 
@@ -39,7 +20,7 @@ def draw(there: Figures) -> None:
     for name, (study, draw_rows, key, *tables) in PICTURES.items():
         rows = [there.rows(study, key, each) if key else there.nodes(study) for each in tables]
         if all(map(len, rows)):
-            _save(there.folder / "cited" / name, draw_rows(*rows))
+            _save(there, name, draw_rows(*rows))
             index[name] = [_source(there, study, key, *tables)]
     of_files = {key: each.files for key, each in chapters.declared().items() if each.files}
     studies = [(s, key) for s in there.on_papers_data for key in of_files if len(there.rows(s, key, of_files[key]))]
@@ -47,7 +28,7 @@ def draw(there: Figures) -> None:
         points = there.files.dropna(subset="network").astype({"bits": int})
         pairs = zip(points["study"], points["network"], strict=True)
         points["network"] = [network_name(study, there.studies[study], network) for study, network in pairs]
-        _save(there.folder / "cited" / FILES, frontier.draw_files(points, frontier_marks.MARKS))
+        _save(there, FILES, draw_files(points))
         index[FILES] = [_source(there, study, key, of_files[key]) for study, key in studies]
     write_json(there.folder / "cited" / INDEX, index)
 
@@ -59,9 +40,7 @@ def _source(there: Figures, study: str, key: str, *tables: str) -> dict:
     return where | {each: made.get(each, "") for each in ("git_commit", "date")}
 
 
-def _save(path: Path, figure: style.Figure) -> None:
-    with tempfile.TemporaryDirectory() as made:  # beside its rows, which are published already
-        style.save_figure(figure, Path(made) / path.name, pd.DataFrame())
-        for suffix in ("png", "pdf"):
-            write_bytes(path.with_name(f"{path.name}.{suffix}"), (Path(made) / f"{path.name}.{suffix}").read_bytes())
+def _save(there: Figures, name: str, figure: style.Figure) -> None:
+    style.save_figure(figure, there.folder / "cited" / name, pd.DataFrame())
+    (there.folder / "cited" / f"{name}.json").unlink()  # its rows are published already
     style.plt.close(figure)

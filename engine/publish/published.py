@@ -8,6 +8,7 @@ import pandas as pd
 from engine.settings import chapters
 from studylib.coding import restore
 from studylib.disk.files import read_json
+from studylib.experiments.frontier_published import files
 from studylib.results import claims, verdicts
 from studylib.tree.published import frame
 from studylib.tree.table import read_table
@@ -23,9 +24,8 @@ class Figures:
     def __init__(self, folder: Path):
         path, self.folder = folder / STUDIES, folder
         self.studies: dict[str, dict] = read_json(path) if path.exists() else {}
-        self.on_papers_data = {
-            s: about for s, about in self.studies.items() if about["data"]["name"] == claims.PAPER_DATA
-        }
+        by_data = {study: about["data"]["name"] for study, about in self.studies.items()}
+        self.on_papers_data = [study for study, data in by_data.items() if data == claims.PAPER_DATA]
         self.models = restore.listing(folder / "models")
 
     def nodes(self, study: str, seeds: slice = slice(None)) -> pd.DataFrame:
@@ -49,22 +49,7 @@ class Figures:
 
     @functools.cached_property
     def files(self) -> pd.DataFrame:
-        """Every file of a CIFAR-10 network: the first seed's nodes, and those that chapters declare.
-
-        Rows of study, name (in figures/models/, or study/node of a file that is not there), node, network, bytes,
-        val_accuracy, test_accuracy (0…1); of points also bits, sparsity, val_accuracy_pruned.
-        """
-        names = {
-            (each.get("profile"), each.get("node")): name.removesuffix(restore.ENDING)
-            for name, each in self.models.items()
-        }
-        parts = [pd.DataFrame(columns=["study", "node", "network", "bytes", "val_accuracy", "test_accuracy"])]
-        for study in self.on_papers_data:
-            nodes = self.nodes(study, slice(1)).rename(columns={"bytes_file": "bytes"})
-            points = [self.rows(study, key, each.files) for key, each in chapters.declared().items()]
-            points = [rows.rename(columns={"name": "node"}) for rows in points if len(rows)]
-            own = [nodes[["node", "val_accuracy", "test_accuracy", "bytes"]], *points]
-            parts += [rows.assign(study=study) for rows in own]
-        every = pd.concat(parts[1:] or parts, ignore_index=True)
-        pairs = zip(every["study"], every["node"], strict=True)
-        return every.assign(name=[names.get(pair, "/".join(pair)) for pair in pairs])
+        """Every file of a CIFAR-10 network: see :func:`studylib.experiments.frontier_published.files`."""
+        tables = {key: chapter.files for key, chapter in chapters.declared().items() if chapter.files}
+        points = {s: [self.rows(s, key, tables[key]) for key in tables] for s in self.on_papers_data}
+        return files({s: self.nodes(s, slice(1)) for s in points}, points, self.models)

@@ -9,15 +9,13 @@ import jinja2
 import nbformat
 import pandas as pd
 
-from engine.publish import verdicts
 from engine.publish.published import Figures
 from engine.settings import chapters, parameters
 from engine.settings.reading import FOLDER
 from studylib.disk.files import read_json, write_bytes
 from studylib.experiments import frontier_marks, sweep_narrower
-from studylib.experiments.frontier_published import goals
-from studylib.results import claims, statistics, tables
-from studylib.results import verdicts as judged
+from studylib.experiments.frontier_published import claims_of_study, goals, lowest
+from studylib.results import claims, tables, verdicts
 from studylib.tree import names, table
 
 LOADER = jinja2.FileSystemLoader(Path(__file__).parent / "templates")
@@ -40,17 +38,12 @@ def first_screen(template: str, there: Figures) -> str:
     nodes = there.nodes(FIRST).groupby("node").mean()
     if nodes.empty:
         return "Nothing yet: the tree on CIFAR-10 is not published."
-    percent, kb, worst = 100 * nodes["test_accuracy"], nodes["bytes_file"] / 1000, {}
+    percent, kb = 100 * nodes["test_accuracy"], nodes["bytes_file"] / 1000
     saved, gain = 100 * (1 - kb / kb[names.TEACHER]), percent - percent[names.TEACHER]
-    numbers = {"percent": percent, "kb": kb, "saved": saved, "gain": gain}
     enough = there.files[there.files["val_accuracy"] >= HELD].sort_values("bytes", kind="stable").to_dict("records")
-    for chapter in chapters.declared():
-        for key, found in there.measured(FIRST, chapter).items():
-            least, claim = min(found, key=lambda measured: measured.value), claims.CLAIMS[key]
-            rival = f"against the {least.against}: " if least.against else ""
-            text, verdict = judged.text(least, claim.unit), judged.verdict(claim, least, claims.PAPER_DATA)
-            worst[key] = f"{rival}{text}, {verdict}"
-    numbers = {name: column.to_dict() for name, column in numbers.items()}
+    measured = [each for chapter in chapters.declared() for each in there.measured(FIRST, chapter).items()]
+    worst = {key: lowest(key, found) for key, found in measured}
+    numbers = pd.DataFrame({"percent": percent, "kb": kb, "saved": saved, "gain": gain}).to_dict()
     try:
         return filled(template, **numbers, worst=worst, held=100 * HELD, least=next(iter(enough), None))
     except jinja2.UndefinedError as error:
@@ -59,18 +52,13 @@ def first_screen(template: str, there: Figures) -> str:
 
 def chapters_table(there: Figures) -> str:
     """Every chapter: its title and question as its notebook has them, its minutes, a technique's key and part."""
-    rows = []
+    found = []
     for key, chapter in chapters.declared().items():
         said = nbformat.read(chapter.notebook, as_version=4).cells[0].source
         title, question = re.search(r"^# (.*)", said), re.search(r"\*\*Question\.\*\* (.*)", said)
-        technique = f" (`{key}`, in nodes `{names.part(key)}`)" if chapter.role == "technique" else ""
-        row = {
-            "title": title[1] if title else key,
-            "question": question[1] if question else "–",
-            "technique": technique,
-        }
-        rows.append(row | {"key": key, "name": chapter.name, "minutes": chapter.minutes})
-    return filled("chapters", chapters=rows)
+        part = names.part(key) if chapter.role == "technique" else ""
+        found.append((chapter, title[1] if title else key, question[1] if question else "–", part))
+    return filled("chapters", chapters=found)
 
 
 def nodes_table(study: str, there: Figures) -> str:
@@ -91,23 +79,27 @@ def compared_table(there: Figures) -> str:
 
 
 def margins_text(there: Figures) -> str:
-    """Which combinations beat narrower dense networks at equal bytes: by the verdicts that are published, seed by seed.
-
-    Of one seed there are none: then by the means, and those larger than every narrower network are counted apart.
-    """
+    """Which combinations beat narrower dense networks at equal bytes."""
     found = []
     for study in reversed(SHOWN):
         control, margins = (there.rows(study, chapters.table(), name) for name in ("control", "margins"))
-        if control.empty:
-            continue
-        if len(margins) and (margins["verdict"] != statistics.UNKNOWN).any():
-            made, how = margins.assign(verdict="“" + margins["verdict"] + "”"), "by intervals over seeds"
-        else:
-            made, count = sweep_narrower.by_means(control), control["growth"].nunique()
-            how = f"{count} narrower network{'s' if count > 1 else ''} in floats and int8, by means"
-        nodes = made["node"].map(tables.label).groupby(made["verdict"].astype(str), sort=False).apply(list)
-        found.append({"study": study, "count": len(made), "how": how, "groups": nodes.to_dict()})
+        if len(control):
+            found.append({"study": study} | sweep_narrower.grouped(control, margins))
     return filled("margins", studies=found)
+
+
+def claims_table(there: Figures) -> str:
+    """Paper says, we measured, verdict: every claim that a published CIFAR-10 study answers, by chapter and study."""
+    numbers, said = {key: chapter.name[:2] for key, chapter in chapters.declared().items()}, []
+    for study in there.on_papers_data:
+        found, nodes = {key: there.measured(study, key) for key in numbers}, there.nodes(study, slice(1))
+        said += [row | {"study": study} for row in claims_of_study(there.studies[study], nodes, found, numbers)]
+    if not said:
+        return "No chapter on CIFAR-10 is published."
+    columns = ["chapter", *verdicts.COLUMNS, "study"]
+    rows = pd.DataFrame(said)[columns].sort_values(["chapter", "study"], kind="stable")
+    alike = rows.groupby(columns[:-1], sort=False)["study"].agg(", ".join)  # what several found, in one row
+    return tables.markdown_rows(alike.reset_index())
 
 
 def marks_table(there: Figures) -> str:
@@ -118,13 +110,11 @@ def marks_table(there: Figures) -> str:
     every = there.files.sort_values("bytes", kind="stable")
     if every.empty:
         return NOT_MEASURED
-
-    def luckiest(mark: float) -> str:
-        enough = every[100 * every["test_accuracy"] >= mark - 1e-9].head(1).itertuples()
-        return next((f"{file.bytes / 1000:.2f} kB (`{file.name}`)" for file in enough), "–")
-
     rows = pd.DataFrame(frontier_marks.against_marks(there.files.to_dict("records"), claims.PAPER_DATA))
-    rows["if chosen by test images"] = rows["mark %"].map(luckiest)
+    luckiest = [every[100 * every["test_accuracy"] >= mark - 1e-9].head(1) for mark in rows["mark %"]]
+    rows["if chosen by test images"] = [
+        f"{file['bytes'].item() / 1000:.2f} kB (`{file['name'].item()}`)" if len(file) else "–" for file in luckiest
+    ]
     return tables.markdown_rows(rows.astype({"our kB": float, "our %": float}))
 
 
@@ -132,30 +122,23 @@ def goals_table(there: Figures) -> str:
     """What CIFAR-10 networks are to reach that are no files of a size, each beside the best of ours."""
     if there.files.empty:
         return NOT_MEASURED
-    gains = {
-        study: there.measured(study, claims.CLAIMS["kd_gain"].chapter).get("kd_gain", [])
-        for study in there.on_papers_data
-    }
+    taught = claims.CLAIMS["kd_gain"].chapter
+    gains = {study: there.measured(study, taught).get("kd_gain", []) for study in there.on_papers_data}
     return tables.markdown_rows(pd.DataFrame(goals(there.files, there.studies, gains)))
 
 
 def runs_table(there: Figures) -> str:
     """Of every study what is published, and what it would have beside that: nobody is to think that it was run."""
-    rows, declared = [], chapters.declared()
+    found, declared = [], chapters.declared()
     profiles = sorted(path.stem for path in FOLDER.glob("*.yaml") if path != chapters.FILE)
     for profile, variant in [(each, name) for each in profiles for name in ("", *parameters.variants(each))]:
-        section, study = parameters.load(profile, "", "", variant)["study"], parameters.run_name(profile, variant)
-        about, nodes = there.studies.get(study, {}), names.nodes(section["stages"])
-        run = [key for key in section["chapters"] if declared[key].name in about.get("chapters", [])]
-        parts = [key for key in section["chapters"] if key not in run and there.chapter(study, key)["rows"]]
-        told = {"chapters run": run, "in part": parts}
-        told["not run"] = [key for key in section["chapters"] if key not in run + parts]
-        row = {"study": study, "published nodes": f"{len(about.get('nodes', []))} of {len(nodes)}"}
-        row["seeds"] = ", ".join(map(str, about.get("seeds", []))) or "–"
-        rows.append(
-            row | {name: ", ".join(declared[key].name[:2] for key in keys) or "–" for name, keys in told.items()}
-        )
-    return tables.markdown_rows(pd.DataFrame(rows))
+        section, study = parameters.load(profile, variant=variant)["study"], parameters.run_name(profile, variant)
+        about, asked = there.studies.get(study, {}), [declared[key] for key in section["chapters"]]
+        run = [each for each in asked if each.name in about.get("chapters", [])]
+        parts = [each for each in asked if each not in run and there.chapter(study, each.key)["rows"]]
+        rest = [each for each in asked if each not in run + parts]
+        found.append((study, about, names.nodes(section["stages"]), (run, parts, rest)))
+    return filled("runs", studies=found)
 
 
 PAGES = {
@@ -170,7 +153,7 @@ PAGES = {
         "margins": margins_text,
         "marks": marks_table,
         "goals": goals_table,
-        "what the paper says": verdicts.claims_table,
+        "what the paper says": claims_table,
         "what was run": runs_table,
     },
 }

@@ -29,7 +29,7 @@ from traitlets.config import Config
 from zmq import ZMQError
 
 from engine.run.warm import for_sockets
-from engine.settings.reading import nearest
+from studylib.settings import nearest
 from studylib.training import deadline
 
 CLIENT = Path(__file__).resolve().with_name("client.py")

@@ -66,7 +66,8 @@ def main() -> None:
             command = ["setpriv", "--pdeathsig", "KILL", *command]
         code, paused = 0, False
         if chosen is not None and not asked.dryrun:
-            print(f"About {chapters.minutes(chosen):g} minutes on one core, once the nodes are there:", flush=True)
+            takes = sum(chapters.declared()[key].minutes for key in chosen)
+            print(f"About {takes:g} minutes on one core, once the nodes are there:", flush=True)
         if chosen is not None:
             command += ["--", *(f"chapter_{stage}" for stage in chosen)]
         elif not asked.dryrun and not args.snakemake and (early := parameters.early_nodes(sections, run)):

@@ -1,16 +1,16 @@
 """What the chapters say of themselves in papermill_params/chapters.yaml: the one place that knows them."""
 
 import functools
-import importlib
-from collections.abc import Iterable
+import pkgutil
+from collections.abc import Iterable, Mapping
 from dataclasses import field
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field
 
-from engine.settings.reading import FOLDER, ROOT, ParameterError, named, nearest, read_yaml
-from studylib.settings import read, record
+from engine.settings.reading import FOLDER, ROOT, ParameterError, named, read_yaml
+from studylib.settings import nearest, read, record
 
 FILE = FOLDER / "chapters.yaml"
 
@@ -34,11 +34,6 @@ class Declared:
         """The notebook's, without its ending."""
         return self.notebook.stem
 
-    @property
-    def node(self) -> bool:
-        """Whether it makes nodes of the tree."""
-        return self.role in ("root", "technique")
-
     @functools.cached_property
     def section(self) -> type:
         """The record of its section of a profile: a dictionary a parameter, empty where it is left out."""
@@ -46,14 +41,9 @@ class Declared:
         return record(type(self.key, (), {"__annotations__": dict.fromkeys(self.records, dict), **empty}))
 
     def record(self, parameter: str) -> type:
-        """The record that checks ``parameter``.
-
-        Raises:
-            ParameterError: studylib has none of that name.
-        """
-        module, _, name = self.records[parameter].rpartition(".")
+        """The record that checks ``parameter``; raises ParameterError where studylib has none of that name."""
         try:
-            return getattr(importlib.import_module(f"studylib.{module}"), name)
+            return pkgutil.resolve_name(f"studylib.{self.records[parameter]}")
         except (ImportError, AttributeError) as error:
             raise ParameterError(f"{FILE.name}: {self.key}.records.{parameter}: {error}") from error
 
@@ -61,11 +51,10 @@ class Declared:
 def declared() -> dict[str, Declared]:
     """Key → chapter, in the order of the file.
 
-    Raises:
-        ParameterError: a key that is unknown or missing, a value of another type, an unknown role, no or several roots
-            or tables, or a notebook that is not there.
+    Raises ParameterError for a key that is unknown or missing, a value of another type, an unknown role, no or several
+    roots or tables, or a notebook that is not there.
     """
-    return dict(_declared(FILE, FILE.read_bytes() if FILE.exists() else b""))
+    return _declared(FILE, FILE.read_bytes())
 
 
 @functools.cache
@@ -74,39 +63,28 @@ def _declared(file: Path, content: bytes) -> dict[str, Declared]:
     found = {}
     with named(f"{FOLDER.name}/{file.name}: "):
         for key, given in read_yaml(file).items():
-            if isinstance(given, dict):
-                file = {"notebook": ROOT / "notebooks" / f"{given['notebook']}.ipynb"} if "notebook" in given else {}
-                given = given | file | {"key": key}
+            if isinstance(given, dict) and "notebook" in given:
+                given = given | {"key": key, "notebook": ROOT / "notebooks" / f"{given['notebook']}.ipynb"}
             found[key] = read(Declared, given, str(key))
             if not found[key].notebook.is_file():
                 raise ParameterError(f"{key}: {found[key].notebook.relative_to(ROOT)}: no such notebook")
         for role in ("root", "table"):
-            if len(there := of(role, found)) != 1:
+            if len(there := [key for key, each in found.items() if each.role == role]) != 1:
                 raise ParameterError(f"expected one chapter whose role is {role}, found {there or 'none'}")
     return found
 
 
-def of(role: str, among: dict[str, Declared] | None = None) -> list[str]:
-    """The keys of the chapters of a role, in order."""
-    return [key for key, each in (declared() if among is None else among).items() if each.role == role]
+def techniques(role: str = "technique") -> list[str]:
+    """The keys of the techniques in the order in which they are applied, or of the chapters of another role."""
+    return [key for key, each in declared().items() if each.role == role]
 
 
 def root() -> str:
-    return of("root")[0]
+    return techniques("root")[0]
 
 
 def table() -> str:
-    return of("table")[0]
-
-
-def techniques() -> list[str]:
-    """In the order in which they are applied."""
-    return of("technique")
-
-
-def minutes(keys: list[str]) -> float:
-    """How long those chapters take, as they say themselves."""
-    return sum(declared()[key].minutes for key in keys)
+    return techniques("table")[0]
 
 
 def notebooks() -> dict[str, Path]:
@@ -114,9 +92,14 @@ def notebooks() -> dict[str, Path]:
     return {key: each.notebook for key, each in declared().items()}
 
 
-def check_names(given: Iterable, known: list[str], what: str) -> None:
-    """Raises ParameterError for the first that is not ``known``; names the nearest, or what a chapter is called now."""
-    now = {each.formerly: key for key, each in declared().items() if each.formerly} | {"roots": "variants"}
+def check_names(given: Iterable, known: list[str], what: str, formerly: Mapping[str, str] | None = None) -> None:
+    """Raises ParameterError for the first that is not ``known``; names the nearest, or what it is called now.
+
+    Args:
+        formerly: name of before → name of now; of chapters where it is left out.
+    """
+    of_chapters = {each.formerly: key for key, each in declared().items() if each.formerly}
+    now = of_chapters | {"roots": "variants"} if formerly is None else formerly
     for name in given:
         if name not in known:
             said = f"now {now[name]!r}" if name in now else f"unknown{nearest(str(name), known)}"

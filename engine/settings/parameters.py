@@ -4,22 +4,22 @@ A profile has the sections ``study``, ``latency``, ``needs`` and the chapters' o
 that differ: a parameter that a variant gives replaces the profile's whole, as a profile's replaces a notebook's.
 """
 
-import dataclasses
 import functools
 import re
+from dataclasses import asdict, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
 from engine.run import code
-from engine.settings import chapters as declarations
-from engine.settings.chapters import declared, notebooks, techniques
-from engine.settings.reading import FOLDER, ROOT, ParameterError, named, nearest, read_yaml
-from studylib.settings import MOST_SEED, Batch, read, record
+from engine.settings.chapters import FILE, check_names, declared, notebooks, table, techniques
+from engine.settings.reading import FOLDER, ROOT, ParameterError, named, read_yaml
+from studylib.settings import MOST_SEED, Batch, check_different, nearest, read, record
 
 EARLY = 3  # seeds whose table is printed first
 VARIANTS, FORMERLY = "variants", "formerly"
+NAME = re.compile(r"[a-z][a-z0-9_]*")  # of a profile or a variant
 COMMON = {"out", "study", "published"}
 HANDED = {  # role → the parameters that the engine sets, so that no profile can
     "root": COMMON | {"reuse"},
@@ -35,17 +35,16 @@ class Study:
     """What is run, and on what. Chapters and stages that are not given are all of them."""
 
     dataset: str
-    seeds: Annotated[list[Seed], Field(min_length=1)] = dataclasses.field(default_factory=lambda: [0])
-    stages: list[str] = dataclasses.field(default_factory=techniques)
-    chapters: list[str] = dataclasses.field(default_factory=lambda: list(notebooks()))
+    seeds: Annotated[list[Seed], Field(min_length=1)] = field(default_factory=lambda: [0])
+    stages: list[str] = field(default_factory=techniques)
+    chapters: list[str] = field(default_factory=lambda: list(notebooks()))
     threads: Annotated[int, Field(ge=1, le=1024)] = 1
     device: Literal["auto", "cpu", "cuda"] = "auto"
 
     def check(self) -> None:
-        if len(set(self.seeds)) != len(self.seeds):
-            raise ValueError(f"seeds={self.seeds}: expected different ones")
-        declarations.check_names(self.stages, techniques(), "stages:")
-        declarations.check_names(self.chapters, list(notebooks()), "chapters:")
+        check_different(self, "seeds")
+        check_names(self.stages, techniques(), "stages:")
+        check_names(self.chapters, list(notebooks()), "chapters:")
 
 
 @record
@@ -66,9 +65,6 @@ class Needs:
     gpu: bool = False
 
 
-RECORDS = {"study": Study, "latency": Latency, "needs": Needs}
-
-
 def run_name(profile: str, variant: str = "") -> str:
     """The folder below runs/, and the name by which a run is compared and published."""
     return f"{profile}-{variant}" if variant else profile
@@ -77,13 +73,6 @@ def run_name(profile: str, variant: str = "") -> str:
 def variants(profile: str) -> list[str]:
     """The names of a profile's variants."""
     return sorted(_content(profile).get(VARIANTS) or {})
-
-
-def needs(sections: dict[str, dict]) -> str:
-    """What a study takes, in words; empty where its profile does not say."""
-    cores, hours, gpu = sections["needs"].values()
-    words = {"a GPU": gpu, f"{cores} core{'s' if cores > 1 else ''}": cores, f"{hours:g} hours": hours}
-    return ", ".join(word for word, said in words.items() if said)
 
 
 def load(profile: str, seeds: str = "", stages: str = "", variant: str = "") -> dict[str, dict]:
@@ -108,14 +97,14 @@ def load(profile: str, seeds: str = "", stages: str = "", variant: str = "") -> 
         found = {"": _complete(content)}
     with named(f"{where}{VARIANTS}: "):
         for name, sections in given.items() if isinstance(given, dict) else [(given, None)]:
-            if not re.fullmatch(r"[a-z][a-z0-9_]*", str(name)) or not isinstance(sections, dict):
+            if not NAME.fullmatch(str(name)) or not isinstance(sections, dict):
                 raise ParameterError(f"{name}: expected a name and its sections, found {sections!r}")
+            both = [key for key in sections if isinstance(content.get(key), dict) and isinstance(sections[key], dict)]
+            over = {key: content[key] | sections[key] for key in both if key != "needs"}  # what it needs, it says anew
             with named(f"{name}: "):
-                found[name] = _complete(_merged(content, sections))
-    if variant not in found:
-        formerly = {sections.get(FORMERLY): f"now {name!r}" for name, sections in given.items()}
-        known = "unknown" + nearest(variant, [name for name in found if name])
-        raise ParameterError(f"{where}variant {variant!r} is {formerly.get(variant, known)}")
+                found[name] = _complete(content | sections | over)
+    formerly = {sections.get(FORMERLY): name for name, sections in given.items()}
+    check_names([variant] if variant else [], [name for name in found if name], f"{where}variant", formerly)
     for name, each in found.items():
         each["study"] = _as_asked(each["study"], *((seeds, stages) if name == variant else ("", "")))
     return found[variant] | {VARIANTS: {name: each for name, each in found.items() if name}}
@@ -124,11 +113,11 @@ def load(profile: str, seeds: str = "", stages: str = "", variant: str = "") -> 
 def _content(profile: str) -> dict[str, Any]:
     """What stands in a profile's file."""
     path = FOLDER / f"{profile}.yaml"
-    if not re.fullmatch(r"[a-z][a-z0-9_]*", profile) or path.name == declarations.FILE.name:
+    if not NAME.fullmatch(profile) or path.name == FILE.name:
         raise ParameterError(f"profile {profile!r}: expected the name of a file in {FOLDER.name}/, such as digits")
     if path.exists():
         return read_yaml(path)
-    others = {each.stem: read_yaml(each) for each in FOLDER.glob("*.yaml") if each.name != declarations.FILE.name}
+    others = {each.stem: read_yaml(each) for each in FOLDER.glob("*.yaml") if each.name != FILE.name}
     for name, content in others.items():
         for variant, sections in {"": content, **(content.get(VARIANTS) or {})}.items():
             if sections.get(FORMERLY) == profile:
@@ -137,25 +126,18 @@ def _content(profile: str) -> dict[str, Any]:
     raise ParameterError(f"{FOLDER.name}/{path.name}: no such profile{nearest(profile, sorted(others))}")
 
 
-def _merged(content: dict, variant: dict) -> dict:
-    """A profile's sections with a variant's over them, parameter by parameter; what it needs is said anew."""
-    merged = content | variant
-    for section in (set(content) & set(variant)) - {"needs"}:
-        if isinstance(content[section], dict) and isinstance(variant[section], dict):
-            merged[section] = content[section] | variant[section]
-    return merged
-
-
 def _complete(content: dict) -> dict[str, dict]:
     """All sections with all parameters; a record that is left out is empty: its defaults count, not a notebook's."""
     content = {name: {} if values is None else values for name, values in content.items() if name != FORMERLY}
-    kinds = RECORDS | {key: chapter.section for key, chapter in declared().items()}
-    declarations.check_names(content, list(kinds), "section")
+    kinds = {"study": Study, "latency": Latency, "needs": Needs} | {
+        key: each.section for key, each in declared().items()
+    }
+    check_names(content, list(kinds), "section")
     for key, chapter in declared().items():
-        for name in content.get(key, ()) if isinstance(content.get(key), dict) else ():
-            if name in chapter.reads or any(name in handed for handed in HANDED.values()):
+        for name in content[key] if isinstance(content.get(key), dict) else ():
+            if name in set(chapter.reads).union(*HANDED.values()):
                 raise ParameterError(f"{key}.{name}: the engine sets it; see the section study")
-    return {name: dataclasses.asdict(read(kind, content.get(name, {}), name)) for name, kind in kinds.items()}
+    return {name: asdict(read(kind, content.get(name, {}), name)) for name, kind in kinds.items()}
 
 
 def _as_asked(study: dict, seeds: str, stages: str) -> dict:
@@ -165,14 +147,12 @@ def _as_asked(study: dict, seeds: str, stages: str) -> dict:
         if not all(re.fullmatch(r"\d+", word) for word in words):
             raise ParameterError(f"seeds {seeds!r}: expected whole numbers, such as '0 1 2'")
         asked["seeds"] = [int(word) for word in words]
-        if (
-            asked["seeds"][0] != study["seeds"][0]
-        ):  # chapters are about the first seed: another's would take their place
+        if asked["seeds"][0] != study["seeds"][0]:  # chapters are about the first: another's would take their place
             asked["chapters"] = []
     if words := _words(stages):
         asked["stages"] = [] if words == ["none"] else words
     with named(""):
-        study = dataclasses.asdict(read(Study, study | asked, "study"))
+        study = asdict(read(Study, study | asked, "study"))
     study["stages"] = [stage for stage in techniques() if stage in study["stages"]]
     return study | {"chapters": [key for key in study["chapters"] if not _left_out(key, study["stages"])]}
 
@@ -180,28 +160,27 @@ def _as_asked(study: dict, seeds: str, stages: str) -> dict:
 def chapters(sections: dict[str, dict], chosen: str) -> list[str]:
     """The stages whose chapters ``chosen`` names by number, by notebook or by stage; all of the profile's where empty.
 
-    Raises:
-        ParameterError: a word that is no chapter, or one that the profile does not run; names those that it does.
+    Raises ParameterError for a word that is no chapter, or one that the profile does not run; names those that it does.
     """
-    has, files, found = sections["study"]["chapters"], notebooks(), []
+    has, found = [key for key in declared() if key in sections["study"]["chapters"]], []
     for word in _words(chosen):
-        same = [s for s, path in files.items() if word in (s, path.stem, path.stem[:2], path.stem[:2].lstrip("0"))]
+        number = word.zfill(2)
+        same = [key for key, each in declared().items() if word in (key, each.name) or number == each.name[:2]]
         if not same or same[0] not in has:
-            known = ", ".join(files[stage].stem for stage in files if stage in has) or "none (study.chapters)"
+            known = ", ".join(declared()[key].name for key in has) or "none (study.chapters)"
             why = _left_out(same[0], sections["study"]["stages"]) if same else ""
             raise ParameterError(f"chapter {word!r}: {why}expected one that the profile runs: {known}")
         found += same
     if not has:
         raise ParameterError("chapters: none is run; study.chapters of the profile or variant says which, or SEEDS")
-    return list(dict.fromkeys(found)) or [stage for stage in files if stage in has]
+    return list(dict.fromkeys(found)) or has
 
 
 def _left_out(key: str, stages: list[str]) -> str:
     """Why ``stages`` have nothing for a chapter, as the middle of a message; empty: they have."""
-    role = declared()[key].role
-    if role == "technique" and key not in stages:
+    if key in techniques() and key not in stages:
         return f"{key} is not among the stages ({', '.join(stages) or 'none'}); "
-    return "it is of combinations, and without stages there are none; " if role == "table" and not stages else ""
+    return "" if stages or key != table() else "it is of combinations, and without stages there are none; "
 
 
 def early_seeds(sections: dict[str, dict]) -> list[int]:
@@ -233,8 +212,7 @@ def _check_notebooks() -> None:
             raise ParameterError(f"{where}: its parameters cell must have {missing[0]!r}")
         dictionaries = {name for name, kind in types.items() if kind == "dict"} - {"study"}
         if differ := sorted(dictionaries ^ set(chapter.records)):
-            expected = f"expected a dictionary there and a record of it in {declarations.FILE.name}"
-            raise ParameterError(f"{where}: {differ[0]}: {expected}")
+            raise ParameterError(f"{where}: {differ[0]}: expected a dictionary there and a record of it in {FILE.name}")
 
 
 @functools.cache

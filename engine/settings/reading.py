@@ -1,4 +1,4 @@
-"""YAML as the study reads it: strict, and with an error that names the line."""
+"""YAML as the study reads it: strict, and with an error that names file and key."""
 
 import contextlib
 import re
@@ -7,8 +7,6 @@ from pathlib import Path
 from typing import ClassVar
 
 import yaml
-
-from studylib.settings import nearest  # noqa: F401
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "papermill_params"
@@ -52,16 +50,13 @@ for _kind, _spelled in {
     "merge": "<<",
 }.items():
     _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_kind}", re.compile(rf"({_spelled})\Z"), None)
-_Loader.add_constructor("tag:yaml.org,2002:int", lambda self, node: int(self.construct_scalar(node)))
-_Loader.add_constructor("tag:yaml.org,2002:float", lambda self, node: float(re.sub(r"\.(?=[in])", "", node.value)))
 
 
 def read_yaml(path: Path) -> dict:
     """The sections of a file that is there; raises ParameterError for whatever else its content is."""
     try:
-        loader = _Loader(path.read_text(encoding="utf-8"))
-        loader.name = path.name  # for messages
-        content = loader.get_single_data()
+        with path.open("rb") as file:
+            content = yaml.load(file, _Loader)
     except ParameterError:
         raise
     except (yaml.YAMLError, OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 import pandas as pd
 
+from studylib.coding import restore
 from studylib.experiments.frontier_marks import PRUNED_GOAL, STUDENT, STUDENT_GOAL, TEACHER_GOAL
 from studylib.results import claims, verdicts
 from studylib.techniques.teacher import Network
@@ -14,6 +15,7 @@ DENSENET = "DenseNet"  # of networks, the one that the paper's goals are about
 KINDS = {"densenet": DENSENET, "vgg": "VGG", "whitened": "whitened VGG", "convnet": "ConvNet"}
 TRAINED_ON = ", trained on"
 RESTORED = "restored network"  # one that a study takes from a published file and does not train
+CENT = 0.005  # of what is measured in points or %, two decimals are said
 UNKNOWN = {"name": "densenet", "args": {}, "restored": False}  # teacher of a study that does not say
 
 
@@ -77,6 +79,67 @@ def file_name(spec: dict, node: str, dataset: str) -> str:
     bits = re.search(r"(\d+)bit$", node)
     whole = f"{bits[1] if bits else 8 if 'int8' in made else 32}bit"
     return "-".join([*(part for part, there in parts.items() if there), whole])
+
+
+def files(
+    nodes: dict[str, pd.DataFrame], points: dict[str, list[pd.DataFrame]], models: dict[str, dict]
+) -> pd.DataFrame:
+    """Every file of the networks of some studies.
+
+    Args:
+        nodes: study → a row for each node of its first seed.
+        points: study → tables of its chapters with a row for each coded file.
+        models: published file → what :data:`studylib.coding.restore.LIST` says of it.
+
+    Returns:
+        Rows of study, name (published file, or study/node of one that is not published), node, network, bytes,
+        val_accuracy, test_accuracy (0…1); of points also bits, sparsity, val_accuracy_pruned.
+    """
+    known = {(of.get("profile"), of.get("node")): name.removesuffix(restore.ENDING) for name, of in models.items()}
+    parts = [pd.DataFrame(columns=["study", "node", "network", "bytes", "val_accuracy", "test_accuracy"])]
+    for study, rows in nodes.items():
+        own = rows.rename(columns={"bytes_file": "bytes"})[["node", "val_accuracy", "test_accuracy", "bytes"]]
+        made = [table.rename(columns={"name": "node"}) for table in points[study] if len(table)]
+        parts += [table.assign(study=study) for table in (own, *made)]
+    every = pd.concat(parts[1:] or parts, ignore_index=True)
+    pairs = zip(every["study"], every["node"], strict=True)
+    return every.assign(name=[known.get(pair, "/".join(pair)) for pair in pairs])
+
+
+def claims_of_study(
+    about: dict, nodes: pd.DataFrame, measured: dict[str, verdicts.Found], numbers: dict[str, str]
+) -> Iterator[dict]:
+    """Every claim that a published study answers: rows of chapter and :data:`studylib.results.verdicts.COLUMNS`.
+
+    What a chapter would say that a study has not run, its published nodes say where they can; they also put an
+    interval behind a difference that a chapter has without.
+
+    Args:
+        about: what the study says of itself.
+        nodes: a row for each node of its first seed.
+        measured: chapter → claim → what was measured.
+        numbers: chapter → its number; claims of other chapters are left out.
+    """
+    by_nodes = {}
+    if teacher_kind(about) != RESTORED:  # whose teacher is another study's file
+        by_nodes = verdicts.of_nodes(nodes.set_index("node"), about["data"]["test"])
+    for key, claim in claims.CLAIMS.items():
+        if claim.chapter not in numbers:
+            continue  # of the audit, which has the paper's figures alone
+        where, node, found = numbers[claim.chapter], by_nodes.get(key), measured[claim.chapter].get(key, [])
+        if node and not found:
+            where, found = f"{where}, by its nodes", [node]
+        elif node and len(found) == 1 and found[0].low != found[0].low and abs(found[0].value - node.value) < CENT:
+            where, found = f"{where}, interval by its nodes" if node.low == node.low else where, [node]
+        for each in found:
+            yield {"chapter": where, **verdicts.row(claim, each, claims.PAPER_DATA, another_network(about))}
+
+
+def lowest(key: str, measured: list[claims.Measured]) -> str:
+    """The lowest of what was measured of a claim on CIFAR-10, in words: its rival, value and verdict."""
+    least, claim = min(measured, key=lambda each: each.value), claims.CLAIMS[key]
+    rival = f"against the {least.against}: " if least.against else ""
+    return f"{rival}{verdicts.text(least, claim.unit)}, {verdicts.verdict(claim, least, claims.PAPER_DATA)}"
 
 
 def goals(files: pd.DataFrame, studies: dict[str, dict], gains: dict[str, list[claims.Measured]]) -> Iterator[dict]:

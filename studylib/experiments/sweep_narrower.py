@@ -194,3 +194,21 @@ def at_equal_cost(rivals: pd.DataFrame, cost: str, gain: str, at: float) -> floa
         if line[cost].iloc[0] <= at:
             found.append(float(np.interp(np.log(at), np.log(line[cost]), line[gain])))
     return float(np.nanmax(found)) if len(found) > 1 else float("nan")
+
+
+def grouped(control: pd.DataFrame, margins: pd.DataFrame) -> dict:
+    """The combinations by verdict: those of :func:`margins`, or where it has none, of one seed, of :func:`by_means`.
+
+    Args:
+        control: rows of :func:`control`.
+
+    Returns:
+        count (of combinations), how (they were judged, in words), groups (verdict → nodes in words).
+    """
+    if len(margins) and (margins["verdict"] != statistics.UNKNOWN).any():
+        made, how = margins.assign(verdict="“" + margins["verdict"] + "”"), "by intervals over seeds"
+    else:
+        made, count = by_means(control), control["growth"].nunique()
+        how = f"{count} narrower network{'s' if count > 1 else ''} in floats and int8, by means"
+    groups = made["node"].map(tables.label).groupby(made["verdict"].astype(str), sort=False).apply(list)
+    return {"count": len(made), "how": how, "groups": groups.to_dict()}

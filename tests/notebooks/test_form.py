@@ -65,7 +65,7 @@ def test_its_parameters_are_those_of_the_study_that_it_shows(stage):
     nodes = DECLARED[stage].reads | ({"parent": "teacher"} if DECLARED[stage].role == "technique" else {})
     expected = {name: f"runs/digits/seed{study.seed}/{node}" for name, node in nodes.items()}
     expected |= {"published": "figures/digits", "out": f"runs/notebooks/{DECLARED[stage].name}"}
-    if DECLARED[stage].node:
+    if DECLARED[stage].role in ("root", "technique"):
         expected["reuse"] = ""
     if DECLARED[stage].role == "table":
         expected |= {"run": "runs/digits", "profile": "digits"}
@@ -112,7 +112,7 @@ def test_what_only_the_chapter_shows_is_tagged(stage):
         assert not any("lesson" in tags_of(cell) for cell in code)
         return
     assert any("lesson" in tags_of(cell) for cell in code)
-    if DECLARED[stage].node:
+    if DECLARED[stage].role in ("root", "technique"):
         made = next(k for k, cell in enumerate(code) if "node.make(" in cell.source)
         assert ["lesson" in tags_of(cell) for cell in code] == [k > made for k in range(len(code))]
 

@@ -72,7 +72,7 @@ notebooks: $(READY) # run each notebook as it stands and keep its outputs in it 
 test: lint # lint, the smoke profile, the unit tests, the notebooks (WORKERS=2: so many side by side)
 	@$(MAKE) --no-print-directory study PROFILE=smoke
 	@$(PYTEST) tests --ignore=tests/notebooks -m "not long" -n $(WORKERS) --dist loadfile --cov --cov-report=term
-	@$(PYTEST) tests/notebooks notebooks -m "not long" -n $(WORKERS) --dist loadgroup $(NBVAL)
+	@$(PYTEST) tests/notebooks notebooks -m "not long" -n $(WORKERS) --dist loadfile $(NBVAL)
 
 test-long: $(READY) # what takes minutes: every chapter run three ways, runs killed in each way
 	@$(MAKE) --no-print-directory study PROFILE=smoke

@@ -1,4 +1,8 @@
-"""What the tests of the notebooks share: one reduced run of each chapter a session, through one warm process."""
+"""What the tests of the notebooks share: one reduced run of each chapter a session, through a warm process."""
+
+import fcntl
+import os
+import pickle
 
 import executed
 import pytest
@@ -15,20 +19,18 @@ def warmed(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def reduced_run(warmed, tmp_path_factory):
-    """Gives the reduced run of a chapter, in which all its rows are made; it is made once."""
-    made = {}
+    """Gives the reduced run of a chapter, in which all its rows are made; it is made once, also for several workers."""
+    base = tmp_path_factory.getbasetemp()
+    shared = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "reduced"
 
     def run(name: str) -> executed.Executed:
-        if name not in made:
-            out = tmp_path_factory.mktemp(name)
-            made[name] = executed.execute(name, out, executed.reduced(name, out), warmed)
-        return made[name].passed()
+        out, kept = shared / name, shared / f"{name}.pickle"
+        out.mkdir(parents=True, exist_ok=True)
+        with open(shared / f"{name}.lock", "wb") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not kept.exists():
+                made = executed.execute(name, out, executed.reduced(name, out), warmed)
+                kept.write_bytes(pickle.dumps(made))
+        return pickle.loads(kept.read_bytes()).passed()
 
     return run
-
-
-def pytest_collection_modifyitems(items):
-    """Tests of one file follow each other on one worker (``--dist loadgroup``), and so do those of the reduced runs."""
-    for item in items:
-        shares = "reduced_run" in getattr(item, "fixturenames", ())
-        item.add_marker(pytest.mark.xdist_group("reduced_run" if shares else item.path.name))

@@ -1,4 +1,4 @@
-"""The pictures that pages cite: figures/cited/, each drawn from published rows that its index names."""
+"""The pictures that pages cite: figures/cited/, each drawn from the published rows in its index."""
 
 import pandas as pd
 
@@ -14,7 +14,7 @@ FILES = "files_beside_others"  # of every study on CIFAR-10
 
 
 def draw(there: Figures) -> None:
-    """Draws anew each picture whose rows are published; the index says which rows those are, and of which commit."""
+    """Draws anew each picture whose rows are published; the index names the rows and their commit."""
     index = {}
     style.style()
     for name, (study, draw_rows, key, *tables) in PICTURES.items():

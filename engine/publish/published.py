@@ -29,7 +29,7 @@ class Figures:
         self.models = restore.listing(folder / "models")
 
     def nodes(self, study: str, seeds: slice = slice(None)) -> pd.DataFrame:
-        """A row for each node and seed of a study, or for some of its seeds; no rows where it is not published."""
+        """A row per node and seed of a study, or of some of its seeds; none if not published."""
         path = self.folder / study / NODES
         found = read_table(path, "node", "seed") if path.exists() else pd.DataFrame(columns=["node", "seed"])
         return found[found["seed"].isin(self.studies.get(study, {}).get("seeds", [])[seeds])]

@@ -128,7 +128,7 @@ def goals_table(there: Figures) -> str:
 
 
 def runs_table(there: Figures) -> str:
-    """Of every study what is published, and what it would have beside that: nobody is to think that it was run."""
+    """What every study has published, and what it has not: nobody is to think that it was run."""
     found, declared = [], chapters.declared()
     profiles = sorted(path.stem for path in FOLDER.glob("*.yaml") if path != chapters.FILE)
     for profile, variant in [(each, name) for each in profiles for name in ("", *parameters.variants(each))]:

@@ -51,8 +51,8 @@ class Declared:
 def declared() -> dict[str, Declared]:
     """Key → chapter, in the order of the file.
 
-    Raises ParameterError for a key that is unknown or missing, a value of another type, an unknown role, no or several
-    roots or tables, or a notebook that is not there.
+    Raises ParameterError for an unknown or missing key, a value of another type, or an unknown role. So it does for no
+    or several roots or tables, and for a notebook that is not there.
     """
     return _declared(FILE, FILE.read_bytes())
 

@@ -22,8 +22,8 @@ def data_of(sections: dict[str, dict]) -> str:
 def check_values(sections: dict[str, dict]) -> str:
     """Raises ParameterError for a setting that a chapter would refuse, perhaps hours later; loads the data to know.
 
-    Every section goes into its records, those of all variants too; those of what is run are then held against the
-    data. Networks are built without memory for their weights. Returns :func:`data_of` the sections.
+    Every section goes into its records, those of all variants too. Those to be run are then checked against the data.
+    Networks are built without memory for their weights. Returns :func:`data_of` the sections.
     """
     import torch
 

@@ -1,7 +1,7 @@
 """Profiles: papermill_params/<profile>.yaml, read strictly and held against the notebooks before anything trains.
 
 A profile has the sections ``study``, ``latency``, ``needs`` and the chapters' own. Its section ``variants`` has studies
-that differ: a parameter that a variant gives replaces the profile's whole, as a profile's replaces a notebook's.
+that differ. A variant's parameter replaces the profile's whole, as a profile's replaces a notebook's.
 """
 
 import functools
@@ -21,7 +21,7 @@ EARLY = 3  # seeds whose table is printed first
 VARIANTS, FORMERLY = "variants", "formerly"
 NAME = re.compile(r"[a-z][a-z0-9_]*")  # of a profile or a variant
 COMMON = {"out", "study", "published"}
-HANDED = {  # role → the parameters that the engine sets, so that no profile can
+HANDED = {  # role → the parameters that the engine alone sets, never a profile
     "root": COMMON | {"reuse"},
     "technique": COMMON | {"parent", "reuse"},
     "table": COMMON | {"run", "profile", "seeds", "stages"},
@@ -58,7 +58,7 @@ class Latency:
 
 @record
 class Needs:
-    """What a study takes, for who chooses one; 0 where that is not said."""
+    """What a study takes, to choose one by; 0 where that is not said."""
 
     cores: Annotated[int, Field(ge=0, le=1024)] = 0
     hours: Annotated[float, Field(ge=0, le=10_000)] = 0
@@ -79,16 +79,16 @@ def load(profile: str, seeds: str = "", stages: str = "", variant: str = "") -> 
     """The sections of a profile or of its variant, complete; :mod:`.check` checks what is in a chapter's dictionaries.
 
     Args:
-        seeds: whole numbers with spaces or commas between, in the place of the profile's own; chapters, which are about
-            the first, are left out where another is.
+        seeds: whole numbers with spaces or commas between, in the place of the profile's own. Chapters are about the
+            first; they are left out where it is another.
         stages: techniques alike, or the word none.
 
     Returns:
         section → its values; "variants" → name → the sections of each variant.
 
     Raises:
-        ParameterError: an unknown section, key, stage, variant or profile (names the nearest, or what it is called
-            now); a value of the wrong type.
+        ParameterError: an unknown section, key, stage, variant or profile (names the nearest, or its present name). A
+            value of the wrong type.
     """
     content, where = _content(profile), f"{FOLDER.name}/{profile}.yaml: "
     given = content.pop(VARIANTS, None) or {}
@@ -160,7 +160,7 @@ def _as_asked(study: dict, seeds: str, stages: str) -> dict:
 def chapters(sections: dict[str, dict], chosen: str) -> list[str]:
     """The stages whose chapters ``chosen`` names by number, by notebook or by stage; all of the profile's where empty.
 
-    Raises ParameterError for a word that is no chapter, or one that the profile does not run; names those that it does.
+    Raises ParameterError for a word that is no chapter, or for a chapter outside the profile; names those inside.
     """
     has, found = [key for key in declared() if key in sections["study"]["chapters"]], []
     for word in _words(chosen):

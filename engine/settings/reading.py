@@ -26,9 +26,9 @@ def named(where: str) -> Iterator[None]:
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML in which a number is a decimal one (1e-3, too), a truth true or false, and whatever else is plain a text.
+    """YAML with decimal numbers (1e-3, too) and truths true or false; whatever else is plain is a text.
 
-    So 010, 1:30 and yes, which YAML 1.1 takes for 8, 90 and true, are refused where a number or a truth is expected.
+    YAML 1.1 takes 010, 1:30 and yes for 8, 90 and true. They are refused where a number or a truth is expected.
     A merge key (``<<: *name``) takes over what it names. A key given twice is an error.
     """
 

@@ -10,8 +10,8 @@ from studylib.networks import spec
 from studylib.networks.channels import slice_channels, widths_of
 from studylib.networks.layers import fold_batch_norm, weight_layers
 
-FLOATS = ("float32", "float16")  # as which floats are stored; a file says which by its place here
-LOSS = 2**-8  # the most of a scale, or of a layer's largest number, that half precision may take from one of its floats
+FLOATS = ("float32", "float16")  # how floats are stored; a file has the place in this list
+LOSS = 2**-8  # the most that half precision may change a float, as a share of a scale or a layer's largest number
 
 
 class HalfPrecisionError(ValueError):

@@ -13,13 +13,13 @@ if TYPE_CHECKING:  # data say what is learnt (studylib.data.tasks), and that is 
 
 
 def batch_of(images: torch.Tensor) -> int:
-    """How many of ``images`` (n, c, h, w) to predict at once: 1,000, on a CPU 64,000 pixels, which its caches hold."""
+    """Number of ``images`` (n, c, h, w) to predict at once: 1,000, on a CPU 64,000 pixels for its caches."""
     return 1000 if images.device.type != "cpu" else max(1, 64_000 // images.shape[-2:].numel())
 
 
 @torch.no_grad()
 def predict(model: nn.Module, split: Split, data: Data, batch_size: int = 0) -> torch.Tensor:
-    """Logits, or what else it puts out, float32 (n, …) on the model's device, for the images of ``split`` as they are.
+    """Logits, or other outputs, float32 (n, …) on the model's device, for the images of ``split`` as they are.
 
     Args:
         batch_size: images at once; 0: :func:`batch_of` them.

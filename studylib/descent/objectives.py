@@ -42,8 +42,9 @@ def distillation_loss(student: torch.Tensor, teacher: torch.Tensor, temperature:
 def _warm_loss(student: torch.Tensor, teacher: torch.Tensor, temperature: float) -> torch.Tensor:
     """:func:`distillation_loss` without the difference of two logarithms that are nearly equal.
 
-    With p = softmax(teacher / T) and x = (student − teacher) / T less its mean under p, KL = log E_p[eˣ], which is
-    log(1 + E_p[eˣ − 1 − x]): no term is below zero. Where x is not small, the first form loses nothing.
+    Let p = softmax(teacher / T) and x = (student − teacher) / T less its mean under p. Then
+    KL = log E_p[eˣ] = log(1 + E_p[eˣ − 1 − x]): no term is below zero. Where x is not small, the first form loses
+    nothing.
     """
     log_p = F.log_softmax(teacher / temperature, dim=1)
     gap = student - teacher
@@ -69,7 +70,7 @@ class Objective:
         name: what history rows call it.
         function: (model, (images, labels), outputs) → scalar tensor; outputs are float32 (n, classes).
         weights_only: of the weights alone; batch and outputs are None.
-        direct: ``function`` is model → (scalar, weight → gradient), in closed form and without a graph; weights that it
+        direct: ``function`` is model → (scalar, weight → gradient), in closed form and without a graph. Weights that it
             does not name have gradient zero. Needs ``weights_only``.
         identity: JSON data; a checkpoint made under another is not used.
 
@@ -147,7 +148,7 @@ def group_lasso(model):
 def nuclear_norm(model):
     """Σ singular values of each weight as an (out, rest) matrix (Fazel 2002).
 
-    Its gradient is U Vᵀ over the singular values above 10⁻⁶ of the largest; where the rank is not full, that is the
+    Its gradient is U Vᵀ over the singular values above 10⁻⁶ of the largest. Where the rank is not full, that is the
     subgradient of least norm (Watson 1992, example 2).
     """
 

@@ -21,20 +21,20 @@ STATIONARY = 1e-5  # a direction shorter than this, of rows of norm 1, is zero u
 class Descent(Step):
     """A step of :func:`studylib.training.loop.fit` that follows the aggregate of several objectives' gradients.
 
-    ``objectives[0]`` is the primary, the task. A step is skipped where a value or gradient is not finite: weights,
+    ``objectives[0]`` is the primary, the task. A step is skipped where a value or gradient is not finite. Weights,
     optimizer and buffers (running statistics) stay as before the batch. A step is a fallback, and follows the primary's
     gradient, where the aggregator gives no direction (:class:`studylib.descent.aggregators.Runner`). So it is with
     ``normalize`` where the primary's gradient is zero. Of other zero or opposed gradients the aggregator makes a step.
 
-    An epoch's row counts ``skipped`` and ``fallbacks``. For every objective o with gradient g it has ``value_o``, the
-    mean, and ``ascends_o``, the share of steps d with ⟨d, g⟩ < 0 beyond rounding: they raise o to first order. All but
-    the primary have ``cosine_o``, the mean cosine of g and the primary's gradient, 0 where one is zero.
+    An epoch's row counts ``skipped`` and ``fallbacks``. For every objective o it has ``value_o``, the mean. With
+    gradient g, ``ascends_o`` is the share of steps d with ⟨d, g⟩ < 0 beyond rounding. They raise o to first order. All
+    but the primary have ``cosine_o``, the mean cosine of g and the primary's gradient, 0 where one is zero.
 
     Args:
         objectives: one or more, of different names.
         aggregator: a name of :func:`studylib.descent.aggregators.available`, or an instance, copied for each training.
-        normalize: divides rows by their norms (zero rows stay) and brings the direction to the norm of the primary's
-            gradient, so that a learning rate means the same.
+        normalize: divides rows by their norms; zero rows stay. The direction gets the norm of the primary's gradient,
+            so that a learning rate means the same.
         seed: of aggregators that draw: the k-th step draws from ``seed`` + k, apart from all other draws.
         options: of the aggregator, by name.
 

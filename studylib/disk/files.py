@@ -10,7 +10,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:  # two seconds of import, which a command that reads JSON alone is spared
+if TYPE_CHECKING:  # a command that reads JSON alone is spared two seconds of import
     import torch
 
 

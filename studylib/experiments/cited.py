@@ -1,4 +1,4 @@
-"""The pictures that the project's pages cite, each drawn from rows that a study has published."""
+"""The pictures that the project's pages cite, each drawn from published rows."""
 
 import pandas as pd
 

@@ -159,7 +159,7 @@ def coded_bytes(bits: int = 8) -> objectives.Objective:
     Each tensor's zero-order entropy × its number of weights / 8, on the grids of
     :func:`studylib.networks.grid.rounded_weight`. A weight between two grid points counts for both, linearly: exact
     where all weights lie on their grid. A point with less than half a weight costs what half a weight would, log₂(2 n)
-    bits a weight: so the slope stays finite. Tables of counts, scales and other tensors are not in it.
+    bits per weight. So the slope stays finite. Tables of counts, scales and other tensors are not in it.
 
     Raises:
         ValueError: ``bits`` is not an integer of 2 to 16.

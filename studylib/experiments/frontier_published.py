@@ -92,8 +92,8 @@ def files(
         models: published file → what :data:`studylib.coding.restore.LIST` says of it.
 
     Returns:
-        Rows of study, name (published file, or study/node of one that is not published), node, network, bytes,
-        val_accuracy, test_accuracy (0…1); of points also bits, sparsity, val_accuracy_pruned.
+        Rows of study, name, node, network, bytes, val_accuracy, test_accuracy (0…1). The name is that of the published
+        file, else study/node. Points also have bits, sparsity, val_accuracy_pruned.
     """
     known = {(of.get("profile"), of.get("node")): name.removesuffix(restore.ENDING) for name, of in models.items()}
     parts = [pd.DataFrame(columns=["study", "node", "network", "bytes", "val_accuracy", "test_accuracy"])]
@@ -111,8 +111,8 @@ def claims_of_study(
 ) -> Iterator[dict]:
     """Every claim that a published study answers: rows of chapter and :data:`studylib.results.verdicts.COLUMNS`.
 
-    What a chapter would say that a study has not run, its published nodes say where they can; they also put an
-    interval behind a difference that a chapter has without.
+    For a chapter that the study has not run, its published nodes answer where they can. They also put an interval
+    behind a chapter's difference without one.
 
     Args:
         about: what the study says of itself.

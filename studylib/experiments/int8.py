@@ -85,7 +85,7 @@ def error_by_layer(float_model: nn.Module, int8_model: nn.Module, data: Data) ->
 def layer_errors(float_model: nn.Module, model: nn.Module, images: torch.Tensor) -> dict[str, float]:
     """Layer → signal-to-quantization-noise ratio of its output, 10 log₁₀ (Σ y² / Σ (y − ŷ)²) in dB.
 
-    ŷ is the output of the int8 ``model`` on the same images, with all the error that came in from earlier layers.
+    ŷ is the output of the int8 ``model`` on the same images, with all the error of earlier layers.
 
     Args:
         images: (n, c, h, w) float32, normalized.

@@ -52,8 +52,9 @@ class Tuning(Recipe):
 def fisher(model: nn.Module, data: Data, batch_size: int = 500) -> dict[str, torch.Tensor]:
     """Linear layer → (in,) the Fisher information of each input's weights (Hsu et al. 2022, equation 4).
 
-    The mean over the training images, as they are, of the squared gradient of the label's log-likelihood, summed over
-    the outputs. An image's gradient is the outer product of the output's and the input: no pass an image is needed.
+    It is the squared gradient of the label's log-likelihood, summed over the outputs. The mean is over the training
+    images as they are. An image's gradient is the outer product of the output's and the input: no pass an image is
+    needed.
 
     Raises:
         ValueError: a number of ``model`` is not finite.

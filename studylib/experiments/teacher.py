@@ -75,7 +75,7 @@ def numbers(model: nn.Module, data: Data) -> dict:
 
 
 def reliability(logits: torch.Tensor, labels: torch.Tensor, bins: int = 15) -> list[dict]:
-    """The diagram behind the calibration error (Guo et al. 2017, Figure 1): a row for each bin that is not empty.
+    """The diagram behind the calibration error (Guo et al. 2017, Figure 1): a row for each bin with images.
 
     Args:
         logits, labels: (n, classes) and (n,).

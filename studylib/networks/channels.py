@@ -17,7 +17,7 @@ from torch import fx, nn
 from studylib.networks.blocks import SETTINGS, ConvUnit, SpecError
 from studylib.networks.layers import replace_module, weight_layers
 
-# What a network may do with a channel between two layers: a ReLU, and what keeps a channel of zeros one.
+# What a network may do with a channel between two layers: a ReLU, or an operation that keeps zeros zero.
 RELUS = (nn.ReLU, nn.ReLU6, torch.relu, torch.relu_, F.relu, F.relu_, F.relu6, "relu", "relu_")
 KEEPS = (nn.Identity, nn.Dropout, nn.Dropout2d, nn.Flatten, nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveMaxPool2d)
 KEEPS += (nn.AdaptiveAvgPool2d, torch.flatten, torch.cat, torch.mean, F.max_pool2d, F.avg_pool2d, F.dropout)

@@ -31,7 +31,7 @@ RESTRUCTURE = {  # the words that stored specs use → what alters a network so,
 }
 BREADTH = {"densenet": "growth", "vgg": "width", "whitened": "width"}  # the argument that says how wide
 SPEC_FORMAT = 1
-PLAIN = {  # what torch hangs on a layer, by the names of its tensors; and what makes the layer a plain one again
+PLAIN = {  # what torch hangs on a layer, by the names of its tensors → what makes the layer plain again
     r"\bparametrizations\.": "torch.nn.utils.parametrize.remove_parametrizations(layer, tensor) first",
     r"(weight|bias)_mask$": "torch.nn.utils.prune.remove(layer, tensor) first",
     r"(weight|bias)_g$": "torch.nn.utils.remove_weight_norm(layer) first",

@@ -1,7 +1,7 @@
 """Static quantization through torchao's PT2E: weights in 2 to 8 bits, held in int8 layers of our own.
 
 PT2E exports the model, fuses batch norms and fixes scales by calibration images. Its graph keeps float copies of the
-weights and needs torchao to load: so only the scales are taken from it.
+weights and needs torchao to load. So only the scales are taken from it.
 """
 
 from typing import Annotated
@@ -35,7 +35,7 @@ def apply(
 ) -> nn.Module:
     """Quantizes every convolution and linear layer after training, calibrated on training images.
 
-    Weights: symmetric, one scale per output channel; activations: 8 bits, affine, one scale per layer's input
+    Weights are symmetric, with one scale per output channel. Activations are affine in 8 bits, one scale per input
     (Jacob et al. 2018; Krishnamoorthi 2018, the paper's section 3.6). Zero weights stay zero.
 
     Args:
@@ -43,9 +43,9 @@ def apply(
         bits: of the weights, 2 to 8, or layer → bits; layers that are not named have 8.
 
     Raises:
-        studylib.networks.blocks.SpecError: the model is int8 already; ``bits`` are not 2 to 8, or of no layer; a layer
-            or batch norm cannot be carried over (:func:`studylib.networks.pt2e.export`).
-        ValueError: ``calibration_images`` is not between 1 and the number of training images; a number of ``model``, or
+        studylib.networks.blocks.SpecError: the model is int8 already, or ``bits`` are not 2 to 8, or of no layer. A
+            layer or batch norm cannot be carried over (:func:`studylib.networks.pt2e.export`).
+        ValueError: ``calibration_images`` is not between 1 and the number of training images. A number of ``model``, or
             of a layer's output, is not finite.
     """
     check_finite(model.state_dict())

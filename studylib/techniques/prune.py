@@ -99,7 +99,7 @@ def apply(
         The pruned model; ``history`` has one row an epoch with its round, and round 0 for ``model`` itself.
 
     Raises:
-        ValueError: a setting is out of range, there is no weight to prune, or a number of ``model`` is not finite.
+        ValueError: a setting is out of range, ``model`` has no weight to prune, or a number not finite.
     """
     Pruning(rounds, fraction, tolerance)  # refuses what is out of range
     layers.check_finite(model.state_dict())
@@ -161,8 +161,8 @@ def trajectory(
         scratch: folder for the checkpoints of interrupted trainings.
 
     Raises:
-        ValueError: an unknown method, sparsities that do not rise within 0…1, something missing that the method needs,
-            or a number of a model that is not finite.
+        ValueError: an unknown method, one without what it needs, or sparsities that do not rise within 0…1. A number of
+            a model is not finite.
     """
     if method not in METHODS:
         raise ValueError(f"method={method!r}: expected one of {', '.join(METHODS)}")

@@ -1,7 +1,7 @@
 """Quantization-aware training through torchao's PT2E.
 
-The forward pass rounds weights and activations; gradients pass where nothing was clipped (the straight-through
-estimator, Bengio et al. 2013; Jacob et al. 2018, section 3).
+The forward pass rounds weights and activations; gradients pass where nothing was clipped. This is the straight-through
+estimator (Bengio et al. 2013; Jacob et al. 2018, section 3).
 """
 
 import copy
@@ -40,8 +40,8 @@ def apply(
     Integers, scales and ranges are those of :func:`studylib.techniques.int8.apply`. A weight's scale is its channel's
     at each step. An activation's range starts from the calibration images and follows the batches by a moving average.
     Weights are rounded folded with the running variance, as in inference (Jacob et al. 2018, eq. 14). Batch norms go on
-    learning: they use the batch in training, running averages in validation and conversion. The epoch kept is the one
-    whose rounded model is best in validation, which changes no range.
+    learning: they use the batch in training, running averages in validation and conversion. The epoch kept has the best
+    rounded model in validation, which changes no range.
 
     Args:
         recipe: a tenth of the model's own learning rate is a good start.

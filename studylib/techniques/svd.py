@@ -38,14 +38,14 @@ def rank_for(in_features: int, out_features: int, delta: int = 1) -> int | None:
 def factorize(layer: nn.Linear, rank: int, importance: torch.Tensor | None = None) -> LowRankLinear:
     """The best rank-``rank`` approximation of ``layer`` in the Frobenius norm (Eckart–Young).
 
-    W = U S Vᵀ, cut to r: first = √S Vᵀ (r, in), second = U √S (out, r); the error is the norm of what is cut from S.
+    W = U S Vᵀ, cut to r: first = √S Vᵀ (r, in), second = U √S (out, r). The error is the norm of what is cut from S.
 
     Args:
-        importance: (in,), how much an error in each input's weights counts; given, Σᵢⱼ importanceⱼ (W − W′)ᵢⱼ² is least
-            (Hsu et al. 2022, equation 6). Inputs of importance 0 count next to nothing.
+        importance: (in,), how much an error in each input's weights counts. If given, Σᵢⱼ importanceⱼ (W − W′)ᵢⱼ² is
+            least (Hsu et al. 2022, equation 6). Inputs of importance 0 count next to nothing.
 
     Raises:
-        ValueError: ``rank`` is not between 1 and the smaller side of the weight, ``importance`` does not fit, or a
+        ValueError: ``rank`` is not between 1 and the smaller side of the weight. ``importance`` does not fit, or a
             number of ``layer`` is not finite.
     """
     check_finite(layer.state_dict())

@@ -66,8 +66,8 @@ class Network:
     def against(self, data: Data) -> None:
         """Raises ValueError where no teacher of ``data`` can be had of it; nothing is trained, no memory taken.
 
-        Images do not fit it, no coded file can hold it, or a published file is missing, damaged or of
-        other images or another split.
+        Images do not fit it, or no coded file can hold it. Or a published file is missing, damaged, or of other images
+        or another split.
         """
         asked = f"name={self.name!r}" if self.name else f"depth={self.depth}, growth={self.growth}"
         if not self.name.endswith(restore.ENDING):

@@ -68,7 +68,7 @@ def fit(
         step: turns a batch's loss into the weights' gradients; without it, the loss is followed.
         masks: weight name → bool, True where a weight may live; the others are held at exactly zero.
         target: stop after the first epoch whose validation score (of classes: accuracy) is as good as this.
-        checkpoint: file for the state, written every :data:`studylib.training.checkpoint.SECONDS` and at the end; a
+        checkpoint: file for the state, written every :data:`studylib.training.checkpoint.SECONDS` and at the end. A
             later call with the same arguments goes on from it.
         watch: model → what is added to each epoch's row; it decides nothing.
         keep: "last" where other objectives than the task need all epochs.

@@ -81,27 +81,22 @@ def _declared(file: Path, content: bytes) -> dict[str, Declared]:
             if not found[key].notebook.is_file():
                 raise ParameterError(f"{key}: {found[key].notebook.relative_to(ROOT)}: no such notebook")
         for role in ("root", "table"):
-            if len(there := of(role, found)) != 1:
+            if len(there := [key for key, each in found.items() if each.role == role]) != 1:
                 raise ParameterError(f"expected one chapter whose role is {role}, found {there or 'none'}")
     return found
 
 
-def of(role: str, among: dict[str, Declared] | None = None) -> list[str]:
-    """The keys of the chapters of a role, in order."""
-    return [key for key, each in (declared() if among is None else among).items() if each.role == role]
+def techniques(role: str = "technique") -> list[str]:
+    """The keys of the chapters of a role, in the order in which they are read and applied."""
+    return [key for key, each in declared().items() if each.role == role]
 
 
 def root() -> str:
-    return of("root")[0]
+    return techniques("root")[0]
 
 
 def table() -> str:
-    return of("table")[0]
-
-
-def techniques() -> list[str]:
-    """In the order in which they are applied."""
-    return of("technique")
+    return techniques("table")[0]
 
 
 def minutes(keys: list[str]) -> float:

@@ -1,6 +1,7 @@
 """Holds a profile's settings against the records that will use them, before anything trains."""
 
 import dataclasses
+import functools
 from typing import Any
 
 from engine.run import code
@@ -16,7 +17,7 @@ def data_of(sections: dict[str, dict]) -> str:
     """What the images of the study are, in one word: another where one pixel or label is another."""
     from studylib.data import datasets
 
-    return _named(datasets.load(sections["study"]["dataset"], 0))
+    return f"sha256-{datasets.load(sections['study']['dataset'], 0).digest}"
 
 
 def check_values(sections: dict[str, dict]) -> str:
@@ -25,30 +26,36 @@ def check_values(sections: dict[str, dict]) -> str:
     Every section goes into its records, those of all variants too; those of what is run are then held against the
     data. Networks are built without memory for their weights. Returns :func:`data_of` the sections.
     """
+    import torch  # three seconds
+
     from studylib.data import datasets
 
-    study = sections["study"]
-    _check_device(study["device"])
+    study, split = sections["study"], functools.cache(datasets.load)
+    if study["device"] == "cuda" and not torch.cuda.is_available():
+        raise ParameterError("study.device='cuda': this machine has no CUDA device; use auto or cpu")
     with named("study: "):
-        loaded, first = datasets.load(study["dataset"], 0), datasets.load(study["dataset"], study["seeds"][0])
-    for stage, records in _all_records(sections).items():
+        split(study["dataset"], study["seeds"][0])
+    for stage, records in _fitting(sections).items():
         own = parameters.of_node(stage, sections) if stage in (chapters.root(), *study["stages"]) else {}
         shown = stage in study["chapters"]
         for name, record in records.items() if own or shown else ():
-            where = f"{stage}.{name}"
-            if shown or name in own:
-                _against(where, record, first)
-            if name in own and code.of_files(own):  # a published file serves its own seed alone
-                for seed in study["seeds"][1:]:
-                    _against(where, record, datasets.load(study["dataset"], seed))
-            if shown:
-                _check_shown(where, record, study["seeds"][0])
-            if getattr(record, "compile", False) is True:
-                _check_compiler(where)
+            with named(f"{stage}.{name}"):
+                if (shown or name in own) and hasattr(record, "against"):
+                    several = name in own and code.of_files(own)  # a published file serves its own seed alone
+                    for seed in study["seeds"] if several else study["seeds"][:1]:
+                        with named(": "):
+                            record.against(split(study["dataset"], seed))
+                if shown:
+                    _check_shown(name, record, study["seeds"][0])
+                if getattr(record, "compile", False) is True:
+                    from studylib.networks import cost  # two seconds of import
+
+                    if reason := cost.why_not_compile():
+                        raise ValueError(f".compile=True: {reason}; install g++ and python3-dev, or set it false")
     for name, variant in sections[parameters.VARIANTS].items():
         with named(f"{parameters.VARIANTS}: {name}: "):
-            _all_records(variant)
-    return _named(loaded)
+            _fitting(variant)
+    return data_of(sections)
 
 
 def records_of(stage: str, sections: dict[str, dict]) -> dict[str, Any]:
@@ -71,7 +78,7 @@ def settings_of_nodes(sections: dict[str, dict]) -> dict[str, dict]:
     return found
 
 
-def _all_records(sections: dict[str, dict]) -> dict[str, dict[str, Any]]:
+def _fitting(sections: dict[str, dict]) -> dict[str, dict[str, Any]]:
     """Chapter → its records; those of what is run go together, as far as methods that it declares can say."""
     found, study = {stage: records_of(stage, sections) for stage in chapters.declared()}, sections["study"]
     for stage in (chapters.root(), *study["stages"], *study["chapters"]):
@@ -82,38 +89,12 @@ def _all_records(sections: dict[str, dict]) -> dict[str, dict[str, Any]]:
     return found
 
 
-def _against(where: str, record: Any, loaded) -> None:
-    """What only the data can say of a record, by its method ``against``, if it has one."""
-    if hasattr(record, "against"):
-        with named(f"{where}: "):
-            record.against(loaded)
-
-
-def _check_shown(where: str, record: Any, first: int) -> None:
+def _check_shown(name: str, record: Any, first: int) -> None:
     """Refuses what a chapter cannot show: a recipe without epochs, seeds that no split can be drawn by."""
-    if where.endswith(f".{RECIPE}") and record.epochs == 0:
-        raise ParameterError(f"{where}.epochs=0: expected at least 1 where its chapter, which shows it, is run")
-    for name in REPEATED:
-        value = getattr(record, name, None)
+    if name == RECIPE and record.epochs == 0:
+        raise ValueError(".epochs=0: expected at least 1 where its chapter, which shows it, is run")
+    for repeated in REPEATED:
+        value = getattr(record, repeated, None)
         if isinstance(value, int) and first + value - 1 > MOST_SEED:
             said = f"they are of the seeds from {first} on, expected at most {MOST_SEED} for the last"
-            raise ParameterError(f"{where}.{name}={value!r}: {said}")
-
-
-def _check_compiler(where: str) -> None:
-    from studylib.networks import cost  # two seconds of import
-
-    if reason := cost.why_not_compile():
-        raise ParameterError(f"{where}.compile=True: {reason}; install g++ and python3-dev, or set it false")
-
-
-def _named(loaded) -> str:
-    return f"sha256-{loaded.digest}"  # a word also for who reads numbers where they can
-
-
-def _check_device(device: str) -> None:
-    """What training.loop.set_up refuses, which also hands torch settings: that takes three seconds of import."""
-    import torch
-
-    if device == "cuda" and not torch.cuda.is_available():
-        raise ParameterError("study: device='cuda': this machine has no CUDA device; use auto or cpu")
+            raise ValueError(f".{repeated}={value!r}: {said}")

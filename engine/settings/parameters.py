@@ -101,11 +101,11 @@ def load(profile: str, seeds: str = "", stages: str = "", variant: str = "") -> 
         ParameterError: an unknown section, key, stage, variant or profile (names the nearest, or what it is called
             now); a value of the wrong type.
     """
-    content, where = _content(profile), f"{FOLDER.name}/{profile}.yaml: "
+    content, where, found = _content(profile), f"{FOLDER.name}/{profile}.yaml: ", {}
     given = content.pop(VARIANTS, None) or {}
     _check_notebooks()
     with named(where):
-        found = {"": _complete(content)}
+        found[""] = _complete(content)
     with named(f"{where}{VARIANTS}: "):
         for name, sections in given.items() if isinstance(given, dict) else [(given, None)]:
             if not re.fullmatch(r"[a-z][a-z0-9_]*", str(name)) or not isinstance(sections, dict):
@@ -122,7 +122,7 @@ def load(profile: str, seeds: str = "", stages: str = "", variant: str = "") -> 
 
 
 def _content(profile: str) -> dict[str, Any]:
-    """What stands in a profile's file."""
+    """What stands in a profile's file; raises ParameterError where there is none, and says what a former one is now."""
     path = FOLDER / f"{profile}.yaml"
     if not re.fullmatch(r"[a-z][a-z0-9_]*", profile) or path.name == declarations.FILE.name:
         raise ParameterError(f"profile {profile!r}: expected the name of a file in {FOLDER.name}/, such as digits")
@@ -131,7 +131,7 @@ def _content(profile: str) -> dict[str, Any]:
     others = {each.stem: read_yaml(each) for each in FOLDER.glob("*.yaml") if each.name != declarations.FILE.name}
     for name, content in others.items():
         for variant, sections in {"": content, **(content.get(VARIANTS) or {})}.items():
-            if sections.get(FORMERLY) == profile:
+            if isinstance(sections, dict) and sections.get(FORMERLY) == profile:
                 now = f"PROFILE={name} VARIANT={variant}" if variant else f"PROFILE={name}"
                 raise ParameterError(f"profile {profile!r} is now {now}")
     raise ParameterError(f"{FOLDER.name}/{path.name}: no such profile{nearest(profile, sorted(others))}")
@@ -165,10 +165,8 @@ def _as_asked(study: dict, seeds: str, stages: str) -> dict:
         if not all(re.fullmatch(r"\d+", word) for word in words):
             raise ParameterError(f"seeds {seeds!r}: expected whole numbers, such as '0 1 2'")
         asked["seeds"] = [int(word) for word in words]
-        if (
-            asked["seeds"][0] != study["seeds"][0]
-        ):  # chapters are about the first seed: another's would take their place
-            asked["chapters"] = []
+        if asked["seeds"][0] != study["seeds"][0]:
+            asked["chapters"] = []  # they are about the first seed: another's would take their place
     if words := _words(stages):
         asked["stages"] = [] if words == ["none"] else words
     with named(""):

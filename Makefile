@@ -55,7 +55,7 @@ clean: # remove the run of PROFILE and say what that frees (PROFILE=all: every r
 
 ## Publish and check results
 
-figures: $(READY) # publish the run of PROFILE, or draw again what is published of it: figures/, README.md, docs/results.md; trains nothing
+figures: $(READY) # publish the run of PROFILE, or draw again what is published of it: figures/ and pages; trains nothing
 	@$(PY) engine/publish/figures.py "$(RUN)" $(ARGS)
 
 evaluate: $(READY) # bytes and test accuracy of a coded file, beside what was published of it (MODEL=figures/models/….slnc)

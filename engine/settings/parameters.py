@@ -98,7 +98,7 @@ def load(profile: str, seeds: str = "", stages: str = "", variant: str = "") -> 
     with named(f"{where}{VARIANTS}: "):
         for name, sections in given.items() if isinstance(given, dict) else [(given, None)]:
             if not NAME.fullmatch(str(name)) or not isinstance(sections, dict):
-                raise ParameterError(f"{name}: expected a name (a-z, 0-9, _) and its sections, found {sections!r}")
+                raise ParameterError(f"{name}: expected a name and its sections, found {sections!r}")
             both = [key for key in sections if isinstance(content.get(key), dict) and isinstance(sections[key], dict)]
             over = {key: content[key] | sections[key] for key in both if key != "needs"}  # what it needs, it says anew
             with named(f"{name}: "):
@@ -122,7 +122,7 @@ def _content(profile: str) -> dict[str, Any]:
         variants = content.get(VARIANTS)  # of another profile: checked where that is run
         for variant, sections in {"": content, **(variants if isinstance(variants, dict) else {})}.items():
             before = sections.get(FORMERLY) if isinstance(sections, dict) else None
-            if profile in (before, f"{name}-{variant}", f"{name}-{before}"):
+            if profile in (before, f"{name}-{variant or name}", f"{name}-{before}"):
                 now = f"PROFILE={name} VARIANT={variant}" if variant else f"PROFILE={name}"
                 raise ParameterError(f"profile {profile!r} is now {now}")
     raise ParameterError(f"{FOLDER.name}/{path.name}: no such profile{nearest(profile, sorted(others))}")

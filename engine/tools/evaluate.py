@@ -53,8 +53,6 @@ def main() -> None:
     parser.add_argument("model", type=Path)
     parser.add_argument("--dataset", default="", help="default: the one whose images fit")
     args = parser.parse_args()
-    if args.model == Path():
-        sys.exit("MODEL is missing: expected a coded file, such as those in figures/models/")
     if not args.model.is_file():
         sys.exit(f"MODEL={args.model}: No such file; expected a coded file, such as those in figures/models/")
     with refusals(args.model, "nothing was evaluated"):

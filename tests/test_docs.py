@@ -212,6 +212,9 @@ def test_the_readme_shows_every_folder_with_a_comment():
     assert shown["studylib"] == ["settings.py", *order]  # a folder imports only those before it
 
 
+EXAMPLES = {f"studylib/techniques/{EXAMPLE}.py", "studylib/networks/shallow.py"}  # which a reader writes
+
+
 @every_page
 def test_files_and_modules_that_are_named_exist(page):
     text = re.sub(r"^```.*?^```$", "", text_of(page), flags=re.M | re.S)

@@ -115,7 +115,7 @@ def test_changed_code_reruns_what_it_can_change_and_a_comment_nothing(project):
         project / "studylib" / "techniques" / "int8.py", '"""Static quantization', '# a remark\n"""Static quantization'
     )
     assert planned(project) == set()
-    edit(project / "studylib" / "networks" / "pt2e.py", "images.split(128)", "images.split(64)")
+    edit(project / "studylib" / "techniques" / "int8.py", "seed: int = 0", "seed: int = 1")
     assert planned(project) == {node for node in NODES if "int8" in node}
 
 
@@ -329,7 +329,7 @@ def test_a_run_whose_time_is_up_says_so_and_the_same_command_goes_on(project):
 def test_at_sigterm_a_training_stops_after_its_epoch_and_what_it_has_is_kept(project):
     profile = project / "papermill_params/slow.yaml"
     profile.write_text(
-        "study: {dataset: digits, lessons: false}\nlatency: {compiled: false}\n"
+        "study: {dataset: digits, chapters: []}\nlatency: {compiled: false}\n"
         "teacher: {network: {depth: 7}, recipe: {epochs: 100000, lr: 1e-3, batch_size: 32}}\n"
     )
     command = [sys.executable, "engine/run/study.py", "--profile", "slow", "--stages", "none"]
@@ -383,7 +383,7 @@ def test_a_lesson_that_is_stopped_keeps_what_it_has_trained(stage, tmp_path):
 
 def test_of_many_seeds_the_table_of_the_first_is_printed_before_the_others_are_trained(project):
     (project / "papermill_params/many.yaml").write_text(
-        "study: {dataset: digits, seeds: [3, 1, 2, 0], lessons: false}\nlatency: {compiled: false, repeats: 1}\n"
+        "study: {dataset: digits, seeds: [3, 1, 2, 0], chapters: []}\nlatency: {compiled: false, repeats: 1}\n"
         "teacher: {network: {depth: 7, growth: 4}, recipe: {epochs: 1, lr: 1e-3, batch_size: 64}}\n"
     )
     said = study(project, "--profile", "many", "--stages", "none").stdout

@@ -74,7 +74,9 @@ def test_what_is_not_published_of_another_study_is_counted_as_a_sentence(tmp_pat
     assert counted(beside) == (1, 0)
     assert counted(beside, 'other.figure("spectra", draw, "Spectra", "no such rows")') == (1, 1)
     assert counted('other = Beside("figures/nowhere", "04_svd")\nother.figure("spectra", draw, "Spectra")') == (0, 1)
-    assert counted('report.show_published("files_beside_others", "All")', 'report.show_published("nothing", "None")') == (1, 1)
+    assert counted(
+        'report.show_published("files_beside_others", "All")', 'report.show_published("nothing", "None")'
+    ) == (1, 1)
 
 
 def test_rendered_and_opened_in_a_browser_it_shows_every_picture(chapter, reduced_run, tmp_path):

@@ -65,7 +65,7 @@ nncodec: $(READY) .venv-nncodec/.ready # bytes of PROFILE's int8 nodes by the re
 	@$(PY) tests/benchmarks/nncodec.py "$(RUN)"
 
 notebooks: $(READY) # run each notebook as it stands and keep its outputs in it (needs the smoke run)
-	@$(PY) engine/tools/store_outputs.py $(ARGS)
+	@$(PY) tests/store_outputs.py $(ARGS)
 
 ## Develop
 

@@ -8,6 +8,7 @@ from snakemake.utils import min_version
 sys.path.insert(0, workflow.basedir)
 from engine.run import code
 from engine.settings import chapters, check, parameters
+from engine.settings.reading import ROOT
 from studylib.tree import names
 
 min_version("9.0")
@@ -18,8 +19,8 @@ SECTIONS = parameters.load(PROFILE, config.get("seeds", ""), config.get("stages"
 DATA = config.get("data") or check.data_of(SECTIONS)  # what the images are; study.py, which loads them, hands it on
 NAME = parameters.run_name(PROFILE, VARIANT)
 DECLARED, STUDY = chapters.declared(), SECTIONS["study"]
-PATHS = {key: each.notebook.relative_to(parameters.ROOT).as_posix() for key, each in DECLARED.items()}  # a moved run stays valid
-TEACHER, TABLE, STAGES, SEEDS = chapters.root(), chapters.table(), STUDY["stages"], STUDY["seeds"]
+PATHS = {key: each.notebook.relative_to(ROOT).as_posix() for key, each in DECLARED.items()}  # a moved run stays valid
+TEACHER, TABLE, STAGES, SEEDS = chapters.root(), chapters.root("table"), STUDY["stages"], STUDY["seeds"]
 NODES = names.nodes(STAGES)
 RUN = f"runs/{NAME}"
 FILES = ["model.safetensors", "model.json", "model.slnc", "metrics.json", "test_logits.safetensors"]
@@ -155,14 +156,14 @@ rule latency:
         nodes=[f"{RUN}/seed{SEEDS[0]}/{node}" for node in NODES],
         given=SECTIONS["latency"],
         compiled=json.dumps(SECTIONS["latency"]["compiled"]),
-        code=code.digest(parameters.ROOT / "engine" / "run" / "latency.py"),
+        code=code.digest(ROOT / "studylib" / "tree" / "latency.py"),
     log:
         f"{RUN}/latency.txt",
     threads: CORES
     message:
         "{output}"
     shell:
-        PYTHON + " engine/run/latency.py {output} {params.nodes} --batch {params.given[batch]}"
+        PYTHON + " -m studylib.tree.latency {output} {params.nodes} --batch {params.given[batch]}"
         " --repeats {params.given[repeats]} --compiled {params.compiled} --threads {threads} > {log} 2>&1"
 
 

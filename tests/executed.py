@@ -11,9 +11,10 @@ from pathlib import Path
 import nbformat
 from projects import ROOT, environment
 
-from engine.settings import chapters, parameters
+from engine.settings import chapters
+from engine.settings.reading import read_yaml
 
-REDUCED = parameters.read_yaml(ROOT / "tests" / "reduced.yaml")
+REDUCED = read_yaml(ROOT / "tests" / "reduced.yaml")
 CHAPTERS = {each.name: each for each in chapters.declared().values()}
 NOTED = "STUDY_NOTED"  # of the environment: the file in which each call of WATCHED is noted
 WATCHED = {"studylib.training.loop": "fit", "studylib.data.datasets": "load"}

@@ -48,6 +48,11 @@ def study(
     )
 
 
+def types_of(notebook: Path) -> dict[str, str]:
+    """Parameter → type name, from the notebook's parameters cell."""
+    return {name: about["inferred_type_name"] for name, about in inspect_notebook(str(notebook)).items()}
+
+
 def defaults_of(notebook: Path) -> dict:
     """Parameter → the value that it has in the notebook's parameters cell."""
     return {name: ast.literal_eval(about["default"]) for name, about in inspect_notebook(str(notebook)).items()}

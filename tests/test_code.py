@@ -1,10 +1,10 @@
 import json
 
 import pytest
-from projects import copy_project, edit
+from projects import ROOT, copy_project, edit
 
 from engine.run import code
-from engine.settings import parameters
+from engine.settings import chapters
 
 
 @pytest.fixture
@@ -16,8 +16,7 @@ def project(tmp_path, monkeypatch):
 
 def digests(project, lesson=True):
     return {
-        stage: code.digest(project / path.relative_to(parameters.ROOT), lesson)
-        for stage, path in parameters.notebooks().items()
+        stage: code.digest(project / path.relative_to(ROOT), lesson) for stage, path in chapters.notebooks().items()
     }
 
 

@@ -6,9 +6,9 @@ import re
 import nbformat
 import pandas as pd
 import pytest
-from projects import ROOT, copy_project, study
+from projects import ROOT, copy_project, study, types_of
 
-from engine.settings import chapters, parameters
+from engine.settings import chapters
 from engine.settings.reading import ParameterError
 
 GENERAL = {"teacher", "int8", "sweep"}  # the root's node, a type of numbers, and what tables are called
@@ -29,8 +29,8 @@ def test_neither_the_snakefile_nor_the_engine_names_a_chapter():
 
 def test_each_says_what_it_reads_and_has_a_record_for_each_of_its_dictionaries():
     for key, chapter in chapters.declared().items():
-        assert chapter.minutes > 0 and set(chapter.reads) <= set(parameters.types_of(chapter.notebook)), key
-        dictionaries = {name for name, kind in parameters.types_of(chapter.notebook).items() if kind == "dict"}
+        assert chapter.minutes > 0 and set(chapter.reads) <= set(types_of(chapter.notebook)), key
+        dictionaries = {name for name, kind in types_of(chapter.notebook).items() if kind == "dict"}
         assert dictionaries - {"study"} == set(chapter.records), key
         assert all(isinstance(chapter.record(name), type) for name in chapter.records)
         for method, needed in chapter.together.items():
@@ -46,7 +46,7 @@ def test_each_says_what_it_reads_and_has_a_record_for_each_of_its_dictionaries()
         ("role: root", "role: chapter", "expected one chapter whose role is root, found none"),
         ("role: root", "rle: root", "teacher.rle: unknown; did you mean 'role'"),
         ("notebook: 01_teacher", "notebook: 01_nothing", "notebooks/01_nothing.ipynb: no such notebook"),
-        ("minutes: 1", "minutes: 1\n  role: table", "the key 'role' is given twice"),
+        ("minutes: 1", "minutes: 1\n  role: table", 'found duplicate key "role"'),
     ],
 )
 def test_a_wrong_declaration_names_itself(tmp_path, monkeypatch, old, new, message):

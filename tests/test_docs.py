@@ -8,7 +8,8 @@ from pathlib import Path
 
 import plain
 import pytest
-import yaml
+from projects import types_of
+from ruamel.yaml import YAML
 
 from engine.settings import chapters, parameters
 from engine.settings.reading import FOLDER
@@ -139,9 +140,9 @@ def test_the_readme_says_what_was_not_run():
 def test_what_papermill_is_handed_is_what_the_notebook_takes():
     (command,) = re.findall(r"^\S*papermill (.*?[^\\])$", text_of(ROOT / "docs" / "rerun.md"), flags=re.M | re.S)
     name, _, *rest = shlex.split(command.replace("\\\n", " "))
-    given = {key: value for each in rest[1::2] for key, value in yaml.safe_load(each).items()}
+    given = {key: value for each in rest[1::2] for key, value in YAML(typ="safe").load(each).items()}
     assert set(rest[::2]) == {"-y"}
-    types = parameters.types_of(ROOT / "notebooks" / name)
+    types = types_of(ROOT / "notebooks" / name)
     declared = next(each for each in chapters.declared().values() if each.notebook.name == name)
     assert set(given) <= set(types) and set(given) & set(declared.records) and given["published"] == ""
     for record in set(given) & set(declared.records):

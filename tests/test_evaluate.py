@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from engine.settings.parameters import ROOT
+from engine.settings.reading import ROOT
 from engine.tools import evaluate
 from studylib.coding import codec, shipped
 from studylib.data import scoring

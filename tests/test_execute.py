@@ -48,15 +48,15 @@ def test_a_kernel_that_cannot_start_ends_its_job_within_seconds_and_says_so(tmp_
     with contextlib.ExitStack() as stack:
         surroundings = stack.enter_context(warm.process(broken, [], [])) if how == "warm" else broken
         done, seconds = run(tmp_path, surroundings, "1 + 1")
-    assert done.returncode == 1 and seconds < 40
+    assert done.returncode and seconds < 40
     assert "no kernel today" in done.stderr
     assert "The kernel did not start" in done.stderr and str(tmp_path / "out.ipynb") in done.stderr
 
 
 def test_a_kernel_that_is_killed_is_said_to_be_with_its_notebook_and_what_may_be_why(tmp_path, surroundings):
     done, _ = run(tmp_path, surroundings, "print('so far')", "import os; os.kill(os.getpid(), 9)")
-    assert done.returncode == 1 and "Traceback" not in done.stderr
-    assert "SIGKILL" in done.stderr and "memory" in done.stderr and str(tmp_path / "out.ipynb") in done.stderr
+    assert done.returncode and "Traceback" not in done.stderr
+    assert "killed" in done.stderr and "memory" in done.stderr and str(tmp_path / "out.ipynb") in done.stderr
     assert "so far" in (tmp_path / "out.ipynb").read_text(encoding="utf-8")
 
 
@@ -83,11 +83,10 @@ def test_a_folder_for_temporary_files_may_have_a_path_of_any_length(tmp_path, le
 def test_a_sockets_path_always_fits(length):
     folder = "/" + "x" * length
     before, tempfile.tempdir = tempfile.tempdir, folder
-    real, warm.os.access = warm.os.access, lambda path, mode: True
     try:
         found = warm.for_sockets()
     finally:
-        tempfile.tempdir, warm.os.access = before, real
+        tempfile.tempdir = before
     assert len(f"{found}/study12345678/k12345678/k-5".encode()) <= 103
     assert (found == folder) == (length + 1 + 30 <= 103)
 

@@ -6,10 +6,10 @@ import pandas as pd
 import pytest
 from projects import ROOT
 
-from engine.publish import figures, pictures, readme
-from engine.publish.published import Figures
+from engine.publish import figures, pages
 from engine.settings import parameters
-from studylib.experiments import frontier_published
+from studylib.experiments import cited, frontier_published, published
+from studylib.experiments.published import Figures
 from studylib.plots import axes, prune
 from studylib.results import style
 from studylib.tree import table
@@ -29,7 +29,7 @@ def run_of(tmp_path, **chapter):
 
 
 def test_a_chapter_was_run_if_its_last_cell_has_saved_it(tmp_path):
-    assert [folder.name for folder in figures.chapters_done(run_of(tmp_path))] == ["04_svd"]
+    assert [folder.name for folder in published.chapters_done(run_of(tmp_path))] == ["04_svd"]
 
 
 @pytest.fixture
@@ -71,7 +71,7 @@ def whole_run(project, study="mine", seeds=(0,), **chapter):
 
 def test_a_run_is_published_as_nodes_chapters_and_files_named_for_what_they_are(project):
     run = whole_run(project, rows={"spectra": [{"a": 1}]})
-    figures.publish(run, Figures(project / "figures"), "mine", replace=False)
+    figures.publish(run, Figures(project / "figures"), force=True)
     there = Figures(project / "figures")
     assert list(there.nodes("mine")["node"]) == ["teacher"] and there.studies["mine"]["chapters"] == ["04_svd"]
     teacher = {"name": "densenet", "args": {"depth": 16, "growth": 12}, "restored": False}
@@ -85,18 +85,18 @@ def test_a_run_is_published_as_nodes_chapters_and_files_named_for_what_they_are(
 
 
 def test_a_name_that_another_study_has_is_told_apart_and_kept_at_the_next_time(project):
-    figures.publish(whole_run(project, "mine"), Figures(project / "figures"), "mine", replace=False)
+    figures.publish(whole_run(project, "mine"), Figures(project / "figures"), force=True)
     again = whole_run(project, "mine-twice")
     for _ in range(2):
-        figures.publish(again, Figures(project / "figures"), "mine-twice", replace=False)
+        figures.publish(again, Figures(project / "figures"), force=True)
         models = Figures(project / "figures").models
         ours = [name for name, about in models.items() if about["profile"].startswith("mine")]
         assert ours == ["digits-densenet16-32bit-twice.slnc", "digits-densenet16-32bit.slnc"]
 
 
 def test_a_run_with_less_than_is_published_is_refused_before_anything_is_written(project, monkeypatch):
-    monkeypatch.setattr(pictures, "draw", lambda there: None)
-    figures.publish(whole_run(project, seeds=(0, 1)), Figures(project / "figures"), "mine", replace=False)
+    monkeypatch.setattr(cited, "draw", lambda there: None)
+    figures.publish(whole_run(project, seeds=(0, 1)), Figures(project / "figures"), force=True)
     shutil.rmtree(project / "runs")
     run = whole_run(project)
     shutil.rmtree(run / "chapters")
@@ -104,12 +104,12 @@ def test_a_run_with_less_than_is_published_is_refused_before_anything_is_written
     with pytest.raises(SystemExit, match=r"^runs/mine lacks seeds 1; chapters 04_svd, which figures/mine/ has"):
         figures.main("mine")
     assert tree_of(project) == before
-    figures.main("mine", replace=True)
+    figures.main("mine", force=True)
     assert Figures(project / "figures").studies["mine"]["seeds"] == [0]
 
 
 def test_a_run_without_a_file_that_profiles_go_on_from_is_refused(project, monkeypatch):
-    figures.publish(whole_run(project), Figures(project / "figures"), "mine", replace=False)
+    figures.publish(whole_run(project), Figures(project / "figures"), force=True)
     monkeypatch.setattr(figures, "_named_by", lambda name: ["others"] if name == "digits-densenet16-32bit.slnc" else [])
     file = project / "runs" / "mine" / "seed0" / "teacher" / "metrics.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"file_sha256": "another"}))
@@ -127,8 +127,8 @@ def test_what_is_published_gives_the_same_bytes_each_time_and_trains_nothing(pro
 
 
 def test_the_citation_has_the_day_of_the_newest_result(project):
-    figures.publish(whole_run(project), Figures(project / "figures"), "mine", replace=False)
-    readme.write(project, Figures(project / "figures"))
+    figures.publish(whole_run(project), Figures(project / "figures"), force=True)
+    pages.write(project, Figures(project / "figures"))
     assert "\ndate-released: 2030-01-02\n" in (project / "CITATION.cff").read_text()
 
 
@@ -136,21 +136,21 @@ def test_a_picture_is_drawn_where_its_rows_are_and_its_index_says_which_those_ar
     drawn = project / "figures" / "cited"
     shutil.rmtree(drawn)
     (project / "figures" / "cifar10" / "06_moo.json").unlink()
-    pictures.draw(Figures(project / "figures"))
-    index = json.loads((drawn / pictures.INDEX).read_text())
-    assert set(index) == {*pictures.PICTURES, pictures.FILES} - {"ways_to_train_cifar10"}
+    cited.draw(Figures(project / "figures"))
+    index = json.loads((drawn / cited.INDEX).read_text())
+    assert set(index) == {*cited.PICTURES, cited.FILES} - {"ways_to_train_cifar10"}
     assert {path.stem for path in drawn.glob("*.png")} == {path.stem for path in drawn.glob("*.pdf")} == set(index)
     assert all((drawn / f"{name}.png").read_bytes().startswith(b"\x89PNG") for name in index)
     assert index["effects_digits"][0]["chapter"] == "07_sweep" and index["effects_digits"][0]["tables"] == ["effects"]
 
 
 def test_files_are_drawn_only_where_a_chapter_with_files_is_published(project, monkeypatch):
-    monkeypatch.setattr(pictures, "PICTURES", {})
+    monkeypatch.setattr(cited, "PICTURES", {})
     for study in Figures(project / "figures").on_papers_data:
         (project / "figures" / study / "08_frontier.json").unlink(missing_ok=True)
     shutil.rmtree(project / "figures" / "cited")
-    pictures.draw(Figures(project / "figures"))
-    assert pictures.FILES not in json.loads((project / "figures" / "cited" / pictures.INDEX).read_text())
+    cited.draw(Figures(project / "figures"))
+    assert cited.FILES not in json.loads((project / "figures" / "cited" / cited.INDEX).read_text())
 
 
 def test_what_is_neither_run_nor_published_gets_a_sentence(tmp_path, monkeypatch):
@@ -160,11 +160,11 @@ def test_what_is_neither_run_nor_published_gets_a_sentence(tmp_path, monkeypatch
         "smoke": "make study PROFILE=smoke",
         f"smoke-{variant}": f"make study PROFILE=smoke VARIANT={variant}",
         f"smoke-{variant}x": f"did you mean {variant!r}?",
-        "smok": "papermill_params/smok.yaml: no such profile; did you mean 'smoke'?",
+        "smok": "profile 'smok': no such profile; did you mean 'smoke'?",
     }.items():
+        monkeypatch.setattr("sys.argv", ["figures.py", name])
         with pytest.raises(SystemExit) as stopped:
-            figures.main(name)
-        assert str(stopped.value).startswith(f"{name}: neither run here nor published in figures/; ")
+            figures.command()
         assert then in str(stopped.value)
     assert not list(tmp_path.iterdir())
 

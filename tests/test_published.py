@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from engine.publish.published import Figures
 from engine.settings import chapters
 from studylib.coding import restore
+from studylib.experiments.published import Figures
 from studylib.tree.published import Published
 
 FOLDER = Path(__file__).parents[1] / "figures"

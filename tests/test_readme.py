@@ -5,11 +5,11 @@ import shutil
 import pandas as pd
 import pytest
 
-from engine.publish import readme
-from engine.publish.published import Figures
+from engine.publish import pages
 from engine.settings import parameters
 from engine.settings.reading import FOLDER, ROOT
 from studylib.experiments import frontier_published
+from studylib.experiments.published import Figures
 from studylib.results import claims
 from studylib.results import verdicts as judged
 
@@ -65,18 +65,18 @@ def lines(table):
 
 def test_what_is_not_published_is_said_not_to_have_been_run(tmp_path):
     edit(tmp_path, "digits", seeds=[0, 2], nodes=["teacher", "teacher-kd"], chapters=["02_distill"])
-    rows = {line.split("|")[1].strip(): line for line in readme.runs_table(Figures(tmp_path)).splitlines()[2:]}
+    rows = {line.split("|")[1].strip(): line for line in pages.runs_table(Figures(tmp_path)).splitlines()[2:]}
     profiles = {path.stem for path in FOLDER.glob("*.yaml")} - {"chapters"}
     variants = {f"{profile}-{variant}" for profile in profiles for variant in parameters.variants(profile)}
     assert set(rows) == profiles | variants and variants
     assert "| 2 of 16 | 0, 2 | 02 | – | 01, 03, 04, 05, 06, 07, 08 |" in rows["digits"]
     assert "| 0 of 16 | – | – | – | 01, 02, 03, 04, 05, 06, 07, 08 |" in rows["paper"]
     publish(tmp_path / "digits", "05_int8", rows=[{"a": 1}])
-    assert "| 02 | 05 | 01, 03, 04, 06, 07, 08 |" in readme.runs_table(Figures(tmp_path))
+    assert "| 02 | 05 | 01, 03, 04, 06, 07, 08 |" in pages.runs_table(Figures(tmp_path))
 
 
 def test_a_mark_stands_beside_the_smallest_file_of_any_cifar_10_profile(published):
-    rows = {float(row[0]): row for row in lines(readme.marks_table(Figures(published)))}
+    rows = {float(row[0]): row for row in lines(pages.marks_table(Figures(published)))}
     assert rows[91.5][3:7] == ["mine/teacher-int8", "60.00", "91.40", "less accurate on test images"]
     assert rows[90.0][3:7] == ["mine/teacher-950-4bit", "11.00", "90.50", "passed"]
     assert rows[91.65][3:7] == ["mine/teacher-int8", "60.00", "91.40", "less accurate on test images"]
@@ -94,19 +94,19 @@ def test_a_mark_that_no_file_holds_has_none_beside_it(published):
     pd.read_csv(nodes).assign(val_accuracy=0.89).to_csv(nodes, index=False)
     assert all(
         row[3:7] == ["–", "–", "–", "not reached (validation 89.00 %)"]
-        for row in lines(readme.marks_table(Figures(published)))[:2]
+        for row in lines(pages.marks_table(Figures(published)))[:2]
     )
 
 
 def test_goals_name_the_network_that_comes_nearest(published):
-    rows = lines(readme.goals_table(Figures(published)))
+    rows = lines(pages.goals_table(Figures(published)))
     assert rows[0][3:] == ["91.50 % (`mine/teacher`)", "passed"]
     assert rows[1][3:] == ["84.00 % (`mine/teacher-kd`)", "not reached"]
     assert rows[2][3:] == ["0.30 points (`mine/teacher-950-4bit`)", "passed"]
     assert rows[3][2:] == ["the paper", "–", "not measured"] and len(rows) == 4
     for profile in ("mine", "easy"):  # on CIFAR-10, and on the digits
         publish(published / profile, "02_distill", {"kd_gain": claims.Measured(4.0, 3.5, 4.5, n=2)})
-    assert lines(readme.goals_table(Figures(published)))[3:] == [
+    assert lines(pages.goals_table(Figures(published)))[3:] == [
         [
             "gain from distillation",
             "+5 points",
@@ -122,16 +122,16 @@ VGG = {"name": "vgg", "args": {"width": 20}, "restored": False}
 
 def test_a_vgg_is_no_densenet_among_the_goals(published):
     edit(published, "mine", teacher=VGG)
-    rows = lines(readme.goals_table(Figures(published)))
+    rows = lines(pages.goals_table(Figures(published)))
     assert [row[0] for row in rows][:2] == ["teacher, a VGG, test accuracy", "distilled student, test accuracy"]
     assert len(rows) == 3
 
 
 def test_a_network_that_was_not_trained_here_reaches_no_goal_of_training(published):
     edit(published, "mine", teacher=VGG | {"restored": True})
-    rows = lines(readme.goals_table(Figures(published)))
+    rows = lines(pages.goals_table(Figures(published)))
     assert not [row for row in rows if row[0].startswith(("teacher", "DenseNet"))]
-    assert [row[0] for row in lines(readme.claims_table(Figures(published)))] == ["08"]
+    assert [row[0] for row in lines(pages.claims_table(Figures(published)))] == ["08"]
 
 
 def test_what_network_the_teacher_of_a_study_is_its_own_words_say():
@@ -163,13 +163,13 @@ def test_networks_of_several_studies_have_names_that_a_reader_knows():
 
 
 def test_what_a_chapter_has_not_said_the_nodes_say(published):
-    rows = lines(readme.claims_table(Figures(published)))
+    rows = lines(pages.claims_table(Figures(published)))
     assert [row[0] for row in rows] == [*(f"{n}, by its nodes" for n in ("01", "01", "02", "05", "05", "05")), "08"]
     by_claim = {row[1]: row[3] for row in rows}
     assert by_claim["DenseNet reaches 92.8 %"].startswith("91.50 % (90.9")
     assert by_claim["it costs 0.3 points of accuracy"].startswith("+0.10 points (-")
     publish(published / "mine", "01_teacher", {"teacher_accuracy": claims.Measured(90.0, 89.0, 91.0)})
-    rows = lines(readme.claims_table(Figures(published)))
+    rows = lines(pages.claims_table(Figures(published)))
     assert [row[0] for row in rows] == ["01", *(f"{n}, by its nodes" for n in ("01", "02", "05", "05", "05")), "08"]
     assert rows[0][3] == "90.00 % (89.00 to 91.00)"
 
@@ -180,7 +180,7 @@ def test_a_claim_against_two_rivals_is_judged_against_each(published):
         claims.Measured(-4.0, -5.0, -3.0, 3, "weighted sum, normalized"),
     ]
     publish(published / "mine", "06_moo", {"moo_one_shot": one_shot})
-    found = [row[1:5] for row in lines(readme.claims_table(Figures(published))) if row[0] in ("06", "08")]
+    found = [row[1:5] for row in lines(pages.claims_table(Figures(published))) if row[0] in ("06", "08")]
     says = judged.statement(claims.CLAIMS["moo_one_shot"])
     gains = {row[0]: row[2:] for row in found}
     undecided, worse = (gains[f"{says} (against the {m.against})"] for m in one_shot)
@@ -194,15 +194,15 @@ def test_a_claim_against_two_rivals_is_judged_against_each(published):
 
 
 def test_the_first_screen_takes_its_numbers_from_what_is_published(published, monkeypatch):
-    monkeypatch.setattr(readme, "FIRST", "mine")
-    rows = lines(readme.first_screen("glance", Figures(published)))
+    monkeypatch.setattr(pages, "FIRST", "mine")
+    rows = lines(pages.first_screen("glance", Figures(published)))
     assert [row[:2] for row in rows] == [
         ["DenseNet-22", "900.00"],
         ["student, distilled", "500.00"],
         ["int8", "60.00"],
         ["smallest file with 90 % on validation images", "11.00"],
     ]
-    assert readme.first_screen("findings", Figures(published)).startswith("Nothing yet: not all is published")
+    assert pages.first_screen("findings", Figures(published)).startswith("Nothing yet: not all is published")
     more = [("teacher-imp", 100_000), ("teacher-imp-int8", 45_000), ("teacher-kd-imp", 9_000)]
     nodes = pd.read_csv(published / "mine" / "nodes.csv")
     teacher = nodes[nodes["node"] == "teacher"]
@@ -210,17 +210,17 @@ def test_the_first_screen_takes_its_numbers_from_what_is_published(published, mo
     made.append(made[-1].assign(node="teacher-kd-imp-svd", bytes_file=20_000))
     pd.concat([nodes, *made]).to_csv(published / "mine" / "nodes.csv", index=False)
     publish(published / "mine", "06_moo", {"moo_one_shot": claims.Measured(-4.0, -5.0, -3.0, 3, "a sum")})
-    found = readme.first_screen("findings", Figures(published)).splitlines()
+    found = pages.first_screen("findings", Figures(published)).splitlines()
     assert found[0] == "- Pruning + int8 saves 95.0 % of the file's bytes and costs 1.5 points of accuracy."
     assert found[1] == "- int8 alone saves 93.3 % and changes accuracy by -0.10 points."
     assert "from 9 to 20 kB, its accuracy from 90.0 to 90.0 %" in found[2]
     assert found[3].startswith("- Common descent one-shot, against the a sum: -4.00 points")
-    monkeypatch.setattr(readme, "FIRST", "absent")
-    assert readme.first_screen("findings", Figures(published)).startswith("Nothing yet")
+    monkeypatch.setattr(pages, "FIRST", "absent")
+    assert pages.first_screen("findings", Figures(published)).startswith("Nothing yet")
 
 
 def test_every_chapter_has_a_row_with_its_own_question_and_a_technique_its_names(tmp_path):
-    rows = lines(readme.chapters_table(Figures(tmp_path)))
+    rows = lines(pages.chapters_table(Figures(tmp_path)))
     assert [row[0][:2] for row in rows] == [f"[{number}" for number in range(1, 9)]
     assert "notebooks/02_distill.ipynb) (`distill`, in nodes `kd`)" in rows[1][0]
     assert "notebooks/03_prune.ipynb) (`prune`, in nodes `imp`)" in rows[2][0]
@@ -229,7 +229,7 @@ def test_every_chapter_has_a_row_with_its_own_question_and_a_technique_its_names
 
 
 def test_a_tree_of_a_variant_stands_beside_the_plain_one_and_a_part_of_one_does_not(published):
-    assert readme.compared_table(Figures(published)) == "No tree of a variant is published."
+    assert pages.compared_table(Figures(published)) == "No tree of a variant is published."
     shutil.copytree(published / "mine", published / "mine-other")
     nodes = pd.read_csv(published / "mine-other" / "nodes.csv")
     nodes.assign(test_accuracy=nodes["test_accuracy"] + 0.01).to_csv(
@@ -237,14 +237,14 @@ def test_a_tree_of_a_variant_stands_beside_the_plain_one_and_a_part_of_one_does_
     )
     edit(published, "mine-other", seeds=[0, 1], nodes=[node for node, *_ in NODES])
     edit(published, "mine", seeds=[0, 1])
-    text = readme.compared_table(Figures(published))
+    text = pages.compared_table(Figures(published))
     assert "| teacher | 91.50 | 92.50 | +1.00 ± 0.00 | 1.000 |" in text and text.count("| teacher") == 3
     edit(published, "mine-other", nodes=["teacher"])
-    assert readme.compared_table(Figures(published)) == "No tree of a variant is published."
+    assert pages.compared_table(Figures(published)) == "No tree of a variant is published."
 
 
 def test_combinations_are_counted_beside_narrower_networks_of_their_bytes(published):
-    assert "not published yet" in readme.margins_text(Figures(published))
+    assert "not published yet" in pages.margins_text(Figures(published))
     made = {"kind": "combination", "growth": None, "bytes": None, "accuracy": None}
     nodes = [
         ("teacher", 0.9, 100.0),
@@ -258,7 +258,7 @@ def test_combinations_are_counted_beside_narrower_networks_of_their_bytes(publis
     rows += [made | {"node": "teacher-int8", "test_accuracy": 0.95, "bytes_file": 101.0}]
     edit(published, "digits", seeds=[0])
     publish(published / "digits", "07_sweep", control=rows)
-    text = readme.margins_text(Figures(published))
+    text = pages.margins_text(Figures(published))
     assert "`digits`, 5 combinations, 2 narrower networks in floats and int8, by means: " in text
     assert (
         "1 above (teacher), 2 below (distillation; SVD), 1 larger than every narrower network, beside none (int8)"
@@ -268,7 +268,7 @@ def test_combinations_are_counted_beside_narrower_networks_of_their_bytes(publis
     verdicts_of = [{"node": "teacher", "verdict": "cannot tell"}, {"node": "teacher-imp", "verdict": "is beaten"}]
     publish(published / "digits", "07_sweep", control=rows, margins=verdicts_of)
     by_seeds = "2 combinations, by intervals over seeds: 1 “cannot tell” (teacher), 1 “is beaten” (pruning)."
-    assert readme.margins_text(Figures(published)).endswith(by_seeds)
+    assert pages.margins_text(Figures(published)).endswith(by_seeds)
 
 
 def test_what_is_said_of_the_papers_own_network_is_held_against_no_other(published):
@@ -278,15 +278,15 @@ def test_what_is_said_of_the_papers_own_network_is_held_against_no_other(publish
     smaller = densenet | {"args": {"depth": 22}, "restored": True}
     assert frontier_published.another_network({"teacher": smaller}) == "DenseNet-22 and its student"  # by a file
     edit(published, "mine", teacher=smaller | {"restored": False})
-    found = {row[1]: row[4] for row in lines(readme.claims_table(Figures(published)))}
+    found = {row[1]: row[4] for row in lines(pages.claims_table(Figures(published)))}
     assert found["DenseNet reaches 92.8 %"].startswith("not comparable")
     assert found["int8 alone saves 73.1 %"] == claims.CONTRADICTED
 
 
-@pytest.mark.parametrize("page", readme.PAGES)
+@pytest.mark.parametrize("page", pages.PAGES)
 def test_a_page_is_what_make_figures_would_write(page):
     text, there = (ROOT / page).read_text(), Figures(ROOT / "figures")
-    for name, content in readme.PAGES[page].items():
+    for name, content in pages.PAGES[page].items():
         assert f"<!-- {name}: made by make figures -->\n\n{content(there)}\n\n<!-- end of {name} -->" in text, name
 
 
@@ -329,7 +329,7 @@ def test_nodes_put_an_interval_behind_a_difference_that_a_chapter_printed_withou
     def table_of(cost):
         measured = {"imp_saved": claims.Measured(89.82), "imp_cost": claims.Measured(cost)}
         publish(published / "mine", "03_prune", measured)
-        return {row[1]: row for row in lines(readme.claims_table(Figures(published))) if row[0].startswith("03")}
+        return {row[1]: row for row in lines(pages.claims_table(Figures(published))) if row[0].startswith("03")}
 
     found = table_of(1.73)
     assert found[says["imp_cost"]][0] == "03, interval by its nodes"
@@ -343,20 +343,32 @@ def test_nodes_put_an_interval_behind_a_difference_that_a_chapter_printed_withou
 def test_what_several_studies_found_alike_is_one_row(published):
     shutil.copytree(published / "mine", published / "yours")
     edit(published, "yours", seeds=[0])
-    last = lines(readme.claims_table(Figures(published)))[-1]
+    last = lines(pages.claims_table(Figures(published)))[-1]
     assert (last[0], last[-1]) == ("08", "mine, yours")
 
 
 def test_what_is_not_measured_yet_is_said(tmp_path):
     there = Figures(tmp_path)
-    assert "Not measured yet" in readme.marks_table(there) and "Not measured yet" in readme.goals_table(there)
-    assert "No chapter" in readme.claims_table(there) and "not published" in readme.nodes_table("digits", there)
+    assert "Not measured yet" in pages.marks_table(there) and "Not measured yet" in pages.goals_table(there)
+    assert "Not measured yet" in pages.claims_table(there) and "not published" in pages.nodes_table("digits", there)
 
 
-def test_a_page_keeps_what_is_outside_the_markers(tmp_path):
-    begin, end = "<!-- marks: made by make figures -->", "<!-- end of marks -->"
-    (tmp_path / "page.md").write_text(f"before\n{begin}\nold\n{end}\nafter\n")
-    readme.write_between(tmp_path / "page.md", "marks", "new")
-    assert (tmp_path / "page.md").read_text() == f"before\n{begin}\n\nnew\n\n{end}\nafter\n"
-    with pytest.raises(SystemExit, match=r"^page.md: expected the markers"):
-        readme.write_between(tmp_path / "page.md", "results of digits", "new")
+def test_a_page_keeps_what_is_outside_the_markers(tmp_path, monkeypatch):
+    begin, end = "<!-- {}: made by make figures -->", "<!-- end of {} -->"
+    for page, names in {"README.md": ["a", "b"], "docs/results.md": []}.items():
+        (tmp_path / page).parent.mkdir(exist_ok=True)
+        text = "".join(f"{begin.format(name)}\nold\n{end.format(name)}\nafter {name}\n" for name in names)
+        (tmp_path / page).write_text(f"before\n{text}")
+    (tmp_path / "CITATION.cff").write_text("date-released: 2020-01-01\nx: 1\n")
+    (tmp_path / "figures").mkdir()
+    (tmp_path / "figures" / "studies.json").write_text(json.dumps({"x": {"date": "2030-02-03T", "data": {"name": ""}}}))
+    there = Figures(tmp_path / "figures")
+    monkeypatch.setattr(pages, "PAGES", {"README.md": {"a": lambda _: r"new \1", "b": lambda _: "too"}})
+    pages.write(tmp_path, there)
+    made = f"{begin}\n\n{{}}\n\n{end}\nafter {{}}\n".format
+    written = "before\n" + made("a", r"new \1", "a", "a") + made("b", "too", "b", "b")
+    assert (tmp_path / "README.md").read_text() == written
+    assert (tmp_path / "CITATION.cff").read_text() == "date-released: 2030-02-03\nx: 1\n"
+    monkeypatch.setattr(pages, "PAGES", {"README.md": {"c": lambda _: "new"}})
+    with pytest.raises(SystemExit, match=r"^README.md: expected '<!-- c: made by make figures -->.*once, found it 0"):
+        pages.write(tmp_path, there)

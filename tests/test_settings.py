@@ -194,7 +194,7 @@ def test_every_record_of_a_chapter_says_what_it_is_and_each_setting_means(name):
     ("given", "message"),
     [
         ({"dataset": "digits", "seed": -1}, "study.seed=-1: expected at least 0"),
-        ({"dataset": "digits", "seed": 2**32}, "study.seed=4294967296: expected at most 4294967295"),
+        ({"dataset": "digits", "seed": 2**32}, "study.seed=4294967296: expected at most 4294966295"),
         ({"dataset": "digits", "threads": 1025}, "study.threads=1025: expected at most 1024"),
         ({"dataset": "digits", "threads": -1}, "study.threads=-1: expected at least 0"),
         ({"dataset": "digits", "device": "gpu"}, "study.device='gpu': expected one of 'auto', 'cpu' or 'cuda'"),

@@ -6,8 +6,8 @@ import sys
 
 import pandas as pd
 import pytest
-import yaml
 from projects import copy_project, edit, environment, read_only, study, tree_of
+from ruamel.yaml import YAML
 
 from engine.run import study as command
 from studylib.tree import names, table
@@ -38,7 +38,7 @@ def test_seeds_and_stages_choose_a_part_of_the_tree(project):
 
 def test_one_more_name_in_the_list_of_stages_grows_the_tree(project):
     declared = project / "papermill_params" / "chapters.yaml"
-    records = yaml.safe_load(declared.read_text())["svd"]["records"]
+    records = YAML(typ="safe").load(declared.read_text())["svd"]["records"]
     again = f"again: {{notebook: 04_svd, role: technique, minutes: 1, records: {json.dumps(records)}}}\n"
     edit(declared, "int8:\n  notebook", f"{again}int8:\n  notebook")
     found = planned(project, "--profile", "smoke")
@@ -62,7 +62,7 @@ def test_a_second_run_of_one_profile_is_refused_while_the_first_goes_on(project)
     with open(lock, "w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         result = study(project, "--profile", "smoke", "--", "-n")
-    assert result.returncode != 0 and "is being run already" in result.stdout
+    assert result.returncode != 0 and "is running there already" in result.stdout
 
 
 def test_the_slurm_profile_submits_the_same_tree(project):
@@ -101,18 +101,14 @@ def test_each_chapter_runs_its_lesson_once_a_profile(project):
     assert chapters(project, "smoke") == []  # nbval runs them
 
 
-def test_a_dry_run_writes_nothing_and_needs_no_leave_to(project):
-    with read_only(project) as prefix:
-        before = tree_of(project)
-        closed = study(project, "--profile", "smoke", "--", "-n", prefix=prefix)
-        assert tree_of(project) == before
-    (project / "runs/smoke").mkdir(parents=True)
-    before = tree_of(project)
-    opened = study(project, "--profile", "smoke", "--", "-n")
-    for result in (opened, closed):
+def test_a_dry_run_writes_nothing_of_a_run(project):
+    for _ in range(2):
+        before = {at: content for at, content in tree_of(project).items() if not at.startswith(".snakemake")}
+        result = study(project, "--profile", "smoke", "--", "-n")
         assert result.returncode == 0, result.stdout
         assert len(set(re.findall(r"runs/smoke/(seed0/teacher[\w-]*)$", result.stdout, flags=re.M))) == 16
-    assert tree_of(project) == before
+        assert {at: content for at, content in tree_of(project).items() if not at.startswith(".snakemake")} == before
+        (project / "runs/smoke").mkdir(parents=True, exist_ok=True)
 
 
 def test_a_study_that_cannot_be_written_says_so_in_a_sentence(project):
@@ -131,7 +127,7 @@ def test_a_dry_run_is_refused_while_the_profile_is_run_and_allowed_beside_anothe
         assert study(project, "--profile", "smoke", "--", "-n").returncode == 0
         fcntl.flock(lock, fcntl.LOCK_EX)
         busy = study(project, "--profile", "smoke", "--", "-n")
-    assert busy.returncode == 1 and "is being run already" in busy.stdout
+    assert busy.returncode == 1 and "is running there already" in busy.stdout
 
 
 @pytest.mark.parametrize(
@@ -156,30 +152,21 @@ def test_a_chapter_that_is_not_there_is_named_with_those_that_are(project, words
     result = study(project, "--profile", "digits", f"--chapters={words}", "--", "-n")
     assert (
         result.returncode != 0
-        and f"chapter {words.split()[-1]!r}: expected one that the profile runs: 01_" in result.stdout
+        and f"chapter {words.split()[-1]!r}: expected one that is run with the stages distill, prune, svd, int8: 01_"
+        in result.stdout
     )
     none = study(project, "--profile", "smoke", "--chapters", "3", "--", "-n")
-    assert none.returncode != 0 and "chapter '3': expected one that the profile runs: none" in none.stdout
+    assert none.returncode != 0 and none.stdout.startswith("chapters: none is run; study.chapters of the profile")
 
 
 @pytest.mark.parametrize(
-    ("words", "stages", "why"),
-    [
-        (
-            "3",
-            "distill",
-            "prune is not among the stages (distill); expected one that the profile runs: 01_teacher, 02_distill, ",
-        ),
-        (
-            "7",
-            "none",
-            "it is of combinations, and without stages there are none; expected one that the profile runs: 01_",
-        ),
-    ],
+    ("words", "stages", "known"),
+    [("3", "distill", "01_teacher, 02_distill, 06_moo, "), ("7", "none", "01_teacher, 06_moo, ")],
 )
-def test_a_chapter_that_the_stages_leave_out_is_refused_in_a_sentence(project, words, stages, why):
+def test_a_chapter_that_the_stages_leave_out_is_refused_in_a_sentence(project, words, stages, known):
     refused = study(project, "--profile", "digits", "--chapters", words, "--stages", stages, "--", "-n")
-    assert refused.returncode == 1 and refused.stdout.startswith(f"chapter {words!r}: {why}"), refused.stdout
+    assert refused.stdout.startswith(f"chapter {words!r}: ") and refused.returncode == 1
+    assert f"expected one that is run with the stages {stages}: {known}" in refused.stdout
     assert len(refused.stdout.splitlines()) == 1
 
 

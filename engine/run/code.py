@@ -3,6 +3,7 @@
 import ast
 import hashlib
 import json
+import re
 from pathlib import Path
 
 from engine.settings.reading import ROOT
@@ -33,15 +34,9 @@ def names(notebook: Path, lesson: bool = True) -> set[str]:
 
 def of_files(section: dict) -> str:
     """A hash of the published files that a profile's section names; empty where it names none."""
-    named = [ROOT / value for value in _leaves(section) if isinstance(value, str) and value.endswith(PUBLISHED)]
+    named = [ROOT / path for path in re.findall(rf'"([^"]+{re.escape(PUBLISHED)})"', json.dumps(section))]
     found = hashlib.sha256(b"".join(path.read_bytes() for path in named if path.is_file()))
     return found.hexdigest()[:16] if named else ""
-
-
-def _leaves(value) -> list:
-    if isinstance(value, dict):
-        return [leaf for each in value.values() for leaf in _leaves(each)]
-    return [leaf for each in value for leaf in _leaves(each)] if isinstance(value, list) else [value]
 
 
 def _code_of(path: Path, lesson: bool) -> str:
@@ -49,11 +44,8 @@ def _code_of(path: Path, lesson: bool) -> str:
     code = path.read_text(encoding="utf-8")
     if path.suffix != ".ipynb":
         return code
+    without = {PARAMETERS} if lesson else {PARAMETERS, LESSON}
     cells = [cell for cell in json.loads(code)["cells"] if cell["cell_type"] == "code"]
-    sources = [
-        "".join(cell["source"])
-        for cell in cells
-        if PARAMETERS not in (tags := cell["metadata"].get("tags", [])) and (lesson or LESSON not in tags)
-    ]
-    lines = [line for source in sources for line in source.splitlines()]
+    counted = [cell for cell in cells if not without & set(cell["metadata"].get("tags", []))]
+    lines = [line for cell in counted for line in "".join(cell["source"]).splitlines()]
     return "\n".join(line for line in lines if not line.lstrip().startswith(("%", "!")))

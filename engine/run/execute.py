@@ -10,7 +10,6 @@ import contextlib
 import json
 import logging
 import os
-import signal
 import sys
 import tempfile
 from pathlib import Path
@@ -33,6 +32,7 @@ from studylib.settings import nearest
 from studylib.training import deadline
 
 CLIENT = Path(__file__).resolve().with_name("client.py")
+DIED = "The kernel died: it crashed, or was killed, as when memory runs out; CORES=1 or a smaller batch_size need less"
 
 
 class Kernel(AsyncKernelManager):
@@ -42,26 +42,15 @@ class Kernel(AsyncKernelManager):
     do files that the user's IPython or Python runs at start.
     """
 
-    status: int | None = None  # of the last kernel's process, if it has been found dead
-
     @property
     def kernel_spec(self) -> KernelSpec:
         start = [sys.executable, "-I", "-S", str(CLIENT), "-m", "ipykernel_launcher", "-f", "{connection_file}"]
         own = {"IPYTHONDIR": str(Path(self.connection_file).with_name("ipython")), "PYTHONSTARTUP": ""}
         return KernelSpec(argv=start, env=own, display_name="Python 3", language="python")
 
-    async def is_alive(self) -> bool:
-        if self.provisioner is not None:
-            Kernel.status = await self.provisioner.poll()
-        return await super().is_alive()
-
     async def shutdown_kernel(self, now: bool = False, restart: bool = False) -> None:
         """Kills the kernel: every cell is done by now, and asking it to end would take 0.1 to 1 s."""
-        process = self.provisioner.process
-        await self.provisioner.kill()
-        if process is not None:
-            process.wait()
-        await self.cleanup_resources()
+        await super().shutdown_kernel(now=True, restart=restart)
 
 
 class IPCEngine(NBClientEngine):
@@ -101,8 +90,7 @@ def main() -> None:
     parser.add_argument("executed", type=Path)
     parser.add_argument("--parameters", type=json.loads, default={})
     parser.add_argument("--skip", default="", metavar="TAG", help="cells that are not run")
-    more = "VALUE is JSON, or else text; NAME may be of a dictionary: study.seed"
-    parser.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE", help=more)
+    parser.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE", help="as JSON or text; also study.seed=0")
     args = parser.parse_args()
     parameters = dict(args.parameters)
     for item in args.set:
@@ -119,18 +107,10 @@ def main() -> None:
     except PapermillExecutionError as error:
         sys.exit(f"{error.ename}: {error.evalue}\nThe notebook with the error in it: {args.executed.resolve()}")
     except (DeadKernelError, RuntimeError, OSError, ZMQError) as error:  # none of a cell's own
-        print(f"{_why(error)}\nThe notebook as far as it came: {args.executed.resolve()}", file=sys.stderr, flush=True)
+        began = isinstance(error, DeadKernelError)
+        why = DIED if began else f"The kernel did not start: {type(error).__name__}: {error}"
+        print(f"{why}\nThe notebook as far as it came: {args.executed.resolve()}", file=sys.stderr, flush=True)
         os._exit(1)  # sockets that never met their kernel keep the interpreter from ending
-
-
-def _why(error: Exception) -> str:
-    """What ended a kernel, or kept it from starting, as far as that can be told."""
-    if not isinstance(error, DeadKernelError):
-        return f"The kernel did not start: {type(error).__name__}: {error}"
-    if Kernel.status not in (-signal.SIGKILL, 128 + signal.SIGKILL):
-        return f"The kernel died, with exit status {Kernel.status}."
-    less = "Fewer jobs side by side (CORES=1) or a smaller batch_size need less."
-    return f"The kernel died: it was killed (SIGKILL), as the system does when memory runs out. {less}"
 
 
 if __name__ == "__main__":

@@ -1,15 +1,12 @@
 """A warm process: it has imported what the nodes import, and forks for each of them.
 
-What a node imports takes Python two to seven seconds, more than most nodes work. So study.py keeps one process beside
-Snakemake that pays this once. A rule's command (client.py) hands it a command line over a socket. It forks, and the
-fork runs the script as if just started. A notebook's kernel is started alike. The warm process does not import
-studylib, so that a fork reads the code as it is by then.
+What a node imports takes Python two to seven seconds. Most nodes work for less; study.py pays it once a run. A rule's
+command (client.py) hands over a command line. A fork runs that as if just started; kernels are started alike.
+Nothing of studylib is imported: a fork reads the code as it is by then. No torch operation is run: OpenMP's threads do
+not live in a fork. It ends with study.py, its jobs with it, and a job with its client, however each of them ends.
 
-It ends with study.py, its jobs end with it, and a job ends with its client. This holds however each of them ends. It
-runs no torch operation: threads that OpenMP has started do not live in a fork.
-
-`make bench ARGS=warm` measures what it gains. The standard library's forkserver with the same modules was no faster.
-When study.py is killed, that server leaves behind its folder and what its jobs have started.
+`make bench ARGS=warm` measures what it gains. The standard library's forkserver with these modules was no faster.
+Where study.py is killed, that server leaves behind its folder and what its jobs have started.
 """
 
 import atexit
@@ -21,7 +18,6 @@ import json
 import logging
 import os
 import runpy
-import select
 import shutil
 import signal
 import socket
@@ -29,41 +25,29 @@ import socketserver
 import subprocess
 import sys
 import tempfile
+import threading
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 LONGEST = 103 - 30  # bytes of a folder's path: a Unix socket's has 103, less /study12345678/k12345678/k-5
+# fmt: off
 MODULES = [
-    "engine",  # before papermill: see there
-    "papermill.execute",
-    "ipykernel.debugger",
-    "ipykernel.kernelapp",
-    "ipykernel.zmqshell",
-    "torch",
-    "sklearn.datasets",
-    "sklearn.model_selection",
-    "safetensors.torch",
-    "torch.ao.quantization.fx._decomposed",
-    "torch.utils.flop_counter",
-    "torch._inductor.config",
-    "torch.export._trace",
-    "torch.export._unlift",
-    "torchao.quantization.pt2e.quantize_pt2e",
-    "torchao.quantization.pt2e.quantizer.x86_inductor_quantizer",
-    "seaborn",
-    "matplotlib.backends.backend_pdf",
+    "engine", "papermill.execute",  # in this order: see engine
+    "ipykernel.debugger", "ipykernel.kernelapp", "ipykernel.zmqshell", "torch", "sklearn.datasets",
+    "sklearn.model_selection", "safetensors.torch", "torch.ao.quantization.fx._decomposed", "torch.utils.flop_counter",
+    "torch._inductor.config", "torch.export._trace", "torch.export._unlift",
+    "torchao.quantization.pt2e.quantize_pt2e", "torchao.quantization.pt2e.quantizer.x86_inductor_quantizer",
+    "seaborn", "matplotlib.backends.backend_pdf",
 ]
+# fmt: on
 
 
 def for_sockets() -> str:
-    """TMPDIR, or another folder for temporary files where its path leaves no room; raises OSError if there is none."""
-    tried = list(dict.fromkeys([tempfile.gettempdir(), "/tmp", "/dev/shm", "/var/tmp"]))
-    for folder in tried:
-        if len(os.fsencode(folder)) <= LONGEST and os.access(folder, os.W_OK | os.X_OK):
-            return folder
-    raise OSError(f"no folder for sockets: expected one of {', '.join(tried)} to be writable and of {LONGEST} bytes")
+    """The folder for temporary files, or /tmp where no socket has room in its long path."""
+    folder = tempfile.gettempdir()
+    return folder if len(os.fsencode(folder)) <= LONGEST else "/tmp"
 
 
 @contextlib.contextmanager
@@ -110,15 +94,15 @@ def main(address: str, listener: str, parent: str, *modules: str) -> None:
         gc.freeze()  # a fork's garbage collections leave alone what is here now
         server.serve_forever()
     finally:
-        for pid in server.active_children or ():
-            os.kill(pid, signal.SIGTERM)
-        server.server_close()
+        for job in server.active_children or ():
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(job, signal.SIGKILL)
         shutil.rmtree(Path(address).parent, ignore_errors=True)
         os._exit(0)  # taking all these modules apart takes time
 
 
 class Server(socketserver.ForkingMixIn, socketserver.UnixStreamServer):
-    """Forks for each client; the fork handles its :class:`Job`."""
+    """Forks for each client; the fork is its :class:`Job`."""
 
     socket_type = socket.SOCK_SEQPACKET
     request_queue_size = 100
@@ -126,41 +110,32 @@ class Server(socketserver.ForkingMixIn, socketserver.UnixStreamServer):
 
 
 class Job(socketserver.BaseRequestHandler):
-    """Forks once more, watches the job that this fork runs, and tells the client how it ended."""
+    """Makes of this fork a process as if just started, runs what is asked for, and says how it ended."""
 
     def handle(self) -> None:
+        os.setpgid(0, 0)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
         self.server.socket.close()
         message, handles, *_ = socket.recv_fds(self.request, 1 << 20, 2)
         if not message:  # the client is gone already
             return
-        _end_with(os.getppid(), signal.SIGTERM)
-        watcher, job = os.getpid(), os.fork()
-        if job == 0:
-            os._exit(self._run(json.loads(message), handles, watcher))
-        with contextlib.suppress(OSError):  # it has done so itself, and ended
-            os.setpgid(job, job)
-        signal.signal(signal.SIGTERM, lambda *_: (os.killpg(job, signal.SIGKILL), os._exit(1)))
-        with contextlib.suppress(OSError):
-            self.request.send(b"%d" % job)
-        select.select([self.request, os.pidfd_open(job)], [], [])
-        os.killpg(job, signal.SIGKILL)  # where its client is gone, or what it left running
-        status = os.waitstatus_to_exitcode(os.waitpid(job, 0)[1])
-        with contextlib.suppress(OSError):
-            self.request.send(b"%d" % status)
-
-    def _run(self, request: dict, handles: list[int], watcher: int) -> int:
-        """Makes of this fork what a process is that has just been started, and runs what is asked for."""
-        os.setpgid(0, 0)
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        _end_with(watcher, signal.SIGKILL)
-        self.request.close()
+        _end_with(int(os.environ["JPY_PARENT_PID"]), signal.SIGKILL)
+        threading.Thread(target=self._end_with_client, daemon=True).start()
         for number, handle in enumerate(handles, start=1):
             os.dup2(handle, number)
             os.close(handle)
+        request = json.loads(message)
         os.chdir(request["cwd"])
         os.environ.clear()
         os.environ.update(request["environment"])
-        return run(request["command"])
+        self.request.send(b"1")
+        status = run(request["command"])
+        self.request.send(b"%d" % status)
+        os.killpg(0, signal.SIGKILL)  # with what it has left running
+
+    def _end_with_client(self) -> None:
+        self.request.recv(1)
+        os.killpg(0, signal.SIGKILL)
 
 
 def _end_with(parent: int, number: int) -> None:
@@ -172,7 +147,7 @@ def _end_with(parent: int, number: int) -> None:
 
 def run(command: list[str]) -> int:
     """Runs ``SCRIPT ARGUMENT…`` or ``-m MODULE ARGUMENT…`` as the interpreter does; returns the exit status."""
-    status: object = 0
+    status: object = None
     try:
         if command[0] == "-m":
             sys.argv = command[1:]
@@ -181,17 +156,16 @@ def run(command: list[str]) -> int:
             sys.argv = command
             runpy.run_path(command[0], run_name="__main__")
     except SystemExit as end:
-        status = end.code or 0
+        status = end.code
     except BaseException:
         traceback.print_exc()
         status = 1
-    if not isinstance(status, int):
+    if isinstance(status, str):
         print(status, file=sys.stderr)
-        status = 1
     atexit._run_exitfuncs()
     sys.stdout.flush()
     sys.stderr.flush()
-    return status
+    return status if isinstance(status, int) else int(status is not None)
 
 
 if __name__ == "__main__":

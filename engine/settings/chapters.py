@@ -79,12 +79,9 @@ def techniques(role: str = "technique") -> list[str]:
     return [key for key, each in declared().items() if each.role == role]
 
 
-def root() -> str:
-    return techniques("root")[0]
-
-
-def table() -> str:
-    return techniques("table")[0]
+def root(role: str = "root") -> str:
+    """The key of the one chapter of that role."""
+    return techniques(role)[0]
 
 
 def notebooks() -> dict[str, Path]:
@@ -92,14 +89,14 @@ def notebooks() -> dict[str, Path]:
     return {key: each.notebook for key, each in declared().items()}
 
 
-def check_names(given: Iterable, known: list[str], what: str, formerly: Mapping[str, str] | None = None) -> None:
+def check_names(given: Iterable, known: Iterable[str], what: str, formerly: Mapping[str, str] | None = None) -> None:
     """Raises ParameterError for the first that is not ``known``; names the nearest, or what it is called now.
 
     Args:
         formerly: name of before → name of now; of chapters where it is left out.
     """
-    of_chapters = {each.formerly: key for key, each in declared().items() if each.formerly}
-    now = of_chapters | {"roots": "variants"} if formerly is None else formerly
+    now = {each.formerly: key for key, each in declared().items()} | {"roots": "variants"}
+    now, known = now if formerly is None else formerly, list(known)
     for name in given:
         if name not in known:
             said = f"now {now[name]!r}" if name in now else f"unknown{nearest(str(name), known)}"

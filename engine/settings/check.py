@@ -7,14 +7,12 @@ from typing import Any
 from engine.run import code
 from engine.settings import chapters, parameters
 from engine.settings.reading import ParameterError, named
-from studylib.settings import MOST_SEED, read
-
-REPEATED = ("seeds", "repetitions")  # of a record: how many seeds it runs, from the study's on
+from studylib.settings import read
 
 
 def data_of(sections: dict[str, dict]) -> str:
     """What the images of the study are, in one word: another where one pixel or label is another."""
-    from studylib.data import datasets
+    from studylib.data import datasets  # as torch, two seconds of import that a misspelt word need not wait for
 
     return f"sha256-{datasets.load(sections['study']['dataset'], 0).digest}"
 
@@ -22,8 +20,8 @@ def data_of(sections: dict[str, dict]) -> str:
 def check_values(sections: dict[str, dict]) -> str:
     """Raises ParameterError for a setting that a chapter would refuse, perhaps hours later; loads the data to know.
 
-    Every section goes into its records, those of all variants too. Those to be run are then checked against the data.
-    Networks are built without memory for their weights. Returns :func:`data_of` the sections.
+    Every section goes into its records; those to be run are then checked against the data. Networks are built without
+    memory for their weights. Returns :func:`data_of` the sections.
     """
     import torch
 
@@ -46,25 +44,11 @@ def check_values(sections: dict[str, dict]) -> str:
                 with named(f"{where}: "):
                     for images in (first, *map(load, more if name in own else [])):
                         record.against(images)
-            if shown:
-                _check_shown(where, record, study["seeds"][0])
+            if shown and name == "recipe" and record.epochs == 0:
+                raise ParameterError(f"{where}.epochs=0: expected at least 1 where its chapter, which shows it, is run")
             if getattr(record, "compile", False) is True and (reason := cost.why_not_compile()):
                 raise ParameterError(f"{where}.compile=True: {reason}; install g++ and python3-dev, or set it false")
-    for name, variant in sections[parameters.VARIANTS].items():
-        with named(f"{parameters.VARIANTS}: {name}: "):
-            _all_records(variant)
     return data
-
-
-def _check_shown(where: str, record: Any, first: int) -> None:
-    """Refuses what a chapter cannot show: a recipe without epochs, seeds that no split can be drawn by."""
-    if where.endswith(".recipe") and record.epochs == 0:
-        raise ParameterError(f"{where}.epochs=0: expected at least 1 where its chapter, which shows it, is run")
-    for name in REPEATED:
-        value = getattr(record, name, None)
-        if isinstance(value, int) and first + value - 1 > MOST_SEED:
-            said = f"they are of the seeds from {first} on, expected at most {MOST_SEED} for the last"
-            raise ParameterError(f"{where}.{name}={value!r}: {said}")
 
 
 def records_of(stage: str, sections: dict[str, dict]) -> dict[str, Any]:

@@ -16,7 +16,6 @@ from torch import nn
 from engine.run.machine import refusals
 from studylib.coding import codec, restore
 from studylib.data import datasets, scoring
-from studylib.disk import files
 from studylib.networks import spec
 
 SHAPES = {"digits": (1, 8), "cifar10": (3, 32)}  # of images: channels, pixels a side
@@ -54,18 +53,16 @@ def main() -> None:
     parser.add_argument("--dataset", default="", help="default: the one whose images fit")
     args = parser.parse_args()
     if not args.model.is_file():
-        sys.exit(f"MODEL={args.model}: No such file; expected a coded file, such as those in figures/models/")
+        sys.exit(f"MODEL={args.model}: No such file; expected a coded one, such as those in figures/models/")
     with refusals(args.model, "nothing was evaluated"):
-        content = args.model.read_bytes()
+        content, where = args.model.read_bytes(), f"{args.model}: "
         try:
             model, dataset = opened(content, args.dataset.strip())
-        except ValueError as error:
-            sys.exit(f"{args.model}: {error}")
-        try:
+            where = ""  # the files that are read now name themselves
             cited = restore.listed(args.model.parent, args.model.name, "bytes", "sha256", "test_accuracy")
             test = datasets.load(dataset, 0).test
-        except (files.CheckpointError, ValueError) as error:  # of a file that names itself
-            sys.exit(str(error))
+        except (ValueError, RuntimeError) as error:
+            sys.exit(f"{where}{error}")
     try:
         right, count = accuracy(model, test), len(test)
     except (RuntimeError, IndexError) as error:  # layers that do not fit each other, or other classes

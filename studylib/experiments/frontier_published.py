@@ -1,13 +1,11 @@
-"""Chapter 8 over all published studies: what networks and files are called, and what the networks are to reach."""
+"""What the networks and files of all published studies are called."""
 
 import re
-from collections.abc import Iterator
 
 import pandas as pd
 
 from studylib.coding import restore
-from studylib.experiments.frontier_marks import PRUNED_GOAL, STUDENT, STUDENT_GOAL, TEACHER_GOAL
-from studylib.results import claims, verdicts
+from studylib.results import claims
 from studylib.techniques.teacher import Network
 from studylib.tree import names
 
@@ -15,7 +13,6 @@ DENSENET = "DenseNet"  # of networks, the one that the paper's goals are about
 KINDS = {"densenet": DENSENET, "vgg": "VGG", "whitened": "whitened VGG", "convnet": "ConvNet"}
 TRAINED_ON = ", trained on"
 RESTORED = "restored network"  # one that a study takes from a published file and does not train
-CENT = 0.005  # of what is measured in points or %, two decimals are said
 UNKNOWN = {"name": "densenet", "args": {}, "restored": False}  # teacher of a study that does not say
 
 
@@ -104,84 +101,3 @@ def files(
     every = pd.concat(parts[1:] or parts, ignore_index=True)
     pairs = zip(every["study"], every["node"], strict=True)
     return every.assign(name=[known.get(pair, "/".join(pair)) for pair in pairs])
-
-
-def claims_of_study(
-    about: dict, nodes: pd.DataFrame, measured: dict[str, verdicts.Found], numbers: dict[str, str]
-) -> Iterator[dict]:
-    """Every claim that a published study answers: rows of chapter and :data:`studylib.results.verdicts.COLUMNS`.
-
-    For a chapter that the study has not run, its published nodes answer where they can. They also put an interval
-    behind a chapter's difference without one.
-
-    Args:
-        about: what the study says of itself.
-        nodes: a row for each node of its first seed.
-        measured: chapter → claim → what was measured.
-        numbers: chapter → its number; claims of other chapters are left out.
-    """
-    by_nodes = {}
-    if teacher_kind(about) != RESTORED:  # whose teacher is another study's file
-        by_nodes = verdicts.of_nodes(nodes.set_index("node"), about["data"]["test"])
-    for key, claim in claims.CLAIMS.items():
-        if claim.chapter not in numbers:
-            continue  # of the audit, which has the paper's figures alone
-        where, node, found = numbers[claim.chapter], by_nodes.get(key), measured[claim.chapter].get(key, [])
-        if node and not found:
-            where, found = f"{where}, by its nodes", [node]
-        elif node and len(found) == 1 and found[0].low != found[0].low and abs(found[0].value - node.value) < CENT:
-            where, found = f"{where}, interval by its nodes" if node.low == node.low else where, [node]
-        for each in found:
-            yield {"chapter": where, **verdicts.row(claim, each, claims.PAPER_DATA, another_network(about))}
-
-
-def lowest(key: str, measured: list[claims.Measured]) -> str:
-    """The lowest of what was measured of a claim on CIFAR-10, in words: its rival, value and verdict."""
-    least, claim = min(measured, key=lambda each: each.value), claims.CLAIMS[key]
-    rival = f"against the {least.against}: " if least.against else ""
-    return f"{rival}{verdicts.text(least, claim.unit)}, {verdicts.verdict(claim, least, claims.PAPER_DATA)}"
-
-
-def goals(files: pd.DataFrame, studies: dict[str, dict], gains: dict[str, list[claims.Measured]]) -> Iterator[dict]:
-    """What CIFAR-10 networks are to reach that are no files of a size, each beside the best of ours.
-
-    Args:
-        files: rows of study, name, node, network, val_accuracy, test_accuracy (0…1); of points also sparsity and
-            val_accuracy_pruned.
-        studies: study → what it says of itself.
-        gains: study → what its distilled students gained.
-
-    Returns:
-        Rows of what, goal, from (whose it is), ours, verdict.
-    """
-    every = files.set_index("name")
-    node, kind = every["node"], every["study"].map({study: teacher_kind(about) for study, about in studies.items()})
-    for each in [each for each in kind.unique() if each != RESTORED]:
-        ours = every["test_accuracy"][(node == names.TEACHER) & (kind == each)]
-        yield from _goal(f"teacher, a {each}, test accuracy", *TEACHER_GOAL, ours)
-    ours = every["test_accuracy"][node == STUDENT]
-    yield from _goal("distilled student, test accuracy", *STUDENT_GOAL, ours)
-    if "sparsity" in every:
-        zeros, most, whose = PRUNED_GOAL
-        whole = every[node == names.TEACHER].set_index("study")["val_accuracy"]
-        sparse = (every["network"] == names.TEACHER) & (every["sparsity"] >= zeros) & (kind == DENSENET)
-        lost = (every["study"].map(whole) - every["val_accuracy_pruned"])[sparse]
-        what = f"DenseNet with {100 * zeros:g} % zeros or more, lost on validation images before rounding"
-        yield from _goal(what, most, whose, lost, least=False)
-    claim = claims.CLAIMS["kd_gain"]
-    goal = {"what": "gain from distillation", "goal": f"{claim.value:+g} {claim.unit}", "from": "the paper"}
-    for study, measured in [(study, each) for study, found in gains.items() for each in found]:
-        verdict = verdicts.verdict(claim, measured, claims.PAPER_DATA)
-        yield goal | {"ours": f"{verdicts.text(measured, claim.unit)} (`{study}`)", "verdict": verdict}
-    if not any(gains.values()):
-        yield goal | {"ours": "–", "verdict": claims.NOT_MEASURED}
-
-
-def _goal(what: str, bound: float, whose: str, ours: pd.Series, least: bool = True) -> Iterator[dict]:
-    """The best of ``ours`` (0…1) beside a bound in % or points, the least or the most allowed; none of none."""
-    if len(ours):
-        name, sign, unit = (ours.idxmax(), "≥", "%") if least else (ours.idxmin(), "≤", "points")
-        value = 100 * ours[name]
-        verdict = "passed" if (value >= bound if least else value <= bound) else "not reached"
-        row = {"what": what, "goal": f"{sign} {bound:g} {unit}", "from": whose}
-        yield row | {"ours": f"{value:.2f} {unit} (`{name}`)", "verdict": verdict}

@@ -19,7 +19,7 @@ from studylib.data.datasets import Data
 from studylib.experiments import moo_hypervolume
 from studylib.experiments.moo_ways import Way, step_of, ways
 from studylib.networks import layers
-from studylib.settings import MOST_SEED, SettingError, record
+from studylib.settings import SettingError, record
 from studylib.techniques import prune
 from studylib.training import loop
 from studylib.training.checkpoint import weights_digest
@@ -117,14 +117,6 @@ class Comparison:
         if self.sparsities[-1] == 0:
             raise ValueError(f"sparsities={self.sparsities!r}: expected one above 0")
         self.ways()
-
-    def against(self, data: Data) -> None:
-        """Raises ValueError where the last of the seeds, from that of ``data`` on, is one too large."""
-        if data.seed + self.repetitions - 1 > MOST_SEED:
-            raise ValueError(
-                f"repetitions={self.repetitions!r}: they are of the seeds from {data.seed} on, expected at most "
-                f"{MOST_SEED} for the last"
-            )
 
     def ways(self) -> list[Way]:
         """Every way that is compared, see :func:`ways`."""

@@ -26,8 +26,8 @@ def style() -> None:
     plt.rcParams |= {"figure.dpi": 110, "pdf.fonttype": 42}
 
 
-def save_figure(figure: Figure, path: Path, rows: pd.DataFrame, about: dict | None = None) -> None:
-    """Writes ``path``.png, .pdf, and .json with the rows drawn and ``about`` them: profile, seeds, commit, …
+def save_figure(figure: Figure, path: Path, rows: pd.DataFrame | None = None, about: dict | None = None) -> None:
+    """Writes ``path``.png, .pdf, and .json with ``rows``, if given, and ``about`` them: profile, seeds, commit, …
 
     ``path`` has no suffix, and is absolute or below the study's root.
     """
@@ -37,4 +37,5 @@ def save_figure(figure: Figure, path: Path, rows: pd.DataFrame, about: dict | No
         metadata = {"Software": None} if suffix == "png" else {"CreationDate": None, "Producer": None, "Creator": None}
         figure.savefig(buffer, format=suffix, metadata=metadata, dpi=DPI, bbox_inches="tight")
         files.write_bytes(path.with_name(f"{path.name}.{suffix}"), buffer.getvalue())
-    save_table(path.with_name(f"{path.name}.json"), rows, about)
+    if rows is not None:
+        save_table(path.with_name(f"{path.name}.json"), rows, about)

@@ -1,5 +1,6 @@
 """sweep_over_script: the digits profile's tree by `make study` over the same in one plain Python process, two cores."""
 
+import json
 import shutil
 import subprocess
 import sys
@@ -7,7 +8,6 @@ import tempfile
 from pathlib import Path
 
 import pandas as pd
-import yaml
 from harness import pair, seconds
 
 HERE = Path(__file__).resolve().parent
@@ -28,7 +28,7 @@ def run() -> dict:
         profile = read_yaml(project / "papermill_params" / "digits.yaml")
         for section, values in CHANGES.items():
             profile[section] |= values
-        (project / "papermill_params" / "bench.yaml").write_text(yaml.safe_dump(profile))
+        (project / "papermill_params" / "bench.yaml").write_text(json.dumps(profile))
         shutil.copy2(HERE / "plain_sweep.py", project)
 
         spinning = environment(project) | {"GOMP_SPINCOUNT": "10000"}  # faster for a process that is alone,

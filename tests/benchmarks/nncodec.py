@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from engine.settings.parameters import ROOT
+from engine.settings.reading import ROOT
 from studylib.coding import codec, shipped
 from studylib.disk import files, provenance
 from studylib.disk.models import SPEC, load_model

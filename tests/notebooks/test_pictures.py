@@ -11,7 +11,6 @@ from pathlib import Path
 import executed
 import nbformat
 import pytest
-import yaml
 from executed import CHAPTERS, pictures_in, pictures_of
 from projects import ROOT, environment
 
@@ -26,7 +25,7 @@ def execute(name: str, out: Path, surroundings: dict) -> Path:
 
 def papermill(name: str, out: Path, surroundings: dict) -> Path:
     """The chapter run by plain papermill, from the notebooks' folder, as a reader does."""
-    (out / "given.yaml").write_text(yaml.safe_dump(executed.reduced(name, out)), encoding="utf-8")
+    (out / "given.yaml").write_text(json.dumps(executed.reduced(name, out)), encoding="utf-8")
     command = [str(Path(sys.executable).with_name("papermill")), CHAPTERS[name].notebook.name]
     command += [str(out / "notebook.ipynb"), "-k", "python3", "-f", str(out / "given.yaml"), "--no-progress-bar"]
     done = subprocess.run(command, cwd=ROOT / "notebooks", env=surroundings, text=True, capture_output=True)

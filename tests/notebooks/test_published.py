@@ -6,9 +6,8 @@ from pathlib import Path
 import executed
 import pytest
 from executed import CHAPTERS, pictures_in, pictures_of, texts_in
-from projects import ROOT
+from projects import ROOT, types_of
 
-from engine.settings import parameters
 from studylib.tree.published import FILE, KEYS
 
 STUDY = ROOT / "figures" / "digits"
@@ -26,7 +25,7 @@ def show(name: str, out: Path, surroundings: dict, **given) -> executed.Executed
     out.mkdir()
     empty = out.parent / "nothing"
     empty.mkdir(exist_ok=True)
-    known = parameters.types_of(CHAPTERS[name].notebook)
+    known = types_of(CHAPTERS[name].notebook)
     nowhere = {key: "runs/nowhere" for key in FOLDERS | set(CHAPTERS[name].reads) if key in known}
     return executed.execute(name, out, given | nowhere, surroundings | {"STUDY_DATA": str(empty)})
 

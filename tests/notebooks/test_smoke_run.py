@@ -17,7 +17,7 @@ import pandas as pd
 import pytest
 from projects import ROOT, copy_project, edit, environment, study
 
-from engine.settings import parameters
+from engine.settings import chapters, parameters
 from studylib.data import datasets, scoring
 from studylib.disk import models
 from studylib.training.deadline import STOP_FILE
@@ -215,11 +215,11 @@ def test_a_dry_run_is_one_in_each_of_snakemakes_spellings(project, dry):
 @pytest.mark.parametrize("node", ["teacher-kd", "teacher-kd-imp", "teacher-svd", "teacher-imp-int8"])
 def test_a_node_run_by_hand_is_bit_for_bit_what_the_study_made_in_forks_of_a_warm_process(node, tmp_path):
     parent, _, part = node.rpartition("-")
-    stage = next(key for key in parameters.notebooks() if names.part(key) == part)
+    stage = next(key for key in chapters.notebooks() if names.part(key) == part)
     sections = parameters.load("smoke")
     given = parameters.of_node(stage, sections) | {"parent": str(RUN / "seed0" / parent), "out": str(tmp_path)}
     given |= {"published": "", "study": {"dataset": "digits", "seed": 0, "threads": sections["study"]["threads"]}}
-    execute = ["engine/run/execute.py", str(parameters.notebooks()[stage]), str(tmp_path / "notebook.ipynb")]
+    execute = ["engine/run/execute.py", str(chapters.notebooks()[stage]), str(tmp_path / "notebook.ipynb")]
     command = [sys.executable, *execute, "--parameters", json.dumps(given), "--skip", "lesson"]
     done = subprocess.run(command, cwd=ROOT, env=environment(ROOT), text=True, capture_output=True)
     assert done.returncode == 0, done.stderr
@@ -343,7 +343,11 @@ def test_at_sigterm_a_training_stops_after_its_epoch_and_what_it_has_is_kept(pro
         time.sleep(2)
         first.terminate()
         said = first.communicate(timeout=60)[0]
-    assert first.returncode == 1 and "Stopped in time" in said and "`make study PROFILE=slow` goes on" in said, said
+    assert (
+        first.returncode == 1
+        and "what was paused or has failed" in said
+        and "`make study PROFILE=slow` goes on" in said
+    ), said
     assert list((project / "runs/slow/seed0/teacher/unfinished").glob("*.safetensors"))
     assert not (project / "runs/slow/.stop").exists() and not processes_of(project)
     profile.unlink()
@@ -359,9 +363,9 @@ def test_a_lesson_that_is_stopped_keeps_what_it_has_trained(stage, tmp_path):
     given |= (
         {"parent": str(RUN / "seed0" / "teacher")} if stage == "distill" else {"choosing": {"seeds": 2}}
     )  # one is its own
-    execute = ["engine/run/execute.py", str(parameters.notebooks()[stage]), str(tmp_path / "notebook.ipynb")]
+    execute = ["engine/run/execute.py", str(chapters.notebooks()[stage]), str(tmp_path / "notebook.ipynb")]
     command = [sys.executable, *execute, "--parameters", json.dumps(given)]
-    stop, cells = tmp_path / "stop", nbformat.read(parameters.notebooks()[stage], 4).cells
+    stop, cells = tmp_path / "stop", nbformat.read(chapters.notebooks()[stage], 4).cells
     number = next(k for k, cell in enumerate(cells) if 'node.out / "lesson"' in cell.source) + 2  # one is put in
     with subprocess.Popen(
         command,
@@ -379,18 +383,6 @@ def test_a_lesson_that_is_stopped_keeps_what_it_has_trained(stage, tmp_path):
     assert running.returncode and "Paused" in said, said
     (kept,) = (tmp_path / "lesson").glob("*.safetensors")
     assert kept.stat().st_size
-
-
-def test_of_many_seeds_the_table_of_the_first_is_printed_before_the_others_are_trained(project):
-    (project / "papermill_params/many.yaml").write_text(
-        "study: {dataset: digits, seeds: [3, 1, 2, 0], chapters: []}\nlatency: {compiled: false, repeats: 1}\n"
-        "teacher: {network: {depth: 7, growth: 4}, recipe: {epochs: 1, lr: 1e-3, batch_size: 64}}\n"
-    )
-    said = study(project, "--profile", "many", "--stages", "none").stdout
-    early, _, late = said.partition("The first 3 of 4 seeds; the others follow:")
-    assert "n = 3 seeds" in early and "seed0" not in early and "n = 4 seeds" in late, said
-    again = study(project, "--profile", "many", "--stages", "none").stdout
-    assert "The first" not in again and "0 of 4 nodes run now" in again, again
 
 
 @pytest.mark.parametrize("minutes", ["0", "-1", "nan", "inf", "an hour"])
@@ -424,10 +416,10 @@ def test_a_run_is_published_and_without_it_tables_and_pictures_are_made_of_what_
         shutil.copytree(ROOT / folder, project / folder)
     table = "07_sweep"
     shutil.copytree(reduced_run(table).out, project / "runs" / "smoke" / "chapters" / table)
-    edit(project / "engine" / "publish" / "readme.py", 'SHOWN = ("cifar10", "digits")', 'SHOWN = ("cifar10", "smoke")')
+    edit(project / "engine" / "publish" / "pages.py", 'SHOWN = ("cifar10", "digits")', 'SHOWN = ("cifar10", "smoke")')
     page = project / "docs" / "results.md"
     page.write_text(page.read_text().replace("results of digits", "results of smoke"))
-    command = [sys.executable, "engine/publish/figures.py", "smoke"]
+    command = [sys.executable, "engine/publish/figures.py", "smoke", "--force"]
     done = subprocess.run(command, cwd=project, env=environment(project), text=True, capture_output=True)
     assert done.returncode == 0, done.stderr
     written = page.read_text()
@@ -446,6 +438,6 @@ def test_a_run_is_published_and_without_it_tables_and_pictures_are_made_of_what_
     again = subprocess.run(command, cwd=project, env=environment(project), text=True, capture_output=True)
     assert again.returncode == 0, again.stderr
     assert (project / "figures/cited/narrower_networks_digits.png").exists() and page.read_text() == written
-    command[-1] = "nowhere"
+    command[-2:] = ["nowhere"]
     missing = subprocess.run(command, cwd=project, env=environment(project), text=True, capture_output=True)
     assert missing.returncode != 0 and "nowhere" in missing.stderr

@@ -3,19 +3,18 @@
 import functools
 import re
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 import jinja2
 import nbformat
 import pandas as pd
 
-from engine.publish.published import Figures
 from engine.settings import chapters, parameters
-from engine.settings.reading import FOLDER
 from studylib.disk.files import read_json, write_bytes
-from studylib.experiments import frontier_marks, sweep_narrower
-from studylib.experiments.frontier_published import claims_of_study, goals, lowest
-from studylib.results import claims, tables, verdicts
+from studylib.experiments import across_studies, cited, sweep_narrower
+from studylib.experiments.published import Figures
+from studylib.results import tables
 from studylib.tree import names, table
 
 LOADER = jinja2.FileSystemLoader(Path(__file__).parent / "templates")
@@ -25,7 +24,6 @@ HELD = 0.9  # validation accuracy that the smallest file named there has at leas
 SHOWN = ("cifar10", "digits")  # studies of whose nodes there is a table
 COLUMNS = ["node", "test accuracy %", "file kB", "saved %", "entropy kB", "zstd kB", "sparse kB"]
 COLUMNS += ["nonzeros × width kB", "latency ms"]
-NOT_MEASURED = "Not measured yet: no CIFAR-10 run is published."
 
 
 def filled(template: str, **values) -> str:
@@ -42,7 +40,7 @@ def first_screen(template: str, there: Figures) -> str:
     saved, gain = 100 * (1 - kb / kb[names.TEACHER]), percent - percent[names.TEACHER]
     enough = there.files[there.files["val_accuracy"] >= HELD].sort_values("bytes", kind="stable").to_dict("records")
     measured = [each for chapter in chapters.declared() for each in there.measured(FIRST, chapter).items()]
-    worst = {key: lowest(key, found) for key, found in measured}
+    worst = {key: across_studies.lowest(key, found) for key, found in measured}
     numbers = pd.DataFrame({"percent": percent, "kb": kb, "saved": saved, "gain": gain}).to_dict()
     try:
         return filled(template, **numbers, worst=worst, held=100 * HELD, least=next(iter(enough), None))
@@ -71,73 +69,50 @@ def nodes_table(study: str, there: Figures) -> str:
 
 def compared_table(there: Figures) -> str:
     """Every variant of a whole tree beside the plain one, node by node."""
-    trees, known = [], there.studies
-    for study, plain in [(study, study.partition("-")[0]) for study in known if "-" in study]:
-        if plain in known and set(known[study]["nodes"]) == set(known[plain]["nodes"]):
-            trees.append((study, plain, table.compare(there.nodes(plain), there.nodes(study)).to_dict("records")))
-    return filled("compared", trees=trees)
+    return filled("compared", trees=list(across_studies.trees(there)))
 
 
 def margins_text(there: Figures) -> str:
     """Which combinations beat narrower dense networks at equal bytes."""
-    found = []
-    for study in reversed(SHOWN):
-        control, margins = (there.rows(study, chapters.table(), name) for name in ("control", "margins"))
-        if len(control):
-            found.append({"study": study} | sweep_narrower.grouped(control, margins))
-    return filled("margins", studies=found)
+    both = [
+        (study, *(there.rows(study, chapters.root("table"), name) for name in ("control", "margins")))
+        for study in SHOWN
+    ]
+    return filled("margins", studies=[{"study": s} | sweep_narrower.grouped(c, m) for s, c, m in both[::-1] if len(c)])
 
 
 def claims_table(there: Figures) -> str:
     """Paper says, we measured, verdict: every claim that a published CIFAR-10 study answers, by chapter and study."""
-    numbers, said = {key: chapter.name[:2] for key, chapter in chapters.declared().items()}, []
-    for study in there.on_papers_data:
-        found, nodes = {key: there.measured(study, key) for key in numbers}, there.nodes(study, slice(1))
-        said += [row | {"study": study} for row in claims_of_study(there.studies[study], nodes, found, numbers)]
-    if not said:
-        return "No chapter on CIFAR-10 is published."
-    columns = ["chapter", *verdicts.COLUMNS, "study"]
-    rows = pd.DataFrame(said)[columns].sort_values(["chapter", "study"], kind="stable")
-    alike = rows.groupby(columns[:-1], sort=False)["study"].agg(", ".join)  # what several found, in one row
-    return tables.markdown_rows(alike.reset_index())
+    numbers = {key: chapter.name[:2] for key, chapter in chapters.declared().items()}
+    return _rows(across_studies.answers(there, numbers))
 
 
 def marks_table(there: Figures) -> str:
-    """What others have reported, each beside the smallest of our files that holds its accuracy.
-
-    That is chosen by validation images; the last column has the smallest by test images, as is usual elsewhere.
-    """
-    every = there.files.sort_values("bytes", kind="stable")
-    if every.empty:
-        return NOT_MEASURED
-    rows = pd.DataFrame(frontier_marks.against_marks(there.files.to_dict("records"), claims.PAPER_DATA))
-    luckiest = [every[100 * every["test_accuracy"] >= mark - 1e-9].head(1) for mark in rows["mark %"]]
-    rows["if chosen by test images"] = [
-        f"{file['bytes'].item() / 1000:.2f} kB (`{file['name'].item()}`)" if len(file) else "–" for file in luckiest
-    ]
-    return tables.markdown_rows(rows.astype({"our kB": float, "our %": float}))
+    """What others have reported, each beside the smallest of our files that holds its accuracy."""
+    return _rows(across_studies.marks(there) if len(there.files) else [])
 
 
 def goals_table(there: Figures) -> str:
     """What CIFAR-10 networks are to reach that are no files of a size, each beside the best of ours."""
-    if there.files.empty:
-        return NOT_MEASURED
-    taught = claims.CLAIMS["kd_gain"].chapter
-    gains = {study: there.measured(study, taught).get("kd_gain", []) for study in there.on_papers_data}
-    return tables.markdown_rows(pd.DataFrame(goals(there.files, there.studies, gains)))
+    return _rows(across_studies.goals(there) if len(there.files) else [])
+
+
+def _rows(rows: Iterable[dict] | pd.DataFrame) -> str:
+    rows = pd.DataFrame(rows)
+    return tables.markdown_rows(rows) if len(rows) else "Not measured yet: no CIFAR-10 run is published."
 
 
 def runs_table(there: Figures) -> str:
     """What every study has published, and what it has not: nobody is to think that it was run."""
-    found, declared = [], chapters.declared()
-    profiles = sorted(path.stem for path in FOLDER.glob("*.yaml") if path != chapters.FILE)
-    for profile, variant in [(each, name) for each in profiles for name in ("", *parameters.variants(each))]:
-        section, study = parameters.load(profile, variant=variant)["study"], parameters.run_name(profile, variant)
-        about, asked = there.studies.get(study, {}), [declared[key] for key in section["chapters"]]
-        run = [each for each in asked if each.name in about.get("chapters", [])]
-        parts = [each for each in asked if each not in run and there.chapter(study, each.key)["rows"]]
-        rest = [each for each in asked if each not in run + parts]
-        found.append((study, about, names.nodes(section["stages"]), (run, parts, rest)))
+    found = []
+    for profile, variant in [(p, variant) for p in parameters.profiles() for variant in ("", *parameters.variants(p))]:
+        sections, study = parameters.load(profile, variant=variant), parameters.run_name(profile, variant)
+        about, told = there.studies.get(study, {}), {"run": [], "in part": [], "not run": []}
+        for key in sections["study"]["chapters"]:
+            name, parts = chapters.declared()[key].name, there.chapter(study, key)["rows"]
+            how = "run" if name in about.get("chapters", []) else "in part" if parts else "not run"
+            told[how].append(name[:2])
+        found.append((study, about, names.nodes(sections["study"]["stages"]), told, sections["needs"]))
     return filled("runs", studies=found)
 
 
@@ -160,25 +135,21 @@ PAGES = {
 
 
 def write(root: Path, there: Figures) -> None:
-    """Writes every table of :data:`PAGES`, and into CITATION.cff the day of the newest published results."""
+    """Draws, writes every table of :data:`PAGES`, and into CITATION.cff the day of the newest published results."""
+    cited.draw(there)
     for page, made in PAGES.items():
         for name, content in made.items():
-            write_between(root / page, name, content(there))
+            begin, end = f"<!-- {name}: made by make figures -->", f"<!-- end of {name} -->"
+            put(root / page, f"{begin}\n.*?{end}", f"{begin}\n\n{content(there)}\n\n{end}")
         print(f"{page}: {', '.join(made)}")
     abouts = [read_json(file)["about"].get("provenance", {}) for file in there.folder.glob("*/[0-9]*.json")]
     newest = max(about.get("date", "") for about in [*abouts, *there.studies.values()])
-    path = root / "CITATION.cff"
-    text, count = re.subn(r"(?m)^date-released: .*$", f"date-released: {newest[:10]}", path.read_text(encoding="utf-8"))
+    put(root / "CITATION.cff", r"^date-released: [^\n]*$", f"date-released: {newest[:10]}")
+
+
+def put(path: Path, pattern: str, content: str) -> None:
+    """Replaces the one place of a page that has the form ``pattern``."""
+    text, count = re.subn(pattern, lambda _: content, path.read_text(encoding="utf-8"), flags=re.M | re.S)
     if count != 1:
-        sys.exit(f"{path}: expected one line date-released, found {count}")
+        sys.exit(f"{path.name}: expected {pattern!r} once, found it {count} times")
     write_bytes(path, text.encode())
-
-
-def write_between(path: Path, name: str, content: str) -> None:
-    """Replaces what stands between the two markers of that name in a page."""
-    text = path.read_text(encoding="utf-8")
-    begin, end = f"<!-- {name}: made by make figures -->", f"<!-- end of {name} -->"
-    if text.count(begin) != 1 or text.count(end) != 1:
-        sys.exit(f"{path.name}: expected the markers {begin} and {end}, once each")
-    new = f"{text.partition(begin)[0]}{begin}\n\n{content}\n\n{end}{text.partition(end)[2]}"
-    write_bytes(path, new.encode())

@@ -3,7 +3,7 @@
 The reduced form has the least parameters that run every cell (tests/reduced.yaml). It keeps only the outputs that
 nbval compares.
 
-python engine/tools/store_outputs.py [--reduced] [01 08 …]  (those whose names begin so; default: all)
+python tests/store_outputs.py [--reduced] [01 08 …]  (those whose names begin so; default: all)
 """
 
 import argparse
@@ -12,16 +12,16 @@ import sys
 import tempfile
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import nbformat
 
 from engine.run import execute
-from engine.settings import parameters
-from engine.settings.reading import read_yaml
+from engine.settings import chapters
+from engine.settings.reading import ROOT, read_yaml
 from studylib.disk import files
 
-TESTS = parameters.ROOT / "tests"
+TESTS = ROOT / "tests"
 CHECKED = "NBVAL_CHECK_OUTPUT"
 
 
@@ -30,7 +30,7 @@ def main() -> None:
     parser.add_argument("beginnings", nargs="*", default=[""], help="of the notebooks' names; default: all")
     parser.add_argument("--reduced", action="store_true", help="only the reduced forms below tests/")
     args = parser.parse_args()
-    for notebook in parameters.notebooks().values():
+    for notebook in chapters.notebooks().values():
         if not notebook.name.startswith(tuple(args.beginnings)):
             continue
         if not args.reduced:

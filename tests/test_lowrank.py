@@ -8,7 +8,6 @@ from hypothesis import strategies as st
 from torch import nn
 
 from studylib import settings
-from studylib.disk import models
 from studylib.networks import blocks, layers
 from studylib.networks import factors as networks_factors
 from studylib.techniques import svd
@@ -136,17 +135,6 @@ def test_layers_that_no_rank_makes_smaller_are_left_alone_and_recorded(new_stude
     ]
     assert torch.equal(made.fc2.weight, model.fc2.weight)
     assert "fc2 (2 → 2) is left alone" in caplog.text
-
-
-@pytest.mark.parametrize("name", ["student_model", "teacher_model"])
-def test_a_factorized_model_is_the_same_after_storing(name, request, digits, tmp_path, same_tensors):
-    made = svd.apply(request.getfixturevalue(name))
-    models.save_model(tmp_path, made)
-    loaded = models.load_model(tmp_path)
-    assert same_tensors(made, loaded)
-    images = digits.normalize(digits.validation.images)
-    with torch.no_grad():
-        assert torch.equal(made(images), loaded(images))
 
 
 def test_int8_layers_are_left_as_they_are(int8_model, same_tensors):

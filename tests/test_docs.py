@@ -59,10 +59,6 @@ def test_there_are_the_six_pages_beside_the_readme():
     assert set(linked) == {page.stem for page in PAGES[1:]}
 
 
-def test_the_readme_is_short():
-    assert len(text_of(README).splitlines()) <= 130 and README.stat().st_size <= 10_000
-
-
 @every_page
 def test_links_and_pictures_lead_somewhere(page):
     found = re.findall(r"\]\(([^)\s]+)\)", text_of(page))

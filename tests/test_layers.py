@@ -11,6 +11,7 @@ from studylib.coding import codec, restore, shipped
 from studylib.disk import models
 from studylib.experiments.int8 import with_activations
 from studylib.networks import blocks, layers, pt2e, spec
+from studylib.networks.quiet import quiet_torchao
 from studylib.techniques import int8, qat
 from studylib.training import recipe
 from tests.test_restore import listed
@@ -168,7 +169,7 @@ def test_other_ways_to_round_inputs_keep_the_attributes(activations, images, tmp
 
 def x86_graph(model, images):
     """The graph by torchao's own quantizer for x86, sums (and what comes out of a layer) left as they are."""
-    with pt2e.quiet_torchao():
+    with quiet_torchao():
         from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
         from torchao.quantization.pt2e.quantizer import x86_inductor_quantizer as x86
 

@@ -8,8 +8,6 @@ from hypothesis import strategies as st
 from torch import nn
 
 from studylib import settings
-from studylib.disk import models
-from studylib.experiments.svd import fisher
 from studylib.networks import blocks, layers
 from studylib.networks import factors as networks_factors
 from studylib.techniques import svd
@@ -139,17 +137,6 @@ def test_layers_that_no_rank_makes_smaller_are_left_alone_and_recorded(new_stude
     assert "fc2 (2 → 2) is left alone" in caplog.text
 
 
-@pytest.mark.parametrize("name", ["student_model", "teacher_model"])
-def test_a_factorized_model_is_the_same_after_storing(name, request, digits, tmp_path, same_tensors):
-    made = svd.apply(request.getfixturevalue(name))
-    models.save_model(tmp_path, made)
-    loaded = models.load_model(tmp_path)
-    assert same_tensors(made, loaded)
-    images = digits.normalize(digits.validation.images)
-    with torch.no_grad():
-        assert torch.equal(made(images), loaded(images))
-
-
 def test_int8_layers_are_left_as_they_are(int8_model, same_tensors):
     made = svd.apply(int8_model)
     assert same_tensors(made, int8_model)
@@ -205,7 +192,7 @@ def test_importance_that_does_not_fit_is_refused(importance):
 
 def test_fisher_information_is_the_mean_squared_gradient(student_model, digits):
     few = dataclasses.replace(digits, train=digits.train.take(slice(12)))
-    found = fisher(student_model, few, batch_size=5)
+    found = svd.fisher(student_model, few, batch_size=5)
     assert list(found) == ["fc1", "fc2", "fc3"]
     model, total = layers.duplicate(student_model).eval(), {name: 0 for name in found}
     for image, label in zip(few.train.images, few.train.labels, strict=True):
@@ -219,6 +206,6 @@ def test_fisher_information_is_the_mean_squared_gradient(student_model, digits):
 
 def test_a_model_is_factorized_with_importance(student_model, digits):
     plain = svd.apply(student_model, delta=3)
-    weighted = svd.apply(student_model, delta=3, importance=fisher(student_model, digits))
+    weighted = svd.apply(student_model, delta=3, importance=svd.fisher(student_model, digits))
     assert not torch.equal(plain.fc2.second.weight, weighted.fc2.second.weight)
     assert plain.spec["changes"][-1]["structure"] == weighted.spec["changes"][-1]["structure"]

@@ -21,7 +21,6 @@ from torch import nn
 from studylib import techniques
 from studylib.coding import codec, restore
 from studylib.experiments import int8 as measure
-from studylib.experiments.svd import fisher
 from studylib.networks import layers, spec
 from studylib.techniques import distill, int8, prune, qat, svd
 from studylib.training.recipe import Recipe
@@ -80,7 +79,7 @@ TECHNIQUES = {  # "module" or "module, how" → what it makes of (model, data, s
     "prune": lambda model, data, seed: prune.apply(model, data, seed=seed, rounds=2, **ONCE),
     **{f"prune, {method}": trajectory(method) for method in prune.METHODS},
     "svd": lambda model, data, seed: svd.apply(model, data),
-    "svd, by Fisher information": lambda model, data, seed: svd.apply(model, data, importance=fisher(model, data)),
+    "svd, by Fisher information": lambda model, data, seed: svd.apply(model, data, importance=svd.fisher(model, data)),
     "int8": lambda model, data, seed: int8.apply(model, data, seed=seed, **IMAGES),
     "int8, 3 bits": lambda model, data, seed: int8.apply(model, data, seed=seed, bits=3, **IMAGES),
     "int8, mixed bits": of_mixed_bits,

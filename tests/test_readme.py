@@ -2,6 +2,7 @@ import json
 import math
 import shutil
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -10,7 +11,7 @@ from engine.settings import parameters
 from engine.settings.reading import FOLDER, ROOT
 from studylib.experiments import frontier_published
 from studylib.experiments.published import Figures
-from studylib.results import claims
+from studylib.results import claims, statistics
 from studylib.results import verdicts as judged
 
 NODES = [("teacher", 0.92, 0.915, 900_000), ("teacher-kd", 0.85, 0.84, 500_000), ("teacher-int8", 0.92, 0.914, 60_000)]
@@ -214,7 +215,8 @@ def test_the_first_screen_takes_its_numbers_from_what_is_published(published, mo
     assert found[0] == "- Pruning + int8 saves 95.0 % of the file's bytes and costs 1.5 points of accuracy."
     assert found[1] == "- int8 alone saves 93.3 % and changes accuracy by -0.10 points."
     assert "from 9 to 20 kB, its accuracy from 90.0 to 90.0 %" in found[2]
-    assert found[3].startswith("- Common descent one-shot, against the a sum: -4.00 points")
+    assert found[3].startswith("- Common descent is said to do better before fine-tuning. We found, against the a")
+    assert "a sum: -4.00 percentage points of hypervolume (-5.00 to -3.00; n = 3), not reproduced. " in found[3]
     monkeypatch.setattr(pages, "FIRST", "absent")
     assert pages.first_screen("findings", Figures(published)).startswith("Nothing yet")
 
@@ -243,6 +245,13 @@ def test_a_tree_of_a_variant_stands_beside_the_plain_one_and_a_part_of_one_does_
     assert pages.compared_table(Figures(published)) == "No tree of a variant is published."
 
 
+def lines_of_margins(published) -> list:
+    """What margins_text says of the one study that has any, in a line, and the cells of its table's rows."""
+    text = pages.margins_text(Figures(published))
+    (said,) = [line for line in text.splitlines() if line.startswith("- ")]
+    return [said, *lines(text[text.index("| study |") :])]
+
+
 def test_combinations_are_counted_beside_narrower_networks_of_their_bytes(published):
     assert "not published yet" in pages.margins_text(Figures(published))
     made = {"kind": "combination", "growth": None, "bytes": None, "accuracy": None}
@@ -258,17 +267,42 @@ def test_combinations_are_counted_beside_narrower_networks_of_their_bytes(publis
     rows += [made | {"node": "teacher-int8", "test_accuracy": 0.95, "bytes_file": 101.0}]
     edit(published, "digits", seeds=[0])
     publish(published / "digits", "07_sweep", control=rows)
-    text = pages.margins_text(Figures(published))
-    assert "`digits`, 5 combinations, 2 narrower networks in floats and int8, by means: " in text
-    assert (
-        "1 above (teacher), 2 below (distillation; SVD), 1 larger than every narrower network, beside none (int8)"
-        in text
+    said, *shown = lines_of_margins(published)
+    assert said == (
+        "- `digits`, beside 2 narrower networks in floats and int8, by means: 1 × above; 2 × below; "
+        "1 × larger than every narrower network, beside none; 1 × smaller than every narrower network."
     )
-    assert text.endswith("1 smaller than every narrower network (pruning).")
-    verdicts_of = [{"node": "teacher", "verdict": "cannot tell"}, {"node": "teacher-imp", "verdict": "is beaten"}]
-    publish(published / "digits", "07_sweep", control=rows, margins=verdicts_of)
-    by_seeds = "2 combinations, by intervals over seeds: 1 “cannot tell” (teacher), 1 “is beaten” (pruning)."
-    assert pages.margins_text(Figures(published)).endswith(by_seeds)
+    assert shown == [
+        ["digits", "teacher", "+10.00", "above"],
+        ["digits", "distillation", "-10.00", "below"],
+        ["digits", "SVD", "-2.02", "below"],
+        ["digits", "int8", "–", "larger than every narrower network, beside none"],
+        ["digits", "pruning", "–", "smaller than every narrower network"],
+    ]
+
+
+def test_margins_over_narrower_networks_have_students_interval_over_the_seeds(published):
+    of_seeds = {"teacher-imp": (-5.0, -3.0, -4.0, -4.0), "teacher": (0.0, 2.0, 3.0, -4.0)}
+    nodes, words = [*of_seeds, "teacher-kd"], ["is beaten", "cannot tell", "no control as small"]
+    numbers = [*((np.mean(each), np.std(each, ddof=1)) for each in of_seeds.values()), (None, None)]
+    rows = [{"node": node, "kind": "combination", "growth": None, "seeds": 4.0} for node in nodes]
+    rows += [{"node": None, "kind": "int8", "growth": 1.0, "seeds": None}]
+    judged_so = [
+        {"node": node, "margin": mean, "sd": sd, "verdict": word}
+        for node, (mean, sd), word in zip(nodes, numbers, words, strict=True)
+    ]
+    edit(published, "digits", seeds=[0, 1, 2, 3])
+    publish(published / "digits", "07_sweep", control=rows, margins=judged_so)
+    said, *shown = lines_of_margins(published)
+    assert said.endswith("by intervals over 4 seeds: 1 × cannot tell; 1 × is beaten; 1 × no control as small.")
+    beaten, unknown = (
+        "{:+.2f} ({:+.2f} to {:+.2f})".format(np.mean(each), *statistics.t_interval(each)) for each in of_seeds.values()
+    )
+    assert shown == [
+        ["digits", "teacher", unknown, "cannot tell"],
+        ["digits", "pruning", beaten, "is beaten"],
+        ["digits", "distillation", "–", "no control as small"],
+    ]
 
 
 def test_what_is_said_of_the_papers_own_network_is_held_against_no_other(published):

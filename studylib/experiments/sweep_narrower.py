@@ -169,7 +169,8 @@ def by_means(table: pd.DataFrame) -> pd.DataFrame:
         table: rows of :func:`control`.
 
     Returns:
-        The combinations, each with a ``verdict``: one of :data:`BY_MEANS`, in that order.
+        The combinations, each with its ``margin`` (points; NaN beside none) and ``verdict``, one of :data:`BY_MEANS`,
+        in that order.
     """
     combined = table["kind"] == "combination"
     rivals = table[~combined].astype({"bytes": float, "accuracy": float})
@@ -177,7 +178,8 @@ def by_means(table: pd.DataFrame) -> pd.DataFrame:
     rival = [at_equal_cost(rivals, "bytes", "accuracy", size) for size in found["bytes_file"]]
     verdict = pd.Series(BY_MEANS[0], found.index).mask(found["test_accuracy"] < rival, BY_MEANS[1])
     verdict = verdict.mask(pd.isna(rival), BY_MEANS[3]).mask(found["bytes_file"] > rivals["bytes"].max(), BY_MEANS[2])
-    return found.assign(verdict=pd.Categorical(verdict, BY_MEANS)).sort_values("verdict", kind="stable")
+    margin = (100 * (found["test_accuracy"] - rival)).where(verdict.isin(BY_MEANS[:2]))
+    return found.assign(margin=margin, verdict=pd.Categorical(verdict, BY_MEANS)).sort_values("verdict", kind="stable")
 
 
 def at_equal_cost(rivals: pd.DataFrame, cost: str, gain: str, at: float) -> float:
@@ -200,15 +202,25 @@ def grouped(control: pd.DataFrame, margins: pd.DataFrame) -> dict:
     """The combinations by verdict: those of :func:`margins`, or where it has none, of one seed, of :func:`by_means`.
 
     Args:
-        control: rows of :func:`control`.
+        control: rows of :func:`control`; its number of seeds makes Student's 95 % interval of a margin and its sd.
 
     Returns:
-        count (of combinations), how (they were judged, in words), groups (verdict → nodes in words).
+        how (they were judged, in words), counts (verdict → combinations) and rows. Of a row: node (in words), margin,
+        low and high (its interval, points; NaN where there is none), verdict.
     """
-    if len(margins) and (margins["verdict"] != statistics.UNKNOWN).any():
-        made, how = margins.assign(verdict="“" + margins["verdict"] + "”"), "by intervals over seeds"
+    if len(margins) and margins["verdict"].isin([BEATS, BEATEN]).any():
+        from scipy import stats
+
+        margins = margins.astype({"margin": float, "sd": float})
+        seeds = margins["node"].map(control.dropna(subset="node").set_index("node")["seeds"])
+        half = stats.t.ppf(0.975, seeds - 1) * margins["sd"] / seeds**0.5
+        verdict = pd.Categorical(margins["verdict"], [BEATS, statistics.UNKNOWN, BEATEN, TOO_SMALL])
+        made = margins.assign(low=margins["margin"] - half, high=margins["margin"] + half, verdict=verdict)
+        made, how = made.sort_values("verdict", kind="stable"), f"by intervals over {seeds.max():.0f} seeds"
     else:
-        made, count = by_means(control), control["growth"].nunique()
-        how = f"{count} narrower network{'s' if count > 1 else ''} in floats and int8, by means"
-    groups = made["node"].map(tables.label).groupby(made["verdict"].astype(str), sort=False).apply(list)
-    return {"count": len(made), "how": how, "groups": groups.to_dict()}
+        made, count = by_means(control).assign(low=float("nan"), high=float("nan")), control["growth"].nunique()
+        how = f"beside {count} narrower network{'s' if count > 1 else ''} in floats and int8, by means"
+    rows = made.assign(node=made["node"].map(tables.label), verdict=made["verdict"].astype(str))
+    rows = rows[["node", "margin", "low", "high", "verdict"]]
+    counts = rows["verdict"].value_counts(sort=False).to_dict()
+    return {"how": how, "counts": counts, "rows": rows.to_dict("records")}

@@ -12,7 +12,7 @@ from torch import nn
 from torch._inductor import config as inductor
 
 from studylib.networks import layers
-from studylib.networks.pt2e import quiet_torchao
+from studylib.networks.quiet import quiet_torchao
 
 
 def multiply_adds(model: nn.Module, model_args: dict) -> int:

@@ -2,10 +2,8 @@
 
 import collections
 import contextlib
-import logging
 import math
 import operator
-import warnings
 
 import torch
 from torch import nn
@@ -17,6 +15,7 @@ from studylib.networks.blocks import ConvUnit, SpecError
 from studylib.networks.grid import AMAX, AMIN, LEAST, limits
 from studylib.networks.int8_layers import bits_of_layers, pads, restructure
 from studylib.networks.layers import check_units, check_untouched, duplicate, weight_layers
+from studylib.networks.quiet import quiet_torchao
 
 OPERATIONS = (torch.ops.aten.conv2d.default, torch.ops.aten.linear.default)  # that have weights
 
@@ -37,20 +36,6 @@ def convert(model: nn.Module, images: torch.Tensor, *, bits: int | dict[str, int
             for chunk in images.split(128):
                 prepared(chunk)
         return convert_pt2e(prepared)
-
-
-@contextlib.contextmanager
-def quiet_torchao():
-    """Silences what torchao says of its own and torch's insides, at its import and after."""
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        import torchao.quantization.pt2e.quantize_pt2e  # noqa: F401
-    finally:
-        logging.disable(before)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
 
 
 @contextlib.contextmanager

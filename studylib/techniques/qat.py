@@ -16,6 +16,7 @@ from studylib.data import tasks
 from studylib.data.datasets import Data
 from studylib.networks import grid, int8_layers, layers, pt2e
 from studylib.networks.layers import check_float
+from studylib.networks.quiet import quiet_torchao
 from studylib.training import loop
 from studylib.training.recipe import Recipe
 from studylib.training.step import Loss
@@ -110,7 +111,7 @@ class Rounded(nn.Module):
 
     def converted(self) -> torch.fx.GraphModule:
         """PT2E's converted graph, on the CPU; the last thing to be done with this model."""
-        with pt2e.quiet_torchao():
+        with quiet_torchao():
             from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e
 
             self.eval()
@@ -120,7 +121,7 @@ class Rounded(nn.Module):
 
 def prepare(model: nn.Module, images: torch.Tensor, bits: dict[str, int]) -> Rounded:
     """``model`` with rounding in its forward pass, on its device; ranges start from ``images`` (n, c, h, w)."""
-    with pt2e.quiet_torchao():
+    with quiet_torchao():
         from torchao.quantization.pt2e.quantize_pt2e import prepare_qat_pt2e
 
         images = images.to(next(model.parameters()).device)

@@ -32,6 +32,7 @@ ONCE = {"recipe": Recipe(epochs=1, lr=1e-3, batch_size=32)}
 NETWORKS = {  # architecture → the arguments of a small one
     "convnet": {"widths": [4, 6, 8], "hidden": [12, 9]},
     "densenet": {"depth": 7, "growth": 4, "stem": 6},
+    "resnet": {"depth": 8, "width": 4},
     "vgg": {"width": 3},
     "whitened": {"width": 6},
 }

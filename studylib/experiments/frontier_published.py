@@ -12,7 +12,7 @@ from studylib.techniques.teacher import Network
 from studylib.tree import names
 
 DENSENET = "DenseNet"  # of networks, the one that the paper's goals are about
-KINDS = {"densenet": DENSENET, "vgg": "VGG", "whitened": "whitened VGG", "convnet": "ConvNet"}
+KINDS = {"densenet": DENSENET, "vgg": "VGG", "whitened": "whitened VGG", "convnet": "ConvNet", "resnet": "ResNet"}
 TRAINED_ON = ", trained on"
 RESTORED = "restored network"  # one that a study takes from a published file and does not train
 CENT = 0.005  # of what is measured in points or %, two decimals are said

@@ -3,12 +3,15 @@
 A channel is dead where its weights are zero and the ReLU lets nothing of its bias through. It is dead, too, where no
 later weight reads it. A layer whose input is rounded in each batch's range ("dynamic") reads all. Slicing drops its
 row, bias and scale, and the columns that read it. Outputs stay the same up to rounding. Channels stay before another
-activation than ReLU, in a sum, in a convolution in groups and before one.
+activation than ReLU, in a convolution in groups and before one. Layers whose outputs are added share their channels:
+one is dead where its weights are zero in all of them, or where none is read. In a sum that the network's ``wiring``
+does not name, channels stay.
 """
 
 import copy
 import dataclasses
 import logging
+import operator
 
 import torch
 import torch.nn.functional as F
@@ -22,6 +25,8 @@ RELUS = (nn.ReLU, nn.ReLU6, torch.relu, torch.relu_, F.relu, F.relu_, F.relu6, "
 KEEPS = (nn.Identity, nn.Dropout, nn.Dropout2d, nn.Flatten, nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveMaxPool2d)
 KEEPS += (nn.AdaptiveAvgPool2d, torch.flatten, torch.cat, torch.mean, F.max_pool2d, F.avg_pool2d, F.dropout)
 KEEPS += (F.adaptive_avg_pool2d, F.adaptive_max_pool2d, "flatten", "view", "reshape", "contiguous", "mean")
+SUMS = (operator.add, operator.iadd, torch.add, "add", "add_")
+PLACED = (nn.Identity, nn.Dropout, nn.Dropout2d, nn.MaxPool2d, nn.AvgPool2d)  # of KEEPS: each channel by itself
 
 log = logging.getLogger(__name__)
 
@@ -32,6 +37,7 @@ class Reader:
 
     name: str
     sources: list[tuple[str, int]]  # (the layer that made the channel, its row there), in the order of the columns
+    # of a sum the first layer of :func:`tied`
 
 
 def restructure(model: nn.Module, structure: dict) -> None:
@@ -71,14 +77,25 @@ def _groups(layer: nn.Module) -> int:
     return getattr(layer, "groups", 1)
 
 
+def tied(model: nn.Module) -> dict[str, list[str]]:
+    """Layer → the layers that it shares its channels with, itself among them: in a sum, row i is added to row i."""
+    layers, found = weight_layers(model), {}
+    for each in (each for _, producers in model.wiring() for each in producers):
+        added = [f"{n}.second" if f"{n}.second" in layers else n for n in ([each] if isinstance(each, str) else each)]
+        group = list(dict.fromkeys(other for name in added for other in found.get(name, [name])))
+        found |= dict.fromkeys(group, group)
+    return found
+
+
 def readers(model: nn.Module) -> list[Reader]:
     """Every layer with the channels it reads, those of the images left out."""
-    layers, found = weight_layers(model), []
+    layers, together, found = weight_layers(model), tied(model), []
     for name, producers in model.wiring():
         first, last = (f"{name}.first", f"{name}.second") if f"{name}.first" in layers else (name, name)
         rows = []
         for producer in producers:
-            producer = f"{producer}.second" if f"{producer}.second" in layers else producer
+            producer = producer if isinstance(producer, str) else producer[0]
+            producer = together[f"{producer}.second" if f"{producer}.second" in layers else producer][0]
             rows += [(producer, i) for i in range(layers[producer].weight.shape[0])]
         if rows:
             columns = layers[first].weight.shape[1] * _groups(layers[first])
@@ -93,15 +110,17 @@ def readers(model: nn.Module) -> list[Reader]:
 def slice_channels(model: nn.Module) -> int:
     """Takes dead channels out of ``model``, in place, until there is none; how many they were."""
     layers, found, count = weight_layers(model), readers(model), 0
-    passed = _passed(model)
+    together = {name: [name] for name in layers} | tied(model)
+    passed = _passed(model, together)
     while True:
-        dead = _dead(layers, found, passed)
+        dead = _dead(layers, found, passed, together)
         if not dead:
             return count
         count += len(dead)
         rows, columns = {}, {}
         for name in {name for name, _ in dead}:
-            rows[name] = [i for i in range(len(layers[name].weight)) if (name, i) not in dead]
+            kept = [i for i in range(len(layers[name].weight)) if (name, i) not in dead]
+            rows |= dict.fromkeys(together[name], kept)
         for reader in found:
             columns[reader.name] = [j for j, source in enumerate(reader.sources) if source not in dead]
         for name in rows.keys() | {n for n, kept in columns.items() if len(kept) < layers[n].weight.shape[1]}:
@@ -117,8 +136,11 @@ class _Tracer(fx.Tracer):
         return getattr(module, "is_weight_layer", False) or super().is_leaf_module(module, name)
 
 
-def _passed(model: nn.Module) -> dict[str, bool]:
-    """Layer → whether a ReLU follows; without those whose channels meet anything but ReLU or KEEPS, or an output."""
+def _passed(model: nn.Module, together: dict[str, list[str]]) -> dict[str, bool]:
+    """Layer → whether a ReLU follows; without those whose channels meet anything but ReLU or KEEPS, or an output.
+
+    A sum of layers that are tied (``together``) lets channels pass: of numbers not above zero none is above zero.
+    """
     layers, modules = weight_layers(model), dict(model.named_modules())
     try:
         graph = _Tracer().trace(model)
@@ -126,6 +148,19 @@ def _passed(model: nn.Module) -> dict[str, bool]:
         log.warning("no channel is taken out: torch.fx cannot trace the network: %s", error)
         return {}
     known = {}  # node → what sees its value first: "relu", "layer", or something "else"
+    makers = {}  # node → the layers that its channels come from, each in its place; None: something else
+
+    def kind_of(node: fx.Node):
+        return type(modules[node.target]) if node.op == "call_module" else node.target
+
+    def is_known_sum(node: fx.Node) -> bool:
+        plain = kind_of(node) in SUMS and not node.kwargs and all(isinstance(each, fx.Node) for each in node.args)
+        return plain and any(len(group) > 1 and makers[node] <= set(group) for group in together.values())
+
+    for node in graph.nodes:
+        inputs = node.all_input_nodes if kind_of(node) in (*RELUS, *SUMS, *PLACED) else []
+        layer = node.op == "call_module" and node.target in layers
+        makers[node] = {node.target} if layer else set().union(*(makers[each] for each in inputs)) or {None}
 
     def seen(node: fx.Node) -> set[str]:
         if node not in known:
@@ -134,11 +169,11 @@ def _passed(model: nn.Module) -> dict[str, bool]:
                 if user.op == "call_module" and user.target in layers:
                     known[node].add("layer")
                     continue
-                kind = type(modules[user.target]) if user.op == "call_module" else user.target
+                kind = kind_of(user)
                 if kind in RELUS:
                     known[node] |= {"relu"} | seen(user) & {"else"}
                 else:
-                    known[node] |= seen(user) if kind in KEEPS else {"else"}
+                    known[node] |= seen(user) if kind in KEEPS or is_known_sum(user) else {"else"}
         return known[node]
 
     found = {}
@@ -148,8 +183,8 @@ def _passed(model: nn.Module) -> dict[str, bool]:
     return {name: kinds == {"relu"} for name, kinds in found.items() if "else" not in kinds}
 
 
-def _dead(layers: dict, found: list[Reader], passed: dict[str, bool]) -> set[tuple[str, int]]:
-    """Layer and row of every dead channel, but for one of a layer that has no other."""
+def _dead(layers: dict, found: list[Reader], passed: dict, together: dict) -> set[tuple[str, int]]:
+    """Layer and row of every dead channel, but for one of a layer that has no other; of tied layers the first."""
     read = {}
     for reader in found:
         layer = layers[reader.name]
@@ -163,14 +198,21 @@ def _dead(layers: dict, found: list[Reader], passed: dict[str, bool]) -> set[tup
         for source, does in zip(reader.sources, used, strict=True):
             read[source] = read.get(source, False) or does
     dead = set()
-    for name in {name for name, _ in read if name in passed and _groups(layers[name]) == 1}:
-        layer, rows = layers[name], len(layers[name].weight)
-        silent = (layer.weight == 0).flatten(1).all(1)
-        if layer.bias is not None:
-            silent &= layer.bias <= 0 if passed[name] else layer.bias == 0
-        gone = [i for i in range(rows) if silent[i] or not read[name, i]]
-        dead |= {(name, i) for i in (gone if len(gone) < rows else gone[1:])}
+    for name in {name for name, _ in read}:
+        if any(each not in passed or _groups(layers[each]) > 1 for each in together[name]):
+            continue
+        silent = torch.stack([_silent(layers[each], passed[each]) for each in together[name]]).all(0).tolist()
+        gone = [i for i, nothing in enumerate(silent) if nothing or not read[name, i]]
+        dead |= {(name, i) for i in (gone if len(gone) < len(silent) else gone[1:])}
     return dead
+
+
+def _silent(layer: nn.Module, relu: bool) -> torch.Tensor:
+    """Boolean (out,): rows of ``layer`` of which nothing comes, behind a ReLU if one follows."""
+    nothing = (layer.weight == 0).flatten(1).all(1)
+    if layer.bias is not None:
+        nothing &= layer.bias <= 0 if relu else layer.bias == 0
+    return nothing
 
 
 def _keep(layer: nn.Module, rows: list[int] | None, columns: list[int] | None) -> None:

@@ -22,7 +22,7 @@ from studylib import techniques
 from studylib.coding import codec, restore
 from studylib.experiments import int8 as measure
 from studylib.experiments.svd import fisher
-from studylib.networks import layers, spec
+from studylib.networks import channels, layers, spec
 from studylib.techniques import distill, int8, prune, qat, svd
 from studylib.training.recipe import Recipe
 
@@ -147,8 +147,9 @@ def given(few):
             for layer in layers.weight_layers(model).values():
                 layer.weight += 0.1 * torch.randn(layer.weight.shape, generator=draw)
                 layer.weight *= torch.rand(layer.weight.shape, generator=draw) < 0.5
-            next(iter(layers.weight_layers(model).values())).weight[1] = 0
-            norms[0].running_mean[1], norms[0].bias[1] = 0, -1
+            for name in next(iter(channels.tied(model).values())):  # all that writes the first layer's channels
+                unit = model.get_submodule(name.rpartition(".")[0])
+                unit.conv.weight[1], unit.norm.running_mean[1], unit.norm.bias[1] = 0, 0, -1
         return spec.with_change(model.eval(), "teacher", {"epochs": 0})
 
     return make

@@ -53,7 +53,7 @@ def test_bad_depth_is_named(depth):
         ("convnet", {"widths": [8, 8]}, r"widths=\[8, 8\]"),
         ("convnet", {"hidden": [8]}, r"hidden=\[8\]"),
         ("convnet", {"colour": 1}, "colour"),
-        ("resnet", {}, "resnet"),
+        ("mobilenet", {}, "mobilenet"),
     ],
 )
 def test_bad_arguments_are_named(name, args, message):
@@ -114,8 +114,8 @@ def test_networks_in_words():
         "convnet",
         {"widths": [3, 6, 12], "hidden": [6, 3], **args},
     )
-    for wrong in ("", "convnet", "resnet 8", "vgg 0", "vgg -1", "vgg 4.5"):
-        with pytest.raises(ValueError, match=f"network {wrong!r}: expected one of convnet, densenet, vgg"):
+    for wrong in ("", "convnet", "mobilenet 8", "vgg 0", "vgg -1", "vgg 4.5"):
+        with pytest.raises(ValueError, match=f"network {wrong!r}: expected one of convnet, densenet, resnet, vgg"):
             described(wrong, like, args)
 
 
@@ -136,7 +136,7 @@ def change(module):
     [
         ({"format": 2}, "2"),
         ({"format": None}, "None"),
-        ({"name": "resnet"}, "resnet"),
+        ({"name": "mobilenet"}, "mobilenet"),
         ({"args": {"colour": 1}}, "colour"),
         ({"args": {"widths": 3}}, "convnet"),
         ({"args": None}, "convnet"),

@@ -24,8 +24,8 @@ FILE = "figures/models/digits-densenet16-z89.3-8bit.slnc"
         ({"growth": 0}, "^network.growth=0: expected at least 1"),
         ({"growth": 4097}, "^network.growth=4097: expected at most 4096"),
         ({"growth": 12.5}, "^network.growth=12.5: expected a whole number"),
-        ({"name": "vgg -1"}, "^network.name='vgg -1': expected one of convnet, densenet, vgg, whitened"),
-        ({"name": "resnet 8"}, "^network.name='resnet 8': expected one of convnet, densenet, vgg, whitened"),
+        ({"name": "vgg -1"}, "^network.name='vgg -1': expected one of convnet, densenet, resnet, vgg, whitened"),
+        ({"name": "mobilenet 8"}, "^network.name='mobilenet 8': expected one of convnet, densenet, resnet, vgg, whitened"),
         ({"dpth": 22}, "^network.dpth: unknown; did you mean 'depth'"),
     ],
 )

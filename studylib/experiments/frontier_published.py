@@ -7,6 +7,7 @@ import pandas as pd
 
 from studylib.coding import restore
 from studylib.experiments.frontier_marks import PRUNED_GOAL, STUDENT, STUDENT_GOAL, TEACHER_GOAL
+from studylib.networks import resnet
 from studylib.results import claims, verdicts
 from studylib.techniques.teacher import Network
 from studylib.tree import names
@@ -69,10 +70,12 @@ def file_name(spec: dict, node: str, dataset: str) -> str:
     args, made = spec["args"], [change["technique"] for change in spec["changes"]]
     size = args.get("depth") or args.get("width") or args["widths"][0]
     growth, zeros = args.get("growth", Network.growth), max(change.get("sparsity", 0) for change in spec["changes"])
+    width = args.get("width", resnet.WIDTH) if "depth" in args else resnet.WIDTH  # else it is the size
     parts = {
         dataset: dataset != claims.PAPER_DATA,
         "student" if "kd" in made else f"{spec['name']}{size}": True,
         f"growth{growth}": growth != Network.growth,
+        f"width{width}": width != resnet.WIDTH,
         f"z{round(100 * zeros, 1):g}": zeros > 0,
         "svd": "svd" in made,
     }

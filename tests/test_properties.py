@@ -78,6 +78,7 @@ TECHNIQUES = {  # "module" or "module, how" → what it makes of (model, data, s
     "distill": lambda model, data, seed: distill.apply(
         model, data, seed=seed, widths=[4, 6, 8], hidden=[12, 9], **ONCE
     ),
+    "distill, a ResNet": lambda model, data, seed: distill.apply(model, data, seed=seed, name="resnet 8-3", **ONCE),
     "prune": lambda model, data, seed: prune.apply(model, data, seed=seed, rounds=2, **ONCE),
     **{f"prune, {method}": trajectory(method) for method in prune.METHODS},
     "svd": lambda model, data, seed: svd.apply(model, data),
@@ -93,7 +94,7 @@ TECHNIQUES = {  # "module" or "module, how" → what it makes of (model, data, s
 DENSE = "its factors are dense"
 UNRECORDED = "a chapter compares these models; none is a node, so that none needs a record"
 GAPS = {  # (technique, property) → why it does not owe that
-    ("distill", "keeps_zeros"): "the student is another network",
+    **{(name, "keeps_zeros"): "the student is another network" for name in ("distill", "distill, a ResNet")},
     ("svd", "keeps_zeros"): DENSE,
     ("svd, by Fisher information", "keeps_zeros"): DENSE,
     ("prune, random", "keeps_zeros"): "it draws where the zeros are",

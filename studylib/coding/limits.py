@@ -1,7 +1,5 @@
 """What a coded file can hold, of a network that is asked for and not yet made."""
 
-import json
-
 import torch
 
 from studylib.coding.codec import MOST_SPEC, Limits
@@ -14,8 +12,8 @@ from studylib.networks.spec import SPEC_FORMAT, build
 def check_network(name: str, args: dict, data: Data, asked: str) -> None:
     """Builds the network (:func:`studylib.networks.spec.create`) without memory; sees that its coded file can be read.
 
-    A layer's width is in the file where channels were sliced away. There it may be no larger than other numbers. Each
-    layer's name may stand there three times: as int8, with its bits, with its widths.
+    A layer's width is in the file where channels were sliced away. There it may be no larger than other numbers. A
+    layer's name stands there up to three times: alone, with its bits, with its widths.
     ValueError: it cannot be built, or is beyond :class:`studylib.coding.codec.Limits`. The message begins with the
     settings ``asked``, such as ``depth=40, growth=12``.
     """
@@ -27,19 +25,13 @@ def check_network(name: str, args: dict, data: Data, asked: str) -> None:
     with torch.device("meta"):
         model = build(spec)
         channels.restructure(model, {"widths": {}})
-    named = weight_layers(model)
-    layers = named.values()
-    said = {"layers": list(named), "bits": dict.fromkeys(named, 8)}
-    said["widths"] = {name: layer.weight.shape[:2] for name, layer in named.items()}
+    layers = weight_layers(model).values()
+    names = sum(3 * len(name) + 24 for name in weight_layers(model))
     widest = max(max(layer.weight.shape[:2]) for layer in layers)
     total = sum(t.numel() for t in model.state_dict().values()) + sum(len(layer.weight) + 2 for layer in layers)  # int8
     modules = sum(1 for _ in model.modules())
-    counts = {
-        "channels or features in a layer": (widest, limits.integer),
-        "numbers": (total, limits.parameters),
-        "modules": (modules, limits.layers),
-        "bytes of layers' names": (len(json.dumps(said, separators=(",", ":"))), MOST_SPEC),
-    }
-    for what, (found, most) in counts.items():
+    counts = {"channels or features in a layer": widest, "numbers": total, "modules": modules, "bytes of names": names}
+    bounds = limits.integer, limits.parameters, limits.layers, MOST_SPEC
+    for (what, found), most in zip(counts.items(), bounds, strict=True):
         if found > most:
             raise ValueError(f"{asked}: {found} {what}, expected at most {most} (a coded file's limit)")

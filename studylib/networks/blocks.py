@@ -10,10 +10,7 @@ class SpecError(ValueError):
 
 
 class ConvUnit(nn.Sequential):
-    """Convolution → batch norm → ReLU, the order in which the three fuse into one (int8) layer.
-
-    Before a sum there is no ReLU (``relu``): there it comes behind the sum.
-    """
+    """Convolution → batch norm → ReLU (not before a sum), the order in which they fuse into one (int8) layer."""
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int, padding=None, stride=1, relu=True):
         super().__init__()

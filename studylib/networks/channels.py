@@ -3,9 +3,9 @@
 A channel is dead where its weights are zero and the ReLU lets nothing of its bias through. It is dead, too, where no
 later weight reads it. A layer whose input is rounded in each batch's range ("dynamic") reads all. Slicing drops its
 row, bias and scale, and the columns that read it. Outputs stay the same up to rounding. Channels stay before another
-activation than ReLU, in a convolution in groups and before one. Layers whose outputs are added share their channels:
-one is dead where its weights are zero in all of them, or where none is read. In a sum that the network's ``wiring``
-does not name, channels stay.
+activation than ReLU, in a convolution in groups and before one. Layers whose outputs are added share their
+channels. Such a one is dead only if all of them write nothing to it, or nothing reads it. In sums not named in
+``wiring`` channels stay.
 """
 
 import copy
@@ -36,8 +36,7 @@ class Reader:
     """A layer and where its input channels come from."""
 
     name: str
-    sources: list[tuple[str, int]]  # (the layer that made the channel, its row there), in the order of the columns
-    # of a sum the first layer of :func:`tied`
+    sources: list[tuple[str, int]]  # (the first layer that made the channel, its row), in the order of the columns
 
 
 def restructure(model: nn.Module, structure: dict) -> None:
@@ -78,24 +77,28 @@ def _groups(layer: nn.Module) -> int:
 
 
 def tied(model: nn.Module) -> dict[str, list[str]]:
-    """Layer → the layers that it shares its channels with, itself among them: in a sum, row i is added to row i."""
-    layers, found = weight_layers(model), {}
-    for each in (each for _, producers in model.wiring() for each in producers):
-        added = [f"{n}.second" if f"{n}.second" in layers else n for n in ([each] if isinstance(each, str) else each)]
-        group = list(dict.fromkeys(other for name in added for other in found.get(name, [name])))
+    """Layer → those that it shares its channels with, itself among them: a sum adds row i to row i."""
+    layers = weight_layers(model)
+    found = {name: [name] for name in layers}
+    for added in (each for _, producers in model.wiring() for each in producers if isinstance(each, tuple)):
+        group = list(dict.fromkeys(other for name in added for other in found[_last(name, layers)]))
         found |= dict.fromkeys(group, group)
     return found
+
+
+def _last(name: str, layers: dict) -> str:
+    """The layer whose rows are the channels of ``name``: if it is factorized, its second."""
+    return f"{name}.second" if f"{name}.second" in layers else name
 
 
 def readers(model: nn.Module) -> list[Reader]:
     """Every layer with the channels it reads, those of the images left out."""
     layers, together, found = weight_layers(model), tied(model), []
     for name, producers in model.wiring():
-        first, last = (f"{name}.first", f"{name}.second") if f"{name}.first" in layers else (name, name)
+        first, last = f"{name}.first" if f"{name}.first" in layers else name, _last(name, layers)
         rows = []
         for producer in producers:
-            producer = producer if isinstance(producer, str) else producer[0]
-            producer = together[f"{producer}.second" if f"{producer}.second" in layers else producer][0]
+            producer = together[_last(producer if isinstance(producer, str) else producer[0], layers)][0]
             rows += [(producer, i) for i in range(layers[producer].weight.shape[0])]
         if rows:
             columns = layers[first].weight.shape[1] * _groups(layers[first])
@@ -110,7 +113,7 @@ def readers(model: nn.Module) -> list[Reader]:
 def slice_channels(model: nn.Module) -> int:
     """Takes dead channels out of ``model``, in place, until there is none; how many they were."""
     layers, found, count = weight_layers(model), readers(model), 0
-    together = {name: [name] for name in layers} | tied(model)
+    together = tied(model)
     passed = _passed(model, together)
     while True:
         dead = _dead(layers, found, passed, together)
@@ -137,54 +140,45 @@ class _Tracer(fx.Tracer):
 
 
 def _passed(model: nn.Module, together: dict[str, list[str]]) -> dict[str, bool]:
-    """Layer → whether a ReLU follows; without those whose channels meet anything but ReLU or KEEPS, or an output.
-
-    A sum of layers that are tied (``together``) lets channels pass: of numbers not above zero none is above zero.
-    """
+    """Layer → whether a ReLU follows; without those whose channels meet anything but ReLU or KEEPS, or an output."""
     layers, modules = weight_layers(model), dict(model.named_modules())
     try:
         graph = _Tracer().trace(model)
     except Exception as error:  # a forward pass that branches on its input, say
         log.warning("no channel is taken out: torch.fx cannot trace the network: %s", error)
         return {}
-    known = {}  # node → what sees its value first: "relu", "layer", or something "else"
-    makers = {}  # node → the layers that its channels come from, each in its place; None: something else
+
+    def is_layer(node: fx.Node) -> bool:
+        return node.op == "call_module" and node.target in layers
 
     def kind_of(node: fx.Node):
         return type(modules[node.target]) if node.op == "call_module" else node.target
 
-    def is_known_sum(node: fx.Node) -> bool:
+    def is_known_sum(node: fx.Node) -> bool:  # of tied layers; it leaves zero or less where each term does
         plain = kind_of(node) in SUMS and not node.kwargs and all(isinstance(each, fx.Node) for each in node.args)
         return plain and any(len(group) > 1 and makers[node] <= set(group) for group in together.values())
 
+    makers = {}  # node → the layers that its channels come from, each in its place; None: something else
     for node in graph.nodes:
         inputs = node.all_input_nodes if kind_of(node) in (*RELUS, *SUMS, *PLACED) else []
-        layer = node.op == "call_module" and node.target in layers
-        makers[node] = {node.target} if layer else set().union(*(makers[each] for each in inputs)) or {None}
-
-    def seen(node: fx.Node) -> set[str]:
-        if node not in known:
-            known[node] = set()
-            for user in node.users:
-                if user.op == "call_module" and user.target in layers:
-                    known[node].add("layer")
-                    continue
-                kind = kind_of(user)
-                if kind in RELUS:
-                    known[node] |= {"relu"} | seen(user) & {"else"}
-                else:
-                    known[node] |= seen(user) if kind in KEEPS or is_known_sum(user) else {"else"}
-        return known[node]
-
-    found = {}
-    for node in graph.nodes:
-        if node.op == "call_module" and node.target in layers:
-            found[node.target] = found.get(node.target, set()) | seen(node)
+        makers[node] = {node.target} if is_layer(node) else set().union(*(makers[n] for n in inputs)) or {None}
+    seen, found = {}, {}  # node → what sees its value first: "relu", "layer", or something "else"
+    for node in reversed(graph.nodes):
+        seen[node] = set()
+        for user in node.users:
+            if is_layer(user):
+                seen[node].add("layer")
+            elif kind_of(user) in RELUS:
+                seen[node] |= {"relu"} | seen[user] & {"else"}
+            else:
+                seen[node] |= seen[user] if kind_of(user) in KEEPS or is_known_sum(user) else {"else"}
+        if is_layer(node):
+            found[node.target] = found.get(node.target, set()) | seen[node]
     return {name: kinds == {"relu"} for name, kinds in found.items() if "else" not in kinds}
 
 
 def _dead(layers: dict, found: list[Reader], passed: dict, together: dict) -> set[tuple[str, int]]:
-    """Layer and row of every dead channel, but for one of a layer that has no other; of tied layers the first."""
+    """Layer, of tied ones the first, and row of every dead channel, but for one where all are."""
     read = {}
     for reader in found:
         layer = layers[reader.name]

@@ -42,13 +42,11 @@ class ResNet(nn.Module):
         check_size("resnet", image_size, 4, width, halved="twice")
         self.features = nn.Sequential()
         self.features.add_module("stem", ConvUnit(in_channels, width, 3))
-        channels = width
-        for i in (1, 2, 3):
-            stage = nn.Sequential()
-            for k in range((depth - 2) // 6):
-                stage.append(Block(channels, width * 2 ** (i - 1), stride=2 if i > 1 and k == 0 else 1))
-                channels = width * 2 ** (i - 1)
-            self.features.add_module(f"stage{i}", stage)
+        channels, more = width, (depth - 2) // 6 - 1
+        for name, out, stride in (("stage1", width, 1), ("stage2", 2 * width, 2), ("stage3", 4 * width, 2)):
+            blocks = Block(channels, out, stride), *(Block(out, out, 1) for _ in range(more))
+            self.features.add_module(name, nn.Sequential(*blocks))
+            channels = out
         self.pool = nn.AdaptiveAvgPool2d(1)
         self.classifier = nn.Linear(channels, classes)
 

@@ -31,12 +31,7 @@ RESTRUCTURE = {  # the words that stored specs use → what alters a network so,
     "lowrank": factors.restructure,
     "quantize": int8_layers.restructure,
 }
-BREADTH = {  # the argument that says how wide
-    "densenet": "growth",
-    "resnet": "width",
-    "vgg": "width",
-    "whitened": "width",
-}
+BREADTH = {"densenet": "growth"} | dict.fromkeys(("resnet", "vgg", "whitened"), "width")  # what says how wide
 SPEC_FORMAT = 1
 PLAIN = {  # what torch hangs on a layer, by the names of its tensors → what makes the layer plain again
     r"\bparametrizations\.": "torch.nn.utils.parametrize.remove_parametrizations(layer, tensor) first",
@@ -155,10 +150,10 @@ def normalize(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
 def described(text: str, like: dict, model_args: dict) -> tuple[str, dict]:
     """Name and arguments, for :func:`create`, of a network in words: its kind and how wide it is.
 
-    "densenet 6" adds 6 channels a layer, "vgg 12" and "resnet 12" have a stem of 12, "whitened 64" first stages of 64.
-    "densenet 22-6" and "resnet 8-12" have that depth, too. They are otherwise as ``like``, a spec, if it is of their
-    kind. "convnet 16" has 16, 32 and 64 channels, 32 and 16 features. ``model_args`` fit it to the data. ValueError:
-    another kind, or no whole number of at least 1 after it.
+    "densenet 6" adds 6 channels a layer, "vgg 12" has a stem of 12, "whitened 64" first stages of 64. "resnet 8-16" is
+    8 layers deep and starts with 16 channels. They are otherwise as ``like``, a spec, if it is of their kind.
+    "convnet 16" has 16, 32 and 64 channels, 32 and 16 features. ``model_args`` fit it to the data. ValueError: another
+    kind, or no whole numbers of at least 1 after it.
     """
     kind, _, size = text.partition(" ")
     kinds, numbers = ["convnet", *BREADTH], size.split("-")

@@ -68,8 +68,7 @@ class Student:
             raise ValueError(f"name: {error}") from error
 
     def against(self, data: Data) -> None:
-        shape = {"name": self.name} if self.name else {"widths": self.widths, "hidden": self.hidden}
-        asked = ", ".join(f"{name}={value!r}" for name, value in shape.items())
+        asked = f"name={self.name!r}" if self.name else f"widths={self.widths!r}, hidden={self.hidden!r}"
         limits.check_network(*self.described({}), data, asked)
 
 

@@ -156,7 +156,7 @@ def _passed(model: nn.Module, together: dict[str, list[str]]) -> dict[str, bool]
 
     def is_known_sum(node: fx.Node) -> bool:  # of tied layers; it leaves zero or less where each term does
         plain = kind_of(node) in SUMS and not node.kwargs and all(isinstance(each, fx.Node) for each in node.args)
-        return plain and any(len(group) > 1 and makers[node] <= set(group) for group in together.values())
+        return plain and any(makers[node] <= set(group) for group in together.values())
 
     makers = {}  # node → the layers that its channels come from, each in its place; None: something else
     for node in graph.nodes:

@@ -31,7 +31,7 @@ RESTRUCTURE = {  # the words that stored specs use → what alters a network so,
     "lowrank": factors.restructure,
     "quantize": int8_layers.restructure,
 }
-BREADTH = {"densenet": "growth"} | dict.fromkeys(("resnet", "vgg", "whitened"), "width")  # what says how wide
+BREADTH = {"densenet": "growth", "resnet": "width", "vgg": "width", "whitened": "width"}  # the argument for it
 SPEC_FORMAT = 1
 PLAIN = {  # what torch hangs on a layer, by the names of its tensors → what makes the layer plain again
     r"\bparametrizations\.": "torch.nn.utils.parametrize.remove_parametrizations(layer, tensor) first",

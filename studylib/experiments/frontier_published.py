@@ -1,5 +1,6 @@
 """Chapter 8 over all published studies: what networks and files are called, and what the networks are to reach."""
 
+import inspect
 import re
 from collections.abc import Iterator
 
@@ -8,6 +9,7 @@ import pandas as pd
 from studylib.coding import restore
 from studylib.experiments.frontier_marks import PRUNED_GOAL, STUDENT, STUDENT_GOAL, TEACHER_GOAL
 from studylib.networks import resnet
+from studylib.networks.spec import ARCHITECTURES
 from studylib.results import claims, verdicts
 from studylib.techniques.teacher import Network
 from studylib.tree import names
@@ -67,10 +69,11 @@ def file_name(spec: dict, node: str, dataset: str) -> str:
         node: that it holds; the name of a point ends in its bits.
         dataset: stands first, if it is another than the paper's.
     """
-    args, made = spec["args"], [change["technique"] for change in spec["changes"]]
+    usual = {name: given.default for name, given in inspect.signature(ARCHITECTURES[spec["name"]]).parameters.items()}
+    args, made = usual | spec["args"], [change["technique"] for change in spec["changes"]]
     size = args.get("depth") or args.get("width") or args["widths"][0]
     growth, zeros = args.get("growth", Network.growth), max(change.get("sparsity", 0) for change in spec["changes"])
-    width = args.get("width", resnet.WIDTH) if "depth" in args else resnet.WIDTH  # else it is the size
+    width = args["width"] if {"width", "depth"} <= args.keys() else resnet.WIDTH  # else it is the size, if there is any
     parts = {
         dataset: dataset != claims.PAPER_DATA,
         "student" if "kd" in made else f"{spec['name']}{size}": True,

@@ -28,6 +28,12 @@ HISTORY = [{"epoch": 1, "train_loss": 2.0, "val_loss": 1.0, "val_accuracy": 0.5}
         (distill.Student, {"widths": [8, 0, 8]}, r"^x\.widths\[1\]=0: expected at least 1$"),
         (distill.Student, {"widths": [8, 8, 4097]}, r"^x\.widths\[2\]=4097: expected at most 4096$"),
         (distill.Student, {"widths": [8, 8]}, r"^x\.widths=\[8, 8\]: expected at least 3 of them$"),
+        (distill.Student, {"name": "mobilenet 8"}, "^x.name: network 'mobilenet 8': expected one of convnet, densenet"),
+        (
+            distill.Student,
+            {"name": "vgg 4", "hidden": [8, 8]},
+            r"^x.hidden=\[8, 8\]: expected none beside name='vgg 4'",
+        ),
         (distill.Student, {"hidden": [8, 8, 8]}, r"^x\.hidden=\[8, 8, 8\]: expected at most 2 of them$"),
         (lessons.Pairs, {"seeds": 0}, r"^x\.seeds=0: expected at least 1$"),
         (lessons.Pairs, {"temperatures": []}, r"^x\.temperatures=\[\]: expected at least 1 of them$"),
@@ -48,6 +54,9 @@ def test_a_student_is_held_against_what_a_coded_file_may_ask_for(digits):
     message = r"^widths=\[4096, 4096, 4096\], hidden=\[128, 64\]: \d+ numbers, expected at most 67108864"
     with pytest.raises(ValueError, match=message):
         large.against(digits)
+    distill.Student(name="resnet 20-16").against(digits)
+    with pytest.raises(ValueError, match=r"^name='resnet 20-1025': 4100 channels or features in a layer, expected at"):
+        distill.Student(name="resnet 20-1025").against(digits)
 
 
 def test_the_defaults_are_the_papers():
@@ -90,6 +99,15 @@ def test_pairs_are_of_the_chapters_own_student_and_of_others_by_the_same_recipe(
         teacher_model, tiny, recipe=RECIPE, seed=1, temperature=2.0, alpha=0.5, widths=[4, 4, 4], hidden=[4, 4]
     )
     assert [row["train_loss"] for row in found["history"][2]] == [row["train_loss"] for row in other.history]
+
+
+def test_pairs_of_a_student_of_another_kind_are_of_that_kind(teacher_model, tiny, tmp_path):
+    how = {"temperature": 2.0, "alpha": 0.5, "name": "resnet 8-2"}
+    own, other = (distill.apply(teacher_model, tiny, recipe=RECIPE, seed=seed, **how) for seed in (0, 1))
+    assert own.spec["name"] == "resnet" and own.spec["args"] == {"depth": 8, "width": 2, **tiny.model_args}
+    found = lessons.Lessons(own, teacher_model, tiny, RECIPE, TEACHING, 0, tmp_path).pairs(2)
+    losses = [[row["train_loss"] for row in history] for history in (found["history"][2], other.history)]
+    assert losses[0] == losses[1]
 
 
 def test_students_that_were_stopped_go_on_and_give_the_same_rows(

@@ -12,7 +12,7 @@ from studylib.data import datasets
 from studylib.disk import files, models
 from studylib.experiments import sweep, sweep_audit, sweep_effects, sweep_narrower
 from studylib.experiments.sweep import Tree
-from studylib.networks import layers
+from studylib.networks import layers, spec
 from studylib.plots import sweep as plots
 from studylib.results import statistics, tables
 from studylib.results.chapter import Chapter
@@ -420,12 +420,15 @@ def test_without_the_eager_quantization_its_candidates_are_skipped(run, monkeypa
     assert len(sweep_audit.candidates(run, tree(), summary)) == 6
 
 
-def test_parameters_of_an_eagerly_converted_model_are_its_batch_norms(teacher_model):
-    if (left := sweep_audit.parameters_left(teacher_model, fuse=False)) is None:
+@pytest.mark.parametrize("kind", ["teacher", "resnet"])
+def test_parameters_of_an_eagerly_converted_model_are_its_batch_norms(kind, teacher_model, tiny):
+    resnet = spec.create("resnet", 0, **tiny.model_args, depth=8, width=2)
+    model = {"teacher": teacher_model, "resnet": resnet}[kind]
+    if (left := sweep_audit.parameters_left(model, fuse=False)) is None:
         pytest.skip("torch has no eager quantization any more")
-    norms = [m for m in teacher_model.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+    norms = [m for m in model.modules() if isinstance(m, torch.nn.BatchNorm2d)]
     assert left == 4 * sum(p.numel() for m in norms for p in m.parameters())
-    assert sweep_audit.parameters_left(teacher_model, fuse=True) == 0
+    assert sweep_audit.parameters_left(model, fuse=True) == 0
 
 
 def test_a_sparser_network_is_taken_there_in_steps_and_kept(run, tiny, study_root, monkeypatch):

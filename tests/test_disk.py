@@ -93,8 +93,8 @@ def test_an_altered_spec_is_noticed_and_named(folder):
 
 
 def test_a_spec_that_does_not_build_is_named(folder, student_model):
-    seal(folder, spec={**student_model.spec, "name": "resnet"})
-    with pytest.raises(CheckpointError, match=rf"{folder / 'model.json'}.*resnet"):
+    seal(folder, spec={**student_model.spec, "name": "mobilenet"})
+    with pytest.raises(CheckpointError, match=rf"{folder / 'model.json'}.*mobilenet"):
         load_model(folder)
 
 

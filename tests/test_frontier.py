@@ -146,7 +146,7 @@ def test_steps_follow_the_recipe_but_for_epochs_and_rate():
         ("Supervision", {"alpha": 1.1}, "alpha=1.1: expected at most 1"),
         ("Supervision", {"teachers": "x.slnc"}, "teachers='x.slnc': expected a list"),
         ("Grown", {"networks": ["vgg 4", "vgg 4"]}, "networks=.*: expected different ones"),
-        ("Grown", {"networks": ["resnet 8"]}, "networks: network 'resnet 8': expected one of convnet, densenet"),
+        ("Grown", {"networks": ["mobilenet 8"]}, "networks: network 'mobilenet 8': expected one of convnet, densenet"),
         ("Grown", {"networks": ["convnet"]}, "networks: network 'convnet': expected one of"),
     ],
 )

@@ -21,7 +21,7 @@ from torch import nn
 from studylib import techniques
 from studylib.coding import codec, restore
 from studylib.experiments import int8 as measure
-from studylib.networks import layers, spec
+from studylib.networks import channels, layers, spec
 from studylib.techniques import distill, int8, prune, qat, svd
 from studylib.training.recipe import Recipe
 
@@ -31,6 +31,7 @@ ONCE = {"recipe": Recipe(epochs=1, lr=1e-3, batch_size=32)}
 NETWORKS = {  # architecture → the arguments of a small one
     "convnet": {"widths": [4, 6, 8], "hidden": [12, 9]},
     "densenet": {"depth": 7, "growth": 4, "stem": 6},
+    "resnet": {"depth": 8, "width": 4},
     "vgg": {"width": 3},
     "whitened": {"width": 6},
 }
@@ -76,6 +77,7 @@ TECHNIQUES = {  # "module" or "module, how" → what it makes of (model, data, s
     "distill": lambda model, data, seed: distill.apply(
         model, data, seed=seed, widths=[4, 6, 8], hidden=[12, 9], **ONCE
     ),
+    "distill, a ResNet": lambda model, data, seed: distill.apply(model, data, seed=seed, name="resnet 8-3", **ONCE),
     "prune": lambda model, data, seed: prune.apply(model, data, seed=seed, rounds=2, **ONCE),
     **{f"prune, {method}": trajectory(method) for method in prune.METHODS},
     "svd": lambda model, data, seed: svd.apply(model, data),
@@ -91,7 +93,7 @@ TECHNIQUES = {  # "module" or "module, how" → what it makes of (model, data, s
 DENSE = "its factors are dense"
 UNRECORDED = "a chapter compares these models; none is a node, so that none needs a record"
 GAPS = {  # (technique, property) → why it does not owe that
-    ("distill", "keeps_zeros"): "the student is another network",
+    **{(name, "keeps_zeros"): "the student is another network" for name in ("distill", "distill, a ResNet")},
     ("svd", "keeps_zeros"): DENSE,
     ("svd, by Fisher information", "keeps_zeros"): DENSE,
     ("prune, random", "keeps_zeros"): "it draws where the zeros are",
@@ -145,8 +147,9 @@ def given(few):
             for layer in layers.weight_layers(model).values():
                 layer.weight += 0.1 * torch.randn(layer.weight.shape, generator=draw)
                 layer.weight *= torch.rand(layer.weight.shape, generator=draw) < 0.5
-            next(iter(layers.weight_layers(model).values())).weight[1] = 0
-            norms[0].running_mean[1], norms[0].bias[1] = 0, -1
+            for name in next(iter(channels.tied(model).values())):  # all that writes the first layer's channels
+                unit = model.get_submodule(name.rpartition(".")[0])
+                unit.conv.weight[1], unit.norm.running_mean[1], unit.norm.bias[1] = 0, 0, -1
         return spec.with_change(model.eval(), "teacher", {"epochs": 0})
 
     return make

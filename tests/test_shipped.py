@@ -8,7 +8,7 @@ from studylib.coding import shipped
 from studylib.data import datasets
 from studylib.disk import models
 from studylib.experiments.int8 import with_activations
-from studylib.networks import blocks, cost, int8_layers
+from studylib.networks import blocks, channels, cost, int8_layers
 from studylib.networks.layers import duplicate, weight_layers
 from studylib.networks.spec import build, create
 from studylib.techniques import int8, svd
@@ -19,6 +19,7 @@ NETWORKS = {
     "vgg": ("vgg", {"width": 4}),
     "whitened": ("whitened", {"width": 8}),
     "densenet": ("densenet", {"depth": 10, "growth": 4, "stem": 6}),
+    "resnet": ("resnet", {"depth": 14, "width": 4}),
 }
 
 
@@ -48,6 +49,13 @@ def prune(model, share, seed):
         for layer in layers[1:]:
             layer.weight[:, torch.rand(layer.weight.shape[1], generator=draw) < share / 2] = 0
     return model
+
+
+@torch.no_grad()
+def make_dead(model, layer, row):
+    """Nothing of the layer's channel ``row`` passes a ReLU."""
+    unit = model.get_submodule(layer.rpartition(".")[0])
+    unit.conv.weight[row], unit.norm.running_mean[row], unit.norm.bias[row] = 0, 0, -1
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -88,10 +96,8 @@ def test_dead_channels_are_taken_out_of_every_layer_that_touches_them(name):
     model = network(name)
     layers = weight_layers(model)
     first, second = list(layers)[:2]
-    with torch.no_grad():
-        layers[first].weight[2] = 0
-        model.get_submodule(first.rpartition(".")[0]).norm.bias[2] = -1  # what the ReLU gets is negative
-        model.get_submodule(first.rpartition(".")[0]).norm.running_mean[2] = 0
+    for layer in channels.tied(model)[first]:
+        make_dead(model, layer, 2)
     new = shipped.apply(model)
     shapes = {n: layer.weight.shape for n, layer in weight_layers(new).items()}
     assert new.spec["changes"][-1]["sliced"] == 1

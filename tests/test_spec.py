@@ -23,7 +23,7 @@ def test_densenet_40_is_the_size_that_the_paper_says():
     assert len(weight_layers(model)) == 40
 
 
-@pytest.mark.parametrize("name", ["densenet", "convnet", "vgg", "whitened"])
+@pytest.mark.parametrize("name", ["densenet", "convnet", "resnet", "vgg", "whitened"])
 @pytest.mark.parametrize(("channels", "size"), [(1, 8), (3, 32)])
 def test_models_fit_both_data_sets(name, channels, size):
     model = create(name, 0, in_channels=channels, image_size=size, **({"depth": 7} if name == "densenet" else {}))
@@ -48,12 +48,16 @@ def test_bad_depth_is_named(depth):
         ("convnet", {"image_size": 4}, "image_size=4"),
         ("vgg", {"image_size": 4}, "image_size=4"),
         ("vgg", {"width": 0}, "width=0"),
+        ("resnet", {"width": 0}, "resnet width=0"),
+        ("resnet", {"image_size": 3}, "image_size=3: expected at least 4, it is halved twice"),
+        ("resnet", {"depth": 2}, r"depth=2: expected 6·n \+ 2"),
+        ("resnet", {"depth": 22}, "depth=22"),
         ("whitened", {"image_size": 6}, "image_size=6"),
         ("whitened", {"width": 0}, "whitened width=0"),
         ("convnet", {"widths": [8, 8]}, r"widths=\[8, 8\]"),
         ("convnet", {"hidden": [8]}, r"hidden=\[8\]"),
         ("convnet", {"colour": 1}, "colour"),
-        ("resnet", {}, "resnet"),
+        ("mobilenet", {}, "mobilenet"),
     ],
 )
 def test_bad_arguments_are_named(name, args, message):
@@ -110,12 +114,15 @@ def test_networks_in_words():
     assert described("densenet 6", like, args) == ("densenet", {"depth": 10, "growth": 6, **args})
     assert described("vgg 4", like, args) == ("vgg", {"width": 4, **args})
     assert described("whitened 4", like, args) == ("whitened", {"width": 4, **args})
+    assert described("densenet 22-6", like, args) == ("densenet", {"depth": 22, "growth": 6, **args})
+    assert described("resnet 4", like, args) == ("resnet", {"width": 4, **args})
+    assert described("resnet 8-4", like, args) == ("resnet", {"depth": 8, "width": 4, **args})
     assert described("convnet 3", like, args) == (
         "convnet",
         {"widths": [3, 6, 12], "hidden": [6, 3], **args},
     )
-    for wrong in ("", "convnet", "resnet 8", "vgg 0", "vgg -1", "vgg 4.5"):
-        with pytest.raises(ValueError, match=f"network {wrong!r}: expected one of convnet, densenet, vgg"):
+    for wrong in ("", "convnet", "mobilenet 8", "vgg 0", "vgg -1", "vgg 4.5", "vgg 8-4", "resnet 8-", "resnet 0-4"):
+        with pytest.raises(ValueError, match=f"network {wrong!r}: expected one of convnet, densenet, resnet, vgg"):
             described(wrong, like, args)
 
 
@@ -136,7 +143,7 @@ def change(module):
     [
         ({"format": 2}, "2"),
         ({"format": None}, "None"),
-        ({"name": "resnet"}, "resnet"),
+        ({"name": "mobilenet"}, "mobilenet"),
         ({"args": {"colour": 1}}, "colour"),
         ({"args": {"widths": 3}}, "convnet"),
         ({"args": None}, "convnet"),

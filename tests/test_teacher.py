@@ -24,8 +24,12 @@ FILE = "figures/models/digits-densenet16-z89.3-8bit.slnc"
         ({"growth": 0}, "^network.growth=0: expected at least 1"),
         ({"growth": 4097}, "^network.growth=4097: expected at most 4096"),
         ({"growth": 12.5}, "^network.growth=12.5: expected a whole number"),
-        ({"name": "vgg -1"}, "^network.name='vgg -1': expected one of convnet, densenet, vgg, whitened"),
-        ({"name": "resnet 8"}, "^network.name='resnet 8': expected one of convnet, densenet, vgg, whitened"),
+        ({"name": "vgg -1"}, "^network.name='vgg -1': expected one of convnet, densenet, resnet, vgg, whitened"),
+        ({"name": "mobilenet 8"}, "^network.name='mobilenet 8': expected one of convnet, densenet, resnet, vgg"),
+        ({"name": "vgg 8-20"}, "^network.name='vgg 8-20': expected .* or with depth resnet 20-16"),
+        ({"name": "resnet 20-16-2"}, "^network.name='resnet 20-16-2': expected one of"),
+        ({"name": "resnet 20-16", "depth": 22}, "^network.depth=22: expected none beside name='resnet 20-16', which"),
+        ({"name": "densenet 22-6", "depth": 10}, "^network.depth=10: expected none beside name='densenet 22-6', which"),
         ({"dpth": 22}, "^network.dpth: unknown; did you mean 'depth'"),
     ],
 )
@@ -41,6 +45,8 @@ def test_a_network_that_cannot_be_is_named_with_what_was_expected(given, message
         ({"depth": 7, "growth": 4096}, "^depth=7, growth=4096: .*expected at most"),
         ({"name": "vgg 300"}, "^name='vgg 300': .*numbers, expected at most 67108864"),
         ({"name": "vgg 99999"}, "^name='vgg 99999': 99999 in it, expected at most 4096"),
+        ({"name": "resnet 21-16"}, r"^resnet depth=21: expected 6·n \+ 2"),
+        ({"name": "resnet 1202-16"}, r"^name='resnet 1202-16': \d+ bytes of names, expected at most 65535"),
         ({"name": "figures/models/absent.slnc"}, "^name='figures/models/absent.slnc': .*expected a published file"),
     ],
 )
@@ -49,7 +55,7 @@ def test_a_network_that_no_coded_file_holds_is_refused_without_memory_for_it(dig
         settings.read(teacher.Network, given, "network").against(digits)
 
 
-@pytest.mark.parametrize("given", [{}, {"depth": 7}, {"name": "vgg 20"}, {"name": "whitened 64"}, {"name": FILE}])
+@pytest.mark.parametrize("given", [{}, {"depth": 7}, {"name": "vgg 20"}, {"name": "resnet 56-16"}, {"name": FILE}])
 def test_a_network_that_can_be_made_is_not_refused(digits, given):
     settings.read(teacher.Network, given, "network").against(digits)
 
@@ -65,6 +71,8 @@ def test_without_settings_it_is_the_papers_as_we_infer_it(digits):
     kind, args = teacher.Network().described(digits.model_args)
     assert kind == "densenet" and args == {"depth": 40, "growth": 12, **digits.model_args}
     assert teacher.Network(depth=10, name="densenet 6").described({}) == ("densenet", {"depth": 10, "growth": 6})
+    assert teacher.Network(name="densenet 22-6").described({}) == ("densenet", {"depth": 22, "growth": 6})
+    assert teacher.Network(name="resnet 8-4").described({}) == ("resnet", {"depth": 8, "width": 4})
 
 
 def test_what_the_settings_say_is_what_is_trained(tiny):

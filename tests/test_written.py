@@ -100,7 +100,7 @@ REFUSED = {
     "another stride": (lambda m: setattr(first_unit(m).conv, "stride", (2, 2)), r"stride=\(2, 2\).*stride=\(1, 1\)"),
     "another order": (turn, r"norm stands where .*conv is expected"),
     "arguments of another": (lambda m: with_args(m, classes=7), r"weight is float32 \(10, .*: expected float32 \(7, "),
-    "no such network": (lambda m: setattr(m, "spec", {**m.spec, "name": "resnet"}), "model name 'resnet'"),
+    "no such network": (lambda m: setattr(m, "spec", {**m.spec, "name": "mobilenet"}), "model name 'mobilenet'"),
     "arguments that build nothing": (lambda m: with_args(m, in_channels="x"), "does not build"),
     "no such change": (lambda m: recorded(m, 1, module="nowhere"), "'nowhere'"),
     "no JSON": (lambda m: recorded(m, {1, 2}), "not JSON data"),

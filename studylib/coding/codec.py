@@ -28,6 +28,7 @@ from studylib.networks.layers import weight_layers
 from studylib.networks.spec import build, rebuilt
 
 MAGIC, VERSION = b"SLNC", 2
+MOST_SPEC = 2**16 - 1  # bytes of the spec: the header has two for their number
 TYPES = (torch.float32, torch.int8, torch.uint8)
 HEAD = struct.Struct("<4sBBHH3B")  # magic, version, floats, bytes of the spec deflated and plain, edges of the classes
 KNOWN = (  # text that specs have in common, for deflate to point at; a part of the format
@@ -85,8 +86,8 @@ def encode(model: nn.Module, *, floats: str | None = None) -> bytes:
     plain = json.dumps(empty.spec, ensure_ascii=False, separators=(",", ":")).encode()
     deflate = zlib.compressobj(9, zlib.DEFLATED, -15, 9, zdict=KNOWN)
     spec = deflate.compress(plain) + deflate.flush()
-    if max(len(plain), len(spec)) > 0xFFFF:
-        raise CodecError(f"the spec takes {len(plain)} bytes: expected at most {0xFFFF}")
+    if max(len(plain), len(spec)) > MOST_SPEC:
+        raise CodecError(f"the spec takes {len(plain)} bytes: expected at most {MOST_SPEC}")
     edges = class_edges([t for t in tensors.values() if t.dtype == np.int8])
     writer = range_coder.Writer()
     _check_values(empty, _walk(empty, Tensors(writer, edges), shipped.FLOATS[kind], tensors))

@@ -111,7 +111,7 @@ class Lessons:
         if (seed, temperature, alpha) == (self.seed, self.teaching.temperature, self.teaching.alpha):
             return self.own  # from the same start on the same views
         device = next(self.own.parameters()).device
-        student = spec.create("convnet", seed, **self.own.spec["args"]).to(device)
+        student = spec.create(self.own.spec["name"], seed, data=self.data, **self.own.spec["args"]).to(device)
         loss = None if alpha is None else distill.Distillation(self._teacher, temperature, alpha)
         kept = self.folder / f"{seed}-{temperature}-{alpha}.safetensors"  # a training that was stopped goes on from it
         student.history = loop.fit(student, self.data, self.recipe, seed=seed, loss=loss, checkpoint=kept)

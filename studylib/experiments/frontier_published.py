@@ -1,16 +1,19 @@
 """What the networks and files of all published studies are called."""
 
+import inspect
 import re
 
 import pandas as pd
 
 from studylib.coding import restore
+from studylib.networks import resnet
+from studylib.networks.spec import ARCHITECTURES
 from studylib.results import claims
 from studylib.techniques.teacher import Network
 from studylib.tree import names
 
 DENSENET = "DenseNet"  # of networks, the one that the paper's goals are about
-KINDS = {"densenet": DENSENET, "vgg": "VGG", "whitened": "whitened VGG", "convnet": "ConvNet"}
+KINDS = {"densenet": DENSENET, "vgg": "VGG", "whitened": "whitened VGG", "convnet": "ConvNet", "resnet": "ResNet"}
 TRAINED_ON = ", trained on"
 RESTORED = "restored network"  # one that a study takes from a published file and does not train
 UNKNOWN = {"name": "densenet", "args": {}, "restored": False}  # teacher of a study that does not say
@@ -63,13 +66,16 @@ def file_name(spec: dict, node: str, dataset: str) -> str:
         node: that it holds; the name of a point ends in its bits.
         dataset: stands first, if it is another than the paper's.
     """
-    args, made = spec["args"], [change["technique"] for change in spec["changes"]]
+    usual = {name: given.default for name, given in inspect.signature(ARCHITECTURES[spec["name"]]).parameters.items()}
+    args, made = usual | spec["args"], [change["technique"] for change in spec["changes"]]
     size = args.get("depth") or args.get("width") or args["widths"][0]
     growth, zeros = args.get("growth", Network.growth), max(change.get("sparsity", 0) for change in spec["changes"])
+    width = args["width"] if {"width", "depth"} <= args.keys() else resnet.WIDTH  # else it is the size, if there is any
     parts = {
         dataset: dataset != claims.PAPER_DATA,
         "student" if "kd" in made else f"{spec['name']}{size}": True,
         f"growth{growth}": growth != Network.growth,
+        f"width{width}": width != resnet.WIDTH,
         f"z{round(100 * zeros, 1):g}": zeros > 0,
         "svd": "svd" in made,
     }

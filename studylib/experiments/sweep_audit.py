@@ -72,9 +72,10 @@ def parameters_left(model: nn.Module, fuse: bool) -> int | None:
     except ImportError:
         return None
     m = layers.duplicate(model).cpu().eval()
-    units = [name for name, unit in m.named_modules() if isinstance(unit, blocks.ConvUnit)]
+    units = {name: unit for name, unit in m.named_modules() if isinstance(unit, blocks.ConvUnit)}
     if fuse:
-        eager.fuse_modules(m, [[f"{n}.conv", f"{n}.norm", f"{n}.relu"] for n in units], inplace=True)
+        parts = [[f"{name}.{part}" for part in unit._modules] for name, unit in units.items()]
+        eager.fuse_modules(m, parts, inplace=True)
     m.qconfig = eager.get_default_qconfig("x86")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the deprecation

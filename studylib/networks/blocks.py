@@ -10,22 +10,23 @@ class SpecError(ValueError):
 
 
 class ConvUnit(nn.Sequential):
-    """Convolution → batch norm → ReLU, the order in which the three fuse into one (int8) layer."""
+    """Convolution → batch norm → ReLU (not before a sum), the order in which they fuse into one (int8) layer."""
 
-    def __init__(self, in_channels: int, out_channels: int, kernel_size: int, padding: int | None = None):
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: int, padding=None, stride=1, relu=True):
         super().__init__()
         padding = kernel_size // 2 if padding is None else padding
-        self.conv = nn.Conv2d(in_channels, out_channels, kernel_size, padding=padding, bias=False)
+        self.conv = nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding, bias=False)
         self.norm = nn.BatchNorm2d(out_channels)
-        self.relu = nn.ReLU()
+        if relu:
+            self.relu = nn.ReLU()
 
 
-def check_size(name: str, image_size: int, least: int, width: int = 1) -> None:
-    """Raises SpecError where an image cannot be halved three times, or a network has no channel."""
+def check_size(name: str, image_size: int, least: int, width: int = 1, halved: str = "three times") -> None:
+    """Raises SpecError where an image cannot be halved so often, or a network has no channel."""
     if width < 1:
         raise SpecError(f"{name} width={width!r}: expected at least 1")
     if image_size < least:
-        raise SpecError(f"{name} image_size={image_size!r}: expected at least {least}, it is halved three times")
+        raise SpecError(f"{name} image_size={image_size!r}: expected at least {least}, it is halved {halved}")
 
 
 def chain(layers: list[str]) -> list[tuple[str, list[str]]]:

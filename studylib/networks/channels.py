@@ -3,12 +3,15 @@
 A channel is dead where its weights are zero and the ReLU lets nothing of its bias through. It is dead, too, where no
 later weight reads it. A layer whose input is rounded in each batch's range ("dynamic") reads all. Slicing drops its
 row, bias and scale, and the columns that read it. Outputs stay the same up to rounding. Channels stay before another
-activation than ReLU, in a sum, in a convolution in groups and before one.
+activation than ReLU, in a convolution in groups and before one. Layers whose outputs are added share their
+channels. Such a one is dead only if all of them write nothing to it, or nothing reads it. In sums not named in
+``wiring`` channels stay.
 """
 
 import copy
 import dataclasses
 import logging
+import operator
 
 import torch
 import torch.nn.functional as F
@@ -22,6 +25,8 @@ RELUS = (nn.ReLU, nn.ReLU6, torch.relu, torch.relu_, F.relu, F.relu_, F.relu6, "
 KEEPS = (nn.Identity, nn.Dropout, nn.Dropout2d, nn.Flatten, nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveMaxPool2d)
 KEEPS += (nn.AdaptiveAvgPool2d, torch.flatten, torch.cat, torch.mean, F.max_pool2d, F.avg_pool2d, F.dropout)
 KEEPS += (F.adaptive_avg_pool2d, F.adaptive_max_pool2d, "flatten", "view", "reshape", "contiguous", "mean")
+SUMS = (operator.add, operator.iadd, torch.add, "add", "add_")
+PLACED = (nn.Identity, nn.Dropout, nn.Dropout2d, nn.MaxPool2d, nn.AvgPool2d)  # of KEEPS: each channel by itself
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +36,7 @@ class Reader:
     """A layer and where its input channels come from."""
 
     name: str
-    sources: list[tuple[str, int]]  # (the layer that made the channel, its row there), in the order of the columns
+    sources: list[tuple[str, int]]  # (the first layer that made the channel, its row), in the order of the columns
 
 
 def restructure(model: nn.Module, structure: dict) -> None:
@@ -71,14 +76,29 @@ def _groups(layer: nn.Module) -> int:
     return getattr(layer, "groups", 1)
 
 
+def tied(model: nn.Module) -> dict[str, list[str]]:
+    """Layer → those that it shares its channels with, itself among them: a sum adds row i to row i."""
+    layers = weight_layers(model)
+    found = {name: [name] for name in layers}
+    for added in (each for _, producers in model.wiring() for each in producers if isinstance(each, tuple)):
+        group = list(dict.fromkeys(other for name in added for other in found[_last(name, layers)]))
+        found |= dict.fromkeys(group, group)
+    return found
+
+
+def _last(name: str, layers: dict) -> str:
+    """The layer whose rows are the channels of ``name``: if it is factorized, its second."""
+    return f"{name}.second" if f"{name}.second" in layers else name
+
+
 def readers(model: nn.Module) -> list[Reader]:
     """Every layer with the channels it reads, those of the images left out."""
-    layers, found = weight_layers(model), []
+    layers, together, found = weight_layers(model), tied(model), []
     for name, producers in model.wiring():
-        first, last = (f"{name}.first", f"{name}.second") if f"{name}.first" in layers else (name, name)
+        first, last = f"{name}.first" if f"{name}.first" in layers else name, _last(name, layers)
         rows = []
         for producer in producers:
-            producer = f"{producer}.second" if f"{producer}.second" in layers else producer
+            producer = together[_last(producer if isinstance(producer, str) else producer[0], layers)][0]
             rows += [(producer, i) for i in range(layers[producer].weight.shape[0])]
         if rows:
             columns = layers[first].weight.shape[1] * _groups(layers[first])
@@ -93,15 +113,17 @@ def readers(model: nn.Module) -> list[Reader]:
 def slice_channels(model: nn.Module) -> int:
     """Takes dead channels out of ``model``, in place, until there is none; how many they were."""
     layers, found, count = weight_layers(model), readers(model), 0
-    passed = _passed(model)
+    together = tied(model)
+    passed = _passed(model, together)
     while True:
-        dead = _dead(layers, found, passed)
+        dead = _dead(layers, found, passed, together)
         if not dead:
             return count
         count += len(dead)
         rows, columns = {}, {}
         for name in {name for name, _ in dead}:
-            rows[name] = [i for i in range(len(layers[name].weight)) if (name, i) not in dead]
+            kept = [i for i in range(len(layers[name].weight)) if (name, i) not in dead]
+            rows |= dict.fromkeys(together[name], kept)
         for reader in found:
             columns[reader.name] = [j for j, source in enumerate(reader.sources) if source not in dead]
         for name in rows.keys() | {n for n, kept in columns.items() if len(kept) < layers[n].weight.shape[1]}:
@@ -117,7 +139,7 @@ class _Tracer(fx.Tracer):
         return getattr(module, "is_weight_layer", False) or super().is_leaf_module(module, name)
 
 
-def _passed(model: nn.Module) -> dict[str, bool]:
+def _passed(model: nn.Module, together: dict[str, list[str]]) -> dict[str, bool]:
     """Layer → whether a ReLU follows; without those whose channels meet anything but ReLU or KEEPS, or an output."""
     layers, modules = weight_layers(model), dict(model.named_modules())
     try:
@@ -125,31 +147,38 @@ def _passed(model: nn.Module) -> dict[str, bool]:
     except Exception as error:  # a forward pass that branches on its input, say
         log.warning("no channel is taken out: torch.fx cannot trace the network: %s", error)
         return {}
-    known = {}  # node → what sees its value first: "relu", "layer", or something "else"
 
-    def seen(node: fx.Node) -> set[str]:
-        if node not in known:
-            known[node] = set()
-            for user in node.users:
-                if user.op == "call_module" and user.target in layers:
-                    known[node].add("layer")
-                    continue
-                kind = type(modules[user.target]) if user.op == "call_module" else user.target
-                if kind in RELUS:
-                    known[node] |= {"relu"} | seen(user) & {"else"}
-                else:
-                    known[node] |= seen(user) if kind in KEEPS else {"else"}
-        return known[node]
+    def is_layer(node: fx.Node) -> bool:
+        return node.op == "call_module" and node.target in layers
 
-    found = {}
+    def kind_of(node: fx.Node):
+        return type(modules[node.target]) if node.op == "call_module" else node.target
+
+    def is_known_sum(node: fx.Node) -> bool:  # of tied layers; it leaves zero or less where each term does
+        plain = kind_of(node) in SUMS and not node.kwargs and all(isinstance(each, fx.Node) for each in node.args)
+        return plain and any(makers[node] <= set(group) for group in together.values())
+
+    makers = {}  # node → the layers that its channels come from, each in its place; None: something else
     for node in graph.nodes:
-        if node.op == "call_module" and node.target in layers:
-            found[node.target] = found.get(node.target, set()) | seen(node)
+        inputs = node.all_input_nodes if kind_of(node) in (*RELUS, *SUMS, *PLACED) else []
+        makers[node] = {node.target} if is_layer(node) else set().union(*(makers[n] for n in inputs)) or {None}
+    seen, found = {}, {}  # node → what sees its value first: "relu", "layer", or something "else"
+    for node in reversed(graph.nodes):
+        seen[node] = set()
+        for user in node.users:
+            if is_layer(user):
+                seen[node].add("layer")
+            elif kind_of(user) in RELUS:
+                seen[node] |= {"relu"} | seen[user] & {"else"}
+            else:
+                seen[node] |= seen[user] if kind_of(user) in KEEPS or is_known_sum(user) else {"else"}
+        if is_layer(node):
+            found[node.target] = found.get(node.target, set()) | seen[node]
     return {name: kinds == {"relu"} for name, kinds in found.items() if "else" not in kinds}
 
 
-def _dead(layers: dict, found: list[Reader], passed: dict[str, bool]) -> set[tuple[str, int]]:
-    """Layer and row of every dead channel, but for one of a layer that has no other."""
+def _dead(layers: dict, found: list[Reader], passed: dict, together: dict) -> set[tuple[str, int]]:
+    """Layer, of tied ones the first, and row of every dead channel, but for one where all are."""
     read = {}
     for reader in found:
         layer = layers[reader.name]
@@ -163,14 +192,21 @@ def _dead(layers: dict, found: list[Reader], passed: dict[str, bool]) -> set[tup
         for source, does in zip(reader.sources, used, strict=True):
             read[source] = read.get(source, False) or does
     dead = set()
-    for name in {name for name, _ in read if name in passed and _groups(layers[name]) == 1}:
-        layer, rows = layers[name], len(layers[name].weight)
-        silent = (layer.weight == 0).flatten(1).all(1)
-        if layer.bias is not None:
-            silent &= layer.bias <= 0 if passed[name] else layer.bias == 0
-        gone = [i for i in range(rows) if silent[i] or not read[name, i]]
-        dead |= {(name, i) for i in (gone if len(gone) < rows else gone[1:])}
+    for name in {name for name, _ in read}:
+        if any(each not in passed or _groups(layers[each]) > 1 for each in together[name]):
+            continue
+        silent = torch.stack([_silent(layers[each], passed[each]) for each in together[name]]).all(0).tolist()
+        gone = [i for i, nothing in enumerate(silent) if nothing or not read[name, i]]
+        dead |= {(name, i) for i in (gone if len(gone) < len(silent) else gone[1:])}
     return dead
+
+
+def _silent(layer: nn.Module, relu: bool) -> torch.Tensor:
+    """Boolean (out,): rows of ``layer`` of which nothing comes, behind a ReLU if one follows."""
+    nothing = (layer.weight == 0).flatten(1).all(1)
+    if layer.bias is not None:
+        nothing &= layer.bias <= 0 if relu else layer.bias == 0
+    return nothing
 
 
 def _keep(layer: nn.Module, rows: list[int] | None, columns: list[int] | None) -> None:

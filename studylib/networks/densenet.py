@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from studylib.networks.blocks import ConvUnit, SpecError
+from studylib.networks.blocks import ConvUnit, SpecError, check_size
 
 
 class DenseBlock(nn.Module):
@@ -32,8 +32,7 @@ class DenseNet(nn.Module):
             raise SpecError(f"densenet depth={depth!r}: expected 3·n + 4 with n ≥ 1, such as 22 or 40")
         if growth < 1:
             raise SpecError(f"densenet growth={growth!r}: expected at least 1")
-        if image_size < 4:
-            raise SpecError(f"densenet image_size={image_size!r}: expected at least 4, it is halved twice")
+        check_size("densenet", image_size, 4, halved="twice")
         layers, channels = (depth - 4) // 3, stem
         self.features = nn.Sequential()
         self.features.add_module("stem", ConvUnit(in_channels, stem, 3))

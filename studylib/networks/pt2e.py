@@ -114,7 +114,9 @@ def check_range(model: nn.Module, images: torch.Tensor) -> None:
 
 
 def quantizer(bits: dict[str, int], observers: tuple | None = None):
-    """What tells PT2E to round each layer's input and weight only. torchao's for x86 rounds a term of each sum.
+    """What tells PT2E to round each layer's input and weight only, and to leave sums exact.
+
+    torchao's for x86 also rounds one term of each sum: not that of the convolution before it, but the shortcut.
 
     ``bits``: layer → bits of its weights; others stay float. ``observers`` make the observer, or fake quantizer, of an
     input and that of a weight. None: histograms of inputs, whose range has the least squared error, and the largest

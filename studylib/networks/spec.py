@@ -7,6 +7,7 @@
 """
 
 import copy
+import inspect
 import json
 import re
 
@@ -14,13 +15,14 @@ import torch
 from torch import nn
 
 from studylib.data.datasets import Data, normalized
-from studylib.networks import chains, channels, densenet, factors, int8_layers
+from studylib.networks import chains, channels, densenet, factors, int8_layers, resnet
 from studylib.networks.blocks import SpecError
 from studylib.networks.layers import check_units, check_untouched
 
 ARCHITECTURES: dict[str, type[nn.Module]] = {
     "convnet": chains.ConvNet,
     "densenet": densenet.DenseNet,
+    "resnet": resnet.ResNet,
     "vgg": chains.VGG,
     "whitened": chains.Whitened,
 }
@@ -29,7 +31,7 @@ RESTRUCTURE = {  # the words that stored specs use → what alters a network so,
     "lowrank": factors.restructure,
     "quantize": int8_layers.restructure,
 }
-BREADTH = {"densenet": "growth", "vgg": "width", "whitened": "width"}  # the argument that says how wide
+BREADTH = {"densenet": "growth", "resnet": "width", "vgg": "width", "whitened": "width"}  # the argument for it
 SPEC_FORMAT = 1
 PLAIN = {  # what torch hangs on a layer, by the names of its tensors → what makes the layer plain again
     r"\bparametrizations\.": "torch.nn.utils.parametrize.remove_parametrizations(layer, tensor) first",
@@ -148,19 +150,24 @@ def normalize(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
 def described(text: str, like: dict, model_args: dict) -> tuple[str, dict]:
     """Name and arguments, for :func:`create`, of a network in words: its kind and how wide it is.
 
-    "densenet 6" adds 6 channels a layer, "vgg 12" has a stem of 12, "whitened 64" first stages of 64. They are
-    otherwise as ``like``, a spec, if it is of their kind. "convnet 16" has 16, 32 and 64 channels, 32 and 16 features.
-    ``model_args`` fit it to the data. ValueError: another kind, or no whole number of at least 1 after it.
+    "densenet 6" adds 6 channels a layer, "vgg 12" has a stem of 12, "whitened 64" first stages of 64. "resnet 8-16" is
+    8 layers deep and starts with 16 channels. They are otherwise as ``like``, a spec, if it is of their kind.
+    "convnet 16" has 16, 32 and 64 channels, 32 and 16 features. ``model_args`` fit it to the data. ValueError: another
+    kind, or no whole numbers of at least 1 after it.
     """
-    kind, _, number = text.partition(" ")
-    kinds = ["convnet", *BREADTH]
-    if kind not in kinds or not number.isdecimal() or int(number) < 1:
-        raise ValueError(f"network {text!r}: expected one of {', '.join(kinds)}, and a number of at least 1")
-    w = int(number)
+    kind, _, size = text.partition(" ")
+    kinds, numbers = ["convnet", *BREADTH], size.split("-")
+    most = 2 if "depth" in inspect.signature(ARCHITECTURES.get(kind, nn.Module)).parameters else 1
+    if kind not in kinds or len(numbers) > most or not all(n.isdecimal() and int(n) >= 1 for n in numbers):
+        expected = f"one of {', '.join(kinds)}, and a number of at least 1"
+        raise ValueError(
+            f"network {text!r}: expected {expected}, such as vgg 20, resnet 16, or with depth resnet 20-16"
+        )
+    *depth, w = map(int, numbers)
     if kind == "convnet":
         return kind, {**model_args, "widths": [w, 2 * w, 4 * w], "hidden": [2 * w, w]}
     same = like["args"] if like["name"] == kind else {}
-    return kind, {**same, **model_args, BREADTH[kind]: w}
+    return kind, {**same, **({"depth": depth[0]} if depth else {}), **model_args, BREADTH[kind]: w}
 
 
 def _tensors(model: nn.Module) -> dict[str, str]:

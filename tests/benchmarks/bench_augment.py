@@ -8,7 +8,7 @@ from harness import pair
 from studylib.data import datasets
 
 IMAGES, BATCH = 8192, 128
-HOW = datasets.AUGMENTATIONS["cifar10"]
+HOW = datasets.SOURCES["cifar10"].augmentation
 
 
 def run() -> dict:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from studylib.results import agreement
+from studylib.experiments import agreement
 
 
 def rows(values, node="teacher", size=1000):

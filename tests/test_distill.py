@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from torch import nn
 
 from studylib.data import datasets, scoring
-from studylib.descent.objectives import knowledge_alignment
 from studylib.disk import files
 from studylib.experiments.frontier import Committee
+from studylib.experiments.moo_objectives import knowledge_alignment
 from studylib.networks import chains, densenet, layers
 from studylib.networks import spec as networks_spec
 from studylib.techniques import distill

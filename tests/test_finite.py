@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from studylib.coding import codec
-from studylib.descent import objectives
-from studylib.experiments import frontier, int8_bits
+from studylib.experiments import frontier, int8_bits, moo_objectives
+from studylib.experiments import svd as svd_rows
 from studylib.networks import layers
 from studylib.techniques import distill, int8, prune, qat, svd
 from studylib.training import recipe
@@ -25,11 +25,11 @@ def by_trajectory(method):
 TECHNIQUES = {
     "imp": lambda model, data, sound: prune.apply(model, data, rounds=1, **ONE),
     "svd": lambda model, data, sound: svd.apply(model),
-    "importance": lambda model, data, sound: svd.fisher(model, data),
+    "importance": lambda model, data, sound: svd_rows.fisher(model, data),
     "kd": lambda model, data, sound: distill.apply(model, data, **ONE),
     "a module that teaches": lambda model, data, sound: distill.Distillation(model, 5.0, 0.7),
     "a committee": lambda model, data, sound: distill.TeacherCache(frontier.Committee([sound, model])),
-    "an objective": lambda model, data, sound: objectives.knowledge_alignment(model),
+    "an objective": lambda model, data, sound: moo_objectives.knowledge_alignment(model),
     "int8": lambda model, data, sound: int8.apply(model, data, calibration_images=16),
     "qat": lambda model, data, sound: qat.apply(model, data, calibration_images=16, **ONE),
     "sensitivity": lambda model, data, sound: int8_bits.sensitivity(model, data, images=16),

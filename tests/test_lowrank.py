@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from studylib import settings
+from studylib.experiments.svd import fisher
 from studylib.networks import blocks, layers
 from studylib.networks import factors as networks_factors
 from studylib.techniques import svd
@@ -192,7 +193,7 @@ def test_importance_that_does_not_fit_is_refused(importance):
 
 def test_fisher_information_is_the_mean_squared_gradient(student_model, digits):
     few = dataclasses.replace(digits, train=digits.train.take(slice(12)))
-    found = svd.fisher(student_model, few, batch_size=5)
+    found = fisher(student_model, few, batch_size=5)
     assert list(found) == ["fc1", "fc2", "fc3"]
     model, total = layers.duplicate(student_model).eval(), {name: 0 for name in found}
     for image, label in zip(few.train.images, few.train.labels, strict=True):
@@ -206,6 +207,6 @@ def test_fisher_information_is_the_mean_squared_gradient(student_model, digits):
 
 def test_a_model_is_factorized_with_importance(student_model, digits):
     plain = svd.apply(student_model, delta=3)
-    weighted = svd.apply(student_model, delta=3, importance=svd.fisher(student_model, digits))
+    weighted = svd.apply(student_model, delta=3, importance=fisher(student_model, digits))
     assert not torch.equal(plain.fc2.second.weight, weighted.fc2.second.weight)
     assert plain.spec["changes"][-1]["structure"] == weighted.spec["changes"][-1]["structure"]

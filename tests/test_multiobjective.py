@@ -22,6 +22,7 @@ from studylib.descent.steps import Descent
 from studylib.disk import files
 from studylib.experiments.frontier import coded_bytes
 from studylib.experiments.moo_hypervolume import hypervolume
+from studylib.experiments.moo_objectives import knowledge_alignment, quantization_error
 from studylib.experiments.moo_ways import Proximal
 from studylib.experiments.teacher import PENALTIES, Penalty
 from studylib.networks import layers
@@ -135,7 +136,7 @@ def test_one_backward_pass_through_the_network_for_each_objective_on_outputs(new
     model.fc2.register_full_backward_hook(lambda *_: passes.append(1))
     images, labels = digits.normalize(digits.train.images[:8]), digits.train.labels[:8]
     weight_ones = [objectives.l1, objectives.group_lasso, objectives.nuclear_norm, coded_bytes(4)]
-    soft = objectives.knowledge_alignment(lambda images: torch.zeros(len(images), 10))
+    soft = knowledge_alignment(lambda images: torch.zeros(len(images), 10))
     for found, expected in (([PAIR[0], *weight_ones], 1), ([PAIR[0], soft, *weight_ones], 2), (weight_ones, 0)):
         passes.clear()
         logits = model(images)
@@ -459,7 +460,7 @@ def stops_at(count):
 
 @pytest.mark.parametrize("name", ["PCD", "NashMTL", "GradVac", "ExcessMTL", "Random", "PCGrad"])
 def test_a_resumed_training_equals_an_undisturbed_one(new_student, tiny, same_tensors, tmp_path, monkeypatch, name):
-    found = [*PAIR, objectives.quantization_error(4)]
+    found = [*PAIR, quantization_error(4)]
     masks = {"fc1.weight": new_student().fc1.weight > 0}
     epochs, steps, batch_size = (2, 2, 50) if name in SLOW else (4, 4, 32)
     recipe = dataclasses.replace(QUICK, epochs=epochs, batch_size=batch_size)
@@ -567,7 +568,7 @@ def test_bfloat16_and_several_passes(new_student, tiny, bfloat16):
 def test_a_compiled_training_step(new_student, tiny, monkeypatch):
     compiler = torch.compile
     monkeypatch.setattr(torch, "compile", lambda model: compiler(model, backend="aot_eager"))  # in seconds
-    found = [objectives.cross_entropy, objectives.knowledge_alignment(new_student(1)), objectives.l1]
+    found = [objectives.cross_entropy, knowledge_alignment(new_student(1)), objectives.l1]
     recipe = Recipe(epochs=1, lr=5e-3, batch_size=50, augmentation="none")
     plain, compiled = new_student(), new_student()
     rows = [
@@ -636,7 +637,7 @@ def test_weights_that_print_alike_are_other_trainings():
 
 def test_an_objective_of_another_teacher_or_temperature_is_another_training(new_student):
     def identity(seed, temperature):
-        return Descent([PAIR[0], objectives.knowledge_alignment(new_student(seed), temperature)], "MGDA").identity
+        return Descent([PAIR[0], knowledge_alignment(new_student(seed), temperature)], "MGDA").identity
 
     found = [identity(*how) for how in ((0, 5.0), (1, 5.0), (0, 4.0))]
     assert len({str(each) for each in found}) == 3 and found[0] == identity(0, 5.0)

@@ -8,8 +8,9 @@ from torch import nn
 
 from studylib.data import scoring
 from studylib.descent import objectives
-from studylib.descent.objectives import Objective, knowledge_alignment, objective, quantization_error
+from studylib.descent.objectives import Objective, objective
 from studylib.experiments.frontier import coded_bytes
+from studylib.experiments.moo_objectives import knowledge_alignment, quantization_error
 from studylib.techniques import distill
 
 

@@ -22,6 +22,7 @@ from studylib import techniques
 from studylib.coding import codec, restore, shipped
 from studylib.data import datasets
 from studylib.experiments import int8 as measure
+from studylib.experiments.svd import fisher
 from studylib.networks import channels, cost, layers, spec
 from studylib.techniques import distill, int8, prune, qat, svd
 from studylib.training.recipe import Recipe
@@ -82,7 +83,7 @@ TECHNIQUES = {  # "module" or "module, how" → what it makes of (model, data, s
     "prune": lambda model, data, seed: prune.apply(model, data, seed=seed, rounds=2, **ONCE),
     **{f"prune, {method}": trajectory(method) for method in prune.METHODS},
     "svd": lambda model, data, seed: svd.apply(model, data),
-    "svd, by Fisher information": lambda model, data, seed: svd.apply(model, data, importance=svd.fisher(model, data)),
+    "svd, by Fisher information": lambda model, data, seed: svd.apply(model, data, importance=fisher(model, data)),
     "int8": lambda model, data, seed: int8.apply(model, data, seed=seed, **IMAGES),
     "int8, 3 bits": lambda model, data, seed: int8.apply(model, data, seed=seed, bits=3, **IMAGES),
     "int8, mixed bits": of_mixed_bits,

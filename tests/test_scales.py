@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from studylib.coding import codec, restore, shipped
 from studylib.data import scoring
 from studylib.descent import objectives
-from studylib.descent.objectives import quantization_error
 from studylib.disk import files, models
 from studylib.experiments.frontier import coded_bytes
 from studylib.experiments.int8 import with_activations
+from studylib.experiments.moo_objectives import quantization_error
 from studylib.networks import grid, layers
 from studylib.techniques import int8, qat
 from studylib.training.recipe import Recipe

@@ -10,7 +10,8 @@ import pandas as pd
 from engine.run.machine import refusals
 from engine.settings.reading import ROOT
 from studylib.disk.files import CheckpointError, read_json
-from studylib.results import agreement, tables
+from studylib.experiments import agreement
+from studylib.results import tables
 from studylib.tree import table
 
 COLUMNS = ("node", "seed", "test_accuracy", "bytes_file")

@@ -11,8 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from studylib.networks import grid, layers
-from studylib.training.checkpoint import weights_digest
+from studylib.networks import layers
 
 Slopes = dict[torch.Tensor, torch.Tensor]  # weight → gradient
 WARM = 20.0  # temperatures beyond it are computed otherwise: by then rounding takes 1e-4 of a loss
@@ -161,53 +160,6 @@ def nuclear_norm(model):
         return squares.clamp_min(0).sqrt().sum().to(w), slope if w.shape[0] <= w.shape[1] else slope.T
 
     return total(model, one)
-
-
-def quantization_error(bits: int = 8) -> Objective:
-    """Σ (w − ŵ)², ŵ the nearest point of w's symmetric grid of integers × scale, one scale an output channel.
-
-    The grid is :func:`studylib.networks.grid.rounded_weight`'s: scale = max|w| / (2^(bits−1) − 1), in 8 bits
-    max|w| / 127.5. Scale and ŵ count as constants (Krishnamoorthi 2018, section 2.2). A batch norm that is folded in
-    later scales a channel and its grid alike.
-
-    Raises:
-        ValueError: ``bits`` is not an integer of 2 to 16.
-    """
-    if not isinstance(bits, int) or not 2 <= bits <= 16:
-        raise ValueError(f"bits={bits!r}: expected an integer of 2 to 16")
-
-    @objective(f"quantization_error_{bits}", weights_only=True, direct=True)
-    def error(model):
-        def one(w):
-            gap = w - grid.rounded_weight(w, bits)
-            return gap.square().sum(), 2 * gap
-
-        return total(model, one)
-
-    return error
-
-
-def knowledge_alignment(teacher: Callable[[torch.Tensor], torch.Tensor], temperature: float = 5.0) -> Objective:
-    """:func:`distillation_loss` of the outputs.
-
-    Args:
-        teacher: images → logits (n, classes). A module is copied and set to evaluation.
-
-    Raises:
-        ValueError: ``temperature`` is not above 0 and finite, or a number of ``teacher`` is not finite.
-    """
-    if not 0 < temperature < math.inf:
-        raise ValueError(f"temperature={temperature!r}: expected above 0 and finite")
-    told = fixed(teacher) if isinstance(teacher, nn.Module) else teacher
-
-    @objective("knowledge_alignment")
-    def alignment(model, batch, outputs):
-        with torch.no_grad():
-            soft = told(batch[0])
-        return distillation_loss(outputs, soft, temperature)
-
-    known = weights_digest(teacher) if isinstance(teacher, nn.Module) else None
-    return dataclasses.replace(alignment, identity=[temperature, known])
 
 
 def total(model: nn.Module, one: Callable[[torch.Tensor], tuple]) -> tuple[torch.Tensor, Slopes]:

@@ -1,6 +1,8 @@
 """What all published studies say together: claims answered, goals reached, trees beside their variants."""
 
+import math
 from collections.abc import Iterator, Mapping
+from statistics import NormalDist
 
 import pandas as pd
 
@@ -43,7 +45,7 @@ def _of_study(there: Figures, study: str, numbers: Mapping[str, str]) -> Iterato
     about, by_nodes = there.studies[study], {}
     measured = {key: there.measured(study, key) for key in numbers}
     if teacher_kind(about) != RESTORED:  # whose teacher is another study's file
-        by_nodes = verdicts.of_nodes(there.nodes(study, slice(1)).set_index("node"), about["data"]["test"])
+        by_nodes = of_nodes(there.nodes(study, slice(1)).set_index("node"), about["data"]["test"])
     for key, claim in claims.CLAIMS.items():
         if claim.chapter not in numbers:
             continue  # of the audit, which has the paper's figures alone
@@ -54,6 +56,36 @@ def _of_study(there: Figures, study: str, numbers: Mapping[str, str]) -> Iterato
             where, found = f"{where}, interval by its nodes" if node.low == node.low else where, [node]
         for each in found:
             yield {"chapter": where, **verdicts.row(claim, each, claims.PAPER_DATA, another_network(about))}
+
+
+def of_nodes(nodes: pd.DataFrame, images: int) -> dict[str, claims.Measured]:
+    """What the nodes of one seed say of the claims, all of test accuracies and of parameters' bytes.
+
+    Intervals (95 %, normal) are for another draw of the test ``images``, not for another training. Which images a node
+    had right is not published. It can only differ from the teacher in images on which they disagree; their share is.
+    Other differences are taken as if each node had images of its own. Both are wide, if anything. ``nodes`` are rows of
+    :data:`studylib.tree.table.COLUMNS`, indexed by node; a claim about others is left out.
+    """
+    there, found = set(nodes.index), {}
+    for key, claim in claims.CLAIMS.items():
+        if claim.nodes and set(claim.nodes) <= there:
+            found[key] = _sum(claim.nodes, nodes, images)
+        elif claim.saved and {names.TEACHER, claim.saved[0]} <= there:
+            found[key] = claims.Measured(100 * (1 - nodes.loc[*claim.saved] / nodes.loc[names.TEACHER, "bytes_dense"]))
+        elif claim.taken and claim.taken[0] in there:
+            found[key] = claims.Measured(float(nodes.loc[*claim.taken]))
+    return found
+
+
+def _sum(weights: Mapping[str, int], nodes: pd.DataFrame, images: int) -> claims.Measured:
+    percent = 100 * nodes["test_accuracy"]
+    value = sum(weight * percent[node] for node, weight in weights.items())
+    spread = sum(weight**2 * percent[node] * (100 - percent[node]) for node, weight in weights.items())
+    if len(weights) == 2 and weights.get(names.TEACHER) == 1:  # and −1 for the other
+        apart = 100 * (1 - min(nodes.loc[node, "agreement"] for node in weights))
+        spread = max(0, 100 * apart - value**2)
+    half = NormalDist().inv_cdf(0.975) * math.sqrt(spread / images)
+    return claims.Measured(value, value - half, value + half)
 
 
 def lowest(key: str, measured: list[claims.Measured]) -> str:

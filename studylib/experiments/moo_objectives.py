@@ -1,6 +1,7 @@
 """Chapter 6: three objectives at once, other objectives beside the task, and one of the reader's own beside L1."""
 
 import dataclasses
+import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -10,8 +11,8 @@ from torch import nn
 from studylib.data import scoring
 from studylib.data.datasets import Data
 from studylib.descent import objectives, steps
-from studylib.descent.objectives import Objective, cross_entropy, l1, nuclear_norm
-from studylib.networks import layers
+from studylib.descent.objectives import Objective, cross_entropy, l1, nuclear_norm, objective
+from studylib.networks import grid, layers
 from studylib.techniques import int8, prune
 from studylib.training import loop
 from studylib.training.checkpoint import function_digest, weights_digest
@@ -20,6 +21,53 @@ from studylib.tree.rows import Task, every
 
 CALIBRATION_IMAGES = 128  # at most, to round activations
 PRUNED, TEST = "nine tenths pruned %", "test accuracy %"
+
+
+def quantization_error(bits: int = 8) -> Objective:
+    """Σ (w − ŵ)², ŵ the nearest point of w's symmetric grid of integers × scale, one scale an output channel.
+
+    The grid is :func:`studylib.networks.grid.rounded_weight`'s: scale = max|w| / (2^(bits−1) − 1), in 8 bits
+    max|w| / 127.5. Scale and ŵ count as constants (Krishnamoorthi 2018, section 2.2). A batch norm that is folded in
+    later scales a channel and its grid alike.
+
+    Raises:
+        ValueError: ``bits`` is not an integer of 2 to 16.
+    """
+    if not isinstance(bits, int) or not 2 <= bits <= 16:
+        raise ValueError(f"bits={bits!r}: expected an integer of 2 to 16")
+
+    @objective(f"quantization_error_{bits}", weights_only=True, direct=True)
+    def error(model):
+        def one(w):
+            gap = w - grid.rounded_weight(w, bits)
+            return gap.square().sum(), 2 * gap
+
+        return objectives.total(model, one)
+
+    return error
+
+
+def knowledge_alignment(teacher: Callable[[torch.Tensor], torch.Tensor], temperature: float = 5.0) -> Objective:
+    """:func:`studylib.descent.objectives.distillation_loss` of the outputs.
+
+    Args:
+        teacher: images → logits (n, classes). A module is copied and set to evaluation.
+
+    Raises:
+        ValueError: ``temperature`` is not above 0 and finite, or a number of ``teacher`` is not finite.
+    """
+    if not 0 < temperature < math.inf:
+        raise ValueError(f"temperature={temperature!r}: expected above 0 and finite")
+    told = objectives.fixed(teacher) if isinstance(teacher, nn.Module) else teacher
+
+    @objective("knowledge_alignment")
+    def alignment(model, batch, outputs):
+        with torch.no_grad():
+            soft = told(batch[0])
+        return objectives.distillation_loss(outputs, soft, temperature)
+
+    known = weights_digest(teacher) if isinstance(teacher, nn.Module) else None
+    return dataclasses.replace(alignment, identity=[temperature, known])
 
 
 def descended(
@@ -84,7 +132,7 @@ def quantization_and_alignment(start: nn.Module, data: Data, teacher: nn.Module,
         objectives, error: of the grid. Then test accuracies in % as trained and rounded (weights to four bits,
         activations to eight). Last the test images in % that are predicted as ``teacher`` does.
     """
-    error, align = objectives.quantization_error(4), objectives.knowledge_alignment(teacher)
+    error, align = quantization_error(4), knowledge_alignment(teacher)
     told = scoring.predict(teacher, data.test, data).argmax(1)
     images = min(CALIBRATION_IMAGES, data.sizes["train"])
 

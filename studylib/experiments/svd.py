@@ -9,6 +9,7 @@ from typing import Annotated
 import numpy as np
 import pandas as pd
 import torch
+import torch.nn.functional as F
 from pydantic import Field
 from torch import nn
 
@@ -46,6 +47,40 @@ class Tuning(Recipe):
 
     epochs: Annotated[int, Field(ge=1, le=1_000_000, description="passes over the training images, at least one")] = 2
     batch_size: Annotated[int, Field(ge=2, le=65_536, description="images a step")] = 32
+
+
+def fisher(model: nn.Module, data: Data, batch_size: int = 500) -> dict[str, torch.Tensor]:
+    """Linear layer → (in,) the Fisher information of each input's weights (Hsu et al. 2022, equation 4).
+
+    It is the squared gradient of the label's log-likelihood, summed over the outputs. The mean is over the training
+    images as they are. An image's gradient is the outer product of the output's and the input: no pass an image is
+    needed.
+
+    Raises:
+        ValueError: a number of ``model`` is not finite.
+    """
+    layers.check_finite(model.state_dict())
+    model = layers.duplicate(model).eval()
+    linear = {name: m for name, m in layers.weight_layers(model).items() if isinstance(m, nn.Linear)}
+    found = {name: torch.zeros(m.in_features, device=m.weight.device) for name, m in linear.items()}
+
+    def watch(name):
+        def forward(_, inputs, output):
+            squares = inputs[0].detach() ** 2
+
+            def add(gradient):
+                found[name] += (gradient**2).sum(1) @ squares
+
+            output.register_hook(add)
+
+        return forward
+
+    for name, layer in linear.items():
+        layer.register_forward_hook(watch(name))
+    data = data.to(next(model.parameters()).device)
+    for images, labels in zip(data.train.images.split(batch_size), data.train.labels.split(batch_size), strict=True):
+        F.cross_entropy(model(data.normalize(images)), labels, reduction="sum").backward()
+    return {name: total / len(data.train) for name, total in found.items()}
 
 
 def factorized_layers(parent: nn.Module, model: nn.Module) -> list[dict]:
@@ -138,7 +173,7 @@ def ranks(
     for network, model in networks.items():
         sides = [(layer.in_features, layer.out_features) for layer in _linear(model).values()]
         most = max(svd.rank_for(*each, 0) or 1 for each in sides)
-        importance = functools.cache(functools.partial(svd.fisher, model, data))  # only where a row is made of it
+        importance = functools.cache(functools.partial(fisher, model, data))  # only where a row is made of it
         for way in (PLAIN, FISHER):
             for delta in sorted({deltas[0], *(d for d in deltas if d < most)}):
                 for seed in [None, *seeds]:

@@ -2,14 +2,12 @@
 
 import math
 from collections.abc import Iterable, Mapping
-from statistics import NormalDist
 
 import pandas as pd
 
 from studylib.results import claims, tables
 from studylib.results.claims import CLAIMS, Claim, Measured
 from studylib.results.statistics import MANY, seeds_to_decide
-from studylib.tree.names import TEACHER
 
 COLUMNS = ("paper says", "where", "we measured", "verdict")  # of the table that a chapter ends with
 Found = Mapping[str, Measured | Iterable[Measured] | None]
@@ -120,36 +118,6 @@ def from_json(rows: Iterable[dict]) -> dict[str, list[Measured]]:
             numbers = (words.get(row[key], row[key]) for key in ("value", "low", "high"))
             measured.setdefault(row["claim"], []).append(Measured(*numbers, row["n"], row.get("against", "")))
     return measured
-
-
-def of_nodes(nodes: pd.DataFrame, images: int) -> dict[str, Measured]:
-    """What the nodes of one seed say of the claims, all of test accuracies and of parameters' bytes.
-
-    Intervals (95 %, normal) are for another draw of the test ``images``, not for another training. Which images a node
-    had right is not published. It can only differ from the teacher in images on which they disagree; their share is.
-    Other differences are taken as if each node had images of its own. Both are wide, if anything. ``nodes`` are rows of
-    :data:`studylib.tree.table.COLUMNS`, indexed by node; a claim about others is left out.
-    """
-    there, found = set(nodes.index), {}
-    for key, claim in CLAIMS.items():
-        if claim.nodes and set(claim.nodes) <= there:
-            found[key] = _sum(claim.nodes, nodes, images)
-        elif claim.saved and {TEACHER, claim.saved[0]} <= there:
-            found[key] = Measured(100 * (1 - nodes.loc[*claim.saved] / nodes.loc[TEACHER, "bytes_dense"]))
-        elif claim.taken and claim.taken[0] in there:
-            found[key] = Measured(float(nodes.loc[*claim.taken]))
-    return found
-
-
-def _sum(weights: Mapping[str, int], nodes: pd.DataFrame, images: int) -> Measured:
-    percent = 100 * nodes["test_accuracy"]
-    value = sum(weight * percent[node] for node, weight in weights.items())
-    spread = sum(weight**2 * percent[node] * (100 - percent[node]) for node, weight in weights.items())
-    if len(weights) == 2 and weights.get(TEACHER) == 1:  # and −1 for the other
-        apart = 100 * (1 - min(nodes.loc[node, "agreement"] for node in weights))
-        spread = max(0, 100 * apart - value**2)
-    half = NormalDist().inv_cdf(0.975) * math.sqrt(spread / images)
-    return Measured(value, value - half, value + half)
 
 
 def statement(claim: Claim) -> str:

@@ -4,7 +4,6 @@ import logging
 from typing import Annotated
 
 import torch
-import torch.nn.functional as F
 from pydantic import Field
 from torch import nn
 
@@ -69,40 +68,6 @@ def factorize(layer: nn.Linear, rank: int, importance: torch.Tensor | None = Non
     return new
 
 
-def fisher(model: nn.Module, data: Data, batch_size: int = 500) -> dict[str, torch.Tensor]:
-    """Linear layer → (in,) the Fisher information of each input's weights (Hsu et al. 2022, equation 4).
-
-    It is the squared gradient of the label's log-likelihood, summed over the outputs. The mean is over the training
-    images as they are. An image's gradient is the outer product of the output's and the input: no pass an image is
-    needed.
-
-    Raises:
-        ValueError: a number of ``model`` is not finite.
-    """
-    check_finite(model.state_dict())
-    model = duplicate(model).eval()
-    linear = {name: m for name, m in weight_layers(model).items() if isinstance(m, nn.Linear)}
-    found = {name: torch.zeros(m.in_features, device=m.weight.device) for name, m in linear.items()}
-
-    def watch(name):
-        def forward(_, inputs, output):
-            squares = inputs[0].detach() ** 2
-
-            def add(gradient):
-                found[name] += (gradient**2).sum(1) @ squares
-
-            output.register_hook(add)
-
-        return forward
-
-    for name, layer in linear.items():
-        layer.register_forward_hook(watch(name))
-    data = data.to(next(model.parameters()).device)
-    for images, labels in zip(data.train.images.split(batch_size), data.train.labels.split(batch_size), strict=True):
-        F.cross_entropy(model(data.normalize(images)), labels, reduction="sum").backward()
-    return {name: total / len(data.train) for name, total in found.items()}
-
-
 def apply(
     model: nn.Module, data: Data | None = None, *, delta: int = 1, importance: dict[str, torch.Tensor] | None = None
 ) -> nn.Module:
@@ -113,7 +78,7 @@ def apply(
     Args:
         data: not used; every technique is called alike.
         delta: Δ, how far below the break-even rank to go.
-        importance: of each linear layer's inputs (:func:`fisher`); without, all count alike.
+        importance: of each linear layer's inputs (:func:`studylib.experiments.svd.fisher`); without, all count alike.
 
     Raises:
         ValueError: a number of ``model`` is not finite.

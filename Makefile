@@ -44,7 +44,7 @@ chapters: $(READY) # only the chapters of PROFILE and what they need (CHAPTERS="
 compare: $(READY) # two runs side by side: A=digits B=smoke (a profile, a path of a sweep.csv, or the word published)
 	@$(PY) engine/tools/compare.py "$(A)" "$(B)"
 
-pack: $(READY) # the run of PROFILE as one file, to go on elsewhere, unfinished trainings included (ARCHIVE=PROFILE.tar)
+pack: $(READY) # the run of PROFILE as one file, to go on elsewhere, unfinished trainings included (ARCHIVE=PROFILE.tar.gz)
 	@$(PY) engine/tools/pack.py pack "$(RUN)" "$(ARCHIVE)"
 
 unpack: $(READY) # put the run in ARCHIVE below runs/; make study goes on with it
@@ -55,7 +55,7 @@ clean: # remove the run of PROFILE and say what that frees (PROFILE=all: every r
 
 ## Publish and check results
 
-figures: $(READY) # publish the run of PROFILE, or draw again what is published of it: figures/ and pages; trains nothing
+figures: $(READY) # publish the run of PROFILE (a new study: ARGS=--force), or draw again what is published; trains nothing
 	@$(PY) engine/publish/figures.py "$(RUN)" $(ARGS)
 
 evaluate: $(READY) # bytes and test accuracy of a coded file, beside what was published of it (MODEL=figures/models/….slnc)

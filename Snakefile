@@ -23,6 +23,9 @@ PATHS = {key: each.notebook.relative_to(ROOT).as_posix() for key, each in DECLAR
 TEACHER, TABLE, STAGES, SEEDS = chapters.root(), chapters.root("table"), STUDY["stages"], STUDY["seeds"]
 NODES = names.nodes(STAGES)
 RUN = f"runs/{NAME}"
+TABLES = {RUN: SEEDS}  # folder of a table → its seeds
+if len(SEEDS) > parameters.EARLY:  # study.py has Snakemake make the nodes of the first before others
+    TABLES[f"{RUN}/early"] = SEEDS[: parameters.EARLY]
 FILES = ["model.safetensors", "model.json", "model.slnc", "metrics.json", "test_logits.safetensors"]
 CHAPTERS = [key for key in DECLARED if key in STUDY["chapters"]]
 REFERENCE = [f"{RUN}/{names.NNCODEC}"] if Path(RUN, names.NNCODEC).exists() else []  # of make nncodec, if it was run
@@ -32,12 +35,12 @@ PYTHON = "exec python -I -S engine/run/client.py"
 EXECUTE = f"{PYTHON} engine/run/execute.py"
 
 
-def given(key, chapter=False):
+def given(key, chapter=False, seeds=SEEDS):
     """The parameters of a notebook that its section and the study fix, as JSON; its chapter's only if that is run."""
     own = dict(SECTIONS[key]) if chapter else parameters.of_node(key, SECTIONS)
     study = {name: STUDY[name] for name in ("dataset", "device")}
     if DECLARED[key].role == "table":
-        own |= {"seeds": SEEDS, "stages": STAGES, "profile": NAME}
+        own |= {"seeds": seeds, "stages": STAGES, "profile": NAME}
     return json.dumps(own | {"study": study, "published": ""}, sort_keys=True)
 
 
@@ -73,7 +76,7 @@ wildcard_constraints:
 rule all:
     # every node is named: were it only the table, a failed rerun could lose models and nothing be done about it
     input:
-        f"{RUN}/sweep.csv",
+        [f"{folder}/sweep.csv" for folder in TABLES],
         f"{RUN}/latency.json",
         expand(RUN + "/seed{seed}/{node}/{file}", seed=SEEDS, node=NODES, file=FILES),
         [f"{folder_of(key)}/chapter.json" for key in CHAPTERS],
@@ -167,24 +170,28 @@ rule latency:
         " --repeats {params.given[repeats]} --compiled {params.compiled} --threads {threads} > {log} 2>&1"
 
 
-rule table:
-    input:
-        expand(RUN + "/seed{seed}/{node}/{file}", seed=SEEDS, node=NODES, file=FILES),
-        f"{RUN}/latency.json",
-        REFERENCE,
-    output:
-        f"{RUN}/sweep.csv",
-    params:
-        notebook=PATHS[TABLE],
-        given=given(TABLE),
-        code=code_of(TABLE),
-        run=RUN,
-        seed=SEEDS[0],
-    priority: 1001 + len(STAGES)  # what readers wait for; chapters come after it
-    log:
-        f"{RUN}/sweep.txt",
-    message:
-        "{output}"
-    shell:
-        EXECUTE + " {params.notebook:q} {params.run}/sweep.ipynb --parameters {params.given:q} --skip lesson"
-        " --set run={params.run} out={params.run} study.seed={params.seed} > {log} 2>&1"
+for folder, seeds in TABLES.items():
+
+    rule:
+        name:
+            "table" if seeds is SEEDS else "early_table"
+        input:
+            expand(RUN + "/seed{seed}/{node}/{file}", seed=seeds, node=NODES, file=FILES),
+            [f"{RUN}/latency.json", *REFERENCE] if seeds is SEEDS else [],
+        output:
+            f"{folder}/sweep.csv",
+        params:
+            notebook=PATHS[TABLE],
+            given=given(TABLE, seeds=seeds),
+            code=code_of(TABLE),
+            run=RUN,
+            out=folder,
+            seed=SEEDS[0],
+        priority: 1001 + len(STAGES)  # what readers wait for; chapters come after it
+        log:
+            f"{folder}/sweep.txt",
+        message:
+            "{output}"
+        shell:
+            EXECUTE + " {params.notebook:q} {params.out}/sweep.ipynb --parameters {params.given:q} --skip lesson"
+            " --set run={params.run} out={params.out} study.seed={params.seed} > {log} 2>&1"

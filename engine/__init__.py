@@ -5,6 +5,3 @@ import sys
 # papermill validates notebooks by jsonschema, which compiles a grammar for internationalized addresses at import. That
 # takes 1.6 of 2.2 s, once per node. Notebooks have no such addresses; without the module that check is left out.
 sys.modules.setdefault("rfc3987_syntax", None)
-
-if getattr(sys.stdout, "encoding", None) not in (None, "utf-8"):  # ± and × become question marks there, not errors
-    sys.stdout.reconfigure(errors="replace")

@@ -17,9 +17,8 @@ PUBLISHED = ".slnc"  # how a published file's name ends; studylib.coding.restore
 def digest(path: Path, lesson: bool = True) -> str:
     """A hash of a notebook's cells (or a script) and of every module of studylib it uses, directly or not.
 
-    Without ``lesson``, cells that are tagged so do not count, nor the modules used only there.
-    Outputs, execution counts, comments and docstrings never do: running a notebook by hand or mending a
-    sentence retrains nothing.
+    Without ``lesson``, cells tagged so do not count, nor the modules used only there. Outputs, execution counts,
+    comments and docstrings never do: running a notebook by hand or mending a sentence retrains nothing.
     """
     code = _code_of(path, lesson)
     modules = essence_of_files(reached(code, ROOT / "studylib"))

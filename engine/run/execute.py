@@ -107,8 +107,8 @@ def main() -> None:
     except PapermillExecutionError as error:
         sys.exit(f"{error.ename}: {error.evalue}\nThe notebook with the error in it: {args.executed.resolve()}")
     except (DeadKernelError, RuntimeError, OSError, ZMQError) as error:  # none of a cell's own
-        began = isinstance(error, DeadKernelError)
-        why = DIED if began else f"The kernel did not start: {type(error).__name__}: {error}"
+        why = f"The kernel did not start: {type(error).__name__}: {error}"
+        why = DIED if isinstance(error, DeadKernelError) else why
         print(f"{why}\nThe notebook as far as it came: {args.executed.resolve()}", file=sys.stderr, flush=True)
         os._exit(1)  # sockets that never met their kernel keep the interpreter from ending
 

@@ -1,7 +1,6 @@
 """Runs the study: checks the profile, takes the run's lock, hands over to Snakemake, prints the table.
 
-python engine/run/study.py --profile digits [--seeds "0 1"] [--stages "int8"] [--variant NAME] [--chapters "03 06"]
-                       [-- SNAKEMAKE ARGUMENTS]
+python engine/run/study.py --profile digits [--variant NAME] [--seeds "0 1"] [--stages int8] [-- SNAKEMAKE ARGUMENTS]
 """
 
 import argparse
@@ -45,9 +44,11 @@ def main() -> None:
         try:
             sections = parameters.load(*(getattr(args, choice) for choice in CHOICES))
             chosen = None if args.chapters is None else parameters.chapters(sections, args.chapters)
+            seeds = sections["study"]["seeds"]
             if asked.dryrun:
                 hold(run, reading=True)
-                sys.exit(subprocess.call(_command(args, check_values(sections), chosen), cwd=ROOT, env=_environment()))
+                command = _command(args, check_values(sections), seeds, chosen)
+                sys.exit(subprocess.call(command, cwd=ROOT, env=_environment()))
             with refusals(run):
                 run.mkdir(parents=True, exist_ok=True)
             handles = [hold(run)]
@@ -65,7 +66,7 @@ def main() -> None:
         if chosen is not None:
             takes = sum(chapters.declared()[key].minutes for key in chosen)
             print(f"About {takes:g} minutes on one core, once the nodes are there:", flush=True)
-        command = _command(args, data, chosen)
+        command = _command(args, data, seeds, chosen)
         if shutil.which("setpriv"):  # Snakemake ends with this process, however it ends; on TERM it waits for its jobs
             command = ["setpriv", "--pdeathsig", "KILL", *command]
         try:
@@ -86,12 +87,14 @@ def main() -> None:
         print(f"\nbeside the profile without its variant:\n\n{compare.side_by_side(args.profile, name)}")
 
 
-def _command(args: argparse.Namespace, data: str, chosen: list[str] | None) -> list[str]:
+def _command(args: argparse.Namespace, data: str, seeds: list[int], chosen: list[str] | None) -> list[str]:
     """Snakemake's, to make all of the study, or only the ``chosen`` chapters and the nodes that they read."""
     asked = asked_of_snakemake(args.snakemake)
     command = [sys.executable, "-m", "snakemake", *HOW, *args.snakemake]
     command += ([] if asked.profile else ["--cores", args.cores]) + ([] if asked.dryrun else ["--logger", "study"])
     command += ["--config", f"data={data}", *(f"{each}={value}" for each in CHOICES if (value := getattr(args, each)))]
+    if len(seeds) > parameters.EARLY and chosen is None and not args.snakemake:  # first that table, and what it is of
+        command += ["--prioritize", f"runs/{parameters.run_name(args.profile, args.variant)}/early/sweep.csv"]
     return command if chosen is None else [*command, "alone=1", "--", *(f"chapter_{key}" for key in chosen)]
 
 
@@ -170,8 +173,12 @@ def print_table(path: Path) -> int:
 
 def _environment() -> dict[str, str]:
     """That of everything the run starts: what would change its results is fixed, or left out."""
-    fixed = {"PYTHONHASHSEED": "0", "CUBLAS_WORKSPACE_CONFIG": ":4096:8", "OMP_WAIT_POLICY": "passive"}
-    fixed["PYTHONUTF8"] = "1"  # files are read alike in every locale
+    fixed = {
+        "PYTHONHASHSEED": "0",
+        "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
+        "OMP_WAIT_POLICY": "passive",
+        "PYTHONUTF8": "1",
+    }
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     plugins = str(ROOT / "engine" / "plugin")  # on PYTHONPATH, Snakemake finds our logger plugin there
     python_path = os.pathsep.join(filter(None, [str(ROOT), plugins, os.environ.get("PYTHONPATH")]))

@@ -32,16 +32,11 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 LONGEST = 103 - 30  # bytes of a folder's path: a Unix socket's has 103, less /study12345678/k12345678/k-5
-# fmt: off
-MODULES = [
-    "engine", "papermill.execute",  # in this order: see engine
-    "ipykernel.debugger", "ipykernel.kernelapp", "ipykernel.zmqshell", "torch", "sklearn.datasets",
-    "sklearn.model_selection", "safetensors.torch", "torch.ao.quantization.fx._decomposed", "torch.utils.flop_counter",
-    "torch._inductor.config", "torch.export._trace", "torch.export._unlift",
-    "torchao.quantization.pt2e.quantize_pt2e", "torchao.quantization.pt2e.quantizer.x86_inductor_quantizer",
-    "seaborn", "matplotlib.backends.backend_pdf",
-]
-# fmt: on
+MODULES = """engine papermill.execute ipykernel.debugger ipykernel.kernelapp ipykernel.zmqshell torch sklearn.datasets
+    sklearn.model_selection safetensors.torch torch.ao.quantization.fx._decomposed torch.utils.flop_counter
+    torch._inductor.config torch.export._trace torch.export._unlift torchao.quantization.pt2e.quantize_pt2e
+    torchao.quantization.pt2e.quantizer.x86_inductor_quantizer seaborn matplotlib.backends.backend_pdf
+""".split()  # noqa: SIM905 (engine first: see there)
 
 
 def for_sockets() -> str:

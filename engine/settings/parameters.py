@@ -16,6 +16,7 @@ from engine.settings.reading import FOLDER, ParameterError, named, read_yaml
 from studylib.settings import MOST_SEED, Batch, check_different, nearest, read, record
 
 VARIANTS, FORMERLY, NEEDS = "variants", "formerly", "needs"
+EARLY = 3  # of many seeds, those whose table is printed first
 NAME = r"[a-z][a-z0-9_]*"  # of a profile or a variant
 RUN = rf"{NAME}(-{NAME})?"  # of a run: profile, or profile-variant
 Seed = Annotated[int, Field(ge=0, le=MOST_SEED)]

@@ -9,7 +9,7 @@ import pytest
 from engine.publish import pages
 from engine.settings import parameters
 from engine.settings.reading import FOLDER, ROOT
-from studylib.experiments import frontier_published
+from studylib.experiments import across_studies, frontier_published
 from studylib.experiments.published import Figures
 from studylib.results import claims, statistics
 from studylib.results import verdicts as judged
@@ -333,7 +333,7 @@ def test_what_the_nodes_say_is_by_the_counts_that_the_paper_has():
     }
     columns = ["test_accuracy", "bytes_dense", "bytes_nonzero", "agreement"]
     table = pd.DataFrame.from_dict(nodes, orient="index", columns=columns)
-    said = judged.of_nodes(table, 10_000)
+    said = across_studies.of_nodes(table, 10_000)
     assert "kd_taught" not in said and "svd_worst" not in said
     assert said["int8_saved"].value == pytest.approx(75) and said["int8_cost"].value == pytest.approx(0.5)
     assert said["best_saved"].value == pytest.approx(97.5) and said["best_bytes"].value == 100

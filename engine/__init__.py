@@ -2,6 +2,7 @@
 
 import sys
 
-# papermill validates notebooks by jsonschema, which compiles a grammar for internationalized addresses at import. That
-# takes 1.6 of 2.2 s, once per node. Notebooks have no such addresses; without the module that check is left out.
+# papermill's import of jsonschema compiles a grammar of addresses, for 1.6 of its 2.2 s; notebooks have no addresses.
 sys.modules.setdefault("rfc3987_syntax", None)
+if hasattr(sys.stdout, "reconfigure"):
+    sys.stdout.reconfigure(errors="replace")  # ± and × become question marks where they cannot be said, not errors

@@ -7,7 +7,7 @@ import torch
 
 from engine.settings.reading import ROOT
 from engine.tools import evaluate
-from studylib.coding import codec, shipped
+from studylib.coding import codec, restore, shipped
 from studylib.data import scoring
 from studylib.networks import layers, spec
 from tests.test_restore import BAD_LISTS
@@ -22,7 +22,7 @@ def file(int8_model, digits, tmp_path):
     path.write_bytes(codec.encode(model))
     about = {"bytes": path.stat().st_size, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
     about |= {"test_accuracy": scoring.accuracy(shipped.apply(model), digits.test, digits)}
-    (tmp_path / evaluate.LIST).write_text(json.dumps({path.name: about}))
+    (tmp_path / restore.LIST).write_text(json.dumps({path.name: about}))
     return path
 
 
@@ -38,14 +38,14 @@ def said(monkeypatch, capsys, *arguments):
 
 
 def relist(file, **changes):
-    path = file.parent / evaluate.LIST
+    path = file.parent / restore.LIST
     about = json.loads(path.read_text())
     path.write_text(json.dumps({file.name: about[file.name] | changes}))
 
 
 def test_a_published_file_is_worth_what_was_published(file, monkeypatch, capsys, digits):
     out, code = said(monkeypatch, capsys, file)
-    cited = json.loads((file.parent / evaluate.LIST).read_text())[file.name]
+    cited = json.loads((file.parent / restore.LIST).read_text())[file.name]
     assert code is None and f"{cited['test_accuracy']:.2%} of the 997 test images of digits right" in out
     assert f"published: {cited['bytes']:,} bytes, {cited['test_accuracy']:.2%}" in out
 
@@ -61,7 +61,7 @@ def test_another_file_than_was_published_fails(file, monkeypatch, capsys):
 
 
 def test_a_file_that_was_not_published_is_only_evaluated(file, monkeypatch, capsys):
-    (file.parent / evaluate.LIST).unlink()
+    (file.parent / restore.LIST).unlink()
     out, code = said(monkeypatch, capsys, file)
     assert code is None and "published" not in out
 
@@ -71,7 +71,7 @@ def test_what_cannot_be_evaluated_is_said(file, monkeypatch, capsys, student_mod
         "expected digits for the data set, found 'cifar10'"
         in said(monkeypatch, capsys, file, "--dataset", "cifar10")[1]
     )
-    assert "No such file" in said(monkeypatch, capsys, file.parent / "none.slnc")[1]
+    assert "none.slnc: expected a coded file" in said(monkeypatch, capsys, file.parent / "none.slnc")[1]
     file.write_bytes(codec.encode(student_model))
     assert "input None in the spec: expected mean and std" in said(monkeypatch, capsys, file)[1]
     file.write_bytes(file.read_bytes()[:-5])
@@ -99,9 +99,9 @@ def test_a_file_is_evaluated_on_the_images_that_fit(channels, side, asked, datas
 
 @pytest.mark.parametrize("content", [c.replace(b"small.slnc", b"digits-x.slnc") for c in BAD_LISTS])
 def test_a_damaged_list_is_named(file, monkeypatch, capsys, content):
-    (file.parent / evaluate.LIST).write_bytes(content)
+    (file.parent / restore.LIST).write_bytes(content)
     out, code = said(monkeypatch, capsys, file)
-    assert code.startswith(f"{file.parent / evaluate.LIST}: ") and "\n" not in code and not out
+    assert code.startswith(f"{file.parent / restore.LIST}: ") and "\n" not in code and not out
 
 
 def test_what_this_machine_cannot_read_is_not_blamed_on_the_file(file, monkeypatch, capsys):
@@ -138,7 +138,7 @@ def test_a_file_whose_layers_do_not_fit_each_other_is_refused(file, monkeypatch,
     assert "does not compute classes of images of digits" in said(monkeypatch, capsys, file)[1]
 
 
-PUBLISHED = json.loads((ROOT / "figures" / "models" / evaluate.LIST).read_text())
+PUBLISHED = json.loads((ROOT / "figures" / "models" / restore.LIST).read_text())
 
 
 @pytest.mark.parametrize("name", [name for name, about in PUBLISHED.items() if about["dataset"] == "digits"])

@@ -122,8 +122,8 @@ def test_compare_sets_two_runs_side_by_side(published):
     shutil.copy(ROOT / "figures" / "studies.json", project / "figures")
     for other in ("published", "made_up"):
         alone = run(project, "compare", "digits", other)  # which is published, and has no run here
-        assert alone.returncode and "'digits': no runs/digits/sweep.csv" in alone.stderr
-    assert "'made_up': not published" in run(project, "compare", "made_up", "published").stdout
+        assert alone.returncode and "/runs/digits/sweep.csv. make compare" in alone.stderr
+    assert "figures/made_up: not published" in run(project, "compare", "made_up", "published").stderr
     usage = run(project, "compare", "", "")
     assert usage.returncode != 0 and "A=" in usage.stderr
 

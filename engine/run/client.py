@@ -14,6 +14,7 @@ import sys
 
 
 def main() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends it without a traceback
     if sys.platform == "linux":  # SIGKILL when the parent ends, however it ends; holds for what is executed below, too
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)
     address, command = os.environ.get("STUDY_WARM", ""), sys.argv[1:]

@@ -27,8 +27,7 @@ def digest(path: Path, lesson: bool = True) -> str:
 
 def names(notebook: Path, lesson: bool = True) -> set[str]:
     """Every name that a notebook's code reads or sets; without ``lesson``, only in the cells of a node."""
-    tree = ast.parse(_code_of(notebook, lesson))
-    return {item.id for item in ast.walk(tree) if isinstance(item, ast.Name)}
+    return {item.id for item in ast.walk(ast.parse(_code_of(notebook, lesson))) if isinstance(item, ast.Name)}
 
 
 def of_files(section: dict) -> str:

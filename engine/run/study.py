@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
@@ -20,19 +20,14 @@ from engine.run import warm
 from engine.run.machine import hold, refusals
 from engine.settings import chapters, parameters
 from engine.settings.check import check_values, settings_of_nodes
-from engine.settings.reading import ROOT
+from engine.settings.reading import FOLDER, ROOT, named
 from studylib.disk.files import write_json
 from studylib.training import deadline
 
 CHOICES = ("profile", "seeds", "stages", "variant")  # of what is run, handed on to the Snakefile
-HOW = [
-    "--rerun-incomplete",  # what a kill left half written is made again
-    "--nolock",  # the lock here is one that no crash leaves behind
-    "--keep-going",  # one failed node does not stop the others
-    *("--rerun-triggers", "mtime", "params", "input"),  # code is hashed into params, docstrings and outputs left out
-    *("--quiet", "host", "reason"),
-    *("--scheduler", "greedy"),  # the other one starts a solver whenever a job ends
-]
+HOW = ["--rerun-incomplete", "--keep-going", "--quiet", "host", "reason"]
+HOW += ["--rerun-triggers", "mtime", "params", "input"]  # code is hashed into params, docstrings and outputs left out
+HOW += ["--nolock", "--scheduler", "greedy"]  # our own lock survives no crash; another scheduler starts a solver
 MADE = ("sweep.csv", "chapters/*/notebook.ipynb", "seed*/*/notebook.ipynb", "sweep.ipynb")  # what is named in the end
 
 
@@ -44,29 +39,30 @@ def main() -> None:
         try:
             sections = parameters.load(*(getattr(args, choice) for choice in CHOICES))
             chosen = None if args.chapters is None else parameters.chapters(sections, args.chapters)
-            seeds = sections["study"]["seeds"]
+            environment = _environment()
             if asked.dryrun:
                 hold(run, reading=True)
-                command = _command(args, check_values(sections), seeds, chosen)
-                sys.exit(subprocess.call(command, cwd=ROOT, env=_environment()))
-            with refusals(run):
-                run.mkdir(parents=True, exist_ok=True)
-            handles = [hold(run)]
-            environment = _environment() | {deadline.STOP_FILE: str(stack.enter_context(_stop_on_term(run)))}
-            if args.minutes is not None:
-                environment[deadline.STOP_AT] = str(started + 60 * args.minutes)
-            if not (asked.profile or asked.executor):  # beside the check: both import torch
-                environment = stack.enter_context(warm.process(environment, handles))
-            data = check_values(sections)
+            else:
+                with refusals(run):
+                    run.mkdir(parents=True, exist_ok=True)
+                handles = [hold(run)]
+                environment[deadline.STOP_FILE] = str(stack.enter_context(_stop_on_term(run)))
+                if not (asked.profile or asked.executor):  # beside the check: both import torch
+                    environment = stack.enter_context(warm.process(environment, handles))
+            with named(f"{FOLDER.name}/{args.profile}.yaml: "):
+                data = check_values(sections)
         except parameters.ParameterError as error:
             sys.exit(str(error))
+        command = _command(args, data, sections["study"]["seeds"], chosen)
+        if asked.dryrun:
+            sys.exit(subprocess.call(command, cwd=ROOT, env=environment))
+        environment[deadline.STOP_AT] = str(started + 60 * float(args.minutes or "inf"))
         about = {"settings": settings_of_nodes(sections), "data_sha256": {"0": data.removeprefix("sha256-")}}
         with refusals(run):
             write_json(run / "study.json", about)  # for later comparisons
         if chosen is not None:
             takes = sum(chapters.declared()[key].minutes for key in chosen)
             print(f"About {takes:g} minutes on one core, once the nodes are there:", flush=True)
-        command = _command(args, data, seeds, chosen)
         if shutil.which("setpriv"):  # Snakemake ends with this process, however it ends; on TERM it waits for its jobs
             command = ["setpriv", "--pdeathsig", "KILL", *command]
         try:
@@ -105,18 +101,22 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--seeds", default="", type=str.strip, help="whole numbers; default: the profile's")
     parser.add_argument("--stages", default="", type=str.strip, help="techniques, or none; default: the profile's")
     parser.add_argument("--chapters", default=None, help="only these, and what they need: 03, 6, 04_svd, …; empty: all")
-    parser.add_argument("--cores", default="all")
-    parser.add_argument("--minutes", default="", type=_minutes, help="stop cleanly after so many; default: never")
+    parser.add_argument("--cores", default="all", type=_above_0("CORES", int, "all"))
+    parser.add_argument("--minutes", default="", type=_above_0("MINUTES", float, ""), help="stop cleanly after so many")
     parser.add_argument("snakemake", nargs="*", help="handed on as they are: -n, --profile engine/slurm, …")
     return parser.parse_args()
 
 
-def _minutes(text: str) -> float | None:
-    """The time that a run may take; None: as long as it wants."""
-    with contextlib.suppress(ValueError):
-        if not text.strip() or 0 < float(text) < float("inf"):
-            return float(text) if text.strip() else None
-    sys.exit(f"MINUTES={text.strip()}: expected a number above 0")
+def _above_0(name: str, kind: type, without: str) -> Callable[[str], str]:
+    """Reads a number above 0, or the text that stands for none."""
+
+    def read(text: str) -> str:
+        with contextlib.suppress(ValueError):
+            if text.strip() == without or 0 < kind(text) < float("inf"):
+                return text.strip()
+        sys.exit(f"{name}={text.strip()}: expected a number above 0" + (f", or {without}" if without else ""))
+
+    return read
 
 
 @contextlib.contextmanager
@@ -142,8 +142,9 @@ def asked_of_snakemake(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--config", "-C", nargs="+")
     asked, _ = parser.parse_known_args(arguments)
     if asked.config:
-        said = f"--config {' '.join(asked.config)}"
-        sys.exit(f"{said}: the study sets it; PROFILE, SEEDS, STAGES and VARIANT say what is run")
+        sys.exit(
+            f"--config {' '.join(asked.config)}: the study sets it; PROFILE, SEEDS, STAGES, VARIANT say what is run"
+        )
     return asked
 
 
@@ -180,8 +181,7 @@ def _environment() -> dict[str, str]:
         "PYTHONUTF8": "1",
     }
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    plugins = str(ROOT / "engine" / "plugin")  # on PYTHONPATH, Snakemake finds our logger plugin there
-    python_path = os.pathsep.join(filter(None, [str(ROOT), plugins, os.environ.get("PYTHONPATH")]))
+    python_path = os.pathsep.join(filter(None, [str(ROOT), str(ROOT / "engine/plugin"), os.environ.get("PYTHONPATH")]))
     inherited = {name: value for name, value in os.environ.items() if name != "SNAKEMAKE_PROFILE"}  # ARGS says it
     return inherited | fixed | {"PATH": path, "PYTHONPATH": python_path, "PYTHONUNBUFFERED": "1"}
 

@@ -64,8 +64,7 @@ def run_name(profile: str, variant: str = "") -> str:
 
 def command(run: str) -> str:
     """What is typed to go on with the run of that name."""
-    profile, _, variant = run.partition("-")
-    return f"make study PROFILE={profile}" + (f" VARIANT={variant}" if variant else "")
+    return f"make study PROFILE={run.replace('-', ' VARIANT=')}"
 
 
 def profiles() -> list[str]:
@@ -159,7 +158,7 @@ def chapters(sections: dict[str, dict], chosen: str) -> list[str]:
     study, found = sections["study"], []
     has = {key: each for key, each in declared().items() if key in study["chapters"]}
     if not has:
-        raise ParameterError("chapters: none is run; study.chapters of the profile or variant says which, or SEEDS")
+        raise ParameterError(f"chapters {chosen!r}: none is run; study.chapters is empty, or SEEDS begins otherwise")
     for word in _words(chosen):
         spelled = {each: key for key, chapter in declared().items() for each in (key, chapter.name, chapter.name[:2])}
         key = spelled.get(word) or spelled.get(word.zfill(2))

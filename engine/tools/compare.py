@@ -22,7 +22,7 @@ def table_of(name: str) -> pd.DataFrame:
     """The rows of a run, by its name, or of a sweep.csv, by its path."""
     path = Path(name) if name.endswith(".csv") else ROOT / "runs" / name / "sweep.csv"
     if not path.exists():
-        sys.exit(f"{name!r}: no {path.relative_to(ROOT) if path.is_absolute() else path}. {USAGE}")
+        sys.exit(f"{name!r}: no {path}. {USAGE}")
     with refusals(path, "nothing was compared"):
         return table.read_table(path, *COLUMNS)
 
@@ -75,7 +75,7 @@ def main(a: str, b: str) -> None:
     if not a or not b:
         sys.exit(USAGE)
     try:
-        print(side_by_side(a, b) if b != "published" else with_published(a) or f"{a!r}: not published in figures/")
+        print(side_by_side(a, b) if b != "published" else with_published(a) or sys.exit(f"figures/{a}: not published"))
     except CheckpointError as error:
         sys.exit(str(error))
 

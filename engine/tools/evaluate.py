@@ -18,7 +18,6 @@ from studylib.coding import codec, restore
 from studylib.data import datasets, scoring
 from studylib.networks import spec
 
-LIST = restore.LIST  # beside the files: name → bytes, sha256, test_accuracy, dataset, node, seed, profile
 ROUNDING = 3, 0.001  # test images that may differ on another machine: their number, or their share if larger
 
 
@@ -52,7 +51,7 @@ def main() -> None:
     parser.add_argument("--dataset", default="", help="default: the first whose images fit")
     args = parser.parse_args()
     if not args.model.is_file():
-        sys.exit(f"MODEL={args.model}: No such file; expected a coded one, such as those in figures/models/")
+        sys.exit(f"MODEL={args.model}: expected a coded file, such as those in figures/models/")
     with refusals(args.model, "nothing was evaluated"):
         content, where = args.model.read_bytes(), f"{args.model}: "
         try:

@@ -36,6 +36,8 @@ def pack(name: str, archive: Path) -> None:
     if not re.fullmatch(parameters.RUN, name) or not run.is_dir():
         found = sorted(path.name for path in (ROOT / "runs").glob("*") if path.is_dir())
         sys.exit(f"runs/{name}: no such run; there is {', '.join(found) or 'none'}")
+    if archive.exists() and not tarfile.is_tarfile(archive):
+        sys.exit(f"{archive}: there already, and not an archive of make pack; {NOTHING}")
     held = hold(run, reading=True)  # a run in progress would change under our hands
 
     def kept(member: tarfile.TarInfo) -> tarfile.TarInfo | None:

@@ -44,8 +44,7 @@ class LogHandler(LogHandlerBase):
             from engine.run.study import print_table  # two seconds of import
 
             print_table(Path(name))
-            chapters = f"Chapters that are left: {left}. More is trained in them:"
-            print("\nThe first seeds; the others follow:" if "/early/" in name else f"\n{chapters}", flush=True)
+            print("\nThe first seeds; others follow:" if "/early/" in name else f"\nChapters left: {left}", flush=True)
 
     def _failure(self, name: str, logs: list[str], text: str) -> None:
         there = [Path(path) for path in logs if Path(path).is_file()]

@@ -66,7 +66,7 @@ def test_the_citation_is_of_this_version():
     citation = YAML(typ="safe").load((ROOT / "CITATION.cff").read_text())
     assert citation["version"] == PYPROJECT["project"]["version"]
     assert citation["license"] == PYPROJECT["project"]["license"] == "MIT"
-    texts = [file.read_text() for file in (ROOT / "figures").glob("*/*.json")]
+    texts = [file.read_text() for file in (ROOT / "figures").rglob("*.json")]
     dates = [date for text in texts for date in re.findall(r'"date": "(\d{4}-\d\d-\d\d)T', text)]
     assert citation["date-released"].isoformat() == max(dates)
 

@@ -21,7 +21,7 @@ LOADER = jinja2.FileSystemLoader(Path(__file__).parent / "templates")
 TEMPLATES = jinja2.Environment(loader=LOADER, undefined=jinja2.StrictUndefined)
 FIRST = "cifar10"  # the study of the first screen
 HELD = 0.9  # validation accuracy that the smallest file named there has at least
-SHOWN = ("cifar10", "digits")  # studies of whose nodes there is a table
+SHOWN = ("cifar10", "mnist", "digits")  # studies of whose nodes there is a table
 COLUMNS = ["node", "test accuracy %", "file kB", "saved %", "entropy kB", "zstd kB", "sparse kB"]
 COLUMNS += ["nonzeros × width kB", "latency ms"]
 

@@ -32,11 +32,11 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 LONGEST = 103 - 30  # bytes of a folder's path: a Unix socket's has 103, less /study12345678/k12345678/k-5
-MODULES = """engine papermill.execute ipykernel.debugger ipykernel.kernelapp ipykernel.zmqshell torch sklearn.datasets
+MODULES = """papermill.execute ipykernel.debugger ipykernel.kernelapp ipykernel.zmqshell torch sklearn.datasets
     sklearn.model_selection safetensors.torch torch.ao.quantization.fx._decomposed torch.utils.flop_counter
     torch._inductor.config torch.export._trace torch.export._unlift torchao.quantization.pt2e.quantize_pt2e
     torchao.quantization.pt2e.quantizer.x86_inductor_quantizer seaborn matplotlib.backends.backend_pdf
-""".split()  # noqa: SIM905 (engine first: see there)
+""".split()  # noqa: SIM905
 
 
 def for_sockets() -> str:
@@ -82,7 +82,7 @@ def main(address: str, listener: str, parent: str, *modules: str) -> None:
         _end_with(int(parent), signal.SIGTERM)
         os.environ["JPY_PARENT_PID"] = str(os.getpid())  # ipykernel reads it at import
         logging.disable(logging.WARNING)  # torchao's import warns of torch's own insides
-        for module in modules:
+        for module in ("engine", *modules):  # first: see there. Sets stdout while it is the one that it was made for
             importlib.import_module(module)
         logging.disable(logging.NOTSET)
         gc.collect()

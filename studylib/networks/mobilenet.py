@@ -32,7 +32,7 @@ class MobileNetV2(nn.Module):
 
     ``width`` multiplies all channels (Sandler et al. 2018, section 4). What comes is rounded to eights
     (:func:`eights`). The last convolution, of 1,280 channels, only grows. A mean over what is left of the image and a
-    linear layer follow. Width 0.5 gives 0.70 M parameters, width 1 gives 2.24 M.
+    linear layer follow, without dropout. Width 0.5 gives 0.70 M parameters, width 1 gives 2.24 M.
     (batch, in_channels, image_size, image_size) → (batch, classes).
     """
 

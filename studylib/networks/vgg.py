@@ -33,4 +33,5 @@ class VGG16(nn.Module):
 
     def wiring(self) -> list[tuple[str, list[str]]]:
         """Each layer, and the layers whose channels it reads; [] reads the image."""
-        return chain([name for name, part in self.named_modules() if isinstance(part, (nn.Conv2d, nn.Linear))])
+        units = (name for name, part in self.features.named_children() if isinstance(part, ConvUnit))
+        return chain([*(f"features.{name}.conv" for name in units), "classifier"])

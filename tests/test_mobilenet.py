@@ -109,6 +109,7 @@ def test_four_of_eight_parts_keep_the_side_and_three_halve_it():
 @pytest.mark.parametrize("bits", [8, 4])
 def test_int8_layers_relu6_and_exact_sums_are_those_of_pt2es_graph_bit_for_bit(bits, images):
     model = network()
+    model.classifier.weight.data.mul_(4)  # of 1,280 inputs: torchao's own quantizer has no scale below 2⁻¹²
     graph = pt2e.convert(copy.deepcopy(model), images, bits=bits)
     ours = pt2e.from_pt2e(model, graph)
     assert same(ours, graph, images)

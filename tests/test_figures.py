@@ -177,6 +177,8 @@ DENSENET, CONVNET = {"depth": 22, "growth": 6}, {"widths": [8, 16]}
     [
         ("resnet", {"depth": 20, "width": 32}, {"pruned": 0.96}, "a-960-4bit", "cifar10", "resnet20-width32-z96-4bit"),
         ("resnet", {"width": 16}, {"int8": 0}, "teacher-int8", "digits", "digits-resnet20-8bit"),
+        ("mobilenetv2", {"width": 0.5}, {"pruned": 0.9}, "a-900-4bit", "cifar10", "mobilenetv2-0.5-z90-4bit"),
+        ("vgg16", {}, {"int8": 0}, "teacher-int8", "digits", "digits-vgg16-64-8bit"),
         ("vgg", {"width": 20}, {"pruned": 0.85}, "a-850-4bit", "cifar10", "vgg20-z85-4bit"),
         ("densenet", DENSENET, {"pruned": 0.825}, "b-825-6bit", "cifar10", "densenet22-growth6-z82.5-6bit"),
         ("convnet", CONVNET, {"kd": 0, "svd": 0}, "teacher-kd-svd", "digits", "digits-student-svd-32bit"),

@@ -17,6 +17,7 @@ IMAGES = torch.randn(32, 1, 8, 8, generator=torch.Generator().manual_seed(0))
 NETWORKS = {
     "convnet": ("convnet", {"widths": [6, 8, 10], "hidden": [12, 9]}),
     "vgg": ("vgg", {"width": 4}),
+    "vgg16": ("vgg16", {"width": 4}),
     "whitened": ("whitened", {"width": 8}),
     "densenet": ("densenet", {"depth": 10, "growth": 4, "stem": 6}),
     "resnet": ("resnet", {"depth": 14, "width": 4}),

@@ -23,7 +23,7 @@ def test_densenet_40_is_the_size_that_the_paper_says():
     assert len(weight_layers(model)) == 40
 
 
-@pytest.mark.parametrize("name", ["densenet", "convnet", "resnet", "vgg", "whitened"])
+@pytest.mark.parametrize("name", ["densenet", "convnet", "mobilenetv2", "resnet", "vgg", "vgg16", "whitened"])
 @pytest.mark.parametrize(("channels", "size"), [(1, 8), (3, 32)])
 def test_models_fit_both_data_sets(name, channels, size):
     model = create(name, 0, in_channels=channels, image_size=size, **({"depth": 7} if name == "densenet" else {}))
@@ -52,6 +52,12 @@ def test_bad_depth_is_named(depth):
         ("resnet", {"image_size": 3}, "image_size=3: expected at least 4, it is halved twice"),
         ("resnet", {"depth": 2}, r"depth=2: expected 6·n \+ 2"),
         ("resnet", {"depth": 22}, "depth=22"),
+        ("mobilenetv2", {"width": 0}, "mobilenetv2 width=0: expected above 0, such as 0.5"),
+        ("mobilenetv2", {"width": float("nan")}, "mobilenetv2 width=nan"),
+        ("mobilenetv2", {"width": "half"}, "mobilenetv2.*does not build"),
+        ("mobilenetv2", {"image_size": 7}, "mobilenetv2 image_size=7: expected at least 8, it is halved three times"),
+        ("vgg16", {"width": 0}, "vgg16 width=0: expected at least 1"),
+        ("vgg16", {"image_size": 0}, "vgg16 image_size=0: expected at least 1, it is halved five times, rounded up"),
         ("whitened", {"image_size": 6}, "image_size=6"),
         ("whitened", {"width": 0}, "whitened width=0"),
         ("convnet", {"widths": [8, 8]}, r"widths=\[8, 8\]"),
@@ -109,6 +115,9 @@ def _patches(images):
     return images.unfold(2, 2, 1).unfold(3, 2, 1).permute(0, 2, 3, 1, 4, 5).reshape(-1, 12).double()
 
 
+WRONG = ("mobilenetv2 0", "mobilenetv2 -1", "mobilenetv2 nan", "mobilenetv2 .5", "mobilenetv2 0.5-2", "vgg16 4.5")
+
+
 def test_networks_in_words():
     like, args = {"name": "densenet", "args": {"depth": 10, "growth": 12}}, {"image_size": 8}
     assert described("densenet 6", like, args) == ("densenet", {"depth": 10, "growth": 6, **args})
@@ -117,11 +126,25 @@ def test_networks_in_words():
     assert described("densenet 22-6", like, args) == ("densenet", {"depth": 22, "growth": 6, **args})
     assert described("resnet 4", like, args) == ("resnet", {"width": 4, **args})
     assert described("resnet 8-4", like, args) == ("resnet", {"depth": 8, "width": 4, **args})
+    assert described("mobilenetv2 0.5", like, args) == ("mobilenetv2", {"width": 0.5, **args})
+    assert described("mobilenetv2 1", like, args) == ("mobilenetv2", {"width": 1.0, **args})
+    assert described("vgg16 8", like, args) == ("vgg16", {"width": 8, **args})
     assert described("convnet 3", like, args) == (
         "convnet",
         {"widths": [3, 6, 12], "hidden": [6, 3], **args},
     )
-    for wrong in ("", "convnet", "mobilenet 8", "vgg 0", "vgg -1", "vgg 4.5", "vgg 8-4", "resnet 8-", "resnet 0-4"):
+    for wrong in (
+        "",
+        "convnet",
+        "mobilenet 8",
+        "vgg 0",
+        "vgg -1",
+        "vgg 4.5",
+        "vgg 8-4",
+        "resnet 8-",
+        "resnet 0-4",
+        *WRONG,
+    ):
         with pytest.raises(ValueError, match=f"network {wrong!r}: expected one of convnet, densenet, resnet, vgg"):
             described(wrong, like, args)
 

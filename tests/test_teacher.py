@@ -27,6 +27,7 @@ FILE = "figures/models/digits-densenet16-z89.3-8bit.slnc"
         ({"name": "vgg -1"}, "^network.name='vgg -1': expected one of convnet, densenet, resnet, vgg, whitened"),
         ({"name": "mobilenet 8"}, "^network.name='mobilenet 8': expected one of convnet, densenet, resnet, vgg"),
         ({"name": "vgg 8-20"}, "^network.name='vgg 8-20': expected .* or with depth resnet 20-16"),
+        ({"name": "mobilenetv2 0"}, "^network.name='mobilenetv2 0': expected .* such as vgg 20, mobilenetv2 0.5,"),
         ({"name": "resnet 20-16-2"}, "^network.name='resnet 20-16-2': expected one of"),
         ({"name": "resnet 20-16", "depth": 22}, "^network.depth=22: expected none beside name='resnet 20-16', which"),
         ({"name": "densenet 22-6", "depth": 10}, "^network.depth=10: expected none beside name='densenet 22-6', which"),
@@ -44,6 +45,10 @@ def test_a_network_that_cannot_be_is_named_with_what_was_expected(given, message
         ({"depth": 400}, "^depth=400, growth=12: 4[0-9]* channels or features in a layer, expected at most 4096"),
         ({"depth": 7, "growth": 4096}, "^depth=7, growth=4096: .*expected at most"),
         ({"name": "vgg 300"}, "^name='vgg 300': .*numbers, expected at most 67108864"),
+        (
+            {"name": "mobilenetv2 9.5"},
+            "^name='mobilenetv2 9.5': 12160 channels or features in a layer, expected at most",
+        ),
         ({"name": "vgg 99999"}, "^name='vgg 99999': 99999 in it, expected at most 4096"),
         ({"name": "resnet 21-16"}, r"^resnet depth=21: expected 6·n \+ 2"),
         ({"name": "resnet 1202-16"}, r"^name='resnet 1202-16': \d+ bytes of names, expected at most 65535"),
@@ -55,7 +60,10 @@ def test_a_network_that_no_coded_file_holds_is_refused_without_memory_for_it(dig
         settings.read(teacher.Network, given, "network").against(digits)
 
 
-@pytest.mark.parametrize("given", [{}, {"depth": 7}, {"name": "vgg 20"}, {"name": "resnet 56-16"}, {"name": FILE}])
+@pytest.mark.parametrize(
+    "given",
+    [{}, {"depth": 7}, *({"name": name} for name in ("vgg 20", "resnet 56-16", "mobilenetv2 0.5", "vgg16 64", FILE))],
+)
 def test_a_network_that_can_be_made_is_not_refused(digits, given):
     settings.read(teacher.Network, given, "network").against(digits)
 

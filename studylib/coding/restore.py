@@ -110,8 +110,9 @@ def _whole(coded: nn.Module) -> nn.Module:
     plain = {name: coded.spec[name] for name in ("format", "name", "args")}
     model = fold_batch_norm(spec.build(plain | {"changes": []}))
     layers, kept = weight_layers(model), weight_layers(coded)
-    there = {reader.name: set(reader.sources) for reader in channels.readers(coded)}
-    columns = {reader.name: reader.sources for reader in channels.readers(model)}
+    read = channels.readers if hasattr(model, "wiring") else lambda _model: []  # else nothing was sliced away
+    there = {reader.name: set(reader.sources) for reader in read(coded)}
+    columns = {reader.name: reader.sources for reader in read(model)}
     others = {n: t for n, t in coded.state_dict().items() if n.rpartition(".")[0] not in kept}
     model.load_state_dict(others, strict=False)
     for name, layer in layers.items():

@@ -10,15 +10,20 @@ class SpecError(ValueError):
 
 
 class ConvUnit(nn.Sequential):
-    """Convolution → batch norm → ReLU (not before a sum), the order in which they fuse into one (int8) layer."""
+    """Convolution → batch norm → ReLU (not before a sum), the order in which they fuse into one (int8) layer.
 
-    def __init__(self, in_channels: int, out_channels: int, kernel_size: int, padding=None, stride=1, relu=True):
+    ``relu``: the class of what stands in its place, such as nn.ReLU6; False for none.
+    """
+
+    def __init__(
+        self, in_channels: int, out_channels: int, kernel_size: int, padding=None, stride=1, relu=nn.ReLU, groups=1
+    ):
         super().__init__()
         padding = kernel_size // 2 if padding is None else padding
-        self.conv = nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding, bias=False)
+        self.conv = nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding, groups=groups, bias=False)
         self.norm = nn.BatchNorm2d(out_channels)
         if relu:
-            self.relu = nn.ReLU()
+            self.relu = relu()
 
 
 def check_size(name: str, image_size: int, least: int, width: int = 1, halved: str = "three times") -> None:

@@ -15,15 +15,17 @@ import torch
 from torch import nn
 
 from studylib.data.datasets import Data, normalized
-from studylib.networks import chains, channels, densenet, factors, int8_layers, resnet
+from studylib.networks import chains, channels, densenet, factors, int8_layers, mobilenet, resnet, vgg
 from studylib.networks.blocks import SpecError
 from studylib.networks.layers import check_units, check_untouched
 
 ARCHITECTURES: dict[str, type[nn.Module]] = {
     "convnet": chains.ConvNet,
     "densenet": densenet.DenseNet,
+    "mobilenetv2": mobilenet.MobileNetV2,
     "resnet": resnet.ResNet,
     "vgg": chains.VGG,
+    "vgg16": vgg.VGG16,
     "whitened": chains.Whitened,
 }
 RESTRUCTURE = {  # the words that stored specs use → what alters a network so, in place
@@ -31,7 +33,8 @@ RESTRUCTURE = {  # the words that stored specs use → what alters a network so,
     "lowrank": factors.restructure,
     "quantize": int8_layers.restructure,
 }
-BREADTH = {"densenet": "growth", "resnet": "width", "vgg": "width", "whitened": "width"}  # the argument for it
+WIDE = "resnet", "vgg", "whitened", "mobilenetv2", "vgg16"  # as their argument "width" says
+BREADTH = {"densenet": "growth"} | dict.fromkeys(WIDE, "width")  # the argument for it
 SPEC_FORMAT = 1
 PLAIN = {  # what torch hangs on a layer, by the names of its tensors → what makes the layer plain again
     r"\bparametrizations\.": "torch.nn.utils.parametrize.remove_parametrizations(layer, tensor) first",
@@ -151,19 +154,19 @@ def described(text: str, like: dict, model_args: dict) -> tuple[str, dict]:
     """Name and arguments, for :func:`create`, of a network in words: its kind and how wide it is.
 
     "densenet 6" adds 6 channels a layer, "vgg 12" has a stem of 12, "whitened 64" first stages of 64. "resnet 8-16" is
-    8 layers deep and starts with 16 channels. They are otherwise as ``like``, a spec, if it is of their kind.
-    "convnet 16" has 16, 32 and 64 channels, 32 and 16 features. ``model_args`` fit it to the data. ValueError: another
-    kind, or no whole numbers of at least 1 after it.
+    8 layers deep and starts with 16 channels, "mobilenetv2 0.5" has half of the paper's. They are otherwise as
+    ``like``, a spec, if it is of their kind. "convnet 16" has 16, 32 and 64 channels, 32 and 16 features.
+    ``model_args`` fit it to the data. ValueError: another kind, or no whole numbers of at least 1 after it.
     """
     kind, _, size = text.partition(" ")
     kinds, numbers = ["convnet", *BREADTH], size.split("-")
     most = 2 if "depth" in inspect.signature(ARCHITECTURES.get(kind, nn.Module)).parameters else 1
-    if kind not in kinds or len(numbers) > most or not all(n.isdecimal() and int(n) >= 1 for n in numbers):
+    form, number = (r"\d+(\.\d+)?", float) if kind == "mobilenetv2" else (r"\d+", int)
+    if kind not in kinds or len(numbers) > most or not all(re.fullmatch(form, n) and float(n) > 0 for n in numbers):
         expected = f"one of {', '.join(kinds)}, and a number of at least 1"
-        raise ValueError(
-            f"network {text!r}: expected {expected}, such as vgg 20, resnet 16, or with depth resnet 20-16"
-        )
-    *depth, w = map(int, numbers)
+        such = "such as vgg 20, mobilenetv2 0.5, or with depth resnet 20-16"
+        raise ValueError(f"network {text!r}: expected {expected}, {such}")
+    *depth, w = map(number, numbers)
     if kind == "convnet":
         return kind, {**model_args, "widths": [w, 2 * w, 4 * w], "hidden": [2 * w, w]}
     same = like["args"] if like["name"] == kind else {}

@@ -21,6 +21,7 @@ from studylib.networks import cost, pt2e, spec
 
 ARGS = {"in_channels": 3, "image_size": 32}
 NETWORKS = {"": ("convnet", {}), "_densenet22": ("densenet", {"depth": 22}), "_resnet20": ("resnet", {})}
+NETWORKS |= {"_mobilenetv2_0.5": ("mobilenetv2", {"width": 0.5}), "_vgg16_16": ("vgg16", {"width": 16})}
 NEEDED = ["onnx", "onnxruntime", "onnxscript"]
 
 

@@ -33,6 +33,7 @@ ONCE = {"recipe": Recipe(epochs=1, lr=1e-3, batch_size=32)}
 NETWORKS = {  # architecture → the arguments of a small one
     "convnet": {"widths": [4, 6, 8], "hidden": [12, 9]},
     "densenet": {"depth": 7, "growth": 4, "stem": 6},
+    "gated": {"width": 4},
     "resnet": {"depth": 8, "width": 4},
     "vgg": {"width": 3},
     "whitened": {"width": 6},
@@ -149,7 +150,8 @@ def given(few):
             for layer in layers.weight_layers(model).values():
                 layer.weight += 0.1 * torch.randn(layer.weight.shape, generator=draw)
                 layer.weight *= torch.rand(layer.weight.shape, generator=draw) < 0.5
-            for name in next(iter(channels.tied(model).values())):  # all that writes the first layer's channels
+            # all that writes the first layer's channels, which no channel of a gated network's are sliced of
+            for name in next(iter(channels.tied(model).values())) if hasattr(model, "wiring") else ():
                 unit = model.get_submodule(name.rpartition(".")[0])
                 unit.conv.weight[1], unit.norm.running_mean[1], unit.norm.bias[1] = 0, 0, -1
         return spec.with_change(model.eval(), "teacher", {"epochs": 0})

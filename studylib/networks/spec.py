@@ -15,13 +15,14 @@ import torch
 from torch import nn
 
 from studylib.data.datasets import Data, normalized
-from studylib.networks import chains, channels, densenet, factors, int8_layers, resnet
+from studylib.networks import chains, channels, densenet, factors, gated, int8_layers, resnet
 from studylib.networks.blocks import SpecError
 from studylib.networks.layers import check_units, check_untouched
 
 ARCHITECTURES: dict[str, type[nn.Module]] = {
     "convnet": chains.ConvNet,
     "densenet": densenet.DenseNet,
+    "gated": gated.Gated,
     "resnet": resnet.ResNet,
     "vgg": chains.VGG,
     "whitened": chains.Whitened,
@@ -31,7 +32,7 @@ RESTRUCTURE = {  # the words that stored specs use → what alters a network so,
     "lowrank": factors.restructure,
     "quantize": int8_layers.restructure,
 }
-BREADTH = {"densenet": "growth", "resnet": "width", "vgg": "width", "whitened": "width"}  # the argument for it
+BREADTH = {"densenet": "growth"} | dict.fromkeys(("gated", "resnet", "vgg", "whitened"), "width")  # the argument for it
 SPEC_FORMAT = 1
 PLAIN = {  # what torch hangs on a layer, by the names of its tensors → what makes the layer plain again
     r"\bparametrizations\.": "torch.nn.utils.parametrize.remove_parametrizations(layer, tensor) first",

@@ -15,13 +15,14 @@ import torch
 from torch import nn
 
 from studylib.data.datasets import Data, normalized
-from studylib.networks import chains, channels, densenet, factors, int8_layers, mobilenet, resnet, vgg
+from studylib.networks import chains, channels, densenet, factors, gated, int8_layers, mobilenet, resnet, vgg
 from studylib.networks.blocks import SpecError
 from studylib.networks.layers import check_units, check_untouched
 
 ARCHITECTURES: dict[str, type[nn.Module]] = {
     "convnet": chains.ConvNet,
     "densenet": densenet.DenseNet,
+    "gated": gated.Gated,
     "mobilenetv2": mobilenet.MobileNetV2,
     "resnet": resnet.ResNet,
     "vgg": chains.VGG,
@@ -33,7 +34,7 @@ RESTRUCTURE = {  # the words that stored specs use → what alters a network so,
     "lowrank": factors.restructure,
     "quantize": int8_layers.restructure,
 }
-WIDE = "resnet", "vgg", "whitened", "mobilenetv2", "vgg16"  # as their argument "width" says
+WIDE = "gated", "mobilenetv2", "resnet", "vgg", "vgg16", "whitened"  # as their argument "width" says
 BREADTH = {"densenet": "growth"} | dict.fromkeys(WIDE, "width")  # the argument for it
 SPEC_FORMAT = 1
 PLAIN = {  # what torch hangs on a layer, by the names of its tensors → what makes the layer plain again

@@ -11,12 +11,12 @@ from studylib.coding import limits
 from studylib.data import scoring
 from studylib.descent import objectives
 from studylib.experiments import moo, moo_hypervolume, moo_objectives, moo_training
-from studylib.experiments.moo_training import ConvNetSize
 from studylib.experiments.moo_ways import METHOD, RIVALS, Way
 from studylib.networks import spec
 from studylib.plots import moo as plots
 from studylib.results import chapter
 from studylib.techniques import int8
+from studylib.techniques.distill import Student
 from studylib.training import recipe
 from studylib.tree import node
 from tests.conftest import SMALL
@@ -51,13 +51,13 @@ def chosen_rows(accuracies: dict[str, list[float]], sparsity: float = 0.5) -> pd
 )
 def test_a_network_out_of_bounds_is_refused_by_name(given, said):
     with pytest.raises(settings.SettingError, match=said):
-        settings.read(ConvNetSize, given, "network")
+        settings.read(Student, given, "network")
 
 
 def test_a_network_that_no_file_holds_is_refused_before_it_is_built(digits):
-    ConvNetSize().against(digits)
+    Student().against(digits)
     with pytest.raises(ValueError, match=r"widths=\[4096, 4096, 4096\].* numbers, expected at most .*limit"):
-        ConvNetSize([4096, 4096, 4096]).against(digits)
+        Student([4096, 4096, 4096]).against(digits)
     with pytest.raises(ValueError, match="depth=5000: 5000 in it, expected at most 4096"):
         limits.check_network("densenet", {"depth": 5000, "growth": 1}, digits, "depth=5000")
     with pytest.raises(ValueError, match=r"channels or features in a layer, expected at most 4096"):
@@ -65,7 +65,7 @@ def test_a_network_that_no_file_holds_is_refused_before_it_is_built(digits):
 
 
 def test_a_fresh_network_is_that_of_its_seed(digits):
-    found = moo.fresh(ConvNetSize(**SMALL), digits, 3, torch.device("cpu"))
+    found = moo.fresh(Student(**SMALL), digits, 3, torch.device("cpu"))
     expected = spec.create("convnet", 3, **digits.model_args, **SMALL)
     assert all(torch.equal(a, b) for a, b in zip(found.parameters(), expected.parameters(), strict=True))
 
@@ -86,7 +86,7 @@ def test_every_way_is_compared_on_every_seed_and_read_back(tiny, monkeypatch, tm
     calls = trainings()
     monkeypatch.setattr(moo.datasets, "load", lambda name, seed: tiny)
     given = moo_training.Comparison(repetitions=2, **SETTINGS)
-    arguments = (tiny, ConvNetSize(**SMALL), given, given.plan(QUICK, moo_training.Tuning()), torch.device("cpu"))
+    arguments = (tiny, Student(**SMALL), given, given.plan(QUICK, moo_training.Tuning()), torch.device("cpu"))
     found = moo.compared(*arguments, tmp_path)
     assert len(found["tried"]) == len(LABELS) * len(STAGES) and set(found["tried"]["seed"]) == {0}
     columns = ["way", "value", "seed", "stage", "sparsity", "val_accuracy"]
@@ -103,7 +103,7 @@ def test_every_way_is_compared_on_every_seed_and_read_back(tiny, monkeypatch, tm
 def test_a_comparison_that_does_not_fit_the_data_is_refused_before_it_trains(tiny, trainings):
     calls = trainings()
     given = moo_training.Comparison(**SETTINGS)
-    large = ConvNetSize([4096, 4096, 4096])
+    large = Student([4096, 4096, 4096])
     with pytest.raises(ValueError, match="expected at most"):
         moo.compared(tiny, large, given, given.plan(QUICK, moo_training.Tuning()), torch.device("cpu"), None)
     assert not calls

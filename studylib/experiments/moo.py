@@ -1,6 +1,5 @@
 """Chapter 6: ways to train for compression, tuned alike: rows of the comparison, and what they say."""
 
-import dataclasses
 from pathlib import Path
 
 import pandas as pd
@@ -12,20 +11,21 @@ from studylib.data.datasets import Data
 from studylib.descent import objectives
 from studylib.descent.objectives import cross_entropy, l1
 from studylib.experiments import moo_hypervolume, moo_training
-from studylib.experiments.moo_training import ConvNetSize
 from studylib.experiments.moo_ways import METHOD, RIVALS, Way
 from studylib.networks import spec
 from studylib.results import claims, statistics
 from studylib.results.tables import plus_minus
+from studylib.techniques.distill import Student
 
 RAISES = ["ascends_cross_entropy", "ascends_l1"]  # columns of a history: share of the steps that raise a loss
 LOSSES = ["value_cross_entropy", "value_l1"]
 ALONG = ["way", "value", "seed", "epoch", *LOSSES, "cosine_l1", *RAISES]  # what is shown of the histories
 
 
-def fresh(size: ConvNetSize, data: Data, seed: int, device: torch.device) -> nn.Module:
-    """The ConvNet of ``size`` before training; its weights are drawn by ``seed``."""
-    return spec.create("convnet", seed, **dataclasses.asdict(size), **data.model_args).to(device)
+def fresh(network: Student, data: Data, seed: int, device: torch.device) -> nn.Module:
+    """The network before training; its weights are drawn by ``seed``."""
+    kind, args = network.described(data.model_args)
+    return spec.create(kind, seed, data=data, **args).to(device)
 
 
 def gradients(model: nn.Module, data: Data, batch_size: int) -> dict:
@@ -49,7 +49,7 @@ def gradients(model: nn.Module, data: Data, batch_size: int) -> dict:
 
 def compared(
     data: Data,
-    size: ConvNetSize,
+    network: Student,
     settings: moo_training.Comparison,
     plan: moo_training.Plan,
     device: torch.device,
@@ -67,16 +67,16 @@ def compared(
     Raises:
         ValueError: the network does not fit ``data``.
     """
-    size.against(data)
+    network.against(data)
     tried, best, rows, curves = [], {}, [], []
     for way in settings.ways():
-        start = fresh(size, data, data.seed, device)
+        start = fresh(network, data, data.seed, device)
         seen, best[way.label], (found, history) = moo_training.search(way, start, data, plan, data.seed, folder)
         tried, rows, curves = tried + seen, rows + found, curves + history
     for seed in range(data.seed + 1, data.seed + settings.repetitions):
         images = datasets.load(data.name, seed)
         for way in settings.ways():
-            start = fresh(size, data, seed, device)
+            start = fresh(network, data, seed, device)
             found, history = moo_training.run(way, best[way.label], start, images, plan, seed, folder)
             rows, curves = rows + found, curves + history
     return {"tried": pd.DataFrame(tried), "chosen": pd.DataFrame(rows), "history": pd.DataFrame(curves)}

@@ -17,7 +17,7 @@ from studylib.coding import codec
 from studylib.data import scoring
 from studylib.data.datasets import Data
 from studylib.experiments import moo_hypervolume
-from studylib.experiments.moo_ways import Way, step_of, ways
+from studylib.experiments.moo_ways import METHOD, RIVALS, Way, step_of, ways
 from studylib.networks import layers
 from studylib.settings import SettingError, record
 from studylib.techniques import prune
@@ -25,28 +25,6 @@ from studylib.training import loop
 from studylib.training.checkpoint import weights_digest
 from studylib.training.recipe import Recipe
 from studylib.tree.rows import once
-
-
-@record
-class ConvNetSize:
-    """How large a :class:`ConvNet` is; the paper states neither, the defaults are ours."""
-
-    widths: Annotated[
-        list[Annotated[int, Field(ge=1, le=4096)]],
-        Field(min_length=3, max_length=3, description="channels of the convolutions"),
-    ] = dataclasses.field(default_factory=lambda: [32, 64, 128])
-    hidden: Annotated[
-        list[Annotated[int, Field(ge=1, le=4096)]],
-        Field(min_length=2, max_length=2, description="features of the first two linear layers"),
-    ] = dataclasses.field(default_factory=lambda: [128, 64])
-
-    def against(self, data: "Data") -> None:
-        """Raises ValueError where the network, for ``data``, does not fit the limits of a coded file."""
-        from studylib.coding import limits  # which reads networks
-
-        asked = f"widths={self.widths!r}, hidden={self.hidden!r}"
-        limits.check_network("convnet", dataclasses.asdict(self), data, asked)
-
 
 STAGES = ("one-shot", "fine-tuned")
 
@@ -111,6 +89,9 @@ class Comparison:
         list[Annotated[float, Field(gt=0, le=1000)]],
         Field(description="learning rates of the ways without a setting of their own"),
     ] = dataclasses.field(default_factory=lambda: [3e-3, 1e-2])
+    only: Annotated[
+        list[str], Field(description="the ways that are compared, PCD and both weighted sums among them; none: all")
+    ] = dataclasses.field(default_factory=list)
 
     def check(self) -> None:
         prune.check_sparsities(self.sparsities)
@@ -120,7 +101,11 @@ class Comparison:
 
     def ways(self) -> list[Way]:
         """Every way that is compared, see :func:`ways`."""
-        return ways(self.sums, self.shrinkages, self.taus, self.rates)
+        found = ways(self.sums, self.shrinkages, self.taus, self.rates)
+        known, needed = [way.label for way in found], {METHOD, *RIVALS}
+        if self.only and not needed <= set(self.only) <= set(known):
+            raise ValueError(f"only={self.only!r}: expected some of {known}, {sorted(needed)} among them")
+        return [way for way in found if not self.only or way.label in self.only]
 
     def plan(self, recipe: Recipe, tuning: Tuning) -> Plan:
         """What every way has in common.

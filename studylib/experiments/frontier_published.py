@@ -14,7 +14,7 @@ from studylib.tree import names
 
 DENSENET = "DenseNet"  # of networks, the one that the paper's goals are about
 KINDS = {"densenet": DENSENET, "vgg": "VGG", "whitened": "whitened VGG", "convnet": "ConvNet", "resnet": "ResNet"}
-KINDS |= {"mobilenetv2": "MobileNetV2", "vgg16": "VGG-16"}
+KINDS |= {"mobilenetv2": "MobileNetV2", "vgg16": "VGG-16", "gated": "gated network"}
 TRAINED_ON = ", trained on"
 RESTORED = "restored network"  # one that a study takes from a published file and does not train
 UNKNOWN = {"name": "densenet", "args": {}, "restored": False}  # teacher of a study that does not say

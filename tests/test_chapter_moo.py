@@ -1,5 +1,6 @@
 """Chapter 6: its rows, what is said of them, and its figures."""
 
+import json
 import math
 
 import pandas as pd
@@ -18,7 +19,7 @@ from studylib.results import chapter
 from studylib.techniques import int8
 from studylib.techniques.distill import Student
 from studylib.training import recipe
-from studylib.tree import node
+from studylib.tree import node, published
 from tests.conftest import SMALL
 
 QUICK = recipe.Recipe(epochs=1, lr=5e-3, batch_size=50, augmentation="none")
@@ -291,3 +292,38 @@ def test_rows_of_a_chapter_are_made_again_where_a_function_of_the_notebook_is_an
         found = shown.one("own", lambda: made.append(1) or {"n": len(made)}, *key)
         assert found == {"n": len(made)}
     assert len(made) == 3
+
+
+def test_on_networks_the_method_stands_beside_both_sums_for_each_study_and_stage(tmp_path):
+    chosen = pd.concat(
+        [chosen_rows({METHOD: [0.7, 0.8, 0.9], RIVALS[0]: [0.5, 0.61, 0.7], RIVALS[1]: [0.7, 0.9, 0.8]})]
+    )
+    (tmp_path / "06_moo.json").write_text(
+        json.dumps(
+            {"chapter": "06_moo", "about": {}, "metrics": {}, "claims": []}
+            | {"settings": {"network": {"name": "resnet 8-4"}}}
+            | {"rows": {"hypervolume": published.plain(moo.against_sums(chosen, 10))}}
+        )
+    )
+    table = moo.on_networks([published.Published(tmp_path, "06_moo")] * 2)
+    assert list(table["network"]) == ["resnet 8-4"] * 4 and list(table["stage"]) == [*STAGES] * 2
+    first = table.iloc[0]
+    assert first["seeds"] == 3 and first[f"{METHOD} %"].startswith("77.8")  # (0.8 − 0.1) / 0.9
+    assert first[f"over the {RIVALS[0]}"].startswith("+21.9 (") and first[f"over the {RIVALS[0]}"].endswith(", more")
+    assert first[f"over the {RIVALS[1]}"].endswith(", cannot tell")
+
+
+def test_only_the_ways_named_are_compared_and_the_method_and_both_sums_are_needed():
+    few = [RIVALS[1], METHOD, RIVALS[0]]
+    found = moo_training.Comparison(**SETTINGS, only=few).ways()
+    assert [way.label for way in found] == [label for label in LABELS if label in few]
+    for wrong in (few[:2], [*few, "Nash"]):
+        with pytest.raises(ValueError, match=r"only=.*: expected some of \['weighted sum'.*among them"):
+            moo_training.Comparison(**SETTINGS, only=wrong).ways()
+
+
+def test_a_network_may_be_named(digits):
+    found = moo.fresh(Student(name="resnet 8-4"), digits, 3, torch.device("cpu"))
+    expected = spec.create("resnet", 3, **digits.model_args, depth=8, width=4)
+    assert found.spec == expected.spec
+    assert all(torch.equal(a, b) for a, b in zip(found.parameters(), expected.parameters(), strict=True))

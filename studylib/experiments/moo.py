@@ -16,6 +16,7 @@ from studylib.networks import spec
 from studylib.results import claims, statistics
 from studylib.results.tables import plus_minus
 from studylib.techniques.distill import Student
+from studylib.tree.published import Published
 
 RAISES = ["ascends_cross_entropy", "ascends_l1"]  # columns of a history: share of the steps that raise a loss
 LOSSES = ["value_cross_entropy", "value_l1"]
@@ -123,6 +124,24 @@ def dominated(hypervolume: pd.DataFrame, best: dict[str, float]) -> pd.DataFrame
     for rival, rows in against.items():
         shown[f"over the {rival}"] = [moo_hypervolume.said(r) if r.way != rival else "–" for r in rows.itertuples()]
     return shown
+
+
+def on_networks(studies: list[Published]) -> pd.DataFrame:
+    """What :data:`METHOD` dominates on the network of each study beside both weighted sums: a row per stage, in words.
+
+    Differences are in points of hypervolume, seed by seed, with Student's interval, as in :func:`dominated`.
+    """
+    rows = []
+    for study in studies:
+        found, network = study.rows("hypervolume"), study.content["settings"]["network"]["name"]
+        for stage in moo_training.STAGES:
+            against = {rival: _against(found, rival).loc[stage] for rival in RIVALS}
+            shares = against[RIVALS[0]].loc[[METHOD, *RIVALS]]
+            row = {"network": network, "seeds": int(shares["seeds"].iloc[0]), "stage": stage}
+            row |= {f"{way} %": plus_minus(100 * each["mean"], 100 * each["sd"], 1) for way, each in shares.iterrows()}
+            over = {f"over the {rival}": moo_hypervolume.said(each.loc[METHOD]) for rival, each in against.items()}
+            rows.append(row | over)
+    return pd.DataFrame(rows)
 
 
 def front(chosen: pd.DataFrame) -> pd.DataFrame:

@@ -47,7 +47,7 @@ def test_a_module_in_a_folder_counts_as_one_beside_them(project):
 
 def test_an_edit_below_reaches_every_stage_above(project):
     before = digests(project)
-    edit(project / "studylib" / "data" / "datasets.py", "TEST_SEED = 0", "TEST_SEED = 1")
+    edit(project / "studylib" / "data" / "sources.py", "TEST_SEED = 0", "TEST_SEED = 1")
     after = digests(project)
     assert {"teacher", "distill", "prune", "svd", "int8"} <= {
         stage for stage in before if before[stage] != after[stage]

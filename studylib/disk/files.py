@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import json
 import os
@@ -10,31 +9,15 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from studylib.data.paths import resolve as resolve  # as names of this module, too
+from studylib.data.paths import root as root
+
 if TYPE_CHECKING:  # a command that reads JSON alone is spared two seconds of import
     import torch
 
 
 class CheckpointError(RuntimeError):
     """A file that is missing, damaged or not what it should be; the message names it."""
-
-
-@functools.cache
-def root() -> Path:
-    """The study's folder: ``STUDY_ROOT``, or the nearest folder above that holds ``papermill_params``."""
-    if os.environ.get("STUDY_ROOT"):
-        return Path(os.environ["STUDY_ROOT"]).resolve()
-    here = Path.cwd().resolve()
-    for folder in (here, *here.parents, Path(__file__).resolve().parents[2]):
-        if (folder / "papermill_params").is_dir():
-            return folder
-    return here
-
-
-def resolve(path: str | Path) -> Path:
-    """``path`` as it is if absolute, else below :func:`root`; ValueError where it leaves that."""
-    if not Path(path).is_absolute() and os.path.normpath(path).startswith(".."):
-        raise ValueError(f"{str(path)!r}: leaves {root()}; expected a folder below it, or an absolute path")
-    return root() / path
 
 
 def write_bytes(path: Path, content: bytes) -> None:

@@ -12,7 +12,7 @@ are not persistent. Each is in the file in one of four ways.
 int8      integers, and a float32 scale for each row of the first dimension, an output channel of most layers
 float32   sign and exponent entropy coded, bit for bit
 raw       another type: its bytes, those of each place entropy coded together, bit for bit
-a name    the tensor of that name: both share memory
+as …      the tensor of that name: both share memory
 ========  =====================================================================================================
 
 Zeros are left out and their positions coded. Rounding is of weights alone: inputs of layers stay as they were.
@@ -40,6 +40,7 @@ HEAD = struct.Struct("<4sBII3B")  # magic, version, bytes of the list deflated a
 MOST_LIST = 2**24  # bytes of the list of tensors
 FORMS = ("float32", "int8")
 LAYERS = (nn.modules.conv._ConvNd, nn.Linear, nn.Embedding, nn.EmbeddingBag, nn.RNNBase, nn.MultiheadAttention)
+TIED = "as "  # before the name of a tensor that another is, too
 LARGEST = 1e38  # of a weight that is rounded: what integers stand for stays finite
 CHUNK = 1024  # bytes between two updates of their counts
 
@@ -50,9 +51,9 @@ class Compressed:
 
     Attributes:
         file: what :func:`decode` reads.
-        rows: of each tensor its ``name``, ``layer`` (the class it is of), ``shape``, ``dtype``, ``numbers``, ``zeros``
-            and ``bytes`` in the file. ``how`` is it in the file: int8, float32, raw or the name of another. ``why`` was
-            it neither rounded nor pruned, where it is of two dimensions and more.
+        rows: of each tensor its ``name``, ``layer`` (the class it is of), ``shape`` and ``dtype``. ``before`` and
+            ``bytes`` are its bytes in memory and in the file, ``how`` it is there. ``changed``: whether it is rounded
+            and pruned where that is asked. ``why`` it is not, where it has two dimensions or more.
     """
 
     file: bytes
@@ -98,7 +99,7 @@ def compress(module: nn.Module, *, weights: str = "float32", sparsity: float = 0
     if not 0 <= sparsity < 1:
         raise ValueError(f"sparsity={sparsity!r}: expected a share from 0 to below 1")
     rows, values = _rows(module)
-    changed = [row["name"] for row in rows if row["name"] in values and row["why"] is None]
+    changed = [row["name"] for row in rows if row["name"] in values and row["changed"]]
     for name in changed:
         values[name] = torch.where(values[name] == 0, 0, values[name])  # a zero without its sign
     if sparsity:
@@ -107,12 +108,11 @@ def compress(module: nn.Module, *, weights: str = "float32", sparsity: float = 0
     edges = class_edges([whole for whole, _ in integers.values()])
     code = _Tensors(range_coder.Writer(), edges)
     for row in rows:
-        name, before = row["name"], code.bytes_so_far()
+        name, start = row["name"], code.bytes_so_far()
         if name in values:
             row["how"] = "int8" if name in integers else "float32" if row["dtype"] == "float32" else "raw"
-            given = integers[name] if name in integers else _bytes_of(values[name])
-            row["zeros"] = int((_code(code, row, values[name].dtype, given) == 0).sum())
-        row["bytes"], row["why"] = code.bytes_so_far() - before, row["why"] or ""
+            _code(code, row, values[name].dtype, integers[name] if name in integers else _bytes_of(values[name]))
+        row["bytes"] = code.bytes_so_far() - start
     plain = json.dumps([[row[key] for key in ("name", "dtype", "shape", "how")] for row in rows]).encode()
     listed = zlib.compress(plain, 9)
     if len(plain) > MOST_LIST:
@@ -143,8 +143,9 @@ def decode(file: bytes, skeleton: nn.Module) -> nn.Module:
     try:
         for entry in entries:
             name, how = entry["name"], entry["how"]
-            if how in found and entry["shape"] == list(found[how].shape):
-                found[name] = found[how].to(here[name].dtype)
+            other = found.get(how.removeprefix(TIED)) if how.startswith(TIED) else None
+            if other is not None and (other.shape, other.dtype) == (here[name].shape, here[name].dtype):
+                found[name] = other
             else:
                 found[name] = _code(code, entry, here[name].dtype, None)
         code.coder.finish()
@@ -187,28 +188,31 @@ def _tensors(module: nn.Module) -> dict[str, torch.Tensor]:
 
 
 def _rows(module: nn.Module) -> tuple[list[dict], dict[str, torch.Tensor]]:
-    """What is known of each tensor before it is coded, and those to code, on the CPU; ``why`` None: to be changed."""
+    """What is known of each tensor before it is coded, and by name those to code, on the CPU."""
     rows, values, first = [], {}, {}
     owners = dict(module.named_modules(remove_duplicate=False))
     parameters = dict(module.named_parameters(remove_duplicate=False))
     for name, tensor in _tensors(module).items():
         place, _, field = name.rpartition(".")
-        owner, dtype, shape = owners.get(place), str(tensor.dtype).removeprefix("torch."), list(tensor.shape)
-        key = (tensor.device, tensor.data_ptr(), dtype, tensor.shape, tensor.stride(), tensor.numel() or name)
-        other = first.setdefault(key, name)
-        if other == name:
-            values[name] = tensor.cpu().contiguous()
-        kind, why = type(owner).__name__ if owner is not None else "", None
-        if tensor.dim() < 2 or not tensor.numel():
-            why = ""
-        elif not isinstance(owner, LAYERS) or "weight" not in field or name not in parameters:
-            why = f"no weight of a layer that is known ({kind or 'tensor'})"
-        elif tensor.dtype != torch.float32:
+        owner, dtype, why = owners.get(place), str(tensor.dtype).removeprefix("torch."), ""
+        known = isinstance(owner, LAYERS) and "weight" in field and name in parameters
+        if (large := tensor.dim() > 1 and tensor.numel() > 0) and not known:
+            why = f"no weight of a layer that is known ({type(owner).__name__})"
+        elif large and tensor.dtype != torch.float32:
             why = f"{dtype}, not float32"
-        elif not (tensor.abs() < LARGEST).all():
+        elif large and not (tensor.abs() < LARGEST).all():
             why = f"a number not finite, or beyond {LARGEST:g}"
-        about = {"name": name, "layer": kind, "shape": shape, "dtype": dtype, "how": other, "why": why}
-        rows.append({**about, "numbers": tensor.numel(), "zeros": int((tensor == 0).sum())})
+        key = (tensor.device, tensor.data_ptr(), dtype, tensor.shape, tensor.stride(), tensor.numel() or name)
+        tied, before = first.setdefault(key, name) != name, tensor.numel() * tensor.itemsize
+        if not tied:
+            values[name] = tensor.cpu().contiguous()
+        rows.append({"name": name, "layer": type(owner).__name__, "shape": list(tensor.shape), "dtype": dtype})
+        rows[-1] |= {
+            "before": 0 if tied else before,
+            "how": TIED + first[key],
+            "changed": large and not why,
+            "why": why,
+        }
     return rows, values
 
 

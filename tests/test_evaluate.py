@@ -2,13 +2,14 @@ import errno
 import hashlib
 import json
 
+import numpy as np
 import pytest
 import torch
 
 from engine.settings.reading import ROOT
 from engine.tools import evaluate
 from studylib.coding import codec, restore, shipped
-from studylib.data import scoring
+from studylib.data import scoring, sources
 from studylib.networks import layers, spec
 from tests.test_restore import BAD_LISTS
 
@@ -77,24 +78,54 @@ def test_what_cannot_be_evaluated_is_said(file, monkeypatch, capsys, student_mod
     file.write_bytes(file.read_bytes()[:-5])
     assert "checksum" in said(monkeypatch, capsys, file)[1]
     file.write_bytes(codec.encode(spec.create("convnet", 0, in_channels=1, image_size=16)))
-    assert "images of 1 × 16 × 16: expected none" in said(monkeypatch, capsys, file)[1]
+    assert "images of 1 × 16 × 16, 10 classes: expected none" in said(monkeypatch, capsys, file)[1]
+
+
+LARGE = "cifar10 or cifar10_10k or svhn"
 
 
 @pytest.mark.parametrize(
-    ("channels", "side", "asked", "dataset"),
+    ("channels", "side", "classes", "asked", "dataset", "fitting"),
     [
-        (1, 8, "", "digits"),
-        (1, 28, "", "mnist_5k"),
-        (3, 32, "", "cifar10"),
-        (3, 32, "cifar10_10k", "cifar10_10k"),
+        (1, 8, 10, "", "digits", "digits"),
+        (1, 28, 10, "", "mnist_5k", "mnist_5k or fashion_mnist"),
+        (1, 28, 10, "fashion_mnist", "fashion_mnist", "mnist_5k or fashion_mnist"),
+        (3, 32, 10, "", "cifar10", LARGE),
+        (3, 32, 10, "cifar10_10k", "cifar10_10k", LARGE),
+        (3, 32, 10, "svhn", "svhn", LARGE),
+        (3, 32, 100, "", "cifar100", "cifar100"),
     ],
 )
-def test_a_file_is_evaluated_on_the_images_that_fit(channels, side, asked, dataset):
-    model = spec.create("convnet", 0, in_channels=channels, image_size=side)
+def test_a_file_is_evaluated_on_the_images_and_classes_that_fit(channels, side, classes, asked, dataset, fitting):
+    model = spec.create("convnet", 0, in_channels=channels, image_size=side, classes=classes)
     model.spec = {**model.spec, "input": {"mean": [0.5] * channels, "std": [0.5] * channels}}
-    assert evaluate.opened(codec.encode(model), asked)[1] == dataset
-    with pytest.raises(ValueError, match=f"expected {dataset if channels == 1 else 'cifar10 or cifar10_10k'} for the"):
-        evaluate.opened(codec.encode(model), "other")
+    known = sources.table(asked)
+    assert evaluate.opened(codec.encode(model), asked, known)[1] == dataset
+    with pytest.raises(ValueError, match=f"{classes} classes: expected {fitting} for the"):
+        evaluate.opened(codec.encode(model), "other", known)
+
+
+def test_a_file_is_evaluated_on_images_of_ones_own(file, monkeypatch, capsys, digits, tmp_path):
+    own = tmp_path / "my images: some.npz"
+    train, test = digits.train, digits.test
+    arrays = {
+        "x_train": train.images[:, 0],
+        "y_train": train.labels,
+        "x_test": test.images[:, 0],
+        "y_test": test.labels,
+    }
+    np.savez(own, **{name: tensor.numpy() for name, tensor in arrays.items()})
+    out, code = said(monkeypatch, capsys, file, "--dataset", f"images:{own}")
+    cited = json.loads((file.parent / restore.LIST).read_text())[file.name]
+    assert code is None and f"{cited['test_accuracy']:.2%} of the 997 test images of images:{own} right" in out
+    np.savez(own, **arrays | {"x_train": np.zeros((600, 9, 9), np.uint8), "x_test": np.zeros((997, 9, 9), np.uint8)})
+    assert said(monkeypatch, capsys, file, "--dataset", f"images:{own}")[1].startswith(
+        f"{file}: images of 1 × 8 × 8, 10 classes: expected digits for the data set, found 'images:"
+    )
+    own.unlink()
+    assert said(monkeypatch, capsys, file, "--dataset", f"images:{own}")[1].startswith(
+        f"{own}: cannot be read: No such"
+    )
 
 
 @pytest.mark.parametrize("content", [c.replace(b"small.slnc", b"digits-x.slnc") for c in BAD_LISTS])

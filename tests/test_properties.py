@@ -215,12 +215,13 @@ def test_a_technique_keeps_what_it_owes(made, technique, network, name):
 @pytest.mark.parametrize("dataset", datasets.SOURCES)
 @pytest.mark.parametrize("network", NETWORKS)
 def test_every_network_takes_the_images_of_every_data_set(network, dataset):
-    channels, side = datasets.SOURCES[dataset].shape
-    args = {"in_channels": channels, "image_size": side, "classes": 10}
+    source = datasets.SOURCES[dataset]
+    channels, side = source.shape
+    args = {"in_channels": channels, "image_size": side, "classes": source.classes}
     model = spec.create(network, 0, **args, **NETWORKS[network]).eval()
     images = torch.rand(2, channels, side, side, generator=torch.Generator().manual_seed(0))
     outputs = model(images)
-    assert outputs.shape == (2, 10) and not torch.equal(*outputs)
+    assert outputs.shape == (2, source.classes) and not torch.equal(*outputs)
     form = shipped.apply(model)
     assert torch.equal(codec.decode(codec.encode(form))(images), form(images))
     assert cost.multiply_adds(form, args) > 0

@@ -15,24 +15,21 @@ from torch import nn
 
 from engine.run.machine import refusals
 from studylib.coding import codec, restore
-from studylib.data import datasets, scoring
+from studylib.data import datasets, scoring, sources
 from studylib.networks import spec
 
 ROUNDING = 3, 0.001  # test images that may differ on another machine: their number, or their share if larger
 
 
-def opened(content: bytes, dataset: str) -> tuple[nn.Module, str]:
-    """The model in a coded file, and the name of the data set whose images it is for.
-
-    Raises:
-        ValueError: not a coded model, no scale of images in it, or no data set with images of its size.
-    """
+def opened(content: bytes, dataset: str, known: dict[str, sources.Source]) -> tuple[nn.Module, str]:
+    """A coded model, and which ``known`` data set it fits. ValueError: no model, no scale, no such set."""
     model = codec.decode(content)
-    channels, side = (model.spec["args"].get(name, value) for name, value in (("in_channels", 3), ("image_size", 32)))
-    fits = [name for name, source in datasets.SOURCES.items() if source.shape == (channels, side)]
+    usual = {"in_channels": 3, "image_size": 32, "classes": 10}
+    channels, side, classes = (model.spec["args"].get(name, value) for name, value in usual.items())
+    fits = [name for name, source in known.items() if source.fits(channels, side, classes)]
     if not fits or dataset not in ("", *fits):
         expected = f"expected {' or '.join(fits) or 'none'} for the data set, found {dataset or 'none'!r}"
-        raise ValueError(f"images of {channels} × {side} × {side}: {expected}")
+        raise ValueError(f"images of {channels} × {side} × {side}, {classes} classes: {expected}")
     spec.normalize(model, torch.zeros(1, channels, 1, 1))
     return model, dataset or fits[0]
 
@@ -48,14 +45,15 @@ def accuracy(model: nn.Module, test: datasets.Split) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("model", type=Path)
-    parser.add_argument("--dataset", default="", help="default: the first whose images fit")
+    parser.add_argument("--dataset", default="", type=str.strip, help="default: the first whose images fit")
     args = parser.parse_args()
     if not args.model.is_file():
         sys.exit(f"MODEL={args.model}: expected a coded file, such as those in figures/models/")
     with refusals(args.model, "nothing was evaluated"):
-        content, where = args.model.read_bytes(), f"{args.model}: "
+        content, where = args.model.read_bytes(), ""
         try:
-            model, dataset = opened(content, args.dataset.strip())
+            known, where = sources.table(args.dataset), f"{args.model}: "
+            model, dataset = opened(content, args.dataset, known)
             where = ""  # the files that are read now name themselves
             cited = restore.listed(args.model.parent, args.model.name, "bytes", "sha256", "test_accuracy")
             test = datasets.load(dataset, 0).test

@@ -20,10 +20,10 @@ def read(file: Path) -> dict[str, np.ndarray]:
     """The four arrays of ``file``: ``x_…`` uint8 (n, h, w) or (n, h, w, c), ``y_…`` integers (n,) from 0.
 
     Raises:
-        FileNotFoundError: no such file.
-        ValueError: it cannot be read or is no archive. An array is missing, pickled, of another type or number of
-            dimensions. There are no images, or not as many labels. Test images are of another shape. A label is
-            below 0 or beyond :data:`MOST_CLASSES`. The arrays would not fit into memory. The message names ``file``.
+        ValueError: there is no such file, it cannot be read, or is no archive. An array is missing, pickled, of another
+            type or number of dimensions. There are no images, or not as many labels. Test images are of another shape.
+            A label is below 0 or beyond :data:`MOST_CLASSES`. The arrays would not fit into memory. The message names
+            ``file``.
     """
     arrays = _opened(file, lambda archive: _arrays(file, archive))
     for name in ("y_train", "y_test"):
@@ -56,11 +56,9 @@ def _opened(file: Path, use):
             return use(archive)
     except _Refused:
         raise
-    except FileNotFoundError as error:
-        raise FileNotFoundError(f"{file}: no such file; expected {EXPECTED}") from error
     except Exception as error:  # a damaged archive may break its reader in any way
         if isinstance(error, OSError) and error.errno is not None:  # of this machine, not of the file's content
-            raise ValueError(f"{file}: cannot be read: {error.strerror}") from error
+            raise ValueError(f"{file}: cannot be read: {error.strerror}; expected {EXPECTED}") from error
         said = str(error) or type(error).__name__
         raise ValueError(f"{file}: not a readable archive ({said}); expected {EXPECTED}") from error
 
@@ -120,7 +118,7 @@ def _check(file: Path, found: Mapping[str, Header]) -> None:
     size = sum(int(np.prod(shape, dtype=object)) * dtype.itemsize for shape, dtype in found.values())
     if COPIES * size > memory():
         most, needed = memory() / COPIES / 1e9, size / 1e9
-        raise _Refused(f"{file}: {needed:.1f} GB of arrays: expected at most {most:.1f} GB, a {COPIES}th of the memory")
+        raise _Refused(f"{file}: {needed:.1f} GB of arrays: expected at most {most:.1f} GB, 1/{COPIES} of the memory")
 
 
 def _said(shape: tuple[int, ...]) -> str:

@@ -54,7 +54,7 @@ class Data:
     def cropped_only(self, small: bool = False) -> "Data":
         """The same images, their training views only shifted (``small``: by half as much, rounded up) and mirrored.
 
-        Images that have no augmentation, as a file of one's own, are shifted by up to an eighth of a side.
+        Images without augmentation, as a file of one's own, are shifted by up to an eighth of a side.
         """
         how = dataclasses.replace(self.augmentation, rotation=0.0, jitter=0.0)
         if self.augmentation == Augmentation():
@@ -96,7 +96,7 @@ def load(name: str, seed: int = 0) -> Data:
     Raises:
         ValueError: unknown name. An ``.npz`` is not readable, of other types, or of too few images in all or of a
             class. Images are not as high as wide. A channel that is the same everywhere cannot be normalized.
-        FileNotFoundError: it is neither in ``STUDY_DATA`` nor downloadable (names both ways); no such ``.npz``.
+        FileNotFoundError: it is neither in ``STUDY_DATA`` nor downloadable (names both ways).
     """
     sources = table(name)
     if name not in sources:

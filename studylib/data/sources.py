@@ -77,13 +77,15 @@ class Source:
     train_images: int = 0
     classes: int = 10
 
+    def fits(self, in_channels: int, image_size: int, classes: int) -> bool:
+        """Whether a network of these arguments takes its images and tells its classes."""
+        return self.shape == (in_channels, image_size) and self.classes in (0, classes)
+
 
 def table(name: str = "") -> dict[str, Source]:
     """:data:`SOURCES`, and the file of one's own that ``name`` may say: its headers are read, its images are not yet.
 
-    Raises:
-        ValueError: the file is not as :func:`own_images` wants it, or its images are not as high as wide.
-        FileNotFoundError: there is none.
+    ValueError: the file is not as :func:`own_images` wants it, or its images are not as high as wide.
     """
     if not name.startswith(OWN):
         return SOURCES
@@ -106,7 +108,6 @@ def own_images(path: str | Path) -> tuple[Split, Split]:
 
     Raises:
         ValueError: what :func:`studylib.data.archive.read` refuses; the message names the file and what was expected.
-        FileNotFoundError: there is no such file.
     """
     arrays = archive.read(_file(path))
     train, test = (_split(arrays[f"x_{part}"], arrays[f"y_{part}"]) for part in ("train", "test"))
@@ -232,9 +233,10 @@ def _from_torchvision(name: str, content: str, parameter: str = "train", parts: 
     try:
         read = [getattr(torchvision.datasets, name)(folder, **{parameter: part}, download=True) for part in parts]
     except Exception as error:
+        said = " ".join(str(error).split())  # torchvision's has several lines
         raise FileNotFoundError(
             f"{name} is not on this machine. Either set STUDY_DATA to a folder with {content}, or let torchvision "
-            f"download it to {folder}, which just failed: {type(error).__name__}: {error}"
+            f"download it to {folder}, which just failed: {type(error).__name__}: {said}"
         ) from error
     if name == "SVHN":  # its label of a zero, 10, is 0 by now; its channels stand before rows
         splits = [_split(part.data.transpose(0, 2, 3, 1), part.labels) for part in read]

@@ -72,7 +72,7 @@ def file_name(spec: dict, node: str, dataset: str) -> str:
     growth, zeros = args.get("growth", Network.growth), max(change.get("sparsity", 0) for change in spec["changes"])
     width = args["width"] if {"width", "depth"} <= args.keys() else resnet.WIDTH  # else it is the size, if there is any
     parts = {
-        dataset: dataset != claims.PAPER_DATA,
+        re.sub(r"\W+", "_", dataset.removesuffix(".npz")): dataset != claims.PAPER_DATA,
         "student" if "kd" in made else f"{spec['name']}{size}": True,
         f"growth{growth}": growth != Network.growth,
         f"width{width}": width != resnet.WIDTH,

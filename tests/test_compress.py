@@ -1,25 +1,31 @@
 """Networks of one's own as files: any tensors there and back, the command, and the wheel that decodes."""
 
-import io
 import json
+import os
 import pickle
 import struct
+import subprocess
+import sys
 import zlib
 from pathlib import Path
 
+import numpy as np
 import pytest
 import safetensors.torch
 import torch
 import torchvision
 from hypothesis import given
 from hypothesis import strategies as st
+from projects import ROOT
 from torch import nn
 from torch.nn.utils import prune
 
 from studylib import coding
 from studylib.coding import state
 from studylib.coding.codec import CodecError
+from studylib.data import datasets, scoring
 from studylib.networks import grid
+from studylib.tree import compress as command
 
 TYPES = ("float32", "float16", "bfloat16", "float64", "complex64", "int64", "int32", "int8", "uint8", "bool")
 SHAPES = ((), (0,), (3, 0), (1,), (7,), (2, 3), (3, 2, 2, 2), (1, 300))
@@ -75,7 +81,9 @@ class Odd(nn.Module):
 KINDS = st.lists(st.tuples(st.sampled_from(TYPES), st.sampled_from(SHAPES), st.booleans()), max_size=6)
 
 
-@given(kinds=KINDS, seed=st.integers(0, 999), weights=st.sampled_from(state.FORMS), sparsity=st.sampled_from([0, 0.5]))
+@given(
+    kinds=KINDS, seed=st.integers(0, 999), weights=st.sampled_from(state.WEIGHTS), sparsity=st.sampled_from([0, 0.5])
+)
 def test_tensors_of_any_type_and_shape_come_back_bit_for_bit(kinds, seed, weights, sparsity):
     module = Odd(kinds, seed)
     made = coding.compress(module, weights=weights, sparsity=sparsity)
@@ -113,7 +121,7 @@ def test_int8_is_the_rounding_of_each_row_and_leaves_the_rest_alone():
     assert same(module, small()) is False and torch.equal(module[6].weight, small()[6].weight)  # left as it was
 
 
-@given(sparsity=st.floats(0.01, 0.99), weights=st.sampled_from(state.FORMS))
+@given(sparsity=st.floats(0.01, 0.99), weights=st.sampled_from(state.WEIGHTS))
 def test_pruning_takes_the_smallest_weights_of_all_layers_together(sparsity, weights):
     reference = small()
     layers = [reference[i] for i in (0, 4, 6)]
@@ -147,7 +155,7 @@ class Tied(nn.Module):
             self.float32.weight = self.raw.weight
 
 
-@pytest.mark.parametrize("weights", state.FORMS)
+@pytest.mark.parametrize("weights", state.WEIGHTS)
 def test_a_weight_that_two_layers_share_is_in_the_file_once(weights):
     made = coding.compress(Tied(), weights=weights)
     rows = {row["name"]: row for row in made.rows}
@@ -200,7 +208,10 @@ def test_numbers_that_integers_could_not_hold_stay_as_they_are():
     assert decoded.weight.isfinite().all() and decoded.weight[0, 0].item() == pytest.approx(9e37, rel=1 / 254)
 
 
-@pytest.mark.parametrize("name", ["squeezenet1_1", *(pytest.param(n, marks=pytest.mark.long) for n in ("mobilenet_v2", "resnet18"))])  # fmt: skip
+LONG = [pytest.param(name, marks=pytest.mark.long) for name in ("mobilenet_v2", "resnet18")]
+
+
+@pytest.mark.parametrize("name", ["squeezenet1_1", *LONG])
 def test_standard_networks_come_back_with_the_same_outputs(name):
     torch.manual_seed(0)
     build = getattr(torchvision.models, name)
@@ -222,10 +233,10 @@ def test_a_network_without_tensors_is_a_file_too():
 @pytest.mark.parametrize(
     ("skeleton", "message"),
     [
-        (lambda: small(classes=9), r"6.weight is float32 \(10, 12\) in the file, float32 \(9, 12\) in the skeleton; 6.b"),
-        (lambda: small().double(), r"0.weight is float32 \(6, 1, 3, 3\) in the file, float64 .* in the skeleton; .* and 4 m"),
+        (lambda: small(classes=9), r"6.weight is float32 \(10, 12\) in the file, float32 \(9, 12\) in the skel"),
+        (lambda: small().double(), r"0.weight is float32 \(6, 1, 3, 3\) in the file, float64 .*; and 4 more"),
         (lambda: small()[:6], r"6.weight is float32 \(10, 12\) in the file, missing in the skeleton; 6.bias"),
-        (lambda: nn.Sequential(*small(), nn.Linear(10, 2)), r"7.weight is missing in the file, float32 \(2, 10\) in the"),
+        (lambda: nn.Sequential(*small(), nn.Linear(10, 2)), r"7.weight is missing in the file, float32 \(2, 10\) in"),
         (lambda: small().to("meta"), "0.weight has no numbers yet: expected a network in memory"),
     ],
 )  # fmt: skip
@@ -251,7 +262,7 @@ class Extra(nn.Module):
         (small, {"weights": "int4"}, "weights='int4': expected one of float32, int8"),
         (small, {"sparsity": 1}, "sparsity=1: expected a share from 0 to below 1"),
         (small, {"sparsity": float("nan")}, "sparsity=nan: expected a share"),
-        (lambda: nn.LazyLinear(3), {}, "weight has no numbers yet: expected a network in memory, its lazy layers run once"),
+        (lambda: nn.LazyLinear(3), {}, "weight has no numbers yet: expected .* lazy layers run once"),
         (lambda: small().to("meta"), {}, "0.weight has no numbers yet"),
         (Extra, {}, "_extra_state is dict: expected a tensor"),
     ],
@@ -350,7 +361,195 @@ def test_files_of_another_kind_or_version_are_named():
         coding.decode(b"PK" + bytes(100), small())
     with pytest.raises(CodecError, match="version 9: this studylib reads version 1"):
         coding.decode(signed(FILE[:4] + b"\x09" + FILE[5:-4]), small())
-    with pytest.raises(TypeError, match="str, Sequential: expected bytes and an nn.Module"):
+    with pytest.raises(TypeError, match=r"str, Sequential: expected bytes and an nn\.Module"):
         coding.decode("x.slns", small())
     with pytest.raises(CodecError, match="the header does not fit the file"):
         coding.decode(signed(state.HEAD.pack(b"SLNS", 1, 2**31, 2**31, 0, 0, 0)), small())
+
+
+NETWORK = """
+import torch
+from torch import nn
+
+class Tied(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Linear(4, 4), nn.Linear(4, 4)
+        self.second.weight = self.first.weight
+
+def build():
+    torch.manual_seed(3)
+    return nn.Sequential(nn.Conv2d(1, 6, 3, padding=1), nn.BatchNorm2d(6), nn.ReLU(), nn.Flatten(), nn.Linear(384, 10))
+
+def narrow():
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 9))
+
+def maps():
+    return nn.Conv2d(1, 3, 1)
+
+def broken():
+    raise RuntimeError("no such luck")
+
+def text():
+    return "net"
+
+ready = build()
+number = 3
+"""
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """A folder of the user's with ``mynet.py``, from which the command is run."""
+    (tmp_path / "mynet.py").write_text(NETWORK)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    yield tmp_path
+    sys.modules.pop("mynet", None)
+
+
+def run(network="mynet:build", **given):
+    options = {"weights": "", "images": "", "forms": "", "sparsity": "", "mean": "", "std": "", "out": Path("files")}
+    command.run(network, **options | given)
+
+
+def test_the_command_writes_files_whose_bytes_and_accuracy_it_prints(here, capsys, digits):
+    model = command.built("mynet:build")
+    for x, y, _ in datasets.batches(digits, 600, torch.Generator(), False):
+        optimizer = torch.optim.Adam(model.parameters(), 0.01)
+        for _ in range(20):
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(model(x), y).backward()
+            optimizer.step()
+    torch.save(model.state_dict(), "weights.pt")
+    run(weights="weights.pt", images="digits", sparsity="0.8")
+    lines = capsys.readouterr().out.splitlines()
+    rows = {line.split()[0]: line.split()[1:] for line in lines if line and line.split()[0] in ("as", *command.FORMS)}
+    right = scoring.accuracy(model, digits.test, digits)
+    assert right > 0.8 and rows["as"][-1] == rows["float32"][2] == f"{right:.2%}"
+    for form, (weights, pruned) in command.FORMS.items():
+        file = (here / "files" / f"mynet.build.{form}.slns").read_bytes()
+        assert file == coding.compress(model, weights=weights, sparsity=0.8 * pruned).file
+        decoded = coding.decode(file, command.built("mynet:build"))
+        share = scoring.accuracy(decoded, digits.test, digits)
+        assert rows[form][:3] == [f"{len(file):,}", f"{len(file) / 15_744:.1%}", f"{share:.2%}"]
+    assert rows["pruned"][3:] == ["80%", "of", "the", "weights", "zero"]
+    layer = next(line.split() for line in lines if line.startswith("1 "))
+    assert (
+        layer[:3] == ["1", "BatchNorm2d", "weight,"] and layer[-5] == "104"
+    )  # 4 × 6 numbers, and the count of batches
+    assert "not rounded and not pruned, for want of support: nothing" in lines
+
+
+def test_what_is_not_supported_is_in_the_file_and_printed(here, capsys):
+    (here / "other.py").write_text("from torch import nn\ndef build():\n    return nn.LayerNorm((3, 4)).half()\n")
+    run("other:build", forms="int8")
+    assert "\n  weight (24 bytes): no weight of a layer that is known (LayerNorm)\n" in capsys.readouterr().out
+
+
+def npz(path, shape, classes=10, seed=0):
+    rng = np.random.default_rng(seed)
+    parts = {"train": 60, "test": 40}
+    arrays = {f"x_{part}": rng.integers(0, 256, (n, *shape)).astype(np.uint8) for part, n in parts.items()}
+    np.savez(path, **arrays, **{f"y_{part}": np.arange(n) % classes for part, n in parts.items()})
+    return arrays
+
+
+def test_pixels_are_normalized_by_the_training_images_or_as_is_asked(here, capsys):
+    arrays = npz("images.npz", (8, 8, 1))
+    test, (mean, std) = command.test_images("images.npz")
+    pixels = arrays["x_train"] / 255
+    assert len(test) == 40 and mean.item() == pytest.approx(pixels.mean()) and std.item() == pytest.approx(pixels.std())
+    run(images="images.npz", forms="int8", mean="0.5", std="0.25")
+    model = command.built("mynet:build").eval()
+    with torch.no_grad():
+        found = model((torch.from_numpy(arrays["x_test"]).permute(0, 3, 1, 2) / 255 - 0.5) / 0.25).argmax(1)
+    share = (found == torch.arange(40) % 10).double().mean()
+    out = capsys.readouterr().out
+    assert f"{share:.2%}" in out and "the 40 test images of images.npz; pixels / 255, less 0.5, over 0.25" in out
+
+
+def saved(path, content):
+    torch.save(content, path)
+    return path
+
+
+@pytest.mark.parametrize("how", ["safetensors", "torch", "nested"])
+def test_weights_come_from_either_kind_of_file(here, how):
+    model = command.built("mynet:build")
+    weights = {name: tensor + 1 for name, tensor in model.state_dict().items()}
+    if how == "safetensors":
+        safetensors.torch.save_file(weights, "weights")
+    else:
+        saved("weights", weights if how == "torch" else {"epoch": 3, "state_dict": weights})
+    command.load(model, "weights")
+    assert all(torch.equal(tensor, weights[name]) for name, tensor in model.state_dict().items())
+
+
+def test_a_file_may_hold_what_two_layers_share_once(here):
+    model = command.built("mynet:Tied")
+    safetensors.torch.save_model(model, "weights")
+    other = command.built("mynet:Tied")
+    command.load(other, "weights")
+    assert torch.equal(other.second.weight, model.first.weight) and same(other, model)
+
+
+class Hostile:
+    def __reduce__(self):
+        return os.mkdir, ("ran",)
+
+
+WRONG = {
+    "no colon": ({"network": "mynet"}, "NETWORK=mynet: expected module:build, such as torchvision.models:resnet18"),
+    "nothing": ({"network": ""}, "NETWORK=: expected module:build"),
+    "no module": ({"network": "absent:build"}, "NETWORK=absent:build: ModuleNotFoundError: No module named 'absent'"),
+    "no name": ({"network": "mynet:biuld"}, "NETWORK=mynet:biuld: AttributeError: module 'mynet' has no attribute 'b"),
+    "raises": ({"network": "mynet:broken"}, r"NETWORK=mynet:broken: broken\(\) raised RuntimeError: no such luck"),
+    "arguments": ({"network": "torch.nn:Linear"}, r"Linear\(\) raised TypeError: .*missing 2 required"),
+    "no network": ({"network": "mynet:text"}, r"text\(\) returned str: expected a torch.nn.Module"),
+    "made already": ({"network": "mynet:ready"}, "ready is Sequential: expected a function without arguments"),
+    "a number": ({"network": "mynet:number"}, "number is int: expected a function without arguments"),
+    "no weights": ({"weights": "absent.pt"}, "WEIGHTS=absent.pt: No such file or directory"),
+    "a folder": ({"weights": "."}, "WEIGHTS=.: Is a directory"),
+    "others": ({"weights": "narrow.pt"}, r"WEIGHTS=narrow.pt: 0.weight is missing in the file, \(6, 1, 3, 3\) in"),
+    "no tensors": ({"weights": "list.pt"}, "WEIGHTS=list.pt: expected tensors by name, or these under the name sta"),
+    "a pickle": ({"weights": "hostile.pt"}, r"WEIGHTS=hostile.pt: not tensors alone \(UnpicklingError\); expected"),
+    "empty": ({"weights": "empty"}, r"WEIGHTS=empty: not tensors alone \(EOFError\); expected a safetensors file, or torch.save"),
+    "damaged": ({"weights": "damaged"}, r"WEIGHTS=damaged: not tensors alone \(SafetensorError\)"),
+    "no images": ({"images": "absent.npz"}, "absent.npz"),
+    "colours": ({"images": "rgb.npz"}, r"IMAGES=rgb.npz: on images of 3 × 8 × 8 \(channels × h × w\) the network"),
+    "larger": ({"images": "large.npz"}, "IMAGES=large.npz: on images of 1 × 9 × 8 .* raised RuntimeError: .*mat1"),
+    "classes": ({"images": "grey.npz", "network": "mynet:narrow"}, r"outputs of shape \(40, 9\): expected n × classes"),
+    "maps": ({"images": "grey.npz", "network": "mynet:maps"}, r"outputs of shape \(40, 3, 8, 8\): expected n × cl"),
+    "form": ({"forms": "int8 int4"}, "FORMS=int4: expected some of float32, int8, pruned, pruned-int8"),
+    "sparsity": ({"sparsity": "1.5"}, "SPARSITY=1.5: expected a share between 0 and 1"),
+    "half": ({"sparsity": "half"}, "SPARSITY=half: expected 1 number"),
+    "mean alone": ({"images": "grey.npz", "mean": "0"}, "MEAN=0 STD=: expected both or none"),
+    "means": ({"images": "grey.npz", "mean": "0 0", "std": "1"}, "MEAN=0 0: expected 1 number"),
+    "std": ({"images": "grey.npz", "mean": "0", "std": "0"}, r"STD=\[0.0\]: expected numbers above 0"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_what_is_wrong_is_said_in_words(here, case):
+    for name, shape in {"rgb": (8, 8, 3), "large": (9, 8), "grey": (8, 8)}.items():
+        npz(f"{name}.npz", shape)
+    saved("narrow.pt", nn.Linear(2, 2).state_dict())
+    saved("list.pt", [1, 2])
+    Path("hostile.pt").write_bytes(pickle.dumps(Hostile(), 2))
+    Path("empty").write_bytes(b"")
+    Path("damaged").write_bytes(b"\x10\0\0\0\0\0\0\0{garbage")
+    given, message = WRONG[case]
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        run(**given)
+    assert not Path("ran").exists()
+
+
+def test_the_command_runs_from_a_shell_and_ends_in_one_sentence(here):
+    Path("file").write_text("no folder")
+    for network, out, code in (("mynet:build", "runs", 0), ("mynet:absent", "runs", 1), ("mynet:build", "file", 1)):
+        words = [sys.executable, "-m", "studylib.tree.compress", network, "--forms", "pruned", "--out", out]
+        done = subprocess.run(words, text=True, capture_output=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
+        assert done.returncode == code and "Traceback" not in done.stderr, done.stderr
+        assert code == 0 or len(done.stderr.splitlines()) == 1
+    assert Path("runs/mynet.build.pruned.slns").exists()

@@ -38,7 +38,7 @@ from studylib.networks import grid
 MAGIC, VERSION = b"SLNS", 1
 HEAD = struct.Struct("<4sBII3B")  # magic, version, bytes of the list deflated and plain, edges of the classes
 MOST_LIST = 2**24  # bytes of the list of tensors
-FORMS = ("float32", "int8")
+WEIGHTS = ("float32", "int8")
 LAYERS = (nn.modules.conv._ConvNd, nn.Linear, nn.Embedding, nn.EmbeddingBag, nn.RNNBase, nn.MultiheadAttention)
 TIED = "as "  # before the name of a tensor that another is, too
 LARGEST = 1e38  # of a weight that is rounded: what integers stand for stays finite
@@ -94,8 +94,8 @@ def compress(module: nn.Module, *, weights: str = "float32", sparsity: float = 0
         ValueError: unknown ``weights``, ``sparsity`` not from 0 to below 1. As CodecError a state that is not of
             tensors, or without memory. So is a list of tensors beyond :data:`MOST_LIST`.
     """
-    if weights not in FORMS:
-        raise ValueError(f"weights={weights!r}: expected one of {', '.join(FORMS)}")
+    if weights not in WEIGHTS:
+        raise ValueError(f"weights={weights!r}: expected one of {', '.join(WEIGHTS)}")
     if not 0 <= sparsity < 1:
         raise ValueError(f"sparsity={sparsity!r}: expected a share from 0 to below 1")
     rows, values = _rows(module)

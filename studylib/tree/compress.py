@@ -7,7 +7,6 @@ network built anew, and its numbers and accuracy are of that.
 """
 
 import argparse
-import pickle
 import pkgutil
 import sys
 from pathlib import Path
@@ -20,11 +19,11 @@ from studylib.coding import state
 from studylib.data import datasets, scoring, sources
 from studylib.disk import files
 
-FORMS = {  # how a network can be put into a file, and what state.compress is told of it
-    "float32": {},
-    "int8": {"weights": "int8"},
-    "pruned": {"sparsity": 0.5},
-    "pruned-int8": {"weights": "int8", "sparsity": 0.5},
+FORMS = {  # of a file → how weights are in it, and whether they are pruned
+    "float32": ("float32", False),
+    "int8": ("int8", False),
+    "pruned": ("float32", True),
+    "pruned-int8": ("int8", True),
 }
 ENDING = ".slns"
 NESTED = "state_dict"  # the key under which trainers keep the weights in a file of more
@@ -53,12 +52,12 @@ def main() -> None:
 
 def run(network: str, weights: str, images: str, forms: str, sparsity: str, mean: str, std: str, out: Path) -> None:
     """Writes a file of each of ``forms`` and prints what became of the network; ValueError, in words, what is wrong."""
-    chosen = {form: dict(how) for form in forms.split() or FORMS if (how := _form(form)) is not None}
+    chosen = forms.split() or list(FORMS)
+    if unknown := [form for form in chosen if form not in FORMS]:
+        raise ValueError(f"FORMS={unknown[0]}: expected some of {', '.join(FORMS)}")
     share = _numbers(sparsity or "0.5", "SPARSITY", 1)[0]
     if not 0 < share < 1:
         raise ValueError(f"SPARSITY={sparsity}: expected a share between 0 and 1")
-    for how in chosen.values():
-        how |= {"sparsity": share} if "sparsity" in how else {}
     model = built(network)
     if weights:
         load(model, weights)
@@ -68,8 +67,9 @@ def run(network: str, weights: str, images: str, forms: str, sparsity: str, mean
         test, scale = test_images(images, mean, std)
         right = accuracy(model, test, *scale, images)
     made, scores = {}, {"as it is": right}
-    for form, how in chosen.items():
-        made[form] = state.compress(model, **how)
+    for form in chosen:
+        weights, pruned = FORMS[form]
+        made[form] = state.compress(model, weights=weights, sparsity=share if pruned else 0)
         path = out / f"{network.replace(':', '.')}.{form}{ENDING}"
         files.write_bytes(path, made[form].file)
         decoded = state.decode(path.read_bytes(), built(network))
@@ -118,9 +118,9 @@ def load(model: nn.Module, path: str) -> None:
             found = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
         raise ValueError(f"WEIGHTS={path}: {error.strerror}") from error
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, safetensors.SafetensorError) as error:
-        said = str(error).splitlines()[0]
-        raise ValueError(f"WEIGHTS={path}: {said}; expected a safetensors file, or torch.save(state_dict)") from error
+    except Exception as error:  # a damaged file may break either reader
+        expected = "expected a safetensors file, or torch.save(module.state_dict(), …)"
+        raise ValueError(f"WEIGHTS={path}: not tensors alone ({type(error).__name__}); {expected}") from error
     found = found.get(NESTED, found) if isinstance(found, dict) else found
     if not isinstance(found, dict) or not all(isinstance(each, torch.Tensor) for each in found.values()):
         raise ValueError(f"WEIGHTS={path}: expected tensors by name, or these under the name {NESTED}")
@@ -144,7 +144,7 @@ def test_images(name: str, mean: str = "", std: str = "") -> tuple[datasets.Spli
         data = datasets.load(name)
         train, test = data.train, data.test
     else:
-        train, test = sources.own_images(name)
+        train, test = sources.own_images(Path(name).absolute())
     channels = test.images.shape[1]
     deviation, average = torch.std_mean(train.images.float() / 255, (0, 2, 3), correction=0)
     given = [torch.tensor(_numbers(text, key, channels)) for key, text in (("MEAN", mean), ("STD", std)) if text]
@@ -171,12 +171,6 @@ def accuracy(model: nn.Module, test: datasets.Split, mean: torch.Tensor, std: to
         found = f"outputs of shape {tuple(logits.shape)}"
         raise ValueError(f"IMAGES={name}: {found}: expected n × classes, more than the label {high}")
     return (logits.argmax(1) == test.labels).double().mean().item()
-
-
-def _form(form: str) -> dict:
-    if form not in FORMS:
-        raise ValueError(f"AS={form}: expected some of {', '.join(FORMS)}")
-    return FORMS[form]
 
 
 def _numbers(text: str, key: str, count: int) -> list[float]:

@@ -1,11 +1,15 @@
 """Networks of one's own as files: any tensors there and back, the command, and the wheel that decodes."""
 
+import importlib.metadata
 import json
 import os
 import pickle
+import shutil
 import struct
 import subprocess
 import sys
+import venv
+import zipfile
 import zlib
 from pathlib import Path
 
@@ -16,15 +20,17 @@ import torch
 import torchvision
 from hypothesis import given
 from hypothesis import strategies as st
+from packaging.requirements import Requirement
 from projects import ROOT
 from torch import nn
 from torch.nn.utils import prune
 
 from studylib import coding
-from studylib.coding import state
+from studylib.coding import codec, state
 from studylib.coding.codec import CodecError
 from studylib.data import datasets, scoring
 from studylib.networks import grid
+from studylib.networks.spec import normalize
 from studylib.tree import compress as command
 
 TYPES = ("float32", "float16", "bfloat16", "float64", "complex64", "int64", "int32", "int8", "uint8", "bool")
@@ -514,7 +520,7 @@ WRONG = {
     "others": ({"weights": "narrow.pt"}, r"WEIGHTS=narrow.pt: 0.weight is missing in the file, \(6, 1, 3, 3\) in"),
     "no tensors": ({"weights": "list.pt"}, "WEIGHTS=list.pt: expected tensors by name, or these under the name sta"),
     "a pickle": ({"weights": "hostile.pt"}, r"WEIGHTS=hostile.pt: not tensors alone \(UnpicklingError\); expected"),
-    "empty": ({"weights": "empty"}, r"WEIGHTS=empty: not tensors alone \(EOFError\); expected a safetensors file, or torch.save"),
+    "empty": ({"weights": "empty"}, r"WEIGHTS=empty: not tensors alone \(EOFError\); expected a safetensors"),
     "damaged": ({"weights": "damaged"}, r"WEIGHTS=damaged: not tensors alone \(SafetensorError\)"),
     "no images": ({"images": "absent.npz"}, "absent.npz"),
     "colours": ({"images": "rgb.npz"}, r"IMAGES=rgb.npz: on images of 3 × 8 × 8 \(channels × h × w\) the network"),
@@ -553,3 +559,69 @@ def test_the_command_runs_from_a_shell_and_ends_in_one_sentence(here):
         assert done.returncode == code and "Traceback" not in done.stderr, done.stderr
         assert code == 0 or len(done.stderr.splitlines()) == 1
     assert Path("runs/mynet.build.pruned.slns").exists()
+
+
+NEEDED = ("torch", "numpy", "constriction")
+DECODE = """
+import sys
+from pathlib import Path
+import torch
+from torch import nn
+from studylib import coding
+from studylib.coding import codec
+from studylib.networks.spec import normalize
+
+published, own = (Path(name).read_bytes() for name in sys.argv[1:])
+model = codec.decode(published)
+logits = model(normalize(model, torch.zeros(1, 1, 8, 8)))
+skeleton = coding.decode(own, nn.Sequential(nn.Linear(64, 20), nn.BatchNorm1d(20), nn.Linear(20, 10)))
+print(logits.tolist(), skeleton(torch.ones(1, 64)).tolist(), codec.__file__, sep="\\n")
+"""
+
+
+def requirements(*names):
+    """The distributions that ``names`` need, they themselves among them, as this machine has them."""
+    found, left = {}, [*names]
+    while left:
+        one = importlib.metadata.distribution(left.pop())
+        if one.name not in found:
+            found[one.name] = one
+            asked = [Requirement(text) for text in one.requires or ()]
+            left += [each.name for each in asked if not each.marker or each.marker.evaluate({"extra": ""})]
+    return found
+
+
+@pytest.mark.long
+def test_a_wheel_decodes_with_torch_numpy_and_constriction_alone(tmp_path):
+    source, env = tmp_path / "source", tmp_path / "env"
+    shutil.copytree(ROOT / "studylib", source / "studylib", ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source / name)
+    pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
+    build = [*pip, "wheel", "--no-deps", "--no-index", "--no-build-isolation", "-w", tmp_path, source]
+    subprocess.run(build, check=True)
+    venv.create(env)
+    (packages,) = env.glob("lib/python3*/site-packages")
+    (wheel,) = tmp_path.glob("studylib-*.whl")
+    zipfile.ZipFile(wheel).extractall(packages)
+    needed = requirements(*NEEDED)
+    for one in needed.values():
+        tops = {file.parts[0] for file in one.files if file.parts[0] not in ("..", "__pycache__")}
+        for top in tops:
+            if not (packages / top).exists():
+                (packages / top).symlink_to(one.locate_file(top))
+    assert not {"pydantic", "safetensors", "pandas", "scikit-learn", "torchvision"} & needed.keys()
+    torch.manual_seed(0)
+    own = nn.Sequential(nn.Linear(64, 20), nn.BatchNorm1d(20), nn.Linear(20, 10)).eval()
+    (tmp_path / "own.slns").write_bytes(coding.compress(own).file)
+    published = ROOT / "figures" / "models" / "digits-densenet16-z89.3-8bit.slnc"
+    words = [env / "bin" / "python", "-I", "-c", DECODE, published, tmp_path / "own.slns"]
+    done = subprocess.run(words, text=True, capture_output=True, cwd=tmp_path, env={"OMP_NUM_THREADS": "1"})
+    assert done.returncode == 0, done.stderr
+    model = codec.decode(published.read_bytes())
+    with torch.no_grad():
+        expected = model(normalize(model, torch.zeros(1, 1, 8, 8))), own(torch.ones(1, 64))
+    *found, module = done.stdout.splitlines()
+    for text, tensor in zip(found, expected, strict=True):
+        assert torch.equal(torch.tensor(json.loads(text)), tensor)
+    assert Path(module).is_relative_to(packages)

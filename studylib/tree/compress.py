@@ -44,7 +44,7 @@ def main() -> None:
     args = parser.parse_args()
     try:
         run(**vars(args))
-    except (ValueError, files.CheckpointError, FileNotFoundError) as error:
+    except (ValueError, FileNotFoundError) as error:
         sys.exit(str(error))
     except OSError as error:
         sys.exit(f"{error.filename2 or error.filename}: {error.strerror}")

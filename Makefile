@@ -16,8 +16,8 @@ B ?=
 NETWORK ?=
 WEIGHTS ?=
 IMAGES ?=
-FORMS ?=
-SPARSITY ?=
+FORMS ?= float32 int8 pruned pruned-int8
+SPARSITY ?= 0.5
 MEAN ?=
 STD ?=
 OUT ?= runs/compress
@@ -64,7 +64,7 @@ clean: # remove the run of PROFILE and say what that frees (PROFILE=all: every r
 ## Your own network: NETWORK=module:build WEIGHTS=file IMAGES=file.npz FORMS="float32 int8 pruned pruned-int8" SPARSITY=0.5
 
 compress: $(READY) # it as small files in OUT=runs/compress, each read back: bytes, accuracy, layer by layer what went in
-	@$(PY) -m studylib.tree.compress "$(NETWORK)" --weights "$(WEIGHTS)" --images "$(IMAGES)" --forms "$(FORMS)" --sparsity "$(SPARSITY)" --mean "$(MEAN)" --std "$(STD)" --out "$(OUT)"
+	@$(PY) -m studylib.tree.compress "$(NETWORK)" --weights "$(WEIGHTS)" --images "$(IMAGES)" --forms $(FORMS) --sparsity "$(SPARSITY)" --mean $(MEAN) --std $(STD) --out "$(OUT)"
 
 ## Publish and check results
 

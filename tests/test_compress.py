@@ -343,10 +343,12 @@ def test_a_hostile_file_gives_one_error_or_numbers_of_the_right_shape(place, by,
     [
         (lambda e: [[n, d, [2**40], w] for n, d, _, w in e], r"0.weight is float32 \(1099511627776,\) in the file"),
         (lambda e: e[1:], "0.weight is missing in the file"),
-        (lambda e: [*e, e[0]], "as many names as tensors"),
-        (lambda e: [[["os"], d, s, w] for _, d, s, w in e], "as many names as tensors"),
-        (lambda e: [[n, 7, s, w] for n, _, s, w in e], "expected texts, and whole numbers"),
-        (lambda e: [[n, d, "12", w] for n, d, _, w in e], "expected texts, and whole numbers"),
+        (lambda e: [*e, e[0]], "expected each name once"),
+        (lambda e: [[["os"], d, s, w] for _, d, s, w in e], "the list of tensors is damaged: unhashable"),
+        (lambda e: [[n, 7, s, w] for n, _, s, w in e], r"0.weight is 7 \(6, 1, 3, 3\) in the file"),
+        (lambda e: [[n, d, s, 7] for n, d, s, _ in e], "expected each name once, and ways in words"),
+        (lambda e: [[n, d, "6133", w] for n, d, _, w in e], r"0.weight is float32 \('6', '1', '3', '3'\) in the file"),
+        (lambda e: [[n, d, [6.0, 1, 3, 3], w] for n, d, _, w in e], r"0.weight is float32 \(6.0, 1, 3, 3\) in the"),
         (lambda e: [[n, d, s] for n, d, s, _ in e], "the list of tensors is damaged"),
         (lambda e: 12, "the list of tensors is damaged"),
         (lambda e: b"[" * 100_000, "the list of tensors is damaged"),
@@ -415,7 +417,8 @@ def here(tmp_path, monkeypatch):
 
 
 def run(network="mynet:build", **given):
-    options = {"weights": "", "images": "", "forms": "", "sparsity": "", "mean": "", "std": "", "out": Path("files")}
+    options = {"weights": "", "images": "", "forms": [*command.FORMS], "sparsity": 0.5, "mean": None, "std": None}
+    options["out"] = Path("files")
     command.run(network, **options | given)
 
 
@@ -428,7 +431,7 @@ def test_the_command_writes_files_whose_bytes_and_accuracy_it_prints(here, capsy
             nn.functional.cross_entropy(model(x), y).backward()
             optimizer.step()
     torch.save(model.state_dict(), "weights.pt")
-    run(weights="weights.pt", images="digits", sparsity="0.8")
+    run(weights="weights.pt", images="digits", sparsity=0.8)
     lines = capsys.readouterr().out.splitlines()
     rows = {line.split()[0]: line.split()[1:] for line in lines if line and line.split()[0] in ("as", *command.FORMS)}
     right = scoring.accuracy(model, digits.test, digits)
@@ -449,7 +452,7 @@ def test_the_command_writes_files_whose_bytes_and_accuracy_it_prints(here, capsy
 
 def test_what_is_not_supported_is_in_the_file_and_printed(here, capsys):
     (here / "other.py").write_text("from torch import nn\ndef build():\n    return nn.LayerNorm((3, 4)).half()\n")
-    run("other:build", forms="int8")
+    run("other:build", forms=["int8"])
     assert "\n  weight (24 bytes): no weight of a layer that is known (LayerNorm)\n" in capsys.readouterr().out
 
 
@@ -466,7 +469,7 @@ def test_pixels_are_normalized_by_the_training_images_or_as_is_asked(here, capsy
     test, (mean, std) = command.test_images("images.npz")
     pixels = arrays["x_train"] / 255
     assert len(test) == 40 and mean.item() == pytest.approx(pixels.mean()) and std.item() == pytest.approx(pixels.std())
-    run(images="images.npz", forms="int8", mean="0.5", std="0.25")
+    run(images="images.npz", forms=["int8"], mean=[0.5], std=[0.25])
     model = command.built("mynet:build").eval()
     with torch.no_grad():
         found = model((torch.from_numpy(arrays["x_test"]).permute(0, 3, 1, 2) / 255 - 0.5) / 0.25).argmax(1)
@@ -527,12 +530,9 @@ WRONG = {
     "larger": ({"images": "large.npz"}, "IMAGES=large.npz: on images of 1 × 9 × 8 .* raised RuntimeError: .*mat1"),
     "classes": ({"images": "grey.npz", "network": "mynet:narrow"}, r"outputs of shape \(40, 9\): expected n × classes"),
     "maps": ({"images": "grey.npz", "network": "mynet:maps"}, r"outputs of shape \(40, 3, 8, 8\): expected n × cl"),
-    "form": ({"forms": "int8 int4"}, "FORMS=int4: expected some of float32, int8, pruned, pruned-int8"),
-    "sparsity": ({"sparsity": "1.5"}, "SPARSITY=1.5: expected a share between 0 and 1"),
-    "half": ({"sparsity": "half"}, "SPARSITY=half: expected 1 number"),
-    "mean alone": ({"images": "grey.npz", "mean": "0"}, "MEAN=0 STD=: expected both or none"),
-    "means": ({"images": "grey.npz", "mean": "0 0", "std": "1"}, "MEAN=0 0: expected 1 number"),
-    "std": ({"images": "grey.npz", "mean": "0", "std": "0"}, r"STD=\[0.0\]: expected numbers above 0"),
+    "sparsity": ({"sparsity": 1.5}, "sparsity=1.5: expected a share from 0 to below 1"),
+    "means": ({"images": "grey.npz", "mean": [0, 0]}, r"MEAN=\[0, 0\] STD=.*: expected a number for each of 1"),
+    "std": ({"images": "grey.npz", "std": [0]}, r"STD=\[0\]: expected a number for each of 1 channels, of STD above 0"),
 }  # fmt: skip
 
 
@@ -553,11 +553,13 @@ def test_what_is_wrong_is_said_in_words(here, case):
 
 def test_the_command_runs_from_a_shell_and_ends_in_one_sentence(here):
     Path("file").write_text("no folder")
-    for network, out, code in (("mynet:build", "runs", 0), ("mynet:absent", "runs", 1), ("mynet:build", "file", 1)):
-        words = [sys.executable, "-m", "studylib.tree.compress", network, "--forms", "pruned", "--out", out]
+    cases = (("mynet:build", "pruned", "runs", 0), ("mynet:absent", "pruned", "runs", 1))
+    for network, form, out, code in (*cases, ("mynet:build", "pruned", "file", 1), ("mynet:build", "int4", "runs", 2)):
+        words = [sys.executable, "-m", "studylib.tree.compress", network, "--mean", "--forms", form, "--out", out]
         done = subprocess.run(words, text=True, capture_output=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
         assert done.returncode == code and "Traceback" not in done.stderr, done.stderr
-        assert code == 0 or len(done.stderr.splitlines()) == 1
+        assert code != 1 or len(done.stderr.splitlines()) == 1
+    assert "--forms: invalid choice: 'int4'" in done.stderr and "pruned-int8" in done.stderr
     assert Path("runs/mynet.build.pruned.slns").exists()
 
 

@@ -111,7 +111,8 @@ def compress(module: nn.Module, *, weights: str = "float32", sparsity: float = 0
         name, start = row["name"], code.bytes_so_far()
         if name in values:
             row["how"] = "int8" if name in integers else "float32" if row["dtype"] == "float32" else "raw"
-            _code(code, row, values[name].dtype, integers[name] if name in integers else _bytes_of(values[name]))
+            given = integers[name] if name in integers else _bytes_of(values[name])
+            _code(code, name, row["how"], values[name], given)
         row["bytes"] = code.bytes_so_far() - start
     plain = json.dumps([[row[key] for key in ("name", "dtype", "shape", "how")] for row in rows]).encode()
     listed = zlib.compress(plain, 9)
@@ -136,18 +137,17 @@ def decode(file: bytes, skeleton: nn.Module) -> nn.Module:
         raise TypeError(f"{type(file).__name__}, {type(skeleton).__name__}: expected bytes and an nn.Module")
     entries, edges, words = _open(bytes(file))
     here, found = _tensors(skeleton), {}
-    there = {entry["name"]: f"{entry['dtype']} {tuple(entry['shape'])}" for entry in entries}
+    there = {name: about for name, about, _ in entries}
     if wrong := misfit(there, described(here), "the file", "the skeleton"):
         raise CodecError(wrong)
     code = _Tensors(range_coder.Reader(words), edges)
     try:
-        for entry in entries:
-            name, how = entry["name"], entry["how"]
-            other = found.get(how.removeprefix(TIED)) if how.startswith(TIED) else None
-            if other is not None and (other.shape, other.dtype) == (here[name].shape, here[name].dtype):
-                found[name] = other
+        for name, _, how in entries:
+            other = how.removeprefix(TIED)
+            if how != other and there[name] == there.get(other) and other in found:
+                found[name] = found[other]
             else:
-                found[name] = _code(code, entry, here[name].dtype, None)
+                found[name] = _code(code, name, how, here[name], None)
         code.coder.finish()
     except (range_coder.CodeError, CodecError) as error:
         raise CodecError(f"damaged: {error}") from error
@@ -160,7 +160,7 @@ def decode(file: bytes, skeleton: nn.Module) -> nn.Module:
 
 def described(tensors: dict[str, torch.Tensor]) -> dict[str, str]:
     """Name → type and shape in words."""
-    return {name: f"{str(t.dtype).removeprefix('torch.')} {tuple(t.shape)}" for name, t in tensors.items()}
+    return {name: f"{_type(tensor)} {tuple(tensor.shape)}" for name, tensor in tensors.items()}
 
 
 def misfit(found: dict[str, str], expected: dict[str, str], here: str, there: str) -> str:
@@ -194,7 +194,7 @@ def _rows(module: nn.Module) -> tuple[list[dict], dict[str, torch.Tensor]]:
     parameters = dict(module.named_parameters(remove_duplicate=False))
     for name, tensor in _tensors(module).items():
         place, _, field = name.rpartition(".")
-        owner, dtype, why = owners.get(place), str(tensor.dtype).removeprefix("torch."), ""
+        owner, dtype, why = owners.get(place), _type(tensor), ""
         known = isinstance(owner, LAYERS) and "weight" in field and name in parameters
         if (large := tensor.dim() > 1 and tensor.numel() > 0) and not known:
             why = f"no weight of a layer that is known ({type(owner).__name__})"
@@ -238,32 +238,37 @@ def _bytes_of(tensor: torch.Tensor) -> np.ndarray:
     return tensor.reshape(-1).view(torch.uint8).numpy().reshape(*tensor.shape, tensor.itemsize)
 
 
-def _code(code: _Tensors, entry: dict, dtype: torch.dtype, given: Any) -> torch.Tensor:
-    """Codes one tensor and returns it as it is decoded; ``given``: None to read, else integers and scales, or bytes."""
-    how, shape = entry["how"], tuple(entry["shape"])
-    if how == "int8" and dtype == torch.float32 and len(shape) > 1:
-        whole, scales = (None, None) if given is None else given
+def _code(code: _Tensors, name: str, how: str, like: torch.Tensor, given: Any) -> torch.Tensor:
+    """Codes a tensor of the type and shape of ``like``, and returns it as it is decoded.
+
+    ``given``: None to read, else integers and their scales where it is int8, or bytes (:func:`_bytes_of`).
+    """
+    shape, size, numbers = tuple(like.shape), like.itemsize, None
+    if how == "int8" and like.dtype == torch.float32 and like.dim() > 1:
+        whole, scales = given or (None, None)
         whole = code.integers(whole, shape)
         live, scale = whole.reshape(len(whole), -1).any(1), np.zeros(len(whole), np.float32)
         scale[live] = code.floats(None if given is None else scales[live], int(live.sum()), "scale 32")
         return torch.from_numpy(whole * scale.reshape(-1, *[1] * (len(shape) - 1)))
-    if how != ("float32" if dtype == torch.float32 else "raw"):
-        raise CodecError(f"{entry['name']} is coded as {how!r}: there is no such way for {dtype} of shape {shape}")
+    if how != ("float32" if like.dtype == torch.float32 else "raw"):
+        raise CodecError(f"{name} is coded as {how!r}: there is no such way for {_type(like)} {shape}")
     mask = code.positions(None if given is None else given.any(-1), shape)
-    count, field = int(mask.sum()), entry["name"].rpartition(".")[2]
-    numbers = None if given is None else given[mask]
+    count, field, found = int(mask.sum()), name.rpartition(".")[2], np.zeros((*shape, size), np.uint8)
+    if given is not None:
+        numbers = given[mask] if how == "raw" else given[mask].view(np.float32)[:, 0]
     if how == "raw":
-        numbers = code.raw(numbers, count, dtype.itemsize, str(dtype))
+        found[mask] = code.raw(numbers, count, size, _type(like))
     else:
-        numbers = code.floats(None if given is None else numbers.view(np.float32)[:, 0], count, f"{field} 32")
-        numbers = numbers.view(np.uint8).reshape(count, 4)
-    found = np.zeros((*shape, dtype.itemsize), np.uint8)
-    found[mask] = numbers
-    return torch.from_numpy(found.reshape(-1)).view(dtype).reshape(shape)
+        found[mask] = code.floats(numbers, count, f"{field} 32").view(np.uint8).reshape(count, size)
+    return torch.from_numpy(found.reshape(-1)).view(like.dtype).reshape(shape)
 
 
-def _open(file: bytes) -> tuple[list[dict], list[int], np.ndarray]:
-    """The parts of ``file``: list of tensors, edges, words of the coder; whole and of the types expected."""
+def _type(tensor: torch.Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")
+
+
+def _open(file: bytes) -> tuple[list[tuple[str, str, str]], list[int], np.ndarray]:
+    """The parts of a whole ``file``: of each tensor its name, type with shape, and way; edges; words of the coder."""
     if len(file) < HEAD.size + 4 or file[:4] != MAGIC:
         raise CodecError(f"not a compressed network: it starts with {file[:4]!r}, not {MAGIC!r}, or ends too early")
     _, version, deflated, plain, *edges = HEAD.unpack_from(file)
@@ -274,16 +279,11 @@ def _open(file: bytes) -> tuple[list[dict], list[int], np.ndarray]:
     words = file[HEAD.size + deflated : -4]
     if len(file) < HEAD.size + deflated + 4 or len(words) % 4 or sorted(edges) != edges or plain > MOST_LIST:
         raise CodecError("the header does not fit the file")
-    inflate = zlib.decompressobj()
     try:
-        text = inflate.decompress(file[HEAD.size : HEAD.size + deflated], plain + 1)
-        entries = [dict(zip(("name", "dtype", "shape", "how"), each, strict=True)) for each in json.loads(text)]
+        text = zlib.decompressobj().decompress(file[HEAD.size : HEAD.size + deflated], plain + 1)
+        entries = [(name, f"{dtype} {tuple(shape)}", how) for name, dtype, shape, how in json.loads(text)]
+        if len({name for name, *_ in entries}) < len(entries) or not all(isinstance(e[2], str) for e in entries):
+            raise ValueError("expected each name once, and ways in words")
     except (zlib.error, ValueError, TypeError, RecursionError) as error:
         raise CodecError(f"the list of tensors is damaged: {error}") from error
-    words_of = [(each["name"], each["dtype"], each["how"]) for each in entries]
-    sides = [side for each in entries for side in (each["shape"] if isinstance(each["shape"], list) else [None])]
-    if len({name for name, *_ in words_of if isinstance(name, str)}) < len(entries) or len(text) != plain:
-        raise CodecError("the list of tensors is damaged: expected as many names as tensors")
-    if not all(isinstance(w, str) for each in words_of for w in each) or not all(type(s) is int for s in sides):
-        raise CodecError("the list of tensors is damaged: expected texts, and whole numbers for shapes")
     return entries, edges, np.frombuffer(words, "<u4").astype(np.uint32)

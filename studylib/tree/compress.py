@@ -1,6 +1,6 @@
-"""A network of your own as files, with bytes and accuracy before and after, and layer by layer what went in.
+"""A network of your own as files: bytes and accuracy before and after, and layer by layer what went in.
 
-python -m studylib.tree.compress torchvision.models:resnet18 --images digits.npz --forms "float32 int8"
+python -m studylib.tree.compress torchvision.models:resnet18 --images own.npz --forms float32 int8
 
 Nothing is trained. Rounded and pruned are weights alone (:mod:`studylib.coding.state`). Each file is read back into a
 network built anew, and its numbers and accuracy are of that.
@@ -33,31 +33,24 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("network", help="module:build, a function without arguments that returns an nn.Module")
     parser.add_argument("--weights", default="", help="a safetensors file, or one of torch.save; default: as built")
+    parser.add_argument("--images", default="", help="an .npz of x_train, …, y_test, or the name of a data set")
+    parser.add_argument("--forms", nargs="*", choices=FORMS, default=list(FORMS), help="default: all")
+    parser.add_argument("--sparsity", type=float, default=0.5, help="share of weights that pruning makes zero")
     parser.add_argument(
-        "--images", default="", help="an .npz of x_train, y_train, x_test, y_test, or a data set's name"
+        "--mean", nargs="*", type=float, help="a number a channel, of pixels in 0…1; default: x_train's"
     )
-    parser.add_argument("--forms", default="", help=f"some of {', '.join(FORMS)}; default: all")
-    parser.add_argument("--sparsity", default="", help="share of weights that pruning makes zero; default: 0.5")
-    parser.add_argument("--mean", default="", help="a number a channel, of pixels in 0…1; default: of x_train")
-    parser.add_argument("--std", default="", help="alike")
+    parser.add_argument("--std", nargs="*", type=float, help="alike")
     parser.add_argument("--out", type=Path, default=Path("runs/compress"), help="folder of the files")
-    args = parser.parse_args()
     try:
-        run(**vars(args))
+        run(**vars(parser.parse_args()))
     except (ValueError, FileNotFoundError) as error:
         sys.exit(str(error))
     except OSError as error:
         sys.exit(f"{error.filename2 or error.filename}: {error.strerror}")
 
 
-def run(network: str, weights: str, images: str, forms: str, sparsity: str, mean: str, std: str, out: Path) -> None:
+def run(network: str, weights: str, images: str, forms: list[str], sparsity: float, mean, std, out: Path) -> None:
     """Writes a file of each of ``forms`` and prints what became of the network; ValueError, in words, what is wrong."""
-    chosen = forms.split() or list(FORMS)
-    if unknown := [form for form in chosen if form not in FORMS]:
-        raise ValueError(f"FORMS={unknown[0]}: expected some of {', '.join(FORMS)}")
-    share = _numbers(sparsity or "0.5", "SPARSITY", 1)[0]
-    if not 0 < share < 1:
-        raise ValueError(f"SPARSITY={sparsity}: expected a share between 0 and 1")
     model = built(network)
     if weights:
         load(model, weights)
@@ -67,15 +60,15 @@ def run(network: str, weights: str, images: str, forms: str, sparsity: str, mean
         test, scale = test_images(images, mean, std)
         right = accuracy(model, test, *scale, images)
     made, scores = {}, {"as it is": right}
-    for form in chosen:
-        weights, pruned = FORMS[form]
-        made[form] = state.compress(model, weights=weights, sparsity=share if pruned else 0)
+    for form in forms:
+        kind, pruned = FORMS[form]
+        made[form] = state.compress(model, weights=kind, sparsity=sparsity if pruned else 0)
         path = out / f"{network.replace(':', '.')}.{form}{ENDING}"
         files.write_bytes(path, made[form].file)
         decoded = state.decode(path.read_bytes(), built(network))
         scores[form] = accuracy(decoded, test, *scale, images) if images else None
         print(f"written: {path}", flush=True)
-    _print(made, scores, share)
+    _print(made, scores, sparsity)
     if images:
         mean, std = (", ".join(f"{x:.4g}" for x in numbers) for numbers in scale)
         print(f"accuracy: of the {len(test):,} test images of {images}; pixels / 255, less {mean}, over {std}")
@@ -135,7 +128,7 @@ def load(model: nn.Module, path: str) -> None:
     model.load_state_dict(found, strict=False)
 
 
-def test_images(name: str, mean: str = "", std: str = "") -> tuple[datasets.Split, tuple[torch.Tensor, torch.Tensor]]:
+def test_images(name: str, mean=None, std=None) -> tuple[datasets.Split, tuple[torch.Tensor, torch.Tensor]]:
     """The test images of an ``.npz`` or a data set's, and what pixels are normalized by: mean and deviation (c,).
 
     Both are of pixels in 0…1, those of the training images unless given. ValueError as those who read them raise it.
@@ -145,15 +138,12 @@ def test_images(name: str, mean: str = "", std: str = "") -> tuple[datasets.Spli
         train, test = data.train, data.test
     else:
         train, test = sources.own_images(Path(name).absolute())
-    channels = test.images.shape[1]
-    deviation, average = torch.std_mean(train.images.float() / 255, (0, 2, 3), correction=0)
-    given = [torch.tensor(_numbers(text, key, channels)) for key, text in (("MEAN", mean), ("STD", std)) if text]
-    if len(given) == 1:
-        raise ValueError(f"MEAN={mean} STD={std}: expected both or none")
-    scale = tuple(given) if given else (average, deviation)
-    if not (scale[1] > 0).all():
-        raise ValueError(f"STD={scale[1].tolist()}: expected numbers above 0, for pixels are divided by them")
-    return test, scale
+    std_mean = torch.std_mean(train.images.float() / 255, (0, 2, 3), correction=0)
+    std, mean = (torch.tensor(each) if each else ours for each, ours in zip((std, mean), std_mean, strict=True))
+    if not len(mean) == len(std) == test.images.shape[1] or not (std > 0).all():
+        found = f"MEAN={mean.tolist()} STD={std.tolist()}"
+        raise ValueError(f"{found}: expected a number for each of {test.images.shape[1]} channels, of STD above 0")
+    return test, (mean, std)
 
 
 @torch.no_grad()
@@ -171,16 +161,6 @@ def accuracy(model: nn.Module, test: datasets.Split, mean: torch.Tensor, std: to
         found = f"outputs of shape {tuple(logits.shape)}"
         raise ValueError(f"IMAGES={name}: {found}: expected n × classes, more than the label {high}")
     return (logits.argmax(1) == test.labels).double().mean().item()
-
-
-def _numbers(text: str, key: str, count: int) -> list[float]:
-    try:
-        found = [float(word) for word in text.split()]
-    except ValueError:
-        found = []
-    if len(found) != count:
-        raise ValueError(f"{key}={text}: expected {count} number{'s' if count > 1 else ''}")
-    return found
 
 
 def _print(made: dict[str, state.Compressed], scores: dict, sparsity: float) -> None:

@@ -170,7 +170,16 @@ def test_a_weight_that_two_layers_share_is_in_the_file_once(weights):
     for skeleton in (Tied(), Tied(False)):
         coding.decode(made.file, skeleton)
         assert torch.equal(skeleton.raw.weight, skeleton.float32.weight)
-    assert same(skeleton, Tied()) is False
+
+
+def test_two_weights_are_not_put_into_one_that_the_skeleton_shares():
+    module, skeleton = Tied(False), Tied()
+    before = skeleton.raw.weight.detach().clone()
+    with pytest.raises(CodecError, match="are one tensor in the skeleton: the file has two that differ"):
+        coding.decode(coding.compress(module).file, skeleton)
+    assert torch.equal(skeleton.raw.weight, before)
+    module.float32.weight.data = module.raw.weight.detach().clone()
+    assert same(coding.decode(coding.compress(module).file, skeleton), module)
 
 
 def test_weights_of_layers_that_are_known_are_rounded_and_others_say_why():

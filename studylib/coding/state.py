@@ -151,6 +151,11 @@ def decode(file: bytes, skeleton: nn.Module) -> nn.Module:
         code.coder.finish()
     except (range_coder.CodeError, CodecError) as error:
         raise CodecError(f"damaged: {error}") from error
+    first: dict[tuple, str] = {}
+    for name, tensor in here.items():
+        other = first.setdefault(_memory(name, tensor), name)
+        if found[other] is not found[name] and not np.array_equal(_bytes_of(found[other]), _bytes_of(found[name])):
+            raise CodecError(f"{name} and {other} are one tensor in the skeleton: the file has two that differ")
     state, buffers = skeleton.state_dict(), dict(skeleton.named_buffers(remove_duplicate=False))
     skeleton.load_state_dict({name: found[name] for name in state})
     for name in found.keys() - state.keys():
@@ -202,18 +207,18 @@ def _rows(module: nn.Module) -> tuple[list[dict], dict[str, torch.Tensor]]:
             why = f"{dtype}, not float32"
         elif large and not (tensor.abs() < LARGEST).all():
             why = f"a number not finite, or beyond {LARGEST:g}"
-        key = (tensor.device, tensor.data_ptr(), dtype, tensor.shape, tensor.stride(), tensor.numel() or name)
-        tied, before = first.setdefault(key, name) != name, tensor.numel() * tensor.itemsize
-        if not tied:
+        other = first.setdefault(_memory(name, tensor), name)
+        if other == name:
             values[name] = tensor.cpu().contiguous()
+        before = tensor.numel() * tensor.itemsize if other == name else 0
         rows.append({"name": name, "layer": type(owner).__name__, "shape": list(tensor.shape), "dtype": dtype})
-        rows[-1] |= {
-            "before": 0 if tied else before,
-            "how": TIED + first[key],
-            "changed": large and not why,
-            "why": why,
-        }
+        rows[-1] |= {"before": before, "how": TIED + other, "changed": large and not why, "why": why}
     return rows, values
+
+
+def _memory(name: str, tensor: torch.Tensor) -> tuple:
+    """Equal of two tensors that are one in memory."""
+    return tensor.device, tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride(), tensor.numel() or name
 
 
 def _prune(values: dict[str, torch.Tensor], names: list[str], sparsity: float) -> None:
@@ -268,7 +273,7 @@ def _type(tensor: torch.Tensor) -> str:
 
 
 def _open(file: bytes) -> tuple[list[tuple[str, str, str]], list[int], np.ndarray]:
-    """The parts of a whole ``file``: of each tensor its name, type with shape, and way; edges; words of the coder."""
+    """The parts of a whole ``file``: of each tensor name, type with shape, way; edges; words to decode."""
     if len(file) < HEAD.size + 4 or file[:4] != MAGIC:
         raise CodecError(f"not a compressed network: it starts with {file[:4]!r}, not {MAGIC!r}, or ends too early")
     _, version, deflated, plain, *edges = HEAD.unpack_from(file)

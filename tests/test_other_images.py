@@ -9,8 +9,9 @@ from projects import copy_project, environment, study
 
 from studylib.data import datasets
 
+FILES = {"cifar10": "cifar10.npz", "images:data/my own: images.npz": "copy/data/my own: images.npz"}  # name → path
 PROFILE = """
-study: {dataset: cifar10, stages: [svd], chapters: []}
+study: {dataset: "DATASET", stages: [svd], chapters: []}
 teacher: {network: {depth: 7, growth: 2}, recipe: {epochs: 1, batch_size: 32}}
 latency: {batch: 2, repeats: 1, compiled: false}
 """
@@ -22,12 +23,23 @@ def images(seed: int) -> dict[str, np.ndarray]:
     return {"x_train": x[:100], "y_train": labels[:100], "x_test": x[100:], "y_test": labels[100:]}
 
 
+@pytest.fixture(params=FILES)
+def dataset(request):
+    return request.param
+
+
 @pytest.fixture
-def project(tmp_path, monkeypatch):
+def file(dataset, tmp_path):
+    return tmp_path / FILES[dataset]
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch, dataset, file):
     project = copy_project(tmp_path / "copy")
-    (project / "papermill_params" / "other.yaml").write_text(PROFILE)
+    (project / "papermill_params" / "other.yaml").write_text(PROFILE.replace("DATASET", dataset))
     monkeypatch.setenv("STUDY_DATA", str(tmp_path))
-    np.savez(tmp_path / "cifar10.npz", **images(0))
+    file.parent.mkdir(exist_ok=True)
+    np.savez(file, **images(0))
     return project
 
 
@@ -37,18 +49,20 @@ def planned(project) -> set[str]:
     return set(re.findall(r"runs/other/seed0/(teacher[\w-]*)$", result.stdout, flags=re.M))
 
 
-def test_one_changed_pixel_or_label_trains_everything_anew_and_the_same_ones_nothing(project, tmp_path):
+def test_one_changed_pixel_or_label_trains_everything_anew_and_the_same_ones_nothing(project, dataset, file, tmp_path):
     assert environment(project)["STUDY_DATA"] == str(tmp_path)
     first = study(project, "--profile", "other", "--cores", "2")
     assert first.returncode == 0, first.stdout
-    np.savez_compressed(tmp_path / "cifar10.npz", **images(0))  # another file, the same images
+    np.savez_compressed(file, **images(0))  # another file, the same images
     assert planned(project) == set()
     for part, place in (("x_test", (3, 4, 5, 1)), ("y_train", 3)):
         arrays = images(0)
         arrays[part][place] = (arrays[part][place] + 1) % 10
-        np.savez(tmp_path / "cifar10.npz", **arrays)
+        np.savez(file, **arrays)
         assert planned(project) == {"teacher", "teacher-svd"}, part
-    np.savez(tmp_path / "cifar10.npz", **images(0))
+    np.savez(file, **images(0))
+    data = datasets.load(f"images:{file}" if "images" in dataset else dataset, 0)
     for node in ("teacher", "teacher-svd"):
-        about = json.loads((project / f"runs/other/seed0/{node}/metrics.json").read_text())["provenance"]
-        assert about["data_sha256"] == datasets.load("cifar10", 0).digest
+        about = json.loads((project / f"runs/other/seed0/{node}/metrics.json").read_text())
+        assert about["provenance"]["data_sha256"] == data.digest
+        assert about["data"]["name"] == dataset

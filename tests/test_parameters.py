@@ -10,6 +10,7 @@ import time
 import typing
 
 import nbformat
+import numpy as np
 import pytest
 from papermill import cli as papermill_cli
 from projects import ROOT, copy_project, defaults_of, environment, study
@@ -189,6 +190,18 @@ def test_what_cannot_be_run_is_named_before_anything_trains(refused, row):
     text, _, message = row.partition(" → ")
     said = re.sub(r"^\S+/mine\.yaml: ", "", refused(text))
     assert re.match(".*".join(map(re.escape, message.split("…"))), said), said
+
+
+def test_images_of_ones_own_are_read_before_anything_trains(refused, tmp_path):
+    """And what networks want of them is held against what they are."""
+    name, draw = tmp_path / "my own: images.npz", np.random.default_rng(0)
+    study = f"dataset: 'images:{name}'"
+    assert refused("", study).startswith(f"study: {name}: cannot be read: No such file or directory; expected an .npz")
+    arrays = {f"x_{part}": draw.integers(0, 256, (40, 3, 3), np.uint8) for part in ("train", "test")}
+    np.savez(name, **arrays, y_train=np.arange(40) % 4, y_test=np.arange(40) % 4 - 1)
+    assert refused("", study).startswith(f"study: {name}: y_test holds -1: expected labels 0…k−1")
+    np.savez(name, **arrays, y_train=np.arange(40) % 4, y_test=np.arange(40) % 4)
+    assert "image_size=3: expected at least 4" in refused("teacher: {network: {depth: 7}}", study)
 
 
 # --- variants and chapters --------------------------------------------------------------------------------------

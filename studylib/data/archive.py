@@ -2,9 +2,9 @@
 
 import os
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import IO
+from typing import IO, TypeVar
 
 import numpy as np
 
@@ -13,6 +13,7 @@ EXPECTED = f"an .npz of {', '.join(NAMES)}; images uint8, n × h × w or n × h 
 MOST_CLASSES = 4096  # outputs of a network
 COPIES = 4  # of the images, while they are brought into order and split
 
+T = TypeVar("T")
 Header = tuple[tuple[int, ...], np.dtype]  # of an array: its shape and type
 
 
@@ -49,7 +50,7 @@ class _Refused(ValueError):
     """A sentence that already names the file."""
 
 
-def _opened(file: Path, use):
+def _opened(file: Path, use: Callable[[zipfile.ZipFile], T]) -> T:
     """What ``use`` makes of the archive in ``file``; an error of its content is a ValueError that names ``file``."""
     try:
         with open(file, "rb") as raw, zipfile.ZipFile(raw) as archive:

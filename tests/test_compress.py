@@ -153,6 +153,15 @@ def test_rows_account_for_every_byte_but_those_of_the_list():
     assert sum(row["before"] for row in made.rows) == 4 * 1_235_496
 
 
+def test_rows_count_the_zeros_of_weights():
+    made = coding.compress(small(), weights="int8", sparsity=0.7)
+    decoded = coding.decode(made.file, small(1)).state_dict()
+    zeros = {row["name"]: row["zeros"] for row in made.rows}
+    assert zeros == {name: int((t == 0).sum()) if row["changed"] else 0 for (name, t), row in
+                     zip(decoded.items(), made.rows, strict=True)}  # fmt: skip
+    assert sum(zeros.values()) >= round(0.7 * (54 + 384 * 12 + 120))
+
+
 class Tied(nn.Module):
     def __init__(self, tied=True):
         super().__init__()
@@ -457,6 +466,17 @@ def test_the_command_writes_files_whose_bytes_and_accuracy_it_prints(here, capsy
         layer[:3] == ["1", "BatchNorm2d", "weight,"] and layer[-5] == "104"
     )  # 4 × 6 numbers, and the count of batches
     assert "not rounded and not pruned, for want of support: nothing" in lines
+    assert not [line for line in lines if line.startswith("nothing but zeros")]
+
+
+def test_a_layer_that_pruning_leaves_without_a_weight_is_named(here, capsys):
+    (here / "faint.py").write_text(
+        "from torch import nn\ndef build():\n    net = nn.Sequential(nn.Linear(9, 9), nn.Linear(9, 9))\n"
+        "    net[1].weight.data *= 1e-3\n    return net\n"
+    )
+    run("faint:build", forms=["int8", "pruned-int8"])
+    out = capsys.readouterr().out
+    assert "\nnothing but zeros in pruned-int8: 1.weight\n" in out and "zeros in int8" not in out
 
 
 def test_what_is_not_supported_is_in_the_file_and_printed(here, capsys):

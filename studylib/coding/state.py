@@ -53,7 +53,8 @@ class Compressed:
         file: what :func:`decode` reads.
         rows: of each tensor its ``name``, ``layer`` (the class it is of), ``shape`` and ``dtype``. ``before`` and
             ``bytes`` are its bytes in memory and in the file, ``how`` it is there. ``changed``: whether it is rounded
-            and pruned where that is asked. ``why`` it is not, where it has two dimensions or more.
+            and pruned where that is asked; of such, ``zeros`` is how many there are then. ``why`` it is not, where it
+            has two dimensions or more.
     """
 
     file: bytes
@@ -112,7 +113,8 @@ def compress(module: nn.Module, *, weights: str = "float32", sparsity: float = 0
         if name in values:
             row["how"] = "int8" if name in integers else "float32" if row["dtype"] == "float32" else "raw"
             given = integers[name] if name in integers else _bytes_of(values[name])
-            _code(code, name, row["how"], values[name], given)
+            decoded = _code(code, name, row["how"], values[name], given)
+            row["zeros"] = int((decoded == 0).sum()) if row["changed"] else 0
         row["bytes"] = code.bytes_so_far() - start
     plain = json.dumps([[row[key] for key in ("name", "dtype", "shape", "how")] for row in rows]).encode()
     listed = zlib.compress(plain, 9)
@@ -212,7 +214,7 @@ def _rows(module: nn.Module) -> tuple[list[dict], dict[str, torch.Tensor]]:
             values[name] = tensor.cpu().contiguous()
         before = tensor.numel() * tensor.itemsize if other == name else 0
         rows.append({"name": name, "layer": type(owner).__name__, "shape": list(tensor.shape), "dtype": dtype})
-        rows[-1] |= {"before": before, "how": TIED + other, "changed": large and not why, "why": why}
+        rows[-1] |= {"before": before, "how": TIED + other, "changed": large and not why, "why": why, "zeros": 0}
     return rows, values
 
 

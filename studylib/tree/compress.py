@@ -7,6 +7,7 @@ network built anew, and its numbers and accuracy are of that.
 """
 
 import argparse
+import math
 import pkgutil
 import sys
 from pathlib import Path
@@ -182,6 +183,10 @@ def _print(made: dict[str, state.Compressed], scores: dict, sparsity: float) -> 
     print("\nnot rounded and not pruned, for want of support: " + ("" if left else "nothing"))
     for row in left:
         print(f"  {row['name']} ({row['before']:,} bytes): {row['why']}")
+    for form, each in made.items():
+        dead = [row["name"] for row in each.rows if 0 < row["zeros"] == math.prod(row["shape"])]
+        if dead:
+            print(f"nothing but zeros in {form}: {', '.join(dead)}")
     before = sum(row["before"] for row in rows)
     about = {
         "pruned": f"{sparsity:.0%} of the weights zero",

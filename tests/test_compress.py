@@ -8,6 +8,7 @@ import shutil
 import struct
 import subprocess
 import sys
+import tracemalloc
 import venv
 import zipfile
 import zlib
@@ -380,6 +381,17 @@ def test_a_hostile_file_gives_one_error_or_numbers_of_the_right_shape(place, by,
 def test_a_list_that_no_encoder_wrote_is_refused_before_anything_is_allocated(change, message):
     with pytest.raises(CodecError, match=message):
         coding.decode(with_list(change), small())
+
+
+@pytest.mark.parametrize("said", [100, state.MOST_LIST])
+def test_a_list_that_inflates_without_end_takes_little_memory(said):
+    bomb = zlib.compress(b"[" * 50_000_000)
+    file = signed(state.HEAD.pack(b"SLNS", 1, len(bomb), said, 0, 0, 0) + bomb)
+    tracemalloc.start()
+    with pytest.raises(CodecError, match="the list of tensors is damaged"):
+        coding.decode(file, small())
+    assert tracemalloc.get_traced_memory()[1] < 20_000_000
+    tracemalloc.stop()
 
 
 def test_files_of_another_kind_or_version_are_named():

@@ -37,7 +37,7 @@ from studylib.networks import grid
 
 MAGIC, VERSION = b"SLNS", 1
 HEAD = struct.Struct("<4sBII3B")  # magic, version, bytes of the list deflated and plain, edges of the classes
-MOST_LIST = 2**24  # bytes of the list of tensors
+MOST_LIST = 2**22  # bytes of the list of tensors: some ten thousand
 WEIGHTS = ("float32", "int8")
 LAYERS = (nn.modules.conv._ConvNd, nn.Linear, nn.Embedding, nn.EmbeddingBag, nn.RNNBase, nn.MultiheadAttention)
 TIED = "as "  # before the name of a tensor that another is, too

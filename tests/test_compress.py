@@ -383,6 +383,13 @@ def test_a_list_that_no_encoder_wrote_is_refused_before_anything_is_allocated(ch
         coding.decode(with_list(change), small())
 
 
+@pytest.mark.parametrize("scale", [0.0, -1.0, 1e38, float("nan"), float("inf")])
+def test_a_scale_that_no_rounding_gives_is_refused(monkeypatch, scale):
+    monkeypatch.setattr(state, "_round", lambda w: (np.ones(w.shape, np.int8), np.full(len(w), scale, np.float32)))
+    with pytest.raises(CodecError, match=r"0\.weight has a scale that no rounding gives"):
+        coding.compress(small(), weights="int8")
+
+
 @pytest.mark.parametrize("said", [100, state.MOST_LIST])
 def test_a_list_that_inflates_without_end_takes_little_memory(said):
     bomb = zlib.compress(b"[" * 50_000_000)

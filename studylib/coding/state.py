@@ -256,6 +256,8 @@ def _code(code: _Tensors, name: str, how: str, like: torch.Tensor, given: Any) -
         whole = code.integers(whole, shape)
         live, scale = whole.reshape(len(whole), -1).any(1), np.zeros(len(whole), np.float32)
         scale[live] = code.floats(None if given is None else scales[live], int(live.sum()), "scale 32")
+        if not ((scale[live] > 0) & (scale[live] < LARGEST / 127)).all():
+            raise CodecError(f"{name} has a scale that no rounding gives")
         return torch.from_numpy(whole * scale.reshape(-1, *[1] * (len(shape) - 1)))
     if how != ("float32" if like.dtype == torch.float32 else "raw"):
         raise CodecError(f"{name} is coded as {how!r}: there is no such way for {_type(like)} {shape}")

@@ -13,6 +13,14 @@ MODEL ?=
 DATASET ?=
 A ?=
 B ?=
+NETWORK ?=
+WEIGHTS ?=
+IMAGES ?=
+FORMS ?= float32 int8 pruned pruned-int8
+SPARSITY ?= 0.5
+MEAN ?=
+STD ?=
+OUT ?= runs/compress
 PYTHON ?= python3
 VENV := .venv
 PY := $(VENV)/bin/python
@@ -24,7 +32,7 @@ NBVAL := --nbval-lax --nbval-cell-timeout=300 --nbval-kernel-name=python3
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 export PYTHONUTF8 := 1
 .DEFAULT_GOAL := help
-.PHONY: help study chapters compare pack unpack clean figures evaluate nncodec notebooks test test-long lint bench setup
+.PHONY: help study chapters compare pack unpack clean compress figures evaluate nncodec notebooks test test-long lint bench setup
 ifeq ($(origin ROOT),command line)
 $(error ROOT=$(ROOT): it is called VARIANT now, as in make study VARIANT=two_objectives)
 endif
@@ -52,6 +60,11 @@ unpack: $(READY) # put the run in ARCHIVE below runs/; make study goes on with i
 
 clean: # remove the run of PROFILE and say what that frees (PROFILE=all: every run and environment)
 	@$(PYTHON) engine/tools/clean.py "$(RUN)"
+
+## Your own network: NETWORK=module:build WEIGHTS=file IMAGES=file.npz FORMS="float32 int8 pruned pruned-int8" SPARSITY=0.5
+
+compress: $(READY) # it as small files in OUT=runs/compress, each read back: bytes, accuracy, layer by layer what went in
+	@$(PY) -m studylib.tree.compress "$(NETWORK)" --weights "$(WEIGHTS)" --images "$(IMAGES)" --forms $(FORMS) --sparsity "$(SPARSITY)" --mean $(MEAN) --std $(STD) --out "$(OUT)"
 
 ## Publish and check results
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import plain
 import pytest
+import shown
 from projects import types_of
 from ruamel.yaml import YAML
 
@@ -53,8 +54,8 @@ def runs() -> dict[str, tuple[str, str]]:
     return {parameters.run_name(*pair): pair for pair in pairs}
 
 
-def test_there_are_the_six_pages_beside_the_readme():
-    assert [page.stem for page in PAGES[1:]] == ["extend", "files", "glossary", "rerun", "results", "sources"]
+def test_there_are_the_seven_pages_beside_the_readme():
+    assert [page.stem for page in PAGES[1:]] == ["extend", "files", "glossary", "rerun", "results", "sources", "why"]
     linked = re.findall(r"\]\(docs/(\w+)\.md", text_of(README))
     assert set(linked) == {page.stem for page in PAGES[1:]}
 
@@ -145,7 +146,16 @@ def test_what_papermill_is_handed_is_what_the_notebook_takes():
         settings.read(declared.record(record), given[record], record)
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if code_of(page, "python")], ids=lambda page: page.name)
+RUN = [page for page in PAGES if code_of(page, "python") and page.stem != "why"]
+
+
+def test_outputs_that_stand_on_a_page_are_those_of_its_code():
+    page = text_of(ROOT / "docs" / "why.md")
+    assert len(re.findall(r"^## \d\. ", page, flags=re.M)) == 5 and len(shown.BLOCK.findall(page)) == 6
+    assert shown.shown(page) == page, "python tests/shown.py docs/why.md writes them anew"
+
+
+@pytest.mark.parametrize("page", RUN, ids=lambda page: page.name)
 def test_the_code_of_a_page_runs_from_top_to_bottom(page, tmp_path):
     own = re.sub(rf"^{EMBEDDED}$.*?(?=^## )", "", text_of(page), flags=re.M | re.S)
     blocks = re.findall(r"^```python\n(.*?)^```$", own, flags=re.M | re.S)
@@ -161,7 +171,7 @@ def test_the_code_of_a_page_runs_from_top_to_bottom(page, tmp_path):
 
 
 def test_python_stands_only_where_it_is_run():
-    assert {page.name for page in PAGES if code_of(page, "python")} == {"extend.md", "files.md"}
+    assert {page.name for page in PAGES if code_of(page, "python")} == {"extend.md", "files.md", "why.md"}
     tests = (ROOT / "tests" / "test_declared.py").read_text(encoding="utf-8")
     assert EMBEDDED.lstrip("# ") in tests and "extend.md" in tests
 

@@ -149,13 +149,12 @@ def test_svd_factorizes_its_linear_layer_and_leaves_convolutions_alone(images):
     assert all(torch.equal(after[name].weight, before[name].weight) for name in convolutions)
 
 
-def test_channels_that_are_dead_stay_in_the_file_and_its_outputs_are_the_same(images):
+def test_dead_channels_change_no_output_of_the_file(images):
     model = network()
     with torch.no_grad():
         for unit in (part for part in model.modules() if isinstance(part, blocks.ConvUnit)):
             unit.conv.weight[1], unit.norm.running_mean[1], unit.norm.bias[1] = 0, 0, -1
         new = shipped.apply(model)
-        assert new.spec["changes"][-1]["sliced"] == 0
         assert torch.allclose(new(images), model(images), atol=1e-4)
         assert torch.equal(codec.decode(codec.encode(model))(images), new(images))
 

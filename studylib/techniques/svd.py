@@ -73,7 +73,7 @@ def apply(
 ) -> nn.Module:
     """Factorizes every linear layer (the paper, section 3.5); layers where no rank saves anything stay.
 
-    Zeros of a pruned layer are lost where it is factorized: its factors are dense.
+    Convolutions are left alone. Zeros of a pruned layer are lost where it is factorized: its factors are dense.
 
     Args:
         data: not used; every technique is called alike.

@@ -23,9 +23,10 @@ from studylib.coding import codec, restore, shipped
 from studylib.data import datasets
 from studylib.experiments import int8 as measure
 from studylib.experiments.svd import fisher
-from studylib.networks import channels, cost, layers, spec
+from studylib.networks import cost, layers, spec
 from studylib.techniques import distill, int8, prune, qat, svd
 from studylib.training.recipe import Recipe
+from tests.test_shipped import tied
 
 SEED = 3
 IMAGES = {"calibration_images": 32}
@@ -149,7 +150,7 @@ def given(few):
             for layer in layers.weight_layers(model).values():
                 layer.weight += 0.1 * torch.randn(layer.weight.shape, generator=draw)
                 layer.weight *= torch.rand(layer.weight.shape, generator=draw) < 0.5
-            for name in next(iter(channels.tied(model).values())):  # all that writes the first layer's channels
+            for name in tied(model, next(iter(layers.weight_layers(model)))):
                 unit = model.get_submodule(name.rpartition(".")[0])
                 unit.conv.weight[1], unit.norm.running_mean[1], unit.norm.bias[1] = 0, 0, -1
         return spec.with_change(model.eval(), "teacher", {"epochs": 0})

@@ -109,21 +109,26 @@ def _whole(coded: nn.Module) -> nn.Module:
     """``coded`` in float32 and at the widths its arguments say, batch norms folded still."""
     plain = {name: coded.spec[name] for name in ("format", "name", "args")}
     model = fold_batch_norm(spec.build(plain | {"changes": []}))
-    layers, kept = weight_layers(model), weight_layers(coded)
-    there = {reader.name: set(reader.sources) for reader in channels.readers(coded)}
-    columns = {reader.name: reader.sources for reader in channels.readers(model)}
-    others = {n: t for n, t in coded.state_dict().items() if n.rpartition(".")[0] not in kept}
-    model.load_state_dict(others, strict=False)
-    for name, layer in layers.items():
-        weight, bias = kept[name].weight, kept[name].bias
-        weight = kept[name].dequantized_weight() if weight.dtype == torch.int8 else weight
-        chosen = [j for j, source in enumerate(columns.get(name, [])) if source in there[name]]
-        chosen = [] if getattr(layer, "groups", 1) > 1 else chosen  # such a one keeps its columns
-        wide = torch.zeros(len(weight), *layer.weight.shape[1:])
-        wide[:, chosen or slice(None)] = weight
-        layer.weight.zero_()[: len(weight)] = wide
-        if layer.bias is not None:
-            layer.bias.zero_()[: len(weight)] = bias
+    kept, state = weight_layers(coded), coded.state_dict()
+    sliced = channels.widths(coded) != channels.widths(model)
+    graph = channels.graph_of(model) if sliced else channels.Graph({}, {}, {})
+
+    def there(found: list | None):
+        """The places of the channels that the file has."""
+        return [i for i, c in enumerate(found) if c is None or c[1] < len(kept[c[0]].weight)] if found else ...
+
+    for name, tensor in model.state_dict().items():
+        owner, _, what = name.rpartition(".")
+        rows, stored = there(graph.rows.get(owner)) if tensor.dim() else ..., state[name]
+        if owner in kept:
+            tensor.zero_()
+            if what == "weight":
+                stored = kept[owner].dequantized_weight() if stored.dtype == torch.int8 else stored
+                grouped = getattr(kept[owner], "groups", 1) > 1  # such a one keeps its columns
+                wide = torch.zeros(len(stored), *tensor.shape[1:])
+                wide[:, there(None if grouped else graph.columns.get(owner))] = stored
+                stored = wide
+        tensor[rows] = stored
     return model.eval()
 
 

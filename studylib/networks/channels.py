@@ -10,8 +10,10 @@ stay.
 
 import copy
 import dataclasses
+import functools
 import inspect
 import logging
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import nn
@@ -21,6 +23,8 @@ from studylib.networks.blocks import SETTINGS, ConvUnit, SpecError
 from studylib.networks.layers import duplicate, replace_module, weight_layers
 
 IMAGES, TOLERANCE = 4, 1e-5  # random images that must give the same; how far off, as a share of the largest output
+
+COLUMN = "column"  # beside layer and number: of a column, not of a row
 
 log = logging.getLogger(__name__)
 Channel = tuple[str, int]  # the first layer that makes it, and its row there
@@ -95,7 +99,7 @@ def is_depthwise(layer: nn.Module) -> bool:
 
 
 def graph_of(model: nn.Module, example: torch.Tensor | None = None) -> Graph:
-    """Who reads which channel in ``model``, in floats or int8, whatever its weights.
+    """Who makes and reads which channel in ``model``, in floats or int8, whatever its weights.
 
     Args:
         example: an image (1, c, h, w). A network with a spec needs none.
@@ -106,50 +110,48 @@ def graph_of(model: nn.Module, example: torch.Tensor | None = None) -> Graph:
     import torch_pruning
 
     image, plain = _images(model, example)[:1].to("meta"), _plain(model).to("meta").requires_grad_()
-    layers = weight_layers(plain)
-    for layer in layers.values():  # a maker and a reader each, whatever its groups
-        if _groups(layer) > 1:
-            layer.weight, layer.groups = nn.Parameter(layer.weight.repeat(1, layer.groups, 1, 1)), 1
-    with torch.enable_grad():
-        traced = torch_pruning.DependencyGraph().build_dependency(plain, (image,), verbose=False)
-    names = {module: name for name, module in plain.named_modules()}
-    order, pairs = {name: i for i, name in enumerate(names.values())}, []
+    layers, single, grouped = weight_layers(plain), [], []
     for name, layer in layers.items():
-        if layer not in traced.module2node:  # never called
-            continue
-        prune = traced.get_pruner_of_module(layer).prune_out_channels
-        for part in traced.get_pruning_group(layer, prune, list(range(len(layer.weight)))):
-            if (other := names.get(part.dep.target.module)) is not None:
-                reads = other in layers and not traced.is_out_channel_pruning_fn(part.dep.handler)
-                for row, place in zip(part.root_idxs, part.idxs, strict=True):
-                    pairs.append(((False, order[name], row), (reads, order[other], place)))
-    first, named = _united(pairs), list(order)
+        if _groups(layer) > 1:  # torch-pruning is to see one that makes channels and reads others
+            (single if is_depthwise(layer) else grouped).append(name)
+            layer.weight, layer.groups = nn.Parameter(layer.weight.repeat(1, layer.groups, 1, 1)), 1
+    traced = torch_pruning.DependencyGraph()
+    with torch.enable_grad():
+        traced.build_dependency(plain, image, forward_fn=lambda network, x: network(x), verbose=False)
+    names, same = {module: name for name, module in plain.named_modules()}, []
+    for name, layer in layers.items():
+        if layer in traced.module2node:  # else nothing calls it
+            prune = traced.get_pruner_of_module(layer).prune_out_channels
+            for part in traced.get_pruning_group(layer, prune, list(range(len(layer.weight)))):
+                if (other := names.get(part.dep.target.module)) is not None:
+                    reads = other in layers and not traced.is_out_channel_pruning_fn(part.dep.handler)
+                    end = (COLUMN,) if reads else ()
+                    same += [((name, i), (other, j, *end)) for i, j in zip(part.root_idxs, part.idxs, strict=True)]
+    first = _united(same)
 
-    def channels(reads: bool, name: str, count: int) -> list[Channel | None]:
-        ends = [first((reads, order[name], i)) for i in range(count)]
-        return [None if unmade else (named[layer], row) for unmade, layer, row in ends]
+    def channel(*place) -> Channel | None:
+        found = first(place)
+        return found if len(found) == 2 else None
 
-    rows = {name: channels(False, name, out) for name, (out, _) in widths(plain).items()}
-    columns = {name: channels(True, name, layer.weight.shape[1]) for name, layer in layers.items()}
-    single = [name for name, layer in weight_layers(model).items() if is_depthwise(layer)]
-    pairs = [pair for name in single for pair in zip(rows[name], columns[name], strict=True) if None not in pair]
-    whole = _united(pairs)
-    return Graph(rows, columns, {channel: whole(channel) for each in rows.values() for channel in each})
+    rows = {name: [channel(name, i) for i in range(out)] for name, (out, _) in widths(plain).items()}
+    columns = {name: [channel(name, j, COLUMN) for j in range(into)] for name, (_, into) in widths(plain).items()}
+    whole = _united((c, r) for name in single for r, c in zip(rows[name], columns[name], strict=True) if c)
+    stay = {whole(c) for name in grouped for c in rows[name] + columns[name]}
+    return Graph(rows, columns, {c: whole(c) for each in rows.values() for c in each if whole(c) not in stay})
 
 
-def _united(pairs: list[tuple]):
-    """A function from anything to the least of all that ``pairs`` say is the same."""
-    lower = {}
+def _united(same: Iterable[tuple]) -> Callable:
+    """Anything → the first of all that the pairs in ``same`` say is the same."""
+    before = {}
 
     def first(each):
-        while each in lower:
-            each = lower[each]
+        while each in before:
+            each = before[each]
         return each
 
-    for pair in pairs:
-        low, high = sorted(map(first, pair))
-        if low != high:
-            lower[high] = low
+    for one, other in same:
+        if first(one) != first(other):
+            before[first(other)] = first(one)
     return first
 
 
@@ -158,8 +160,8 @@ def _images(model: nn.Module, example: torch.Tensor | None) -> torch.Tensor:
     if example is None:
         asked = inspect.signature(type(model)).bind(**model.spec["args"])
         asked.apply_defaults()
-        side = asked.arguments["image_size"]
-        shape = (asked.arguments["in_channels"], side, side)
+        channels, side = asked.arguments["in_channels"], asked.arguments["image_size"]
+        shape = channels, side, side
     else:
         shape = example.shape[1:]
     return torch.randn(IMAGES, *shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
@@ -171,7 +173,7 @@ def _plain(model: nn.Module) -> nn.Module:
     for name, layer in weight_layers(plain).items():
         if not isinstance(layer, nn.Conv2d | nn.Linear):
             new = _like(layer, *widths_of(layer), bias=layer.bias is not None, in_floats=True)
-            new.weight.data = layer.dequantized_weight()
+            new.weight.data, new.activations = layer.dequantized_weight(), layer.activations
             if layer.bias is not None:
                 new.bias.data = layer.bias
             replace_module(plain, name, new)
@@ -193,8 +195,7 @@ def slice_channels(model: nn.Module, example: torch.Tensor | None = None) -> int
     """
     if example is None and not hasattr(model, "spec"):
         raise ValueError(f"{type(model).__name__} has no spec: expected an example, an image (1, c, h, w)")
-    layers = weight_layers(model)
-    if all(_used(layer, 0).all() and _used(layer, 1).all() for layer in layers.values()):
+    if all(_used(layer, dim).all() for layer in weight_layers(model).values() for dim in (0, 1)):
         return 0
     plain = _plain(model)
     try:
@@ -203,28 +204,26 @@ def slice_channels(model: nn.Module, example: torch.Tensor | None = None) -> int
     except ImportError:
         raise
     except Exception as error:  # a forward pass may do anything
-        log.warning("no channel is taken out: the network cannot be traced: %s", error)
+        log.warning("no channel is taken out, the network cannot be traced: %s: %s", type(error).__name__, error)
         return 0
-    everything, kept = set(graph.whole.values()), set()
-    for name, layer in layers.items():
-        if _groups(layer) > 1 and not is_depthwise(layer):
-            kept |= {graph.whole.get(channel) for channel in graph.rows[name] + graph.columns[name]}
-    ranges = {name for name, layer in layers.items() if getattr(layer, "activations", "") == "dynamic"}
-    while dead := _dead(plain, graph, loud, ranges, kept):
-        reason = _why_not(plain, graph, dead, images, outputs)
+
+    def among(wanted) -> tuple[set[Channel], str | None]:
+        """The dead channels of layers that are ``wanted``, and why they may not be taken out."""
+        part = dataclasses.replace(graph, whole={c: each for c, each in graph.whole.items() if wanted(each[0])})
+        dead = _dead(plain, part, loud)
+        return dead, _why_not(plain, graph, dead, images, outputs)
+
+    refused = set()
+    while True:
+        dead, reason = among(lambda name: name not in refused)
         if reason is None:
             _cut(model, graph, dead)
-            return sum(channel in dead for channel in graph.whole.values())
-        reasons = {}
-        for name in sorted({name for name, _ in dead}):
-            others = {channel for channel in everything if channel[0] != name}
-            alone = _dead(plain, graph, loud, ranges, kept | others)
-            reasons[name] = _why_not(plain, graph, alone, images, outputs)
-        for name, its_own in reasons.items():
-            if its_own or not any(reasons.values()):
-                log.warning("%s: its channels stay: without its dead ones %s", name, its_own or reason)
-                kept |= {channel for channel in everything if channel[0] == name}
-    return 0
+            return sum(each in dead for each in graph.whole.values())
+        alone = {name: among(name.__eq__)[1] for name in sorted({name for name, _ in dead})}
+        for name, its_own in alone.items():
+            if its_own or not any(alone.values()):
+                log.warning("%s: its channels stay, without its dead ones %s", name, its_own or reason)
+                refused.add(name)
 
 
 def _used(layer: nn.Module, dim: int) -> torch.Tensor:
@@ -236,60 +235,51 @@ def _loud(plain: nn.Module, graph: Graph, image: torch.Tensor) -> set[Channel]:
     """Channels of which a reader gets another number than zero where no row has a weight."""
     probe, loud = copy.deepcopy(plain), set()
 
-    def watch(name: str, layer: nn.Module):
-        def look(_layer, inputs):
-            values = inputs[0].movedim(-3 if isinstance(layer, nn.Conv2d) else -1, 0).flatten(1)
-            loud.update(c for c, some in zip(graph.columns[name], values.any(1).tolist(), strict=True) if some)
+    def look(name, layer, inputs):
+        values = inputs[0].movedim(-3 if isinstance(layer, nn.Conv2d) else -1, 0).flatten(1)
+        loud.update(c for c, some in zip(graph.columns[name], values.any(1).tolist(), strict=True) if some)
 
-        layer.register_forward_pre_hook(look)
-
-    for name, layer in weight_layers(probe).items():
+    layers = weight_layers(probe)
+    for name, layer in layers.items():
         layer.weight.zero_()
-        watch(name, layer)
+        layer.register_forward_pre_hook(functools.partial(look, name))
     probe(image)
-    for layer in weight_layers(probe).values():  # in a sum no bias may make up for another
+    for layer in layers.values():  # in a sum no bias may make up for another
         if layer.bias is not None:
             layer.bias.clamp_(min=0)
     probe(image)
     return loud
 
 
-def _dead(plain: nn.Module, graph: Graph, loud: set, ranges: set[str], kept: set) -> set[Channel]:
-    """The dead channels that are not ``kept``, as ``graph.whole`` names them, but for one where all of a layer are.
-
-    ``ranges``: layers that read all of their input.
-    """
+def _dead(plain: nn.Module, graph: Graph, loud: set[Channel]) -> set[Channel]:
+    """The dead ones of ``graph.whole``, but for one where all of a layer are."""
     masked, dead, parts = copy.deepcopy(plain), set(), {}
     layers = weight_layers(masked)
     for channel, whole in graph.whole.items():
-        parts.setdefault(whole, []).append(channel)
+        parts.setdefault(whole, set()).add(channel)
     while True:
-        made, read = dict.fromkeys(loud, True), {}
+        made, read = {None, *loud}, {}
         for name, layer in layers.items():
-            for channel, some in zip(graph.rows[name], _used(layer, 0).tolist(), strict=True):
-                made[channel] = made.get(channel, False) or some
+            made.update(c for c, some in zip(graph.rows[name], _used(layer, 0).tolist(), strict=True) if some)
             if _groups(layer) == 1:
-                for channel, some in zip(graph.columns[name], _used(layer, 1).tolist(), strict=True):
-                    read[channel] = read.get(channel, False) or some or name in ranges
-        new = {
-            whole
-            for whole, channels in parts.items()
-            if whole not in dead | kept
-            and any(channel in read for channel in channels)
-            and not any(made[channel] and read.get(channel, False) for channel in channels)
-        }
+                used = _used(layer, 1) | (getattr(layer, "activations", "") == "dynamic")
+                for channel, some in zip(graph.columns[name], used.tolist(), strict=True):
+                    read[channel] = read.get(channel, False) or some
+        live = {channel for channel, some in read.items() if some} & made
+        new = {whole for whole, its in parts.items() if its & read.keys() and not its & live} - dead
         for rows in graph.rows.values():
-            left = [graph.whole[channel] for channel in rows if graph.whole[channel] not in dead]
+            left = [whole for channel in rows if (whole := graph.whole.get(channel)) not in dead]
             if left and new.issuperset(left):
                 new.remove(left[0])
         dead |= new
         changed = bool(new)
         for name, layer in layers.items():
-            rows = torch.tensor([graph.whole[channel] in dead for channel in graph.rows[name]])
+            rows = [graph.whole.get(channel) in dead for channel in graph.rows[name]]
+            columns = [graph.whole.get(channel) in dead for channel in graph.columns[name]]
             if is_depthwise(layer):  # of zeros it makes none
-                rows |= torch.tensor([not made.get(channel, True) for channel in graph.columns[name]])
+                rows = [gone or channel not in made for gone, channel in zip(rows, graph.columns[name], strict=True)]
             elif _groups(layer) == 1:
-                layer.weight[:, [graph.whole.get(channel) in dead for channel in graph.columns[name]]] = 0
+                layer.weight[:, columns] = 0
             changed |= bool(layer.weight[rows].any())
             layer.weight[rows] = 0
         if not changed:
@@ -297,7 +287,7 @@ def _dead(plain: nn.Module, graph: Graph, loud: set, ranges: set[str], kept: set
 
 
 def _why_not(plain: nn.Module, graph: Graph, dead: set, images: torch.Tensor, outputs: torch.Tensor) -> str | None:
-    """Why the channels in ``dead`` may not be taken out of the network that gives ``outputs``; None if they may."""
+    """Why ``dead`` may not be taken out of the network that gives ``outputs`` (n, …) of ``images``; None if it may."""
     cut = copy.deepcopy(plain)
     try:
         _cut(cut, graph, dead)
@@ -330,12 +320,5 @@ def _keep(layer: nn.Module, rows: list[int], columns: list[int]) -> None:
     out, into = widths_of(layer)
     if single:
         layer.groups = into = out
-    for name, width in (
-        ("out_channels", out),
-        ("in_channels", into),
-        ("out_features", out),
-        ("in_features", into),
-        ("num_features", out),
-    ):
-        if hasattr(layer, name):
-            setattr(layer, name, width)
+    sizes = {"out_channels": out, "out_features": out, "num_features": out, "in_channels": into, "in_features": into}
+    vars(layer).update({name: size for name, size in sizes.items() if name in vars(layer)})

@@ -56,7 +56,7 @@ def restructure(model: nn.Module, structure: dict) -> None:
         old = widths_of(layer)
         if not all(new == was or 1 <= new <= was for new, was in zip((out, into), old, strict=True)):
             raise SpecError(f"{name}: widths {[out, into]} of a layer that has {list(old)}")
-        replace_module(model, name, _like(layer, out, into, bias=layer.bias is not None))
+        replace_module(model, name, _like(layer, out, into, bias=layer.bias is not None).train(layer.training))
 
 
 def _like(layer: nn.Module, out: int, into: int, bias: bool, in_floats: bool = False) -> nn.Module:
@@ -317,8 +317,8 @@ def _keep(layer: nn.Module, rows: list[int], columns: list[int]) -> None:
             cut = cut[:, columns] if name == "weight" and cut.dim() > 1 and _groups(layer) == 1 else cut
             cut = cut.contiguous()
             setattr(layer, name, nn.Parameter(cut) if isinstance(tensor, nn.Parameter) else cut)
-    out, into = widths_of(layer)
+    out, into = len(rows), len(columns)
     if single:
-        layer.groups = into = out
+        layer.groups = out
     sizes = {"out_channels": out, "out_features": out, "num_features": out, "in_channels": into, "in_features": into}
     vars(layer).update({name: size for name, size in sizes.items() if name in vars(layer)})

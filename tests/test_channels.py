@@ -30,7 +30,7 @@ def outputs(model, images=IMAGES):
 
 def assert_same(model, expected, images=IMAGES):
     found, wanted = outputs(model, images), outputs(expected, images)
-    assert wanted.std(0).max() > 0.01 * wanted.abs().max()  # else they say nothing
+    assert wanted.std(0).max() > 1e-3 * wanted.abs().max()  # else they say nothing
     assert (found - wanted).abs().max() <= 1e-5 * wanted.abs().max()
 
 
@@ -249,6 +249,7 @@ def test_a_pruned_mobilenet_in_int8_computes_the_same_when_sliced(digits, monkey
 def pruned(model):
     """``model`` of any kind without a third of the filters that a batch norm or a ReLU follows, and other columns."""
     model, last = drawn(model), None
+    draw = torch.Generator().manual_seed(0)
     for layer in [m for m in model.modules() if isinstance(m, nn.Conv2d | nn.BatchNorm2d)][1:]:
         if isinstance(layer, nn.Conv2d):
             last = layer
@@ -258,8 +259,11 @@ def pruned(model):
             if layer.bias is not None:
                 layer.bias[rows] = -1
         elif last is not None and len(layer.weight) == len(rows):
-            layer.running_mean[rows], layer.bias[rows] = 0, -1
-    return model
+            layer.bias[rows] = -1
+    for norm in (m for m in model.modules() if isinstance(m, nn.BatchNorm2d)):
+        norm.momentum = 1.0  # statistics are those of the next images
+    model.train()(torch.randn(8, 3, 64, 64, generator=draw))
+    return model.eval()
 
 
 OTHERS = {
@@ -282,7 +286,7 @@ def test_a_network_without_a_spec_is_sliced_where_it_stands_batch_norms_too(name
     before, names = copy.deepcopy(model), list(dict(model.named_modules()))
     count = channels.slice_channels(model, images[:1])
     assert count > 50 and list(dict(model.named_modules())) == names
-    assert_same(model.eval(), before, images)
+    assert_same(model, before, images)
     shares = [sum(p.numel() for p in each.parameters()) for each in (model, before)]
     assert shares[0] < 0.8 * shares[1]
     skeleton = copy.deepcopy(before)

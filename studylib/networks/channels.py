@@ -22,7 +22,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from studylib.networks.blocks import SETTINGS, ConvUnit, SpecError
 from studylib.networks.layers import duplicate, replace_module, weight_layers
 
-IMAGES, TOLERANCE = 4, 1e-5  # random images that must give the same; how far off, as a share of the largest output
+IMAGES = 4  # random ones, of which a copy in float64 must give the same numbers
+TOLERANCE, ROUNDING = 1e-5, 1e-12  # how far off, as a share of the range over images and of the largest number
 
 COLUMN = "column"  # beside layer and number: of a column, not of a row
 
@@ -295,7 +296,8 @@ def _why_not(plain: nn.Module, graph: Graph, dead: set, images: torch.Tensor, ou
         off = (found - outputs).abs().max() if found.shape == outputs.shape else torch.inf
     except Exception as error:
         return f"the network does not run: {error}"
-    return None if off <= TOLERANCE * outputs.abs().max() else "the network gives other numbers"
+    most = TOLERANCE * (outputs.amax(0) - outputs.amin(0)).max() + ROUNDING * outputs.abs().max()
+    return None if off <= most else "the network gives other numbers"
 
 
 def _cut(model: nn.Module, graph: Graph, dead: set) -> None:

@@ -110,25 +110,24 @@ def _whole(coded: nn.Module) -> nn.Module:
     plain = {name: coded.spec[name] for name in ("format", "name", "args")}
     model = fold_batch_norm(spec.build(plain | {"changes": []}))
     kept, state = weight_layers(coded), coded.state_dict()
-    sliced = channels.widths(coded) != channels.widths(model)
-    graph = channels.graph_of(model) if sliced else channels.Graph({}, {}, {})
+    graph = channels.graph_of(model) if channels.widths(coded) != channels.widths(model) else None
 
-    def there(found: list | None):
+    def there(found: list) -> torch.Tensor:
         """The places of the channels that the file has."""
-        return [i for i, c in enumerate(found) if c is None or c[1] < len(kept[c[0]].weight)] if found else ...
+        return torch.tensor([i for i, c in enumerate(found) if c is None or c[1] < len(kept[c[0]].weight)])
 
     for name, tensor in model.state_dict().items():
         owner, _, what = name.rpartition(".")
-        rows, stored = there(graph.rows.get(owner)) if tensor.dim() else ..., state[name]
+        stored = kept[owner].dequantized_weight() if state[name].dtype == torch.int8 else state[name]
+        if stored.shape == tensor.shape:
+            tensor.copy_(stored)
+            continue
+        places = (there(graph.rows[owner]),)
         if owner in kept:
             tensor.zero_()
-            if what == "weight":
-                stored = kept[owner].dequantized_weight() if stored.dtype == torch.int8 else stored
-                grouped = getattr(kept[owner], "groups", 1) > 1  # such a one keeps its columns
-                wide = torch.zeros(len(stored), *tensor.shape[1:])
-                wide[:, there(None if grouped else graph.columns.get(owner))] = stored
-                stored = wide
-        tensor[rows] = stored
+            if what == "weight" and getattr(kept[owner], "groups", 1) == 1:
+                places = (places[0][:, None], there(graph.columns[owner]))
+        tensor[places] = stored
     return model.eval()
 
 

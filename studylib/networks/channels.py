@@ -1,11 +1,10 @@
 """Which layer reads which channel, and dead channels taken out of a network.
 
 Rows of weights make channels and columns read them, as torch-pruning's dependency graph says (Fang et al. 2023). A
-channel is dead where its rows are zero and readers get zeros of it whatever the image, or where no weight reads it. A
-layer whose input is rounded in each batch's range ("dynamic") reads all. Rows that are added make one channel, which
-only zeros in all of them leave dead. A depthwise convolution's goes with the one that it reads. Another convolution in
-groups keeps its own. A copy in float64 without dead channels must give the same numbers of random images, else they
-stay.
+channel is dead where its rows are zero and readers get zeros of it whatever the image. It is dead, too, where
+no weight reads it. A layer whose input is rounded in each batch's range ("dynamic") reads all. Rows that are added make
+one channel. A depthwise convolution's goes with the one that it reads; those of other convolutions in groups stay.
+Without the dead channels a copy in float64 must give the same numbers of random images, else they stay.
 """
 
 import copy
@@ -13,7 +12,6 @@ import dataclasses
 import functools
 import inspect
 import logging
-from collections.abc import Callable, Iterable
 
 import torch
 from torch import nn
@@ -22,10 +20,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from studylib.networks.blocks import SETTINGS, ConvUnit, SpecError
 from studylib.networks.layers import duplicate, replace_module, weight_layers
 
-IMAGES = 4  # random ones, of which a copy in float64 must give the same numbers
+IMAGES = 2  # random ones, of which a copy in float64 must give the same numbers
 TOLERANCE, ROUNDING = 1e-5, 1e-12  # how far off, as a share of the range over images and of the largest number
-
-COLUMN = "column"  # beside layer and number: of a column, not of a row
 
 log = logging.getLogger(__name__)
 Channel = tuple[str, int]  # the first layer that makes it, and its row there
@@ -111,37 +107,37 @@ def graph_of(model: nn.Module, example: torch.Tensor | None = None) -> Graph:
     import torch_pruning
 
     image, plain = _images(model, example)[:1].to("meta"), _plain(model).to("meta").requires_grad_()
-    layers, single, grouped = weight_layers(plain), [], []
-    for name, layer in layers.items():
-        if _groups(layer) > 1:  # torch-pruning is to see one that makes channels and reads others
-            (single if is_depthwise(layer) else grouped).append(name)
-            layer.weight, layer.groups = nn.Parameter(layer.weight.repeat(1, layer.groups, 1, 1)), 1
+    layers = weight_layers(plain)
+    grouped = {name: is_depthwise(layer) for name, layer in layers.items() if _groups(layer) > 1}
+    for layer in map(layers.get, grouped):  # torch-pruning is to see one that makes channels and reads others
+        layer.weight, layer.groups = nn.Parameter(layer.weight.repeat(1, layer.groups, 1, 1)), 1
     traced = torch_pruning.DependencyGraph()
     with torch.enable_grad():
         traced.build_dependency(plain, image, forward_fn=lambda network, x: network(x), verbose=False)
     names, same = {module: name for name, module in plain.named_modules()}, []
     for name, layer in layers.items():
-        if layer in traced.module2node:  # else nothing calls it
-            prune = traced.get_pruner_of_module(layer).prune_out_channels
-            for part in traced.get_pruning_group(layer, prune, list(range(len(layer.weight)))):
-                if (other := names.get(part.dep.target.module)) is not None:
-                    reads = other in layers and not traced.is_out_channel_pruning_fn(part.dep.handler)
-                    end = (COLUMN,) if reads else ()
-                    same += [((name, i), (other, j, *end)) for i, j in zip(part.root_idxs, part.idxs, strict=True)]
+        prune = traced.get_pruner_of_module(layer).prune_out_channels
+        called = layer in traced.module2node
+        for part in traced.get_pruning_group(layer, prune, list(range(len(layer.weight)))) if called else ():
+            if (other := names.get(part.dep.target.module)) is not None:
+                reads = other in layers and not traced.is_out_channel_pruning_fn(part.dep.handler)
+                ends = zip(part.root_idxs, part.idxs, strict=True)
+                same += [((name, i, False), (other, j, reads)) for i, j in ends]
     first = _united(same)
 
-    def channel(*place) -> Channel | None:
-        found = first(place)
-        return found if len(found) == 2 else None
+    def channels(name: str, reads: bool, count: int) -> list[Channel | None]:
+        ends = [first((name, i, reads)) for i in range(count)]
+        return [None if unmade else (layer, row) for layer, row, unmade in ends]
 
-    rows = {name: [channel(name, i) for i in range(out)] for name, (out, _) in widths(plain).items()}
-    columns = {name: [channel(name, j, COLUMN) for j in range(into)] for name, (_, into) in widths(plain).items()}
-    whole = _united((c, r) for name in single for r, c in zip(rows[name], columns[name], strict=True) if c)
-    stay = {whole(c) for name in grouped for c in rows[name] + columns[name]}
-    return Graph(rows, columns, {c: whole(c) for each in rows.values() for c in each if whole(c) not in stay})
+    rows = {name: channels(name, False, out) for name, (out, _) in widths(plain).items()}
+    columns = {name: channels(name, True, into) for name, (_, into) in widths(plain).items()}
+    single = [pair for n, alone in grouped.items() if alone for pair in zip(columns[n], rows[n], strict=True)]
+    whole = _united(pair for pair in single if None not in pair)
+    stay = {whole(c) for name, alone in grouped.items() if not alone for c in rows[name] + columns[name]}
+    return Graph(rows, columns, {c: whole(c) for made in rows.values() for c in made if whole(c) not in stay})
 
 
-def _united(same: Iterable[tuple]) -> Callable:
+def _united(same):
     """Anything → the first of all that the pairs in ``same`` say is the same."""
     before = {}
 
@@ -161,10 +157,8 @@ def _images(model: nn.Module, example: torch.Tensor | None) -> torch.Tensor:
     if example is None:
         asked = inspect.signature(type(model)).bind(**model.spec["args"])
         asked.apply_defaults()
-        channels, side = asked.arguments["in_channels"], asked.arguments["image_size"]
-        shape = channels, side, side
-    else:
-        shape = example.shape[1:]
+        side = asked.arguments["image_size"]
+    shape = (asked.arguments["in_channels"], side, side) if example is None else example.shape[1:]
     return torch.randn(IMAGES, *shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
 
 
@@ -174,9 +168,8 @@ def _plain(model: nn.Module) -> nn.Module:
     for name, layer in weight_layers(plain).items():
         if not isinstance(layer, nn.Conv2d | nn.Linear):
             new = _like(layer, *widths_of(layer), bias=layer.bias is not None, in_floats=True)
-            new.weight.data, new.activations = layer.dequantized_weight(), layer.activations
-            if layer.bias is not None:
-                new.bias.data = layer.bias
+            state, new.activations = layer.state_dict() | {"weight": layer.dequantized_weight()}, layer.activations
+            new.load_state_dict({key: state[key] for key in new.state_dict()}, assign=True)
             replace_module(plain, name, new)
     return plain.double()
 
@@ -300,27 +293,17 @@ def _why_not(plain: nn.Module, graph: Graph, dead: set, images: torch.Tensor, ou
     return None if off <= most else "the network gives other numbers"
 
 
-def _cut(model: nn.Module, graph: Graph, dead: set) -> None:
+def _cut(model: nn.Module, graph: Graph, dead: set[Channel]) -> None:
     """Takes the rows and columns of all channels in ``dead`` out of ``model``, in place."""
-    for name, channels in graph.rows.items():
-        rows = [i for i, channel in enumerate(channels) if graph.whole[channel] not in dead]
-        read = graph.columns.get(name, [])
+    for name, made in graph.rows.items():
+        layer, read = model.get_submodule(name), graph.columns[name]
+        rows = [i for i, channel in enumerate(made) if graph.whole.get(channel) not in dead]
         columns = [i for i, channel in enumerate(read) if graph.whole.get(channel) not in dead]
-        if len(rows) < len(channels) or len(columns) < len(read):
-            _keep(model.get_submodule(name), rows, columns)
-
-
-def _keep(layer: nn.Module, rows: list[int], columns: list[int]) -> None:
-    """Cuts every tensor of ``layer`` to ``rows`` and ``columns``, in place."""
-    single = is_depthwise(layer)
-    for name, tensor in layer.state_dict(keep_vars=True).items():
-        if tensor is not None and tensor.dim():
-            cut = tensor.detach()[rows]
-            cut = cut[:, columns] if name == "weight" and cut.dim() > 1 and _groups(layer) == 1 else cut
-            cut = cut.contiguous()
-            setattr(layer, name, nn.Parameter(cut) if isinstance(tensor, nn.Parameter) else cut)
-    out, into = len(rows), len(columns)
-    if single:
-        layer.groups = out
-    sizes = {"out_channels": out, "out_features": out, "num_features": out, "in_channels": into, "in_features": into}
-    vars(layer).update({name: size for name, size in sizes.items() if name in vars(layer)})
+        if len(rows) + len(columns) < len(made) + len(read):
+            state = {key: tensor[rows] if tensor.dim() else tensor for key, tensor in layer.state_dict().items()}
+            if _groups(layer) == 1 and not isinstance(layer, _BatchNorm):
+                state["weight"] = state["weight"][:, columns]
+            into = 1 if is_depthwise(layer) else len(columns)
+            new = _like(layer, len(rows), into, bias=layer.bias is not None)
+            new.load_state_dict(state, assign=True)
+            replace_module(model, name, new.train(layer.training))

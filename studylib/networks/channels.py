@@ -29,12 +29,12 @@ Channel = tuple[str, int]  # the first layer that makes it, and its row there
 
 @dataclasses.dataclass
 class Graph:
-    """Who makes and who reads which channel.
+    """The channels of a network.
 
     Attributes:
         rows: layer, or batch norm → the channel of each row.
         columns: layer → the channel of each column, None for one of the image.
-        whole: channel → one that stands for all that are taken out with it.
+        whole: channel → the first of those to be taken out together; without channels to be left alone.
     """
 
     rows: dict[str, list[Channel]]
@@ -96,7 +96,7 @@ def is_depthwise(layer: nn.Module) -> bool:
 
 
 def graph_of(model: nn.Module, example: torch.Tensor | None = None) -> Graph:
-    """Who makes and reads which channel in ``model``, in floats or int8, whatever its weights.
+    """The channels of ``model``, in floats or int8, whatever its weights.
 
     Args:
         example: an image (1, c, h, w). A network with a spec needs none.

@@ -67,14 +67,6 @@ class Layers(nn.Module):
         return self.last(self.pool(self.second(self.first(x))).flatten(1))
 
 
-@architecture("wired")
-class Wired(Layers):
-    """The same, known to be a chain, so that dead channels are looked for."""
-
-    def wiring(self):
-        return [("first.conv", []), ("second.conv", ["first.conv"]), ("last", ["second.conv"])]
-
-
 @architecture("residual")
 class Residual(nn.Module):
     """Sums: with a unit's input, of two convolutions of stride 2, and with a linear layer's input."""
@@ -215,7 +207,7 @@ def test_a_sum_stays_exact_in_training(tiny, images, tmp_path, monkeypatch):
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_channels_are_sliced_away_only_where_the_activation_makes_them_zero(activation, images, tmp_path):
     """A bias below zero is nothing after a ReLU, and something after another activation."""
-    model = network("wired", activation=activation)
+    model = network("layers", activation=activation)
     with torch.no_grad():
         model.first.conv.weight[:3] = 0
         model.second.conv.weight[2:4] = 0
@@ -236,7 +228,7 @@ def test_channels_are_sliced_away_only_where_the_activation_makes_them_zero(acti
 
 @pytest.mark.parametrize(("groups", "sliced"), [(1, 5), (2, 0)])
 def test_channels_stay_where_a_convolution_in_groups_reads_or_makes_them(groups, sliced, images):
-    model = network("wired", how={"kernel_size": 3, "padding": 1, "groups": groups})
+    model = network("layers", how={"kernel_size": 3, "padding": 1, "groups": groups})
     with torch.no_grad():
         for unit in (model.first, model.second):
             unit.conv.weight[:3] = 0
@@ -384,7 +376,7 @@ ODD = {  # what is done to the second unit, and what is said of it; None: nothin
 
 
 @architecture("odd")
-class OddUnit(Wired):
+class OddUnit(Layers):
     """Its second unit is odd in the way ``kind``."""
 
     def __init__(self, in_channels=1, image_size=8, classes=10, kind=""):

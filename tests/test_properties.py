@@ -23,9 +23,10 @@ from studylib.coding import codec, restore, shipped
 from studylib.data import datasets
 from studylib.experiments import int8 as measure
 from studylib.experiments.svd import fisher
-from studylib.networks import channels, cost, layers, spec
+from studylib.networks import cost, layers, spec
 from studylib.techniques import distill, int8, prune, qat, svd
 from studylib.training.recipe import Recipe
+from tests.test_shipped import tied
 
 SEED = 3
 IMAGES = {"calibration_images": 32}
@@ -107,7 +108,6 @@ GAPS = {  # (technique, property) → why it does not owe that
 }
 NO_GAPS = {  # (technique, network, property) → why it owes what others do not
     ("restore", "gated", "keeps_zeros"): "its norms are of all channels, so that none was sliced away",
-    ("restore", "mobilenetv2", "keeps_zeros"): "its wiring is not known, so that no channel was sliced away",
 }
 SLOW = "torchao takes six seconds a call, and convnet is a chain of layers as this one is"
 LEFT_OUT = {  # (technique, network or property) → why it is not run
@@ -157,9 +157,7 @@ def given(few):
             for layer in layers.weight_layers(model).values():
                 layer.weight += 0.1 * torch.randn(layer.weight.shape, generator=draw)
                 layer.weight *= torch.rand(layer.weight.shape, generator=draw) < 0.5
-            first = next(iter(layers.weight_layers(model)))
-            together = channels.tied(model)[first] if hasattr(model, "wiring") else [first]
-            for name in together if norms else ():  # all that writes the first layer's channels
+            for name in tied(model, next(iter(layers.weight_layers(model)))) if norms else ():
                 unit = model.get_submodule(name.rpartition(".")[0])
                 unit.conv.weight[1], unit.norm.running_mean[1], unit.norm.bias[1] = 0, 0, -1
         return spec.with_change(model.eval(), "teacher", {"epochs": 0})

@@ -52,6 +52,12 @@ def prune(model, share, seed):
     return model
 
 
+def tied(model, layer):
+    """The layers that make the channels of ``layer``, itself among them."""
+    rows = channels.graph_of(model).rows
+    return [name for name in weight_layers(model) if rows[name][0] == rows[layer][0]]
+
+
 @torch.no_grad()
 def make_dead(model, layer, row):
     """Nothing of the layer's channel ``row`` passes a ReLU."""
@@ -97,7 +103,7 @@ def test_dead_channels_are_taken_out_of_every_layer_that_touches_them(name):
     model = network(name)
     layers = weight_layers(model)
     first, second = list(layers)[:2]
-    for layer in channels.tied(model)[first]:
+    for layer in tied(model, first):
         make_dead(model, layer, 2)
     new = shipped.apply(model)
     shapes = {n: layer.weight.shape for n, layer in weight_layers(new).items()}

@@ -109,22 +109,25 @@ def _whole(coded: nn.Module) -> nn.Module:
     """``coded`` in float32 and at the widths its arguments say, batch norms folded still."""
     plain = {name: coded.spec[name] for name in ("format", "name", "args")}
     model = fold_batch_norm(spec.build(plain | {"changes": []}))
-    layers, kept = weight_layers(model), weight_layers(coded)
-    read = channels.readers if hasattr(model, "wiring") else lambda _model: []  # else nothing was sliced away
-    there = {reader.name: set(reader.sources) for reader in read(coded)}
-    columns = {reader.name: reader.sources for reader in read(model)}
-    others = {n: t for n, t in coded.state_dict().items() if n.rpartition(".")[0] not in kept}
-    model.load_state_dict(others, strict=False)
-    for name, layer in layers.items():
-        weight, bias = kept[name].weight, kept[name].bias
-        weight = kept[name].dequantized_weight() if weight.dtype == torch.int8 else weight
-        chosen = [j for j, source in enumerate(columns.get(name, [])) if source in there[name]]
-        chosen = [] if getattr(layer, "groups", 1) > 1 else chosen  # such a one keeps its columns
-        wide = torch.zeros(len(weight), *layer.weight.shape[1:])
-        wide[:, chosen or slice(None)] = weight
-        layer.weight.zero_()[: len(weight)] = wide
-        if layer.bias is not None:
-            layer.bias.zero_()[: len(weight)] = bias
+    kept, state = weight_layers(coded), coded.state_dict()
+    graph = channels.graph_of(model) if channels.widths(coded) != channels.widths(model) else None
+
+    def there(found: list) -> torch.Tensor:
+        """The places of the channels that the file has."""
+        return torch.tensor([i for i, c in enumerate(found) if c is None or c[1] < len(kept[c[0]].weight)])
+
+    for name, tensor in model.state_dict().items():
+        owner, _, what = name.rpartition(".")
+        stored = kept[owner].dequantized_weight() if state[name].dtype == torch.int8 else state[name]
+        if stored.shape == tensor.shape:
+            tensor.copy_(stored)
+            continue
+        places = (there(graph.rows[owner]),)
+        if owner in kept:
+            tensor.zero_()
+            if what == "weight" and getattr(kept[owner], "groups", 1) == 1:
+                places = (places[0][:, None], there(graph.columns[owner]))
+        tensor[places] = stored
     return model.eval()
 
 

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from studylib.networks import spec
-from studylib.networks.channels import slice_channels, widths_of
+from studylib.networks.channels import slice_channels, widths
 from studylib.networks.layers import fold_batch_norm, weight_layers
 
 FLOATS = ("float32", "float16")  # how floats are stored; a file has the place in this list
@@ -35,17 +35,16 @@ def apply(model: nn.Module, *, slice_dead: bool = True, floats: str = "float32")
     new = fold_batch_norm(model).cpu().eval()
     for tensor in (*new.parameters(), *new.buffers()):
         tensor.data = tensor.data.clone(memory_format=torch.contiguous_format)  # else convolutions round otherwise
-    before = {name: widths_of(layer) for name, layer in weight_layers(new).items()}
+    before = widths(new)
     if floats == "float16":
         _round(new)  # first: what becomes zero may leave a channel dead
-    dead = slice_channels(new) if slice_dead and hasattr(new, "wiring") else 0
-    after = {name: widths_of(layer) for name, layer in weight_layers(new).items()}
-    widths = {name: list(after[name]) for name in after if after[name] != before[name]}
+    dead = slice_channels(new) if slice_dead else 0
+    changed = {name: now for name, now in widths(new).items() if now != before[name]}
     folded = any(isinstance(m, nn.BatchNorm2d) for m in model.modules())
-    if not widths and not folded and floats == floats_of(model):
+    if not changed and not folded and floats == floats_of(model):
         return new
     did = {"sliced": dead, "floats": floats}
-    return spec.with_change(new, "inference", did, {"module": "inference", "widths": widths}, model.history)
+    return spec.with_change(new, "inference", did, {"module": "inference", "widths": changed}, model.history)
 
 
 def floats_of(model: nn.Module) -> str:

@@ -32,8 +32,3 @@ def check_size(name: str, image_size: int, least: int, width: int = 1, halved: s
         raise SpecError(f"{name} width={width!r}: expected at least 1")
     if image_size < least:
         raise SpecError(f"{name} image_size={image_size!r}: expected at least {least}, it is halved {halved}")
-
-
-def chain(layers: list[str]) -> list[tuple[str, list[str]]]:
-    """The wiring of layers that each read the one before."""
-    return [(layer, layers[i - 1 : i] if i else []) for i, layer in enumerate(layers)]

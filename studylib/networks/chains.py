@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from studylib.networks.blocks import ConvUnit, SpecError, chain, check_size
+from studylib.networks.blocks import ConvUnit, SpecError, check_size
 
 WHITENING_IMAGES, WHITENING_EPS = 5000, 5e-4  # whose patches are whitened; added to each variance
 
@@ -32,10 +32,6 @@ class ConvNet(nn.Module):
         x = self.features(x).flatten(1)
         return self.fc3(torch.relu(self.fc2(torch.relu(self.fc1(x)))))
 
-    def wiring(self) -> list[tuple[str, list[str]]]:
-        """Each layer, and the layers whose channels it reads, in the order of its columns; [] reads the image."""
-        return chain(["features.0.conv", "features.2.conv", "features.4.conv", "fc1", "fc2", "fc3"])
-
 
 class Chain(nn.Module):
     """A first convolution (``stem``), three stages, what pools, and a linear layer.
@@ -55,11 +51,6 @@ class Chain(nn.Module):
 
     def forward(self, x):
         return self.classifier(self.pool(self.features(x)).flatten(1))
-
-    def wiring(self) -> list[tuple[str, list[str]]]:
-        """As :meth:`ConvNet.wiring`."""
-        units = (name for name, part in self.features.named_children() if isinstance(part, ConvUnit))
-        return chain([*(f"features.{name}.conv" for name in units), "classifier"])
 
 
 class VGG(Chain):

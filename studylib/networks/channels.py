@@ -1,46 +1,49 @@
 """Which layer reads which channel, and dead channels taken out of a network.
 
-A channel is dead where its weights are zero and the ReLU lets nothing of its bias through. It is dead, too, where no
-later weight reads it. A layer whose input is rounded in each batch's range ("dynamic") reads all. Slicing drops its
-row, bias and scale, and the columns that read it. Outputs stay the same up to rounding. Channels stay before another
-activation than ReLU, in a convolution in groups and before one. Layers whose outputs are added share their
-channels. Such a one is dead only if all of them write nothing to it, or nothing reads it. In sums not named in
-``wiring`` channels stay.
+Rows of weights make channels and columns read them, as torch-pruning's dependency graph says (Fang et al. 2023). A
+channel is dead where its rows are zero and readers get zeros of it whatever the image. It is dead, too, where
+no weight reads it. A layer whose input is rounded in each batch's range ("dynamic") reads all. Rows that are added make
+one channel. A depthwise convolution's goes with the one that it reads; those of other convolutions in groups stay.
+Without the dead channels a copy in float64 must give the same numbers of random images, else they stay.
 """
 
 import copy
 import dataclasses
+import functools
+import inspect
 import logging
-import operator
 
 import torch
-import torch.nn.functional as F
-from torch import fx, nn
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from studylib.networks.blocks import SETTINGS, ConvUnit, SpecError
-from studylib.networks.layers import replace_module, weight_layers
+from studylib.networks.layers import duplicate, replace_module, weight_layers
 
-# What a network may do with a channel between two layers: a ReLU, or an operation that keeps zeros zero.
-RELUS = (nn.ReLU, nn.ReLU6, torch.relu, torch.relu_, F.relu, F.relu_, F.relu6, "relu", "relu_")
-KEEPS = (nn.Identity, nn.Dropout, nn.Dropout2d, nn.Flatten, nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveMaxPool2d)
-KEEPS += (nn.AdaptiveAvgPool2d, torch.flatten, torch.cat, torch.mean, F.max_pool2d, F.avg_pool2d, F.dropout)
-KEEPS += (F.adaptive_avg_pool2d, F.adaptive_max_pool2d, "flatten", "view", "reshape", "contiguous", "mean")
-SUMS = (operator.add, operator.iadd, torch.add, "add", "add_")
-PLACED = (nn.Identity, nn.Dropout, nn.Dropout2d, nn.MaxPool2d, nn.AvgPool2d)  # of KEEPS: each channel by itself
+IMAGES = 2  # random ones, of which a copy in float64 must give the same numbers
+TOLERANCE, ROUNDING = 1e-5, 1e-12  # how far off, as a share of the range over images and of the largest number
 
 log = logging.getLogger(__name__)
+Channel = tuple[str, int]  # the first layer that makes it, and its row there
 
 
 @dataclasses.dataclass
-class Reader:
-    """A layer and where its input channels come from."""
+class Graph:
+    """The channels of a network.
 
-    name: str
-    sources: list[tuple[str, int]]  # (the first layer that made the channel, its row), in the order of the columns
+    Attributes:
+        rows: layer, or batch norm → the channel of each row.
+        columns: layer → the channel of each column, None for one of the image.
+        whole: channel → the first of those to be taken out together; without channels to be left alone.
+    """
+
+    rows: dict[str, list[Channel]]
+    columns: dict[str, list[Channel | None]]
+    whole: dict[Channel, Channel]
 
 
 def restructure(model: nn.Module, structure: dict) -> None:
-    """Folds every batch norm away and gives the layers in ``structure["widths"]`` their new widths, in place."""
+    """Folds every unit's batch norm away and gives the layers in ``structure["widths"]`` new widths, in place."""
     for unit in list(model.modules()):
         if isinstance(unit, ConvUnit) and isinstance(unit.norm, nn.BatchNorm2d):
             unit.norm = nn.Identity()
@@ -50,174 +53,257 @@ def restructure(model: nn.Module, structure: dict) -> None:
         old = widths_of(layer)
         if not all(new == was or 1 <= new <= was for new, was in zip((out, into), old, strict=True)):
             raise SpecError(f"{name}: widths {[out, into]} of a layer that has {list(old)}")
-        replace_module(model, name, _like(layer, out, into, bias=layer.bias is not None))
+        replace_module(model, name, _like(layer, out, into, bias=layer.bias is not None).train(layer.training))
 
 
-def _like(layer: nn.Module, out: int, into: int, bias: bool) -> nn.Module:
-    """An empty layer of the kind of ``layer`` with other widths."""
-    if isinstance(layer, nn.Conv2d):
-        how = {key: getattr(layer, key) for key in SETTINGS}
-        return nn.Conv2d(into * layer.groups, out, layer.kernel_size, bias=bias, **how)
-    if isinstance(layer, nn.Linear):
-        return nn.Linear(into, out, bias=bias)
+def _like(layer: nn.Module, out: int, into: int, bias: bool, in_floats: bool = False) -> nn.Module:
+    """An empty layer of the kind of ``layer``, or the float one of its kind, with other widths."""
+    if isinstance(layer, _BatchNorm):
+        return type(layer)(out, layer.eps, layer.momentum, layer.affine, layer.track_running_stats)
+    groups = out if is_depthwise(layer) else _groups(layer)
+    if in_floats or isinstance(layer, nn.Conv2d | nn.Linear):
+        if layer.weight.dim() == 2:
+            return nn.Linear(into, out, bias=bias)
+        how = {key: getattr(layer, key) for key in SETTINGS} | {"groups": groups}
+        return nn.Conv2d(into * groups, out, layer.kernel_size, bias=bias, **how)
     new = copy.deepcopy(layer)  # an int8 layer: buffers only
     for name, buffer in layer.named_buffers():
         shape = (out, into, *buffer.shape[2:]) if name == "weight" else (out,) if buffer.dim() else ()
         setattr(new, name, torch.zeros(shape, dtype=buffer.dtype, device=buffer.device))
+    if groups > 1:
+        new.groups = groups
     return new
 
 
 def widths_of(layer: nn.Module) -> tuple[int, int]:
-    """Rows and columns; a convolution in groups has the columns of one."""
-    return tuple(layer.weight.shape[:2])
+    """Rows and columns; a convolution in groups has the columns of one, a batch norm one."""
+    return (layer.num_features, 1) if isinstance(layer, _BatchNorm) else tuple(layer.weight.shape[:2])
+
+
+def widths(model: nn.Module) -> dict[str, list[int]]:
+    """Name → :func:`widths_of`, of all that slicing may cut."""
+    found = weight_layers(model) | {name: m for name, m in model.named_modules() if isinstance(m, _BatchNorm)}
+    return {name: list(widths_of(layer)) for name, layer in found.items()}
 
 
 def _groups(layer: nn.Module) -> int:
     return getattr(layer, "groups", 1)
 
 
-def tied(model: nn.Module) -> dict[str, list[str]]:
-    """Layer → those that it shares its channels with, itself among them: a sum adds row i to row i."""
-    layers = weight_layers(model)
-    found = {name: [name] for name in layers}
-    for added in (each for _, producers in model.wiring() for each in producers if isinstance(each, tuple)):
-        group = list(dict.fromkeys(other for name in added for other in found[_last(name, layers)]))
-        found |= dict.fromkeys(group, group)
-    return found
+def is_depthwise(layer: nn.Module) -> bool:
+    """Whether each row of ``layer`` reads the channel of its own number alone."""
+    return 1 < _groups(layer) == len(layer.weight) and layer.weight.shape[1] == 1
 
 
-def _last(name: str, layers: dict) -> str:
-    """The layer whose rows are the channels of ``name``: if it is factorized, its second."""
-    return f"{name}.second" if f"{name}.second" in layers else name
+def graph_of(model: nn.Module, example: torch.Tensor | None = None) -> Graph:
+    """The channels of ``model``, in floats or int8, whatever its weights.
+
+    Args:
+        example: an image (1, c, h, w). A network with a spec needs none.
+
+    Raises:
+        Exception: of any kind, where the network cannot be traced.
+    """
+    import torch_pruning
+
+    image, plain = _images(model, example)[:1].to("meta"), _plain(model).to("meta").requires_grad_()
+    layers = weight_layers(plain)
+    grouped = {name: is_depthwise(layer) for name, layer in layers.items() if _groups(layer) > 1}
+    for layer in map(layers.get, grouped):  # torch-pruning is to see one that makes channels and reads others
+        layer.weight, layer.groups = nn.Parameter(layer.weight.repeat(1, layer.groups, 1, 1)), 1
+    traced = torch_pruning.DependencyGraph()
+    with torch.enable_grad():
+        traced.build_dependency(plain, image, forward_fn=lambda network, x: network(x), verbose=False)
+    names, same = {module: name for name, module in plain.named_modules()}, []
+    for name, layer in layers.items():
+        prune = traced.get_pruner_of_module(layer).prune_out_channels
+        called = layer in traced.module2node
+        for part in traced.get_pruning_group(layer, prune, list(range(len(layer.weight)))) if called else ():
+            if (other := names.get(part.dep.target.module)) is not None:
+                reads = other in layers and not traced.is_out_channel_pruning_fn(part.dep.handler)
+                ends = zip(part.root_idxs, part.idxs, strict=True)
+                same += [((name, i, False), (other, j, reads)) for i, j in ends]
+    first = _united(same)
+
+    def channels(name: str, reads: bool, count: int) -> list[Channel | None]:
+        ends = [first((name, i, reads)) for i in range(count)]
+        return [None if unmade else (layer, row) for layer, row, unmade in ends]
+
+    rows = {name: channels(name, False, out) for name, (out, _) in widths(plain).items()}
+    columns = {name: channels(name, True, into) for name, (_, into) in widths(plain).items()}
+    single = [pair for n, alone in grouped.items() if alone for pair in zip(columns[n], rows[n], strict=True)]
+    whole = _united(pair for pair in single if None not in pair)
+    stay = {whole(c) for name, alone in grouped.items() if not alone for c in rows[name] + columns[name]}
+    return Graph(rows, columns, {c: whole(c) for made in rows.values() for c in made if whole(c) not in stay})
 
 
-def readers(model: nn.Module) -> list[Reader]:
-    """Every layer with the channels it reads, those of the images left out."""
-    layers, together, found = weight_layers(model), tied(model), []
-    for name, producers in model.wiring():
-        first, last = f"{name}.first" if f"{name}.first" in layers else name, _last(name, layers)
-        rows = []
-        for producer in producers:
-            producer = together[_last(producer if isinstance(producer, str) else producer[0], layers)][0]
-            rows += [(producer, i) for i in range(layers[producer].weight.shape[0])]
-        if rows:
-            columns = layers[first].weight.shape[1] * _groups(layers[first])
-            features = columns // len(rows)  # of one channel, where an image is flattened
-            found.append(Reader(first, [source for source in rows for _ in range(features)]))
-        if last != first:
-            found.append(Reader(last, [(first, i) for i in range(layers[first].weight.shape[0])]))
-    return found
+def _united(same):
+    """Anything → the first of all that the pairs in ``same`` say is the same."""
+    before = {}
+
+    def first(each):
+        while each in before:
+            each = before[each]
+        return each
+
+    for one, other in same:
+        if first(one) != first(other):
+            before[first(other)] = first(one)
+    return first
+
+
+def _images(model: nn.Module, example: torch.Tensor | None) -> torch.Tensor:
+    """:data:`IMAGES` of normal noise, (n, c, h, w) float64, the same at every call."""
+    if example is None:
+        asked = inspect.signature(type(model)).bind(**model.spec["args"])
+        asked.apply_defaults()
+        side = asked.arguments["image_size"]
+    shape = (asked.arguments["in_channels"], side, side) if example is None else example.shape[1:]
+    return torch.randn(IMAGES, *shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+
+
+def _plain(model: nn.Module) -> nn.Module:
+    """A copy in float64, int8 layers as float ones of the same numbers."""
+    plain = duplicate(model).cpu().eval()
+    for name, layer in weight_layers(plain).items():
+        if not isinstance(layer, nn.Conv2d | nn.Linear):
+            new = _like(layer, *widths_of(layer), bias=layer.bias is not None, in_floats=True)
+            state, new.activations = layer.state_dict() | {"weight": layer.dequantized_weight()}, layer.activations
+            new.load_state_dict({key: state[key] for key in new.state_dict()}, assign=True)
+            replace_module(plain, name, new)
+    return plain.double()
 
 
 @torch.no_grad()
-def slice_channels(model: nn.Module) -> int:
-    """Takes dead channels out of ``model``, in place, until there is none; how many they were."""
-    layers, found, count = weight_layers(model), readers(model), 0
-    together = tied(model)
-    passed = _passed(model, together)
-    while True:
-        dead = _dead(layers, found, passed, together)
-        if not dead:
-            return count
-        count += len(dead)
-        rows, columns = {}, {}
-        for name in {name for name, _ in dead}:
-            kept = [i for i in range(len(layers[name].weight)) if (name, i) not in dead]
-            rows |= dict.fromkeys(together[name], kept)
-        for reader in found:
-            columns[reader.name] = [j for j, source in enumerate(reader.sources) if source not in dead]
-        for name in rows.keys() | {n for n, kept in columns.items() if len(kept) < layers[n].weight.shape[1]}:
-            _keep(layers[name], rows.get(name), columns.get(name))
-        for reader in found:  # the rows that remain have new numbers
-            renumber = {n: {old: new for new, old in enumerate(kept)} for n, kept in rows.items()}
-            kept = [source for source in reader.sources if source not in dead]
-            reader.sources = [(n, renumber[n][i] if n in renumber else i) for n, i in kept]
+def slice_channels(model: nn.Module, example: torch.Tensor | None = None) -> int:
+    """Takes dead channels out of ``model``, in place, until there is none; how many they were.
 
+    Those of a layer stay where the network would not run without them, or give other numbers. A warning then names the
+    layer and the reason.
 
-class _Tracer(fx.Tracer):
-    def is_leaf_module(self, module: nn.Module, name: str) -> bool:
-        return getattr(module, "is_weight_layer", False) or super().is_leaf_module(module, name)
+    Args:
+        example: an image (1, c, h, w). A network with a spec needs none.
 
-
-def _passed(model: nn.Module, together: dict[str, list[str]]) -> dict[str, bool]:
-    """Layer → whether a ReLU follows; without those whose channels meet anything but ReLU or KEEPS, or an output."""
-    layers, modules = weight_layers(model), dict(model.named_modules())
+    Raises:
+        ValueError: neither ``example`` nor a spec.
+    """
+    if example is None and not hasattr(model, "spec"):
+        raise ValueError(f"{type(model).__name__} has no spec: expected an example, an image (1, c, h, w)")
+    if all(_used(layer, dim).all() for layer in weight_layers(model).values() for dim in (0, 1)):
+        return 0
+    plain = _plain(model)
     try:
-        graph = _Tracer().trace(model)
-    except Exception as error:  # a forward pass that branches on its input, say
-        log.warning("no channel is taken out: torch.fx cannot trace the network: %s", error)
-        return {}
+        images, graph = _images(model, example), graph_of(model, example)
+        loud, outputs = _loud(plain, graph, images[:1]), plain(images)
+    except ImportError:
+        raise
+    except Exception as error:  # a forward pass may do anything
+        log.warning("no channel is taken out, the network cannot be traced: %s: %s", type(error).__name__, error)
+        return 0
 
-    def is_layer(node: fx.Node) -> bool:
-        return node.op == "call_module" and node.target in layers
+    def among(wanted) -> tuple[set[Channel], str | None]:
+        """The dead channels of layers that are ``wanted``, and why they may not be taken out."""
+        part = dataclasses.replace(graph, whole={c: each for c, each in graph.whole.items() if wanted(each[0])})
+        dead = _dead(plain, part, loud)
+        return dead, _why_not(plain, graph, dead, images, outputs)
 
-    def kind_of(node: fx.Node):
-        return type(modules[node.target]) if node.op == "call_module" else node.target
-
-    def is_known_sum(node: fx.Node) -> bool:  # of tied layers; it leaves zero or less where each term does
-        plain = kind_of(node) in SUMS and not node.kwargs and all(isinstance(each, fx.Node) for each in node.args)
-        return plain and any(makers[node] <= set(group) for group in together.values())
-
-    makers = {}  # node → the layers that its channels come from, each in its place; None: something else
-    for node in graph.nodes:
-        inputs = node.all_input_nodes if kind_of(node) in (*RELUS, *SUMS, *PLACED) else []
-        makers[node] = {node.target} if is_layer(node) else set().union(*(makers[n] for n in inputs)) or {None}
-    seen, found = {}, {}  # node → what sees its value first: "relu", "layer", or something "else"
-    for node in reversed(graph.nodes):
-        seen[node] = set()
-        for user in node.users:
-            if is_layer(user):
-                seen[node].add("layer")
-            elif kind_of(user) in RELUS:
-                seen[node] |= {"relu"} | seen[user] & {"else"}
-            else:
-                seen[node] |= seen[user] if kind_of(user) in KEEPS or is_known_sum(user) else {"else"}
-        if is_layer(node):
-            found[node.target] = found.get(node.target, set()) | seen[node]
-    return {name: kinds == {"relu"} for name, kinds in found.items() if "else" not in kinds}
+    refused = set()
+    while True:
+        dead, reason = among(lambda name: name not in refused)
+        if reason is None:
+            _cut(model, graph, dead)
+            return sum(each in dead for each in graph.whole.values())
+        alone = {name: among(name.__eq__)[1] for name in sorted({name for name, _ in dead})}
+        for name, its_own in alone.items():
+            if its_own or not any(alone.values()):
+                log.warning("%s: its channels stay, without its dead ones %s", name, its_own or reason)
+                refused.add(name)
 
 
-def _dead(layers: dict, found: list[Reader], passed: dict, together: dict) -> set[tuple[str, int]]:
-    """Layer, of tied ones the first, and row of every dead channel, but for one where all are."""
-    read = {}
-    for reader in found:
-        layer = layers[reader.name]
-        if getattr(layer, "activations", "") == "dynamic":
-            used = [True] * len(reader.sources)  # what a channel holds is in the range of the batch
-        elif _groups(layer) > 1:
-            passed = {name: relu for name, relu in passed.items() if (name, 0) not in reader.sources}
-            continue
-        else:
-            used = (layer.weight != 0).transpose(0, 1).flatten(1).any(1).tolist()
-        for source, does in zip(reader.sources, used, strict=True):
-            read[source] = read.get(source, False) or does
-    dead = set()
-    for name in {name for name, _ in read}:
-        if any(each not in passed or _groups(layers[each]) > 1 for each in together[name]):
-            continue
-        silent = torch.stack([_silent(layers[each], passed[each]) for each in together[name]]).all(0).tolist()
-        gone = [i for i, nothing in enumerate(silent) if nothing or not read[name, i]]
-        dead |= {(name, i) for i in (gone if len(gone) < len(silent) else gone[1:])}
-    return dead
+def _used(layer: nn.Module, dim: int) -> torch.Tensor:
+    """Which rows (``dim`` 0) or columns (1) of ``layer`` have a weight, bool (n,)."""
+    return (layer.weight != 0).transpose(0, dim).flatten(1).any(1)
 
 
-def _silent(layer: nn.Module, relu: bool) -> torch.Tensor:
-    """Boolean (out,): rows of ``layer`` of which nothing comes, behind a ReLU if one follows."""
-    nothing = (layer.weight == 0).flatten(1).all(1)
-    if layer.bias is not None:
-        nothing &= layer.bias <= 0 if relu else layer.bias == 0
-    return nothing
+def _loud(plain: nn.Module, graph: Graph, image: torch.Tensor) -> set[Channel]:
+    """Channels of which a reader gets another number than zero where no row has a weight."""
+    probe, loud = copy.deepcopy(plain), set()
+
+    def look(name, layer, inputs):
+        values = inputs[0].movedim(-3 if isinstance(layer, nn.Conv2d) else -1, 0).flatten(1)
+        loud.update(c for c, some in zip(graph.columns[name], values.any(1).tolist(), strict=True) if some)
+
+    layers = weight_layers(probe)
+    for name, layer in layers.items():
+        layer.weight.zero_()
+        layer.register_forward_pre_hook(functools.partial(look, name))
+    probe(image)
+    for layer in layers.values():  # in a sum no bias may make up for another
+        if layer.bias is not None:
+            layer.bias.clamp_(min=0)
+    probe(image)
+    return loud
 
 
-def _keep(layer: nn.Module, rows: list[int] | None, columns: list[int] | None) -> None:
-    """Cuts every tensor of ``layer`` to ``rows`` and ``columns``, in place; None keeps all."""
-    parts = {name: t for name, t in layer.state_dict(keep_vars=True).items() if t is not None and t.dim()}
-    for name, tensor in parts.items():
-        cut = tensor.detach() if rows is None else tensor.detach()[rows]
-        cut = cut[:, columns] if columns is not None and name == "weight" else cut
-        cut = cut.contiguous()
-        setattr(layer, name, nn.Parameter(cut) if isinstance(tensor, nn.Parameter) else cut)
-    out, into = widths_of(layer)
-    for name, width in (("out_channels", out), ("in_channels", into), ("out_features", out), ("in_features", into)):
-        if hasattr(layer, name):
-            setattr(layer, name, width)
+def _dead(plain: nn.Module, graph: Graph, loud: set[Channel]) -> set[Channel]:
+    """The dead ones of ``graph.whole``, but for one where all of a layer are."""
+    masked, dead, parts = copy.deepcopy(plain), set(), {}
+    layers = weight_layers(masked)
+    for channel, whole in graph.whole.items():
+        parts.setdefault(whole, set()).add(channel)
+    while True:
+        made, read = {None, *loud}, {}
+        for name, layer in layers.items():
+            made.update(c for c, some in zip(graph.rows[name], _used(layer, 0).tolist(), strict=True) if some)
+            if _groups(layer) == 1:
+                used = _used(layer, 1) | (getattr(layer, "activations", "") == "dynamic")
+                for channel, some in zip(graph.columns[name], used.tolist(), strict=True):
+                    read[channel] = read.get(channel, False) or some
+        live = {channel for channel, some in read.items() if some} & made
+        new = {whole for whole, its in parts.items() if its & read.keys() and not its & live} - dead
+        for rows in graph.rows.values():
+            left = [whole for channel in rows if (whole := graph.whole.get(channel)) not in dead]
+            if left and new.issuperset(left):
+                new.remove(left[0])
+        dead |= new
+        changed = bool(new)
+        for name, layer in layers.items():
+            rows = [graph.whole.get(channel) in dead for channel in graph.rows[name]]
+            columns = [graph.whole.get(channel) in dead for channel in graph.columns[name]]
+            if is_depthwise(layer):  # of zeros it makes none
+                rows = [gone or channel not in made for gone, channel in zip(rows, graph.columns[name], strict=True)]
+            elif _groups(layer) == 1:
+                layer.weight[:, columns] = 0
+            changed |= bool(layer.weight[rows].any())
+            layer.weight[rows] = 0
+        if not changed:
+            return dead
+
+
+def _why_not(plain: nn.Module, graph: Graph, dead: set, images: torch.Tensor, outputs: torch.Tensor) -> str | None:
+    """Why ``dead`` may not be taken out of the network that gives ``outputs`` (n, …) of ``images``; None if it may."""
+    cut = copy.deepcopy(plain)
+    try:
+        _cut(cut, graph, dead)
+        found = cut(images)
+        off = (found - outputs).abs().max() if found.shape == outputs.shape else torch.inf
+    except Exception as error:
+        return f"the network does not run: {error}"
+    most = TOLERANCE * (outputs.amax(0) - outputs.amin(0)).max() + ROUNDING * outputs.abs().max()
+    return None if off <= most else "the network gives other numbers"
+
+
+def _cut(model: nn.Module, graph: Graph, dead: set[Channel]) -> None:
+    """Takes the rows and columns of all channels in ``dead`` out of ``model``, in place."""
+    for name, made in graph.rows.items():
+        layer, read = model.get_submodule(name), graph.columns[name]
+        rows = [i for i, channel in enumerate(made) if graph.whole.get(channel) not in dead]
+        columns = [i for i, channel in enumerate(read) if graph.whole.get(channel) not in dead]
+        if len(rows) + len(columns) < len(made) + len(read):
+            state = {key: tensor[rows] if tensor.dim() else tensor for key, tensor in layer.state_dict().items()}
+            if _groups(layer) == 1 and not isinstance(layer, _BatchNorm):
+                state["weight"] = state["weight"][:, columns]
+            into = 1 if is_depthwise(layer) else len(columns)
+            new = _like(layer, len(rows), into, bias=layer.bias is not None)
+            new.load_state_dict(state, assign=True)
+            replace_module(model, name, new.train(layer.training))

@@ -47,17 +47,3 @@ class DenseNet(nn.Module):
 
     def forward(self, x):
         return self.classifier(self.pool(self.features(x)).flatten(1))
-
-    def wiring(self) -> list[tuple[str, list[str]]]:
-        """Each layer, and the layers whose channels it reads, in the order of its columns; [] reads the image."""
-        found, read = [("features.stem.conv", [])], ["features.stem.conv"]
-        for name, part in self.features.named_children():
-            if isinstance(part, DenseBlock):
-                for i in range(len(part.layers)):
-                    layer = f"features.{name}.layers.{i}.conv"
-                    found.append((layer, list(read)))
-                    read.append(layer)
-            elif name.startswith("transition"):
-                found.append((f"features.{name}.conv", read))
-                read = [f"features.{name}.conv"]
-        return [*found, ("classifier", read)]

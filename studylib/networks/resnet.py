@@ -52,16 +52,3 @@ class ResNet(nn.Module):
 
     def forward(self, x):
         return self.classifier(self.pool(self.features(x)).flatten(1))
-
-    def wiring(self) -> list[tuple[str, list[str | tuple[str, ...]]]]:
-        """Each layer, and the layers whose channels it reads; those in a tuple are added. [] reads the image."""
-        found, read = [("features.stem.conv", [])], ("features.stem.conv",)
-        for name, block in self.features.named_modules(prefix="features"):
-            if isinstance(block, Block):
-                first, second, shortcut = (f"{name}.{part}.conv" for part in ("first", "second", "shortcut"))
-                found += [(first, [read]), (second, [first])]
-                if isinstance(block.shortcut, ConvUnit):
-                    found.append((shortcut, [read]))
-                    read = (shortcut,)
-                read = (*read, second)
-        return [*found, ("classifier", [read])]

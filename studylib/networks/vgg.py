@@ -2,7 +2,7 @@
 
 from torch import nn
 
-from studylib.networks.blocks import ConvUnit, chain, check_size
+from studylib.networks.blocks import ConvUnit, check_size
 
 STAGES = ((1, 2), (2, 2), (4, 3), (8, 3), (8, 3))  # channels, in widths, and convolutions (ibid., table 1, D)
 
@@ -30,8 +30,3 @@ class VGG16(nn.Module):
 
     def forward(self, x):
         return self.classifier(self.pool(self.features(x)).flatten(1))
-
-    def wiring(self) -> list[tuple[str, list[str]]]:
-        """Each layer, and the layers whose channels it reads; [] reads the image."""
-        units = (name for name, part in self.features.named_children() if isinstance(part, ConvUnit))
-        return chain([*(f"features.{name}.conv" for name in units), "classifier"])

@@ -6,8 +6,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from studylib.coding import codec
-from studylib.networks import blocks, gated, pt2e, spec
+from studylib.coding import codec, shipped
+from studylib.networks import blocks, channels, gated, pt2e, spec
 from studylib.techniques import prune, qat
 from studylib.training.recipe import Recipe
 from tests import test_layers
@@ -93,3 +93,22 @@ def test_pruned_and_trained_in_four_bits_its_file_gives_the_same_outputs(tiny, i
     file = codec.encode(small)
     assert torch.equal(codec.decode(file)(images), small(images))
     assert len(file) < len(codec.encode(model)) / 2
+
+
+@torch.no_grad()
+def test_channels_of_the_gate_are_sliced_and_those_that_a_norm_reads_stay(images):
+    model = network(width=12)
+    for layer in (model.stage1[1].gate, model.stage1[1].value):
+        layer.weight[3], layer.bias[3] = 0, 0
+    model.stage2[0].project.weight[:, 5] = 0  # nothing reads it
+    model.stage1[0].project.weight[2], model.stage1[0].project.bias[2] = 0, 0
+    new = shipped.apply(model)
+    before, after = channels.widths(model), channels.widths(new)
+    assert {name: (before[name], each) for name, each in after.items() if each != before[name]} == {
+        **{f"stage1.1.{part}": ([12, 12], [11, 12]) for part in ("gate", "value")},
+        "stage1.1.project": ([12, 12], [12, 11]),
+        **{f"stage2.0.{part}": ([20, 20], [19, 20]) for part in ("gate", "value")},
+        "stage2.0.project": ([20, 20], [20, 19]),
+    }
+    assert torch.allclose(new(images), model(images), atol=1e-5)
+    assert torch.equal(codec.decode(codec.encode(model))(images), new(images))

@@ -423,3 +423,13 @@ def test_a_file_of_a_sliced_network_is_read_without_torch_pruning(mobile, monkey
 def test_slicing_is_the_same_each_time(mobile):
     files = {codec.encode(copy.deepcopy(prune(mobile, 0))) for _ in range(3)}
     assert len(files) == 1
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@torch.no_grad()
+def test_of_a_network_with_numbers_that_are_not_finite_no_channel_is_taken_out(value):
+    model = spec.create("convnet", 0, in_channels=1, image_size=8, widths=[4, 6, 8], hidden=[12, 9]).eval()
+    first, *_, last = layers.weight_layers(model).values()
+    first.weight[1], last.weight[-1, 0] = 0, value
+    before = channels.widths(model)
+    assert channels.slice_channels(model) == 0 and channels.widths(model) == before

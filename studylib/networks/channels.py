@@ -200,6 +200,8 @@ def slice_channels(model: nn.Module, example: torch.Tensor | None = None) -> int
     except Exception as error:  # a forward pass may do anything
         log.warning("no channel is taken out, the network cannot be traced: %s: %s", type(error).__name__, error)
         return 0
+    if not outputs.isfinite().all():  # nothing can be proved of them
+        return 0
 
     def among(wanted) -> tuple[set[Channel], str | None]:
         """The dead channels of layers that are ``wanted``, and why they may not be taken out."""
@@ -210,7 +212,7 @@ def slice_channels(model: nn.Module, example: torch.Tensor | None = None) -> int
     refused = set()
     while True:
         dead, reason = among(lambda name: name not in refused)
-        if reason is None:
+        if reason is None or not dead:
             _cut(model, graph, dead)
             return sum(each in dead for each in graph.whole.values())
         alone = {name: among(name.__eq__)[1] for name in sorted({name for name, _ in dead})}

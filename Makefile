@@ -24,7 +24,7 @@ NBVAL := --nbval-lax --nbval-cell-timeout=300 --nbval-kernel-name=python3
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 export PYTHONUTF8 := 1
 .DEFAULT_GOAL := help
-.PHONY: help study chapters compare pack unpack clean figures evaluate nncodec notebooks test test-long lint bench setup
+.PHONY: help study chapters compare pack unpack clean figures explorer evaluate nncodec notebooks test test-long lint bench setup
 ifeq ($(origin ROOT),command line)
 $(error ROOT=$(ROOT): it is called VARIANT now, as in make study VARIANT=two_objectives)
 endif
@@ -57,6 +57,9 @@ clean: # remove the run of PROFILE and say what that frees (PROFILE=all: every r
 
 figures: $(READY) # publish the run of PROFILE (a new study: ARGS=--force), or draw again what is published; trains nothing
 	@$(PY) engine/publish/figures.py "$(RUN)" $(ARGS)
+
+explorer: $(READY) $(VENV)/.book # one page with every published network, to filter: build/explorer.html (20 MB more, once)
+	@$(PY) -m studylib.experiments.explorer figures build/explorer.html
 
 evaluate: $(READY) # bytes and test accuracy of a coded file, beside what was published of it (MODEL=figures/models/….slnc)
 	@$(PY) engine/tools/evaluate.py "$(MODEL)" --dataset "$(DATASET)"
@@ -92,6 +95,10 @@ $(READY): requirements.lock pyproject.toml
 	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements.lock
 	$(PY) -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $(READY)
+
+$(VENV)/.book: $(READY)
+	$(PY) -m pip install --quiet --disable-pip-version-check --no-build-isolation -e '.[book]'
+	@touch $@
 
 .venv-nncodec/.ready:
 	$(PYTHON) -m venv .venv-nncodec

@@ -21,6 +21,7 @@ MODELS = ROOT / "figures" / "models"
 CHOSEN = [{"data": "cifar10"}, {"data": "digits"}, {"data": "cifar10", "bits": "32"}]
 CHOSEN += [{"data": "cifar10", "distilled": "false", "least": 85}, {"data": "mnist_5k", "pruned": "true"}]
 MOST_BYTES = 2_000_000
+long = pytest.mark.long  # what needs the extra that make explorer installs
 
 
 @pytest.fixture(scope="module")
@@ -123,6 +124,7 @@ def test_every_mark_of_others_says_what_its_bytes_count():
     assert all(mark.counted for mark in MARKS)
 
 
+@long
 def test_the_page_asks_for_nothing_from_outside_and_is_small(page):
     text = re.sub(r"<script>.*?</script>", "", page, flags=re.S)
     assert not re.search(r"https?://|//\w|@import|url\(", text)
@@ -130,12 +132,14 @@ def test_the_page_asks_for_nothing_from_outside_and_is_small(page):
     assert "default-src 'none'" in text and len(page.encode()) < MOST_BYTES
 
 
+@long
 def test_the_table_has_every_row_without_any_script(page, rows):
     body = re.search(r'<table id="table".*?</table>', page, flags=re.S)[0]
     said = re.findall(r'<span class="soft">(\S+) of (\S+)</span></th>', body)
     assert sorted(said) == sorted(zip(rows["node"], rows["study"], strict=True))
 
 
+@long
 def test_every_control_has_a_label_and_every_value_its_option(page, rows):
     form = re.search(r"<form.*?</form>", page, flags=re.S)[0]
     labelled = re.findall(r"<label[^>]*>(.*?)</label>", form, flags=re.S)
@@ -146,6 +150,7 @@ def test_every_control_has_a_label_and_every_value_its_option(page, rows):
         assert values == set(rows[name].astype(str)), name
 
 
+@long
 def test_a_name_cannot_end_the_script_or_the_table(page, rows):
     bad = rows.head(3).assign(node="</script><b id=bad>", study="<i id=bad>")
     made = plots.page(bad, MARKS, claims.PAPER_DATA)
@@ -153,12 +158,13 @@ def test_a_name_cannot_end_the_script_or_the_table(page, rows):
 
 
 @pytest.mark.parametrize("bad", ["empty", "narrow"])
-def test_rows_that_are_none_are_refused(rows, page, bad):
+def test_rows_that_are_none_are_refused(rows, bad):
     rows = rows.head(0) if bad == "empty" else rows.drop(columns="seeds")
     with pytest.raises(ValueError, match=r"rows without (rows|seeds): expected one for each network with study, data"):
         plots.page(rows, MARKS, claims.PAPER_DATA)
 
 
+@long
 @pytest.mark.parametrize("wanted", CHOSEN, ids=str)
 def test_the_front_by_vega_lite_is_paretos_of_what_the_filters_leave(page, rows, wanted):
     import vl_convert
@@ -190,6 +196,7 @@ await wait(() => count.textContent.includes("front"));
 """
 
 
+@long
 @pytest.mark.parametrize("wanted", CHOSEN, ids=str)
 def test_filters_change_what_the_browser_shows_and_its_console_is_empty(page, rows, tmp_path, wanted):
     script = f"""{SHOWN} await set({json.dumps(wanted)});
@@ -203,6 +210,22 @@ def test_filters_change_what_the_browser_shows_and_its_console_is_empty(page, ro
     assert found["count"].startswith(f"{len(left)} of {len(rows)} networks, {len(front_of(left))} on the front")
 
 
+@long
+def test_a_link_opens_the_page_with_its_filters_set(page, rows, tmp_path):
+    script = f"{SHOWN} return [names(lines()), document.querySelectorAll('.mark-symbol.role-mark path').length];"
+    found, console = browser.ask(page, tmp_path, script, fragment="#data=digits&study=digits&front=true")
+    expected = front_of(chosen_of(rows, data="digits", study="digits"))
+    assert set(found[0]) == {f"{node} of {study}" for study, node in expected} and console == []
+    assert found[1] == len(found[0])  # no stars, which are of other data
+
+
+@long
+def test_a_page_of_other_data_has_no_marks(rows, page):
+    digits = plots.page(rows[rows["study"] == "digits-two_objectives"], MARKS, claims.PAPER_DATA)
+    assert "LilNetX" in page and "LilNetX" not in digits and "digits-two_objectives" in digits
+
+
+@long
 def test_filters_that_leave_nothing_say_so_and_nothing_complains(page, rows, tmp_path):
     found, console = browser.ask(
         page, tmp_path, f"{SHOWN} await set({{least: 100.5}}); return [count.textContent, lines().length];"
@@ -210,6 +233,7 @@ def test_filters_that_leave_nothing_say_so_and_nothing_complains(page, rows, tmp
     assert found == [f"0 of {len(rows)} networks, 0 on the front", 0] and console == []
 
 
+@long
 def test_pointing_at_a_network_names_its_numbers_and_pressing_it_finds_its_row(page, rows, tmp_path):
     script = f"""{SHOWN}
     const point = document.querySelector(".mark-symbol.role-mark path"), box = point.getBoundingClientRect();
@@ -232,6 +256,7 @@ def test_pointing_at_a_network_names_its_numbers_and_pressing_it_finds_its_row(p
     )
 
 
+@long
 @pytest.mark.parametrize("width", [390, 1000])
 def test_nothing_scrolls_sideways(page, tmp_path, width):
     script = f"""{SHOWN} document.querySelectorAll("details").forEach(each => each.open = true);

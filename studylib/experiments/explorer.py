@@ -128,7 +128,7 @@ def _measured(file: Path) -> dict[str, int]:
 
 
 def _file(study: str, about: dict, row: dict, file: Path | None, listed: dict) -> dict[str, str]:
-    """The published file of a row, what it is alone where the row is a mean, and the command that evaluates it."""
+    """The published file of a row and the command that evaluates it. Of a mean also what its file is alone."""
     data = about["data"]["name"]
     named = "" if data == _first_like(data) else f' DATASET="{data}"'
     if file:
@@ -143,7 +143,7 @@ def _file(study: str, about: dict, row: dict, file: Path | None, listed: dict) -
 
 
 def _first_like(data: str) -> str:
-    """The first data set with images and classes like those of ``data``; `make evaluate` takes it if none is said."""
+    """The first data set whose images and classes are like those of ``data``: the usual one of a command."""
     shapes = {name: (source.shape, source.classes) for name, source in sources.SOURCES.items()}
     return next((name for name, shape in shapes.items() if shape == shapes.get(data)), "")
 

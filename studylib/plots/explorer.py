@@ -1,4 +1,4 @@
-"""The explorer: rows of networks as one HTML file with a chart, filters and a table, which opens without a server."""
+"""The explorer: rows of networks as one HTML file with a chart, filters and a table. It opens without a server."""
 
 import json
 from collections.abc import Sequence
@@ -24,7 +24,7 @@ COLOURS = ["#0173b2", "#de8f05", "#029e73", "#d55e00", "#cc78bc", "#ca9161", "#5
 SHAPES = ["circle", "square", "diamond", "triangle-up", "cross", "triangle-down", "triangle-left", "triangle-right"]
 STAR = "M0,-1L.22,-.31L.95,-.31L.36,.12L.59,.81L0,.38L-.59,.81L-.36,.12L-.95,-.31L-.22,-.31Z"
 HOVER = {  # field → what it is called
-    "title": "network",
+    "network": "network",
     "techniques": "techniques",
     "node": "node",
     "study": "study",
@@ -56,22 +56,22 @@ def page(rows: pd.DataFrame, marks: Sequence, marked: str, title: str = "Accurac
     Raises:
         ValueError: there are no rows, or they lack columns.
     """
+    if missing := [column for column in COLUMNS if column not in rows] or ["rows"] * rows.empty:
+        raise ValueError(f"rows without {', '.join(missing)}: expected one for each network with {', '.join(COLUMNS)}")
     import jinja2
     import vl_convert
 
-    if missing := [column for column in COLUMNS if column not in rows] or ["rows"] * rows.empty:
-        raise ValueError(f"rows without {', '.join(missing)}: expected one for each network with {', '.join(COLUMNS)}")
-    shown = shown_rows(rows)
+    shown, stars = shown_rows(rows), mark_rows(marks, marked) if marked in set(rows["data"]) else []
     template = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined).from_string(
         TEMPLATE.read_text(encoding="utf-8")
     )
     return template.render(
         title=title,
         rows=shown,
-        marks=mark_rows(marks, marked),
+        marks=stars,
         marked=marked,
         filters=filters(rows, marked),
-        spec=chart(shown, mark_rows(marks, marked), first(rows, marked)),
+        spec=chart(shown, stars, first(rows, marked)),
         script=vl_convert.javascript_bundle().replace("</script", "<\\/script"),
     )
 
@@ -85,17 +85,11 @@ def filters(rows: pd.DataFrame, marked: str) -> list[dict]:
     """The page's filters: name, label, options as (value, text), chosen; only of data is there no "all"."""
     found = []
     for name, (label, words) in FILTERS.items():
-        values = [_text(value) for value in sorted(rows[name].unique(), reverse=name in ("bits", "distilled"))]
-        values = list(words) if words is EITHER else values
+        values = list(EITHER) if words is EITHER else map(str, sorted(rows[name].unique(), reverse=name == "bits"))
         options = [] if name == "data" else [("", "all")]
         options += [(value, (words or {}).get(value, value)) for value in values]
         found.append({"name": name, "label": label, "options": options})
     return [each | {"chosen": first(rows, marked) if each["name"] == "data" else ""} for each in found]
-
-
-def _text(value: object) -> str:
-    """A value as Vega's ``toString`` has it."""
-    return str(value).lower() if isinstance(value, bool) or type(value).__name__ == "bool" else str(value)
 
 
 def shown_rows(rows: pd.DataFrame) -> list[dict]:
@@ -106,12 +100,11 @@ def shown_rows(rows: pd.DataFrame) -> list[dict]:
         sd = "" if row["accuracy_sd"] is None else f" ± {row['accuracy_sd']:.2f}"
         row |= {
             "id": i,
-            "title": row["network"],
             "percent": f"{row['accuracy']:.2f}{sd} %",
             "file_bytes": _bytes(row["bytes"]),
             "paper_bytes": _bytes(row["bytes_nonzero"]),
-            "adds": DASH if row["multiply_adds"] is None else f"{row['multiply_adds'] / 1e6:,.3g} million",
-            "latency": DASH if row["latency_ms"] is None else f"{row['latency_ms']:.3g} ms ({row['latency_of']})",
+            "adds": DASH if row["multiply_adds"] is None else f"{_three(row['multiply_adds'] / 1e6)} million",
+            "latency": DASH if row["latency_ms"] is None else f"{_three(row['latency_ms'])} ms ({row['latency_of']})",
             "alone": f"{row['file'] or 'none'}{', ' if row['file_alone'] else ''}{row['file_alone'] or ''}",
         }
     return found
@@ -119,6 +112,11 @@ def shown_rows(rows: pd.DataFrame) -> list[dict]:
 
 def _bytes(count: float | None) -> str:
     return DASH if count is None else f"{count:,.0f} bytes"
+
+
+def _three(number: float) -> str:
+    """A number to three figures, without an exponent."""
+    return f"{float(f'{number:.3g}'):,.10g}"
 
 
 def mark_rows(marks: Sequence, marked: str) -> list[dict]:
@@ -142,8 +140,8 @@ def mark_rows(marks: Sequence, marked: str) -> list[dict]:
 def chart(shown: list[dict], marks: list[dict], data: str) -> dict:
     """The chart by Vega-Lite: its parameters ``f_<filter>``, ``f_least`` (%) and ``f_front`` say what is shown.
 
-    ``front`` of a row is whether none of those shown has as few bytes and a higher accuracy, or the reverse. The
-    running maximum over rows sorted by bytes gives it.
+    ``front`` says of a row that it is on the Pareto front of those shown. The running maximum of accuracy over rows
+    sorted by bytes gives it.
 
     Args:
         shown: of :func:`shown_rows`.

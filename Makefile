@@ -58,7 +58,7 @@ clean: # remove the run of PROFILE and say what that frees (PROFILE=all: every r
 figures: $(READY) # publish the run of PROFILE (a new study: ARGS=--force), or draw again what is published; trains nothing
 	@$(PY) engine/publish/figures.py "$(RUN)" $(ARGS)
 
-explorer: $(VENV)/.book # one page with every published network, to filter: build/explorer.html (20 MB more, once)
+explorer: $(VENV)/.book # one page with every published network, to filter: build/explorer.html (100 MB more, once)
 	@$(PY) -m studylib.experiments.explorer figures build/explorer.html
 
 evaluate: $(READY) # bytes and test accuracy of a coded file, beside what was published of it (MODEL=figures/models/….slnc)

@@ -13,7 +13,8 @@ import pytest
 NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
 SECONDS = 120
 FLAGS = ("--headless", "--disable-gpu", "--disable-background-networking", "--no-first-run", "--no-sandbox")
-FRAME = """<!doctype html><body style="margin:0"><iframe src="page.html{fragment}" width="{width}" height="900"></iframe>
+FRAME = """<!doctype html><body style="margin:0">
+<iframe src="page.html{fragment}" width="{width}" height="900"></iframe>
 <pre id="found"></pre><script>
 addEventListener("message", event => document.getElementById("found").textContent = JSON.stringify(event.data));
 </script></body>"""

@@ -164,11 +164,9 @@ def test_rows_that_are_none_are_refused(rows, bad):
         plots.page(rows, MARKS, claims.PAPER_DATA)
 
 
-@long
-@pytest.mark.parametrize("wanted", CHOSEN, ids=str)
-def test_the_front_by_vega_lite_is_paretos_of_what_the_filters_leave(page, rows, wanted):
-    import vl_convert
-
+def front_by_vega_lite(rows, wanted):
+    """Names of those on the front: what vl-convert draws of the chart's line, a point each."""
+    vl_convert = pytest.importorskip("vl_convert", reason="vl_convert is not installed: make explorer does that")
     shown = plots.shown_rows(rows)
     spec = copy.deepcopy(plots.chart(shown, [], "cifar10"))
     for param in spec["params"]:
@@ -178,8 +176,33 @@ def test_the_front_by_vega_lite_is_paretos_of_what_the_filters_leave(page, rows,
     line["encoding"] = {"x": line["encoding"]["x"], "y": line["encoding"]["y"], "description": {"field": "id"}}
     svg = vl_convert.vegalite_to_svg(spec | {"layer": [line], "width": 300})
     found = [shown[int(i)] for i in re.findall(r'aria-label="(\d+)" role="graphics-symbol"', svg)]
+    return {(row["study"], row["node"]) for row in found}
+
+
+@long
+@pytest.mark.parametrize("wanted", CHOSEN, ids=str)
+def test_the_front_by_vega_lite_is_paretos_of_what_the_filters_leave(rows, wanted):
     left = chosen_of(rows, **wanted)
-    assert {(row["study"], row["node"]) for row in found} == front_of(left) and len(left) > len(front_of(left)) > 0
+    assert front_by_vega_lite(rows, wanted) == front_of(left) and len(left) > len(front_of(left)) > 0
+
+
+@long
+def test_files_alike_are_both_on_the_front_and_larger_or_worse_ones_are_not(rows):
+    pairs = [(10, 50), (20, 50), (20, 60), (20, 60), (20, 55), (30, 60), (30, 59), (40, 61)]
+    made = rows[rows["data"] == "cifar10"].head(len(pairs)).assign(node=[f"n{i}" for i in range(len(pairs))])
+    made[["bytes", "accuracy"]] = [(1000.0 * size, float(accuracy)) for size, accuracy in pairs]
+    assert {node for _, node in front_by_vega_lite(made, {})} == {"n0", "n2", "n3", "n7"}
+    assert front_by_vega_lite(made, {}) == front_of(made)
+
+
+@long
+def test_the_command_writes_the_page_and_says_its_size(rows, page, tmp_path, monkeypatch, capsys):
+    file = tmp_path / "new" / "explorer.html"
+    monkeypatch.setattr("sys.argv", ["explorer", str(ROOT / "figures"), str(file)])
+    monkeypatch.setattr(explorer, "rows", lambda there: rows if there.studies else None)
+    explorer.main()
+    assert file.read_text(encoding="utf-8") == page
+    assert capsys.readouterr().out == f"{file}: {len(rows)} networks and files, {len(page.encode()) / 1e6:.1f} MB\n"
 
 
 SHOWN = """

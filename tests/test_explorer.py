@@ -234,6 +234,17 @@ def test_filters_change_what_the_browser_shows_and_its_console_is_empty(page, ro
 
 
 @long
+def test_only_what_the_chosen_data_have_is_offered(page, rows, tmp_path):
+    script = f"""{SHOWN} await set({{study: "cifar10"}}); await set({{data: "mnist_5k"}});
+    const options = name => [...document.querySelector(`[name=${{name}}]`).options];
+    const offered = name => options(name).filter(option => !option.disabled).map(option => option.value);
+    return [offered("study"), offered("bits"), count.textContent];"""
+    found, console = browser.ask(page, tmp_path, script)
+    assert found[:2] == [["", "mnist"], ["", "32", "8"]] and console == []
+    assert found[2].startswith(f"{(rows['data'] == 'mnist_5k').sum()} of {len(rows)} networks")
+
+
+@long
 def test_a_link_opens_the_page_with_its_filters_set(page, rows, tmp_path):
     script = f"{SHOWN} return [names(lines()), document.querySelectorAll('.mark-symbol.role-mark path').length];"
     found, console = browser.ask(page, tmp_path, script, fragment="#data=digits&study=digits&front=true")

@@ -154,7 +154,7 @@ def chart(shown: list[dict], marks: list[dict], data: str) -> dict:
     chosen += [alt.param(name="f_least", value=0), alt.param(name="f_front", value=False)]
     wanted = [f"(f_{name} === '' || toString(datum.{name}) === f_{name})" for name in FILTERS]
     points = (
-        alt.Chart(alt.Data(values=shown))
+        alt.Chart(alt.NamedData("networks"))
         .transform_filter(" && ".join([*wanted, "datum.accuracy >= f_least"]))
         .transform_window(
             best="max(accuracy)",
@@ -186,7 +186,7 @@ def chart(shown: list[dict], marks: list[dict], data: str) -> dict:
         shape=alt.Shape("bits:N", title="bits of a weight").scale(shapes).legend(**below),
         tooltip=[alt.Tooltip(f"{field}:N", title=title) for field, title in HOVER.items()],
     )
-    others = alt.Chart(alt.Data(values=marks)).transform_filter("datum.data === f_data")
+    others = alt.Chart(alt.NamedData("marks")).transform_filter("datum.data === f_data")
     stars = others.mark_point(shape=STAR, size=110, color="#888", filled=True, aria=False).encode(
         x,
         y,
@@ -204,4 +204,4 @@ def chart(shown: list[dict], marks: list[dict], data: str) -> dict:
     look = {"font": FONT, "axis": LARGE, "legend": LARGE | {"padding": 4}, "view": {"stroke": None}}
     spec = whole.configure(**look).to_dict()
     spec["config"]["legend"]["layout"] = STACKED  # Vega knows it, Vega-Lite's schema does not
-    return spec
+    return spec | {"datasets": {"networks": shown, "marks": marks}}

@@ -32,7 +32,7 @@ NBVAL := --nbval-lax --nbval-cell-timeout=300 --nbval-kernel-name=python3
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 export PYTHONUTF8 := 1
 .DEFAULT_GOAL := help
-.PHONY: help study chapters compare pack unpack clean compress figures evaluate nncodec notebooks test test-long lint bench setup
+.PHONY: help study chapters compare pack unpack clean compress figures explorer evaluate nncodec notebooks test test-long lint bench setup
 ifeq ($(origin ROOT),command line)
 $(error ROOT=$(ROOT): it is called VARIANT now, as in make study VARIANT=two_objectives)
 endif
@@ -71,6 +71,9 @@ compress: $(READY) # it as small files in OUT=runs/compress, each read back: byt
 figures: $(READY) # publish the run of PROFILE (a new study: ARGS=--force), or draw again what is published; trains nothing
 	@$(PY) engine/publish/figures.py "$(RUN)" $(ARGS)
 
+explorer: $(VENV)/.book # one page with every published network, to filter: build/explorer.html (100 MB more, once)
+	@$(PY) -m studylib.experiments.explorer figures build/explorer.html
+
 evaluate: $(READY) # bytes and test accuracy of a coded file, beside what was published of it (MODEL=figures/models/….slnc)
 	@$(PY) engine/tools/evaluate.py "$(MODEL)" --dataset "$(DATASET)"
 
@@ -105,6 +108,10 @@ $(READY): requirements.lock pyproject.toml
 	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements.lock
 	$(PY) -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $(READY)
+
+$(VENV)/.book: $(READY)
+	$(PY) -m pip install --quiet --disable-pip-version-check --no-build-isolation -c requirements.lock -e '.[book]'
+	@touch $@
 
 .venv-nncodec/.ready:
 	$(PYTHON) -m venv .venv-nncodec

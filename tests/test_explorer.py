@@ -1,0 +1,302 @@
+"""The explorer: its rows are those that are published, its front is Pareto's, and it works in a browser."""
+
+import copy
+import json
+import re
+import shlex
+
+import browser
+import pandas as pd
+import pytest
+from projects import ROOT
+
+from engine.settings import parameters
+from studylib.experiments import explorer
+from studylib.experiments.frontier_marks import MARKS
+from studylib.experiments.published import Figures
+from studylib.plots import explorer as plots
+from studylib.results import claims, statistics
+
+MODELS = ROOT / "figures" / "models"
+CHOSEN = [{"data": "cifar10"}, {"data": "digits"}, {"data": "cifar10", "bits": "32"}]
+CHOSEN += [{"data": "cifar10", "distilled": "false", "least": 85}, {"data": "mnist_5k", "pruned": "true"}]
+MOST_BYTES = 2_000_000
+long = pytest.mark.long  # what needs the extra that make explorer installs
+
+
+@pytest.fixture(scope="module")
+def there():
+    return Figures(ROOT / "figures")
+
+
+@pytest.fixture(scope="module")
+def rows(there):
+    return explorer.rows(there)
+
+
+@pytest.fixture(scope="module")
+def page(rows):
+    for package in ("altair", "vl_convert"):
+        pytest.importorskip(package, reason=f"{package} is not installed: make explorer does that")
+    return plots.page(rows, MARKS, claims.PAPER_DATA)
+
+
+def chosen_of(rows, least=0, **wanted):
+    """The rows that filters leave, by pandas."""
+    words = rows[list(wanted)].astype(str).apply(lambda column: column.str.lower())
+    return rows[(words == pd.Series(wanted, dtype=str)).all(axis=1) & (rows["accuracy"] >= least)]
+
+
+def front_of(rows):
+    """Names of those on the front."""
+    best = rows[statistics.pareto(rows, "bytes", "accuracy")]
+    return set(zip(best["study"], best["node"], strict=True))
+
+
+def test_every_node_and_every_small_file_of_every_study_is_a_row(there, rows):
+    expected = {(study, node) for study in there.studies for node in there.nodes(study)["node"]}
+    points = {
+        (study, name) for study in there.studies for name in there.rows(study, "frontier", "frontier").get("name", [])
+    }
+    assert len(points) > 20 and not points & expected
+    assert sorted(zip(rows["study"], rows["node"], strict=True)) == sorted(expected | points)
+
+
+def test_every_published_file_is_one_row_with_the_command_that_evaluates_it(there, rows):
+    files = rows[rows["file"] != ""].set_index("file")
+    assert sorted(files.index) == sorted(there.models)
+    for name, of in there.models.items():
+        assert files.loc[name, "command"] == f"make evaluate MODEL=figures/models/{name}"
+        if files.loc[name, "file_alone"]:
+            assert f"{of['bytes']:,} bytes, {100 * of['test_accuracy']:.2f} %" in files.loc[name, "file_alone"]
+        else:
+            assert (files.loc[name, "bytes"], files.loc[name, "accuracy"]) == (of["bytes"], 100 * of["test_accuracy"])
+
+
+def test_a_file_that_is_not_published_has_a_command_that_makes_it_first(rows):
+    made = rows[rows["file"] == ""]
+    for row in made.to_dict("records"):
+        study, evaluate = row["command"].split(" && ")
+        given = dict(word.split("=") for word in shlex.split(study)[2:])
+        parameters.load(given["PROFILE"], variant=given.get("VARIANT", ""))
+        assert parameters.run_name(given["PROFILE"], given.get("VARIANT", "")) == row["study"]
+        assert evaluate.startswith(f"make evaluate MODEL=runs/{row['study']}/") and f"/{row['node']}/" in evaluate
+    assert len(made) > 50 and made["command"].str.contains("/chapters/08_frontier/points/").any()
+
+
+def test_nodes_of_several_seeds_are_their_means(there, rows):
+    for study in ("digits", "cifar10"):
+        mean = there.nodes(study).groupby("node")[["test_accuracy", "bytes_file", "bytes_nonzero"]].mean()
+        own = rows[(rows["study"] == study) & rows["node"].isin(mean.index)].set_index("node").loc[mean.index]
+        assert (100 * mean["test_accuracy"]).tolist() == pytest.approx(own["accuracy"].tolist(), abs=1e-9)
+        assert mean[["bytes_file", "bytes_nonzero"]].values.tolist() == own[["bytes", "bytes_nonzero"]].values.tolist()
+    assert set(rows.loc[rows["study"] == "mnist", "seeds"]) == {"0–9"}
+
+
+def test_what_a_file_is_measured_to_have_is_what_its_node_has(there):
+    nodes = there.nodes("digits").query("seed == 0").set_index("node")
+    expected = nodes.loc["teacher-imp-int8", ["bytes_nonzero", "multiply_adds"]].to_dict()
+    assert explorer._measured(MODELS / "digits-densenet16-z89.3-8bit.slnc") == expected
+
+
+def test_small_files_say_how_they_were_made(rows):
+    small = rows[rows["node"].str.endswith("bit")]
+    assert (small["bits"] < 32).all() and (small["zeros"] > 50).all() and small["pruned"].all()
+    known = small[small["file"] != ""]
+    assert known[["bytes_nonzero", "multiply_adds"]].notna().all(axis=None) and len(known) > 20
+    assert (known["bytes_nonzero"] < known["bytes"] * 1.2).all()
+    assert {"DenseNet of growth 6", "ConvNet of width 16", "student of DenseNet-22"} <= set(small["network"])
+
+
+@pytest.mark.parametrize(("seeds", "said"), [([0], "0"), ([2, 1, 0], "0–2"), ([0, 3, 4], "0, 3–4"), ([], "")])
+def test_seeds_in_a_row_are_a_span(seeds, said):
+    assert explorer.spans(seeds) == said
+
+
+@pytest.mark.parametrize(("data", "said"), [("cifar10", ""), ("svhn", ' DATASET="svhn"'), ("images:a b.npz", None)])
+def test_a_command_names_the_data_where_another_set_has_such_images(data, said):
+    row = {"node": "teacher", "folder": "seed0/teacher", "seeds": "0"}
+    command = explorer._file("mine", {"data": {"name": data}}, row, None, {})["command"]
+    assert command.endswith("model.slnc" + (f' DATASET="{data}"' if said is None else said))
+
+
+def test_every_mark_of_others_says_what_its_bytes_count():
+    assert all(mark.counted for mark in MARKS)
+
+
+@long
+def test_the_page_asks_for_nothing_from_outside_and_is_small(page):
+    text = re.sub(r"<script>.*?</script>", "", page, flags=re.S)
+    assert not re.search(r"https?://|//\w|@import|url\(", text)
+    assert not re.search(r"<[^>]*\ssrc=", text) and re.findall(r'href="([^"]*)"', text) == ["data:,"]
+    assert "default-src 'none'" in text and len(page.encode()) < MOST_BYTES
+
+
+@long
+def test_the_table_has_every_row_without_any_script(page, rows):
+    body = re.search(r'<table id="table".*?</table>', page, flags=re.S)[0]
+    said = re.findall(r'<span class="soft">(\S+) of (\S+)</span></th>', body)
+    assert sorted(said) == sorted(zip(rows["node"], rows["study"], strict=True))
+
+
+@long
+def test_every_control_has_a_label_and_every_value_its_option(page, rows):
+    form = re.search(r"<form.*?</form>", page, flags=re.S)[0]
+    labelled = re.findall(r"<label[^>]*>(.*?)</label>", form, flags=re.S)
+    assert sum(len(re.findall(r"<select|<input", each)) for each in labelled) == len(re.findall("<select|<input", form))
+    for name in ("data", "study", "network", "bits"):
+        options = re.search(rf'<select name="{name}">(.*?)</select>', form, flags=re.S)[1]
+        values = set(re.findall(r'value="([^"]*)"', options)) - {""}
+        assert values == set(rows[name].astype(str)), name
+
+
+@long
+def test_a_name_cannot_end_the_script_or_the_table(page, rows):
+    bad = rows.head(3).assign(node="</script><b id=bad>", study="<i id=bad>")
+    made = plots.page(bad, MARKS, claims.PAPER_DATA)
+    assert "id=bad>" not in made and "&lt;b id=bad&gt;" in made
+
+
+@pytest.mark.parametrize("bad", ["empty", "narrow"])
+def test_rows_that_are_none_are_refused(rows, bad):
+    rows = rows.head(0) if bad == "empty" else rows.drop(columns="seeds")
+    with pytest.raises(ValueError, match=r"rows without (rows|seeds): expected one for each network with study, data"):
+        plots.page(rows, MARKS, claims.PAPER_DATA)
+
+
+def front_by_vega_lite(rows, wanted):
+    """Names of those on the front: what vl-convert draws of the chart's line, a point each."""
+    vl_convert = pytest.importorskip("vl_convert", reason="vl_convert is not installed: make explorer does that")
+    shown = plots.shown_rows(rows)
+    spec = copy.deepcopy(plots.chart(shown, [], "cifar10"))
+    for param in spec["params"]:
+        param["value"] = wanted.get(param["name"].removeprefix("f_"), param["value"])
+    (line,) = [layer for layer in spec["layer"] if layer["mark"]["type"] == "line"]
+    line["mark"] = {"type": "point"}
+    line["encoding"] = {"x": line["encoding"]["x"], "y": line["encoding"]["y"], "description": {"field": "id"}}
+    svg = vl_convert.vegalite_to_svg(spec | {"layer": [line], "width": 300})
+    found = [shown[int(i)] for i in re.findall(r'aria-label="(\d+)" role="graphics-symbol"', svg)]
+    return {(row["study"], row["node"]) for row in found}
+
+
+@long
+@pytest.mark.parametrize("wanted", CHOSEN, ids=str)
+def test_the_front_by_vega_lite_is_paretos_of_what_the_filters_leave(rows, wanted):
+    left = chosen_of(rows, **wanted)
+    assert front_by_vega_lite(rows, wanted) == front_of(left) and len(left) > len(front_of(left)) > 0
+
+
+@long
+def test_files_alike_are_both_on_the_front_and_larger_or_worse_ones_are_not(rows):
+    pairs = [(10, 50), (20, 50), (20, 60), (20, 60), (20, 55), (30, 60), (30, 59), (40, 61)]
+    made = rows[rows["data"] == "cifar10"].head(len(pairs)).assign(node=[f"n{i}" for i in range(len(pairs))])
+    made[["bytes", "accuracy"]] = [(1000.0 * size, float(accuracy)) for size, accuracy in pairs]
+    assert {node for _, node in front_by_vega_lite(made, {})} == {"n0", "n2", "n3", "n7"}
+    assert front_by_vega_lite(made, {}) == front_of(made)
+
+
+@long
+def test_the_command_writes_the_page_and_says_its_size(rows, page, tmp_path, monkeypatch, capsys):
+    file = tmp_path / "new" / "explorer.html"
+    monkeypatch.setattr("sys.argv", ["explorer", str(ROOT / "figures"), str(file)])
+    monkeypatch.setattr(explorer, "rows", lambda there: rows if there.studies else None)
+    explorer.main()
+    assert file.read_text(encoding="utf-8") == page
+    assert capsys.readouterr().out == f"{file}: {len(rows)} networks and files, {len(page.encode()) / 1e6:.1f} MB\n"
+
+
+SHOWN = """
+const lines = () => [...document.querySelectorAll("#table tbody tr")].filter(line => !line.hidden);
+const names = them => them.map(line => line.querySelector("th .soft").textContent);
+const count = document.getElementById("count"), first = count.textContent;
+const set = async given => {
+  const form = document.getElementById("filters"), before = count.textContent;
+  for (const [name, value] of Object.entries(given)) form.elements[name].value = value;
+  form.dispatchEvent(new Event("input"));
+  await wait(() => count.textContent !== before);
+};
+await wait(() => count.textContent.includes("front"));
+"""
+
+
+@long
+@pytest.mark.parametrize("wanted", CHOSEN, ids=str)
+def test_filters_change_what_the_browser_shows_and_its_console_is_empty(page, rows, tmp_path, wanted):
+    script = f"""{SHOWN} await set({json.dumps(wanted)});
+    const front = lines().filter(line => line.matches(".front"));
+    return {{all: names(lines()), front: names(front), count: count.textContent}};"""
+    found, console = browser.ask(page, tmp_path, script)
+    left = chosen_of(rows, **wanted)
+    assert console == []
+    assert sorted(found["all"]) == sorted(f"{node} of {study}" for study, node in left[["study", "node"]].values)
+    assert set(found["front"]) == {f"{node} of {study}" for study, node in front_of(left)}
+    assert found["count"].startswith(f"{len(left)} of {len(rows)} networks, {len(front_of(left))} on the front")
+
+
+@long
+def test_only_what_the_chosen_data_have_is_offered(page, rows, tmp_path):
+    script = f"""{SHOWN} await set({{study: "cifar10"}}); await set({{data: "mnist_5k"}});
+    const options = name => [...document.querySelector(`[name=${{name}}]`).options];
+    const offered = name => options(name).filter(option => !option.disabled).map(option => option.value);
+    return [offered("study"), offered("bits"), count.textContent];"""
+    found, console = browser.ask(page, tmp_path, script)
+    assert found[:2] == [["", "mnist"], ["", "32", "8"]] and console == []
+    assert found[2].startswith(f"{(rows['data'] == 'mnist_5k').sum()} of {len(rows)} networks")
+
+
+@long
+def test_a_link_opens_the_page_with_its_filters_set(page, rows, tmp_path):
+    script = f"{SHOWN} return [names(lines()), document.querySelectorAll('.mark-symbol.role-mark path').length];"
+    found, console = browser.ask(page, tmp_path, script, fragment="#data=digits&study=digits&front=true")
+    expected = front_of(chosen_of(rows, data="digits", study="digits"))
+    assert set(found[0]) == {f"{node} of {study}" for study, node in expected} and console == []
+    assert found[1] == len(found[0])  # no stars, which are of other data
+
+
+@long
+def test_a_page_of_other_data_has_no_marks(rows, page):
+    digits = plots.page(rows[rows["study"] == "digits-two_objectives"], MARKS, claims.PAPER_DATA)
+    assert "LilNetX" in page and "LilNetX" not in digits and "digits-two_objectives" in digits
+
+
+@long
+def test_filters_that_leave_nothing_say_so_and_nothing_complains(page, rows, tmp_path):
+    found, console = browser.ask(
+        page, tmp_path, f"{SHOWN} await set({{least: 100.5}}); return [count.textContent, lines().length];"
+    )
+    assert found == [f"0 of {len(rows)} networks, 0 on the front", 0] and console == []
+
+
+@long
+def test_pointing_at_a_network_names_its_numbers_and_pressing_it_finds_its_row(page, rows, tmp_path):
+    script = f"""{SHOWN}
+    const point = document.querySelector(".mark-symbol.role-mark path"), box = point.getBoundingClientRect();
+    const at = {{bubbles: true, clientX: box.x + box.width / 2, clientY: box.y + box.height / 2}};
+    for (const kind of ["pointerover", "pointermove"]) point.dispatchEvent(new PointerEvent(kind, at));
+    await wait(() => document.querySelector("#vg-tooltip-element.visible"));
+    const told = [...document.querySelectorAll("#vg-tooltip-element tr")];
+    const said = told.map(line => [...line.cells].map(cell => cell.textContent));
+    point.dispatchEvent(new MouseEvent("click", at));
+    await wait(() => document.querySelector("tr.chosen"));
+    return {{said, row: names([document.querySelector("tr.chosen")])[0]}};"""
+    found, console = browser.ask(page, tmp_path, script)
+    said = dict(found["said"])
+    assert list(said) == list(plots.HOVER.values()) and found["row"] == f"{said['node']} of {said['study']}"
+    (row,) = rows[(rows["node"] == said["node"]) & (rows["study"] == said["study"])].to_dict("records")
+    assert (said["seeds"], said["evaluate it"]) == (row["seeds"], row["command"]) and console == []
+    assert (said["file"], said["nonzeros × width"]) == (
+        f"{row['bytes']:,.0f} bytes",
+        f"{row['bytes_nonzero']:,.0f} bytes",
+    )
+
+
+@long
+@pytest.mark.parametrize("width", [390, 1000])
+def test_nothing_scrolls_sideways(page, tmp_path, width):
+    script = f"""{SHOWN} document.querySelectorAll("details").forEach(each => each.open = true);
+    const over = each => each.getBoundingClientRect().right > innerWidth + 1;
+    const wide = [...document.querySelectorAll("main *:not(svg *, thead *)")].filter(over);
+    const said = wide.map(each => each.outerHTML.slice(0, 99));
+    return {{page: document.documentElement.scrollWidth, inner: innerWidth, wide: said}};"""
+    found, _ = browser.ask(page, tmp_path, script, width)
+    assert found["page"] <= found["inner"] <= width and found["inner"] > width - 30 and found["wide"] == []

@@ -14,9 +14,8 @@ from latex2mathml.converter import convert
 from pydantic.fields import FieldInfo
 from sphinx.errors import ExtensionError
 
-import check
-from stage import BOOK, ROOT, RST, Cited
-
+from book import check
+from book.stage import BOOK, ROOT, RST, Cited
 from studylib import settings
 
 project = "Neural-network compression, every combination"
@@ -91,7 +90,7 @@ def checked(app, error) -> None:
 
 
 def _as_it_stands(places: list[str], found: re.Match) -> str:
-    """A sign that is no markup here; a constant, which has no entry of its own, by its name, if one of ``places`` has it."""
+    """A sign that is no markup here as such; a constant, which has no entry, by its name if one of ``places`` has it."""
     if constant := found["constant"]:
         if all(pydoc.locate(place) is None for place in (constant, *(f"{place}.{constant}" for place in places))):
             raise ExtensionError(f"{places[-2]}: {found[0]}: nothing has that name")

@@ -2,22 +2,27 @@
 
 import ast
 import base64
+import importlib.util
 import json
 import re
 import shutil
+import subprocess
+import sys
 import tomllib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import pandas as pd
 from pybtex.database import parse_file
 
 import studylib
+from studylib.experiments.published import Figures
+from studylib.results import tables
 from studylib.tree.published import Published
 
 ROOT = Path(__file__).resolve().parent.parent
 BOOK = ROOT / "book"
 COPIED = ("README.md", "CITATION.cff", "LICENSE", "figures")  # beside the pages, for their links and pictures
-EXPLORER = "explorer.html"  # of figures/ or of the folder of the book, where it was made
 CALL = re.compile(r"(\w+)\.(?:figure|show_published)\(\"(\w+)\"(?:.*?(draw_\w+))?")
 BESIDE = re.compile(r"(\w+) = Beside\(\"figures/([\w-]+)\", \"(\w+)\"\)")
 KEPT = re.compile(  # what is no running text: code, formulas, links, headings, comments
@@ -28,6 +33,25 @@ NAMED = re.compile(  # a source in a text: Smith 2018, Eckart and Young 1936, Hi
     r"[A-ZÀ-Þ][\w-]+(?:(?:, [A-ZÀ-Þ][\w-]+)* and [A-ZÀ-Þ][\w-]+|\s+et\s+al\.)?\s+\(?(?:19|20)\d\d\b"
 )
 MYST, RST = "{{{}}}`{}`", ":{}:`{}`"
+EXPLORER = """
+Every published network, to filter: <a href="explorer.html">the explorer on a page of its own</a>.
+
+<iframe class="explorer" title="The explorer" src="explorer.html" loading="lazy"></iframe>
+"""
+SMALLEST = """# Smallest files
+{explorer}
+The smallest file of CIFAR-10 that holds an accuracy on the *validation* images. The test images had no say.
+
+:::{{table}} Smallest file at each accuracy, CIFAR-10.
+:name: tab-smallest
+:align: left
+
+{table}
+:::
+
+Files named without a slash are in `figures/models/`. `make evaluate MODEL=figures/models/<file>.slnc` decodes one and
+measures it. A name with a slash is a node: study, then what was done to its teacher.
+"""
 HEADING = re.compile(r"^#+ (?:\d+\. )?(.*)$", flags=re.M)
 CAPTIONS = tomllib.loads((BOOK / "tables.toml").read_text(encoding="utf-8"))
 TABLE = re.compile(r"(?:^\|.*\|$\n?)+", flags=re.M)
@@ -148,7 +172,7 @@ def save_rows(study: str, chapter: str, name: str, target: Path) -> str:
 
 
 class Page:
-    """A chapter's notebook as the book has it: figures and tables numbered, what only draws folded, rows to download."""
+    """A chapter's notebook as the book has it: figures and tables numbered, what only draws or tells folded."""
 
     def __init__(self, path: Path, target: Path, shown: Shown, captions: dict[str, str]):
         self.path, self.target, self.shown, self.captions = path, target, shown, captions
@@ -169,7 +193,14 @@ class Page:
         (folder / self.path.name).write_text(json.dumps(content), encoding="utf-8")
 
     def _markdown(self, text: str) -> None:
-        self.cells.append({"id": f"cell-{len(self.cells)}", "cell_type": "markdown", "metadata": {}, "source": linked(text, self.shown.cited)})
+        self.cells.append(
+            {
+                "id": f"cell-{len(self.cells)}",
+                "cell_type": "markdown",
+                "metadata": {},
+                "source": linked(text, self.shown.cited),
+            }
+        )
 
     def _text(self, cell: dict) -> None:
         text = "".join(cell["source"])
@@ -182,7 +213,21 @@ class Page:
         shown = [out for out in cell["outputs"] if not {"text/markdown", "image/png"} & set(out.get("data", {}))]
         told = any("text/markdown" in out.get("data", {}) for out in cell["outputs"])
         fold = ["hide-input"] if "figure" in tags or (told and not shown) else []
-        self.cells.append({**cell, "id": f"cell-{len(self.cells)}", "source": source, "outputs": shown, "metadata": {"tags": [*tags, *fold]}})
+        self.cells.append(
+            {
+                **cell,
+                "id": f"cell-{len(self.cells)}",
+                "source": source,
+                "outputs": shown,
+                "metadata": {"tags": [*tags, *fold]},
+            }
+        )
+        of = re.search(r"(\w+)\.verdicts\(", source)
+        study = f" Study `{self.studies[of[1]][0]}`." if of else ""
+
+        def named(head: str, _: str) -> str:
+            return CAPTIONS.get(head, f"{self.heading}.") + study
+
         calls, outputs = CALL.findall(source), [out["data"] for out in cell["outputs"] if "data" in out]
         pictures = sum("image/png" in out for out in outputs)
         if pictures != len(calls) and pictures:
@@ -194,11 +239,7 @@ class Page:
                 said = "".join(outputs.pop(0)["text/markdown"]).strip("*") if beside else ""
                 self._markdown(self._figure(*calls.pop(0), data["image/png"], said))
             elif "text/markdown" in data:
-                of = re.search(r"(\w+)\.verdicts\(", source)
-                study = f" Study `{self.studies[of[1]][0]}`." if of else ""
-                text, label = "".join(data["text/markdown"]), f"tab-{self.number}"
-                named = lambda head, _, study=study: CAPTIONS.get(head, f"{self.heading}.") + study  # noqa: E731
-                self._markdown(self.shown.tables(text, label, named))
+                self._markdown(self.shown.tables("".join(data["text/markdown"]), f"tab-{self.number}", named))
 
     def _figure(self, of: str, name: str, draw: str, png: str, said: str) -> str:
         folder = self.target / "notebooks" / "pictures"
@@ -268,6 +309,21 @@ def stage(target: Path) -> None:
     (target / "shown.md").write_text(shown.page(), encoding="utf-8")
     bibliography = "# Bibliography\n\n```{bibliography}\n:all:\n```\n"
     (target / "bibliography.md").write_text(bibliography, encoding="utf-8")
-    explorer = next((path for path in (ROOT / "figures" / EXPLORER, BOOK / EXPLORER) if path.exists()), None)
-    link = "[Open the explorer](explorer.html)" if explorer else "It is not in this copy of the study."
-    (target / "explorer.md").write_text(f"# The explorer\n\n{link}\n", encoding="utf-8")
+    explore(target)
+
+
+def explore(target: Path) -> None:
+    """The page of the smallest file at each accuracy, and of the explorer where the study has one."""
+    files = Figures(ROOT / "figures").files.sort_values("bytes")
+    rows = []
+    for percent in range(75, 100):
+        for least in files[files["val_accuracy"] >= percent / 100].head(1).itertuples():
+            found = {"at least, %": percent, "kB": least.bytes / 1000, "test accuracy, %": 100 * least.test_accuracy}
+            rows.append(found | {"file": f"`{least.name}`", "study": f"`{least.study}`"})
+    page, shown = target / "explorer.html", ""
+    if importlib.util.find_spec("studylib.experiments.explorer"):
+        command = [sys.executable, "-m", "studylib.experiments.explorer", ROOT / "figures", page]
+        subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+        shown = EXPLORER
+    table = tables.markdown_rows(pd.DataFrame(rows))
+    (target / "explore.md").write_text(SMALLEST.format(explorer=shown, table=table), encoding="utf-8")

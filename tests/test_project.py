@@ -23,6 +23,9 @@ from studylib.tree.table import COLUMNS
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 
 
+APART = {"book"}  # extras that are no part of the study's set-up: neither locked nor in environment.yml
+
+
 def locked():
     lines = (ROOT / "requirements.lock").read_text().splitlines()
     found = [Requirement(line) for line in lines if line and not line.startswith("#")]
@@ -31,7 +34,8 @@ def locked():
 
 def wanted():
     project = PYPROJECT["project"]
-    lists = [project["dependencies"], *project["optional-dependencies"].values()]
+    extras = [part for name, part in project["optional-dependencies"].items() if name not in APART]
+    lists = [project["dependencies"], *extras]
     return [Requirement(text) for part in lists for text in part]
 
 
@@ -57,7 +61,7 @@ def test_conda_installs_what_pyproject_says():
     pip = next(item["pip"] for item in environment_file["dependencies"] if isinstance(item, dict))
     assert f"python{PYPROJECT['project']['requires-python']}" in conda
     assert "--requirement requirements.lock" in pip
-    extras = ",".join(PYPROJECT["project"]["optional-dependencies"])
+    extras = ",".join(name for name in PYPROJECT["project"]["optional-dependencies"] if name not in APART)
     assert f"--editable .[{extras}]" in pip
     assert environment_file["name"] == PYPROJECT["project"]["name"]
 

@@ -38,6 +38,8 @@ myst_heading_anchors = 4
 bibtex_bibfiles = [str(BOOK / "references.bib")]
 bibtex_reference_style = "author_year"
 
+add_module_names = False
+napoleon_use_ivar = True
 autodoc_member_order = "bysource"
 autodoc_typehints_format = "short"
 autodoc_preserve_defaults = True
@@ -46,7 +48,7 @@ html_theme = "furo"
 html_title = project
 html_static_path = [str(BOOK / "style.css")]
 html_css_files = ["style.css"]
-html_copy_source = html_show_sourcelink = False
+html_show_copyright = html_copy_source = html_show_sourcelink = False
 html_show_search_summary = False  # a summary would be fetched, and a file asks for nothing
 html_math_renderer = "mathml"
 
@@ -90,7 +92,7 @@ def checked(app, error) -> None:
 
 
 def _as_it_stands(places: list[str], found: re.Match) -> str:
-    """A sign that is no markup here as such; a constant, which has no entry, by its name if one of ``places`` has it."""
+    """A sign that is no markup here as such; a constant, which has no entry, by its name if a place has it."""
     if constant := found["constant"]:
         if all(pydoc.locate(place) is None for place in (constant, *(f"{place}.{constant}" for place in places))):
             raise ExtensionError(f"{places[-2]}: {found[0]}: nothing has that name")

@@ -6,6 +6,7 @@ import importlib.util
 import json
 import re
 import shutil
+import struct
 import subprocess
 import sys
 import tomllib
@@ -23,7 +24,7 @@ from studylib.tree.published import Published
 ROOT = Path(__file__).resolve().parent.parent
 BOOK = ROOT / "book"
 COPIED = ("README.md", "CITATION.cff", "LICENSE", "figures")  # beside the pages, for their links and pictures
-CALL = re.compile(r"(\w+)\.(?:figure|show_published)\(\"(\w+)\"(?:.*?(draw_\w+))?")
+CALL = re.compile(r"(\w+)\.(?:figure|show_published)\(\s*\"(\w+)\"(?:.*?(draw_\w+))?")
 BESIDE = re.compile(r"(\w+) = Beside\(\"figures/([\w-]+)\", \"(\w+)\"\)")
 KEPT = re.compile(  # what is no running text: code, formulas, links, headings, comments
     r"^```.*?^```|^:::.*?^:::|``.*?``|`[^`\n]*`|\$\$.*?\$\$|\$[^$\n]*\$|\[[^\]]*\]\([^)]*\)|^#.*?$|<!--.*?-->",
@@ -123,7 +124,9 @@ class Shown:
         self.all.append((label, said, where))
         said += f" Rows: {{download}}`CSV <{rows}>`." if rows else ""
         alt = re.sub(r"[`*$]", "", alt or caption)
-        return f":::{{figure}} {picture}\n:name: {label}\n:alt: {alt}\n\n{said}\n:::"
+        width, height = struct.unpack(">II", (folder / picture).read_bytes()[16:24])  # where a PNG has them
+        shape = ":figclass: wide\n" if width > 2 * height else ""
+        return f":::{{figure}} {picture}\n:name: {label}\n:alt: {alt}\n{shape}\n{said}\n:::"
 
     def tables(self, text: str, label: str, caption: Callable[[str, str], str]) -> str:
         """Markdown with each table numbered; ``caption`` is given its first line and what stands before it."""
@@ -249,7 +252,7 @@ class Page:
         study, chapter = self.studies.get(of, ("cited", ""))
         path = folder / f"{self.number}-{study}-{name}.png"
         path.write_bytes(base64.b64decode("".join(png)))
-        caption = said or f"{self.captions[draw]} Study `{study}`."
+        caption = said or f"{self.captions.get(draw, self.heading + '.')} Study `{study}`."
         rows = f"../{save_rows(study, chapter, name, self.target)}" if chapter else ""
         label = f"fig-{path.stem}".replace("_", "-")
         return self.shown.figure(label, f"pictures/{path.name}", caption, self.target / "notebooks", rows)

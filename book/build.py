@@ -12,22 +12,24 @@ from sphinx.cmd.build import main as sphinx
 
 from book.stage import stage
 
+PARTS = "sources", "doctrees", "jupyter_execute", "html"  # html is the book; the others are on the way to it
+
 
 def build(target: Path) -> int:
-    """Writes the book below ``target``, what was there is gone; 0 where nothing is wrong with it."""
-    shutil.rmtree(target, ignore_errors=True)
-    sources = target / "sources"
+    """Writes the book as ``html`` below the folder ``target``; 0 where nothing is wrong with it."""
+    for name in PARTS:
+        shutil.rmtree(target / name, ignore_errors=True)
+    sources, doctrees, _, pages = (target / name for name in PARTS)
     sources.mkdir(parents=True)
     stage(sources)
-    settings = ["--conf-dir", BOOK, "--doctree-dir", target / "doctrees"]
+    settings = ["--conf-dir", BOOK, "--doctree-dir", doctrees, "--fail-on-warning", "--quiet", "--builder", "html"]
     explorer = sources / "explorer.html"
     settings += ["-D", f"html_extra_path={explorer}"] if explorer.exists() else []
-    strict = ["--fail-on-warning", "--quiet"]
-    return sphinx([*map(str, settings), *strict, "--builder", "html", str(sources), str(target / "html")])
+    return sphinx([*map(str, settings), str(sources), str(pages)])
 
 
 if __name__ == "__main__":
-    start, folder = time.monotonic(), Path(*sys.argv[1:]) if sys.argv[1:] else BOOK.parent / "build" / "book"
-    if failed := build(folder):
+    start, folder = time.monotonic(), Path(sys.argv[1]) if len(sys.argv) > 1 else BOOK.parent / "build" / "book"
+    if failed := build(folder.resolve()):
         sys.exit(failed)
     print(f"{folder / 'html' / 'index.html'}: the book, in {time.monotonic() - start:.0f} s; open it in a browser")

@@ -40,7 +40,7 @@ Every published network, to filter: <a href="explorer.html">the explorer on a pa
 <iframe class="explorer" title="The explorer" src="explorer.html" loading="lazy"></iframe>
 """
 SCORES = ("validation", "val"), ("test", "test")
-SMALLEST = """# Smallest files
+SMALLEST = """# Explore: smallest files
 {explorer}
 Files of CIFAR-10 networks that no smaller file beats on the *validation* images. The test images had no say.
 For an accuracy, take the first row that reaches it.

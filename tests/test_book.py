@@ -189,6 +189,7 @@ def test_the_book_is_built_within_two_minutes_and_is_whole(book):
     docs = {f"docs/{path.stem}.html" for path in (ROOT / "docs").glob("*.md")}
     there = {path.relative_to(folder).as_posix() for path in folder.rglob("*.html")}
     assert there >= docs | {f"notebooks/{path.stem}.html" for path in NOTEBOOKS} | {"index.html", "search.html"}
+    assert ("explorer.html" in there) == bool(importlib.util.find_spec("studylib.experiments.explorer"))
 
 
 @with_extra

@@ -32,7 +32,7 @@ NBVAL := --nbval-lax --nbval-cell-timeout=300 --nbval-kernel-name=python3
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 export PYTHONUTF8 := 1
 .DEFAULT_GOAL := help
-.PHONY: help study chapters compare pack unpack clean compress figures explorer evaluate nncodec notebooks test test-long lint bench setup
+.PHONY: help study chapters compare pack unpack clean compress figures explorer evaluate nncodec notebooks book test test-long lint bench setup
 ifeq ($(origin ROOT),command line)
 $(error ROOT=$(ROOT): it is called VARIANT now, as in make study VARIANT=two_objectives)
 endif
@@ -83,6 +83,9 @@ nncodec: $(READY) .venv-nncodec/.ready # bytes of PROFILE's int8 nodes by the re
 notebooks: $(READY) # run each notebook as it stands and keep its outputs in it (needs the smoke run)
 	@$(PY) tests/store_outputs.py $(ARGS)
 
+book: $(VENV)/.book # chapters, pages and the package's reference as web pages, to open from disk; runs nothing
+	@$(PY) book/build.py
+
 ## Develop
 
 test: lint # lint, the smoke profile, the unit tests, the notebooks (WORKERS=2: so many side by side)
@@ -90,7 +93,7 @@ test: lint # lint, the smoke profile, the unit tests, the notebooks (WORKERS=2: 
 	@$(PYTEST) tests --ignore=tests/notebooks -m "not long" -n $(WORKERS) --dist loadfile --cov --cov-report=term
 	@$(PYTEST) tests/notebooks notebooks -m "not long" -n $(WORKERS) --dist loadfile $(NBVAL)
 
-test-long: $(READY) # what takes minutes: every chapter run three ways, runs killed in each way
+test-long: $(VENV)/.book # what takes minutes: every chapter run three ways, runs killed in each way, the book
 	@$(MAKE) --no-print-directory study PROFILE=smoke
 	@$(PYTEST) tests -m long
 

@@ -46,7 +46,7 @@ class Task:
     Args:
         name: tells it from other tasks, in the key of a checkpoint, too.
         numbers: names of what ``scores`` returns, in its order. The first is the score: it decides which epoch is best,
-            and ``target`` is one. Histories have it as train_… and val_…, metrics as test_… and val_….
+            and ``target`` is one. Histories have it as ``train_…`` and ``val_…``, metrics as ``test_…`` and ``val_…``.
         val_loss: which of ``numbers`` is a history's val_loss; of equal scores the one of the lower is better.
         loss: (model, inputs, targets) → loss, outputs. That of ``classes`` takes ``smoothing``, a share, besides.
         scores: (outputs, targets) of a split → numbers, all by name.

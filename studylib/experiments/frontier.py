@@ -83,8 +83,8 @@ class Supervision:
             folder: where the teacher's answers to a recipe's views are left; None: nowhere.
 
         Raises:
-            ValueError, studylib.coding.codec.CodecError, studylib.networks.blocks.SpecError: as
-            :func:`studylib.coding.restore.published`.
+            ValueError, studylib.coding.codec.CodecError, studylib.networks.blocks.SpecError: of
+                :func:`studylib.coding.restore.apply`.
         """
         files = [restore.apply(file, data) for file in self.teachers]
         teacher = Committee(files).to(next(parent.parameters()).device) if files else parent

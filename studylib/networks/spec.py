@@ -34,7 +34,7 @@ RESTRUCTURE = {  # the words that stored specs use → what alters a network so,
     "lowrank": factors.restructure,
     "quantize": int8_layers.restructure,
 }
-WIDE = "gated", "mobilenetv2", "resnet", "vgg", "vgg16", "whitened"  # as their argument "width" says
+WIDE = "resnet", "vgg", "whitened", "gated", "mobilenetv2", "vgg16"  # as their argument "width" says
 BREADTH = {"densenet": "growth"} | dict.fromkeys(WIDE, "width")  # the argument for it
 SPEC_FORMAT = 1
 PLAIN = {  # what torch hangs on a layer, by the names of its tensors → what makes the layer plain again

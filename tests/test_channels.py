@@ -433,3 +433,19 @@ def test_of_a_network_with_numbers_that_are_not_finite_no_channel_is_taken_out(v
     first.weight[1], last.weight[-1, 0] = 0, value
     before = channels.widths(model)
     assert channels.slice_channels(model) == 0 and channels.widths(model) == before
+
+
+@torch.no_grad()
+def test_a_network_whose_output_is_no_tensor_keeps_its_channels_and_the_reason_is_said(caplog):
+    class Named(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.second = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 2, 3)
+
+        def forward(self, x):
+            return {"out": self.second(self.first(x).relu())}
+
+    model = Named().eval()
+    model.first.weight[1], model.first.bias[1] = 0, 0
+    assert channels.slice_channels(model, torch.zeros(1, 3, 9, 9)) == 0 and len(model.first.weight) == 4
+    assert "no channel is taken out" in caplog.text

@@ -432,6 +432,19 @@ def narrow():
 def maps():
     return nn.Conv2d(1, 3, 1)
 
+def nothing():
+    return nn.ReLU()
+
+def lazy():
+    return nn.Sequential(nn.Flatten(), nn.LazyLinear(10))
+
+class Pair(nn.Linear):
+    def __init__(self):
+        super().__init__(8, 10)
+
+    def forward(self, x):
+        return x, x
+
 def broken():
     raise RuntimeError("no such luck")
 
@@ -479,7 +492,7 @@ def test_the_command_writes_files_whose_bytes_and_accuracy_it_prints(here, capsy
         decoded = coding.decode(file, command.built("mynet:build"))
         share = scoring.accuracy(decoded, digits.test, digits)
         assert rows[form][:3] == [f"{len(file):,}", f"{len(file) / 15_744:.1%}", f"{share:.2%}"]
-    assert rows["pruned"][3:] == ["80%", "of", "the", "weights", "zero"]
+    assert rows["pruned"][3:] == ["80%", "of", "what", "can", "be", "pruned", "is", "zero"]
     layer = next(line.split() for line in lines if line.startswith("1 "))
     assert (
         layer[:3] == ["1", "BatchNorm2d", "weight,"] and layer[-5] == "104"
@@ -569,7 +582,7 @@ WRONG = {
     "no weights": ({"weights": "absent.pt"}, "WEIGHTS=absent.pt: No such file or directory"),
     "a folder": ({"weights": "."}, "WEIGHTS=.: Is a directory"),
     "others": ({"weights": "narrow.pt"}, r"WEIGHTS=narrow.pt: 0.weight is missing in the file, \(6, 1, 3, 3\) in"),
-    "no tensors": ({"weights": "list.pt"}, "WEIGHTS=list.pt: expected tensors by name, or these under the name sta"),
+    "no tensors": ({"weights": "list.pt"}, "WEIGHTS=list.pt: expected dense tensors by name, or these under the nam"),
     "a pickle": ({"weights": "hostile.pt"}, r"WEIGHTS=hostile.pt: not tensors alone \(UnpicklingError\); expected"),
     "empty": ({"weights": "empty"}, r"WEIGHTS=empty: not tensors alone \(EOFError\); expected a safetensors"),
     "damaged": ({"weights": "damaged"}, r"WEIGHTS=damaged: not tensors alone \(SafetensorError\)"),
@@ -578,25 +591,39 @@ WRONG = {
     "larger": ({"images": "large.npz"}, "IMAGES=large.npz: on images of 1 × 9 × 8 .* raised RuntimeError: .*mat1"),
     "classes": ({"images": "grey.npz", "network": "mynet:narrow"}, r"outputs of shape \(40, 9\): expected n × classes"),
     "maps": ({"images": "grey.npz", "network": "mynet:maps"}, r"outputs of shape \(40, 3, 8, 8\): expected n × cl"),
-    "sparsity": ({"sparsity": 1.5}, "sparsity=1.5: expected a share from 0 to below 1"),
-    "means": ({"images": "grey.npz", "mean": [0, 0]}, r"MEAN=\[0, 0\] STD=.*: expected a number for each of 1"),
-    "std": ({"images": "grey.npz", "std": [0]}, r"STD=\[0\]: expected a number for each of 1 channels, of STD above 0"),
+    "sparsity": ({"sparsity": 80.0}, "SPARSITY=80.0: expected a share from 0 to below 1, such as 0.8 for 80 %"),
+    "sparsity, all": ({"sparsity": 1}, "SPARSITY=1: expected a share"),
+    "no tensors in it": ({"network": "mynet:nothing"}, "NETWORK=mynet:nothing: it has no weights and no buffers"),
+    "not yet there": ({"network": "mynet:lazy", "images": "grey.npz"}, "no numbers yet"),
+    "sparse": ({"weights": "sparse.pt"}, "WEIGHTS=sparse.pt: expected dense tensors by name"),
+    "untied": ({"weights": "untied.pt", "network": "mynet:Tied"}, "untied.pt: .*weight is tied to another tensor: exp"),
+    "not finite": ({"weights": "nan.pt", "images": "grey.npz"}, "IMAGES=grey.npz: the network gives outputs that are"),
+    "a pair": ({"images": "grey.npz", "network": "mynet:Pair"}, "IMAGES=grey.npz: outputs of type tuple: expected n"),
+    "mean": ({"images": "grey.npz", "mean": [float("nan")]}, r"MEAN=\[nan\] STD=.*: expected a finite number"),
+    "means": ({"images": "grey.npz", "mean": [0, 0]}, r"MEAN=\[0, 0\] STD=.*: expected a finite number"),
+    "std": ({"images": "grey.npz", "std": [0]}, r"STD=\[0\]: expected a finite number for each of 1 ch"),
 }  # fmt: skip
 
 
+@pytest.mark.filterwarnings("ignore:.*[Ss]parse")
 @pytest.mark.parametrize("case", WRONG)
 def test_what_is_wrong_is_said_in_words(here, case):
     for name, shape in {"rgb": (8, 8, 3), "large": (9, 8), "grey": (8, 8)}.items():
         npz(f"{name}.npz", shape)
     saved("narrow.pt", nn.Linear(2, 2).state_dict())
     saved("list.pt", [1, 2])
+    state = command.built("mynet:build").state_dict()
+    saved("sparse.pt", state | {"4.bias": state["4.bias"].to_sparse()})
+    saved("nan.pt", state | {"4.bias": torch.full((10,), torch.nan)})
+    tied = command.built("mynet:Tied").state_dict()
+    saved("untied.pt", tied | {"second.weight": tied["second.weight"] + 1})
     Path("hostile.pt").write_bytes(pickle.dumps(Hostile(), 2))
     Path("empty").write_bytes(b"")
     Path("damaged").write_bytes(b"\x10\0\0\0\0\0\0\0{garbage")
     given, message = WRONG[case]
     with pytest.raises((ValueError, FileNotFoundError), match=message):
         run(**given)
-    assert not Path("ran").exists()
+    assert not Path("ran").exists() and not Path("files").exists()
 
 
 def test_the_command_runs_from_a_shell_and_ends_in_one_sentence(here):

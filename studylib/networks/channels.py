@@ -195,6 +195,8 @@ def slice_channels(model: nn.Module, example: torch.Tensor | None = None) -> int
     try:
         images, graph = _images(model, example), graph_of(model, example)
         loud, outputs = _loud(plain, graph, images[:1]), plain(images)
+        if not isinstance(outputs, torch.Tensor):
+            raise TypeError(f"its output is {type(outputs).__name__}, expected a tensor")
     except ImportError:
         raise
     except Exception as error:  # a forward pass may do anything

@@ -35,7 +35,7 @@ def main() -> None:
     parser.add_argument("network", help="module:build, a function without arguments that returns an nn.Module")
     parser.add_argument("--weights", default="", help="a safetensors file, or one of torch.save; default: as built")
     parser.add_argument("--images", default="", help="an .npz of x_train, …, y_test, or the name of a data set")
-    parser.add_argument("--forms", nargs="*", choices=FORMS, default=list(FORMS), help="default: all")
+    parser.add_argument("--forms", nargs="+", choices=FORMS, default=list(FORMS), help="default: all")
     parser.add_argument("--sparsity", type=float, default=0.5, help="share of weights that pruning makes zero")
     parser.add_argument(
         "--mean", nargs="*", type=float, help="a number a channel, of pixels in 0…1; default: x_train's"
@@ -52,24 +52,25 @@ def main() -> None:
 
 def run(network: str, weights: str, images: str, forms: list[str], sparsity: float, mean, std, out: Path) -> None:
     """Writes a file of each of ``forms`` and prints what became of the network; ValueError, in words, what is wrong."""
+    if not 0 <= sparsity < 1:
+        raise ValueError(f"SPARSITY={sparsity!r}: expected a share from 0 to below 1, such as 0.8 for 80 %")
     model = built(network)
+    if not model.state_dict():
+        raise ValueError(f"NETWORK={network}: it has no weights and no buffers: expected some to put into a file")
     if weights:
         load(model, weights)
     model.eval()
-    test, right = None, None
-    if images:
-        test, scale = test_images(images, mean, std)
-        right = accuracy(model, test, *scale, images)
-    made, scores = {}, {"as it is": right}
-    for form in forms:
-        kind, pruned = FORMS[form]
-        made[form] = state.compress(model, weights=kind, sparsity=sparsity if pruned else 0)
+    test, scale = test_images(images, mean, std) if images else (None, ())
+    kinds = {form: (kind, sparsity if pruned else 0) for form, (kind, pruned) in FORMS.items() if form in forms}
+    made = {form: state.compress(model, weights=kind, sparsity=share) for form, (kind, share) in kinds.items()}
+    scores = {"as it is": accuracy(model, test, *scale, images) if images else None}
+    for form, each in made.items():
         path = out / f"{network.replace(':', '.')}.{form}{ENDING}"
-        files.write_bytes(path, made[form].file)
+        files.write_bytes(path, each.file)
         decoded = state.decode(path.read_bytes(), built(network))
         scores[form] = accuracy(decoded, test, *scale, images) if images else None
         print(f"written: {path}", flush=True)
-    _print(made, scores, sparsity)
+    _print(made, scores)
     if images:
         mean, std = (", ".join(f"{x:.4g}" for x in numbers) for numbers in scale)
         print(f"accuracy: of the {len(test):,} test images of {images}; pixels / 255, less {mean}, over {std}")
@@ -116,8 +117,9 @@ def load(model: nn.Module, path: str) -> None:
         expected = "expected a safetensors file, or torch.save(module.state_dict(), …)"
         raise ValueError(f"WEIGHTS={path}: not tensors alone ({type(error).__name__}); {expected}") from error
     found = found.get(NESTED, found) if isinstance(found, dict) else found
-    if not isinstance(found, dict) or not all(isinstance(each, torch.Tensor) for each in found.values()):
-        raise ValueError(f"WEIGHTS={path}: expected tensors by name, or these under the name {NESTED}")
+    tensors = found.values() if isinstance(found, dict) else [None]
+    if not all(isinstance(each, torch.Tensor) and each.layout == torch.strided for each in tensors):
+        raise ValueError(f"WEIGHTS={path}: expected dense tensors by name, or these under the name {NESTED}")
     here = model.state_dict()
     places = {here[name].data_ptr() for name in found if name in here}
     shapes = [{name: str(tuple(t.shape)) for name, t in each.items()} for each in (found, here)]
@@ -127,6 +129,10 @@ def load(model: nn.Module, path: str) -> None:
     if wrong := state.misfit(*shapes, "the file", "the network"):
         raise ValueError(f"WEIGHTS={path}: {wrong}")
     model.load_state_dict(found, strict=False)
+    for name, tensor in model.state_dict().items():
+        wanted = found[name].to(tensor.dtype) if name in found else tensor
+        if not ((tensor == wanted) | (wanted != wanted)).all():
+            raise ValueError(f"WEIGHTS={path}: {name} is tied to another tensor: expected equal numbers of the two")
 
 
 def test_images(name: str, mean=None, std=None) -> tuple[datasets.Split, tuple[torch.Tensor, torch.Tensor]]:
@@ -138,12 +144,13 @@ def test_images(name: str, mean=None, std=None) -> tuple[datasets.Split, tuple[t
         data = datasets.load(name)
         train, test = data.train, data.test
     else:
-        train, test = sources.own_images(Path(name).absolute())
+        train, test = sources.own_images(Path(name.removeprefix(sources.OWN)).absolute())
     std_mean = torch.std_mean(train.images.float() / 255, (0, 2, 3), correction=0)
     std, mean = (torch.tensor(each) if each else ours for each, ours in zip((std, mean), std_mean, strict=True))
-    if not len(mean) == len(std) == test.images.shape[1] or not (std > 0).all():
-        found = f"MEAN={mean.tolist()} STD={std.tolist()}"
-        raise ValueError(f"{found}: expected a number for each of {test.images.shape[1]} channels, of STD above 0")
+    fit = len(mean) == len(std) == test.images.shape[1]
+    if not fit or not ((std > 0) & std.isfinite() & mean.isfinite()).all():
+        found, count = f"IMAGES={name}: MEAN={mean.tolist()} STD={std.tolist()}", test.images.shape[1]
+        raise ValueError(f"{found}: expected a finite number for each of {count} channels, of STD above 0")
     return test, (mean, std)
 
 
@@ -153,18 +160,21 @@ def accuracy(model: nn.Module, test: datasets.Split, mean: torch.Tensor, std: to
     shape = " × ".join(map(str, test.images.shape[1:]))
     try:
         parts = [model(datasets.normalized(x, mean, std)) for x in test.images.split(scoring.batch_of(test.images))]
-        logits = torch.cat(parts)
+        logits = torch.cat(parts) if isinstance(parts[0], torch.Tensor) else parts[0]
     except Exception as error:  # of a network that is the user's
         said = f"{type(error).__name__}: {str(error)[:200]}"
         raise ValueError(f"IMAGES={name}: on images of {shape} (channels × h × w) the network raised {said}") from error
     high = int(test.labels.max())
-    if logits.dim() != 2 or logits.shape[1] <= high:
-        found = f"outputs of shape {tuple(logits.shape)}"
+    plain = isinstance(logits, torch.Tensor)
+    if plain and not logits.isfinite().all():
+        raise ValueError(f"IMAGES={name}: the network gives outputs that are not finite: expected numbers to compare")
+    if not plain or logits.dim() != 2 or logits.shape[1] <= high:
+        found = f"outputs of shape {tuple(logits.shape)}" if plain else f"outputs of type {type(logits).__name__}"
         raise ValueError(f"IMAGES={name}: {found}: expected n × classes, more than the label {high}")
     return (logits.argmax(1) == test.labels).double().mean().item()
 
 
-def _print(made: dict[str, state.Compressed], scores: dict, sparsity: float) -> None:
+def _print(made: dict[str, state.Compressed], scores: dict) -> None:
     """Three tables: bytes layer by layer, what was left as it is and why, bytes and accuracy of each file."""
     rows = next(iter(made.values())).rows
     layers: dict[str, list[int]] = {}
@@ -188,17 +198,20 @@ def _print(made: dict[str, state.Compressed], scores: dict, sparsity: float) -> 
         if dead:
             print(f"nothing but zeros in {form}: {', '.join(dead)}")
     before = sum(row["before"] for row in rows)
-    about = {
-        "pruned": f"{sparsity:.0%} of the weights zero",
-        "int8": "weights alone, a scale a row; inputs are float32",
-    }
     table = [["", "bytes", "of before", "accuracy", ""]]
     for form, score in scores.items():
         size = len(made[form].file) if form in made else before
-        what = "; ".join(text for word, text in about.items() if word in form.split("-"))
-        table.append([form, size, f"{size / before:.1%}", "" if score is None else f"{score:.2%}", what])
+        what = [f"{_zeros(made[form].rows):.0%} of what can be pruned is zero"] if form.startswith("pruned") else []
+        what += ["weights alone, a scale a row; inputs are float32"] if form.endswith("int8") else []
+        table.append([form, size, f"{size / before:.1%}", "" if score is None else f"{score:.2%}", "; ".join(what)])
     print()
     _table(table)
+
+
+def _zeros(rows: list[dict]) -> float:
+    """Share of zeros among the weights that can be pruned; of none, 0."""
+    held = [row for row in rows if row["changed"]]
+    return sum(row["zeros"] for row in held) / max(1, sum(math.prod(row["shape"]) for row in held))
 
 
 def _table(rows: list[list]) -> None:

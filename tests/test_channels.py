@@ -110,6 +110,7 @@ def test_the_same_channels_are_sliced_as_by_lists_of_readers_written_by_hand(nam
         assert found == BEFORE[f"{name}, {pattern}, {form}"]
 
 
+@pytest.mark.long
 def test_every_published_file_is_written_again_to_the_byte():
     for path in sorted((ROOT / "figures" / "models").glob("*.slnc")):
         assert codec.encode(codec.decode(path.read_bytes())) == path.read_bytes(), path.name

@@ -23,7 +23,7 @@ def images(seed: int) -> dict[str, np.ndarray]:
     return {"x_train": x[:100], "y_train": labels[:100], "x_test": x[100:], "y_test": labels[100:]}
 
 
-@pytest.fixture(params=FILES)
+@pytest.fixture(params=["cifar10", pytest.param(list(FILES)[1], marks=pytest.mark.long)])
 def dataset(request):
     return request.param
 

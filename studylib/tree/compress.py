@@ -61,8 +61,10 @@ def run(network: str, weights: str, images: str, forms: list[str], sparsity: flo
         load(model, weights)
     model.eval()
     test, scale = test_images(images, mean, std) if images else (None, ())
-    kinds = {form: (kind, sparsity if pruned else 0) for form, (kind, pruned) in FORMS.items() if form in forms}
-    made = {form: state.compress(model, weights=kind, sparsity=share) for form, (kind, share) in kinds.items()}
+    made = {}
+    for form in forms:
+        kind, pruned = FORMS[form]
+        made[form] = state.compress(model, weights=kind, sparsity=sparsity if pruned else 0)
     scores = {"as it is": accuracy(model, test, *scale, images) if images else None}
     for form, each in made.items():
         path = out / f"{network.replace(':', '.')}.{form}{ENDING}"

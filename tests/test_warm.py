@@ -150,6 +150,18 @@ def test_it_ends_with_who_started_it_and_takes_its_folder_along(script, tmp_path
     assert not Path(address).parent.exists()
 
 
+def test_it_ends_even_if_it_is_told_to_at_the_moment_at_which_it_forks(script, tmp_path):
+    (tmp_path / "told_at_a_fork.py").write_text(
+        "import os, signal\nos.register_at_fork(after_in_parent=lambda: os.kill(os.getpid(), signal.SIGTERM))\n"
+    )
+    with warm.process(environment(ROOT) | {"PYTHONPATH": f"{tmp_path}:{ROOT}"}, [], ["told_at_a_fork"]) as found:
+        ask(found, script("print('whatever')"))
+        deadline = time.monotonic() + 10
+        while os.path.exists(os.path.dirname(found["STUDY_WARM"])):
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+
+
 def test_many_jobs_at_once(warmed, script):
     text = script("import sys, time; time.sleep(0.2); print(sys.argv[1])")
     jobs = [subprocess.Popen([*CLIENT, text, str(i)], env=warmed, stdout=-1, text=True) for i in range(20)]

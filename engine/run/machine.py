@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-PATIENCE = 5.0  # seconds: what was killed a moment ago may still be ending
+PATIENCE = 10.0  # seconds: what was killed a moment ago may still be ending
 
 
 @contextlib.contextmanager

@@ -60,9 +60,7 @@ def process(environment: dict[str, str], handles: list[int], modules: list[str] 
     with Server(address, Job) as server:  # clients may ask from now on; it answers once it has imported everything
         child = subprocess.Popen(
             [sys.executable, __file__, address, str(server.fileno()), str(os.getpid()), *modules],
-            cwd=ROOT,
-            env=environment | fixed,
-            stdin=subprocess.DEVNULL,
+            **{"cwd": ROOT, "env": environment | fixed, "stdin": subprocess.DEVNULL},
             pass_fds=[server.fileno(), *handles],
             start_new_session=True,  # who kills study.py with all its group leaves this one to tidy up
         )
@@ -77,8 +75,16 @@ def main(address: str, listener: str, parent: str, *modules: str) -> None:
     sys.path[0] = str(ROOT)
     server = Server(address, Job, bind_and_activate=False)
     server.socket = socket.socket(fileno=int(listener))
+
+    def end(*_: object) -> None:  # at SIGTERM, wherever it comes: an exception from within a fork's callback is lost
+        for job in server.active_children or ():
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(job, signal.SIGKILL)
+        shutil.rmtree(Path(address).parent, ignore_errors=True)
+        os._exit(0)  # taking all these modules apart takes time
+
     try:
-        signal.signal(signal.SIGTERM, lambda *_: sys.exit())
+        signal.signal(signal.SIGTERM, end)
         _end_with(int(parent), signal.SIGTERM)
         os.environ["JPY_PARENT_PID"] = str(os.getpid())  # ipykernel reads it at import
         logging.disable(logging.WARNING)  # torchao's import warns of torch's own insides
@@ -89,11 +95,7 @@ def main(address: str, listener: str, parent: str, *modules: str) -> None:
         gc.freeze()  # a fork's garbage collections leave alone what is here now
         server.serve_forever()
     finally:
-        for job in server.active_children or ():
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(job, signal.SIGKILL)
-        shutil.rmtree(Path(address).parent, ignore_errors=True)
-        os._exit(0)  # taking all these modules apart takes time
+        end()
 
 
 class Server(socketserver.ForkingMixIn, socketserver.UnixStreamServer):

@@ -30,7 +30,7 @@ from studylib import coding
 from studylib.coding import codec, state
 from studylib.coding.codec import CodecError
 from studylib.data import datasets, scoring
-from studylib.networks import grid
+from studylib.networks import grid, spec
 from studylib.networks.spec import normalize
 from studylib.tree import compress as command
 
@@ -404,6 +404,12 @@ def test_a_list_that_inflates_without_end_takes_little_memory(said):
 def test_files_of_another_kind_or_version_are_named():
     with pytest.raises(CodecError, match="not a compressed network: it starts with b'PK"):
         coding.decode(b"PK" + bytes(100), small())
+    with pytest.raises(CodecError, match=r"a model of the study: .*; coding\.codec\.decode reads it"):
+        coding.decode(codec.encode(spec.create("convnet", 0, in_channels=1, image_size=8)), small())
+    with pytest.raises(CodecError, match=r"a network of your own .*; coding\.decode reads it"):
+        codec.decode(FILE)
+    with pytest.raises(TypeError, match=r"str: expected an nn\.Module"):
+        coding.compress("resnet18")
     with pytest.raises(CodecError, match="version 9: this studylib reads version 1"):
         coding.decode(signed(FILE[:4] + b"\x09" + FILE[5:-4]), small())
     with pytest.raises(TypeError, match=r"str, Sequential: expected bytes and an nn\.Module"):
@@ -592,6 +598,7 @@ WRONG = {
     "classes": ({"images": "grey.npz", "network": "mynet:narrow"}, r"outputs of shape \(40, 9\): expected n × classes"),
     "maps": ({"images": "grey.npz", "network": "mynet:maps"}, r"outputs of shape \(40, 3, 8, 8\): expected n × cl"),
     "sparsity": ({"sparsity": 80.0}, "SPARSITY=80.0: expected a share from 0 to below 1, such as 0.8 for 80 %"),
+    "no images, a mean": ({"mean": [0.5]}, r"MEAN=\[0.5\] STD=None: pixels are normalized by them"),
     "sparsity, all": ({"sparsity": 1}, "SPARSITY=1: expected a share"),
     "no tensors in it": ({"network": "mynet:nothing"}, "NETWORK=mynet:nothing: it has no weights and no buffers"),
     "not yet there": ({"network": "mynet:lazy", "images": "grey.npz"}, "no numbers yet"),

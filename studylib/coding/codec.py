@@ -140,6 +140,8 @@ def _open(file: bytes, limits: Limits) -> tuple[int, dict, list[int], np.ndarray
     """The parts of ``file``: width of floats, spec, edges, words of the coder; whole and within ``limits``."""
     if len(file) > limits.file_bytes:
         raise CodecError(f"{len(file)} bytes: expected at most {limits.file_bytes}")
+    if file[:4] == b"SLNS":
+        raise CodecError("a network of your own (make compress): expected a model of the study; coding.decode reads it")
     if len(file) < HEAD.size + 4 or file[:4] != MAGIC:
         raise CodecError(f"not a coded model: it starts with {file[:4]!r}, not {MAGIC!r}, or ends too early")
     _, version, kind, deflated, plain, *edges = HEAD.unpack_from(file)

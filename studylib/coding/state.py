@@ -92,9 +92,12 @@ def compress(module: nn.Module, *, weights: str = "float32", sparsity: float = 0
             after it (Han et al. 2015 do).
 
     Raises:
+        TypeError: ``module`` is no nn.Module.
         ValueError: unknown ``weights``, ``sparsity`` not from 0 to below 1. As CodecError a state that is not of
             tensors, or without memory. So is a list of tensors beyond :data:`MOST_LIST`.
     """
+    if not isinstance(module, nn.Module):
+        raise TypeError(f"{type(module).__name__}: expected an nn.Module")
     if weights not in WEIGHTS:
         raise ValueError(f"weights={weights!r}: expected one of {', '.join(WEIGHTS)}")
     if not 0 <= sparsity < 1:
@@ -278,6 +281,8 @@ def _type(tensor: torch.Tensor) -> str:
 
 def _open(file: bytes) -> tuple[list[tuple[str, str, str]], list[int], np.ndarray]:
     """The parts of a whole ``file``: of each tensor name, type with shape, way; edges; words to decode."""
+    if file[:4] == b"SLNC":
+        raise CodecError("a model of the study: expected a network of your own; coding.codec.decode reads it")
     if len(file) < HEAD.size + 4 or file[:4] != MAGIC:
         raise CodecError(f"not a compressed network: it starts with {file[:4]!r}, not {MAGIC!r}, or ends too early")
     _, version, deflated, plain, *edges = HEAD.unpack_from(file)

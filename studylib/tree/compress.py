@@ -54,6 +54,8 @@ def run(network: str, weights: str, images: str, forms: list[str], sparsity: flo
     """Writes a file of each of ``forms`` and prints what became of the network; ValueError, in words, what is wrong."""
     if not 0 <= sparsity < 1:
         raise ValueError(f"SPARSITY={sparsity!r}: expected a share from 0 to below 1, such as 0.8 for 80 %")
+    if (mean or std) and not images:
+        raise ValueError(f"MEAN={mean} STD={std}: pixels are normalized by them: expected IMAGES, too")
     model = built(network)
     if not model.state_dict():
         raise ValueError(f"NETWORK={network}: it has no weights and no buffers: expected some to put into a file")

@@ -1,5 +1,7 @@
 """int8_over_float_latency: a compiled int8 network over the same in float, one thread, batch 64, 32 × 32.
 
+Of the ConvNet; with the name of another network before it, of that: resnet_int8_over_float_latency is ResNet-20's.
+
 onnxruntime_int8_over_float_latency: ONNX Runtime's static int8 of the same network over the same compiled float.
 """
 
@@ -20,8 +22,8 @@ from torch import nn
 from studylib.networks import cost, pt2e, spec
 
 ARGS = {"in_channels": 3, "image_size": 32}
-NETWORKS = {"": ("convnet", {}), "_densenet22": ("densenet", {"depth": 22}), "_resnet20": ("resnet", {})}
-NETWORKS |= {"_mobilenetv2_0.5": ("mobilenetv2", {"width": 0.5}), "_vgg16_16": ("vgg16", {"width": 16})}
+NETWORKS = {"": ("convnet", {}), "densenet22_": ("densenet", {"depth": 22}), "resnet_": ("resnet", {})}
+NETWORKS |= {"mobilenetv2_0.5_": ("mobilenetv2", {"width": 0.5}), "vgg16_16_": ("vgg16", {"width": 16})}
 NEEDED = ["onnx", "onnxruntime", "onnxscript"]
 
 
@@ -32,7 +34,7 @@ def run() -> dict:
     if missing:
         print(f"onnxruntime_int8_over_float_latency is left out: {', '.join(missing)} not installed (the extra bench)")
     try:
-        for suffix, (name, args) in NETWORKS.items():
+        for prefix, (name, args) in NETWORKS.items():
             model = spec.create(name, 0, **ARGS, **args).eval()
             images = cost.example(ARGS, 64)
             compiled = cost.timer(model, images)
@@ -41,7 +43,7 @@ def run() -> dict:
             if not missing:
                 ways["onnxruntime_int8_over_float_latency"] = _onnxruntime_timer(model, images)
             for way, timer in ways.items():
-                rows[way + suffix] = pair(timer, compiled, n=30, unit="ms")
+                rows[prefix + way] = pair(timer, compiled, n=30, unit="ms")
     finally:
         torch.set_num_threads(threads)
     return rows

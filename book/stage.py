@@ -23,7 +23,13 @@ from studylib.tree.published import Published
 
 ROOT = Path(__file__).resolve().parent.parent
 BOOK = ROOT / "book"
-COPIED = ("README.md", "CHANGES.md", "CITATION.cff", "LICENSE", "figures")  # beside the pages, for their links and pictures
+COPIED = (
+    "README.md",
+    "CHANGES.md",
+    "CITATION.cff",
+    "LICENSE",
+    "figures",
+)  # beside the pages, for their links and pictures
 CALL = re.compile(r"(\w+)\.(?:figure|show_published)\(\s*\"(\w+)\"(?:.*?(draw_\w+))?")
 BESIDE = re.compile(r"(\w+) = Beside\(\"figures/([\w-]+)\", \"(\w+)\"\)")
 KEPT = re.compile(  # what is no running text: code, formulas, links, headings, comments

@@ -3,6 +3,7 @@
 import re
 import tomllib
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 BOOK = Path(__file__).resolve().parent
@@ -19,24 +20,49 @@ def of_results(head: str, before: str) -> str:
     return CAPTIONS.get(head, "{}.").format(HEADING.findall(before)[-1])
 
 
-def pictures(root: Path) -> Iterator[tuple[str, str, str]]:
-    """Name, title and text of each picture of :data:`PAGES`."""
+@dataclass(frozen=True)
+class Picture:
+    """A picture of the pages: name, title and text, which is Markdown."""
+
+    name: str
+    title: str
+    said: str
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table that `make figures` has written: name, title, heads, rows of cells and notes, in Markdown.
+
+    ``right`` says of each column whether it is aligned to the right. The name is that of its place, such as
+    ``what_was_run``.
+    """
+
+    name: str
+    title: str
+    heads: list[str]
+    rows: list[list[str]]
+    right: list[bool]
+    notes: str
+
+
+def pictures(root: Path) -> Iterator[Picture]:
+    """The pictures of :data:`PAGES` below ``root``."""
     for page in PAGES:
         for title, path, said in PICTURE.findall((root / page).read_text(encoding="utf-8")):
-            yield Path(path).stem, title, " ".join(said.split())
+            yield Picture(Path(path).stem, title, " ".join(said.split()))
 
 
-def tables(root: Path) -> Iterator[tuple[str, str, list[list[str]], str]]:
-    """Name, caption, cells (row × column, heads first) and notes of each table that `make figures` has written.
-
-    A name is that of its place, such as ``what_was_run``.
-    """
+def tables(root: Path) -> Iterator[Table]:
+    """The tables of :data:`PAGES` below ``root``."""
     for page in PAGES:
         text = (root / page).read_text(encoding="utf-8")
         for place in MADE.finditer(text):
             for found in TABLE.findall(place[2]):
-                head, _, *rows = found.strip().split("\n")
-                cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in (head, *rows)]
+                lines = found.strip().split("\n")
+                heads, align, *rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
                 around = TABLE.sub("", place[2]).strip().split("\n\n")
                 notes = " ".join(" ".join(part.split()) for part in around if not part.startswith("- "))
-                yield place[1].replace(" ", "_"), of_results(head, text[: place.start()]), cells, notes
+                title = of_results(lines[0], text[: place.start()])
+                yield Table(
+                    place[1].replace(" ", "_"), title, heads, rows, [each.endswith(":") for each in align], notes
+                )

@@ -51,7 +51,7 @@ def entry(citation: dict, commit: str) -> str:
 
 
 def origin(there: Figures, sources: list[cited.Source], said: str = "") -> str:
-    """Where rows are from, as LaTeX: studies, seeds, commits, versions; only versions where ``said`` has the commits."""
+    """Where rows are from, as LaTeX: studies, seeds, commits, versions; the last alone where ``said`` has the commits."""
     rows, versions, commits = [], {}, []
     for study, key, _ in sources:
         chapter = there.chapter(study, key) if key else {"about": there.studies[study]}

@@ -9,7 +9,11 @@ import pandas as pd
 from book.text import Picture, Table
 
 NEEDS = "array, booktabs, graphicx, longtable"
-GREEK = dict(zip("αβγδλμστΔΣ", "alpha beta gamma delta lambda mu sigma tau Delta Sigma".split(), strict=True))
+GREEK = dict(
+    zip(
+        "αβγδλμστΔΣ", ("alpha", "beta", "gamma", "delta", "lambda", "mu", "sigma", "tau", "Delta", "Sigma"), strict=True
+    )
+)
 IN_MATH = {"±": "pm", "×": "times", "·": "cdot", "≤": "leq", "≥": "geq", "≈": "approx", "→": "to", "ℓ": "ell", **GREEK}
 NAMED = {"\\": "backslash", "~": "asciitilde", "^": "asciicircum", "<": "less", ">": "greater", "|": "bar"}
 SIGNS = {  # sign → LaTeX

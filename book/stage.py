@@ -29,7 +29,7 @@ COPIED = (
     "CITATION.cff",
     "LICENSE",
     "figures",
-)  # beside the pages, for their links and pictures
+)  # beside pages, for links and pictures
 CALL = re.compile(r"(\w+)\.(?:figure|show_published)\(\s*\"(\w+)\"(?:.*?(draw_\w+))?")
 BESIDE = re.compile(r"(\w+) = Beside\(\"figures/([\w-]+)\", \"(\w+)\"\)")
 KEPT = re.compile(  # what is no running text: code, formulas, links, headings, comments

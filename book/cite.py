@@ -51,7 +51,7 @@ def entry(citation: dict, commit: str) -> str:
 
 
 def origin(there: Figures, sources: list[cited.Source], said: str = "") -> str:
-    """Where rows are from, as LaTeX: studies, seeds, commits, versions; the last alone where ``said`` has the commits."""
+    """Where rows are from, as LaTeX: studies, seeds, commits, versions; only those where ``said`` has the rest."""
     rows, versions, commits = [], {}, []
     for study, key, _ in sources:
         chapter = there.chapter(study, key) if key else {"about": there.studies[study]}
@@ -129,10 +129,12 @@ def _known(kind: str, there: Collection[str]) -> str:
 
 
 def _chosen(kind: str, asked: str, there: Collection[str]) -> list[str]:
-    names = list(there) if asked.split() == ["all"] else [SHORT.get(each, each) for each in asked.split()]
-    if unknown := [name for name in names if name not in there]:
+    names = {each: SHORT.get(each, each) for each in asked.split()}
+    if asked.split() == ["all"]:
+        return list(there)
+    if unknown := [each for each, name in names.items() if name not in there]:
         raise CiteError(f"{kind}={' '.join(unknown)}: no such name; expected {_known(kind, there)}")
-    return names
+    return list(names.values())
 
 
 def _listed(value) -> list[str]:

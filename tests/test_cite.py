@@ -60,13 +60,13 @@ def test_a_picture_is_as_published_and_its_rows_are_those_that_it_draws(made, th
     drawn = cited.rows(there, name)
     assert len(list((made / name).glob("*.csv"))) == len(drawn) > 0
     for table, rows in drawn.items():
-        found = pd.read_csv(made / name / f"{name}-{table}.csv", float_precision="round_trip")
+        found = pd.read_csv(made / name / f"{name}-{table}.csv")
         pd.testing.assert_frame_equal(found, rows.reset_index(drop=True), check_dtype=False, rtol=0, atol=0)
 
 
 def test_the_same_picture_is_drawn_of_the_rows(made, there, tmp_path):
     name, pictures = "narrower_networks_cifar10", []
-    rows = {"control": pd.read_csv(made / name / f"{name}-control.csv", float_precision="round_trip")}
+    rows = {"control": pd.read_csv(made / name / f"{name}-control.csv")}
     style()
     for each in (rows, cited.rows(there, name)):
         cited._save(cited.figure(name, each), tmp_path / "picture")
@@ -112,12 +112,9 @@ def test_a_picture_that_is_not_published_is_named(tmp_path):
 @every_table
 def test_a_table_has_every_cell_of_the_page_between_the_rules_of_booktabs(made, name):
     said, table = tex(made, name), TABLES[name]
-    body = said.partition("\\midrule")[2] if "longtable" not in said else said.partition("\\endlastfoot")[2]
-    lines = [
-        line.removesuffix(" \\\\")
-        for line in body.partition("\\bottomrule" if "\\endlastfoot" not in said else "\\end")[0].split("\n")
-        if line.endswith("\\\\")
-    ]
+    start, end = ("\\endlastfoot", "\\end{longtable}") if "\\endlastfoot" in said else ("\\midrule", "\\bottomrule")
+    body = said.partition(start)[2].partition(end)[0].strip().split("\n")
+    lines = [line.removesuffix(" \\\\") for line in body]
     assert [line.split(" & ") for line in lines] == [[latex.inline(cell) for cell in row] for row in table.rows]
     assert all(rule in said for rule in ("\\toprule", "\\midrule", "\\bottomrule"))
     assert f"\\label{{tab:{name}}}" in said and latex.inline(table.title) in said
@@ -195,42 +192,21 @@ def test_markdown_becomes_latex():
 
 @pytest.mark.skipif(not shutil.which("pdflatex"), reason="pdflatex is not installed: texlive-latex-base has it")
 def test_pdflatex_compiles_all_of_it_and_every_sign(made, tmp_path):
-    signs = of_cells(["a"], [SPECIAL], *[[sign] for sign in SPECIAL.replace("`", "").replace("$", "")], notes=SPECIAL)
+    signs = of_cells(["a"], [SPECIAL], *[[sign] for sign in SPECIAL], notes=SPECIAL)
     (tmp_path / "signs.tex").write_text(latex.table(signs, latex.escaped(SPECIAL)), encoding="utf-8")
-    inputs = [
-        f"\\graphicspath{{{{{made / name}/}}}}\\input{{{made / name / name}.tex}}\\clearpage"
-        for name in (*PICTURES, *TABLES)
-    ]
-    page = [
-        "\\documentclass{article}",
-        f"\\usepackage{{{latex.NEEDS}}}",
-        "\\begin{document}",
-        "\\listoffigures",
-        "\\listoftables",
-    ]
-    page += [
-        *inputs,
-        "\\input{signs.tex}",
-        "\\bibliographystyle{plain}",
-        f"\\bibliography{{{cite.KEY}}}",
-        "\\end{document}",
-    ]
+    page = ["\\documentclass{article}", f"\\usepackage{{{latex.NEEDS}}}", "\\begin{document}"]
+    page += ["\\listoffigures", "\\listoftables"]
+    for name in (*PICTURES, *TABLES):
+        page += [f"\\graphicspath{{{{{made / name}/}}}}", f"\\input{{{made / name / name}.tex}}", "\\clearpage"]
+    page += ["\\input{signs.tex}", "\\bibliographystyle{plain}", f"\\bibliography{{{cite.KEY}}}", "\\end{document}"]
     (tmp_path / "page.tex").write_text("\n".join(page), encoding="utf-8")
-    shutil.copy(
-        made / "front" / f"{cite.KEY}.bib"
-        if (made / "front").exists()
-        else made / next(iter(TABLES)) / f"{cite.KEY}.bib",
-        tmp_path,
-    )
-    compile_it = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "page.tex"]
-    for command in (compile_it, ["bibtex", "page"], compile_it, compile_it):
+    shutil.copy(made / name / f"{cite.KEY}.bib", tmp_path)
+    compiled = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "page.tex"]
+    for command in (compiled, ["bibtex", "page"], compiled, compiled):
         done = subprocess.run(command, cwd=tmp_path, capture_output=True, encoding="latin-1")
-        assert done.returncode == 0 and "warning" not in done.stdout.replace("LaTeX Warning", "").lower(), done.stdout[
-            -3000:
-        ]
-    assert not re.findall(r"Warning: (?:Citation|Reference|.*multiply|Float too large).*", done.stdout)
-    assert [wide for wide in re.findall(r"Overfull \\hbox \(([\d.]+)pt", done.stdout) if float(wide) > 20] == []
-    assert (tmp_path / "page.pdf").stat().st_size > 100_000
+        assert done.returncode == 0, done.stdout[-3000:]
+    assert re.findall("^.*Warning.*$", done.stdout + (tmp_path / "page.blg").read_text(), flags=re.M) == []
+    assert [over for over in re.findall(r"Overfull \\hbox \(([\d.]+)pt", done.stdout) if float(over) > 20] == []
 
 
 # --- the study as BibTeX, and its version ---------------------------------------------------------------------
@@ -269,7 +245,6 @@ def test_package_citation_and_changes_have_one_version_and_its_tag_is_named():
 
 
 def test_the_changes_know_every_study_as_it_is_published(there):
-    rows = {row[0].strip("`"): row for row in text.TABLE.findall("")}
     changes = (ROOT / "CHANGES.md").read_text(encoding="utf-8")
     rows = dict(re.findall(r"^\| `([\w-]+)` \| [\d-]+ \| ([\d-]+) \|", changes, flags=re.M))
     for study, about in there.studies.items():

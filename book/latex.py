@@ -9,11 +9,8 @@ import pandas as pd
 from book.text import Picture, Table
 
 NEEDS = "array, booktabs, graphicx, longtable"
-GREEK = dict(
-    zip(
-        "αβγδλμστΔΣ", ("alpha", "beta", "gamma", "delta", "lambda", "mu", "sigma", "tau", "Delta", "Sigma"), strict=True
-    )
-)
+GREEK = {"α": "alpha", "β": "beta", "γ": "gamma", "δ": "delta", "λ": "lambda", "μ": "mu", "σ": "sigma", "τ": "tau"}
+GREEK |= {"Δ": "Delta", "Σ": "Sigma"}
 IN_MATH = {"±": "pm", "×": "times", "·": "cdot", "≤": "leq", "≥": "geq", "≈": "approx", "→": "to", "ℓ": "ell", **GREEK}
 NAMED = {"\\": "backslash", "~": "asciitilde", "^": "asciicircum", "<": "less", ">": "greater", "|": "bar"}
 SIGNS = {  # sign → LaTeX

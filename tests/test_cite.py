@@ -190,7 +190,14 @@ def test_markdown_becomes_latex():
     )
 
 
-@pytest.mark.skipif(not shutil.which("pdflatex"), reason="pdflatex is not installed: texlive-latex-base has it")
+def lacking():
+    """The programs and packages of LaTeX that are not installed."""
+    programs = [name for name in ("pdflatex", "bibtex", "kpsewhich") if not shutil.which(name)]
+    files = [f"{name}.sty" for name in latex.NEEDS.split(", ")]
+    return programs or [file for file in files if subprocess.run(["kpsewhich", file], capture_output=True).returncode]
+
+
+@pytest.mark.skipif(bool(lacking()), reason=f"LaTeX lacks {lacking()}: texlive-latex-recommended and -base have them")
 def test_pdflatex_compiles_all_of_it_and_every_sign(made, tmp_path):
     signs = of_cells(["a"], [SPECIAL], *[[sign] for sign in SPECIAL], notes=SPECIAL)
     (tmp_path / "signs.tex").write_text(latex.table(signs, latex.escaped(SPECIAL)), encoding="utf-8")

@@ -9,7 +9,6 @@ import shutil
 import struct
 import subprocess
 import sys
-import tomllib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -17,13 +16,20 @@ import pandas as pd
 from pybtex.database import parse_file
 
 import studylib
+from book.text import CAPTIONS, HEADING, PICTURE, TABLE, of_results
 from studylib.experiments.published import Figures
 from studylib.results import tables
 from studylib.tree.published import Published
 
 ROOT = Path(__file__).resolve().parent.parent
 BOOK = ROOT / "book"
-COPIED = ("README.md", "CITATION.cff", "LICENSE", "figures")  # beside the pages, for their links and pictures
+COPIED = (
+    "README.md",
+    "CHANGES.md",
+    "CITATION.cff",
+    "LICENSE",
+    "figures",
+)  # beside pages, for links and pictures
 CALL = re.compile(r"(\w+)\.(?:figure|show_published)\(\s*\"(\w+)\"(?:.*?(draw_\w+))?")
 BESIDE = re.compile(r"(\w+) = Beside\(\"figures/([\w-]+)\", \"(\w+)\"\)")
 KEPT = re.compile(  # what is no running text: code, formulas, links, headings, comments
@@ -55,10 +61,6 @@ For an accuracy, take the first row that reaches it.
 Files named without a slash are in `figures/models/`. `make evaluate MODEL=figures/models/<file>.slnc` decodes one and
 measures it. A name with a slash is a node: study, then what was done to its teacher.
 """
-HEADING = re.compile(r"^#+ (?:\d+\. )?(.*)$", flags=re.M)
-CAPTIONS = tomllib.loads((BOOK / "tables.toml").read_text(encoding="utf-8"))
-TABLE = re.compile(r"(?:^\|.*\|$\n?)+", flags=re.M)
-PICTURE = re.compile(r"^!\[([^\]]*)\]\(([^)]+)\)\n\n\*(.+?)\*$", flags=re.M | re.S)
 
 
 class Cited:
@@ -265,12 +267,6 @@ class Page:
             if (self.target / nodes).exists():
                 lines.append(f"- its nodes: {{download}}`{study}/nodes.csv <../{nodes}>`")
         return "\n".join(lines)
-
-
-def of_results(head: str, before: str) -> str:
-    """The caption of a table of the results, by its first line and the heading above it."""
-    heading = HEADING.findall(before)[-1]
-    return f"{CAPTIONS[head].rstrip('.')}, {heading}." if head in CAPTIONS else f"{heading}."
 
 
 def docs(target: Path, shown: Shown) -> None:

@@ -149,10 +149,10 @@ def test_sources_and_chapters_become_links_in_running_text_alone():
 
 @with_extra
 def test_every_table_of_a_chapter_has_a_caption_and_every_caption_a_table():
-    from book.stage import CAPTIONS, TABLE
+    from book.text import CAPTIONS, PAGES, TABLE
 
     tables = [table for path in NOTEBOOKS for text in outputs(path, "text/markdown") for table in TABLE.findall(text)]
-    results = TABLE.findall((ROOT / "docs" / "results.md").read_text(encoding="utf-8"))
+    results = [table for page in PAGES for table in TABLE.findall((ROOT / page).read_text(encoding="utf-8"))]
     heads, of_results = ({table.partition("\n")[0] for table in found} for found in (tables, results))
     assert heads <= set(CAPTIONS) <= heads | of_results
 

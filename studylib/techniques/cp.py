@@ -1,5 +1,6 @@
 """CP factorization of convolutions: each becomes a sum of separable ones, as four thin convolutions."""
 
+import warnings
 from typing import Annotated
 
 import torch
@@ -61,7 +62,9 @@ def factorize(layer: nn.Conv2d, rank: int, iterations: int = 100, seed: int = 0)
         norm = each.norm()
         vectors = [torch.zeros(side, rank, dtype=torch.float64) for side in each.shape]
         if norm > 0:  # else there is nothing to find
-            vectors = [torch.from_numpy(found) for found in parafac((each / norm).numpy(), rank, **how).factors]
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", "Trying to compute SVD with n_eigenvecs")  # a side below the rank
+                vectors = [torch.from_numpy(found) for found in parafac((each / norm).numpy(), rank, **how).factors]
             norms = torch.stack([found.norm(dim=0) for found in vectors])
             size = (norm * norms.prod(0)) ** (1 / len(vectors))
             vectors = [found * (size / n.clamp(min=1e-300)) for found, n in zip(vectors, norms, strict=True)]

@@ -35,7 +35,7 @@ def largest(worth: torch.Tensor, n: int, m: int) -> torch.Tensor:
     Groups begin at 0; a last one may have fewer. Of equal ones the earlier stays.
     """
     groups = F.pad(worth.movedim(1, -1), (0, -worth.shape[1] % m), value=-torch.inf).unflatten(-1, (-1, m))
-    order = groups.argsort(-1, descending=True, stable=True)
+    order = groups.argsort(dim=-1, descending=True, stable=True)
     kept = torch.zeros_like(groups, dtype=torch.bool).scatter_(-1, order[..., :n], True)
     return kept.flatten(-2)[..., : worth.shape[1]].movedim(-1, 1)
 

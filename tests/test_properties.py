@@ -133,11 +133,19 @@ NO_GAPS = {  # (technique, network, property) → why it owes what others do not
     ("restore", "gated", "keeps_zeros"): "its norms are of all channels, so that none was sliced away",
 }
 SLOW = "torchao takes six seconds a call, and convnet is a chain of layers as this one is"
+MASKS = "it zeros weights and changes no layer; convnet, gated and resnet have all kinds of them"
 LEFT_OUT = {  # (technique, network or property) → why it is not run
     ("qat", "vgg"): SLOW,
     ("qat", "mobilenetv2"): "torchao takes half a minute; test_mobilenet.py compares it with PT2E's graph",
     ("qat", "vgg16"): SLOW,
     ("qat", "whitened"): SLOW,
+    **{
+        (technique, network): MASKS
+        for technique in ("threshold", "oneshot", "kernels", "semistructured")
+        for network in ("densenet", "mobilenetv2", "vgg", "vgg16", "whitened")
+    },
+    **{(technique, "mobilenetv2"): "it takes seconds, and tucker is run there" for technique in ("cp", "sketch")},
+    **{(technique, "vgg16"): "a chain of layers as vgg is" for technique in ("tucker", "cp", "sketch")},
     ("qat", "is_deterministic"): "it takes another six seconds; test_qat.py compares two trainings that take up again",
 }
 

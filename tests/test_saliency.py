@@ -57,7 +57,8 @@ def test_activation_is_the_weight_times_the_root_mean_square_of_its_input(studen
 @torch.no_grad()
 def test_in_a_convolution_in_groups_each_filter_reads_the_channels_of_its_own_group(digits):
     model = spec.create("gated", 0, **digits.model_args, width=12).eval()
-    assert (conv := model.halve[0]).groups == 4
+    conv = model.halve[0]
+    assert conv.groups == 4
     found = saliency.saliencies(model, digits, criterion="activation", **SEEN)["halve.0.weight"]
     read = rms(model.stage1(model.stem(digits.normalize(seen(digits).images))))
     for row in range(conv.out_channels):

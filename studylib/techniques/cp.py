@@ -12,7 +12,7 @@ from studylib.networks import factors, ranks, spec
 from studylib.networks.layers import check_finite, duplicate
 from studylib.settings import record
 
-RIDGE = 1e-9  # of the normal equations, for a weight of norm 1
+RIDGE = 1e-12  # of the normal equations, for a weight of norm 1
 
 
 @record

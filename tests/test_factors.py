@@ -12,6 +12,15 @@ from studylib.networks import blocks, factors, layers, ranks, spec
 from studylib.techniques import cp, int8, sketch, tucker
 from tests.test_sketch import CONVOLUTIONS
 
+
+@pytest.fixture(autouse=True)
+def seeded():
+    """New layers are drawn alike in every run."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        yield
+
+
 TALL = [layer for layer in CONVOLUTIONS if layer.weight[0, 0].numel() > 1]
 
 

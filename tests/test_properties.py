@@ -146,6 +146,7 @@ LEFT_OUT = {  # (technique, network or property) → why it is not run
     },
     **{(technique, "mobilenetv2"): "it takes seconds, and tucker is run there" for technique in ("cp", "sketch")},
     **{(technique, "vgg16"): "a chain of layers as vgg is" for technique in ("tucker", "cp", "sketch")},
+    **{("cp", network): "a chain of layers as convnet is" for network in ("vgg", "whitened")},
     ("qat", "is_deterministic"): "it takes another six seconds; test_qat.py compares two trainings that take up again",
 }
 

@@ -3,7 +3,6 @@
 import bisect
 import dataclasses
 import logging
-import math
 from collections.abc import Callable
 from typing import Annotated
 
@@ -68,8 +67,10 @@ def candidates(model: nn.Module, kind: str) -> dict[str, Candidate]:
     """
     found = {}
     for name, layer in weight_layers(model).items():
-        matrix = kind == "matrix" and type(layer) in (nn.Conv2d, nn.Linear)
-        if not matrix and (type(layer) is not nn.Conv2d or math.prod(layer.kernel_size) == 1):
+        if type(layer) not in (nn.Conv2d, nn.Linear):
+            log.info("%s is left alone: it is %s", name, type(layer).__name__)
+            continue
+        if kind != "matrix" and layer.weight[0, 0].numel() == 1:
             log.info("%s is left alone: it has no kernels to factorize", name)
             continue
         weight, count = factors.groups_of(layer), _counter(layer, kind)

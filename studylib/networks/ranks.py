@@ -63,7 +63,8 @@ def candidates(model: nn.Module, kind: str) -> dict[str, Candidate]:
     Args:
         kind: "matrix": linear layers, and convolutions with kernels and input channels flattened. "tucker": the
             two unfoldings of a convolution along its channels. "cp": a convolution. As singular
-            values it has ones, as many as ranks save something. A share of energy is so one of parameters. Groups share ranks.
+            values it has ones, as many as ranks save something. A share of energy is so one of parameters.
+            Groups share ranks.
     """
     found = {}
     for name, layer in weight_layers(model).items():

@@ -196,7 +196,7 @@ def test_a_spec_that_does_not_build_is_refused(wrong, message):
     "word", ["no_such", "prune", "../x", "os.path", "Quantize", "", "quantize\n", None, ["quantize"]]
 )
 def test_an_unknown_word_for_a_change_of_structure_is_refused_by_name(word):
-    expected = f"change of structure {word!r}: expected one of inference, lowrank, quantize"
+    expected = f"change of structure {word!r}: expected one of inference, lowrank, quantize, channels, factors"
     with pytest.raises(SpecError, match=f"^{re.escape(expected)}$"):
         build({**SPEC, **change(word)})
 

@@ -113,7 +113,7 @@ def empty(layer: nn.Module, kind: str, ranks: list[int]) -> nn.Sequential:
 
 
 def put(model: nn.Module, name: str, new: nn.Sequential) -> None:
-    """Puts factors in the place of the layer ``name`` of ``model``; a batch norm behind it is then behind the last."""
+    """Puts factors in the place of the layer ``name``; a batch norm behind it is then behind the last."""
     layer, (place, _, child) = model.get_submodule(name), name.rpartition(".")
     unit = model.get_submodule(place)
     new.train(layer.training)

@@ -1,4 +1,4 @@
-"""Which layers are factorized, and at what ranks: by a share of their energy, by a budget of bytes, or given."""
+"""Which layers are factorized, and at what ranks: by energy, by a budget of bytes, or given."""
 
 import bisect
 import dataclasses
@@ -62,8 +62,9 @@ def candidates(model: nn.Module, kind: str) -> dict[str, Candidate]:
 
     Args:
         kind: "matrix": linear layers, and convolutions with kernels and input channels flattened. "tucker": the
-            two unfoldings of a convolution along its channels. "cp": a convolution; as singular values it has ones, one
-            for each rank that saves something, so that a share of energy is one of parameters. Groups share ranks.
+            two unfoldings of a convolution along its channels. "cp": a convolution. As singular
+            values it has ones, as many as ranks save something. A share of energy is so one of parameters.
+            Groups share ranks.
     """
     found = {}
     for name, layer in weight_layers(model).items():

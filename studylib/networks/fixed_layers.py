@@ -1,7 +1,7 @@
 """Fixed-point layers: integers throughout, whose scales are powers of two (Q-format; Lin et al. 2016).
 
-A format is its fraction f: the integer q stands for q · 2^−f. A layer brings its input to integers of few bits. Products
-are summed in 32 bits, bias included, with the fractions of weight and input added. A shift brings the sum to
+A format is its fraction f: the integer q stands for q · 2^−f. A layer brings its input to integers of few bits.
+Products are summed in 32 bits, bias included, with the fractions of weight and input added. A shift brings the sum to
 :data:`OUTPUT_BITS`. Each change of format rounds halves up: (q + 2^(s−1)) >> s for a shift by s. What does not fit gets
 the nearest number that does. ReLU, maxima and sums between layers are exact on such numbers, as float32 holds 24 bits.
 So are means of 2^k numbers; others, norms and gates are computed in floats.
@@ -35,7 +35,7 @@ class FixedLayer(Int8Layer):
         return self.weight * 2.0 ** -self.fractions[0]
 
     def whole_input(self, x: torch.Tensor) -> torch.Tensor:
-        """``x`` as integers of ``activation_bits``, in float64: exact, a shift that rounds where ``x`` is of a format."""
+        """``x`` as integers of ``activation_bits``, in float64: a shift that rounds, where ``x`` is of a format."""
         half = 2 ** (self.activation_bits - 1)
         return (x.double() * 2.0 ** self.fractions[1] + 0.5).floor().clamp(-half, half - 1)
 

@@ -43,7 +43,7 @@ def steps(rows: torch.Tensor, bits: int) -> torch.Tensor:
 
 
 def integers(rows: torch.Tensor, scale: torch.Tensor, bits: int) -> torch.Tensor:
-    """Whole numbers, in floats, of ``rows`` (out, n) at the ``scale`` (out, 1): the nearest ones, or signs of one bit."""
+    """Whole numbers, in floats, of ``rows`` (out, n) at ``scale`` (out, 1): the nearest ones; of one bit, signs."""
     return rows.sign() if bits == 1 else (rows / scale).round().clamp(*limits(bits))
 
 

@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import Annotated
 
-import torch
 from pydantic import Field
 from torch import nn
 from torch.nn.utils import parametrize

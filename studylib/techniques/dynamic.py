@@ -28,7 +28,7 @@ class Dynamic:
 def apply(
     model: nn.Module, data: Data | None = None, *, per: str = "batch", layers: str = "all", seed: int = 0
 ) -> nn.Module:
-    """Rounds weights to int8 once and inputs at run time, without calibration (Krishnamoorthi 2018, section 3.1.2).
+    """Rounds weights to int8 once and inputs at run time, without calibration, as PyTorch's ``quantize_dynamic`` does.
 
     Weights are as in :func:`studylib.techniques.int8.apply`: symmetric, one scale per output channel, zeros kept. An
     input has 256 levels between its least and its largest number, 0 among them. Per batch, an image's outputs depend on

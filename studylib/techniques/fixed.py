@@ -51,7 +51,7 @@ def apply(
 ) -> nn.Module:
     """Every convolution and linear layer in fixed point (:mod:`studylib.networks.fixed_layers`), batch norm folded in.
 
-    A layer has one format for its weights, one for its input and one for its output (Lin et al. 2016, section 3). Each
+    A layer has one format for its weights, one for its input and one for its output (Lin et al. 2016). Each
     is the finest in which the largest number fits: of the weights, and of what the calibration images give. Weights are
     rounded to the nearest integer. Zero weights stay zero.
 
@@ -108,7 +108,7 @@ def _ranges(model: nn.Module, images: torch.Tensor) -> dict[str, list[float]]:
 
 
 def _fractions(layer: nn.Module, given: float, gives: float, bits: int, activation_bits: int) -> list[int]:
-    """Those of weight, input and output; the weight's leaves the bias room in a sum, the output's is no finer than it."""
+    """Those of weight, input and output. A sum has room for the bias, and an output is no finer than a sum."""
     i = fraction(given, activation_bits)
     w = fraction(layer.weight.abs().max().item(), bits)
     if layer.bias is not None and (bias := layer.bias.abs().max().item()):

@@ -37,7 +37,7 @@ def steps(rows: torch.Tensor, bits: int) -> torch.Tensor:
     low, high = limits(bits)
     largest = rows.abs().amax(1, keepdim=True)
     if bits == 1:
-        mean = rows.abs().sum(1, keepdim=True) / (rows != 0).sum(1, keepdim=True)
+        mean = rows.abs().sum(1, keepdim=True) / (rows != 0).sum(1, keepdim=True).clamp(min=1)
         return torch.where(largest > 0, mean.clamp(min=LEAST), 1)
     return torch.where(largest > 0, (largest / ((high - low) / 2)).clamp(min=LEAST), 1)
 

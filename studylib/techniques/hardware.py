@@ -50,7 +50,7 @@ def apply(
     seed: int = 0,
     timing: Timing | None = None,
 ) -> nn.Module:
-    """Quantizes each layer that takes at least ``speedup`` times as long in floats as in int8, measured on this machine.
+    """Quantizes each layer that takes at least ``speedup`` times as long in floats as in int8 on this machine.
 
     That is hardware in the loop, as in HAQ (Wang et al. 2019), but for one question a layer, without a search. Each
     layer is timed alone, in floats with batch norm folded and as :func:`studylib.techniques.int8.apply` would have it.

@@ -35,7 +35,7 @@ class HybridPrecision:
     )
     activations: Annotated[
         Literal["float", "dynamic", "dynamic, per sample"],
-        Field(description="how a quantized layer's input is rounded"),
+        Field(description="how an int8 layer's input is rounded"),
     ] = "float"
 
     def check(self) -> None:
@@ -60,8 +60,8 @@ def apply(
 
     The increase is measured on training images, one layer rounded at a time. The choice takes the sum to be least
     (:func:`studylib.networks.bits.choose_bits`, after HAWQ-V2, Dong et al. 2020). Bytes are those of the coded file, as
-    written: a choice whose file is too large is made again with less room. Rounding is to the nearest integer, with
-    one scale per output channel. Zero weights stay zero.
+    written. What the weights may take is what the rest of the file left them at the choice before. Rounding is to the
+    nearest integer, with one scale per output channel. Zero weights stay zero.
 
     Args:
         bits: what a layer may have; 32 leaves it in floats.
@@ -88,25 +88,29 @@ def apply(
         several = {name: chosen[name] for name in names if chosen[name] != 8}
         structure = {"module": "quantize", "layers": names, "activations": activations}
         structure |= {"bits": several} if several else {}
-        told = sum(increase[pair] for pair in chosen.items())
-        did = {"layers": len(names), "budget_bytes": budget_bytes, "increase": round(told, 6)}
+        did = {"layers": len(names), "budget_bytes": budget_bytes, "increase": round(told(chosen), 6)}
         new = spec.with_change(int8_layers.rounded(model, structure), "hybrid", did, structure)
         return new, len(codec.encode(new))
 
-    def cost(chosen: dict[str, int]) -> float:
+    def told(chosen: dict[str, int]) -> float:
+        return sum(increase[pair] for pair in chosen.items())
+
+    def cost(chosen: dict[str, int]) -> int:
         return sum(costs[name][count] for name, count in chosen.items())
 
-    smallest = {name: min(found, key=found.get) for name, found in costs.items()}
+    best = smallest = {name: min(found, key=found.get) for name, found in costs.items()}
     new, size = made(smallest)
     if size > budget_bytes:
         raise ValueError(f"budget_bytes={budget_bytes!r}: expected at least {size}, what the smallest choice takes")
-    least, room = cost(smallest), budget_bytes - size + cost(smallest)
-    while room > least:
-        trial, found = made(choice.choose_bits(rows, room, costs))
-        log.info("%.0f bytes for the weights: a file of %d, at most %d", room, found, budget_bytes)
-        if found <= budget_bytes:
-            return trial
-        room -= max(1, found - budget_bytes)
+    chosen, tried = choice.choose_bits(rows, cost(smallest) + budget_bytes - size, costs), [smallest]
+    while chosen not in tried:
+        trial, size = made(chosen)
+        tried.append(chosen)
+        log.info("%d bytes of weights: a file of %d, at most %d", cost(chosen), size, budget_bytes)
+        if size <= budget_bytes and told(chosen) <= told(best):
+            new, best = trial, chosen
+        room = cost(chosen) + budget_bytes - size  # as much as the rest of the file leaves
+        chosen = choice.choose_bits(rows, max(room, cost(smallest)), costs)
     return new
 
 

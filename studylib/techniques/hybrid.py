@@ -88,7 +88,7 @@ def apply(
         several = {name: chosen[name] for name in names if chosen[name] != 8}
         structure = {"module": "quantize", "layers": names, "activations": activations}
         structure |= {"bits": several} if several else {}
-        did = {"layers": len(names), "budget_bytes": budget_bytes, "increase": round(told(chosen), 6)}
+        did = {"layers": len(names), "increase": round(told(chosen), 6)}
         new = spec.with_change(int8_layers.rounded(model, structure), "hybrid", did, structure)
         return new, len(codec.encode(new))
 

@@ -94,7 +94,7 @@ def test_dynamic_weights_are_those_of_static_int8(student_model, int8_model, ima
     found = dynamic.apply(student_model)
     for name, layer in weight_layers(expected).items():
         off = (weight_layers(found)[name].weight.int() - layer.weight.int()).abs()
-        assert off.max() <= 1 and off.float().mean() < 0.02, name  # the largest may lie halfway between two integers
+        assert off.max() <= 1 and not off[layer.weight.int().abs() < 127].any(), name  # but for halves: the largest
     with torch.no_grad():
         assert (found(images) - expected(images)).abs().max() < 0.05 * expected(images).abs().max()
 

@@ -51,7 +51,7 @@ def apply(
 ) -> nn.Module:
     """Every convolution and linear layer in fixed point (:mod:`studylib.networks.fixed_layers`), batch norm folded in.
 
-    A layer has one format for its weights, one for its input and one for its output (Lin et al. 2016). Each
+    A layer has a format for its weights, one for its input and one for its output (Lin et al. 2016). Each
     is the finest in which the largest number fits: of the weights, and of what the calibration images give. Weights are
     rounded to the nearest integer. Zero weights stay zero.
 

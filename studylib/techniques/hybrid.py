@@ -1,4 +1,4 @@
-"""Hybrid precision: bits layer by layer, so that the coded file stays within a budget of bytes at the least loss."""
+"""Hybrid precision: bits layer by layer, so that the coded file keeps a budget of bytes at the least loss."""
 
 import dataclasses
 import logging

@@ -104,7 +104,7 @@ class Int8Layer(nn.Module):
 
 
 def rounded_by_sample(x: torch.Tensor) -> torch.Tensor:
-    """``x`` (n, …), each of the n rounded to 256 levels of its own range, as "dynamic" does it to all together."""
+    """``x`` (n, …), each of the n rounded to 256 levels of its own range, as "dynamic" does to all."""
     rows = x.flatten(1)
     low, high = rows.amin(1, keepdim=True).clamp(max=0), rows.amax(1, keepdim=True).clamp(min=0)
     scale = ((high - low) / (AMAX - AMIN)).clamp(min=LEAST)

@@ -52,7 +52,7 @@ def apply(
 ) -> nn.Module:
     """Quantizes each layer that takes at least ``speedup`` times as long in floats as in int8 on this machine.
 
-    That is hardware in the loop, as in HAQ (Wang et al. 2019), for one question a layer, without a search. Each
+    That is hardware in the loop, as in HAQ (Wang et al. 2019), without its search. Each
     layer is timed alone, in floats with batch norm folded and as :func:`studylib.techniques.int8.apply` would have it.
     Layers alike are timed once. What a layer saves beside its neighbours, fused with them, is not seen. Times, machine
     and decision are in the spec: whoever builds the model measures nothing. Zero weights stay zero.

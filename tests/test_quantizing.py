@@ -175,6 +175,14 @@ def test_the_real_file_stays_within_its_budget_and_more_bytes_lose_less(within, 
     assert told == sorted(told, reverse=True)
 
 
+def test_inputs_may_be_rounded_too(within, images):
+    model = within(3000, activations="dynamic per sample")
+    low = [layer for layer in weight_layers(model).values() if layer.weight.dtype == torch.int8]
+    assert low and {layer.activations for layer in low} == {"dynamic per sample"}
+    with torch.no_grad():
+        assert torch.equal(codec.decode(codec.encode(model))(images), model(images))
+
+
 def test_a_budget_of_everything_rounds_nothing(within, student_model, same_tensors):
     model = within(10**6, bits=[2, 32])
     rounded = model.spec["changes"][-1]["structure"]["layers"]

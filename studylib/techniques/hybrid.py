@@ -66,6 +66,7 @@ def apply(
     Args:
         bits: what a layer may have; 32 leaves it in floats.
         images: how many training images, drawn by ``seed``, the loss is the mean of.
+        activations: how an int8 layer's input is rounded, without calibration; "float": not at all.
 
     Raises:
         studylib.networks.blocks.SpecError: a layer is int8 already, or a batch norm cannot be folded.

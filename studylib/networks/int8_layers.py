@@ -158,7 +158,7 @@ def restructure(model: nn.Module, structure: dict) -> None:
     if type(group) is not int or group < 0:
         raise SpecError(f"group={group!r}: expected a whole number of weights, or 0")
     for name in structure["layers"]:
-        put(model, name, (Int8Conv2d, Int8Linear), activations=activations, bits=bits[name], group=group)
+        put(model, name, (Int8Conv2d, Int8Linear), activations=activations, bits=bits.get(name, 8), group=group)
 
 
 def put(model: nn.Module, name: str, kinds: tuple[type, type], **how) -> None:

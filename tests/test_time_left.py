@@ -47,7 +47,7 @@ class Run:
             add(kind, kind, usual / 60, ["latency", "table"], usual * chapters)
 
     def follow(self, folder):
-        """What is predicted and true after each job: share of the work done, seconds predicted, seconds that it took."""
+        """What is predicted and true after each job: share of the work done, seconds predicted, seconds left."""
         now, free, ended, waiting, running, found = 0.0, self.workers, set(), dict(self.jobs), [], []
         counts = {}
         for kind, *_ in self.jobs.values():

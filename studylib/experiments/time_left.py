@@ -29,8 +29,8 @@ def seconds_left(
 ) -> float:
     """The seconds until the last job ends: 0 where none is left, never below.
 
-    Nodes come first, then what runs alone, then chapters. The jobs of a phase share ``side_by_side`` places. It takes no
-    less than its longest chapter, or than a chain of nodes, one of each kind.
+    Nodes come first, then what runs alone, then chapters. The jobs of a phase share ``side_by_side`` places. No phase
+    takes less than its longest chapter, or than a chain of nodes, one of each kind.
 
     Args:
         left: kind → jobs that have not begun.

@@ -159,6 +159,7 @@ def test_a_kind_that_is_new_takes_what_it_took_earlier_times_the_pace():
     taken, before = {"teacher": [22.0]}, {"teacher": 12.0, "distill": 7.0, "int8": 2.0}
     assert seconds_left({"distill": 1}, [], taken, [before]) == 2 + 2 * 5
     assert seconds_left({"int8": 1}, [], taken, [before]) == 2  # what any job takes has no pace
+    assert seconds_left({"int8": 1}, [], {"svd": [9.0]}, [before | {"svd": 2.0}]) == 9  # a slow machine's start
     assert seconds_left({"distill": 1}, [], taken, [{}, before, {"distill": 99.0}]) == 12  # the nearest run
 
 
@@ -173,7 +174,8 @@ def test_what_nobody_has_seen_takes_the_mean_of_what_has_been_seen():
 
 
 @pytest.mark.parametrize(
-    ("seconds", "said"), [(0.2, "1 s"), (41.4, "41 s"), (100, "2 minutes"), (3000, "50 minutes"), (9000, "2.5 hours")]
+    ("seconds", "said"),
+    [(0.2, "1 s"), (9.6, "10 s"), (41.4, "40 s"), (100, "2 minutes"), (3000, "50 minutes"), (9000, "2.5 hours")],
 )
 def test_a_duration_in_words(seconds, said):
     assert time_left.in_words(seconds) == said
@@ -205,6 +207,19 @@ def test_predictions_and_the_truth_are_kept_beside_the_run(watch, tmp_path):
     assert kept["took"] == 52 and kept["seconds"] == {"teacher": 11, "chapter_svd": 30} and kept["side_by_side"] == 1
     assert [row["seconds"] for row in kept["predictions"]] == [70, 60, 0]
     assert kept["predictions"][1] == {"after": 22, "done": 2, "left": 1, "seconds": 60}
+
+
+def test_the_end_of_a_line_says_how_many_are_left_and_how_long_they_take(watch):
+    followed, clock = watch()
+    followed.begin(0, "teacher")
+    followed.begin(1, "teacher")
+    clock.now = 100
+    followed.end(0)
+    assert followed.rest() == "; 2 left, about 70 s"  # one that is late, and the chapter
+    followed.end(1)
+    followed.begin(2, "chapter_svd")
+    followed.end(2)
+    assert followed.rest() == ""
 
 
 def test_a_run_that_goes_on_begins_with_what_it_took_before(watch, tmp_path):

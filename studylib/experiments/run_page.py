@@ -227,7 +227,7 @@ def _pictures(folder: Path, cells: list[dict]) -> Iterator[dict]:
             png = path.read_bytes()
             width, height = struct.unpack(">II", png[16:24])  # where a PNG has them
             address = f"data:image/png;base64,{base64.b64encode(png).decode()}"
-            yield {"caption": caption, "address": address, "wide": width > 2 * height}
+            yield {"caption": caption, "address": address, "wide": width > 1.6 * height}
 
 
 def _takeaway(cells: list[dict]) -> str:

@@ -68,7 +68,8 @@ def estimates(
     """Kind → seconds that a job of it takes: the mean of those that have ended, where there are any.
 
     Else it is what an earlier run or a declaration says, and all beyond :data:`BESIDE` times the pace. That is how long
-    jobs took here for each second that they took there. Of a kind that nobody has seen, it is the mean of all others.
+    jobs took here for each second that they took there. In the place of BESIDE stands the least time of a kind that
+    took little more there. Of a kind that nobody has seen, it is the mean of all others.
     """
     here = {kind: math.fsum(values) / len(values) for kind, values in taken.items() if values}
     found = dict(here)
@@ -76,16 +77,18 @@ def estimates(
         both = [kind for kind in here if there.get(kind, 0) > BESIDE and kind not in ALONE]
         work = [math.fsum(max(0.0, each[kind] - BESIDE) for kind in both) for each in (here, there)]
         pace = work[0] / work[1] if both else 1.0
-        scaled = {kind: min(seconds, BESIDE) + pace * max(0.0, seconds - BESIDE) for kind, seconds in there.items()}
+        light = [here[kind] for kind in here if kind not in ALONE and 0 < there.get(kind, 0) <= 1.5 * BESIDE]
+        beside = min(light, default=BESIDE)  # what a job takes here that hardly works
+        scaled = {kind: beside + pace * max(0.0, seconds - BESIDE) for kind, seconds in there.items()}
         found = scaled | found
     unseen = math.fsum(here.values()) / len(here) if here else 0.0
     return dict.fromkeys(kinds, unseen) | ALONE | found
 
 
 def in_words(seconds: float) -> str:
-    """A duration to about two figures: ``40 s``, ``12 minutes``, ``2.5 hours``."""
+    """A duration to one or two figures: ``40 s``, ``12 minutes``, ``2.5 hours``."""
     if seconds < 90:
-        return f"{max(1, round(seconds))} s"
+        return f"{max(1, round(seconds) if seconds < 20 else 10 * round(seconds / 10))} s"
     return f"{round(seconds / 60)} minutes" if seconds < 90 * 60 else f"{seconds / 3600:.1f} hours"
 
 
@@ -153,6 +156,12 @@ class Watch:
         kind, began = self.running.pop(job, ("", 0.0))
         if kind and done:
             self.taken.setdefault(kind, []).append(self.clock() - began)
+
+    def rest(self) -> str:
+        """How many jobs are left and how long they take, for the end of a line; empty where none is."""
+        seconds = self.predict()
+        left = self.predictions[-1]["left"]
+        return f"; {left} left, about {in_words(seconds)}" if left else ""
 
     def predict(self) -> float:
         """The seconds that the rest takes; this is kept on disk, if it can be."""

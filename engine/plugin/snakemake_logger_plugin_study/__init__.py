@@ -6,6 +6,7 @@ from pathlib import Path
 
 from snakemake_interface_logger_plugins.base import LogHandlerBase
 
+from engine.settings.chapters import declared
 from studylib.experiments import run_report, time_left
 from studylib.training.deadline import Paused
 
@@ -48,8 +49,6 @@ class LogHandler(LogHandlerBase):
                 print(text, flush=True)
 
     def _watch(self, record: logging.LogRecord) -> time_left.Watch:
-        from engine.settings.chapters import declared
-
         minutes = {f"{time_left.CHAPTER}{key}": 60 * each.minutes for key, each in declared().items()}
         run = Path(*Path(record.rule_msg).parts[:2])  # its message is the path of what it makes
         return time_left.Watch(run, Path("figures"), self.counts, self.places // record.threads, minutes)
@@ -60,8 +59,7 @@ class LogHandler(LogHandlerBase):
 
     def _step(self, name: str, began: float, done: int, total: int) -> None:
         left = total - done - 1  # the last step is none of work
-        seconds = self.watch.predict() if self.watch else 0
-        rest = f"; {left} left, about {time_left.in_words(seconds)}" if seconds and left > 0 else ""
+        rest = self.watch.rest() if self.watch else ""
         print(f"[{done:>3}/{total}] {name}, {time.monotonic() - began:.0f} s{rest}", flush=True)
         if left and name.endswith("/sweep.csv"):
             run_report.print_table(Path(name))

@@ -18,7 +18,7 @@ STAGES = ["distill", "prune", "svd", "int8"]
 MINUTES = {"teacher": 1, "distill": 3, "prune": 3, "svd": 2, "int8": 3, "moo": 3, "sweep": 15, "frontier": 6}
 DIGITS = {"teacher": 20, "distill": 12, "prune": 60, "svd": 2, "int8": 3, "latency": 60, "table": 5, "early_table": 5}
 CIFAR10 = {"teacher": 7200, "distill": 5000, "prune": 16000, "svd": 120, "int8": 90, "latency": 200, "table": 9}
-SMOKE = {"teacher": 5, "distill": 4, "prune": 9, "svd": 1.5, "int8": 1.6, "latency": 5, "table": 3}
+SMOKE = {"teacher": 9, "distill": 7, "prune": 22, "svd": 3.4, "int8": 4.2, "latency": 6, "table": 6}
 DECLARED = {f"chapter_{key}": 60.0 * minutes for key, minutes in MINUTES.items()}
 
 

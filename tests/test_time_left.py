@@ -4,6 +4,7 @@ import heapq
 import json
 import math
 import random
+import re
 
 import pytest
 from hypothesis import given
@@ -98,7 +99,7 @@ def test_after_a_third_of_the_work_the_time_left_is_predicted_within_a_factor_of
     seconds, seeds, chapters, workers, before = STUDIES[study]
     if before:
         earlier(tmp_path, before)
-    rows = Run(seconds, seeds, chapters, workers, random.Random(draw)).follow(tmp_path / "mine")
+    rows = Run(seconds, seeds, chapters, workers, random.Random(draw)).follow(tmp_path / re.match(r"\w+", study)[0])
     whole = rows[0][2]
     held = [(predicted, true) for share, predicted, true in rows if share >= 1 / 3 and true >= whole / 5]
     assert held and all(true / 2 <= predicted <= 2 * true for predicted, true in held)

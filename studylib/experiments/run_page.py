@@ -1,4 +1,4 @@
-"""The page of a run: its table, its chapters with their pictures, and the explorer over it, to open from disk."""
+"""The page of a run, to open from disk: its table, its chapters with their pictures, the explorer over it."""
 
 import base64
 import html
@@ -107,7 +107,7 @@ def _there(run: Path, seed: int, node: str) -> bool:
 
 
 def _rows(run: Path, wanted: list[str], seeds: Sequence[int], lacking: dict[int, list[str]]) -> tuple:
-    """A row for each node and seed: of the table where it is made of all of them, else of what is there; and which."""
+    """A row for each node and seed, and whether they are those of the table: else it is older than a node, or lacks one."""
     path = run / "sweep.csv"
     if path.exists() and not any(lacking.values()):
         rows = table.read_table(path, *table.COLUMNS)

@@ -1,4 +1,4 @@
-"""What a run says in the end: its table as text, how many nodes were run, and where the rest of it is."""
+"""What a run says in the end: its table, how many nodes were run, where the rest is."""
 
 from pathlib import Path
 
@@ -25,6 +25,6 @@ def print_table(path: Path) -> int:
         table = read_table(path, *COLUMNS)
         print("\n" + text_table(summary(table)), flush=True)
         return len(table)
-    except (CheckpointError, OSError) as error:  # Snakemake was asked for a part: --until, say
+    except (CheckpointError, OSError) as error:  # only a part was asked for
         print(f"\n{error}\nnot made by this command", flush=True)
         return 0

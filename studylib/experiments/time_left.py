@@ -1,4 +1,4 @@
-"""How long a run still takes: how many jobs of each kind are left, and how long such jobs have taken."""
+"""How long a run still takes, by the jobs that are left and by how long such jobs have taken."""
 
 import contextlib
 import csv

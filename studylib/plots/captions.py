@@ -26,6 +26,6 @@ def drawn() -> dict[str, str]:
 
 
 def of_figures(source: str) -> Iterator[tuple[str, str, str]]:
-    """Of each figure that a cell draws: whose it is (``chapter``, or another study's), its name, its caption."""
+    """Of each figure in a cell: whose it is (``chapter``, or a study beside it), its name, its caption."""
     for whose, name, draw in CALL.findall(source):
         yield whose, name, drawn().get(draw, f"{name.replace('_', ' ').capitalize()}.")

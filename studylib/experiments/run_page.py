@@ -107,7 +107,7 @@ def _there(run: Path, seed: int, node: str) -> bool:
 
 
 def _rows(run: Path, wanted: list[str], seeds: Sequence[int], lacking: dict[int, list[str]]) -> tuple:
-    """A row for each node and seed, and whether they are those of the table: else it is older than a node, or lacks one."""
+    """A row for each node and seed that is there, and whether these are the table, whole and of these nodes."""
     path = run / "sweep.csv"
     if path.exists() and not any(lacking.values()):
         rows = table.read_table(path, *table.COLUMNS)

@@ -184,8 +184,8 @@ def test_only_chapters_make_a_page_too(run):
     shutil.rmtree(run / "seed0")
     text = written(run, notebooks=[CHAPTER, ROOT / "notebooks" / "03_prune.ipynb"], whole=False)
     assert "No node is there yet." in text and "<li>Of seed 0: all nodes.</li>" in text
-    assert "<li>2. Knowledge distillation. Its notebook, as far as it came, is linked below.</li>" in text
-    assert "<li>3. Iterative magnitude pruning.</li>" in text and "It was not run." in text
+    assert "<li>Chapter “2. Knowledge distillation”. Its notebook, as far as it came, is linked below.</li>" in text
+    assert "<li>Chapter “3. Iterative magnitude pruning”.</li>" in text and "It was not run." in text
     rendered = (run / "chapters" / CHAPTER.stem / run_page.RENDERED).read_text(encoding="utf-8")
     assert "was not run to its end" in rendered
 

@@ -148,7 +148,7 @@ def _missing(
     for chapter in chapters:
         if not chapter["whole"]:
             part = " Its notebook, as far as it came, is linked below." if chapter["link"] else ""
-            yield f"{html.escape(chapter['title'])}.{part}"
+            yield f"Chapter “{html.escape(chapter['title'])}”.{part}"
             yield from filter(None, [_log(run, chapter["folder"])])
 
 

@@ -236,6 +236,15 @@ def test_a_run_that_goes_on_begins_with_what_it_took_before(watch, tmp_path):
     assert kept["seconds"] == {"chapter_svd": 40, "int8": 5, "teacher": 10} and kept["took"] is None
 
 
+def test_jobs_of_several_threads_share_the_places(tmp_path):
+    followed = Watch(tmp_path / "mine", tmp_path, {"latency": 1, "chapter_svd": 2}, 4, {"chapter_svd": 60.0}, Clock())
+    followed.begin(0, "latency", 4)
+    followed.end(0)
+    assert followed.predict() == 60
+    followed.begin(1, "chapter_svd", 3)
+    assert followed.predict() == 120
+
+
 def test_a_job_that_fails_or_was_not_counted_says_nothing_of_time(watch):
     followed, clock = watch()
     followed.begin(0, "all")

@@ -122,7 +122,7 @@ class Watch:
         run: its folder; other runs beside it are read, too.
         published: the folder of the published studies, whose nodes say how long they took.
         counts: kind → jobs to be done.
-        side_by_side: how many jobs run at the same time.
+        places: how many threads run at the same time.
         declared: kind → seconds that it is said to take.
         clock: gives seconds.
     """
@@ -132,12 +132,13 @@ class Watch:
         run: Path,
         published: Path,
         counts: Mapping[str, int],
-        side_by_side: int = 1,
+        places: int = 1,
         declared: Mapping[str, float] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ):
-        self.run, self.side_by_side, self.declared, self.clock = Path(run), side_by_side, declared or {}, clock
+        self.run, self.places, self.declared, self.clock = Path(run), places, declared or {}, clock
         self.left, self.taken, self.running = Counter(counts), {}, {}
+        self.side_by_side = max(1, places)
         self.own = means_of(self.run / FILE)
         runs = {path.parent.name: means_of(path) for path in sorted(self.run.parent.glob(f"*/{FILE}"))}
         studies = {path.parent.name: published_means(path) for path in sorted(Path(published).glob("*/nodes.csv"))}
@@ -145,11 +146,13 @@ class Watch:
         self.earlier = [*near, *sorted([*runs.values(), *studies.values()], key=len, reverse=True)]
         self.began, self.predictions = clock(), []
 
-    def begin(self, job: int, kind: str) -> None:
+    def begin(self, job: int, kind: str, threads: int = 1) -> None:
         """A job begins; one of a kind that was not counted is ignored."""
         if kind in self.left:
             self.left[kind] = max(0, self.left[kind] - 1)
             self.running[job] = kind, self.clock()
+            if kind not in ALONE:  # which take every place
+                self.side_by_side = max(1, self.places // threads)
 
     def end(self, job: int, done: bool = True) -> None:
         """A job has ended; its time counts where it is ``done``."""

@@ -30,8 +30,8 @@ class LogHandler(LogHandlerBase):
             case "job_info":
                 self.jobs[record.jobid] = (record.rule_msg, time.monotonic())
                 if record.rule_name in self.counts:
-                    self.watch = self.watch or self._watch(record)
-                    self.watch.begin(record.jobid, record.rule_name)
+                    self.watch = self.watch or self._watch(record.rule_msg)
+                    self.watch.begin(record.jobid, record.rule_name, record.threads)
             case "job_finished":
                 self.finished = record.job_id
                 self._ended(self.finished)
@@ -48,10 +48,10 @@ class LogHandler(LogHandlerBase):
             case _ if cluster or (record.levelno >= logging.WARNING and (self.failed or not self.paused)):
                 print(text, flush=True)
 
-    def _watch(self, record: logging.LogRecord) -> time_left.Watch:
+    def _watch(self, made: str) -> time_left.Watch:
         minutes = {f"{time_left.CHAPTER}{key}": 60 * each.minutes for key, each in declared().items()}
-        run = Path(*Path(record.rule_msg).parts[:2])  # its message is the path of what it makes
-        return time_left.Watch(run, Path("figures"), self.counts, self.places // record.threads, minutes)
+        run = Path(*Path(made).parts[:2])
+        return time_left.Watch(run, Path("figures"), self.counts, self.places, minutes)
 
     def _ended(self, job: int, done: bool = True) -> None:
         if self.watch:  # not in a job on a cluster, which is told of no others

@@ -158,10 +158,10 @@ def test_a_chain_of_nodes_is_not_run_side_by_side():
 
 def test_a_kind_that_is_new_takes_what_it_took_earlier_times_the_pace():
     taken, before = {"teacher": [22.0]}, {"teacher": 12.0, "distill": 7.0, "int8": 2.0}
-    assert seconds_left({"distill": 1}, [], taken, [before]) == 2 + 2 * 5
-    assert seconds_left({"int8": 1}, [], taken, [before]) == 2  # what any job takes has no pace
+    assert seconds_left({"distill": 1}, [], taken, [before]) == 2 * 2 + 2 * 5
+    assert seconds_left({"int8": 1}, [], taken, [before]) == 2 * 2  # a start
     assert seconds_left({"int8": 1}, [], {"svd": [9.0]}, [before | {"svd": 2.0}]) == 9  # a slow machine's start
-    assert seconds_left({"distill": 1}, [], taken, [{}, before, {"distill": 99.0}]) == 12  # the nearest run
+    assert seconds_left({"distill": 1}, [], taken, [{}, before, {"distill": 99.0}]) == 14  # the nearest run
 
 
 def test_chapters_take_the_minutes_that_they_declare_until_one_is_measured():

@@ -34,9 +34,11 @@ class OfRun(published.Figures):
         self.with_files = [("frontier", "frontier")]
 
     def nodes(self, study: str, seeds: slice = slice(None)) -> pd.DataFrame:
+        """A row per node and seed of the run."""
         return self._nodes
 
     def chapter(self, study: str, key: str) -> dict:
+        """The file of a chapter, such as ``svd``; without rows where it was not run to its end."""
         file = next(self.folder.glob(f"chapters/[0-9][0-9]_{key}/{FILE}"), None)
         return read_json(file) if file else published.NOTHING
 

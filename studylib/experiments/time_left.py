@@ -14,7 +14,8 @@ from studylib.tree import names
 FILE = "times.json"  # in a run's folder: see Watch
 CHAPTER = "chapter_"  # how the kinds of chapters begin
 ALONE = {"early_table": 3.0, "latency": 10.0, "table": 3.0}  # kinds that run alone, seconds where nobody knows better
-BESIDE = 2.0  # seconds that any job takes, however slow the machine or large the network: its start, the files
+BESIDE = 2.0  # seconds that any job takes, however large the network: its start, the files
+SLOW = 4.0  # times as long a start takes at most where jobs take that many times as long
 
 LATE = 0.1  # of its kind's time, what a job is said to need at least while it runs
 
@@ -68,8 +69,9 @@ def estimates(
     """Kind → seconds that a job of it takes: the mean of those that have ended, where there are any.
 
     Else it is what an earlier run or a declaration says, and all beyond :data:`BESIDE` times the pace. That is how long
-    jobs took here for each second that they took there. In the place of BESIDE stands the least time of a kind that
-    took little more there. Of a kind that nobody has seen, it is the mean of all others.
+    jobs took here for each second that they took there. In BESIDE's place stands the least time of a kind that took
+    little more there. Without one, it is BESIDE times the pace, :data:`SLOW` at most. Of a kind that nobody has seen,
+    it is the mean of all others.
     """
     here = {kind: math.fsum(values) / len(values) for kind, values in taken.items() if values}
     found = dict(here)
@@ -78,7 +80,7 @@ def estimates(
         work = [math.fsum(max(0.0, each[kind] - BESIDE) for kind in both) for each in (here, there)]
         pace = work[0] / work[1] if both else 1.0
         light = [here[kind] for kind in here if kind not in ALONE and 0 < there.get(kind, 0) <= 1.5 * BESIDE]
-        beside = min(light, default=BESIDE)  # what a job takes here that hardly works
+        beside = min(light, default=BESIDE * min(max(1.0, pace), SLOW))  # what a job takes here that hardly works
         scaled = {kind: beside + pace * max(0.0, seconds - BESIDE) for kind, seconds in there.items()}
         found = scaled | found
     unseen = math.fsum(here.values()) / len(here) if here else 0.0

@@ -109,7 +109,7 @@ def _there(run: Path, seed: int, node: str) -> bool:
 
 
 def _rows(run: Path, wanted: list[str], seeds: Sequence[int], lacking: dict[int, list[str]]) -> tuple:
-    """A row for each node and seed that is there, and whether these are the table, whole and of these nodes."""
+    """A row for each node and seed on disk, and whether they are the whole table."""
     path = run / "sweep.csv"
     if path.exists() and not any(lacking.values()):
         rows = table.read_table(path, *table.COLUMNS)

@@ -66,12 +66,11 @@ def estimates(
     earlier: Iterable[Mapping[str, float]],
     declared: Mapping[str, float],
 ) -> dict[str, float]:
-    """Kind → seconds that a job of it takes: the mean of those that have ended, where there are any.
+    """Kind → seconds of a job of it: the mean of those that have ended, where there are any.
 
-    Else it is what an earlier run or a declaration says, and all beyond :data:`BESIDE` times the pace. That is how long
-    jobs took here for each second that they took there. In BESIDE's place stands the least time of a kind that took
-    little more there. Without one, it is BESIDE times the pace, :data:`SLOW` at most. Of a kind that nobody has seen,
-    it is the mean of all others.
+    Else it is what an earlier run or a declaration says, and all beyond :data:`BESIDE` times the pace. The pace is the
+    time of jobs here over their time there. In BESIDE's place stands the least time of a kind with little more there.
+    Without one, it is BESIDE times the pace, :data:`SLOW` at most. A kind of which nothing is known takes the mean.
     """
     here = {kind: math.fsum(values) / len(values) for kind, values in taken.items() if values}
     found = dict(here)

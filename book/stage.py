@@ -1,6 +1,5 @@
 """Writes the sources of the book: chapters, docs and reference as sphinx reads them, pictures and rows beside them."""
 
-import ast
 import base64
 import importlib.util
 import json
@@ -18,19 +17,13 @@ from pybtex.database import parse_file
 import studylib
 from book.text import CAPTIONS, HEADING, PICTURE, TABLE, of_results
 from studylib.experiments.published import Figures
+from studylib.plots.captions import CALL, drawn, first_sentence
 from studylib.results import tables
 from studylib.tree.published import Published
 
 ROOT = Path(__file__).resolve().parent.parent
 BOOK = ROOT / "book"
-COPIED = (
-    "README.md",
-    "CHANGES.md",
-    "CITATION.cff",
-    "LICENSE",
-    "figures",
-)  # beside pages, for links and pictures
-CALL = re.compile(r"(\w+)\.(?:figure|show_published)\(\s*\"(\w+)\"(?:.*?(draw_\w+))?")
+COPIED = ("README.md", "CHANGES.md", "CITATION.cff", "LICENSE", "figures")  # beside pages, for links and pictures
 BESIDE = re.compile(r"(\w+) = Beside\(\"figures/([\w-]+)\", \"(\w+)\"\)")
 KEPT = re.compile(  # what is no running text: code, formulas, links, headings, comments
     r"^```.*?^```|^:::.*?^:::|``.*?``|`[^`\n]*`|\$\$.*?\$\$|\$[^$\n]*\$|\[[^\]]*\]\([^)]*\)|^#.*?$|<!--.*?-->",
@@ -150,21 +143,6 @@ class Shown:
         lines += ["", "## Tables", ""]
         lines += [f"- {{numref}}`{label}`: {caption}" for label, caption, picture in self.all if not picture]
         return "\n".join(lines) + "\n"
-
-
-def first_sentence(text: str) -> str:
-    """What a figure or a table is of, as the text before it says."""
-    return re.split(r"(?<=[.:?])(?<!al\.) (?=[^a-z])", " ".join(text.split()), maxsplit=1)[0].rstrip(":.") + "."
-
-
-def drawn() -> dict[str, str]:
-    """Name of a function of studylib.plots → the first sentence of its docstring."""
-    found = {}
-    for path in sorted((ROOT / "studylib" / "plots").glob("*.py")):
-        for node in ast.parse(path.read_text(encoding="utf-8")).body:
-            if isinstance(node, ast.FunctionDef) and (said := ast.get_docstring(node)):
-                found[node.name] = first_sentence(said.split("\n\n")[0])
-    return found
 
 
 def save_rows(study: str, chapter: str, name: str, target: Path) -> str:

@@ -10,6 +10,14 @@ import pytest
 from engine.run import warm
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """A worker takes a file as a whole, whose tests share what they made; those on a copy of the project one by one."""
+    for item in items:
+        if "project" not in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.xdist_group(item.nodeid.partition("::")[0]))
+
+
 @pytest.fixture(scope="session")
 def warmed(tmp_path_factory):
     """The surroundings of a job in a run's warm process, in whose kernels trainings are noted."""

@@ -91,7 +91,7 @@ book: $(VENV)/.book # chapters, pages and the package's reference as web pages, 
 test: lint # lint, the smoke profile, the unit tests, the notebooks (WORKERS=2: so many side by side)
 	@$(MAKE) --no-print-directory study PROFILE=smoke
 	@$(PYTEST) tests --ignore=tests/notebooks -m "not long" -n $(WORKERS) --dist loadfile --cov --cov-report=term
-	@$(PYTEST) tests/notebooks notebooks -m "not long" -n $(WORKERS) --dist loadgroup $(NBVAL)
+	@$(PYTEST) tests/notebooks notebooks -m "not long" -n $(WORKERS) --dist loadfile $(NBVAL)
 
 test-long: $(VENV)/.book # what takes minutes: every chapter run three ways, runs killed in each way, the book
 	@$(MAKE) --no-print-directory study PROFILE=smoke

@@ -41,6 +41,10 @@ def open_page(driver, page: Path, width: int = DESK, fragment: str = "") -> None
     """Opens a page's file at a width in pixels; on a phone's width as a phone does. What was open before is left."""
     screen = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width == PHONE}
     driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", screen)
+    calm = {
+        "features": [{"name": "prefers-reduced-motion", "value": "reduce"}]
+    }  # what moves is not where it is pressed
+    driver.execute_cdp_cmd("Emulation.setEmulatedMedia", calm)
     driver.get("about:blank")
     console(driver)
     driver.get(page.as_uri() + fragment)
@@ -64,16 +68,21 @@ def pictures(driver) -> list[int]:
 
 
 def too_wide(driver, width: int) -> list[str]:
-    """What makes the page scroll sideways: elements that end beyond ``width`` with nothing around that scrolls."""
+    """What makes the page scroll sideways: elements that end beyond ``width``, unless a part of it alone scrolls.
+
+    A part is what does not hold the page's heading. A drawer, which is fixed outside the screen, does not count.
+    """
     return driver.execute_script(WIDE, width)
 
 
 WIDE = """
-const [width] = arguments, page = document.documentElement, scrolls = /auto|scroll|hidden|clip/;
-if (Math.max(page.scrollWidth, document.body.scrollWidth) <= width) return [];
-const inside = each => { while ((each = each.parentElement) && each !== document.body)
-  if (scrolls.test(getComputedStyle(each).overflowX)) return true; };
+const [width] = arguments, scrolls = /auto|scroll|hidden|clip/, heading = document.querySelector("h1");
+const apart = each => { for (; each && each !== document.body; each = each.parentElement) {
+  const style = getComputedStyle(each);
+  if (style.position === "fixed" || (scrolls.test(style.overflowX) && !each.contains(heading))) return true;
+}};
+const beyond = each => { const {right, width: wide} = each.getBoundingClientRect(); return wide && right > width + 1; };
 const over = [...document.body.querySelectorAll("*")].filter(
-  each => each.getBoundingClientRect().right + scrollX > width + 1 && !inside(each));
-return over.length ? over.map(each => each.outerHTML.slice(0, 120)) : [`the page: ${page.scrollWidth} pixels`];
+  each => beyond(each) && !apart(each.parentElement) && getComputedStyle(each).position !== "fixed");
+return over.map(each => each.outerHTML.slice(0, 120));
 """

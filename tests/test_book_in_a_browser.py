@@ -44,6 +44,18 @@ def test_every_page_shows_its_pictures_complains_of_nothing_and_never_scrolls_si
     assert wrong == {} and len(pages) > 40 and shown > 90
 
 
+def test_what_is_wrong_with_a_page_is_seen(opened):
+    driver = opened("index.html", browser.PHONE)
+    driver.execute_script(
+        """document.querySelector("article").insertAdjacentHTML("beforeend",
+        "<div id=wide style='width: 600px'>-</div><img src='nowhere.png'>"); console.error("a complaint");"""
+    )
+    browser.wait(driver, lambda driver: 0 in browser.pictures(driver))
+    assert any('id="wide"' in each for each in browser.too_wide(driver, browser.PHONE))
+    said = " ".join(browser.console(driver))
+    assert "a complaint" in said and "nowhere.png" in said
+
+
 def test_the_search_finds_a_word_of_chapter_6(book, opened):
     driver = opened("index.html")
     field = driver.find_element("css selector", "input.sidebar-search")
@@ -58,12 +70,13 @@ def test_the_search_finds_a_word_of_chapter_6(book, opened):
 
 def test_links_of_the_first_page_lead_where_they_say(book, opened):
     driver = opened("index.html")
-    table = "section#where-to-look table a, .sidebar-tree a"
+    table = "section#where-to-look table a, .sidebar-tree .toctree-l1 > a"
     many = len(driver.find_elements("css selector", table))
     assert many > 25
     for k in range(many):
         driver = opened("index.html")
-        link = driver.find_elements("css selector", table)[k]
+        links = browser.wait(driver, lambda driver, k=k: driver.find_elements("css selector", table)[k:])
+        link = links[0]
         goal = link.get_attribute("href").removeprefix(f"{book[0].as_uri()}/")
         link.click()
         browser.wait(driver, lambda driver, goal=goal: where(driver, book).startswith(goal.removesuffix("#")))

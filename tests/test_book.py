@@ -5,14 +5,11 @@ import html
 import importlib.util
 import json
 import re
-import resource
-import subprocess
-import sys
 from pathlib import Path
 
 import plain
 import pytest
-from projects import ROOT, environment
+from projects import ROOT
 
 from book import check
 from studylib.tree.published import Published
@@ -158,19 +155,6 @@ def test_every_table_of_a_chapter_has_a_caption_and_every_caption_a_table():
 
 
 # --- the book -------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def book(tmp_path_factory):
-    """The folder of the book's pages, newly built, and how many seconds of a processor it took."""
-    folder = tmp_path_factory.mktemp("book")
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    command = [sys.executable, ROOT / "book" / "build.py", folder]
-    done = subprocess.run(command, cwd=folder, env=environment(ROOT), text=True, capture_output=True)
-    assert done.returncode == 0, done.stdout + done.stderr
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    assert done.stdout.startswith(f"{folder / 'html' / 'index.html'}: the book, in ")
-    return folder / "html", after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
 def page(book, notebook: Path) -> str:

@@ -76,9 +76,8 @@ def main() -> None:
     if code:
         sys.exit(f"The study is not complete: what was paused or has failed is named above; {again}.\n{page}")
     if chosen is not None:
-        print(
-            *(f"runs/{name}/chapters/{chapters.declared()[key].name}/notebook.ipynb" for key in chosen), page, sep="\n"
-        )
+        made = [f"runs/{name}/chapters/{chapters.declared()[key].name}/notebook.ipynb" for key in chosen]
+        print(*made, page, sep="\n")
         return
     run_report.report(run, started)
     if beside := compare.with_published(name):

@@ -85,7 +85,7 @@ def predicted(name: str) -> dict:
 
 
 def measured(name: str) -> dict:
-    """Bytes of a model of random weights as it is, under dynamic int8 by torch and torchao, and under static int8.
+    """Bytes of a model of random weights: as it is, in dynamic int8 by torch and torchao, in static int8.
 
     Returns:
         bytes, bytes_dynamic, bytes_torchao, bytes_static; ``api`` of the last; seconds; peak memory in bytes.

@@ -8,8 +8,8 @@ from pydantic import Field
 from torch import nn
 
 from studylib.data.datasets import Data
+from studylib.networks.calibration import check_calibration
 from studylib.networks.layers import Masks, check_finite, duplicate, prunable, weight_layers
-from studylib.networks.pt2e import check_calibration
 from studylib.settings import record
 
 CHUNK = 128  # images at once

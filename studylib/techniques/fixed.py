@@ -9,6 +9,7 @@ from torch import nn
 
 from studylib.data.datasets import Data
 from studylib.networks import fixed_layers, pt2e, spec
+from studylib.networks.calibration import check_calibration
 from studylib.networks.fixed_layers import MOST, OUTPUT_BITS, SUM_BITS
 from studylib.networks.layers import check_float, duplicate, fold_batch_norm, weight_layers
 from studylib.settings import record
@@ -26,7 +27,7 @@ class FixedPoint:
 
     def against(self, data: Data) -> None:
         """Raises ValueError where there are not so many training images."""
-        pt2e.check_calibration(self.calibration_images, data)
+        check_calibration(self.calibration_images, data)
 
 
 def fraction(largest: float, bits: int) -> int:

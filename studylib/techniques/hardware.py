@@ -12,6 +12,7 @@ from torch import nn
 from studylib.data.datasets import Data
 from studylib.disk import provenance
 from studylib.networks import cost, int8_layers, pt2e, spec
+from studylib.networks.calibration import check_calibration
 from studylib.networks.layers import check_float, duplicate, fold_batch_norm, weight_layers
 from studylib.settings import Batch, record
 
@@ -35,7 +36,7 @@ class HardwareAware:
 
     def against(self, data: Data) -> None:
         """Raises ValueError where there are not so many training images."""
-        pt2e.check_calibration(self.calibration_images, data)
+        check_calibration(self.calibration_images, data)
 
 
 def apply(

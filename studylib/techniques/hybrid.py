@@ -14,7 +14,8 @@ from studylib.coding.magnitudes import class_edges
 from studylib.coding.tensors import Tensors
 from studylib.data.datasets import Data
 from studylib.networks import bits as choice
-from studylib.networks import grid, int8_layers, layers, pt2e, spec
+from studylib.networks import grid, int8_layers, layers, spec
+from studylib.networks.calibration import check_calibration
 from studylib.settings import check_different, record
 
 log = logging.getLogger(__name__)
@@ -43,7 +44,7 @@ class HybridPrecision:
 
     def against(self, data: Data) -> None:
         """Raises ValueError where there are not so many training images."""
-        pt2e.check_calibration(self.images, data)
+        check_calibration(self.images, data)
 
 
 def apply(

@@ -12,8 +12,9 @@ from torch.ao.quantization.fx import _decomposed  # noqa: F401  (registers torch
 
 from studylib.data.datasets import Data
 from studylib.networks import pt2e
+from studylib.networks.calibration import check_calibration
 from studylib.networks.layers import check_finite, duplicate
-from studylib.networks.pt2e import calibration, check_calibration, from_pt2e
+from studylib.networks.pt2e import calibration, from_pt2e
 from studylib.settings import record
 
 

@@ -28,9 +28,7 @@ class Ranking:
 
     criterion: Annotated[
         Literal["magnitude", "activation", "gradient"],
-        Field(
-            description="what decides: a weight's size, that times its input's root mean square, or times its gradient"
-        ),
+        Field(description="what decides: a weight's size, or that times its input's size or times its gradient"),
     ] = "magnitude"
     calibration_images: Annotated[
         int, Field(ge=1, description="training images that inputs and gradients are of; magnitude needs none")

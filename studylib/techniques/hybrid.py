@@ -31,9 +31,7 @@ class HybridPrecision:
     bits: Annotated[
         list[Literal[2, 3, 4, 5, 6, 7, 8, 32]], Field(min_length=1, description="of a layer's weights; 32: floats")
     ] = dataclasses.field(default_factory=lambda: list(ALL))
-    images: Annotated[int, Field(ge=1, description="training images on which the loss of each choice is measured")] = (
-        512
-    )
+    images: Annotated[int, Field(ge=1, description="training images on which each choice's loss is measured")] = 512
     activations: Annotated[
         Literal["float", "dynamic", "dynamic per sample"],
         Field(description="how an int8 layer's input is rounded"),

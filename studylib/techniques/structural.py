@@ -10,7 +10,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from studylib.data.datasets import Data
 from studylib.networks import filters, saliency, spec
-from studylib.networks.channels import Channel
+from studylib.networks.slicing import Channel
 from studylib.settings import record
 
 log = logging.getLogger(__name__)

@@ -98,7 +98,7 @@ def linked(text: str, cited: Cited) -> str:
     """Markdown whose chapters and sources are links."""
 
     def change(part: str) -> str:
-        part = re.sub(r"\b([Cc]hapter) ([1-9])\b", r"[\1 \2](#chapter-\2)", part)
+        part = re.sub(r"\b([Cc]hapter) ([1-9]\d?)\b", r"[\1 \2](#chapter-\2)", part)
         return cited.link(part, MYST)
 
     return running(text, change)
@@ -197,7 +197,8 @@ class Page:
         source = re.sub(r"^# NBVAL_\w+\n", "", "".join(cell["source"]))
         shown = [out for out in cell["outputs"] if not {"text/markdown", "image/png"} & set(out.get("data", {}))]
         told = any("text/markdown" in out.get("data", {}) for out in cell["outputs"])
-        fold = ["hide-input"] if "figure" in tags or (told and not shown) else []
+        sums_up = self.heading.startswith("Takeaway") and not shown
+        fold = ["hide-input"] if "figure" in tags or (told and not shown) or sums_up else []
         self.cells.append(
             {
                 **cell,

@@ -264,7 +264,7 @@ def test_every_way_keeps_its_colour_where_another_did_not_stay_finite():
 def test_ways_have_a_panel_a_stage():
     figure = plots.draw_ways_by_sparsity(chosen_rows({way: [0.4, 0.5] for way in LABELS}))
     assert [axis.get_title() for axis in figure.axes] == list(STAGES)
-    assert [text.get_text() for text in figure.axes[1].get_legend().get_texts()] == LABELS
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == LABELS
 
 
 def test_ways_to_train_have_a_panel_a_sparsity_and_a_ring_where_none_beats_them():
@@ -282,7 +282,10 @@ def test_ways_to_train_have_a_panel_a_sparsity_and_a_ring_where_none_beats_them(
     assert [axis.get_title() for axis in figure.axes] == ["90 % zeros", "50 % zeros"]
     rings = [axis.collections[-1].get_offsets().tolist() for axis in figure.axes]
     assert rings == [[pytest.approx([1.0005, 61])], [pytest.approx([5.0005, 81])]]
-    assert [text.get_text() for text in figure.axes[1].get_legend().get_texts()] == ["a", "b", "not beaten"]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["a", "b", "not beaten"]
+    many = pd.concat([mean[:1].assign(sparsity=sparsity) for sparsity in (0.5, 0.8, 0.9, 0.95, 0.99)])
+    panels = plots.draw_ways(many, chosen).axes
+    assert len(panels) == 5 and all(panel.get_title() and len(panel.collections) == 3 for panel in panels)
 
 
 def test_rows_of_a_chapter_are_made_again_where_a_function_of_the_notebook_is_another(tmp_path):

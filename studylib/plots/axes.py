@@ -1,7 +1,11 @@
 """Axes that figures of several chapters have."""
 
+from collections.abc import Sequence
+
 import pandas as pd
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
 
@@ -38,3 +42,9 @@ def plain_log_y(axis: Axes) -> None:
     axis.set_yscale("log")
     axis.yaxis.set_major_formatter("{x:g}")
     axis.yaxis.set_minor_formatter(minor)
+
+
+def legend_below(figure: Figure, handles: Sequence[Artist], names: Sequence[str], columns: int = 4) -> None:
+    """Puts one legend below all panels of a figure, so that they keep its whole width."""
+    handles = [each.lines[0] if hasattr(each, "lines") else each for each in handles]  # of an error bar its mark
+    figure.legend(handles, names, loc="outside lower center", ncols=columns, frameon=False, fontsize=8)

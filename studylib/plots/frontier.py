@@ -7,7 +7,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 
-from studylib.plots.axes import kilobyte_axis
+from studylib.plots.axes import kilobyte_axis, legend_below
 from studylib.results import statistics
 
 
@@ -20,7 +20,7 @@ def draw_files(points: pd.DataFrame, marks: Sequence = ()) -> Figure:
         points: rows of name, network, bits, bytes, test_accuracy.
         marks: of :func:`studylib.experiments.frontier_marks.of_data`, stars, hollow where nobody made such a file.
     """
-    figure, axis = plt.subplots(figsize=(8, 4.4), layout="constrained")
+    figure, axis = plt.subplots(figsize=(8, 5), layout="constrained")
     shown = points.assign(percent=100 * points["test_accuracy"])
     shown["bits"] = shown["bits"].astype(int).astype(str) + " bits"
     style = "bits" if shown["bits"].nunique() > 1 else None
@@ -43,5 +43,6 @@ def draw_files(points: pd.DataFrame, marks: Sequence = ()) -> Figure:
         ]
         where = {"xytext": (0, -12 if near else 6), "textcoords": "offset points", "ha": "center"}
         axis.annotate(mark.label, (mark.bytes, mark.accuracy), size=7, **where)
-    axis.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, fontsize=8)
+    legend_below(figure, *axis.get_legend_handles_labels(), columns=3)
+    axis.legend_.remove()
     return figure

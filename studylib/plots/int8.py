@@ -6,7 +6,7 @@ import seaborn as sns
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from studylib.plots.axes import kilobyte_axis
+from studylib.plots.axes import kilobyte_axis, legend_below
 
 UNITS = {  # measure of draw_moved → as its axis says it
     "relative weight error": "relative weight error",
@@ -59,16 +59,15 @@ def draw_moved(rows: pd.DataFrame) -> Figure:
     Args:
         rows: network, measure (of :data:`UNITS`), mean, low, high (NaN where there is no interval).
     """
-    figure, axes = plt.subplots(1, 4, figsize=(10, 2.8), layout="constrained", width_ratios=[1.6, 1, 1, 1])
-    for axis, (measure, unit) in zip(axes, UNITS.items(), strict=True):
+    figure, axes = plt.subplots(2, 2, figsize=(7.5, 4.6), layout="constrained")
+    for axis, (measure, unit) in zip(axes.flat, UNITS.items(), strict=True):
         part = rows[rows["measure"] == measure]
         certain = part["low"].notna().all()
         reach = [part["mean"] - part["low"], part["high"] - part["mean"]] if certain else None
-        names = part["network"].str.replace(", where ", ",\nwhere\n")
+        names = part["network"].str.replace(", where ", ",\nwhere ")
         axis.errorbar(names, part["mean"], yerr=reach, fmt="o", capsize=4)
         axis.axhline(0, color="0.4", linewidth=1)
         axis.set(ylabel=unit, xlim=(-0.5, len(part) - 0.5))
-        axis.tick_params(axis="x", labelsize=7)
     return figure
 
 
@@ -78,7 +77,7 @@ def draw_bits(rows: pd.DataFrame) -> Figure:
     Args:
         rows: network, rounding ("none" for the float model), bits, accuracy, bytes.
     """
-    figure, axes = plt.subplots(1, 2, figsize=(9.5, 3.8), sharey=True, layout="constrained")
+    figure, axes = plt.subplots(1, 2, figsize=(8, 3.9), sharey=True, layout="constrained")
     colours = dict(zip(rows["network"].unique(), sns.color_palette("colorblind"), strict=False))
     ways = dict(zip(rows[rows["rounding"] != "none"]["rounding"].unique(), ("o:", "^--", "s-"), strict=False))
     for (network, how), part in rows.groupby(["network", "rounding"], sort=False):
@@ -95,5 +94,5 @@ def draw_bits(rows: pd.DataFrame) -> Figure:
     handles = [Line2D([], [], color=colour, linewidth=3, label=network) for network, colour in colours.items()]
     handles += [Line2D([], [], color="0.3", marker=way[0], linestyle=way[1:], label=how) for how, way in ways.items()]
     handles.append(Line2D([], [], color="0.3", marker="*", linestyle="-", linewidth=0.8, label="floats"))
-    figure.legend(handles=handles, loc="outside right center", fontsize=7.5, frameon=False)
+    legend_below(figure, handles, [handle.get_label() for handle in handles], columns=len(handles))
     return figure

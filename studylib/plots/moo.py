@@ -1,12 +1,15 @@
 """Figures of chapter 6: ways to train, by sparsity, along training and by bytes."""
 
+import math
+
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from studylib.plots.axes import plain_log_y, remaining_axis
+from studylib.plots.axes import legend_below, plain_log_y, remaining_axis
 
 ALONG = {"value_cross_entropy": "cross-entropy (nats)", "value_l1": "‖w‖₁", "cosine_l1": "cosine of the gradients"}
 
@@ -25,7 +28,7 @@ def draw_ways_by_sparsity(rows: pd.DataFrame) -> Figure:
     """
     shown = rows.assign(remain=100 * (1 - rows["sparsity"]), percent=100 * rows["test_accuracy"])
     stages, look = list(rows["stage"].unique()), ways_look(rows)
-    size = {"figsize": (10, 4), "sharey": True, "layout": "constrained", "squeeze": False}
+    size = {"figsize": (8, 4.4), "sharey": True, "layout": "constrained", "squeeze": False}
     figure, axes = plt.subplots(1, len(stages), **size)
     bars = {"errorbar": "sd", "err_style": "bars", "markers": True, "dashes": False}
     for axis, stage in zip(axes[0], stages, strict=True):
@@ -33,7 +36,7 @@ def draw_ways_by_sparsity(rows: pd.DataFrame) -> Figure:
         sns.lineplot(part, x="remain", y="percent", ax=axis, legend=axis is axes[0][-1], **bars, **look)
         axis.set(ylabel="test accuracy (%)", title=stage)
         remaining_axis(axis, shown["remain"])
-    _legend_beside(axes[0][-1])
+    _legend_below(axes[0][-1])
     return figure
 
 
@@ -44,7 +47,7 @@ def draw_training(rows: pd.DataFrame, chosen: pd.DataFrame) -> Figure:
         rows: of way, epoch and the columns of :data:`ALONG`, one per seed; without the ways that did not stay finite.
         chosen: of :func:`draw_ways_by_sparsity`, for the colours.
     """
-    figure, axes = plt.subplots(1, 3, figsize=(12, 3.6), layout="constrained")
+    figure, axes = plt.subplots(1, 3, figsize=(8.5, 3.7), layout="constrained")
     look = {name: value for name, value in ways_look(chosen).items() if not name.startswith("style")}
     for axis, (column, name) in zip(axes, ALONG.items(), strict=True):
         lines = {"errorbar": None, "linewidth": 1.2, "legend": axis is axes[2], **look}
@@ -53,7 +56,7 @@ def draw_training(rows: pd.DataFrame, chosen: pd.DataFrame) -> Figure:
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
         if "cosine" not in column:
             plain_log_y(axis)
-    _legend_beside(axes[2])
+    _legend_below(axes[2])
     return figure
 
 
@@ -67,23 +70,28 @@ def draw_ways(rows: pd.DataFrame, chosen: pd.DataFrame) -> Figure:
     """
     shown = rows.assign(kB=rows["bytes"] / 1000, percent=100 * rows["test_accuracy"])
     sparsities = sorted(rows["sparsity"].unique(), reverse=True)
-    size = {"figsize": (3 * len(sparsities) + 2, 4), "sharey": True, "layout": "constrained", "squeeze": False}
-    figure, axes = plt.subplots(1, len(sparsities), **size)
-    look = ways_look(chosen)
-    for axis, sparsity in zip(axes[0], sparsities, strict=True):
+    columns = min(3, len(sparsities))
+    high = math.ceil(len(sparsities) / columns)
+    figure, axes = plt.subplots(high, columns, figsize=(8.5, 2.6 * high + 1.2), sharey=True, layout="constrained")
+    look, axes = ways_look(chosen), [*np.atleast_1d(axes).flat]
+    for axis in axes[len(sparsities) :]:
+        axis.remove()
+    for axis, sparsity in zip(axes, sparsities, strict=False):
         part = shown[shown["sparsity"] == sparsity]
         bars = {"yerr": 100 * part["test_accuracy_sd"].fillna(0), "fmt": "none", "ecolor": "0.6", "elinewidth": 1}
         axis.errorbar(part["kB"], part["percent"], zorder=1, **bars)
-        sns.scatterplot(part, x="kB", y="percent", s=40, alpha=0.85, ax=axis, legend=axis is axes[0][-1], **look)
+        sns.scatterplot(part, x="kB", y="percent", s=40, alpha=0.85, ax=axis, legend=axis is axes[0], **look)
         ring = {"s": 130, "facecolor": "none", "edgecolor": "0.1", "linewidth": 1, "zorder": 3}
         axis.scatter(part["kB"][part["front"]], part["percent"][part["front"]], label="not beaten", **ring)
-        axis.set(xlabel="", ylabel="test accuracy (%)", title=f"{100 * sparsity:g} % zeros")
+        axis.set(xlabel="file (kB of 1,000 bytes)", ylabel="test accuracy (%)", title=f"{100 * sparsity:g} % zeros")
         axis.margins(x=0.15)
         axis.xaxis.set_major_locator(MaxNLocator(4))
-    figure.supxlabel("file (kB of 1,000 bytes)")
-    axes[0][-1].legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, fontsize=8)
+    _legend_below(axes[0])
     return figure
 
 
-def _legend_beside(axis: plt.Axes) -> None:
-    sns.move_legend(axis, "center left", bbox_to_anchor=(1, 0.5), title=None, frameon=False, fontsize=8)
+def _legend_below(axis: plt.Axes) -> None:
+    """One legend for the figure, of what ``axis`` shows, in place of the legend that seaborn put into the panel."""
+    legend_below(axis.figure, *axis.get_legend_handles_labels())
+    if axis.legend_:
+        axis.legend_.remove()

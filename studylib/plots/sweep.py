@@ -9,7 +9,7 @@ import seaborn as sns
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from studylib.plots.axes import kilobyte_axis
+from studylib.plots.axes import kilobyte_axis, legend_below
 from studylib.results import statistics, tables
 from studylib.tree.names import TEACHER, parent_of
 
@@ -36,7 +36,7 @@ def draw_tree(summary: pd.DataFrame, baseline: str = TEACHER) -> Figure:
 
     lay(baseline, 0)
     depth = 1 + max(x for x, _ in place.values())
-    figure, axis = plt.subplots(figsize=(1.75 * depth, 0.55 * leaves + 0.3), layout="constrained")
+    figure, axis = plt.subplots(figsize=(1.5 * depth, 0.55 * leaves + 0.3), layout="constrained")
     colours = sns.color_palette("viridis", as_cmap=True)
     low, high = rows["test_accuracy"].min(), rows["test_accuracy"].max()
     width, height = 0.8, 0.74
@@ -53,7 +53,7 @@ def draw_tree(summary: pd.DataFrame, baseline: str = TEACHER) -> Figure:
         percent = round(100 * saved, 1) + 0.0  # no negative zero
         text = f"{tables.label(name.rpartition('-')[2])}\n{100 * accuracy:.1f} %\nsaves {percent:.1f} %"
         ink = "white" if share < 0.6 else "black"
-        axis.text(x + width / 2, y, text, ha="center", va="center", fontsize=6.5, color=ink)
+        axis.text(x + width / 2, y, text, ha="center", va="center", fontsize=7, color=ink)
     axis.set(xlim=(-0.05, depth - 0.15), ylim=(leaves - 0.5, -0.5))
     axis.axis("off")
     return figure
@@ -76,7 +76,7 @@ def draw_effects(effects: pd.DataFrame) -> Figure:
         "log2 bytes_file": "bytes of the file (doublings)",
     }
     measures = list(effects["measure"].unique())
-    figure, axes = plt.subplots(1, len(measures), figsize=(3.4 * len(measures), 3.6), sharey=True, layout="constrained")
+    figure, axes = plt.subplots(1, len(measures), figsize=(2.9 * len(measures), 3.6), sharey=True, layout="constrained")
     for axis, measure in zip(np.atleast_1d(axes), measures, strict=True):
         rows = effects[effects["measure"] == measure].reset_index(drop=True)
         factor = 100 if "accuracy" in measure else 1
@@ -135,7 +135,7 @@ def draw_front(summary: pd.DataFrame) -> Figure:
     Args:
         summary: of :func:`studylib.tree.table.summary`.
     """
-    figure, axes = plt.subplots(1, 2, figsize=(9.5, 4.2), sharex=True, sharey=True, layout="constrained")
+    figure, axes = plt.subplots(1, 2, figsize=(8, 5), sharex=True, sharey=True, layout="constrained")
     marks = _marks(summary["node"])
     for _, row in summary.iterrows():
         for axis, column in zip(axes, ("bytes_file", "bytes_nonzero"), strict=True):
@@ -148,9 +148,7 @@ def draw_front(summary: pd.DataFrame) -> Figure:
     axes[0].set(ylabel="test accuracy (%)")
     for axis, label in zip(axes, ("file", "by the paper's count"), strict=True):
         kilobyte_axis(axis, label)
-    handles, names = axes[0].get_legend_handles_labels()
-    handles = [container.lines[0] for container in handles]
-    figure.legend(handles, names, loc="outside right center", fontsize=7.5, frameon=False)
+    legend_below(figure, *axes[0].get_legend_handles_labels(), columns=3)
     return figure
 
 
@@ -160,7 +158,7 @@ def draw_control(rows: pd.DataFrame) -> Figure:
     Args:
         rows: of :func:`studylib.experiments.sweep_narrower.control`.
     """
-    figure, axis = plt.subplots(figsize=(8.5, 4.6), layout="constrained")
+    figure, axis = plt.subplots(figsize=(8, 5.4), layout="constrained")
     combined = rows["kind"] == "combination"
     summary, palette = rows[combined], sns.color_palette("colorblind")
     best = summary[statistics.pareto(summary, "bytes_file", "test_accuracy")].sort_values("bytes_file")
@@ -179,7 +177,5 @@ def draw_control(rows: pd.DataFrame) -> Figure:
         axis.errorbar(networks["bytes"], percent, yerr=sd, label=f"narrower dense network, {kind}", **look)
     axis.set(ylabel="test accuracy (%)")
     kilobyte_axis(axis, "file")
-    handles, names = axis.get_legend_handles_labels()
-    handles = [h.lines[0] if hasattr(h, "lines") else h for h in handles]
-    figure.legend(handles, names, loc="outside right center", fontsize=7.5, frameon=False)
+    legend_below(figure, *axis.get_legend_handles_labels(), columns=3)
     return figure

@@ -39,6 +39,8 @@ export PYTHONUTF8 := 1
 ifeq ($(origin ROOT),command line)
 $(error ROOT=$(ROOT): it is called VARIANT now, as in make study VARIANT=two_objectives)
 endif
+NAMES := $(sort PYTHON $(shell sed -n 's/^\([A-Z]*\) ?=.*/\1/p' Makefile))
+$(foreach name,$(.VARIABLES),$(if $(filter command,$(firstword $(origin $(name)))),$(if $(filter $(name),$(NAMES)),,$(error $(name)=$($(name)): no such name; expected one of $(NAMES)))))
 
 help: # this list
 	@echo "make COMMAND [NAME=value ...]   profiles: $$(ls papermill_params | sed -n 's/\.yaml$$//p' | grep -vx chapters | tr '\n' ' ')"

@@ -1,7 +1,7 @@
 """Writes what a thesis needs to cite a picture or a table of the pages: make cite FIGURE=front TABLE=sweep.
 
 Each has a folder of its own: LaTeX with caption, label and provenance, and the study as BibTeX. A picture is there as
-PDF and PNG, and the rows that it draws as CSV.
+PDF and PNG, and the rows that it draws as CSV. So are the cells of a table.
 """
 
 import argparse
@@ -10,6 +10,7 @@ import sys
 from collections.abc import Collection
 from pathlib import Path
 
+import pandas as pd
 from ruamel.yaml import YAML
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -25,6 +26,7 @@ KEY = "studylib"  # of the BibTeX entry
 SHORT = {"front": "accuracy_against_bytes_cifar10", "sweep": "results_of_cifar10"}  # what is cited most
 NO_RESULTS = {"chapters"}  # tables of the pages without any
 NAME = re.compile(r"[\w-]+(?:\.[\w-]+)*")  # of a study or a file
+PLAIN = re.compile(r"\[([^\]]*)\]\([^)]*\)|[`*]")  # a link but for its text, and marks of code and of what is bold
 HEAD = """% {title}
 % Made by make cite {asked}. Needs \\usepackage{{{needs}}}, and {key}.bib for \\cite.
 """
@@ -91,10 +93,13 @@ def of_picture(root: Path, there: Figures, picture: text.Picture) -> dict[str, b
 
 
 def of_table(there: Figures, table: text.Table) -> dict[str, bytes]:
-    """File → content, of a table: LaTeX."""
+    """File → content, of a table: LaTeX, and its cells as CSV."""
+    cells = [[PLAIN.sub(r"\1", cell) for cell in row] for row in (table.heads, *table.rows)]
+    rows = pd.DataFrame(cells[1:], columns=cells[0])
     sources = [(study, "", []) for study in studies_of(table, there)]
     made = latex.table(table, origin(there, sources, table.notes))
-    return {f"{table.name}.tex": _with_head(made, table.title, f"TABLE={table.name}")}
+    made = _with_head(made, table.title, f"TABLE={table.name}")
+    return {f"{table.name}.tex": made, f"{table.name}.csv": rows.to_csv(index=False).encode()}
 
 
 def main(root: Path, target: Path, figures: str = "", tables: str = "") -> list[Path]:

@@ -73,7 +73,7 @@ def test_a_tree_of_one_node_is_drawn(texts, rows_of_nodes):
 def test_the_front_shows_every_node(seeds, rows_of_nodes):
     summary = summary_of(rows_of_nodes(NODES, seeds))
     figure = plots.draw_front(summary)
-    assert [t.get_text() for t in figure.legends[0].get_texts()] == [tables.label(node) for node in NODES]
+    assert [t.get_text() for t in figure.legends[0].get_texts()] == ["front", *map(tables.label, NODES)]
     for axis, column in zip(figure.axes, ("bytes_file", "bytes_nonzero"), strict=True):
         marks = [container.lines[0] for container in axis.containers]
         assert axis.get_xscale() == "log" and axis.get_xlim() == figure.axes[0].get_xlim()

@@ -264,3 +264,8 @@ def test_a_spec_that_does_not_say_how_images_are_scaled_is_named(said):
     model.spec = model.spec | ({} if said is None else {"input": said})
     with pytest.raises(blocks.SpecError, match=r"input .* in the spec: expected mean and std"):
         normalize(model, torch.zeros(1, 1, 8, 8))
+
+
+def test_a_technique_says_that_a_network_of_ones_own_has_no_spec():
+    with pytest.raises(SpecError, match="Linear has no spec: expected a model of"):
+        with_change(nn.Linear(2, 2), "clip", {"bound": 1})

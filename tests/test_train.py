@@ -47,6 +47,11 @@ def interrupted_at(step: int, loss=tasks.cross_entropy):
 # --- scores ---------------------------------------------------------------------------------------------------
 
 
+def test_a_network_without_weights_is_named(digits):
+    with pytest.raises(ValueError, match="Flatten has no weights to train"):
+        loop.fit(torch.nn.Flatten(), digits, Recipe(epochs=1), seed=0)
+
+
 def test_scores_equal_hand_computed_values():
     probabilities = torch.tensor([[0.7, 0.2, 0.1], [0.05, 0.9, 0.05], [0.25, 0.15, 0.6], [0.2, 0.1, 0.7]])
     found = scoring.scores(probabilities.log(), torch.tensor([0, 1, 0, 2]))

@@ -107,8 +107,7 @@ def rebuilt(model: nn.Module) -> nn.Module:
     does not build. So is a tensor or layer not as the spec builds it. That is another width, type or class, one more or
     less, a hook, or what torch prunes or normalizes by. So is a unit that cannot be folded (:func:`check_units`).
     """
-    if not isinstance(getattr(model, "spec", None), dict):
-        raise SpecError(f"{type(model).__name__} has no spec: expected a model of studylib.networks.spec")
+    _check_spec(model)
     try:
         spec = json.loads(json.dumps(model.spec, ensure_ascii=False, allow_nan=False).encode())
     except (TypeError, ValueError, RecursionError) as error:
@@ -140,7 +139,10 @@ def with_change(
         did: a few JSON values, which count in the model's bytes.
         structure: how layers changed, if they did; its key ``module`` is a word of :data:`RESTRUCTURE`.
         history: rows of the technique's training, left in ``model.history`` and not in the spec.
+
+    SpecError where the model has no spec, as one of your own has none.
     """
+    _check_spec(model)
     change = {"technique": technique, **did}
     if structure is not None:
         change["structure"] = structure
@@ -186,6 +188,11 @@ def described(text: str, like: dict, model_args: dict) -> tuple[str, dict]:
         return kind, {**model_args, "widths": [w, 2 * w, 4 * w], "hidden": [2 * w, w]}
     same = like["args"] if like["name"] == kind else {}
     return kind, {**same, **({"depth": depth[0]} if depth else {}), **model_args, BREADTH[kind]: w}
+
+
+def _check_spec(model: nn.Module) -> None:
+    if not isinstance(getattr(model, "spec", None), dict):
+        raise SpecError(f"{type(model).__name__} has no spec: expected a model of studylib.networks.spec")
 
 
 def _tensors(model: nn.Module) -> dict[str, str]:

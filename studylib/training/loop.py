@@ -77,13 +77,16 @@ def fit(
         One row an epoch: epoch, lr, train_loss, train_<score>, val_loss, val_<score>, seconds, best; ``step``'s.
 
     Raises:
-        ValueError: ``keep`` is neither; labels are to be smoothed beside a ``loss`` or ``step``, or are no classes.
+        ValueError: there is nothing to train. ``keep`` is neither. Labels are to be smoothed beside a ``loss`` or
+            ``step``, or are no classes.
         studylib.training.deadline.Paused: the next epoch would end too late; what is done is in ``checkpoint``.
         FloatingPointError: a training or validation loss is not finite, or ``step`` skipped every batch of an epoch.
     """
     _check(recipe, data.task, loss, step, keep)
     loss, step, masks, task = _loss(loss, data.task, recipe), step or Step(), masks or {}, data.task
-    device = next(model.parameters()).device
+    if (first := next(model.parameters(), None)) is None:
+        raise ValueError(f"{type(model).__name__} has no weights to train: expected floats; what is rounded has none")
+    device = first.device
     masks = {name: mask.to(device) for name, mask in masks.items()}
     _apply_masks(model, masks)
     key = ""

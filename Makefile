@@ -13,6 +13,7 @@ MODEL ?=
 DATASET ?=
 A ?=
 B ?=
+MODELS ?=
 NETWORK ?=
 WEIGHTS ?=
 IMAGES ?=
@@ -32,7 +33,7 @@ NBVAL := --nbval-lax --nbval-cell-timeout=300 --nbval-kernel-name=python3
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 export PYTHONUTF8 := 1
 .DEFAULT_GOAL := help
-.PHONY: help study chapters compare pack unpack clean compress figures explorer evaluate nncodec notebooks book test test-long lint bench setup
+.PHONY: help study chapters compare pack unpack clean compress figures explorer evaluate zoo nncodec notebooks book test test-long lint bench setup
 ifeq ($(origin ROOT),command line)
 $(error ROOT=$(ROOT): it is called VARIANT now, as in make study VARIANT=two_objectives)
 endif
@@ -76,6 +77,9 @@ explorer: $(VENV)/.book # one page with every published network, to filter: buil
 
 evaluate: $(READY) # bytes and test accuracy of a coded file, beside what was published of it (MODEL=figures/models/….slnc)
 	@$(PY) engine/tools/evaluate.py "$(MODEL)" --dataset "$(DATASET)"
+
+zoo: $(READY) # bytes of torchvision's classifiers in int8, beside the survey's (MODELS="resnet18 vgg16": only those)
+	@$(PY) -m studylib.experiments.zoo $(MODELS)
 
 nncodec: $(READY) .venv-nncodec/.ready # bytes of PROFILE's int8 nodes by the reference coder of ISO/IEC 15938-17 (6 GB more, once)
 	@$(PY) tests/benchmarks/nncodec.py "$(RUN)"

@@ -1,0 +1,242 @@
+"""Chapter 9: bytes of torchvision's classifiers under dynamic and static int8, which no weight's value changes.
+
+python -m studylib.experiments.zoo --out runs/zoo [MODEL …]
+
+Weights are random. Sizes are those of ``torch.save(model.state_dict())``, as the survey measures them. Dynamic int8 is
+``torch.ao.quantization.quantize_dynamic`` of linear layers, the survey's; torchao's stands beside it. Static int8 is
+torchvision's own where it has one, else FX graph mode with the x86 configuration. Each model is in a process alone.
+"""
+
+import argparse
+import io
+import json
+import resource
+import signal
+import subprocess
+import sys
+import time
+import warnings
+from collections.abc import Iterable
+from pathlib import Path
+
+import pandas as pd
+import torch
+import torchvision
+from torch import nn
+from torchvision import models
+from torchvision.models import quantization
+
+from studylib.disk import files
+from studylib.networks.quiet import quiet_torchao
+from studylib.tree.rows import once
+
+MOST = 4 * 2**30  # bytes of memory that a model may take
+PREFIX = "quantized_"  # of the names that torchvision gives its quantizable models
+FAMILIES = (  # a list as the survey's, which names no model: twelve, no family more than twice
+    *("alexnet", "vgg16", "resnet18", "resnet50", "densenet121", "squeezenet1_1", "mobilenet_v2"),
+    *("mobilenet_v3_small", "efficientnet_b0", "convnext_tiny", "swin_t", "vit_b_16"),
+)
+SMALL = ("squeezenet1_1", "mobilenet_v3_small", f"{PREFIX}shufflenet_v2_x0_5")  # what a chapter runs in a minute
+SAVED = {"dynamic": "bytes_dynamic", "torchao": "bytes_torchao", "static": "bytes_static"}
+WAYS = {"dynamic": (nn.Linear,), "static": (nn.Linear, nn.modules.conv._ConvNd)}  # what becomes int8 by either
+
+
+def quantizable() -> tuple[str, ...]:
+    """torchvision's twelve models with a static int8 form of their own."""
+    return tuple(models.list_models(module=quantization))
+
+
+def zoo() -> tuple[str, ...]:
+    """Every model that ``make zoo`` measures."""
+    return (*FAMILIES, *quantizable())
+
+
+def predicted(name: str) -> dict:
+    """What arithmetic says of a model, without memory for its weights.
+
+    A float32 weight that becomes int8 saves three of four bytes. ``nn.MultiheadAttention`` is left as it is by both.
+
+    Returns:
+        parameters, and dynamic and static: shares of the bytes that each is to save (0…1).
+
+    Raises:
+        ValueError: torchvision has no model of that name.
+    """
+    with torch.device("meta"):
+        model = _built(name)
+    total = sum(weight.numel() for weight in model.parameters())
+    inside = {
+        id(part) for each in model.modules() if isinstance(each, nn.MultiheadAttention) for part in each.modules()
+    }
+    row = {"parameters": total}
+    for way, kinds in WAYS.items():
+        held = [part for part in model.modules() if isinstance(part, kinds) and id(part) not in inside]
+        row[way] = 0.75 * sum(part.weight.numel() for part in held) / total
+    return row
+
+
+def measured(name: str) -> dict:
+    """Bytes of a model of random weights as it is, under dynamic int8 by torch and torchao, and under static int8.
+
+    Returns:
+        bytes, bytes_dynamic, bytes_torchao, bytes_static; ``api`` of the last; seconds; peak memory in bytes.
+    """
+    started = time.monotonic()
+    torch.manual_seed(0)
+    with warnings.catch_warnings(), quiet_torchao():
+        warnings.simplefilter("ignore")  # the survey's API is deprecated
+        row = {"bytes": saved_bytes(_built(name))}
+        row["bytes_dynamic"] = saved_bytes(dynamic(_built(name)))
+        row["bytes_torchao"] = saved_bytes(torchao_dynamic(_built(name)))
+        small, row["api"] = static(name)
+        row["bytes_static"] = saved_bytes(small)
+    peak = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return row | {"seconds": round(time.monotonic() - started, 1), "peak_bytes": peak}
+
+
+def dynamic(model: nn.Module) -> nn.Module:
+    """``model`` with the weights of its linear layers in int8; activations are rounded as they come."""
+    return torch.ao.quantization.quantize_dynamic(model, {nn.Linear}, dtype=torch.qint8)
+
+
+def torchao_dynamic(model: nn.Module) -> nn.Module:
+    """The same by torchao, whose API replaces it."""
+    from torchao.quantization import Int8DynamicActivationInt8WeightConfig, quantize_
+
+    quantize_(model, Int8DynamicActivationInt8WeightConfig())
+    return model
+
+
+def static(name: str) -> tuple[nn.Module, str]:
+    """A model with weights and activations in int8, and by which API; calibrated on one random image."""
+    if name.startswith(PREFIX):
+        return _built(name, quantize=True), "torchvision"
+    from torch.ao.quantization import get_default_qconfig_mapping, quantize_fx
+
+    image = torch.rand(1, 3, 224, 224)
+    prepared = quantize_fx.prepare_fx(_built(name), get_default_qconfig_mapping("x86"), (image,))
+    with torch.no_grad():
+        prepared(image)
+    return quantize_fx.convert_fx(prepared), "FX graph mode"
+
+
+def saved_bytes(model: nn.Module) -> int:
+    """Bytes of ``torch.save(model.state_dict())``."""
+    file = io.BytesIO()
+    torch.save(model.state_dict(), file)
+    return file.tell()
+
+
+def rows(names: Iterable[str], folder: Path | None, most: int = MOST, say=lambda text: None) -> pd.DataFrame:
+    """A row per model: :func:`predicted` and :func:`measured`, or why it was left out; each is kept in ``folder``.
+
+    Args:
+        most: bytes of memory that a model may take; what takes more is left out.
+        say: called with a line as each model is done.
+
+    Returns:
+        model, parameters, predicted_dynamic, predicted_static (0…1), what :func:`measured` gives, left_out.
+
+    Raises:
+        ValueError: torchvision has no model of that name.
+    """
+    names = list(names)
+    plans = {name: predicted(name) for name in names}  # a misspelt name is told first
+    found = []
+    for i, (name, plan) in enumerate(plans.items(), start=1):
+        key = [name, most, torch.__version__, torchvision.__version__]
+        row = once(folder / f"{name}.json" if folder else None, key, lambda name=name: _apart(name, most))
+        expected = {"parameters": plan["parameters"], **{f"predicted_{way}": plan[way] for way in WAYS}}
+        found.append({"model": name, **expected, **row})
+        said = row["left_out"] or f"{row['bytes'] / 1e6:.1f} MB in {row['seconds']} s"
+        say(f"[{i}/{len(plans)}] {name}: {said}")
+    return pd.DataFrame(found)
+
+
+def shares(table: pd.DataFrame) -> pd.DataFrame:
+    """Of rows of :func:`rows` the percent of bytes saved, as arithmetic has it and as measured: a row per model."""
+    shown = table[["model", "parameters"]].assign(MB=table["bytes"] / 1e6)
+    for way, column in SAVED.items():
+        if f"predicted_{way}" in table:
+            shown[f"{way}, by arithmetic %"] = 100 * table[f"predicted_{way}"]
+        shown[f"{way} %"] = 100 * (1 - table[column] / table["bytes"])
+    return shown
+
+
+def averages(table: pd.DataFrame) -> dict[str, dict[str, float]]:
+    """List → way → mean percent saved over its models that were measured (nan without any).
+
+    The lists are :data:`FAMILIES` and :func:`quantizable`.
+    """
+    found, percent = {}, shares(table).set_index("model")
+    for title, names in {"families": FAMILIES, "quantizable": quantizable()}.items():
+        part = percent.loc[[name for name in names if name in percent.index]]
+        found[title] = {way: float(part[f"{way} %"].mean()) for way in SAVED}
+    return found
+
+
+def of_all() -> pd.DataFrame:
+    """:func:`predicted` of every classifier of torchvision: model, parameters, dynamic, static (0…1).
+
+    RegNets are left out: they cannot be built without memory for their weights.
+    """
+    names = [name for name in models.list_models(module=models) if not name.startswith("regnet")]
+    return pd.DataFrame({"model": name, **predicted(name)} for name in names)
+
+
+def _built(name: str, **given) -> nn.Module:
+    """A model of random weights in evaluation mode, by its name in torchvision."""
+    known = [*models.list_models(module=models), *quantizable()]
+    if name not in known:
+        raise ValueError(f"model {name!r}: expected a classifier of torchvision: {', '.join(known)}")
+    if name.removeprefix(PREFIX) in ("googlenet", "inception_v3"):  # as they come with weights: no second classifiers
+        given |= {"aux_logits": False, "init_weights": False}
+    return models.get_model(name, weights=None, **given).eval()
+
+
+def _apart(name: str, most: int) -> dict:
+    """:func:`measured` in a process of at most ``most`` bytes; or left_out, which says why it was left out."""
+    command = [sys.executable, "-m", __spec__.name, "--one", name, "--most", str(most)]
+    done = subprocess.run(command, cwd=files.root(), capture_output=True, text=True)
+    if done.returncode in (MEMORY, -signal.SIGKILL):
+        return dict.fromkeys(["bytes", *SAVED.values()]) | {"left_out": f"it takes more than {most / 2**30:g} GiB"}
+    if done.returncode:
+        raise RuntimeError(f"{name}: {done.stderr.strip().splitlines()[-1]}")
+    return json.loads(done.stdout.splitlines()[-1]) | {"left_out": ""}
+
+
+MEMORY = 3  # exit status of a process that asked for more memory than it may have
+
+
+def _one(name: str, most: int) -> None:
+    """Prints :func:`measured` as JSON."""
+    resource.setrlimit(resource.RLIMIT_DATA, (most, most))
+    try:
+        print(json.dumps(measured(name)))
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, MemoryError) or "allocate memory" in str(error):
+            sys.exit(MEMORY)
+        raise
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    usual = "default: twelve of many families, and the twelve that torchvision has static int8 forms of"
+    parser.add_argument("models", nargs="*", metavar="MODEL", help=usual)
+    parser.add_argument("--out", type=Path, default=Path("runs/zoo"), help="folder of the rows; what is there is kept")
+    parser.add_argument("--one", help=argparse.SUPPRESS)
+    parser.add_argument("--most", type=int, default=MOST, help="bytes of memory that a model may take")
+    args = parser.parse_args()
+    if args.one:
+        return _one(args.one, args.most)
+    try:
+        table = rows(args.models or zoo(), args.out, args.most, lambda text: print(text, flush=True))
+    except ValueError as error:
+        sys.exit(str(error))
+    print("\n" + shares(table).round(1).to_string(index=False))
+    for title, each in averages(table).items():
+        print(f"mean saved, {title}: " + ", ".join(f"{way} {value:.1f} %" for way, value in each.items()))
+
+
+if __name__ == "__main__":
+    main()

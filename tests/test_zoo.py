@@ -1,0 +1,99 @@
+"""The zoo: what arithmetic says of torchvision's classifiers, what is measured, one process a model, kept rows."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+from projects import ROOT
+from torch import nn
+from torchvision import models
+
+from studylib.experiments import zoo
+
+
+def test_arithmetic_counts_linear_layers_for_dynamic_and_convolutions_too_for_static():
+    row = zoo.predicted("alexnet")
+    linear = 9216 * 4096 + 4096 * 4096 + 4096 * 1000
+    convolutions = 3 * 64 * 121 + 64 * 192 * 25 + 192 * 384 * 9 + 384 * 256 * 9 + 256 * 256 * 9
+    assert row["parameters"] == 61_100_840
+    assert row["dynamic"] == pytest.approx(0.75 * linear / row["parameters"])
+    assert row["static"] == pytest.approx(0.75 * (linear + convolutions) / row["parameters"])
+
+
+def test_attention_is_left_as_it_is():
+    width, hidden, blocks = 768, 3072, 12  # ViT-B/16, whose linear layers outside attention are these and the last
+    row = zoo.predicted("vit_b_16")
+    assert row["dynamic"] == pytest.approx(0.75 * (blocks * 2 * width * hidden + width * 1000) / row["parameters"])
+
+
+def test_a_name_that_torchvision_has_not_is_told_before_anything_is_measured(tmp_path):
+    for names in (["resnet19"], ["squeezenet1_1", "resnet19"]):
+        with pytest.raises(ValueError, match="model 'resnet19': expected a classifier of torchvision: alexnet"):
+            zoo.rows(names, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+class Small(nn.Sequential):
+    def __init__(self):
+        super().__init__(nn.Conv2d(3, 512, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(512, 1000))
+
+
+def test_bytes_are_those_of_the_saved_state_and_rounding_saves_what_arithmetic_says(monkeypatch):
+    monkeypatch.setattr(zoo, "_built", lambda name, **given: Small().eval())
+    row, plan = zoo.measured("small"), zoo.predicted("small")
+    weights = 4 * sum(weight.numel() for weight in Small().parameters())
+    assert weights < row["bytes"] < weights + 3000
+    for column, way in (("bytes_dynamic", "dynamic"), ("bytes_torchao", "dynamic"), ("bytes_static", "static")):
+        scales = 24 * (512 + 1000)  # float64 and int64, or less, for each row
+        assert abs(row[column] - weights * (1 - plan[way])) < scales + 10_000, column
+    assert row["api"] == "FX graph mode" and row["peak_bytes"] > 10**8
+
+
+def test_rows_are_kept_and_what_takes_too_much_memory_is_left_out_and_said(tmp_path):
+    said = []
+    table = zoo.rows(["squeezenet1_1"], tmp_path, most=10**6, say=said.append)
+    assert table["left_out"].tolist() == ["it takes more than 0.000931323 GiB"] and table["bytes"].isna().all()
+    assert said == ["[1/1] squeezenet1_1: it takes more than 0.000931323 GiB"]
+    path = tmp_path / "squeezenet1_1.json"
+    kept = json.loads(path.read_text())
+    kept["found"]["left_out"] = "kept"
+    path.write_text(json.dumps(kept))
+    assert zoo.rows(["squeezenet1_1"], tmp_path, most=10**6)["left_out"].tolist() == ["kept"]
+
+
+def rows_of(**saved):
+    """Two models, one of each list, that save so many percent of a million bytes by each way."""
+    table = zoo.pd.DataFrame({"model": ["alexnet", zoo.quantizable()[0]], "parameters": 250_000, "bytes": 10**6})
+    for way, percent in saved.items():
+        table[zoo.SAVED[way]] = [10**6 * (1 - each / 100) for each in percent]
+    return table.assign(predicted_dynamic=0.5, predicted_static=0.75)
+
+
+def test_averages_are_of_each_list_by_itself():
+    found = zoo.averages(rows_of(dynamic=[60, 10], torchao=[50, 20], static=[70, 74]))
+    assert found["families"] == pytest.approx({"dynamic": 60, "torchao": 50, "static": 70})
+    assert found["quantizable"] == pytest.approx({"dynamic": 10, "torchao": 20, "static": 74})
+    shown = zoo.shares(rows_of(dynamic=[60, 10], torchao=[50, 20], static=[70, 74]))
+    assert shown["dynamic, by arithmetic %"].tolist() == [50, 50] and shown["MB"].tolist() == [1, 1]
+
+
+def test_the_lists_are_twelve_each_and_of_torchvision():
+    known = models.list_models(module=models)
+    assert len(set(zoo.FAMILIES)) == len(set(zoo.quantizable())) == 12
+    assert set(zoo.FAMILIES) <= set(known) and set(zoo.SMALL) <= set(zoo.zoo())
+
+
+def test_the_command_names_what_it_does_not_know():
+    command = [sys.executable, "-m", "studylib.experiments.zoo", "resnet19"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 1 and done.stderr.startswith("model 'resnet19': expected") and not done.stdout
+
+
+@pytest.mark.long
+def test_small_models_save_what_arithmetic_says_within_four_points(tmp_path):
+    shown = zoo.shares(zoo.rows(zoo.SMALL, tmp_path)).set_index("model")
+    for way in ("dynamic", "static"):
+        assert (shown[f"{way} %"] - shown[f"{way}, by arithmetic %"]).abs().max() < 4
+    assert torch.isfinite(torch.tensor(shown.to_numpy(float))).all()

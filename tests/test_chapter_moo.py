@@ -311,6 +311,10 @@ def test_on_networks_the_method_stands_beside_both_sums_for_each_study_and_stage
     assert first["seeds"] == 3 and first[f"{METHOD} %"].startswith("77.8")  # (0.8 − 0.1) / 0.9
     assert first[f"over the {RIVALS[0]}"].startswith("+21.9 (") and first[f"over the {RIVALS[0]}"].endswith(", more")
     assert first[f"over the {RIVALS[1]}"].endswith(", cannot tell")
+    said = moo.said_on_networks([published.Published(tmp_path, "06_moo")])
+    assert said.startswith(
+        f"{METHOD} over the {RIVALS[0]}, and over the {RIVALS[1]}: resnet 8-4: one-shot more / cannot "
+    )
 
 
 def test_only_the_ways_named_are_compared_and_the_method_and_both_sums_are_needed():

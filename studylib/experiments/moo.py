@@ -144,6 +144,19 @@ def on_networks(studies: list[Published]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def said_on_networks(studies: list[Published]) -> str:
+    """Of each study's network and stage the verdicts on :data:`METHOD` over each of :data:`RIVALS`, in words."""
+    said = []
+    for study in studies:
+        found = study.rows("hypervolume")
+        verdicts = [
+            f"{stage} {' / '.join(_against(found, rival).loc[(stage, METHOD), 'verdict'] for rival in RIVALS)}"
+            for stage in moo_training.STAGES
+        ]
+        said.append(f"{study.content['settings']['network']['name']}: {', '.join(verdicts)}")
+    return f"{METHOD} over the {RIVALS[0]}, and over the {RIVALS[1]}: {'; '.join(said)}"
+
+
 def front(chosen: pd.DataFrame) -> pd.DataFrame:
     """A row per way and sparsity of the fine-tuned networks of ``chosen``, in its order: means over the seeds.
 

@@ -51,7 +51,8 @@ def first_screen(template: str, there: Figures) -> str:
 def chapters_table(there: Figures) -> str:
     """Every chapter: its title and question as its notebook has them, its minutes, a technique's key and part."""
     found = []
-    for key, chapter in chapters.declared().items():
+    for key in chapters.notebooks():
+        chapter = chapters.declared()[key]
         said = nbformat.read(chapter.notebook, as_version=4).cells[0].source
         title, question = re.search(r"^# (.*)", said), re.search(r"\*\*Question\.\*\* (.*)", said)
         part = names.part(key) if chapter.role == "technique" else ""

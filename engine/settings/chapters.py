@@ -21,11 +21,12 @@ class Declared:
 
     key: str
     notebook: Path
-    role: Literal["root", "technique", "table", "chapter"]
+    role: Literal["root", "technique", "choice", "table", "chapter"]
     minutes: Annotated[float, Field(gt=0)]
     records: dict[str, str] = field(default_factory=dict)
     together: dict[str, list[str]] = field(default_factory=dict)
     reads: dict[str, str] = field(default_factory=dict)
+    last: bool = False
     files: str = ""
     formerly: str = ""
 
@@ -74,9 +75,14 @@ def _declared(file: Path, content: bytes) -> dict[str, Declared]:
     return found
 
 
-def techniques(role: str = "technique") -> list[str]:
-    """The keys of the techniques in the order in which they are applied, or of the chapters of another role."""
-    return [key for key, each in declared().items() if each.role == role]
+def techniques(*roles: str) -> list[str]:
+    """The keys of the techniques in the order in which they are applied, or of what has one of other ``roles``."""
+    return [key for key, each in declared().items() if each.role in (roles or ("technique",))]
+
+
+def stages() -> list[str]:
+    """The keys of all that ``stages`` may name: techniques, and choices, which are applied only where they are named."""
+    return techniques("technique", "choice")
 
 
 def root(role: str = "root") -> str:
@@ -85,8 +91,8 @@ def root(role: str = "root") -> str:
 
 
 def notebooks() -> dict[str, Path]:
-    """Key → notebook."""
-    return {key: each.notebook for key, each in declared().items()}
+    """Key → notebook of each chapter; a choice is made by the notebook of another."""
+    return {key: each.notebook for key, each in declared().items() if each.role != "choice"}
 
 
 def check_names(given: Iterable, known: Iterable[str], what: str, formerly: Mapping[str, str] | None = None) -> None:

@@ -24,7 +24,21 @@ from studylib.data import datasets
 from studylib.experiments import int8 as measure
 from studylib.experiments.svd import fisher
 from studylib.networks import cost, layers, spec
-from studylib.techniques import distill, int8, prune, qat, svd
+from studylib.techniques import (
+    cp,
+    distill,
+    int8,
+    kernels,
+    oneshot,
+    prune,
+    qat,
+    semistructured,
+    sketch,
+    structural,
+    svd,
+    threshold,
+    tucker,
+)
 from studylib.training.recipe import Recipe
 from tests.test_shipped import tied
 
@@ -86,6 +100,14 @@ TECHNIQUES = {  # "module" or "module, how" → what it makes of (model, data, s
     "distill, a ResNet": lambda model, data, seed: distill.apply(model, data, seed=seed, name="resnet 8-3", **ONCE),
     "prune": lambda model, data, seed: prune.apply(model, data, seed=seed, rounds=2, **ONCE),
     **{f"prune, {method}": trajectory(method) for method in prune.METHODS},
+    "threshold": lambda model, data, seed: threshold.apply(model, data, seed=seed),
+    "oneshot": lambda model, data, seed: oneshot.apply(model, data, seed=seed, criterion="gradient", **IMAGES),
+    "structural": lambda model, data, seed: structural.apply(model, data, seed=seed),
+    "kernels": lambda model, data, seed: kernels.apply(model, data, seed=seed, criterion="activation", **IMAGES),
+    "semistructured": lambda model, data, seed: semistructured.apply(model, data, seed=seed),
+    "tucker": lambda model, data, seed: tucker.apply(model, data, energy=0.5),
+    "cp": lambda model, data, seed: cp.apply(model, data, seed=seed, iterations=5),
+    "sketch": lambda model, data, seed: sketch.apply(model, data, seed=seed, energy=0.5),
     "svd": lambda model, data, seed: svd.apply(model, data),
     "svd, by Fisher information": lambda model, data, seed: svd.apply(model, data, importance=fisher(model, data)),
     "int8": lambda model, data, seed: int8.apply(model, data, seed=seed, **IMAGES),
@@ -100,7 +122,8 @@ DENSE = "its factors are dense"
 UNRECORDED = "a chapter compares these models; none is a node, so that none needs a record"
 GAPS = {  # (technique, property) → why it does not owe that
     **{(name, "keeps_zeros"): "the student is another network" for name in ("distill", "distill, a ResNet")},
-    ("svd", "keeps_zeros"): DENSE,
+    **{(name, "keeps_zeros"): DENSE for name in ("svd", "tucker", "cp", "sketch")},
+    ("structural", "keeps_zeros"): "filters are taken out, and layers are narrower",
     ("svd, by Fisher information", "keeps_zeros"): DENSE,
     ("prune, random", "keeps_zeros"): "it draws where the zeros are",
     ("restore", "keeps_zeros"): "channels that were sliced away come back behind those that were kept",
@@ -110,11 +133,19 @@ NO_GAPS = {  # (technique, network, property) → why it owes what others do not
     ("restore", "gated", "keeps_zeros"): "its norms are of all channels, so that none was sliced away",
 }
 SLOW = "torchao takes six seconds a call, and convnet is a chain of layers as this one is"
+MASKS = "it zeros weights and changes no layer; convnet, gated and resnet have all kinds of them"
 LEFT_OUT = {  # (technique, network or property) → why it is not run
     ("qat", "vgg"): SLOW,
     ("qat", "mobilenetv2"): "torchao takes half a minute; test_mobilenet.py compares it with PT2E's graph",
     ("qat", "vgg16"): SLOW,
     ("qat", "whitened"): SLOW,
+    **{
+        (technique, network): MASKS
+        for technique in ("threshold", "oneshot", "kernels", "semistructured")
+        for network in ("densenet", "mobilenetv2", "vgg", "vgg16", "whitened")
+    },
+    **{(technique, "mobilenetv2"): "it takes seconds, and tucker is run there" for technique in ("cp", "sketch")},
+    **{(technique, "vgg16"): "a chain of layers as vgg is" for technique in ("tucker", "cp", "sketch")},
     ("qat", "is_deterministic"): "it takes another six seconds; test_qat.py compares two trainings that take up again",
 }
 

@@ -48,6 +48,11 @@ def restructure(model: nn.Module, structure: dict) -> None:
         if isinstance(unit, ConvUnit) and isinstance(unit.norm, nn.BatchNorm2d):
             unit.norm = nn.Identity()
             unit.conv = _like(unit.conv, *widths_of(unit.conv), bias=True)
+    narrow(model, structure)
+
+
+def narrow(model: nn.Module, structure: dict) -> None:
+    """Gives the layers and batch norms in ``structure["widths"]`` new widths, in place; the rest stays."""
     for name, (out, into) in structure["widths"].items():
         layer = model.get_submodule(name)
         old = widths_of(layer)
@@ -106,7 +111,7 @@ def graph_of(model: nn.Module, example: torch.Tensor | None = None) -> Graph:
     """
     import torch_pruning
 
-    image, plain = _images(model, example)[:1].to("meta"), _plain(model).to("meta").requires_grad_()
+    image, plain = noise(model, example)[:1].to("meta"), in_float64(model).to("meta").requires_grad_()
     layers = weight_layers(plain)
     grouped = {name: is_depthwise(layer) for name, layer in layers.items() if _groups(layer) > 1}
     for layer in map(layers.get, grouped):  # torch-pruning is to see one that makes channels and reads others
@@ -152,7 +157,7 @@ def _united(same):
     return first
 
 
-def _images(model: nn.Module, example: torch.Tensor | None) -> torch.Tensor:
+def noise(model: nn.Module, example: torch.Tensor | None) -> torch.Tensor:
     """:data:`IMAGES` of normal noise, (n, c, h, w) float64, the same at every call."""
     if example is None:
         asked = inspect.signature(type(model)).bind(**model.spec["args"])
@@ -162,7 +167,7 @@ def _images(model: nn.Module, example: torch.Tensor | None) -> torch.Tensor:
     return torch.randn(IMAGES, *shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
 
 
-def _plain(model: nn.Module) -> nn.Module:
+def in_float64(model: nn.Module) -> nn.Module:
     """A copy in float64, int8 layers as float ones of the same numbers."""
     plain = duplicate(model).cpu().eval()
     for name, layer in weight_layers(plain).items():
@@ -191,9 +196,9 @@ def slice_channels(model: nn.Module, example: torch.Tensor | None = None) -> int
         raise ValueError(f"{type(model).__name__} has no spec: expected an example, an image (1, c, h, w)")
     if all(_used(layer, dim).all() for layer in weight_layers(model).values() for dim in (0, 1)):
         return 0
-    plain = _plain(model)
+    plain = in_float64(model)
     try:
-        images, graph = _images(model, example), graph_of(model, example)
+        images, graph = noise(model, example), graph_of(model, example)
         loud, outputs = _loud(plain, graph, images[:1]), plain(images)
         if not isinstance(outputs, torch.Tensor):
             raise TypeError(f"its output is {type(outputs).__name__}, expected a tensor")
@@ -209,13 +214,13 @@ def slice_channels(model: nn.Module, example: torch.Tensor | None = None) -> int
         """The dead channels of layers that are ``wanted``, and why they may not be taken out."""
         part = dataclasses.replace(graph, whole={c: each for c, each in graph.whole.items() if wanted(each[0])})
         dead = _dead(plain, part, loud)
-        return dead, _why_not(plain, graph, dead, images, outputs)
+        return dead, why_not(plain, graph, dead, images, outputs)
 
     refused = set()
     while True:
         dead, reason = among(lambda name: name not in refused)
         if reason is None or not dead:
-            _cut(model, graph, dead)
+            cut(model, graph, dead)
             return sum(each in dead for each in graph.whole.values())
         alone = {name: among(name.__eq__)[1] for name in sorted({name for name, _ in dead})}
         for name, its_own in alone.items():
@@ -284,12 +289,12 @@ def _dead(plain: nn.Module, graph: Graph, loud: set[Channel]) -> set[Channel]:
             return dead
 
 
-def _why_not(plain: nn.Module, graph: Graph, dead: set, images: torch.Tensor, outputs: torch.Tensor) -> str | None:
+def why_not(plain: nn.Module, graph: Graph, dead: set, images: torch.Tensor, outputs: torch.Tensor) -> str | None:
     """Why ``dead`` may not be taken out of the network that gives ``outputs`` (n, …) of ``images``; None if it may."""
-    cut = copy.deepcopy(plain)
+    without = copy.deepcopy(plain)
     try:
-        _cut(cut, graph, dead)
-        found = cut(images)
+        cut(without, graph, dead)
+        found = without(images)
         off = (found - outputs).abs().max() if found.shape == outputs.shape else torch.inf
     except Exception as error:
         return f"the network does not run: {error}"
@@ -297,7 +302,7 @@ def _why_not(plain: nn.Module, graph: Graph, dead: set, images: torch.Tensor, ou
     return None if off <= most else "the network gives other numbers"
 
 
-def _cut(model: nn.Module, graph: Graph, dead: set[Channel]) -> None:
+def cut(model: nn.Module, graph: Graph, dead: set[Channel]) -> None:
     """Takes the rows and columns of all channels in ``dead`` out of ``model``, in place."""
     for name, made in graph.rows.items():
         layer, read = model.get_submodule(name), graph.columns[name]

@@ -33,6 +33,8 @@ RESTRUCTURE = {  # the words that stored specs use → what alters a network so,
     "inference": channels.restructure,
     "lowrank": factors.restructure,
     "quantize": int8_layers.restructure,
+    "channels": channels.narrow,
+    "factors": factors.factorize,
 }
 WIDE = "resnet", "vgg", "whitened", "gated", "mobilenetv2", "vgg16"  # as their argument "width" says
 BREADTH = {"densenet": "growth"} | dict.fromkeys(WIDE, "width")  # the argument for it

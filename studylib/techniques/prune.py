@@ -14,6 +14,7 @@ from studylib.data import scoring
 from studylib.data.datasets import Data
 from studylib.networks import layers, spec
 from studylib.networks.layers import Masks, masks_of, prunable
+from studylib.networks.saliency import saliencies, without_smallest, zero
 from studylib.settings import record
 from studylib.training import loop
 from studylib.training.recipe import Recipe
@@ -52,16 +53,7 @@ def shrink_masks(weights: dict[str, torch.Tensor], masks: Masks, fraction: float
     """
     if not 0 <= fraction <= 1:
         raise ValueError(f"fraction={fraction!r}: expected between 0 and 1")
-    return _without_smallest(weights, masks, round(fraction * _count(masks)[0]))
-
-
-def _without_smallest(weights: dict[str, torch.Tensor], masks: Masks, count: int) -> Masks:
-    layers.check_finite({name: weights[name] for name in masks})
-    alive = torch.cat([mask.flatten() for mask in masks.values()])
-    living = alive.nonzero().flatten()
-    order = torch.cat([weights[name].detach().abs().flatten() for name in masks])[living].argsort(stable=True)
-    parts = alive.index_fill(0, living[order[:count]], False).split([mask.numel() for mask in masks.values()])
-    return {name: part.view_as(masks[name]) for name, part in zip(masks, parts, strict=True)}
+    return without_smallest(weights, masks, round(fraction * _count(masks)[0]))
 
 
 def scatter(masks: Masks, seed: int) -> Masks:
@@ -82,6 +74,7 @@ def apply(
     seed: int,
     fraction: float = 0.2,
     tolerance: float = 0.0,
+    criterion: str = "magnitude",
     scratch: Path | None = None,
 ) -> nn.Module:
     """Prunes ``fraction`` of the remaining weights a round and lets the rest recover (the paper, section 3.4).
@@ -93,6 +86,7 @@ def apply(
     Args:
         recipe: its ``epochs`` are the most that one round may take to recover.
         tolerance: validation accuracy that may be lost, 0…1.
+        criterion: what a round ranks by (:func:`studylib.networks.saliency.saliencies`); the paper's is "magnitude".
         scratch: folder for the checkpoints of interrupted trainings.
 
     Returns:
@@ -111,13 +105,14 @@ def apply(
 
     def reset() -> None:
         pruned.load_state_dict(pretrained)
-        _zero(pruned, masks)
+        zero(pruned, masks)
 
     parent_accuracy = scoring.accuracy(model, data.validation, data)
     target = parent_accuracy - tolerance - 1e-9
     history = [_row(0, 0, masks, parent_accuracy)]
+    by = {"criterion": criterion, "calibration_images": min(512, len(data.train)), "seed": seed}
     for k in range(1, rounds + 1):
-        masks = shrink_masks(prunable(pruned), masks, fraction)
+        masks = shrink_masks(saliencies(pruned, data, **by), masks, fraction)
         reset()
         before = scoring.accuracy(pruned, data.validation, data)
         history.append(_row(k, 0, masks, before))
@@ -179,11 +174,11 @@ def trajectory(
         else:
             source = model if method == "one_shot" else current
             living, total = _count(masks := masks_of(model) if method == "one_shot" else masks)
-            masks = _without_smallest(prunable(source), masks, max(0, living - (total - round(sparsity * total))))
+            masks = without_smallest(prunable(source), masks, max(0, living - (total - round(sparsity * total))))
         current = layers.duplicate(current)
         if method != "learning_rate":
             current.load_state_dict(start)
-        _zero(current, masks)
+        zero(current, masks)
         current.accuracy_before = scoring.accuracy(current, data.validation, data)
         checkpoint = scratch / f"{method}-{sparsity!r}.safetensors" if scratch else None
         how = {"seed": seed + 1000 * (k + 1), "loss": loss, "masks": masks, "checkpoint": checkpoint}
@@ -197,12 +192,6 @@ def check_sparsities(sparsities: list[float]) -> None:
     rising = list(sparsities) == sorted(set(sparsities))
     if not sparsities or not rising or not all(0 <= s < 1 for s in sparsities):
         raise ValueError(f"sparsities={sparsities!r}: expected rising shares from 0 to below 1")
-
-
-@torch.no_grad()
-def _zero(model: nn.Module, masks: Masks) -> None:
-    for name, weight in prunable(model).items():
-        weight.mul_(masks[name])
 
 
 def _count(masks: Masks) -> tuple[int, int]:

@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from studylib.coding import codec
-from studylib.experiments import frontier, int8_bits, moo_objectives
+from studylib.experiments import frontier, moo_objectives
 from studylib.experiments import svd as svd_rows
-from studylib.networks import layers
+from studylib.networks import bits, layers
 from studylib.techniques import distill, int8, prune, qat, svd
 from studylib.training import recipe
 
@@ -32,7 +32,7 @@ TECHNIQUES = {
     "an objective": lambda model, data, sound: moo_objectives.knowledge_alignment(model),
     "int8": lambda model, data, sound: int8.apply(model, data, calibration_images=16),
     "qat": lambda model, data, sound: qat.apply(model, data, calibration_images=16, **ONE),
-    "sensitivity": lambda model, data, sound: int8_bits.sensitivity(model, data, images=16),
+    "sensitivity": lambda model, data, sound: bits.sensitivity(model, data, images=16),
     "coded": lambda model, data, sound: codec.encode(model),
 } | {f"trajectory, {method}": by_trajectory(method) for method in prune.METHODS}
 

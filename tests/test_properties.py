@@ -8,6 +8,7 @@ import dataclasses
 import hashlib
 import importlib
 import inspect
+import itertools
 import json
 import pkgutil
 import tempfile
@@ -25,8 +26,14 @@ from studylib.experiments import int8 as measure
 from studylib.experiments.svd import fisher
 from studylib.networks import cost, layers, spec
 from studylib.techniques import (
+    binary,
     cp,
     distill,
+    dynamic,
+    fixed,
+    hardware,
+    hybrid,
+    int4,
     int8,
     kernels,
     oneshot,
@@ -93,6 +100,18 @@ def restored(model, data, seed):
         return restore.apply(path, data)
 
 
+def within_half(model, data, seed):
+    """Bits of each layer so that its file takes at most half of what it takes in floats."""
+    budget = len(codec.encode(model)) // 2
+    return hybrid.apply(model, data, budget_bytes=budget, bits=[2, 4, 32], images=32, seed=seed)
+
+
+def as_if_timed(model, data, seed):
+    """Every second layer is faster in int8, says a clock that counts."""
+    turns = itertools.cycle([(2.0, 1.0), (1.0, 2.0)])
+    return hardware.apply(model, data, timing=lambda *_: next(turns), seed=seed, batch=8, **IMAGES)
+
+
 TECHNIQUES = {  # "module" or "module, how" → what it makes of (model, data, seed)
     "distill": lambda model, data, seed: distill.apply(
         model, data, seed=seed, widths=[4, 6, 8], hidden=[12, 9], **ONCE
@@ -117,7 +136,16 @@ TECHNIQUES = {  # "module" or "module, how" → what it makes of (model, data, s
     "int8, weights only": with_activations("float"),
     "qat": lambda model, data, seed: qat.apply(model, data, seed=seed, bits=4, **ONCE, **IMAGES),
     "restore": restored,
+    "fixed": lambda model, data, seed: fixed.apply(model, data, seed=seed, **IMAGES),
+    "dynamic, per batch": lambda model, data, seed: dynamic.apply(model, data),
+    "dynamic, per sample": lambda model, data, seed: dynamic.apply(model, data, per="sample", layers="linear"),
+    "int4": lambda model, data, seed: int4.apply(model, data),
+    "int4, in groups": lambda model, data, seed: int4.apply(model, data, bits=3, group=16),
+    "hybrid": within_half,
+    "hardware": as_if_timed,
+    "binary": lambda model, data, seed: binary.apply(model, data, seed=seed, **ONCE),
 }
+QUANTIZING = ("fixed", "dynamic", "int4", "hybrid", "hardware", "binary")
 DENSE = "its factors are dense"
 UNRECORDED = "a chapter compares these models; none is a node, so that none needs a record"
 GAPS = {  # (technique, property) → why it does not owe that
@@ -132,6 +160,8 @@ GAPS = {  # (technique, property) → why it does not owe that
 NO_GAPS = {  # (technique, network, property) → why it owes what others do not
     ("restore", "gated", "keeps_zeros"): "its norms are of all channels, so that none was sliced away",
 }
+DEPTHWISE = "its graph takes seconds a file; gated has depthwise convolutions, too"
+FILES = "it writes several files a layer; convnet, densenet and resnet have the shapes of layers that this has"
 SLOW = "torchao takes six seconds a call, and convnet is a chain of layers as this one is"
 MASKS = "it zeros weights and changes no layer; convnet, gated and resnet have all kinds of them"
 LEFT_OUT = {  # (technique, network or property) → why it is not run
@@ -147,6 +177,8 @@ LEFT_OUT = {  # (technique, network or property) → why it is not run
     **{(technique, "mobilenetv2"): "it takes seconds, and tucker is run there" for technique in ("cp", "sketch")},
     **{(technique, "vgg16"): "a chain of layers as vgg is" for technique in ("tucker", "cp", "sketch")},
     ("qat", "is_deterministic"): "it takes another six seconds; test_qat.py compares two trainings that take up again",
+    **{(name, "mobilenetv2"): DEPTHWISE for name in TECHNIQUES if name.split(",")[0] in QUANTIZING},
+    **{(name, network): FILES for name in ("hybrid", "hardware") for network in ("gated", "vgg", "vgg16", "whitened")},
 }
 
 

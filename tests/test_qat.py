@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from studylib.data import scoring, tasks
 from studylib.disk import models
-from studylib.experiments.int8_bits import choose_bits, sensitivity
 from studylib.networks import blocks, grid, int8_layers
+from studylib.networks.bits import choose_bits, sensitivity
 from studylib.networks.layers import duplicate, fold_batch_norm, masks_of, prunable, weight_layers
 from studylib.techniques import int8, prune, qat, svd
 from studylib.training import checkpoint as checkpoints

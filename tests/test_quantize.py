@@ -302,7 +302,9 @@ def test_dynamic_inputs_use_the_whole_range_of_each_batch():
 
 
 def test_unknown_activations_are_named(student_model, int8_model):
-    with pytest.raises(blocks.SpecError, match="activations 'fuzzy': expected one of static, dynamic, float"):
+    with pytest.raises(
+        blocks.SpecError, match="activations 'fuzzy': expected one of static, dynamic, dynamic per sample, float"
+    ):
         with_activations(int8_model, student_model, "fuzzy")
 
 

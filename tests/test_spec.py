@@ -11,7 +11,7 @@ from torch import nn
 from studylib.networks import blocks, chains
 from studylib.networks.blocks import SpecError
 from studylib.networks.layers import duplicate, fold_batch_norm, replace_module, weight_layers
-from studylib.networks.spec import build, create, described, normalize, with_change
+from studylib.networks.spec import RESTRUCTURE, build, create, described, normalize, with_change
 
 SPEC = {"format": 1, "name": "convnet", "args": {"in_channels": 1, "image_size": 8}, "changes": []}
 
@@ -196,7 +196,7 @@ def test_a_spec_that_does_not_build_is_refused(wrong, message):
     "word", ["no_such", "prune", "../x", "os.path", "Quantize", "", "quantize\n", None, ["quantize"]]
 )
 def test_an_unknown_word_for_a_change_of_structure_is_refused_by_name(word):
-    expected = f"change of structure {word!r}: expected one of inference, lowrank, quantize"
+    expected = f"change of structure {word!r}: expected one of {', '.join(RESTRUCTURE)}"
     with pytest.raises(SpecError, match=f"^{re.escape(expected)}$"):
         build({**SPEC, **change(word)})
 

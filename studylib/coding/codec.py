@@ -24,6 +24,7 @@ from studylib.coding import range_coder, shipped
 from studylib.coding.magnitudes import class_edges
 from studylib.coding.tensors import Tensors
 from studylib.networks.blocks import SpecError
+from studylib.networks.grid import has_weights
 from studylib.networks.layers import weight_layers
 from studylib.networks.spec import build, rebuilt
 
@@ -203,7 +204,7 @@ def _refuse(constant: str):
 def _check_values(model: nn.Module, tensors: dict[str, np.ndarray]) -> None:
     """Refuses integers beyond a layer's bits, and scales that no quantization has."""
     for name, layer in weight_layers(model).items():
-        half = 2 ** (getattr(layer, "bits", 8) - 1)
+        half = 2 ** (max(getattr(layer, "bits", 8), 2) - 1)  # one bit: -1, 1, and 0 where nothing is left
         weight = tensors[f"{name}.weight"]
         if weight.dtype == np.int8 and weight.size and not -half <= weight.min() <= weight.max() < half:
             raise CodecError(f"{name} has weights beyond its bits")
@@ -264,7 +265,7 @@ def _order(names: list[str], weights: set[str]) -> list[str]:
 def _needed(field: str, weight: np.ndarray | None, shape: tuple[int, ...]) -> np.ndarray:
     """Where a tensor beside ``weight`` has a value that an output may depend on, boolean of ``shape``."""
     if weight is not None and field == "weight_scale":
-        return weight.any(axis=tuple(range(1, weight.ndim)))
+        return has_weights(torch.from_numpy(weight), shape).numpy()
     if weight is not None and field in ("input_scale", "input_zero_point"):
         return np.full(shape, weight.any())
     return np.ones(shape, bool)

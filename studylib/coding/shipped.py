@@ -8,6 +8,7 @@ from torch import nn
 
 from studylib.networks import spec
 from studylib.networks.channels import slice_channels, widths
+from studylib.networks.grid import has_weights
 from studylib.networks.layers import fold_batch_norm, weight_layers
 
 FLOATS = ("float32", "float16")  # how floats are stored; a file has the place in this list
@@ -62,7 +63,7 @@ def _round(model: nn.Module) -> None:
             continue
         half, layer = tensor.detach().half().float(), layers.get(name.rpartition(".")[0])
         if layer is not None and name.endswith("_scale"):
-            rows = (layer.weight != 0).flatten(1).any(1)
+            rows = has_weights(layer.weight, tensor.shape)
             needed = rows if tensor.dim() else rows.any()
             half = torch.where(needed | (half > 0), half, 1)  # of weights that are all zero any scale will do
             matters = tensor.abs()

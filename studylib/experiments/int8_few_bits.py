@@ -14,8 +14,8 @@ from studylib.coding import codec
 from studylib.data import scoring
 from studylib.data.datasets import Data
 from studylib.disk import files
-from studylib.experiments import int8_bits
 from studylib.experiments.int8 import DENSE, Networks
+from studylib.networks import bits as bits_of
 from studylib.networks.layers import duplicate, masks_of
 from studylib.settings import record
 from studylib.techniques import int8, qat
@@ -66,14 +66,14 @@ class Tuning(Recipe):
 
 
 def sensitivity(model: nn.Module, data: Data, bits: list[int], seed: int) -> list[dict]:
-    """Rows of :func:`int8_bits.sensitivity`, of at most :data:`SEEN` training images; eight bits too."""
-    return int8_bits.sensitivity(model, data, bits=(*bits, 8), seed=seed, images=min(SEEN, len(data.train)))
+    """Rows of :func:`studylib.networks.bits.sensitivity`, of at most :data:`SEEN` training images; eight bits too."""
+    return bits_of.sensitivity(model, data, bits=(*bits, 8), seed=seed, images=min(SEEN, len(data.train)))
 
 
 def chosen(sensitivities: list[dict], bits: list[int]) -> dict[int, dict[str, int]]:
-    """Bits → layer → bits: what each of ``bits`` but the least buys, by :func:`int8_bits.choose_bits`."""
+    """Bits → layer → bits: what each of ``bits`` but the least buys, by :func:`studylib.networks.bits.choose_bits`."""
     weights = sum(row["weights"] for row in sensitivities if row["bits"] == 8)
-    return {each: int8_bits.choose_bits(sensitivities, weights * each / 8) for each in bits[1:]}
+    return {each: bits_of.choose_bits(sensitivities, weights * each / 8) for each in bits[1:]}
 
 
 def in_floats(folders: dict[str, str]) -> list[dict]:

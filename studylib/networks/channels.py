@@ -2,9 +2,10 @@
 
 Rows of weights make channels and columns read them, as torch-pruning's dependency graph says (Fang et al. 2023). A
 channel is dead where its rows are zero and readers get zeros of it whatever the image. It is dead, too, where
-no weight reads it. A layer whose input is rounded in each batch's range ("dynamic") reads all. Rows that are added make
-one channel. A depthwise convolution's goes with the one that it reads; those of other convolutions in groups stay.
-Without the dead channels a copy in float64 must give the same numbers of random images, else they stay.
+no weight reads it. A layer whose input is rounded in its own range ("dynamic") reads all. One whose weights share
+scales in groups keeps all of its columns. Rows that are added make one channel. A depthwise convolution's goes with the
+one that it reads; those of other convolutions in groups stay. Without the dead channels a copy in float64 must give the
+same numbers of random images, else they stay.
 """
 
 import copy
@@ -73,7 +74,7 @@ def _like(layer: nn.Module, out: int, into: int, bias: bool, in_floats: bool = F
         return nn.Conv2d(into * groups, out, layer.kernel_size, bias=bias, **how)
     new = copy.deepcopy(layer)  # an int8 layer: buffers only
     for name, buffer in layer.named_buffers():
-        shape = (out, into, *buffer.shape[2:]) if name == "weight" else (out,) if buffer.dim() else ()
+        shape = (out, into, *buffer.shape[2:]) if name == "weight" else (out, *buffer.shape[1:]) if buffer.dim() else ()
         setattr(new, name, torch.zeros(shape, dtype=buffer.dtype, device=buffer.device))
     if groups > 1:
         new.groups = groups
@@ -139,6 +140,8 @@ def graph_of(model: nn.Module, example: torch.Tensor | None = None) -> Graph:
     single = [pair for n, alone in grouped.items() if alone for pair in zip(columns[n], rows[n], strict=True)]
     whole = _united(pair for pair in single if None not in pair)
     stay = {whole(c) for name, alone in grouped.items() if not alone for c in rows[name] + columns[name]}
+    in_groups = (name for name, layer in weight_layers(model).items() if getattr(layer, "group", 0))
+    stay |= {whole(c) for name in in_groups if not grouped.get(name) for c in columns[name]}  # neighbours share a scale
     return Graph(rows, columns, {c: whole(c) for made in rows.values() for c in made if whole(c) not in stay})
 
 
@@ -265,7 +268,7 @@ def _dead(plain: nn.Module, graph: Graph, loud: set[Channel]) -> set[Channel]:
         for name, layer in layers.items():
             made.update(c for c, some in zip(graph.rows[name], _used(layer, 0).tolist(), strict=True) if some)
             if _groups(layer) == 1:
-                used = _used(layer, 1) | (getattr(layer, "activations", "") == "dynamic")
+                used = _used(layer, 1) | getattr(layer, "activations", "").startswith("dynamic")
                 for channel, some in zip(graph.columns[name], used.tolist(), strict=True):
                     read[channel] = read.get(channel, False) or some
         live = {channel for channel, some in read.items() if some} & made

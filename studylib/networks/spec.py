@@ -15,7 +15,18 @@ import torch
 from torch import nn
 
 from studylib.data.datasets import Data, normalized
-from studylib.networks import chains, channels, densenet, factors, gated, int8_layers, mobilenet, resnet, vgg
+from studylib.networks import (
+    chains,
+    channels,
+    densenet,
+    factors,
+    fixed_layers,
+    gated,
+    int8_layers,
+    mobilenet,
+    resnet,
+    vgg,
+)
 from studylib.networks.blocks import SpecError
 from studylib.networks.layers import check_units, check_untouched
 
@@ -30,6 +41,7 @@ ARCHITECTURES: dict[str, type[nn.Module]] = {
     "whitened": chains.Whitened,
 }
 RESTRUCTURE = {  # the words that stored specs use → what alters a network so, in place
+    "fixed": fixed_layers.restructure,
     "inference": channels.restructure,
     "lowrank": factors.restructure,
     "quantize": int8_layers.restructure,

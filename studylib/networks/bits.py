@@ -1,4 +1,4 @@
-"""Chapter 5: how many bits each layer gets, what fewer cost, and the best choice within a budget of bytes."""
+"""How many bits each layer gets: what fewer cost, and the best choice within a budget of bytes."""
 
 import math
 

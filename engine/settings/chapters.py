@@ -80,8 +80,8 @@ def techniques(*roles: str) -> list[str]:
     return [key for key, each in declared().items() if each.role in (roles or ("technique",))]
 
 
-def stages() -> list[str]:
-    """The keys of all that ``stages`` may name: techniques, and choices, which are applied only where they are named."""
+def applicable() -> list[str]:
+    """The keys of techniques and of choices, which are applied only where ``stages`` names them."""
     return techniques("technique", "choice")
 
 

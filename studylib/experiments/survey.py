@@ -1,0 +1,319 @@
+"""Chapter 9: every technique that the survey names, on one network, beside narrower dense ones at equal bytes.
+
+:data:`TECHNIQUES` is the one place that knows which module a word of ``stages`` stands for.
+"""
+
+import dataclasses
+import functools
+import inspect
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Annotated
+
+import pandas as pd
+import torch
+from pydantic import Field
+from torch import nn
+
+from studylib.coding import codec, limits
+from studylib.data import datasets, scoring
+from studylib.data.datasets import Data
+from studylib.experiments import sweep_narrower
+from studylib.networks import cost, layers, spec
+from studylib.results import statistics
+from studylib.results.tables import plus_minus
+from studylib.settings import Batch, check_different, nearest, read, record
+from studylib.techniques import (
+    binary,
+    cp,
+    distill,
+    dynamic,
+    fixed,
+    hardware,
+    hybrid,
+    int4,
+    int8,
+    kernels,
+    oneshot,
+    prune,
+    semistructured,
+    sketch,
+    structural,
+    svd,
+    threshold,
+    tucker,
+)
+from studylib.training import loop
+from studylib.training.recipe import Recipe
+from studylib.tree.rows import Task, every
+
+PRUNING, LOW_RANK, QUANTIZATION, CONTROL = "pruning", "low rank", "quantization", "narrower"
+WHOLE = "as trained"
+
+
+@dataclasses.dataclass(frozen=True)
+class Technique:
+    """A technique: its kind, how the survey calls it, its module, and the record of its settings."""
+
+    kind: str
+    title: str
+    module: ModuleType
+    record: type
+
+
+TECHNIQUES = {  # word of stages → what it is, in the order of the survey
+    "threshold": Technique(PRUNING, "weights below a threshold", threshold, threshold.Threshold),
+    "oneshot": Technique(PRUNING, "magnitude, at once", oneshot, oneshot.OneShot),
+    "prune": Technique(PRUNING, "iterative", prune, prune.Pruning),
+    "structural": Technique(PRUNING, "filters and neurons", structural, structural.Structural),
+    "kernels": Technique(PRUNING, "kernels of filters", kernels, kernels.Kernels),
+    "semistructured": Technique(PRUNING, "N of M", semistructured, semistructured.SemiStructured),
+    "svd": Technique(LOW_RANK, "SVD of linear layers", svd, svd.Factorization),
+    "tucker": Technique(LOW_RANK, "Tucker", tucker, tucker.Tucker),
+    "cp": Technique(LOW_RANK, "CP", cp, cp.CP),
+    "sketch": Technique(LOW_RANK, "sketching", sketch, sketch.Sketch),
+    "int8": Technique(QUANTIZATION, "static int8", int8, int8.Quantization),
+    "fixed": Technique(QUANTIZATION, "fixed point", fixed, fixed.FixedPoint),
+    "dynamic": Technique(QUANTIZATION, "dynamic int8", dynamic, dynamic.Dynamic),
+    "int4": Technique(QUANTIZATION, "weights in few bits", int4, int4.WeightOnly),
+    "hybrid": Technique(QUANTIZATION, "hybrid precision", hybrid, hybrid.HybridPrecision),
+    "hardware": Technique(QUANTIZATION, "hardware-aware", hardware, hardware.HardwareAware),
+    "binary": Technique(QUANTIZATION, "binary weights", binary, binary.Binary),
+}
+
+
+@record
+class Survey:
+    """What is compared, and how often."""
+
+    repetitions: Annotated[int, Field(ge=1, le=1000, description="seeds, from the study's on")] = 1
+    techniques: Annotated[list[str], Field(description="that are compared; none: all")] = dataclasses.field(
+        default_factory=list
+    )
+    settings: Annotated[
+        dict[str, dict], Field(description="technique → its settings, where they are not the defaults")
+    ] = dataclasses.field(default_factory=dict)
+    narrower: Annotated[list[str], Field(description="narrower dense networks trained alike, in words: resnet 8-4")] = (
+        dataclasses.field(default_factory=list)
+    )
+    batch: Batch = 64
+    compiled: Annotated[bool, Field(description="time forward passes through torch.compile")] = False
+
+    def check(self) -> None:
+        check_different(self, "techniques", "narrower")
+        for key in [*self.techniques, *self.settings]:
+            technique(key)
+        self.chosen()
+        for name in self.narrower:
+            distill.Student(name=name)
+
+    def chosen(self) -> dict[str, object]:
+        """Technique → the record of its settings; ValueError where one does not fit."""
+        keys = self.techniques or list(TECHNIQUES)
+        return {key: read(technique(key).record, self.settings.get(key, {}), f"settings.{key}") for key in keys}
+
+    def against(self, data: Data) -> None:
+        """Raises ValueError where ``data`` cannot have the narrower networks, or a technique's settings."""
+        for name in self.narrower:
+            limits.check_network(*distill.Student(name=name).described({}), data, f"narrower={name!r}")
+        for key, settings in self.chosen().items():
+            if hasattr(settings, "against"):
+                try:
+                    settings.against(data)
+                except ValueError as error:
+                    raise ValueError(f"settings.{key}.{error}") from error
+
+
+def technique(key: str) -> Technique:
+    """What ``key`` stands for; ValueError, which names the nearest, where it stands for nothing."""
+    if key not in TECHNIQUES:
+        raise ValueError(f"technique={key!r}: unknown{nearest(str(key), list(TECHNIQUES))}")
+    return TECHNIQUES[key]
+
+
+def settings_of(key: str, given: dict) -> object:
+    """``given`` as the record of the technique ``key``; SettingError where it does not fit."""
+    return read(technique(key).record, given, "settings")
+
+
+def apply(
+    key: str,
+    model: nn.Module,
+    data: Data,
+    settings: object,
+    recovery: Recipe,
+    *,
+    seed: int,
+    scratch: Path | None = None,
+) -> nn.Module:
+    """A copy of ``model`` made smaller by the technique ``key``, trained on by ``recovery`` where it can be.
+
+    What is quantized is not trained on; binary weights and iterative pruning train by themselves, by that recipe.
+    Errors are the technique's own.
+    """
+    takes = _takes(key)
+    more = {"seed": seed, "recipe": recovery, "scratch": scratch}
+    given = dataclasses.asdict(settings) | {name: value for name, value in more.items() if name in takes}
+    small = technique(key).module.apply(model, data, **given)
+    if "recipe" in takes or not trains(key):
+        return small
+    return recovered(small, data, recovery, seed=seed, scratch=scratch)
+
+
+def trains(key: str) -> bool:
+    """Whether a network is trained on with or after the technique ``key``."""
+    return technique(key).kind != QUANTIZATION or "recipe" in _takes(key)
+
+
+def _takes(key: str) -> set[str]:
+    return set(inspect.signature(technique(key).module.apply).parameters)
+
+
+def recovered(model: nn.Module, data: Data, recipe: Recipe, *, seed: int, scratch: Path | None = None) -> nn.Module:
+    """A copy of ``model`` trained on by ``recipe``, its zeros held at zero; ``model`` itself at 0 epochs."""
+    if not recipe.epochs:
+        return model
+    new, checkpoint = layers.duplicate(model), scratch / "recovery.safetensors" if scratch else None
+    history = loop.fit(new, data, recipe, seed=seed, masks=layers.masks_of(new), checkpoint=checkpoint)
+    return spec.with_change(new, "recovery", {"epochs": len(history)}, history=history)
+
+
+def compared(
+    dataset: str,
+    seed: int,
+    network: distill.Student,
+    recipe: Recipe,
+    recovery: Recipe,
+    survey: Survey,
+    device: torch.device,
+    folder: Path | None,
+) -> pd.DataFrame:
+    """A row per seed and technique, and per seed and narrower network; each kept in ``folder`` as it is made.
+
+    Each seed has a dense network of its own, trained by ``recipe``. Every technique starts from that one.
+
+    Returns:
+        seed, technique (a key, a narrower network's name, or :data:`WHOLE`), kind, form (float32 or int8 of narrower
+        networks), before and accuracy (0…1, test images; before and after training on), bytes (of the coded file),
+        multiply_adds, latency_ms (a batch).
+    """
+    tasks = _tasks(dataset, range(seed, seed + survey.repetitions), network, recipe, recovery, survey, device, folder)
+    chosen = {key: dataclasses.asdict(settings) for key, settings in survey.chosen().items()}
+    about = [dataclasses.asdict(each) for each in (network, recipe, recovery)]
+    images = datasets.load(dataset, seed)
+    rows = []
+    for of, make in tasks:
+        key = [*about, survey.batch, survey.compiled, images.identity, chosen.get(of["technique"])]
+        rows += every([(of, make)], folder, key)
+    return pd.DataFrame(rows)
+
+
+def _tasks(dataset, seeds, network, recipe, recovery, survey, device, folder) -> Iterator[Task]:
+    for seed in seeds:
+        data = datasets.load(dataset, seed)
+
+        @functools.cache
+        def dense(seed=seed, data=data) -> nn.Module:
+            return _trained(network, data, recipe, seed, device)
+
+        def row(model: nn.Module, data=data) -> dict:
+            images = cost.example(data.model_args, survey.batch)
+            found = scoring.scores(scoring.predict(model, data.test, data), data.test.labels)
+            return {
+                "accuracy": found["accuracy"],
+                "nll": found["nll"],
+                "bytes": len(codec.encode(model)),
+                "multiply_adds": cost.multiply_adds(model, data.model_args),
+                "latency_ms": cost.latency(model, images, compiled=survey.compiled),
+            }
+
+        def whole(seed=seed, data=data, dense=dense, row=row) -> list[dict]:
+            before = {"kind": WHOLE, "form": "float32", "before": scoring.accuracy(dense(), data.test, data)}
+            return [before | row(recovered(dense(), data, recovery, seed=seed))]
+
+        yield {"seed": seed, "technique": WHOLE}, whole
+        for key, settings in survey.chosen().items():
+
+            def made(key=key, settings=settings, seed=seed, data=data, dense=dense, row=row) -> list[dict]:
+                scratch = folder / "unfinished" if folder else None
+                plain = apply(key, dense(), data, settings, dataclasses.replace(recovery, epochs=0), seed=seed)
+                before = scoring.accuracy(plain, data.test, data)
+                tuned = trains(key) and recovery.epochs
+                model = apply(key, dense(), data, settings, recovery, seed=seed, scratch=scratch) if tuned else plain
+                return [{"kind": technique(key).kind, "form": "", "before": before} | row(model)]
+
+            yield {"seed": seed, "technique": key}, made
+        for name in survey.narrower:
+
+            def narrow(name=name, seed=seed, data=data, row=row) -> list[dict]:
+                longer = dataclasses.replace(recipe, epochs=recipe.epochs + recovery.epochs)
+                model = _trained(distill.Student(name=name), data, longer, seed, device)
+                forms = {"float32": model, "int8": int8.apply(model, data, seed=seed)}
+                return [{"kind": CONTROL, "form": form, "before": None} | row(each) for form, each in forms.items()]
+
+            yield {"seed": seed, "technique": name}, narrow
+
+
+def _trained(network: distill.Student, data: Data, recipe: Recipe, seed: int, device: torch.device) -> nn.Module:
+    kind, args = network.described(data.model_args)
+    model = spec.create(kind, seed, data=data, **args).to(device)
+    history = loop.fit(model, data, recipe, seed=seed)
+    return spec.with_change(model, "teacher", {"epochs": len(history)}, history=history)
+
+
+def at_equal_bytes(rows: pd.DataFrame) -> pd.DataFrame:
+    """How far each technique lies above the narrower networks at equal bytes, seed by seed.
+
+    Their accuracy is interpolated over the logarithm of bytes, float32 and int8 each a line, and the better counts.
+
+    Args:
+        rows: of :func:`compared`.
+
+    Returns:
+        A row per technique in the order of ``rows``: technique, kind, means of before, accuracy, bytes, multiply_adds
+        and latency_ms; sd of the accuracy; margin (points) with low and high, Student's 95 % interval (NaN of one
+        seed, or where every narrower network is larger); verdict, a word of studylib.experiments.sweep_narrower.
+    """
+    rivals = rows[rows["kind"] == CONTROL].rename(columns={"kind": "control", "form": "kind"})
+    found = []
+    for key, part in rows[rows["kind"] != CONTROL].groupby("technique", sort=False):
+        best = [
+            sweep_narrower.at_equal_cost(rivals[rivals["seed"] == row.seed], "bytes", "accuracy", row.bytes)
+            for row in part.itertuples()
+        ]
+        above = 100 * (part["accuracy"] - best)
+        low, high = statistics.t_interval(above) if len(above) > 1 else (float("nan"), float("nan"))
+        verdict = statistics.judge((low, high)) if len(above) > 1 else statistics.UNKNOWN
+        mean = part[["before", "accuracy", "bytes", "multiply_adds", "latency_ms"]].astype(float).mean()
+        row = {"technique": key, "kind": part["kind"].iloc[0], **mean, "sd": part["accuracy"].std(), "n": len(part)}
+        row |= {"margin": above.mean(), "low": low, "high": high}
+        found.append(
+            {**row, "verdict": sweep_narrower.WORDS[verdict] if above.notna().all() else sweep_narrower.TOO_SMALL}
+        )
+    return pd.DataFrame(found)
+
+
+def shown(table: pd.DataFrame) -> pd.DataFrame:
+    """The rows of :func:`at_equal_bytes` in words, for a reader."""
+    dense = table[table["technique"] == WHOLE].iloc[0]
+    rows = []
+    for row in table.itertuples():
+        title = TECHNIQUES[row.technique].title if row.technique in TECHNIQUES else row.technique
+        margin = "–" if pd.isna(row.margin) else f"{row.margin:+.1f}"
+        margin += "" if pd.isna(row.low) else f" ({row.low:+.1f} to {row.high:+.1f})"
+        rows.append(
+            {
+                "technique": title,
+                "stage": row.technique if row.technique in TECHNIQUES else "–",
+                "file kB": f"{row.bytes / 1000:.1f}",
+                "saved %": f"{100 * (1 - row.bytes / dense.bytes):.1f}",
+                "before %": f"{100 * row.before:.1f}",
+                "after %": plus_minus(100 * row.accuracy, 100 * row.sd, 1),
+                "million multiply-adds": f"{row.multiply_adds / 1e6:.2f}",
+                "ms a batch": f"{row.latency_ms:.1f}",
+                "over narrower, points": margin,
+                "verdict": row.verdict if row.technique != WHOLE else "–",
+            }
+        )
+    return pd.DataFrame(rows)

@@ -19,9 +19,9 @@ from torch import nn
 from studylib.coding import codec, limits
 from studylib.data import datasets, scoring
 from studylib.data.datasets import Data
-from studylib.experiments import sweep_narrower
+from studylib.experiments import sweep_narrower, zoo
 from studylib.networks import cost, layers, spec
-from studylib.results import statistics
+from studylib.results import claims, statistics
 from studylib.results.tables import plus_minus
 from studylib.settings import Batch, check_different, nearest, read, record
 from studylib.techniques import (
@@ -97,11 +97,15 @@ class Survey:
     narrower: Annotated[list[str], Field(description="narrower dense networks trained alike, in words: resnet 8-4")] = (
         dataclasses.field(default_factory=list)
     )
+    models: Annotated[list[str], Field(description="of torchvision, whose bytes in int8 are measured")] = (
+        dataclasses.field(default_factory=lambda: list(zoo.SMALL))
+    )
     batch: Batch = 64
     compiled: Annotated[bool, Field(description="time forward passes through torch.compile")] = False
 
     def check(self) -> None:
-        check_different(self, "techniques", "narrower")
+        check_different(self, "techniques", "narrower", "models")
+        zoo.check_names(self.models)
         for key in [*self.techniques, *self.settings]:
             technique(key)
         self.chosen()
@@ -292,6 +296,50 @@ def at_equal_bytes(rows: pd.DataFrame) -> pd.DataFrame:
             {**row, "verdict": sweep_narrower.WORDS[verdict] if above.notna().all() else sweep_narrower.TOO_SMALL}
         )
     return pd.DataFrame(found)
+
+
+def rivals(rows: pd.DataFrame) -> pd.DataFrame:
+    """The narrower networks of :func:`compared`, means over the seeds: rows of form, technique, bytes, accuracy."""
+    control = rows[rows["kind"] == CONTROL]
+    return control.groupby(["form", "technique"], sort=False)[["bytes", "accuracy"]].mean().reset_index()
+
+
+def told(table: pd.DataFrame, points: float = 1.0) -> dict[str, str]:
+    """What the rows of :func:`at_equal_bytes` say, a sentence each.
+
+    Returns:
+        smallest (file within ``points`` of the network as trained), costs (the most and the least accurate),
+        verdicts (who beats narrower networks and who is beaten).
+    """
+    dense, rest = table[table["technique"] == WHOLE].iloc[0], table[table["technique"] != WHOLE]
+    close = rest[100 * rest["accuracy"] >= 100 * dense["accuracy"] - points].sort_values("bytes")
+    best, worst = rest.loc[rest["accuracy"].idxmax()], rest.loc[rest["accuracy"].idxmin()]
+    found = {"smallest": f"No technique stays within {points:g} points of the network as trained."}
+    if len(close):
+        row = close.iloc[0]
+        found["smallest"] = (
+            f"Of all that stay within {points:g} points of the network as trained, {row['technique']} is the smallest: "
+            f"{row['bytes'] / 1000:.1f} kB of {dense['bytes'] / 1000:.1f}, {100 * row['accuracy']:.1f} %."
+        )
+    found["costs"] = (
+        f"The most accurate is {best['technique']} ({100 * best['accuracy']:.1f} %), the least {worst['technique']} "
+        f"({100 * worst['accuracy']:.1f} %). As trained it is {100 * dense['accuracy']:.1f} %."
+    )
+    verdicts = {
+        verdict: ", ".join(rest[rest["verdict"] == verdict]["technique"]) or "none"
+        for verdict in (sweep_narrower.BEATS, sweep_narrower.BEATEN)
+    }
+    found["verdicts"] = (
+        f"Above narrower networks of as many bytes: {verdicts[sweep_narrower.BEATS]}. Below them: "
+        f"{verdicts[sweep_narrower.BEATEN]}. Of the others that cannot be told (n = {table['n'].max()} seeds)."
+    )
+    return found
+
+
+def claims_of(models: pd.DataFrame) -> dict[str, claims.Measured]:
+    """The survey's two averages beside those over the rows ``models`` of :func:`studylib.experiments.zoo.rows`."""
+    means = zoo.shares(models)[["dynamic %", "static %"]].astype(float).mean()
+    return {"zoo_dynamic": claims.Measured(means["dynamic %"]), "zoo_static": claims.Measured(means["static %"])}
 
 
 def shown(table: pd.DataFrame) -> pd.DataFrame:

@@ -28,6 +28,7 @@ from torchvision.models import quantization
 
 from studylib.disk import files
 from studylib.networks.quiet import quiet_torchao
+from studylib.results import claims
 from studylib.tree.rows import once
 
 MOST = 4 * 2**30  # bytes of memory that a model may take
@@ -39,6 +40,13 @@ FAMILIES = (  # a list as the survey's, which names no model: twelve, no family 
 SMALL = ("squeezenet1_1", "mobilenet_v3_small", f"{PREFIX}shufflenet_v2_x0_5")  # what a chapter runs in a minute
 SAVED = {"dynamic": "bytes_dynamic", "torchao": "bytes_torchao", "static": "bytes_static"}
 WAYS = {"dynamic": (nn.Linear,), "static": (nn.Linear, nn.modules.conv._ConvNd)}  # what becomes int8 by either
+
+
+VGGS = ("vgg11", "vgg11_bn", "vgg13", "vgg13_bn", "vgg16", "vgg16_bn", "vgg19", "vgg19_bn")
+LISTS = {  # of twelve, or all
+    "one of each family": FAMILIES,
+    "AlexNet, every VGG, three light ones": ("alexnet", *VGGS, "resnet18", "mobilenet_v2", "squeezenet1_1"),
+}
 
 
 def quantizable() -> tuple[str, ...]:
@@ -141,7 +149,8 @@ def rows(names: Iterable[str], folder: Path | None, most: int = MOST, say=lambda
         ValueError: torchvision has no model of that name.
     """
     names = list(names)
-    plans = {name: predicted(name) for name in names}  # a misspelt name is told first
+    check_names(names)
+    plans = {name: predicted(name) for name in names}
     found = []
     for i, (name, plan) in enumerate(plans.items(), start=1):
         key = [name, most, torch.__version__, torchvision.__version__]
@@ -184,11 +193,41 @@ def of_all() -> pd.DataFrame:
     return pd.DataFrame({"model": name, **predicted(name)} for name in names)
 
 
+def said_of_twelve(known: pd.DataFrame) -> pd.DataFrame:
+    """Means of :func:`of_all` over lists of twelve models, in percent: a row per list, the survey's last."""
+    share = known.set_index("model")[["dynamic", "static"]]
+    lists = {f"all {len(share)}": list(share.index)} | LISTS
+    lists["the twelve with the largest share of linear layers"] = list(share["dynamic"].nlargest(12).index)
+    lists["the twelve with the smallest"] = list(share["dynamic"].nsmallest(12).index)
+    rows = [{"models": title, **(100 * share.loc[list(names)].mean())} for title, names in lists.items()]
+    published = {way: claims.CLAIMS[f"zoo_{way}"].value for way in ("dynamic", "static")}
+    return pd.DataFrame([*rows, {"models": "the survey's, unnamed", **published}])
+
+
+def told(table: pd.DataFrame, known: pd.DataFrame) -> str:
+    """What the models measured save, and what arithmetic says of the survey's averages, in words."""
+    found, claimed = shares(table), claims.CLAIMS["zoo_dynamic"].value
+    means = [found[f"{way} %"].astype(float).mean() for way in ("dynamic", "static")]
+    apart = max((found[f"{way} %"] - found[f"{way}, by arithmetic %"]).abs().max() for way in ("dynamic", "static"))
+    above = int((100 * known["dynamic"] >= claimed).sum())
+    return (
+        f"The {len(found)} models measured save {means[0]:.1f} % by dynamic and {means[1]:.1f} % by static int8. "
+        f"That is within {apart:.1f} points of arithmetic. Of {len(known)} models {above} save the survey's "
+        f"{claimed:g} % or more by dynamic int8. Its twelve must be mostly of these."
+    )
+
+
+def check_names(names: Iterable[str]) -> None:
+    """Raises ValueError for a model that torchvision has not."""
+    known = [*models.list_models(module=models), *quantizable()]
+    for name in names:
+        if name not in known:
+            raise ValueError(f"model {name!r}: expected a classifier of torchvision: {', '.join(known)}")
+
+
 def _built(name: str, **given) -> nn.Module:
     """A model of random weights in evaluation mode, by its name in torchvision."""
-    known = [*models.list_models(module=models), *quantizable()]
-    if name not in known:
-        raise ValueError(f"model {name!r}: expected a classifier of torchvision: {', '.join(known)}")
+    check_names([name])
     if name.removeprefix(PREFIX) in ("googlenet", "inception_v3"):  # as they come with weights: no second classifiers
         given |= {"aux_logits": False, "init_weights": False}
     return models.get_model(name, weights=None, **given).eval()

@@ -10,6 +10,8 @@ WORKERS ?= 2
 ARGS ?=
 ARCHIVE ?=
 MODEL ?=
+FIGURE ?=
+TABLE ?=
 DATASET ?=
 A ?=
 B ?=
@@ -33,7 +35,7 @@ NBVAL := --nbval-lax --nbval-cell-timeout=300 --nbval-kernel-name=python3
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 export PYTHONUTF8 := 1
 .DEFAULT_GOAL := help
-.PHONY: help study chapters compare pack unpack clean compress figures explorer evaluate zoo nncodec notebooks book test test-long lint bench setup
+.PHONY: help study chapters compare pack unpack clean compress figures explorer evaluate zoo nncodec notebooks book cite test test-long lint bench setup
 ifeq ($(origin ROOT),command line)
 $(error ROOT=$(ROOT): it is called VARIANT now, as in make study VARIANT=two_objectives)
 endif
@@ -89,6 +91,9 @@ notebooks: $(READY) # run each notebook as it stands and keep its outputs in it 
 
 book: $(VENV)/.book # chapters, pages and the package's reference as web pages, to open from disk; runs nothing
 	@$(PY) book/build.py
+
+cite: $(READY) # a picture (FIGURE=front) or table (TABLE=sweep) for a thesis, in build/cite/: LaTeX, BibTeX, PDF, rows
+	@$(PY) book/cite.py --figure "$(FIGURE)" --table "$(TABLE)"
 
 ## Develop
 

@@ -32,6 +32,7 @@ nitpick_ignore_regex = [("py:.*", r"(?!studylib\.).*")]
 
 nb_execution_mode = "off"
 nb_merge_streams = True
+nb_code_prompt_show, nb_code_prompt_hide = "Show the code", "Hide the code"
 myst_enable_extensions = ["dollarmath", "colon_fence", "attrs_block"]
 myst_heading_anchors = 4
 
@@ -45,7 +46,7 @@ autodoc_typehints_format = "short"
 autodoc_preserve_defaults = True
 
 html_theme = "furo"
-html_title = project
+html_title = project.partition(",")[0]  # it fits beside a phone's buttons
 html_static_path = [str(BOOK / "style.css")]
 html_css_files = ["style.css"]
 html_show_copyright = html_copy_source = html_show_sourcelink = False

@@ -1,6 +1,5 @@
 """Writes the sources of the book: chapters, docs and reference as sphinx reads them, pictures and rows beside them."""
 
-import ast
 import base64
 import importlib.util
 import json
@@ -9,7 +8,6 @@ import shutil
 import struct
 import subprocess
 import sys
-import tomllib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -17,14 +15,15 @@ import pandas as pd
 from pybtex.database import parse_file
 
 import studylib
+from book.text import CAPTIONS, HEADING, PICTURE, TABLE, of_results
 from studylib.experiments.published import Figures
+from studylib.plots.captions import CALL, drawn, first_sentence
 from studylib.results import tables
 from studylib.tree.published import Published
 
 ROOT = Path(__file__).resolve().parent.parent
 BOOK = ROOT / "book"
-COPIED = ("README.md", "CITATION.cff", "LICENSE", "figures")  # beside the pages, for their links and pictures
-CALL = re.compile(r"(\w+)\.(?:figure|show_published)\(\s*\"(\w+)\"(?:.*?(draw_\w+))?")
+COPIED = ("README.md", "CHANGES.md", "CITATION.cff", "LICENSE", "figures")  # beside pages, for links and pictures
 BESIDE = re.compile(r"(\w+) = Beside\(\"figures/([\w-]+)\", \"(\w+)\"\)")
 KEPT = re.compile(  # what is no running text: code, formulas, links, headings, comments
     r"^```.*?^```|^:::.*?^:::|``.*?``|`[^`\n]*`|\$\$.*?\$\$|\$[^$\n]*\$|\[[^\]]*\]\([^)]*\)|^#.*?$|<!--.*?-->",
@@ -55,10 +54,6 @@ For an accuracy, take the first row that reaches it.
 Files named without a slash are in `figures/models/`. `make evaluate MODEL=figures/models/<file>.slnc` decodes one and
 measures it. A name with a slash is a node: study, then what was done to its teacher.
 """
-HEADING = re.compile(r"^#+ (?:\d+\. )?(.*)$", flags=re.M)
-CAPTIONS = tomllib.loads((BOOK / "tables.toml").read_text(encoding="utf-8"))
-TABLE = re.compile(r"(?:^\|.*\|$\n?)+", flags=re.M)
-PICTURE = re.compile(r"^!\[([^\]]*)\]\(([^)]+)\)\n\n\*(.+?)\*$", flags=re.M | re.S)
 
 
 class Cited:
@@ -148,21 +143,6 @@ class Shown:
         lines += ["", "## Tables", ""]
         lines += [f"- {{numref}}`{label}`: {caption}" for label, caption, picture in self.all if not picture]
         return "\n".join(lines) + "\n"
-
-
-def first_sentence(text: str) -> str:
-    """What a figure or a table is of, as the text before it says."""
-    return re.split(r"(?<=[.:?])(?<!al\.) (?=[^a-z])", " ".join(text.split()), maxsplit=1)[0].rstrip(":.") + "."
-
-
-def drawn() -> dict[str, str]:
-    """Name of a function of studylib.plots → the first sentence of its docstring."""
-    found = {}
-    for path in sorted((ROOT / "studylib" / "plots").glob("*.py")):
-        for node in ast.parse(path.read_text(encoding="utf-8")).body:
-            if isinstance(node, ast.FunctionDef) and (said := ast.get_docstring(node)):
-                found[node.name] = first_sentence(said.split("\n\n")[0])
-    return found
 
 
 def save_rows(study: str, chapter: str, name: str, target: Path) -> str:
@@ -265,12 +245,6 @@ class Page:
             if (self.target / nodes).exists():
                 lines.append(f"- its nodes: {{download}}`{study}/nodes.csv <../{nodes}>`")
         return "\n".join(lines)
-
-
-def of_results(head: str, before: str) -> str:
-    """The caption of a table of the results, by its first line and the heading above it."""
-    heading = HEADING.findall(before)[-1]
-    return f"{CAPTIONS[head].rstrip('.')}, {heading}." if head in CAPTIONS else f"{heading}."
 
 
 def docs(target: Path, shown: Shown) -> None:

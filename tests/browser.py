@@ -1,49 +1,88 @@
-"""A page in headless Chromium, without a driver: a script is put into a copy of it, and what it finds is read back."""
+"""Pages in headless Chromium, driven by selenium: Debian's browser and its driver, so that nothing is downloaded."""
 
-import functools
-import html
 import json
-import re
+import os
 import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
-SECONDS = 120
-FLAGS = ("--headless", "--disable-gpu", "--disable-background-networking", "--no-first-run", "--no-sandbox")
-FRAME = """<!doctype html><body style="margin:0">
-<iframe src="page.html{fragment}" width="{width}" height="900"></iframe>
-<pre id="found"></pre><script>
-addEventListener("message", event => document.getElementById("found").textContent = JSON.stringify(event.data));
-</script></body>"""
-PROBE = """<script>addEventListener("load", async () => {{
-  const wait = async (so, most = 200) => {{ while (!so() && most--) await new Promise(go => setTimeout(go, 20)); }};
-  try {{ parent.postMessage({{found: await (async () => {{ {script} }})()}}, "*"); }}
-  catch (error) {{ parent.postMessage({{error: String(error)}}, "*"); }}
-}});</script>"""
+FLAGS = (
+    "--headless=new",
+    "--disable-gpu",
+    "--disable-dev-shm-usage",
+    "--disable-background-networking",
+    "--no-first-run",
+)
+ALONE = "--host-resolver-rules=MAP * ~NOTFOUND"  # what a page asks for outside fails, and its console says so
+PHONE, DESK = 390, 1200  # pixels
+SECONDS = 30
 
 
-@functools.cache
-def chromium() -> str:
-    """The browser's path; the test is skipped where there is none."""
-    found = next(filter(None, map(shutil.which, NAMES)), None)
-    return found or pytest.skip("no Chromium here: Debian's package is chromium")
+def start():
+    """A browser, as selenium's driver of it; the test is skipped where a part is missing."""
+    webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed: make book does that")
+    chromium, driver = next(filter(None, map(shutil.which, NAMES)), None), shutil.which("chromedriver")
+    if not chromium or not driver:
+        pytest.skip("no Chromium with its driver here: Debian's packages are chromium and chromium-driver")
+    options = webdriver.ChromeOptions()
+    options.binary_location = chromium
+    for flag in (*FLAGS, ALONE, *(["--no-sandbox"] if os.getuid() == 0 else [])):
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    found = webdriver.Chrome(options, webdriver.ChromeService(driver, env=os.environ | {"SE_OFFLINE": "true"}))
+    found.set_page_load_timeout(SECONDS)
+    found.set_script_timeout(SECONDS)
+    return found
 
 
-def ask(page: str, folder: Path, script: str, width: int = 1000, fragment: str = "") -> tuple[object, list[str]]:
-    """What ``script``, a body of an async function, returns in ``page`` at a width in pixels, and the console's lines.
+def open_page(driver, page: Path, width: int = DESK, fragment: str = "") -> None:
+    """Opens a page's file at a width in pixels; on a phone's width as a phone does. What was open before is left."""
+    screen = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width == PHONE}
+    driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", screen)
+    calm = {
+        "features": [{"name": "prefers-reduced-motion", "value": "reduce"}]
+    }  # what moves is not where it is pressed
+    driver.execute_cdp_cmd("Emulation.setEmulatedMedia", calm)
+    driver.get("about:blank")
+    console(driver)
+    driver.get(page.as_uri() + fragment)
 
-    The script may call ``wait(condition)``. Files are written into ``folder``. AssertionError, if the script fails.
+
+def wait(driver, condition, seconds: float = SECONDS):
+    """What ``condition`` of the driver gives as soon as it is true."""
+    from selenium.webdriver.support.wait import WebDriverWait
+
+    return WebDriverWait(driver, seconds, poll_frequency=0.05).until(condition)
+
+
+def console(driver) -> list[str]:
+    """What the console has said since it was last read."""
+    return [json.dumps(line["message"], ensure_ascii=False) for line in driver.get_log("browser")]
+
+
+def pictures(driver) -> list[int]:
+    """Widths of all pictures of the page in pixels of their own: 0 is one that was not loaded."""
+    return driver.execute_script("return [...document.images].map(each => each.complete ? each.naturalWidth : 0)")
+
+
+def too_wide(driver, width: int) -> list[str]:
+    """What makes the page scroll sideways: elements that end beyond ``width``, unless a part of it alone scrolls.
+
+    A part is what does not hold the page's heading. A drawer, which is fixed outside the screen, does not count.
     """
-    before, end, after = page.rpartition("</body>")
-    (folder / "page.html").write_text(before + PROBE.format(script=script) + end + after, encoding="utf-8")
-    (folder / "frame.html").write_text(FRAME.format(width=width, fragment=fragment), encoding="utf-8")
-    command = [chromium(), *FLAGS, f"--user-data-dir={folder / 'profile'}", "--enable-logging=stderr", "--dump-dom"]
-    command += ["--virtual-time-budget=20000", (folder / "frame.html").as_uri()]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS)
-    (said,) = re.findall(r'<pre id="found">(.*?)</pre>', done.stdout, flags=re.S) or [""]
-    answer = json.loads(html.unescape(said) or '{"error": "the page has not answered"}')
-    assert "error" not in answer, answer["error"]
-    return answer.get("found"), [line for line in done.stderr.splitlines() if "CONSOLE" in line]
+    return driver.execute_script(WIDE, width)
+
+
+WIDE = """
+const [width] = arguments, scrolls = /auto|scroll|hidden|clip/, heading = document.querySelector("h1");
+const apart = each => { for (; each && each !== document.body; each = each.parentElement) {
+  const style = getComputedStyle(each);
+  if (style.position === "fixed" || (scrolls.test(style.overflowX) && !each.contains(heading))) return true;
+}};
+const beyond = each => { const {right, width: wide} = each.getBoundingClientRect(); return wide && right > width + 1; };
+const over = [...document.body.querySelectorAll("*")].filter(
+  each => beyond(each) && !apart(each.parentElement) && getComputedStyle(each).position !== "fixed");
+return over.map(each => each.outerHTML.slice(0, 120));
+"""

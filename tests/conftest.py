@@ -1,13 +1,19 @@
 """What the unit tests share: the digits, and a few tiny models trained once a session."""
 
 import dataclasses
+import importlib.util
+import resource
+import subprocess
+import sys
 
+import browser
 import matplotlib
 import matplotlib.pyplot as plt
 import pandas as pd
 import pytest
 import torch
 from hypothesis import settings
+from projects import ROOT, environment
 
 from studylib.data import datasets
 from studylib.disk import files, provenance
@@ -157,3 +163,26 @@ def rows_of_nodes():
 def summary(rows_of_nodes) -> pd.DataFrame:
     """Of :func:`rows_of_nodes`, of all sixteen."""
     return table.summary(rows_of_nodes(nodes(["distill", "prune", "svd", "int8"])))
+
+
+@pytest.fixture(scope="session")
+def chromium():
+    """A headless browser, as selenium's driver of it; tests are skipped where there is none."""
+    driver = browser.start()
+    yield driver
+    driver.quit()
+
+
+@pytest.fixture(scope="session")
+def book(tmp_path_factory):
+    """The folder of the book's pages, newly built, and how many seconds of a processor it took."""
+    if not importlib.util.find_spec("sphinx"):
+        pytest.skip("the extra book is not installed: make book installs it into .venv")
+    folder = tmp_path_factory.mktemp("book")
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    command = [sys.executable, ROOT / "book" / "build.py", folder]
+    done = subprocess.run(command, cwd=folder, env=environment(ROOT), text=True, capture_output=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert done.stdout.startswith(f"{folder / 'html' / 'index.html'}: the book, in ")
+    return folder / "html", after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime

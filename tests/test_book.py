@@ -5,14 +5,11 @@ import html
 import importlib.util
 import json
 import re
-import resource
-import subprocess
-import sys
 from pathlib import Path
 
 import plain
 import pytest
-from projects import ROOT, environment
+from projects import ROOT
 
 from book import check
 from studylib.tree.published import Published
@@ -149,28 +146,15 @@ def test_sources_and_chapters_become_links_in_running_text_alone():
 
 @with_extra
 def test_every_table_of_a_chapter_has_a_caption_and_every_caption_a_table():
-    from book.stage import CAPTIONS, TABLE
+    from book.text import CAPTIONS, PAGES, TABLE
 
     tables = [table for path in NOTEBOOKS for text in outputs(path, "text/markdown") for table in TABLE.findall(text)]
-    results = TABLE.findall((ROOT / "docs" / "results.md").read_text(encoding="utf-8"))
+    results = [table for page in PAGES for table in TABLE.findall((ROOT / page).read_text(encoding="utf-8"))]
     heads, of_results = ({table.partition("\n")[0] for table in found} for found in (tables, results))
     assert heads <= set(CAPTIONS) <= heads | of_results
 
 
 # --- the book -------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def book(tmp_path_factory):
-    """The folder of the book's pages, newly built, and how many seconds of a processor it took."""
-    folder = tmp_path_factory.mktemp("book")
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    command = [sys.executable, ROOT / "book" / "build.py", folder]
-    done = subprocess.run(command, cwd=folder, env=environment(ROOT), text=True, capture_output=True)
-    assert done.returncode == 0, done.stdout + done.stderr
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    assert done.stdout.startswith(f"{folder / 'html' / 'index.html'}: the book, in ")
-    return folder / "html", after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
 def page(book, notebook: Path) -> str:

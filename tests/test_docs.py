@@ -54,8 +54,17 @@ def runs() -> dict[str, tuple[str, str]]:
     return {parameters.run_name(*pair): pair for pair in pairs}
 
 
-def test_there_are_the_seven_pages_beside_the_readme():
-    assert [page.stem for page in PAGES[1:]] == ["extend", "files", "glossary", "rerun", "results", "sources", "why"]
+def test_there_are_the_eight_pages_beside_the_readme():
+    assert [page.stem for page in PAGES[1:]] == [
+        "extend",
+        "files",
+        "glossary",
+        "rerun",
+        "results",
+        "sources",
+        "techniques",
+        "why",
+    ]
     linked = re.findall(r"\]\(docs/(\w+)\.md", text_of(README))
     assert set(linked) == {page.stem for page in PAGES[1:]}
 
@@ -79,7 +88,7 @@ def test_commands_are_targets_of_the_makefile_with_its_variables(page):
     makefile, found = text_of(ROOT / "Makefile"), commands(page)
     known = set(re.findall(r"^([A-Z]+) \?=", makefile, flags=re.M))
     targets = set(re.findall(r"^([a-z][a-z-]*):", makefile, flags=re.M))
-    assert found or page.name in ("sources.md", "glossary.md", "extend.md")
+    assert found or page.name in ("sources.md", "glossary.md", "extend.md", "techniques.md")
     for command in found:
         target, *given = shlex.split(command)[1:]
         assert target in targets, command
@@ -171,7 +180,12 @@ def test_the_code_of_a_page_runs_from_top_to_bottom(page, tmp_path):
 
 
 def test_python_stands_only_where_it_is_run():
-    assert {page.name for page in PAGES if code_of(page, "python")} == {"extend.md", "files.md", "why.md"}
+    assert {page.name for page in PAGES if code_of(page, "python")} == {
+        "extend.md",
+        "files.md",
+        "techniques.md",
+        "why.md",
+    }
     tests = (ROOT / "tests" / "test_declared.py").read_text(encoding="utf-8")
     assert EMBEDDED.lstrip("# ") in tests and "extend.md" in tests
 

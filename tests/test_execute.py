@@ -97,6 +97,7 @@ def test_a_sockets_path_always_fits(length):
         ([], False, False),
         (["-n"], True, False),
         (["-np"], True, False),
+        (["-pn"], True, False),
         (["--dry-run"], True, False),
         (["--dryrun", "--until", "teacher"], True, False),
         (["--profile", "engine/slurm"], False, True),

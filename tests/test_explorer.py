@@ -1,7 +1,6 @@
 """The explorer: its rows are those that are published, its front is Pareto's, and it works in a browser."""
 
 import copy
-import json
 import re
 import shlex
 
@@ -21,6 +20,7 @@ MODELS = ROOT / "figures" / "models"
 CHOSEN = [{"data": "cifar10"}, {"data": "digits"}, {"data": "cifar10", "bits": "32"}]
 CHOSEN += [{"data": "cifar10", "distilled": "false", "least": 85}, {"data": "mnist_5k", "pruned": "true"}]
 MOST_BYTES = 2_000_000
+OFFERED = "return [...document.querySelectorAll(`[name=${arguments[0]}] option:enabled`)].map(each => each.value)"
 long = pytest.mark.long  # what needs the extra that make explorer installs
 
 
@@ -205,52 +205,93 @@ def test_the_command_writes_the_page_and_says_its_size(rows, page, tmp_path, mon
     assert capsys.readouterr().out == f"{file}: {len(rows)} networks and files, {len(page.encode()) / 1e6:.1f} MB\n"
 
 
-SHOWN = """
-const lines = () => [...document.querySelectorAll("#table tbody tr")].filter(line => !line.hidden);
-const names = them => them.map(line => line.querySelector("th .soft").textContent);
-const count = document.getElementById("count"), first = count.textContent;
-const set = async given => {
-  const form = document.getElementById("filters"), before = count.textContent;
-  for (const [name, value] of Object.entries(given)) form.elements[name].value = value;
-  form.dispatchEvent(new Event("input"));
-  await wait(() => count.textContent !== before);
-};
-await wait(() => count.textContent.includes("front"));
-"""
+def count(driver):
+    return driver.find_element("id", "count").text
+
+
+def lines(driver):
+    """The rows that can be seen in the table: their names, and whether each is on the front."""
+    return driver.execute_script(
+        """const seen = [...document.querySelectorAll("#table tbody tr")].filter(line => line.offsetParent);
+        return seen.map(line => [line.querySelector("th .soft").textContent, line.matches(".front")]);"""
+    )
+
+
+def choose(driver, **wanted):
+    """Sets filters as a reader does: keys that go down a list, or are typed, and presses."""
+    from selenium.webdriver.common.keys import Keys
+
+    for name, value in wanted.items():
+        control = driver.find_element("name", name)
+        if control.tag_name == "select":
+            offered = driver.execute_script(OFFERED, name)
+            control.send_keys(Keys.HOME + Keys.ARROW_DOWN * offered.index(value))
+        else:
+            control.click() if value is True else control.send_keys(str(value))
+
+
+def names_of(nodes):
+    return {f"{node} of {study}" for study, node in nodes}
+
+
+@pytest.fixture
+def opened(page, chromium, tmp_path):
+    """Opens the page in a browser, drawn; its console is empty when the test ends."""
+    file = tmp_path / "explorer.html"
+    file.write_text(page, encoding="utf-8")
+
+    def opening(width=browser.DESK, fragment=""):
+        browser.open_page(chromium, file, width, fragment)
+        browser.wait(chromium, lambda driver: "on the front" in count(driver))
+        return chromium
+
+    yield opening
+    assert browser.console(chromium) == []
 
 
 @long
 @pytest.mark.parametrize("wanted", CHOSEN, ids=str)
-def test_filters_change_what_the_browser_shows_and_its_console_is_empty(page, rows, tmp_path, wanted):
-    script = f"""{SHOWN} await set({json.dumps(wanted)});
-    const front = lines().filter(line => line.matches(".front"));
-    return {{all: names(lines()), front: names(front), count: count.textContent}};"""
-    found, console = browser.ask(page, tmp_path, script)
-    left = chosen_of(rows, **wanted)
-    assert console == []
-    assert sorted(found["all"]) == sorted(f"{node} of {study}" for study, node in left[["study", "node"]].values)
-    assert set(found["front"]) == {f"{node} of {study}" for study, node in front_of(left)}
-    assert found["count"].startswith(f"{len(left)} of {len(rows)} networks, {len(front_of(left))} on the front")
+def test_filters_change_what_the_browser_shows(opened, rows, wanted):
+    driver, left = opened(), chosen_of(rows, **wanted)
+    front = front_of(left)
+    choose(driver, **wanted)
+    said = f"{len(left)} of {len(rows)} networks, {len(front)} on the front"
+    browser.wait(driver, lambda _: count(driver).startswith(said))
+    assert sorted(name for name, _ in lines(driver)) == sorted(names_of(left[["study", "node"]].values))
+    choose(driver, front=True)
+    browser.wait(driver, lambda _: len(lines(driver)) == len(front))
+    assert {name for name, on_front in lines(driver) if on_front} == names_of(front)
 
 
 @long
-def test_only_what_the_chosen_data_have_is_offered(page, rows, tmp_path):
-    script = f"""{SHOWN} await set({{study: "cifar10"}}); await set({{data: "mnist_5k"}});
-    const options = name => [...document.querySelector(`[name=${{name}}]`).options];
-    const offered = name => options(name).filter(option => !option.disabled).map(option => option.value);
-    return [offered("study"), offered("bits"), count.textContent];"""
-    found, console = browser.ask(page, tmp_path, script)
-    assert found[:2] == [["", "mnist"], ["", "32", "8"]] and console == []
-    assert found[2].startswith(f"{(rows['data'] == 'mnist_5k').sum()} of {len(rows)} networks")
+def test_a_press_shows_all_again(opened):
+    driver = opened()
+    first = count(driver), lines(driver)
+    choose(driver, least=100.5)
+    browser.wait(driver, lambda _: count(driver).startswith("0 of ") and not lines(driver))
+    assert driver.find_elements("css selector", ".mark-symbol.role-mark path[aria-label]") == []
+    driver.find_element("css selector", "button[type=reset]").click()
+    browser.wait(driver, lambda _: (count(driver), lines(driver)) == first)
 
 
 @long
-def test_a_link_opens_the_page_with_its_filters_set(page, rows, tmp_path):
-    script = f"{SHOWN} return [names(lines()), document.querySelectorAll('.mark-symbol.role-mark path').length];"
-    found, console = browser.ask(page, tmp_path, script, fragment="#data=digits&study=digits&front=true")
-    expected = front_of(chosen_of(rows, data="digits", study="digits"))
-    assert set(found[0]) == {f"{node} of {study}" for study, node in expected} and console == []
-    assert found[1] == len(found[0])  # no stars, which are of other data
+def test_only_what_the_chosen_data_have_is_offered(opened, rows):
+    driver = opened()
+    choose(driver, study="cifar10")
+    choose(driver, data="mnist_5k")
+    assert driver.execute_script(OFFERED, "study") == ["", "mnist"]
+    assert driver.execute_script(OFFERED, "bits") == ["", "32", "8"]
+    said = f"{(rows['data'] == 'mnist_5k').sum()} of {len(rows)} networks"
+    browser.wait(driver, lambda _: count(driver).startswith(said))
+
+
+@long
+def test_a_link_opens_the_page_with_its_filters_set(opened, rows):
+    driver = opened(fragment="#data=digits&study=digits&front=true")
+    expected = names_of(front_of(chosen_of(rows, data="digits", study="digits")))
+    assert {name for name, _ in lines(driver)} == expected
+    drawn = driver.find_elements("css selector", ".mark-symbol.role-mark path")
+    assert len(drawn) == len(expected)  # no stars, which are of other data
 
 
 @long
@@ -260,43 +301,34 @@ def test_a_page_of_other_data_has_no_marks(rows, page):
 
 
 @long
-def test_filters_that_leave_nothing_say_so_and_nothing_complains(page, rows, tmp_path):
-    found, console = browser.ask(
-        page, tmp_path, f"{SHOWN} await set({{least: 100.5}}); return [count.textContent, lines().length];"
+def test_pointing_at_a_network_names_its_numbers_and_pressing_it_finds_its_row(opened, rows):
+    from selenium.webdriver import ActionChains
+
+    driver = opened()
+    point = driver.execute_script(
+        """document.getElementById("chart").scrollIntoView({block: "center"});
+        const on_top = each => { const box = each.getBoundingClientRect();
+          return document.elementFromPoint(box.x + box.width / 2, box.y + box.height / 2) === each };
+        return [...document.querySelectorAll(".mark-symbol.role-mark path")].find(on_top);"""
     )
-    assert found == [f"0 of {len(rows)} networks, 0 on the front", 0] and console == []
-
-
-@long
-def test_pointing_at_a_network_names_its_numbers_and_pressing_it_finds_its_row(page, rows, tmp_path):
-    script = f"""{SHOWN}
-    const point = document.querySelector(".mark-symbol.role-mark path"), box = point.getBoundingClientRect();
-    const at = {{bubbles: true, clientX: box.x + box.width / 2, clientY: box.y + box.height / 2}};
-    for (const kind of ["pointerover", "pointermove"]) point.dispatchEvent(new PointerEvent(kind, at));
-    await wait(() => document.querySelector("#vg-tooltip-element.visible"));
-    const told = [...document.querySelectorAll("#vg-tooltip-element tr")];
-    const said = told.map(line => [...line.cells].map(cell => cell.textContent));
-    point.dispatchEvent(new MouseEvent("click", at));
-    await wait(() => document.querySelector("tr.chosen"));
-    return {{said, row: names([document.querySelector("tr.chosen")])[0]}};"""
-    found, console = browser.ask(page, tmp_path, script)
-    said = dict(found["said"])
-    assert list(said) == list(plots.HOVER.values()) and found["row"] == f"{said['node']} of {said['study']}"
+    ActionChains(driver).move_to_element(point).perform()
+    tip = browser.wait(driver, lambda _: driver.find_elements("css selector", "#vg-tooltip-element.visible"))[0]
+    told = [line.find_elements("tag name", "td") for line in tip.find_elements("tag name", "tr")]
+    said = {name.text.rstrip(":"): value.text for name, value in told}
+    ActionChains(driver).click(point).perform()
+    (chosen,) = browser.wait(driver, lambda _: driver.find_elements("css selector", "tr.chosen"))
+    assert list(said) == list(plots.HOVER.values())
+    assert chosen.find_element("css selector", "th .soft").text == f"{said['node']} of {said['study']}"
     (row,) = rows[(rows["node"] == said["node"]) & (rows["study"] == said["study"])].to_dict("records")
-    assert (said["seeds"], said["evaluate it"]) == (row["seeds"], row["command"]) and console == []
-    assert (said["file"], said["nonzeros × width"]) == (
-        f"{row['bytes']:,.0f} bytes",
-        f"{row['bytes_nonzero']:,.0f} bytes",
-    )
+    assert (said["seeds"], said["evaluate it"]) == (row["seeds"], row["command"])
+    assert said["file"] == f"{row['bytes']:,.0f} bytes"
+    assert said["nonzeros × width"] == f"{row['bytes_nonzero']:,.0f} bytes"
+    assert chosen.find_element("tag name", "code").text == row["command"]  # unfolded
 
 
 @long
-@pytest.mark.parametrize("width", [390, 1000])
-def test_nothing_scrolls_sideways(page, tmp_path, width):
-    script = f"""{SHOWN} document.querySelectorAll("details").forEach(each => each.open = true);
-    const over = each => each.getBoundingClientRect().right > innerWidth + 1;
-    const wide = [...document.querySelectorAll("main *:not(svg *, thead *)")].filter(over);
-    const said = wide.map(each => each.outerHTML.slice(0, 99));
-    return {{page: document.documentElement.scrollWidth, inner: innerWidth, wide: said}};"""
-    found, _ = browser.ask(page, tmp_path, script, width)
-    assert found["page"] <= found["inner"] <= width and found["inner"] > width - 30 and found["wide"] == []
+@pytest.mark.parametrize("width", [browser.PHONE, browser.DESK])
+def test_nothing_scrolls_sideways(opened, width):
+    driver = opened(width)
+    driver.execute_script("document.querySelectorAll('details').forEach(each => each.open = true)")
+    assert browser.too_wide(driver, width) == [] and driver.execute_script("return innerWidth") == width

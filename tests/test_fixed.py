@@ -147,6 +147,7 @@ def test_a_sum_that_may_not_fit_is_refused_with_the_name_of_its_layer(digits):
         ({"fractions": {"fc1": [1, 2]}}, r"fractions=\[1, 2\] of fc1: expected three whole numbers"),
         ({"fractions": {"fc1": [1, 2, 900]}}, r"fractions=\[1, 2, 900\] of fc1"),
         ({"fractions": {"fc1": [1, 2, 4]}}, "expected the third to be at most"),
+        ({"fractions": {"features": [1, 2, 3]}}, "features is Sequential: expected a convolution or linear layer"),
         ({"bits": 1}, "bits=1 of .*: expected a whole number from 2 to 8"),
     ],
 )

@@ -89,9 +89,9 @@ def test_a_layer_is_chosen_where_its_factors_have_fewer_parameters(name, kind, c
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("share", [0.95, 0.8, 0.7])
+@pytest.mark.parametrize("share", [0.95, 0.85])
 def test_a_budget_is_kept_and_used_as_far_as_one_energy_for_all_goes(kind, share):
-    model = network("resnet" if kind != "matrix" else "convnet")
+    model = network()
     found, budget = ranks.candidates(model, kind), int(share * bytes_of(model))
     chosen = ranks.choose(model, found, budget=budget)
     assert chosen and bytes_of(factorized(model, kind, chosen)) <= budget
@@ -119,9 +119,9 @@ def test_what_fits_already_is_left_as_it_is_and_what_cannot_is_refused(kind):
 def test_a_given_rank_is_that_of_every_layer_that_has_it():
     model = network()
     chosen = ranks.choose(model, ranks.candidates(model, "tucker"), rank=3)
-    assert chosen == {"features.2.conv": [3, 3], "features.4.conv": [3, 3]}  # the first reads one channel
+    assert chosen == {"features.0.conv": [1, 3], "features.2.conv": [3, 3], "features.4.conv": [3, 3]}
     chosen = ranks.choose(model, ranks.candidates(model, "matrix"), rank=5)
-    assert chosen == {f"features.{i}.conv": [5] for i in (2, 4)} | {"fc1": [5], "fc2": [5], "fc3": [5]}
+    assert chosen == {f"features.{i}.conv": [5] for i in (2, 4)} | {f"fc{i}": [5] for i in (1, 2, 3)}
 
 
 BAD = [

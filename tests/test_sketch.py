@@ -133,6 +133,7 @@ def test_products_of_count_sketches_are_within_their_bound_in_the_stated_share_o
 
 # --- layers -------------------------------------------------------------------------------------------------------
 
+torch.manual_seed(0)
 CONVOLUTIONS = [
     nn.Conv2d(6, 8, 3, stride=2, padding=1),
     nn.Conv2d(4, 10, (3, 5), padding="same", padding_mode="reflect", bias=False),

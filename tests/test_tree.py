@@ -9,7 +9,7 @@ import pytest
 from projects import copy_project, edit, environment, read_only, study, tree_of
 from ruamel.yaml import YAML
 
-from engine.run import study as command
+from studylib.experiments import run_report
 from studylib.tree import names, table
 
 
@@ -170,17 +170,16 @@ def test_a_chapter_that_the_stages_leave_out_is_refused_in_a_sentence(project, w
     assert len(refused.stdout.splitlines()) == 1
 
 
-def test_nothing_was_trained_only_where_no_chapter_was_run_either(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(command, "ROOT", tmp_path)
+def test_nothing_was_trained_only_where_no_chapter_was_run_either(tmp_path, capsys):
     chapter = tmp_path / "runs" / "mine" / "chapters" / "03" / "chapter.json"
     chapter.parent.mkdir(parents=True)
     chapter.write_text("{}")
     row = dict.fromkeys(table.COLUMNS, 1.0) | {"node": "teacher", "seed": 0}
     pd.DataFrame([row]).to_csv(tmp_path / "runs" / "mine" / "sweep.csv", index=False)
     made = chapter.stat().st_mtime
-    command.report(tmp_path / "runs" / "mine", made - 1)
+    run_report.report(tmp_path / "runs" / "mine", made - 1)
     assert "\n0 of 1 nodes run now\n" in capsys.readouterr().out
-    command.report(tmp_path / "runs" / "mine", made + 1)
+    run_report.report(tmp_path / "runs" / "mine", made + 1)
     assert "\n0 of 1 nodes run now: everything was up to date, nothing trained\n" in capsys.readouterr().out
 
 

@@ -1,9 +1,11 @@
 """The zoo: what arithmetic says of torchvision's classifiers, what is measured, one process a model, kept rows."""
 
 import json
+import re
 import subprocess
 import sys
 
+import pandas as pd
 import pytest
 import torch
 from projects import ROOT
@@ -63,20 +65,36 @@ def test_rows_are_kept_and_what_takes_too_much_memory_is_left_out_and_said(tmp_p
     assert zoo.rows(["squeezenet1_1"], tmp_path, most=10**6)["left_out"].tolist() == ["kept"]
 
 
-def rows_of(**saved):
-    """Two models, one of each list, that save so many percent of a million bytes by each way."""
-    table = zoo.pd.DataFrame({"model": ["alexnet", zoo.quantizable()[0]], "parameters": 250_000, "bytes": 10**6})
+def rows_of(models, **saved):
+    """Models that save so many percent of a million bytes by each way."""
+    table = pd.DataFrame({"model": models, "parameters": 250_000, "bytes": 10**6, "left_out": ""})
     for way, percent in saved.items():
         table[zoo.SAVED[way]] = [10**6 * (1 - each / 100) for each in percent]
     return table.assign(predicted_dynamic=0.5, predicted_static=0.75)
 
 
-def test_averages_are_of_each_list_by_itself():
-    found = zoo.averages(rows_of(dynamic=[60, 10], torchao=[50, 20], static=[70, 74]))
-    assert found["families"] == pytest.approx({"dynamic": 60, "torchao": 50, "static": 70})
-    assert found["quantizable"] == pytest.approx({"dynamic": 10, "torchao": 20, "static": 74})
-    shown = zoo.shares(rows_of(dynamic=[60, 10], torchao=[50, 20], static=[70, 74]))
-    assert shown["dynamic, by arithmetic %"].tolist() == [50, 50] and shown["MB"].tolist() == [1, 1]
+def test_means_are_of_each_list_by_itself_and_what_was_left_out_is_said(capsys, monkeypatch):
+    known = pd.DataFrame({"model": sorted({*zoo.FAMILIES, *zoo.LISTS[zoo.HEAVY]}), "dynamic": 0.5, "static": 0.74})
+    known.loc[known["model"] == "alexnet", "dynamic"] = 0.72
+    monkeypatch.setattr(zoo, "of_all", lambda: known)
+    found = rows_of(["alexnet", zoo.quantizable()[0]], dynamic=[60.06, 10], torchao=[50, 20.02], static=[70, 74.04])
+    gone = {
+        "model": "vgg16",
+        "parameters": 1,
+        "predicted_dynamic": 0.7,
+        "predicted_static": 0.7,
+        "left_out": "too large",
+    }
+    zoo.report(pd.concat([found, pd.DataFrame([gone])], ignore_index=True))
+    said = capsys.readouterr().out
+    assert "mean saved by 1 of 12 models of twelve families: dynamic 60.1 %, torchao 50.0 %, static 70.0 %" in said
+    assert (
+        "mean saved by 1 of 12 models that torchvision quantizes: dynamic 10.0 %, torchao 20.0 %, static 74.0 %" in said
+    )
+    assert "left out: vgg16, too large" in said
+    assert f"Of {len(known)} models 1 save the survey's 56 % or more by dynamic int8." in said
+    assert re.search(r"the survey's, unnamed +56.0 +74.0", said)
+    assert "The 2 models measured save 35.0 % by dynamic and 72.0 % by static int8. That is within 40.0 points" in said
 
 
 def test_the_lists_are_twelve_each_and_of_torchvision():

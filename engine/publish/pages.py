@@ -42,6 +42,7 @@ def first_screen(template: str, there: Figures) -> str:
     measured = [each for chapter in chapters.declared() for each in there.measured(FIRST, chapter).items()]
     worst = {key: across_studies.lowest(key, found) for key, found in measured}
     numbers = pd.DataFrame({"percent": percent, "kb": kb, "saved": saved, "gain": gain}).to_dict()
+    numbers["standard"] = across_studies.standard(there)
     try:
         return filled(template, **numbers, worst=worst, held=100 * HELD, least=next(iter(enough), None))
     except jinja2.UndefinedError as error:

@@ -28,7 +28,6 @@ CHOICES = ("profile", "seeds", "stages", "variant")  # of what is run, handed on
 HOW = ["--rerun-incomplete", "--keep-going", "--quiet", "host", "reason"]
 HOW += ["--rerun-triggers", "mtime", "params", "input"]  # code is hashed into params, docstrings and outputs left out
 HOW += ["--nolock", "--scheduler", "greedy"]  # our own lock survives no crash; another scheduler starts a solver
-MADE = ("sweep.csv", "chapters/*/notebook.ipynb", "seed*/*/notebook.ipynb", "sweep.ipynb")  # what is named in the end
 
 
 def main() -> None:
@@ -67,20 +66,25 @@ def main() -> None:
             command = ["setpriv", "--pdeathsig", "KILL", *command]
         try:
             code = subprocess.call(command, cwd=ROOT, env=environment, pass_fds=handles, stderr=subprocess.STDOUT)
+            from engine.tools import compare  # these are seconds of import
+            from studylib.experiments import run_page, run_report
+
+            notebooks = [chapters.declared()[key].notebook for key in sections["study"]["chapters"]]
+            page = run_page.attempt(run, sections["study"], notebooks, parameters.command(name), not code)
         except KeyboardInterrupt:
             sys.exit(f"Interrupted; {again}.")
     if code:
-        sys.exit(f"The study is not complete: what was paused or has failed is named above; {again}.")
+        sys.exit(f"The study is not complete: what was paused or has failed is named above; {again}.\n{page}")
     if chosen is not None:
-        print(*(f"runs/{name}/chapters/{chapters.declared()[key].name}/notebook.ipynb" for key in chosen), sep="\n")
+        made = [f"runs/{name}/chapters/{chapters.declared()[key].name}/notebook.ipynb" for key in chosen]
+        print(*made, page, sep="\n")
         return
-    report(run, started)
-    from engine.tools import compare  # two seconds of import
-
+    run_report.report(run, started)
     if beside := compare.with_published(name):
         print(f"\nbeside what is published:\n\n{beside}")
     if args.variant and (ROOT / "runs" / args.profile / "sweep.csv").exists():
         print(f"\nbeside the profile without its variant:\n\n{compare.side_by_side(args.profile, name)}")
+    print(f"\n{page}")
 
 
 def _command(args: argparse.Namespace, data: str, seeds: list[int], chosen: list[str] | None) -> list[str]:
@@ -146,30 +150,6 @@ def asked_of_snakemake(arguments: list[str]) -> argparse.Namespace:
             f"--config {' '.join(asked.config)}: the study sets it; PROFILE, SEEDS, STAGES, VARIANT say what is run"
         )
     return asked
-
-
-def report(run: Path, started: float) -> None:
-    """Prints the table of ``run`` and where the rest of it is."""
-    total = print_table(run / "sweep.csv")
-    trained = sum(path.stat().st_mtime > started for path in run.glob("seed*/*/metrics.json"))
-    ran = trained or any(path.stat().st_mtime > started for path in run.glob("chapters/*/chapter.json"))
-    print(f"\n{trained} of {total} nodes run now" + ("" if ran else ": everything was up to date, nothing trained"))
-    print(*(f"runs/{run.name}/{made}" for made in MADE if next(run.glob(made), None)), sep="\n")
-
-
-def print_table(path: Path) -> int:
-    """Prints the table of a run and returns its number of rows; says where it is not whole."""
-    from studylib.disk.files import CheckpointError  # two seconds of import
-    from studylib.results.tables import text_table
-    from studylib.tree.table import COLUMNS, read_table, summary
-
-    try:
-        table = read_table(path, *COLUMNS)
-        print("\n" + text_table(summary(table)), flush=True)
-        return len(table)
-    except (CheckpointError, OSError) as error:  # Snakemake was asked for a part: --until, say
-        print(f"\n{error}\nnot made by this command", flush=True)
-        return 0
 
 
 def _environment() -> dict[str, str]:

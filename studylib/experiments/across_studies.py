@@ -8,6 +8,8 @@ import pandas as pd
 
 from studylib.experiments.frontier_marks import PRUNED_GOAL, STUDENT, STUDENT_GOAL, TEACHER_GOAL, against_marks
 from studylib.experiments.frontier_published import DENSENET, RESTORED, another_network, teacher_kind
+from studylib.experiments.moo_training import STAGES
+from studylib.experiments.moo_ways import METHOD, RIVALS
 from studylib.experiments.published import Figures
 from studylib.results import claims, verdicts
 from studylib.tree import names, table
@@ -93,6 +95,18 @@ def lowest(key: str, measured: list[claims.Measured]) -> str:
     least, claim = min(measured, key=lambda each: each.value), claims.CLAIMS[key]
     rival = f"against the {least.against}: " if least.against else ""
     return f"{rival}{verdicts.text(least, claim.unit)}, {verdicts.verdict(claim, least, claims.PAPER_DATA)}"
+
+
+def standard(there: Figures) -> str:
+    """Of each network that chapter 6 names, the verdicts on the method one-shot over both weighted sums, in words."""
+    said = []
+    for study in there.studies:
+        found = there.rows(study, "moo", "hypervolume")
+        network = there.chapter(study, "moo").get("settings", {}).get("network", {})
+        if len(found) and network.get("name"):
+            rows = found[(found["stage"] == STAGES[0]) & (found["way"] == METHOD)].set_index("rival")["verdict"]
+            said.append(f"{network['name']} {', '.join(rows[rival] for rival in RIVALS)}")
+    return "; ".join(said)
 
 
 def marks(there: Figures) -> pd.DataFrame:

@@ -1,4 +1,4 @@
-"""Chapter 9: bytes of torchvision's classifiers under dynamic and static int8, which no weight's value changes.
+"""Chapter 5's survey claims on torchvision's classifiers: bytes under dynamic and static int8, whatever the weights.
 
 python -m studylib.experiments.zoo --out runs/zoo [MODEL …]
 
@@ -42,10 +42,11 @@ SAVED = {"dynamic": "bytes_dynamic", "torchao": "bytes_torchao", "static": "byte
 WAYS = {"dynamic": (nn.Linear,), "static": (nn.Linear, nn.modules.conv._ConvNd)}  # what becomes int8 by either
 
 
+HEAVY = "AlexNet, every VGG, three light ones"
 VGGS = ("vgg11", "vgg11_bn", "vgg13", "vgg13_bn", "vgg16", "vgg16_bn", "vgg19", "vgg19_bn")
 LISTS = {  # of twelve, or all
     "one of each family": FAMILIES,
-    "AlexNet, every VGG, three light ones": ("alexnet", *VGGS, "resnet18", "mobilenet_v2", "squeezenet1_1"),
+    HEAVY: ("alexnet", *VGGS, "resnet18", "mobilenet_v2", "squeezenet1_1"),
 }
 
 
@@ -84,7 +85,7 @@ def predicted(name: str) -> dict:
 
 
 def measured(name: str) -> dict:
-    """Bytes of a model of random weights as it is, under dynamic int8 by torch and torchao, and under static int8.
+    """Bytes of a model of random weights: as it is, in dynamic int8 by torch and torchao, in static int8.
 
     Returns:
         bytes, bytes_dynamic, bytes_torchao, bytes_static; ``api`` of the last; seconds; peak memory in bytes.
@@ -170,18 +171,6 @@ def shares(table: pd.DataFrame) -> pd.DataFrame:
             shown[f"{way}, by arithmetic %"] = 100 * table[f"predicted_{way}"]
         shown[f"{way} %"] = 100 * (1 - table[column] / table["bytes"])
     return shown
-
-
-def averages(table: pd.DataFrame) -> dict[str, dict[str, float]]:
-    """List → way → mean percent saved over its models that were measured (nan without any).
-
-    The lists are :data:`FAMILIES` and :func:`quantizable`.
-    """
-    found, percent = {}, shares(table).set_index("model")
-    for title, names in {"families": FAMILIES, "quantizable": quantizable()}.items():
-        part = percent.loc[[name for name in names if name in percent.index]]
-        found[title] = {way: float(part[f"{way} %"].mean()) for way in SAVED}
-    return found
 
 
 def of_all() -> pd.DataFrame:
@@ -272,9 +261,23 @@ def main() -> None:
         table = rows(args.models or zoo(), args.out, args.most, lambda text: print(text, flush=True))
     except ValueError as error:
         sys.exit(str(error))
-    print("\n" + shares(table).round(1).to_string(index=False))
-    for title, each in averages(table).items():
-        print(f"mean saved, {title}: " + ", ".join(f"{way} {value:.1f} %" for way, value in each.items()))
+    report(table)
+
+
+def report(table: pd.DataFrame) -> None:
+    """Prints percent saved of each model of :func:`rows`, their means, and what arithmetic says of other lists."""
+    whole = table[table["left_out"] == ""].astype(dict.fromkeys(["bytes", *SAVED.values()], float))
+    print("\n" + shares(whole).round(1).to_string(index=False))
+    for row in table[table["left_out"] != ""].itertuples():
+        print(f"left out: {row.model}, {row.left_out}")
+    for title, names in {"of twelve families": FAMILIES, "that torchvision quantizes": quantizable()}.items():
+        part = shares(whole[whole["model"].isin(names)])
+        if len(part):
+            means = ", ".join(f"{way} {part[f'{way} %'].mean():.1f} %" for way in SAVED)
+            print(f"mean saved by {len(part)} of {len(names)} models {title}: {means}")
+    known = of_all()
+    print(f"\nby arithmetic, means in %:\n{said_of_twelve(known).round(1).to_string(index=False)}")
+    print("\n" + told(whole, known))
 
 
 if __name__ == "__main__":

@@ -39,7 +39,7 @@ class LowRankConv(nn.Sequential):
 
 
 class TuckerConv(nn.Sequential):
-    """Tucker-2 (Kim et al. 2016, section 3.1): 1 × 1 to fewer channels, k × k on these, 1 × 1 to the old ones.
+    """Tucker-2 (Kim et al. 2016): 1 × 1 to fewer channels, k × k on these, 1 × 1 to the old ones.
 
     ``into``, ``out``: channels a group before and after the k × k convolution, which has stride and padding.
     """
@@ -53,7 +53,7 @@ class TuckerConv(nn.Sequential):
 
 
 class CPConv(nn.Sequential):
-    """CP (Lebedev et al. 2015, section 3.2): 1 × 1, along columns, along rows, 1 × 1.
+    """CP (Lebedev et al. 2015): 1 × 1, along columns, along rows, 1 × 1.
 
     ``rank``: r, a group. The two in the middle filter each of r channels by itself.
     """
@@ -113,7 +113,7 @@ def empty(layer: nn.Module, kind: str, ranks: list[int]) -> nn.Sequential:
 
 
 def put(model: nn.Module, name: str, new: nn.Sequential) -> None:
-    """Puts factors in the place of the layer ``name`` of ``model``; a batch norm behind it is then behind the last."""
+    """Puts factors in the place of the layer ``name``; a batch norm behind it is then behind the last."""
     layer, (place, _, child) = model.get_submodule(name), name.rpartition(".")
     unit = model.get_submodule(place)
     new.train(layer.training)

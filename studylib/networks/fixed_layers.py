@@ -83,5 +83,5 @@ def restructure(model: nn.Module, structure: dict) -> None:
             raise SpecError(f"fractions={fractions!r} of {name}: expected three whole numbers to {2 * MOST}")
         if fractions[0] + fractions[1] < fractions[2]:
             raise SpecError(f"fractions={fractions!r} of {name}: expected the third to be at most the others' sum")
-        how = {"bits": bits[name], "activation_bits": wide, "fractions": fractions}
+        how = {"bits": bits.get(name, 8), "activation_bits": wide, "fractions": fractions}
         put(model, name, (FixedConv2d, FixedLinear), **how)

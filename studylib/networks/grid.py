@@ -9,7 +9,7 @@ LEAST = torch.finfo(torch.float32).tiny  # scale, 2⁻¹²⁶: scales are divide
 
 
 def limits(bits: int) -> tuple[int, int]:
-    """The least and the largest integer of a weight of ``bits`` bits; one bit is a sign, and 0 stays 0."""
+    """The least and the largest integer of a weight of ``bits`` bits. One bit is a sign, and 0 stays 0."""
     if bits == 1:
         return -1, 1
     return (QMIN, QMAX) if bits == 8 else (1 - 2 ** (bits - 1), 2 ** (bits - 1) - 1)
@@ -31,7 +31,7 @@ def has_weights(weight: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
 def steps(rows: torch.Tensor, bits: int) -> torch.Tensor:
     """(out, 1): the scale that ``bits`` bits give each of ``rows`` (out, n); 1 for a row of zeros.
 
-    Of one bit it is the mean magnitude of what is not zero: no scale of ±1 has a smaller squared error (Rastegari et
+    Of one bit it is the mean magnitude of what is not zero. No scale of ±1 has a smaller squared error (Rastegari et
     al. 2016, equation 6).
     """
     low, high = limits(bits)

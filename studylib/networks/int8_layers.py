@@ -104,7 +104,7 @@ class Int8Layer(nn.Module):
 
 
 def rounded_by_sample(x: torch.Tensor) -> torch.Tensor:
-    """``x`` (n, …), each of the n on the 256 levels of its own range, 0 among them, as "dynamic" has those of all."""
+    """``x`` (n, …), each of the n rounded to 256 levels of its own range, as "dynamic" does to all."""
     rows = x.flatten(1)
     low, high = rows.amin(1, keepdim=True).clamp(max=0), rows.amax(1, keepdim=True).clamp(min=0)
     scale = ((high - low) / (AMAX - AMIN)).clamp(min=LEAST)
@@ -158,7 +158,7 @@ def restructure(model: nn.Module, structure: dict) -> None:
     if type(group) is not int or group < 0:
         raise SpecError(f"group={group!r}: expected a whole number of weights, or 0")
     for name in structure["layers"]:
-        put(model, name, (Int8Conv2d, Int8Linear), activations=activations, bits=bits[name], group=group)
+        put(model, name, (Int8Conv2d, Int8Linear), activations=activations, bits=bits.get(name, 8), group=group)
 
 
 def put(model: nn.Module, name: str, kinds: tuple[type, type], **how) -> None:

@@ -1,9 +1,8 @@
-"""Which layers are factorized, and at what ranks: by a share of their energy, by a budget of bytes, or given."""
+"""Which layers are factorized, and at what ranks: by energy, by a budget of bytes, or given."""
 
 import bisect
 import dataclasses
 import logging
-import math
 from collections.abc import Callable
 from typing import Annotated
 
@@ -63,13 +62,16 @@ def candidates(model: nn.Module, kind: str) -> dict[str, Candidate]:
 
     Args:
         kind: "matrix": linear layers, and convolutions with kernels and input channels flattened. "tucker": the
-            two unfoldings of a convolution along its channels. "cp": a convolution; as singular values it has ones, one
-            for each rank that saves something, so that a share of energy is one of parameters. Groups share ranks.
+            two unfoldings of a convolution along its channels. "cp": a convolution. As singular
+            values it has ones, as many as ranks save something. A share of energy is so one of parameters.
+            Groups share ranks.
     """
     found = {}
     for name, layer in weight_layers(model).items():
-        matrix = kind == "matrix" and type(layer) in (nn.Conv2d, nn.Linear)
-        if not matrix and (type(layer) is not nn.Conv2d or math.prod(layer.kernel_size) == 1):
+        if type(layer) not in (nn.Conv2d, nn.Linear):
+            log.info("%s is left alone: it is %s", name, type(layer).__name__)
+            continue
+        if kind != "matrix" and layer.weight[0, 0].numel() == 1:
             log.info("%s is left alone: it has no kernels to factorize", name)
             continue
         weight, count = factors.groups_of(layer), _counter(layer, kind)

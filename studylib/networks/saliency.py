@@ -50,8 +50,8 @@ def saliencies(
 ) -> dict[str, torch.Tensor]:
     """Name → what each weight of :func:`studylib.networks.layers.prunable` is worth, of its shape and with a sign.
 
-    Pruning asks for its magnitude. That of "activation" is the criterion of Sun et al. 2024 over the root of how often
-    a weight reads, so that layers can be compared. Padding is not read. "gradient" is the loss's change, to first
+    Pruning asks for its magnitude. That of "activation" is the criterion of Sun et al. 2024, over the root of how
+    often a weight reads. Layers can so be compared. Padding is not read. "gradient" is the loss's change, to first
     order, as the weight goes to zero, with the other sign.
 
     Args:
@@ -85,7 +85,7 @@ def saliencies(
 
 @torch.no_grad()
 def _inputs(model: nn.Module, data: Data, seen) -> dict[str, torch.Tensor]:
-    """The root mean square of what each weight reads in the images of the split ``seen``, to be broadcast over it."""
+    """The root mean square of what each weight reads in the images ``seen``, to be broadcast over it."""
     layers, sums, counts = weight_layers(model), {}, {}
 
     def see(name: str, layer: nn.Module, inputs: tuple) -> None:

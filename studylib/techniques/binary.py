@@ -67,7 +67,7 @@ def apply(
 class Sign(nn.Module):
     """A weight (out, …) → α · its sign, α the mean magnitude of a filter's weights that are not zero.
 
-    The gradient of sign is 1 where the weight is within ±1, and 0 elsewhere; that of α is its own.
+    The gradient of sign is 1 where the weight is within ±1, and 0 elsewhere. That of α is its own.
     """
 
     def forward(self, weight):

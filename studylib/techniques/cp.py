@@ -12,7 +12,7 @@ from studylib.networks import factors, ranks, spec
 from studylib.networks.layers import check_finite, duplicate
 from studylib.settings import record
 
-RIDGE = 1e-9  # of the normal equations, for a weight of norm 1
+RIDGE = 1e-12  # of the normal equations, for a weight of norm 1
 
 
 @record
@@ -35,7 +35,7 @@ class CP:
 
 
 def factorize(layer: nn.Conv2d, rank: int, iterations: int = 100, seed: int = 0) -> factors.CPConv:
-    """The convolution ``layer`` as four (Lebedev et al. 2015, section 3.2), by tensorly's alternating least squares.
+    """The convolution ``layer`` as four (Lebedev et al. 2015), by tensorly's alternating least squares.
 
     Its weight (out, in, k, k), of each group, becomes Σ over r of a_r ⊗ b_r ⊗ c_r ⊗ d_r. Each term's four vectors get
     the same norm. A ridge of :data:`RIDGE` keeps the normal equations from being singular. Nothing is lost where the

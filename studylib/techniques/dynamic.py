@@ -39,7 +39,7 @@ def apply(
 
     Raises:
         studylib.networks.blocks.SpecError: a layer is int8 already, or a batch norm cannot be folded.
-        ValueError: a setting is unknown, ``model`` has no linear layer where those are asked for, or a number of it is
+        ValueError: a setting is unknown. ``model`` has no linear layer, where those are asked for. A number of it is
             not finite.
     """
     Dynamic(per, layers)  # refuses what is unknown

@@ -1,4 +1,4 @@
-"""Fixed-point quantization: every scale is a power of two, so that integers and shifts are all that a layer needs."""
+"""Fixed-point quantization: every scale is a power of two, so that a layer needs integers and shifts alone."""
 
 import math
 from typing import Annotated
@@ -51,9 +51,9 @@ def apply(
 ) -> nn.Module:
     """Every convolution and linear layer in fixed point (:mod:`studylib.networks.fixed_layers`), batch norm folded in.
 
-    A layer has one format for its weights, one for its input and one for its output (Lin et al. 2016). Each
-    is the finest in which the largest number fits: of the weights, and of what the calibration images give. Weights are
-    rounded to the nearest integer. Zero weights stay zero.
+    Weights, input and output of a layer have a format each (Lin et al. 2016). It is the finest in which the largest
+    number fits, of the weights or of what calibration images give. Weights are rounded to the nearest integer. Zero
+    weights stay zero.
 
     Args:
         calibration_images: how many training images, drawn by ``seed``, fix the formats.

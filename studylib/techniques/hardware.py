@@ -52,7 +52,7 @@ def apply(
 ) -> nn.Module:
     """Quantizes each layer that takes at least ``speedup`` times as long in floats as in int8 on this machine.
 
-    That is hardware in the loop, as in HAQ (Wang et al. 2019), but for one question a layer, without a search. Each
+    That is hardware in the loop, as in HAQ (Wang et al. 2019), without its search. Each
     layer is timed alone, in floats with batch norm folded and as :func:`studylib.techniques.int8.apply` would have it.
     Layers alike are timed once. What a layer saves beside its neighbours, fused with them, is not seen. Times, machine
     and decision are in the spec: whoever builds the model measures nothing. Zero weights stay zero.
@@ -101,6 +101,8 @@ def pair(
     float_layer: nn.Module, int8_layer: nn.Module, x: torch.Tensor, *, compiled: bool, repeats: int
 ) -> tuple[float, float]:
     """Median milliseconds of both layers on ``x`` (n, …), each of ``repeats`` passes, in turn."""
+    if compiled:
+        torch._dynamo.reset()  # it gives up on a function that it has compiled eight times
     shape = x.shape[1:]
     if x.dim() != 4:  # what is timed is laid out as images are
         x = x.flatten(1)[:, :, None, None]

@@ -1,4 +1,4 @@
-"""Hybrid precision: bits layer by layer, so that the coded file stays within a budget of bytes at the least loss."""
+"""Hybrid precision: bits layer by layer, so that the coded file keeps a budget of bytes at the least loss."""
 
 import dataclasses
 import logging
@@ -69,6 +69,7 @@ def apply(
         budget_bytes: 0 stands for half of what the file takes with 8 bits in every layer.
         bits: what a layer may have; 32 leaves it in floats.
         images: how many training images, drawn by ``seed``, the loss is the mean of.
+        activations: how an int8 layer's input is rounded, without calibration; "float": not at all.
 
     Raises:
         studylib.networks.blocks.SpecError: a layer is int8 already, or a batch norm cannot be folded.

@@ -24,7 +24,7 @@ class WeightOnly:
 def apply(model: nn.Module, data: Data | None = None, *, bits: int = 4, group: int = 0, seed: int = 0) -> nn.Module:
     """Rounds every weight of a convolution or linear layer to the nearest integer of ``bits``, batch norm folded in.
 
-    An output channel's weights, in the order of its inputs, are parted into the fewest groups of at most ``group``, as
+    An output channel's weights, in the order of its inputs, form the fewest groups of at most ``group``. These are as
     equal as they go. Each has a scale: its largest magnitude becomes the largest integer (Dettmers et al. 2022, section
     2.1, block-wise quantization). So no weight is off by more than half a scale. Zero weights stay zero. A
     scale takes four bytes: of groups of 64, half a bit a weight.

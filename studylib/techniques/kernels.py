@@ -31,7 +31,7 @@ def apply(
     calibration_images: int = 512,
     seed: int = 0,
 ) -> nn.Module:
-    """Zeros the k × k kernels that are worth least until the share ``sparsity`` of them is zero (Anwar et al. 2017).
+    """Zeros the share ``sparsity`` of the k × k kernels, those that are worth least (Anwar et al. 2017).
 
     A kernel is worth the root mean square of its weights' saliencies. Layers without kernels, linear ones and 1 × 1
     convolutions, are left alone.

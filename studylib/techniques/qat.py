@@ -14,7 +14,7 @@ from torch import nn
 
 from studylib.data import tasks
 from studylib.data.datasets import Data
-from studylib.networks import grid, int8_layers, layers, pt2e
+from studylib.networks import grid, int8_layers, layers, pt2e, pt2e_patterns
 from studylib.networks.layers import check_float
 from studylib.networks.quiet import quiet_torchao
 from studylib.training import loop
@@ -86,7 +86,8 @@ class Rounded(nn.Module):
 
         evaluating = torch.fx.GraphModule(graph, copy.deepcopy(graph.graph))  # shares every tensor with graph
         evaluating.meta.update(graph.meta)  # conversion asks for it
-        move_exported_model_to_eval(evaluating)  # rewrites the graph, too slow to do twice an epoch
+        with pt2e_patterns.remembered():
+            move_exported_model_to_eval(evaluating)  # rewrites the graph, too slow to do twice an epoch
         self.graph, self.spec = graph, spec
         activations = [m for m in graph.modules() if isinstance(m, FakeQuantize) and not m.is_per_channel]
         self._unregistered = (evaluating, activations)
@@ -115,7 +116,7 @@ class Rounded(nn.Module):
             from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e
 
             self.eval()
-            with pt2e.only_conv2d():
+            with pt2e.only_conv2d(), pt2e_patterns.remembered():
                 return convert_pt2e(self._unregistered[0].cpu())
 
 
@@ -127,7 +128,8 @@ def prepare(model: nn.Module, images: torch.Tensor, bits: dict[str, int]) -> Rou
         images = images.to(next(model.parameters()).device)
         graph = pt2e.export(layers.duplicate(model).train(), images)
         pt2e.check_range(model, images)
-        graph = prepare_qat_pt2e(graph, pt2e.quantizer(bits, _fake_quantizers()))
+        with pt2e_patterns.remembered():
+            graph = prepare_qat_pt2e(graph, pt2e.quantizer(bits, _fake_quantizers()))
         rounded = Rounded(graph, {**model.spec, "bits": bits}).eval()  # a checkpoint is of these bits
         rounded.observe(True)
         with torch.no_grad():

@@ -26,7 +26,7 @@ class Sketch(ranks.Ranks):
 
 
 def count_sketch(columns: int, size: int, generator: torch.Generator) -> torch.Tensor:
-    """A matrix S (columns, size), float64, with one entry a row, 1 or −1, in a place drawn (Charikar et al. 2002).
+    """S (columns, size), float64, with one entry a row, 1 or −1, in a drawn place (Charikar et al. 2002).
 
     E[S Sᵀ] is the identity, so that A S Sᵀ B is A B on average.
     """

@@ -84,9 +84,9 @@ def apply(
 ) -> nn.Module:
     """Takes out filters and neurons, with their batch norms and all weights that read them (Li et al. 2017).
 
-    The network without them gives what it gives while they are zero. torch-pruning's graph says what goes together
-    (Fang et al. 2023): rows that are added, a depthwise filter and the channel it reads. Layers where a channel's
-    absence is not the same as its being zero are left alone.
+    The network without them gives what it gives while they are zero. What goes together is as the graph of
+    torch-pruning says (Fang et al. 2023). It is rows that are added, or a depthwise filter and the channel it reads.
+    Layers where a channel's absence is not the same as its being zero are left alone.
 
     Args:
         data: for criteria that see training images.
@@ -95,8 +95,9 @@ def apply(
         calibration_images, seed: as for :func:`studylib.networks.saliency.saliencies`.
 
     Raises:
-        ValueError: a setting is out of range, or no channel can be taken out (of layers with batch norm, where that
-            decides). Else as :func:`studylib.networks.filters.of` and :func:`studylib.networks.saliency.saliencies`.
+        ValueError: a setting is out of range, or no channel can be taken out. Where batch norm decides, those are
+            channels that have one. Else as :func:`studylib.networks.filters.of` and
+            :func:`studylib.networks.saliency.saliencies`.
     """
     by = {"criterion": criterion, "calibration_images": calibration_images}
     Structural(**by, fraction=fraction, scope=scope)  # refuses what is out of range

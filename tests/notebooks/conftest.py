@@ -6,6 +6,8 @@ import pickle
 
 import executed
 import pytest
+from projects import copy_project
+from smoke import RUN
 
 from engine.run import warm
 
@@ -34,3 +36,17 @@ def reduced_run(warmed, tmp_path_factory):
         return pickle.loads(kept.read_bytes()).passed()
 
     return run
+
+
+@pytest.fixture(scope="session")
+def run():
+    """The folder of the smoke run; without it nothing here can be tested."""
+    if not (RUN / "sweep.csv").exists():
+        pytest.exit("runs/smoke is missing: make study PROFILE=smoke", returncode=1)
+    return RUN
+
+
+@pytest.fixture
+def project(tmp_path):
+    """A copy of the project with the smoke run and what Snakemake remembers of it."""
+    return copy_project(tmp_path / "copy", "runs/smoke", ".snakemake/metadata")

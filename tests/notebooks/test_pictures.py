@@ -1,22 +1,16 @@
 """What a reader sees: each chapter, executed, shows its figures, however it was run and wherever it lies."""
 
 import json
-import os
-import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import browser
 import executed
 import nbformat
 import pytest
 from executed import CHAPTERS, pictures_in, pictures_of
 from projects import ROOT, environment
-
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-SEEN = """<script>addEventListener("load", () => document.body.setAttribute("data-seen",
-JSON.stringify([...document.images].map(image => image.naturalWidth))))</script></body>"""
 
 
 def execute(name: str, out: Path, surroundings: dict) -> Path:
@@ -78,19 +72,12 @@ def test_what_is_not_published_of_another_study_is_counted_as_a_sentence(tmp_pat
     ) == (1, 1)
 
 
-def test_rendered_and_opened_in_a_browser_it_shows_every_picture(chapter, reduced_run, tmp_path):
-    if not CHROMIUM:
-        pytest.skip("there is no Chromium on this machine to open the pages with (Debian: chromium)")
+@pytest.mark.long
+def test_rendered_and_opened_in_a_browser_it_shows_every_picture(chapter, reduced_run, chromium, tmp_path):
     page = tmp_path / "chapter.html"
     convert = [str(Path(sys.executable).with_name("jupyter")), "nbconvert", "--to", "html", "--output", str(page)]
-    subprocess.run(
-        [*convert, str(reduced_run(chapter).notebook)], check=True, capture_output=True, env=environment(ROOT)
-    )
-    page.write_text(page.read_text(encoding="utf-8").replace("</body>", SEEN), encoding="utf-8")
-    quiet = ["--disable-background-networking", "--disable-component-update", "--disable-sync", "--no-first-run"]
-    command = [CHROMIUM, "--headless", "--disable-gpu", *quiet, f"--user-data-dir={tmp_path / 'profile'}"]
-    command += ["--no-sandbox"] if os.getuid() == 0 else []
-    page = [*command, "--virtual-time-budget=10000", "--dump-dom", page.as_uri()]
-    shown = subprocess.run(page, capture_output=True, text=True, timeout=120).stdout
-    widths = json.loads(re.search(r'data-seen="([^"]*)"', shown)[1])
+    convert.append(str(reduced_run(chapter).notebook))
+    subprocess.run(convert, check=True, capture_output=True, env=environment(ROOT))
+    browser.open_page(chromium, page)
+    widths = browser.pictures(chromium)
     assert len(widths) == pictures_of(CHAPTERS[chapter].notebook)[0] and min(widths) > 0

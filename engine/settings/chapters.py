@@ -13,6 +13,7 @@ from engine.settings.reading import FOLDER, ROOT, ParameterError, named, read_ya
 from studylib.settings import nearest, read, record
 
 FILE = FOLDER / "chapters.yaml"
+APPLIED = ("technique", "choice")  # roles of what stages may name; a choice is applied only where they do
 
 
 @record
@@ -80,11 +81,6 @@ def techniques(*roles: str) -> list[str]:
     return [key for key, each in declared().items() if each.role in (roles or ("technique",))]
 
 
-def applicable() -> list[str]:
-    """The keys of techniques and of choices, which are applied only where ``stages`` names them."""
-    return techniques("technique", "choice")
-
-
 def root(role: str = "root") -> str:
     """The key of the one chapter of that role."""
     return techniques(role)[0]
@@ -96,11 +92,7 @@ def notebooks() -> dict[str, Path]:
 
 
 def check_names(given: Iterable, known: Iterable[str], what: str, formerly: Mapping[str, str] | None = None) -> None:
-    """Raises ParameterError for the first that is not ``known``; names the nearest, or what it is called now.
-
-    Args:
-        formerly: name of before → name of now; of chapters where it is left out.
-    """
+    """Raises ParameterError for the first not ``known``: its nearest, or its name now (``formerly``: old → new)."""
     now = {each.formerly: key for key, each in declared().items()} | {"roots": "variants"}
     now, known = now if formerly is None else formerly, list(known)
     for name in given:

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from engine.run import code
-from engine.settings.chapters import FILE, applicable, check_names, declared, notebooks, root, techniques
+from engine.settings.chapters import APPLIED, FILE, check_names, declared, notebooks, root, techniques
 from engine.settings.reading import FOLDER, ParameterError, named, read_yaml
 from studylib.settings import MOST_SEED, Batch, check_different, nearest, read, record
 
@@ -35,7 +35,7 @@ class Study:
 
     def check(self) -> None:
         check_different(self, "seeds")
-        check_names(self.stages, applicable(), "stages:")
+        check_names(self.stages, techniques(*APPLIED), "stages:")
         if len(last := [stage for stage in self.stages if declared()[stage].last]) > 1:
             raise ValueError(f"stages={self.stages!r}: after {last[0]} nothing more can be applied, such as {last[1]}")
         check_names(self.chapters, notebooks(), "chapters:")
@@ -147,7 +147,7 @@ def _as_asked(study: dict, seeds: str, stages: str) -> dict:
     if words := _words(stages):
         asked["stages"] = [] if words == ["none"] else words
     study = asdict(read(Study, study | asked, "study"))
-    study["stages"] = [stage for stage in applicable() if stage in study["stages"]]
+    study["stages"] = [stage for stage in techniques(*APPLIED) if stage in study["stages"]]
     without = {*techniques(), root("table")} if not study["stages"] else {*techniques()} - {*study["stages"]}
     return study | {"chapters": [key for key in study["chapters"] if key not in without]}
 

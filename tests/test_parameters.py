@@ -544,7 +544,9 @@ NUMBERS = {  # a choice's recipe is like any other
     if (chapter.role, parameter) != ("choice", "recovery")
     for name, about in numbers_of(chapter.record(parameter)).items()
 }
-HELD_BESIDE = {"min_lr": "at most lr", "calibration_images": "no more than there are"}  # in place of a bound above
+HELD_BESIDE = {"min_lr": "at most lr"} | dict.fromkeys(
+    ["calibration_images", "images"], "no more than there are"
+)  # in place of a bound above
 HUGE = {"int": ["1000000000", str(2**64), "-1000000000"], "float": ["1e30", ".inf", "-.inf", ".nan", "-1e30"]}
 
 
@@ -552,7 +554,7 @@ def test_the_numbers_are_all_of_them():
     assert len(NUMBERS) > 100
     found = {name for _, _, name in NUMBERS}
     needed = {key for stage in (*SCALE.values(), *SHOWN.values()) for keys in stage.values() for key in keys}
-    assert needed - found == {"networks", "compiled"}  # texts, and yes or no
+    assert needed - found == {"networks", "compiled", "name", "settings", "narrower"}  # texts, records, yes or no
 
 
 @pytest.mark.parametrize("place", list(NUMBERS), ids=".".join)
@@ -568,7 +570,8 @@ def test_every_number_has_a_bound_on_both_sides(profile, place):
     usual = getattr(chapters.declared()[stage].record(parameter)(), name)
     for value in HUGE[kind]:
         given = f"[{', '.join([value, *map(str, usual[1:])])}]" if several else value
-        sections, started = profile(f"{stage}: {{{parameter}: {{{name}: {given}}}}}"), time.process_time()
+        study = f"dataset: digits, stages: [{stage}]" if stage in chapters.techniques("choice") else "dataset: digits"
+        sections, started = profile(f"{stage}: {{{parameter}: {{{name}: {given}}}}}", study), time.process_time()
         with pytest.raises(parameters.ParameterError) as caught:
             check.check_values(sections)
         said = str(caught.value)

@@ -26,7 +26,10 @@ class Ranks:
         float, Field(gt=0, le=1, description="share of the squared singular values that each factorized layer keeps")
     ] = 0.9
     budget: Annotated[
-        int, Field(ge=0, description="bytes that all float32 parameters may take; the largest such energy; 0: any")
+        int,
+        Field(
+            ge=0, le=2**29, description="bytes that all float32 parameters may take; the largest such energy; 0: any"
+        ),
     ] = 0
     rank: Annotated[
         int, Field(ge=0, le=4096, description="rank of every layer, if it has so many; 0: as the energy says")

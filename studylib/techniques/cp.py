@@ -23,7 +23,8 @@ class CP:
         float, Field(gt=0, le=1, description="of a layer's parameters that its factors have, rounded up to a rank")
     ] = 0.5
     budget: Annotated[
-        int, Field(ge=0, description="bytes that all float32 parameters may take; the largest such share; 0: any")
+        int,
+        Field(ge=0, le=2**29, description="bytes that all float32 parameters may take; the largest such share; 0: any"),
     ] = 0
     rank: Annotated[
         int, Field(ge=0, le=4096, description="rank of every layer, if it saves anything; 0: as the share says")

@@ -14,7 +14,7 @@ from studylib.coding.magnitudes import class_edges
 from studylib.coding.tensors import Tensors
 from studylib.data.datasets import Data
 from studylib.networks import bits as choice
-from studylib.networks import grid, int8_layers, layers, pt2e, spec
+from studylib.networks import grid, int8_layers, layers, spec
 from studylib.settings import check_different, record
 
 log = logging.getLogger(__name__)
@@ -27,7 +27,8 @@ class HybridPrecision:
     """The budget, and what may be chosen within it."""
 
     budget_bytes: Annotated[
-        int, Field(ge=0, description="the most that the coded file may take; 0: half of what it takes in 8 bits")
+        int,
+        Field(ge=0, le=2**29, description="the most that the coded file may take; 0: half of what it takes in 8 bits"),
     ] = 0
     bits: Annotated[
         list[Literal[2, 3, 4, 5, 6, 7, 8, 32]], Field(min_length=1, description="of a layer's weights; 32: floats")
@@ -45,7 +46,8 @@ class HybridPrecision:
 
     def against(self, data: Data) -> None:
         """Raises ValueError where there are not so many training images."""
-        pt2e.check_calibration(self.images, data)
+        if self.images > len(data.train):
+            raise ValueError(f"images={self.images!r}: expected 1 to {len(data.train)}, the training images")
 
 
 def apply(

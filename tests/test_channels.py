@@ -13,7 +13,7 @@ import torchvision
 from torch import nn
 
 from studylib.coding import codec, restore, shipped
-from studylib.networks import blocks, channels, factors, int8_layers, layers, spec
+from studylib.networks import blocks, channels, factors, int8_layers, layers, slicing, spec
 from studylib.techniques import int8
 from tests.test_shipped import network
 
@@ -285,7 +285,7 @@ def test_a_network_without_a_spec_is_sliced_where_it_stands_batch_norms_too(name
     model = pruned(build(num_classes=10))
     images = torch.randn(4, 3, side, side + 16, generator=torch.Generator().manual_seed(0))
     before, names = copy.deepcopy(model), list(dict(model.named_modules()))
-    count = channels.slice_channels(model, images[:1])
+    count = slicing.slice_channels(model, images[:1])
     assert count > 50 and list(dict(model.named_modules())) == names
     assert_same(model, before, images)
     shares = [sum(p.numel() for p in each.parameters()) for each in (model, before)]
@@ -295,12 +295,12 @@ def test_a_network_without_a_spec_is_sliced_where_it_stands_batch_norms_too(name
     channels.restructure(skeleton, {"widths": {name: now[name] for name in now if now[name] != was[name]}})
     skeleton.load_state_dict(model.state_dict())
     assert torch.equal(outputs(skeleton, images), outputs(model, images))
-    assert channels.slice_channels(model, images[:1]) == 0
+    assert slicing.slice_channels(model, images[:1]) == 0
 
 
 def test_a_network_without_a_spec_needs_an_example():
     with pytest.raises(ValueError, match=r"^Linear has no spec: expected an example, an image \(1, c, h, w\)"):
-        channels.slice_channels(nn.Linear(3, 4))
+        slicing.slice_channels(nn.Linear(3, 4))
 
 
 class Between(nn.Module):
@@ -351,7 +351,7 @@ def test_channels_stay_and_a_warning_names_their_layer_where_slicing_is_not_prov
                 next_.weight[:, [row % next_.weight.shape[1] for row in rows]] = 0
     before = copy.deepcopy(model)
     with caplog.at_level(logging.WARNING):
-        count = channels.slice_channels(model, IMAGES[:1])
+        count = slicing.slice_channels(model, IMAGES[:1])
     assert_same(model, before)
     assert count == 1 and len(model.first.weight) == 8 and len(model.second.weight) == 7  # what is proved goes
     if dead == "unread" or how in ("every other", "prelu"):  # else those of the first layer are no zeros to the second
@@ -377,7 +377,7 @@ def test_a_network_that_cannot_be_traced_stays_whole_and_a_warning_says_why(capl
     model = Branches()
     with torch.no_grad():
         model.conv.weight[2], model.conv.bias[2] = 0, -1
-    assert channels.slice_channels(model, IMAGES[:1]) == 0
+    assert slicing.slice_channels(model, IMAGES[:1]) == 0
     assert caplog.messages[0].startswith("no channel is taken out, the network cannot be traced: RuntimeError: ")
 
 
@@ -433,7 +433,7 @@ def test_of_a_network_with_numbers_that_are_not_finite_no_channel_is_taken_out(v
     first, *_, last = layers.weight_layers(model).values()
     first.weight[1], last.weight[-1, 0] = 0, value
     before = channels.widths(model)
-    assert channels.slice_channels(model) == 0 and channels.widths(model) == before
+    assert slicing.slice_channels(model) == 0 and channels.widths(model) == before
 
 
 @torch.no_grad()
@@ -448,5 +448,5 @@ def test_a_network_whose_output_is_no_tensor_keeps_its_channels_and_the_reason_i
 
     model = Named().eval()
     model.first.weight[1], model.first.bias[1] = 0, 0
-    assert channels.slice_channels(model, torch.zeros(1, 3, 9, 9)) == 0 and len(model.first.weight) == 4
+    assert slicing.slice_channels(model, torch.zeros(1, 3, 9, 9)) == 0 and len(model.first.weight) == 4
     assert "no channel is taken out" in caplog.text

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from studylib.coding import codec, limits, shipped
-from studylib.networks import blocks, channels, cost, layers, pt2e, resnet, spec
+from studylib.networks import blocks, cost, layers, pt2e, resnet, slicing, spec
 from studylib.techniques import int8
 from tests import test_layers
 from tests.test_layers import same, trained, x86_graph
@@ -136,7 +136,7 @@ def _rounded(x, grid):
 
 
 def test_layers_whose_outputs_are_added_share_their_channels():
-    graph = channels.graph_of(network())
+    graph = slicing.graph_of(network())
     convolutions = [name for name in graph.rows if name.endswith(".conv")]
     together = {tuple(each for each in convolutions if graph.rows[each] == graph.rows[name]) for name in convolutions}
     assert {group for group in together if len(group) > 1} == {

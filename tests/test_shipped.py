@@ -8,7 +8,7 @@ from studylib.coding import shipped
 from studylib.data import datasets
 from studylib.disk import models
 from studylib.experiments.int8 import with_activations
-from studylib.networks import blocks, channels, cost, int8_layers
+from studylib.networks import blocks, cost, int8_layers, slicing
 from studylib.networks.layers import duplicate, weight_layers
 from studylib.networks.spec import build, create
 from studylib.techniques import int8, svd
@@ -54,7 +54,7 @@ def prune(model, share, seed):
 
 def tied(model, layer):
     """The layers that make the channels of ``layer``, itself among them."""
-    rows = channels.graph_of(model).rows
+    rows = slicing.graph_of(model).rows
     return [name for name in weight_layers(model) if rows[name][0] == rows[layer][0]]
 
 

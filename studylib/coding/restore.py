@@ -13,7 +13,7 @@ from studylib.coding import codec
 from studylib.data import scoring
 from studylib.data.datasets import Data
 from studylib.disk import files
-from studylib.networks import blocks, channels, spec
+from studylib.networks import blocks, channels, slicing, spec
 from studylib.networks.layers import fold_batch_norm, weight_layers
 
 ENDING = ".slnc"
@@ -110,7 +110,7 @@ def _whole(coded: nn.Module) -> nn.Module:
     plain = {name: coded.spec[name] for name in ("format", "name", "args")}
     model = fold_batch_norm(spec.build(plain | {"changes": []}))
     kept, state = weight_layers(coded), coded.state_dict()
-    graph = channels.graph_of(model) if channels.widths(coded) != channels.widths(model) else None
+    graph = slicing.graph_of(model) if channels.widths(coded) != channels.widths(model) else None
 
     def there(found: list) -> torch.Tensor:
         """The places of the channels that the file has."""

@@ -1,15 +1,16 @@
 """The form in which a model is shipped: batch norms folded, dead channels sliced away, floats rounded if asked.
 
-Slicing (:mod:`studylib.networks.channels`) may change how convolutions round, so that a reference is taken after it.
+Slicing (:mod:`studylib.networks.slicing`) may change how convolutions round, so that a reference is taken after it.
 """
 
 import torch
 from torch import nn
 
 from studylib.networks import spec
-from studylib.networks.channels import slice_channels, widths
+from studylib.networks.channels import widths
 from studylib.networks.grid import has_weights
 from studylib.networks.layers import fold_batch_norm, weight_layers
+from studylib.networks.slicing import slice_channels
 
 FLOATS = ("float32", "float16")  # how floats are stored; a file has the place in this list
 LOSS = 2**-8  # the most that half precision may change a float, as a share of a scale or a layer's largest number

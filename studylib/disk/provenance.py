@@ -34,12 +34,17 @@ def provenance(data: str = "") -> dict:
 
 
 def _git_commit() -> str:
-    """The commit of the study's folder, with ``+`` where tracked files were changed since; or "unknown"."""
+    """The commit of the study's folder, with ``+`` where tracked files were changed since; or "unknown".
+
+    A folder that lies in the repository of something else has none.
+    """
 
     def git(*args):
         return subprocess.run(["git", "-C", root(), *args], capture_output=True, text=True, check=True).stdout.strip()
 
     try:
+        if Path(git("rev-parse", "--show-toplevel")).resolve() != Path(root()).resolve():
+            return "unknown"
         changed = git("status", "--porcelain", "--untracked-files=no")
         return git("rev-parse", "--short=12", "HEAD") + ("+" if changed else "")
     except (OSError, subprocess.CalledProcessError):

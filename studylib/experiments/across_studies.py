@@ -6,13 +6,13 @@ from statistics import NormalDist
 
 import pandas as pd
 
+from studylib.experiments import moo
 from studylib.experiments.frontier_marks import PRUNED_GOAL, STUDENT, STUDENT_GOAL, TEACHER_GOAL, against_marks
 from studylib.experiments.frontier_published import DENSENET, RESTORED, another_network, teacher_kind
-from studylib.experiments.moo_training import STAGES
-from studylib.experiments.moo_ways import METHOD, RIVALS
 from studylib.experiments.published import Figures
 from studylib.results import claims, verdicts
 from studylib.tree import names, table
+from studylib.tree.published import Published
 
 CENT = 0.005  # of what is measured in points or %, two decimals are said
 
@@ -98,15 +98,11 @@ def lowest(key: str, measured: list[claims.Measured]) -> str:
 
 
 def standard(there: Figures) -> str:
-    """Of each network that chapter 6 names, the verdicts on the method one-shot over both weighted sums, in words."""
-    said = []
-    for study in there.studies:
-        found = there.rows(study, "moo", "hypervolume")
-        network = there.chapter(study, "moo").get("settings", {}).get("network", {})
-        if len(found) and network.get("name"):
-            rows = found[(found["stage"] == STAGES[0]) & (found["way"] == METHOD)].set_index("rival")["verdict"]
-            said.append(f"{network['name']} {', '.join(rows[rival] for rival in RIVALS)}")
-    return "; ".join(said)
+    """What :func:`studylib.experiments.moo.said_on_networks` says of the studies whose chapter 6 names its network."""
+    files = [file for study in there.studies for file in (there.folder / study).glob("[0-9][0-9]_moo.json")]
+    found = [Published(file.parent, file.stem) for file in files]
+    found = [each for each in found if each.content["settings"].get("network", {}).get("name")]
+    return moo.said_on_networks(found) if found else ""
 
 
 def marks(there: Figures) -> pd.DataFrame:

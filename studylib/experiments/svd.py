@@ -256,7 +256,8 @@ def claims_of(
 ) -> dict[str, claims.Measured | None]:
     """What the last of ``networks`` says of the paper's claims, image by image; ``rows`` of :func:`swept`.
 
-    ``svd_delta`` is between the smallest and the largest Δ; None where there is only one.
+    ``svd_delta`` is between the smallest and the largest Δ; None where there is only one. The others are of the paper's
+    Δ, and None where ``delta`` is another.
     """
     network, subject = list(networks.items())[-1]
     own = rows[rows["network"] == network]
@@ -265,12 +266,12 @@ def claims_of(
         """(trainings, images): 1 where an image is classified rightly."""
         return np.stack([hits(row) for row in own[(own["how"] == how) & (own["delta"] == d)].to_dict("records")])
 
-    least, most = own["delta"].min(), own["delta"].max()
+    least, most, of_paper = own["delta"].min(), own["delta"].max(), delta == svd.Factorization().delta
     plain, whole = found(PLAIN, delta), hits(_right(subject, data)).numpy()
     differences = {
-        "svd_cost": whole - plain,
+        "svd_cost": whole - plain if of_paper else None,
         "svd_delta": found(PLAIN, least) - found(PLAIN, most) if least < most else None,
-        "svd_tuned": found(PLAIN + TUNED, delta) - plain,
+        "svd_tuned": found(PLAIN + TUNED, delta) - plain if of_paper else None,
     }
     return {
         key: claims.Measured(*(100 * number for number in statistics.over_both(d)), n=len(d)) if d is not None else None

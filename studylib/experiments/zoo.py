@@ -200,7 +200,7 @@ def told(table: pd.DataFrame, known: pd.DataFrame) -> str:
     apart = max((found[f"{way} %"] - found[f"{way}, by arithmetic %"]).abs().max() for way in ("dynamic", "static"))
     above = int((100 * known["dynamic"] >= claimed).sum())
     return (
-        f"The {len(found)} models measured save {means[0]:.1f} % by dynamic and {means[1]:.1f} % by static int8. "
+        f"The models measured ({len(found)}) save {means[0]:.1f} % by dynamic and {means[1]:.1f} % by static int8. "
         f"That is within {apart:.1f} points of arithmetic. Of {len(known)} models {above} save the survey's "
         f"{claimed:g} % or more by dynamic int8. Its twelve must be mostly of these."
     )

@@ -8,9 +8,9 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from studylib.networks import channels
-from studylib.networks.channels import Channel, Graph
+from studylib.networks import channels, slicing
 from studylib.networks.layers import check_float, duplicate
+from studylib.networks.slicing import Channel, Graph
 
 log = logging.getLogger(__name__)
 
@@ -49,9 +49,9 @@ def of(model: nn.Module) -> Filters:
         ValueError: ``model`` cannot be traced, a layer is int8 (as SpecError), or a number is not finite.
     """
     check_float(model)
-    plain, images = channels.in_float64(model), channels.noise(model, None)
+    plain, images = slicing.in_float64(model), slicing.noise(model, None)
     try:
-        graph = channels.graph_of(model)
+        graph = slicing.graph_of(model)
     except ImportError:
         raise
     except Exception as error:  # a forward pass may do anything
@@ -67,7 +67,7 @@ def of(model: nn.Module) -> Filters:
         """Why channels of the families ``names`` cannot be taken out; None if they can."""
         some = {channel for name in names for channel in families[name][1::2]}
         masked = _mask(copy.deepcopy(plain), found.rows(some))
-        return channels.why_not(masked, graph, some, images, masked(images))
+        return slicing.why_not(masked, graph, some, images, masked(images))
 
     found.stay = {name: "there is but one" for name, its in families.items() if len(its) == 1}
     several = [name for name in families if name not in found.stay]
@@ -96,11 +96,11 @@ def removed(model: nn.Module, filters: Filters, chosen: set[Channel]) -> tuple[n
     for name, rows in filters.rows(chosen).items():
         if len(rows) == len(filters.graph.rows[name]):
             raise ValueError(f"{name}: expected at least one row to stay")
-    plain, images = channels.in_float64(masked(model, filters, chosen)), channels.noise(model, None)
-    if reason := channels.why_not(plain, filters.graph, chosen, images, plain(images)):
+    plain, images = slicing.in_float64(masked(model, filters, chosen)), slicing.noise(model, None)
+    if reason := slicing.why_not(plain, filters.graph, chosen, images, plain(images)):
         raise ValueError(f"without channels of {', '.join(sorted({name for name, _ in chosen}))} {reason}")
     new, before = duplicate(model), channels.widths(model)
-    channels.cut(new, filters.graph, chosen)
+    slicing.cut(new, filters.graph, chosen)
     widths = {name: now for name, now in channels.widths(new).items() if now != before[name]}
     return new, {"module": "channels", "widths": widths}
 

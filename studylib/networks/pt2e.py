@@ -12,6 +12,7 @@ from torch.ao.quantization.fx import _decomposed  # noqa: F401  (registers torch
 from studylib.data.datasets import Data
 from studylib.networks import spec
 from studylib.networks.blocks import ConvUnit, SpecError
+from studylib.networks.calibration import check_calibration
 from studylib.networks.grid import AMAX, AMIN, LEAST, limits
 from studylib.networks.int8_layers import bits_of_layers, pads, restructure
 from studylib.networks.layers import check_units, check_untouched, duplicate, weight_layers
@@ -175,11 +176,6 @@ def calibration(data: Data, count: int, seed: int) -> torch.Tensor:
     check_calibration(count, data)
     order = torch.randperm(len(data.train), generator=torch.Generator().manual_seed(seed))
     return data.normalize(data.train.images[order[:count]])
-
-
-def check_calibration(count: int, data: Data) -> None:
-    if not 1 <= count <= len(data.train):
-        raise ValueError(f"calibration_images={count}: expected 1 to {len(data.train)}")
 
 
 def from_pt2e(model: nn.Module, graph: torch.fx.GraphModule, technique="int8", did=None, history=None) -> nn.Module:

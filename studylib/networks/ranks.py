@@ -10,8 +10,8 @@ import torch
 from pydantic import Field
 from torch import nn
 
-from studylib.networks import factors
-from studylib.networks.layers import weight_layers
+from studylib.networks import factors, spec
+from studylib.networks.layers import check_finite, duplicate, weight_layers
 from studylib.settings import record
 
 log = logging.getLogger(__name__)
@@ -22,18 +22,9 @@ FLOAT = 4  # bytes
 class Ranks:
     """What decides the ranks of factors; the defaults are ours."""
 
-    energy: Annotated[
-        float, Field(gt=0, le=1, description="share of the squared singular values that each factorized layer keeps")
-    ] = 0.9
-    budget: Annotated[
-        int,
-        Field(
-            ge=0, le=2**29, description="bytes that all float32 parameters may take; the largest such energy; 0: any"
-        ),
-    ] = 0
-    rank: Annotated[
-        int, Field(ge=0, le=4096, description="rank of every layer, if it has so many; 0: as the energy says")
-    ] = 0
+    energy: Annotated[float, Field(gt=0, le=1, description="share of Σ σ² that a factorized layer keeps")] = 0.9
+    budget: Annotated[int, Field(ge=0, le=2**29, description="bytes of all float32 parameters at most; 0: any")] = 0
+    rank: Annotated[int, Field(ge=0, le=4096, description="of every layer that has so many; 0: by energy")] = 0
 
     def check(self) -> None:
         check_one(self.budget, self.rank)
@@ -111,6 +102,28 @@ def shares(values: torch.Tensor) -> list[float]:
     energy = values.double().square().cumsum(0)
     kept = (energy / energy[-1]).tolist() if energy[-1] > 0 else [1.0] * len(energy)
     return [*kept[:-1], 1.0]
+
+
+def factorized(
+    model: nn.Module, technique: str, kind: str, make: Callable[..., nn.Module], did: dict, **which: float
+) -> nn.Module:
+    """A copy of ``model`` whose layers of :func:`choose` are what ``make`` (layer, ranks one by one) gives of them.
+
+    Args:
+        technique, did: as for :func:`studylib.networks.spec.with_change`.
+        kind: a key of :data:`studylib.networks.factors.KINDS`.
+        which: energy, budget, rank.
+
+    Raises:
+        ValueError: a number of ``model`` is not finite. Else as :func:`choose`.
+    """
+    check_finite(model.state_dict())
+    new = duplicate(model)
+    chosen = choose(model, candidates(model, kind), **which)
+    for name, each in chosen.items():
+        factors.put(new, name, make(model.get_submodule(name), *each))
+    structure = {"module": "factors", "kind": kind, "ranks": chosen}
+    return spec.with_change(new.eval(), technique, did, structure)
 
 
 def choose(

@@ -8,8 +8,8 @@ from pydantic import Field
 from torch import nn
 
 from studylib.data.datasets import Data
+from studylib.networks.calibration import check_calibration
 from studylib.networks.layers import Masks, check_finite, duplicate, prunable, weight_layers
-from studylib.networks.pt2e import check_calibration
 from studylib.settings import record
 
 CHUNK = 128  # images at once
@@ -28,7 +28,7 @@ class Ranking:
 
     criterion: Annotated[
         Literal["magnitude", "activation", "gradient"],
-        Field(description="what decides: |weight|, that times its input's root mean square, or times its gradient"),
+        Field(description="what decides: a weight's size, or that times its input's size or times its gradient"),
     ] = "magnitude"
     calibration_images: Annotated[
         int, Field(ge=1, description="training images that inputs and gradients are of; magnitude needs none")

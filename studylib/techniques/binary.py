@@ -20,9 +20,7 @@ TRAINED = "parametrizations.weight.original"  # where a layer that is rounded in
 class Binary:
     """Which layers are binary."""
 
-    ends: Annotated[bool, Field(description="the first and the last layer, too, which the paper leaves in floats")] = (
-        False
-    )
+    ends: Annotated[bool, Field(description="the first and last layer, too, which the paper leaves in floats")] = False
 
 
 def apply(

@@ -1,5 +1,6 @@
 """CP factorization of convolutions: each becomes a sum of separable ones, as four thin convolutions."""
 
+import functools
 import warnings
 from typing import Annotated
 
@@ -8,8 +9,8 @@ from pydantic import Field
 from torch import nn
 
 from studylib.data.datasets import Data
-from studylib.networks import factors, ranks, spec
-from studylib.networks.layers import check_finite, duplicate
+from studylib.networks import factors, ranks
+from studylib.networks.layers import check_finite
 from studylib.settings import record
 
 RIDGE = 1e-12  # of the normal equations, for a weight of norm 1
@@ -22,13 +23,8 @@ class CP:
     share: Annotated[
         float, Field(gt=0, le=1, description="of a layer's parameters that its factors have, rounded up to a rank")
     ] = 0.5
-    budget: Annotated[
-        int,
-        Field(ge=0, le=2**29, description="bytes that all float32 parameters may take; the largest such share; 0: any"),
-    ] = 0
-    rank: Annotated[
-        int, Field(ge=0, le=4096, description="rank of every layer, if it saves anything; 0: as the share says")
-    ] = 0
+    budget: Annotated[int, Field(ge=0, le=2**29, description="bytes of all float32 parameters at most; 0: any")] = 0
+    rank: Annotated[int, Field(ge=0, le=4096, description="of every layer where it saves; 0: by share")] = 0
     iterations: Annotated[int, Field(ge=1, le=10000, description="of alternating least squares, at most")] = 100
 
     def check(self) -> None:
@@ -104,10 +100,6 @@ def apply(
         ValueError: a setting is out of range, or a number of ``model`` is not finite. The budget is too small.
     """
     CP(share, budget, rank, iterations)  # refuses what is out of range
-    check_finite(model.state_dict())
-    how = {"energy": share, "budget": budget, "rank": rank}
-    new, chosen = duplicate(model), ranks.choose(model, ranks.candidates(model, "cp"), **how)
-    for name, (terms,) in chosen.items():
-        factors.put(new, name, factorize(model.get_submodule(name), terms, iterations, seed))
     did = {key: value for key, value in {"share": share, "budget": budget, "rank": rank}.items() if value}
-    return spec.with_change(new.eval(), "cp", did, {"module": "factors", "kind": "cp", "ranks": chosen})
+    make = functools.partial(factorize, iterations=iterations, seed=seed)
+    return ranks.factorized(model, "cp", "cp", make, did, energy=share, budget=budget, rank=rank)

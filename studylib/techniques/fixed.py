@@ -9,24 +9,18 @@ from torch import nn
 
 from studylib.data.datasets import Data
 from studylib.networks import fixed_layers, pt2e, spec
+from studylib.networks.calibration import Calibrated
 from studylib.networks.fixed_layers import MOST, OUTPUT_BITS, SUM_BITS
 from studylib.networks.layers import check_float, duplicate, fold_batch_norm, weight_layers
 from studylib.settings import record
 
 
 @record
-class FixedPoint:
+class FixedPoint(Calibrated):
     """How wide the integers of :func:`apply` are, and what fixes their formats."""
 
     bits: Annotated[int, Field(ge=2, le=8, description="of a weight, its sign among them")] = 8
     activation_bits: Annotated[int, Field(ge=2, le=OUTPUT_BITS, description="of a layer's input")] = 8
-    calibration_images: Annotated[
-        int, Field(ge=1, description="training images that fix the formats of inputs and outputs")
-    ] = 512
-
-    def against(self, data: Data) -> None:
-        """Raises ValueError where there are not so many training images."""
-        pt2e.check_calibration(self.calibration_images, data)
 
 
 def fraction(largest: float, bits: int) -> int:
@@ -63,7 +57,7 @@ def apply(
         ValueError: a setting is out of range. A number of ``model``, or of a layer's output, is not finite. A sum of a
             layer might not fit 32 bits; the message names it.
     """
-    FixedPoint(bits, activation_bits, calibration_images)  # refuses what is out of range
+    FixedPoint(calibration_images, bits, activation_bits)  # refuses what is out of range
     check_float(model)
     images = pt2e.calibration(data, calibration_images, seed)
     folded = fold_batch_norm(model).cpu()

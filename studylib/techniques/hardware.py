@@ -12,6 +12,7 @@ from torch import nn
 from studylib.data.datasets import Data
 from studylib.disk import provenance
 from studylib.networks import cost, int8_layers, pt2e, spec
+from studylib.networks.calibration import Calibrated
 from studylib.networks.layers import check_float, duplicate, fold_batch_norm, weight_layers
 from studylib.settings import Batch, record
 
@@ -20,7 +21,7 @@ Timing = Callable[[nn.Module, nn.Module, torch.Tensor], tuple[float, float]]
 
 
 @record
-class HardwareAware:
+class HardwareAware(Calibrated):
     """How layers are timed, and from which gain on one is quantized."""
 
     speedup: Annotated[
@@ -29,13 +30,6 @@ class HardwareAware:
     batch: Batch = 64
     repeats: Annotated[int, Field(ge=1, le=10_000, description="pairs of passes, in turn, whose medians count")] = 15
     compiled: Annotated[bool, Field(description="through torch.compile, which takes seconds a layer")] = True
-    calibration_images: Annotated[
-        int, Field(ge=1, description="training images that fix the ranges of the layers' inputs")
-    ] = 512
-
-    def against(self, data: Data) -> None:
-        """Raises ValueError where there are not so many training images."""
-        pt2e.check_calibration(self.calibration_images, data)
 
 
 def apply(
@@ -69,7 +63,7 @@ def apply(
         ValueError: a setting is out of range. A time is not above 0. A number of ``model``, or of a layer's output, is
             not finite.
     """
-    HardwareAware(speedup, batch, repeats, compiled, calibration_images)  # refuses what is out of range
+    HardwareAware(calibration_images, speedup, batch, repeats, compiled)  # refuses what is out of range
     check_float(model)
     images = pt2e.calibration(data, calibration_images, seed)
     float_model = duplicate(model).cpu().eval()

@@ -15,6 +15,7 @@ from studylib.coding.tensors import Tensors
 from studylib.data.datasets import Data
 from studylib.networks import bits as choice
 from studylib.networks import grid, int8_layers, layers, spec
+from studylib.networks.calibration import check_calibration
 from studylib.settings import check_different, record
 
 log = logging.getLogger(__name__)
@@ -33,9 +34,7 @@ class HybridPrecision:
     bits: Annotated[
         list[Literal[2, 3, 4, 5, 6, 7, 8, 32]], Field(min_length=1, description="of a layer's weights; 32: floats")
     ] = dataclasses.field(default_factory=lambda: list(ALL))
-    images: Annotated[int, Field(ge=1, description="training images on which the loss of each choice is measured")] = (
-        512
-    )
+    images: Annotated[int, Field(ge=1, description="training images on which each choice's loss is measured")] = 512
     activations: Annotated[
         Literal["float", "dynamic", "dynamic per sample"],
         Field(description="how an int8 layer's input is rounded"),
@@ -46,8 +45,7 @@ class HybridPrecision:
 
     def against(self, data: Data) -> None:
         """Raises ValueError where there are not so many training images."""
-        if self.images > len(data.train):
-            raise ValueError(f"images={self.images!r}: expected 1 to {len(data.train)}, the training images")
+        check_calibration(self.images, data)
 
 
 def apply(

@@ -4,30 +4,20 @@ PT2E exports the model, fuses batch norms and fixes scales by calibration images
 weights and needs torchao to load. So only the scales are taken from it.
 """
 
-from typing import Annotated
-
-from pydantic import Field
 from torch import nn
 from torch.ao.quantization.fx import _decomposed  # noqa: F401  (registers torch.ops.quantized_decomposed)
 
 from studylib.data.datasets import Data
 from studylib.networks import pt2e
+from studylib.networks.calibration import Calibrated
 from studylib.networks.layers import check_finite, duplicate
-from studylib.networks.pt2e import calibration, check_calibration, from_pt2e
+from studylib.networks.pt2e import calibration, from_pt2e
 from studylib.settings import record
 
 
 @record
-class Quantization:
+class Quantization(Calibrated):
     """What fixes the scales in :func:`apply`; the paper (section 3.6) says no number of images, this one is ours."""
-
-    calibration_images: Annotated[
-        int, Field(ge=1, description="training images that fix the ranges of the layers' inputs")
-    ] = 512
-
-    def against(self, data: Data) -> None:
-        """Raises ValueError where there are not so many training images."""
-        check_calibration(self.calibration_images, data)
 
 
 def apply(

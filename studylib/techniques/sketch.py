@@ -1,5 +1,6 @@
 """Low rank by sketching: few random combinations of a weight's columns say which range its factors have."""
 
+import functools
 import math
 from typing import Annotated, Literal
 
@@ -8,8 +9,8 @@ from pydantic import Field
 from torch import nn
 
 from studylib.data.datasets import Data
-from studylib.networks import factors, ranks, spec
-from studylib.networks.layers import check_finite, duplicate
+from studylib.networks import factors, ranks
+from studylib.networks.layers import check_finite
 from studylib.settings import record
 
 
@@ -201,11 +202,8 @@ def apply(
         ValueError: a setting is out of range, or a number of ``model`` is not finite. The budget is too small.
     """
     Sketch(energy, budget, rank, method, oversampling, power)  # refuses what is out of range
-    check_finite(model.state_dict())
-    how, by = {"method": method, "oversampling": oversampling, "power": power}, torch.Generator().manual_seed(seed)
+    how = {"method": method, "oversampling": oversampling, "power": power}
     which = {"energy": energy, "budget": budget, "rank": rank}
-    new, chosen = duplicate(model), ranks.choose(model, ranks.candidates(model, "matrix"), **which)
-    for name, (each,) in chosen.items():
-        factors.put(new, name, factorize(model.get_submodule(name), each, **how, generator=by))
     did = {key: value for key, value in which.items() if value} | how
-    return spec.with_change(new.eval(), "sketch", did, {"module": "factors", "kind": "matrix", "ranks": chosen})
+    make = functools.partial(factorize, **how, generator=torch.Generator().manual_seed(seed))
+    return ranks.factorized(model, "sketch", "matrix", make, did, **which)

@@ -10,7 +10,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from studylib.data.datasets import Data
 from studylib.networks import filters, saliency, spec
-from studylib.networks.channels import Channel
+from studylib.networks.slicing import Channel
 from studylib.settings import record
 
 log = logging.getLogger(__name__)
@@ -22,7 +22,7 @@ class Structural(saliency.Ranking):
 
     criterion: Annotated[
         Literal["magnitude", "activation", "gradient", "batch_norm"],
-        Field(description="what decides: the L2 norm of what a filter's weights are worth, or its batch norm's |γ|"),
+        Field(description="what decides: the L2 norm of what a filter's weights are worth, or its batch norm's scale"),
     ] = "magnitude"
     fraction: Annotated[float, Field(gt=0, lt=1, description="share of filters and neurons that is taken out")] = 0.3
     scope: Annotated[

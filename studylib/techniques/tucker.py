@@ -1,5 +1,6 @@
 """Tucker factorization of convolutions: a k × k convolution between fewer channels, and 1 × 1 ones around it."""
 
+import functools
 from typing import Annotated
 
 import numpy as np
@@ -8,8 +9,8 @@ from pydantic import Field
 from torch import nn
 
 from studylib.data.datasets import Data
-from studylib.networks import factors, ranks, spec
-from studylib.networks.layers import check_finite, duplicate
+from studylib.networks import factors, ranks
+from studylib.networks.layers import check_finite
 from studylib.settings import record
 
 
@@ -76,10 +77,7 @@ def apply(
         ValueError: a setting is out of range, or a number of ``model`` is not finite. The budget is too small.
     """
     Tucker(energy, budget, rank, iterations)  # refuses what is out of range
-    check_finite(model.state_dict())
     how = {"energy": energy, "budget": budget, "rank": rank}
-    new, chosen = duplicate(model), ranks.choose(model, ranks.candidates(model, "tucker"), **how)
-    for name, (into, out) in chosen.items():
-        factors.put(new, name, factorize(model.get_submodule(name), into, out, iterations))
     did = {key: value for key, value in how.items() if value}
-    return spec.with_change(new.eval(), "tucker", did, {"module": "factors", "kind": "tucker", "ranks": chosen})
+    make = functools.partial(factorize, iterations=iterations)
+    return ranks.factorized(model, "tucker", "tucker", make, did, **how)

@@ -209,7 +209,7 @@ def test_it_follows_the_plan_of_a_chapter_and_takes_away_what_it_promised(stage)
         "**Question.**",
         *("## Method", "## Results", "## Takeaway", "## Paper says, we measured", "## Limits"),
     ]
-    taken = between(stage, "## Takeaway", "## Paper says, we measured", "code")[-1].source
+    taken = "\n".join(cell.source for cell in between(stage, "## Takeaway", "## Paper says, we measured", "code"))
     numbers = [int(number) for number in re.findall(r"^(\d)\. ", taken, flags=re.M)]
     assert numbers == list(range(1, promised(stage) + 1)) and len(numbers) >= 2
 

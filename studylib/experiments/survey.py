@@ -1,4 +1,4 @@
-"""Chapter 9: every technique that the survey names, on one network, beside narrower dense ones at equal bytes.
+"""Chapter 9: every technique that the survey names, on a few networks, beside narrower dense ones at equal bytes.
 
 :data:`TECHNIQUES` is the one place that knows which module a word of ``stages`` stands for.
 """
@@ -6,6 +6,7 @@
 import dataclasses
 import functools
 import inspect
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -19,7 +20,7 @@ from torch import nn
 from studylib.coding import codec, limits
 from studylib.data import datasets, scoring
 from studylib.data.datasets import Data
-from studylib.experiments import leaks, zoo
+from studylib.experiments import energy, leaks, zoo
 from studylib.networks import cost, layers, spec
 from studylib.settings import Batch, check_different, nearest, read, record
 from studylib.techniques import (
@@ -92,9 +93,10 @@ class Survey:
     settings: Annotated[
         dict[str, dict], Field(description="technique → its settings, where they are not the defaults")
     ] = dataclasses.field(default_factory=dict)
-    narrower: Annotated[list[str], Field(description="narrower dense networks trained alike, in words: resnet 8-4")] = (
-        dataclasses.field(default_factory=list)
-    )
+    networks: Annotated[
+        dict[str, list[str]],
+        Field(min_length=1, description="network, in words, → narrower dense ones that are trained alike"),
+    ] = dataclasses.field(default_factory=lambda: {"resnet 8-16": []})
     models: Annotated[list[str], Field(description="of torchvision, whose bytes in int8 are measured")] = (
         dataclasses.field(default_factory=lambda: list(zoo.SMALL))
     )
@@ -102,13 +104,16 @@ class Survey:
     compiled: Annotated[bool, Field(description="time forward passes through torch.compile")] = False
 
     def check(self) -> None:
-        check_different(self, "techniques", "narrower", "models")
+        check_different(self, "techniques", "models")
         zoo.check_names(self.models)
         for key in [*self.techniques, *self.settings]:
             technique(key)
         self.chosen()
-        for name in self.narrower:
-            distill.Student(name=name)
+        for name, narrower in self.networks.items():
+            for each in (name, *narrower):
+                distill.Student(name=each)
+            if len({name, *narrower}) <= len(narrower):
+                raise ValueError(f"networks: {name!r}: {narrower!r}: expected different ones")
 
     def chosen(self) -> dict[str, object]:
         """Technique → the record of its settings; ValueError where one does not fit."""
@@ -116,9 +121,9 @@ class Survey:
         return {key: read(technique(key).record, self.settings.get(key, {}), f"settings.{key}") for key in keys}
 
     def against(self, data: Data) -> None:
-        """Raises ValueError where ``data`` cannot have the narrower networks, or a technique's settings."""
-        for name in self.narrower:
-            limits.check_network(*distill.Student(name=name).described({}), data, f"narrower={name!r}")
+        """Raises ValueError where ``data`` cannot have the networks, or a technique's settings."""
+        for name in [each for network, narrower in self.networks.items() for each in (network, *narrower)]:
+            limits.check_network(*distill.Student(name=name).described({}), data, f"networks: {name!r}")
         for key, settings in self.chosen().items():
             if hasattr(settings, "against"):
                 try:
@@ -184,58 +189,43 @@ def recovered(model: nn.Module, data: Data, recipe: Recipe, *, seed: int, scratc
 def compared(
     dataset: str,
     seed: int,
-    network: distill.Student,
     recipe: Recipe,
     recovery: Recipe,
     survey: Survey,
     device: torch.device,
     folder: Path | None,
 ) -> pd.DataFrame:
-    """A row per seed and technique, and per seed and narrower network; each kept in ``folder`` as it is made.
+    """A row per seed, network and technique, and per narrower network; each kept in ``folder`` as it is made.
 
-    Each seed has a dense network of its own, trained by ``recipe``. Every technique starts from that one.
+    Each seed has dense networks of its own, trained by ``recipe``. Every technique starts from them.
 
     Returns:
-        seed, technique (a key, a narrower network's name, or :data:`WHOLE`), kind, form (float32 or int8 of narrower
-        networks), before and accuracy (0…1, test images; before and after training on), nll, those of
-        :func:`studylib.experiments.leaks.attack`, bytes (of the coded file), multiply_adds, latency_ms (a batch).
+        seed, network, technique (a key, a narrower network's name, or :data:`WHOLE`), kind, form (float32 or int8 of
+        narrower networks), before and accuracy (0…1, test images; before and after training on), nll, those of
+        :func:`studylib.experiments.leaks.attack`, bytes (of the coded file), multiply_adds, latency_ms (a batch), those
+        of :func:`studylib.experiments.energy.estimate`.
     """
-    tasks = _tasks(dataset, range(seed, seed + survey.repetitions), network, recipe, recovery, survey, device, folder)
+    seeds = range(seed, seed + survey.repetitions)
     chosen = {key: dataclasses.asdict(settings) for key, settings in survey.chosen().items()}
-    about = [dataclasses.asdict(each) for each in (network, recipe, recovery)]
-    images = datasets.load(dataset, seed)
+    about = [dataclasses.asdict(recipe), dataclasses.asdict(recovery), survey.batch, survey.compiled]
+    about += [datasets.load(dataset, seed).identity, energy.installed()]
     rows = []
-    for of, make in tasks:
-        key = [*about, survey.batch, survey.compiled, images.identity, chosen.get(of["technique"])]
-        rows += every([(of, make)], folder, key)
+    for of, make in _tasks(dataset, seeds, recipe, recovery, survey, device, folder):
+        rows += every([(of, make)], folder, [*about, chosen.get(of["technique"])])
     return pd.DataFrame(rows)
 
 
-def _tasks(dataset, seeds, network, recipe, recovery, survey, device, folder) -> Iterator[Task]:
-    for seed in seeds:
+def _tasks(dataset, seeds, recipe, recovery, survey, device, folder) -> Iterator[Task]:
+    for seed, name in itertools.product(seeds, survey.networks):
         data = datasets.load(dataset, seed)
-
-        @functools.cache
-        def dense(seed=seed, data=data) -> nn.Module:
-            return _trained(network, data, recipe, seed, device)
-
-        def row(model: nn.Module, data=data) -> dict:
-            images = cost.example(data.model_args, survey.batch)
-            found = scoring.scores(scoring.predict(model, data.test, data), data.test.labels)
-            return {
-                "accuracy": found["accuracy"],
-                "nll": found["nll"],
-                **leaks.attack(model, data),
-                "bytes": len(codec.encode(model)),
-                "multiply_adds": cost.multiply_adds(model, data.model_args),
-                "latency_ms": cost.latency(model, images, compiled=survey.compiled),
-            }
+        dense = functools.cache(functools.partial(trained, name, data, recipe, seed, device))
+        row = functools.partial(measured, data=data, survey=survey)
 
         def whole(seed=seed, data=data, dense=dense, row=row) -> list[dict]:
             before = {"kind": WHOLE, "form": "float32", "before": scoring.accuracy(dense(), data.test, data)}
             return [before | row(recovered(dense(), data, recovery, seed=seed))]
 
-        yield {"seed": seed, "technique": WHOLE}, whole
+        yield {"seed": seed, "network": name, "technique": WHOLE}, whole
         for key, settings in survey.chosen().items():
 
             def made(key=key, settings=settings, seed=seed, data=data, dense=dense, row=row) -> list[dict]:
@@ -246,20 +236,36 @@ def _tasks(dataset, seeds, network, recipe, recovery, survey, device, folder) ->
                 model = apply(key, dense(), data, settings, recovery, seed=seed, scratch=scratch) if tuned else plain
                 return [{"kind": technique(key).kind, "form": "", "before": before} | row(model)]
 
-            yield {"seed": seed, "technique": key}, made
-        for name in survey.narrower:
+            yield {"seed": seed, "network": name, "technique": key}, made
+        for narrower in survey.networks[name]:
 
-            def narrow(name=name, seed=seed, data=data, row=row) -> list[dict]:
+            def narrow(narrower=narrower, seed=seed, data=data, row=row) -> list[dict]:
                 longer = dataclasses.replace(recipe, epochs=recipe.epochs + recovery.epochs)
-                model = _trained(distill.Student(name=name), data, longer, seed, device)
+                model = trained(narrower, data, longer, seed, device)
                 forms = {"float32": model, "int8": int8.apply(model, data, seed=seed)}
                 return [{"kind": CONTROL, "form": form, "before": None} | row(each) for form, each in forms.items()]
 
-            yield {"seed": seed, "technique": name}, narrow
+            yield {"seed": seed, "network": name, "technique": narrower}, narrow
 
 
-def _trained(network: distill.Student, data: Data, recipe: Recipe, seed: int, device: torch.device) -> nn.Module:
-    kind, args = network.described(data.model_args)
+def measured(model: nn.Module, data: Data, survey: Survey) -> dict:
+    """What a row of :func:`compared` has of a network, from accuracy on."""
+    images = cost.example(data.model_args, survey.batch)
+    found = scoring.scores(scoring.predict(model, data.test, data), data.test.labels)
+    return {
+        "accuracy": found["accuracy"],
+        "nll": found["nll"],
+        **leaks.attack(model, data),
+        "bytes": len(codec.encode(model)),
+        "multiply_adds": cost.multiply_adds(model, data.model_args),
+        "latency_ms": cost.latency(model, images, compiled=survey.compiled),
+        **energy.estimate(cost.timer(model, images, compiled=survey.compiled)),
+    }
+
+
+def trained(name: str, data: Data, recipe: Recipe, seed: int, device: torch.device) -> nn.Module:
+    """The network called ``name`` in words, trained by ``recipe``; ValueError where there is none."""
+    kind, args = distill.Student(name=name).described(data.model_args)
     model = spec.create(kind, seed, data=data, **args).to(device)
     history = loop.fit(model, data, recipe, seed=seed)
     return spec.with_change(model, "teacher", {"epochs": len(history)}, history=history)

@@ -45,10 +45,9 @@ SCALE = {  # what decides how large and how long: no profile may leave it to a d
         "shrinking": {"sparsities", "bits", "epochs", "lr", "rounding_epochs"},
     },
     "survey": {
-        "network": {"name"},
         "recipe": TRAINED,
         "recovery": TRAINED,
-        "survey": {"repetitions", "settings", "narrower"},
+        "survey": {"repetitions", "networks"},
     },
 }
 SHOWN = {  # the same, of what only a technique's chapter trains
@@ -554,7 +553,7 @@ def test_the_numbers_are_all_of_them():
     assert len(NUMBERS) > 100
     found = {name for _, _, name in NUMBERS}
     needed = {key for stage in (*SCALE.values(), *SHOWN.values()) for keys in stage.values() for key in keys}
-    assert needed - found == {"networks", "compiled", "name", "settings", "narrower"}  # texts, records, yes or no
+    assert needed - found == {"networks", "compiled"}  # texts, and yes or no
 
 
 @pytest.mark.parametrize("place", list(NUMBERS), ids=".".join)

@@ -43,7 +43,8 @@ def of_network(model: nn.Module, data: Data) -> list[dict]:
             if chosen is None:
                 break
             new = layers.duplicate(model)
-            factors.put(new, name, sketch.factorize(model.get_submodule(name), chosen[0], method="svd"))
+            how = {"method": "svd", "generator": torch.Generator()}  # of which nothing is drawn
+            factors.put(new, name, sketch.factorize(model.get_submodule(name), chosen[0], **how))
             if scoring.accuracy(new, data.validation, data) >= least:
                 row["rank"], row["saved"] = chosen[0], (candidate.dense - candidate.parameters(chosen)) / total
                 row["accuracy"] = scoring.accuracy(new, data.test, data)

@@ -39,6 +39,8 @@ def given(key, chapter=False, seeds=SEEDS):
     """The parameters of a notebook that its section and the study fix, as JSON; its chapter's only if that is run."""
     own = dict(SECTIONS[key]) if chapter else parameters.of_node(key, SECTIONS)
     study = {name: STUDY[name] for name in ("dataset", "device")}
+    if DECLARED[key].role == "choice":
+        own["technique"] = key
     if DECLARED[key].role == "table":
         own |= {"seeds": seeds, "stages": STAGES, "profile": NAME}
     return json.dumps(own | {"study": study, "published": ""}, sort_keys=True)

@@ -15,7 +15,7 @@ from engine.settings import chapters
 from engine.settings.reading import read_yaml
 
 REDUCED = read_yaml(ROOT / "tests" / "reduced.yaml")
-CHAPTERS = {each.name: each for each in chapters.declared().values()}
+CHAPTERS = {path.stem: chapters.declared()[key] for key, path in chapters.notebooks().items()}
 NOTED = "STUDY_NOTED"  # of the environment: the file in which each call of WATCHED is noted
 WATCHED = {"studylib.training.loop": "fit", "studylib.data.datasets": "load"}
 HOOK = f"""

@@ -149,7 +149,7 @@ def test_what_papermill_is_handed_is_what_the_notebook_takes():
     given = {key: value for each in rest[1::2] for key, value in YAML(typ="safe").load(each).items()}
     assert set(rest[::2]) == {"-y"}
     types = types_of(ROOT / "notebooks" / name)
-    declared = next(each for each in chapters.declared().values() if each.notebook.name == name)
+    declared = next(chapters.declared()[key] for key, path in chapters.notebooks().items() if path.name == name)
     assert set(given) <= set(types) and set(given) & set(declared.records) and given["published"] == ""
     for record in set(given) & set(declared.records):
         settings.read(declared.record(record), given[record], record)

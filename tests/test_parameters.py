@@ -44,6 +44,11 @@ SCALE = {  # what decides how large and how long: no profile may leave it to a d
         "supervision": {"temperature"},
         "shrinking": {"sparsities", "bits", "epochs", "lr", "rounding_epochs"},
     },
+    "survey": {
+        "recipe": TRAINED,
+        "recovery": TRAINED,
+        "survey": {"repetitions", "networks"},
+    },
 }
 SHOWN = {  # the same, of what only a technique's chapter trains
     "teacher": {"choosing": {"seeds"}},
@@ -90,7 +95,7 @@ def test_there_are_few_profiles_and_all_of_them_are_studies():
 def test_every_profile_is_valid_and_states_its_scale(name, variant):
     sections = parameters.load(name, variant=variant)
     declared, shown = chapters.declared(), sections["study"]["chapters"]
-    assert set(SCALE) == set(declared)
+    assert set(SCALE) == set(chapters.notebooks())
     made = [key for key in declared if key in (chapters.root(), *sections["study"]["stages"], *shown)]
     for stage, needed in [(s, SCALE[s]) for s in made] + [(s, SHOWN.get(s, {})) for s in shown]:
         for parameter, keys in needed.items():
@@ -120,6 +125,7 @@ def test_what_a_former_profile_ran_is_run_with_the_same_settings_now(former):
     name, _, variant = BEFORE[former]["now"].partition("-")
     sections = parameters.load(name, variant=variant)
     study = sections["study"]
+    study["chapters"] = [key for key in study["chapters"] if key != "survey"]  # it came later
     assert {"study": study, "latency": sections["latency"]} == {s: BEFORE[former][s] for s in ("study", "latency")}
     nodes = {key: parameters.of_node(key, sections) for key in ("teacher", *study["stages"])}
     assert nodes == BEFORE[former]["nodes"]
@@ -371,8 +377,8 @@ def test_the_settings_of_nodes_are_those_that_their_cells_use_and_no_chapters(pr
     assert list(found["teacher"]) == ["network", "recipe", "penalty"]
     assert found["teacher"]["recipe"] == dataclasses.asdict(Recipe(epochs=7))  # its defaults, too
     assert set(found["distill"]) == {"distillation", "student", "recipe"}
-    for stage in (chapters.root(), *chapters.techniques()):
-        notebook = chapters.notebooks()[stage]
+    for stage in (chapters.root(), *chapters.techniques(*chapters.APPLIED)):
+        notebook = chapters.declared()[stage].notebook
         assert set(parameters.of_node(stage, sections)) <= code.names(notebook, lesson=False)
 
 
@@ -530,13 +536,16 @@ def numbers_of(record):
     return found
 
 
-NUMBERS = {
+NUMBERS = {  # a choice's recipe is like any other
     (stage, parameter, name): about
     for stage, chapter in chapters.declared().items()
     for parameter in chapter.records
+    if (chapter.role, parameter) != ("choice", "recovery")
     for name, about in numbers_of(chapter.record(parameter)).items()
 }
-HELD_BESIDE = {"min_lr": "at most lr", "calibration_images": "no more than there are"}  # in place of a bound above
+HELD_BESIDE = {"min_lr": "at most lr"} | dict.fromkeys(
+    ["calibration_images", "images"], "no more than there are"
+)  # in place of a bound above
 HUGE = {"int": ["1000000000", str(2**64), "-1000000000"], "float": ["1e30", ".inf", "-.inf", ".nan", "-1e30"]}
 
 
@@ -560,7 +569,8 @@ def test_every_number_has_a_bound_on_both_sides(profile, place):
     usual = getattr(chapters.declared()[stage].record(parameter)(), name)
     for value in HUGE[kind]:
         given = f"[{', '.join([value, *map(str, usual[1:])])}]" if several else value
-        sections, started = profile(f"{stage}: {{{parameter}: {{{name}: {given}}}}}"), time.process_time()
+        study = f"dataset: digits, stages: [{stage}]" if stage in chapters.techniques("choice") else "dataset: digits"
+        sections, started = profile(f"{stage}: {{{parameter}: {{{name}: {given}}}}}", study), time.process_time()
         with pytest.raises(parameters.ParameterError) as caught:
             check.check_values(sections)
         said = str(caught.value)

@@ -55,7 +55,7 @@ def test_what_a_record_holds_is_what_the_technique_takes_with_the_same_defaults(
         (dynamic, {"layers": "conv"}, "layers='conv'"),
         (int4, {"bits": 9}, "bits=9: expected at most 8"),
         (int4, {"group": -1}, "group=-1: expected at least 0"),
-        (hybrid, {"budget_bytes": 0}, "budget_bytes=0: expected at least 1"),
+        (hybrid, {"budget_bytes": -1}, "budget_bytes=-1: expected at least 0"),
         (hybrid, {"budget_bytes": 9999, "bits": [4, 16]}, r"bits\[1\]=16"),
         (hybrid, {"budget_bytes": 9999, "bits": [4, 4]}, r"bits=\[4, 4\]: expected different ones"),
         (hybrid, {"budget_bytes": 9999, "images": 10**6}, "=1000000: expected 1 to"),

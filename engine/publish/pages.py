@@ -52,11 +52,11 @@ def first_screen(template: str, there: Figures) -> str:
 def chapters_table(there: Figures) -> str:
     """Every chapter: its title and question as its notebook has them, its minutes, a technique's key and part."""
     found = []
-    for key, chapter in chapters.declared().items():
-        said = nbformat.read(chapter.notebook, as_version=4).cells[0].source
+    for key, path in chapters.notebooks().items():
+        said = nbformat.read(path, as_version=4).cells[0].source
         title, question = re.search(r"^# (.*)", said), re.search(r"\*\*Question\.\*\* (.*)", said)
-        part = names.part(key) if chapter.role == "technique" else ""
-        found.append((chapter, title[1] if title else key, question[1] if question else "–", part))
+        part = names.part(key) if key in chapters.techniques() else ""
+        found.append((chapters.declared()[key], title[1] if title else key, question[1] if question else "–", part))
     return filled("chapters", chapters=found)
 
 

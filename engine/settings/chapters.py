@@ -13,6 +13,7 @@ from engine.settings.reading import FOLDER, ROOT, ParameterError, named, read_ya
 from studylib.settings import nearest, read, record
 
 FILE = FOLDER / "chapters.yaml"
+APPLIED = ("technique", "choice")  # roles of what stages may name; a choice is applied only where they do
 
 
 @record
@@ -21,11 +22,12 @@ class Declared:
 
     key: str
     notebook: Path
-    role: Literal["root", "technique", "table", "chapter"]
+    role: Literal["root", "technique", "choice", "table", "chapter"]
     minutes: Annotated[float, Field(gt=0)]
     records: dict[str, str] = field(default_factory=dict)
     together: dict[str, list[str]] = field(default_factory=dict)
     reads: dict[str, str] = field(default_factory=dict)
+    last: bool = False
     files: str = ""
     formerly: str = ""
 
@@ -74,9 +76,9 @@ def _declared(file: Path, content: bytes) -> dict[str, Declared]:
     return found
 
 
-def techniques(role: str = "technique") -> list[str]:
-    """The keys of the techniques in the order in which they are applied, or of the chapters of another role."""
-    return [key for key, each in declared().items() if each.role == role]
+def techniques(*roles: str) -> list[str]:
+    """The keys of the techniques in the order in which they are applied, or of what has one of other ``roles``."""
+    return [key for key, each in declared().items() if each.role in (roles or ("technique",))]
 
 
 def root(role: str = "root") -> str:
@@ -85,16 +87,12 @@ def root(role: str = "root") -> str:
 
 
 def notebooks() -> dict[str, Path]:
-    """Key → notebook."""
-    return {key: each.notebook for key, each in declared().items()}
+    """Key → notebook of each chapter; a choice is made by the notebook of another."""
+    return {key: each.notebook for key, each in declared().items() if each.role != "choice"}
 
 
 def check_names(given: Iterable, known: Iterable[str], what: str, formerly: Mapping[str, str] | None = None) -> None:
-    """Raises ParameterError for the first that is not ``known``; names the nearest, or what it is called now.
-
-    Args:
-        formerly: name of before → name of now; of chapters where it is left out.
-    """
+    """Raises ParameterError for the first not ``known``: its nearest, or its name now (``formerly``: old → new)."""
     now = {each.formerly: key for key, each in declared().items()} | {"roots": "variants"}
     now, known = now if formerly is None else formerly, list(known)
     for name in given:

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from engine.run import code
-from engine.settings.chapters import FILE, check_names, declared, notebooks, root, techniques
+from engine.settings.chapters import APPLIED, FILE, check_names, declared, notebooks, root, techniques
 from engine.settings.reading import FOLDER, ParameterError, named, read_yaml
 from studylib.settings import MOST_SEED, Batch, check_different, nearest, read, record
 
@@ -35,7 +35,9 @@ class Study:
 
     def check(self) -> None:
         check_different(self, "seeds")
-        check_names(self.stages, techniques(), "stages:")
+        check_names(self.stages, techniques(*APPLIED), "stages:")
+        if len(last := [stage for stage in self.stages if declared()[stage].last]) > 1:
+            raise ValueError(f"stages={self.stages!r}: after {last[0]} nothing more can be applied, such as {last[1]}")
         check_names(self.chapters, notebooks(), "chapters:")
 
 
@@ -145,7 +147,7 @@ def _as_asked(study: dict, seeds: str, stages: str) -> dict:
     if words := _words(stages):
         asked["stages"] = [] if words == ["none"] else words
     study = asdict(read(Study, study | asked, "study"))
-    study["stages"] = [stage for stage in techniques() if stage in study["stages"]]
+    study["stages"] = [stage for stage in techniques(*APPLIED) if stage in study["stages"]]
     without = {*techniques(), root("table")} if not study["stages"] else {*techniques()} - {*study["stages"]}
     return study | {"chapters": [key for key in study["chapters"] if key not in without]}
 
@@ -160,7 +162,7 @@ def chapters(sections: dict[str, dict], chosen: str) -> list[str]:
     if not has:
         raise ParameterError(f"chapters {chosen!r}: none is run; study.chapters is empty, or SEEDS begins otherwise")
     for word in _words(chosen):
-        spelled = {each: key for key, chapter in declared().items() for each in (key, chapter.name, chapter.name[:2])}
+        spelled = {each: key for key, path in notebooks().items() for each in (key, path.stem, path.stem[:2])}
         key = spelled.get(word) or spelled.get(word.zfill(2))
         if key not in has:
             stages = ", ".join(study["stages"]) or "none"
@@ -172,7 +174,7 @@ def chapters(sections: dict[str, dict], chosen: str) -> list[str]:
 
 def of_node(stage: str, sections: dict[str, dict]) -> dict:
     """The parameters of a stage's section that its node, and not only its chapter, uses."""
-    used = code.names(notebooks()[stage], lesson=False)
+    used = code.names(declared()[stage].notebook, lesson=False)
     return {name: value for name, value in sections[stage].items() if name in used}
 
 

@@ -66,7 +66,8 @@ def predicted(name: str) -> dict:
     A float32 weight that becomes int8 saves three of four bytes. ``nn.MultiheadAttention`` is left as it is by both.
 
     Returns:
-        parameters, and dynamic and static: shares of the bytes that each is to save (0…1).
+        parameters; dynamic and static: shares of the bytes that each is to save; largest: that of the parameters in
+        the largest convolution or linear layer (0…1).
 
     Raises:
         ValueError: torchvision has no model of that name.
@@ -77,7 +78,8 @@ def predicted(name: str) -> dict:
     inside = {
         id(part) for each in model.modules() if isinstance(each, nn.MultiheadAttention) for part in each.modules()
     }
-    row = {"parameters": total}
+    sizes = [part.weight.numel() for part in model.modules() if isinstance(part, WAYS["static"])]
+    row = {"parameters": total, "largest": max(sizes, default=0) / total}
     for way, kinds in WAYS.items():
         held = [part for part in model.modules() if isinstance(part, kinds) and id(part) not in inside]
         row[way] = 0.75 * sum(part.weight.numel() for part in held) / total
@@ -174,7 +176,7 @@ def shares(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def of_all() -> pd.DataFrame:
-    """:func:`predicted` of every classifier of torchvision: model, parameters, dynamic, static (0…1).
+    """:func:`predicted` of every classifier of torchvision: model, parameters, largest, dynamic, static (0…1).
 
     RegNets are left out: they cannot be built without memory for their weights.
     """
@@ -189,13 +191,13 @@ def said_of_twelve(known: pd.DataFrame) -> pd.DataFrame:
     lists["the twelve with the largest share of linear layers"] = list(share["dynamic"].nlargest(12).index)
     lists["the twelve with the smallest"] = list(share["dynamic"].nsmallest(12).index)
     rows = [{"models": title, **(100 * share.loc[list(names)].mean())} for title, names in lists.items()]
-    published = {way: claims.CLAIMS[f"{way}_saved"].value for way in ("dynamic", "static")}
+    published = {way: claims.CLAIMS[f"zoo_{way}"].value for way in ("dynamic", "static")}
     return pd.DataFrame([*rows, {"models": "the survey's, unnamed", **published}])
 
 
 def told(table: pd.DataFrame, known: pd.DataFrame) -> str:
     """What the models measured save, and what arithmetic says of the survey's averages, in words."""
-    found, claimed = shares(table), claims.CLAIMS["dynamic_saved"].value
+    found, claimed = shares(table), claims.CLAIMS["zoo_dynamic"].value
     means = [found[f"{way} %"].astype(float).mean() for way in ("dynamic", "static")]
     apart = max((found[f"{way} %"] - found[f"{way}, by arithmetic %"]).abs().max() for way in ("dynamic", "static"))
     above = int((100 * known["dynamic"] >= claimed).sum())

@@ -23,7 +23,7 @@ class Ranks:
     """What decides the ranks of factors; the defaults are ours."""
 
     energy: Annotated[float, Field(gt=0, le=1, description="share of Σ σ² that a factorized layer keeps")] = 0.9
-    budget: Annotated[int, Field(ge=0, description="bytes of all float32 parameters at most; 0: any")] = 0
+    budget: Annotated[int, Field(ge=0, le=2**29, description="bytes of all float32 parameters at most; 0: any")] = 0
     rank: Annotated[int, Field(ge=0, le=4096, description="of every layer that has so many; 0: by energy")] = 0
 
     def check(self) -> None:

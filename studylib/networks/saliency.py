@@ -35,9 +35,8 @@ class Ranking:
     ] = 512
 
     def against(self, data: Data) -> None:
-        """Raises ValueError where the criterion wants more training images than there are."""
-        if self.criterion in ("activation", "gradient"):
-            check_calibration(self.calibration_images, data)
+        """Raises ValueError for more calibration images than there are training images."""
+        check_calibration(self.calibration_images, data)
 
 
 def saliencies(

@@ -23,7 +23,7 @@ class CP:
     share: Annotated[
         float, Field(gt=0, le=1, description="of a layer's parameters that its factors have, rounded up to a rank")
     ] = 0.5
-    budget: Annotated[int, Field(ge=0, description="bytes of all float32 parameters at most; 0: any")] = 0
+    budget: Annotated[int, Field(ge=0, le=2**29, description="bytes of all float32 parameters at most; 0: any")] = 0
     rank: Annotated[int, Field(ge=0, le=4096, description="of every layer where it saves; 0: by share")] = 0
     iterations: Annotated[int, Field(ge=1, le=10000, description="of alternating least squares, at most")] = 100
 

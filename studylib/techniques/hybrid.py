@@ -27,7 +27,10 @@ ALL = (2, 3, 4, 6, 8, FLOAT)
 class HybridPrecision:
     """The budget, and what may be chosen within it."""
 
-    budget_bytes: Annotated[int, Field(ge=1, description="the most that the coded file may take, in bytes")]
+    budget_bytes: Annotated[
+        int,
+        Field(ge=0, le=2**29, description="the most that the coded file may take; 0: half of what it takes in 8 bits"),
+    ] = 0
     bits: Annotated[
         list[Literal[2, 3, 4, 5, 6, 7, 8, 32]], Field(min_length=1, description="of a layer's weights; 32: floats")
     ] = dataclasses.field(default_factory=lambda: list(ALL))
@@ -49,7 +52,7 @@ def apply(
     model: nn.Module,
     data: Data,
     *,
-    budget_bytes: int,
+    budget_bytes: int = 0,
     bits: list[int] | tuple[int, ...] = ALL,
     images: int = 512,
     activations: str = "float",
@@ -63,6 +66,7 @@ def apply(
     nearest integer, with one scale per output channel. Zero weights stay zero.
 
     Args:
+        budget_bytes: 0 stands for half of what the file takes with 8 bits in every layer.
         bits: what a layer may have; 32 leaves it in floats.
         images: how many training images, drawn by ``seed``, the loss is the mean of.
         activations: how an int8 layer's input is rounded, without calibration; "float": not at all.
@@ -98,6 +102,7 @@ def apply(
     def cost(chosen: dict[str, int]) -> int:
         return sum(costs[name][count] for name, count in chosen.items())
 
+    budget_bytes = budget_bytes or made(dict.fromkeys(costs, 8))[1] // 2
     best = smallest = {name: min(found, key=found.get) for name, found in costs.items()}
     new, size = made(smallest)
     if size > budget_bytes:

@@ -13,6 +13,7 @@ from studylib import settings
 
 DECLARED = chapters.declared()
 NOTEBOOKS = chapters.notebooks()
+OF_CHOICES = {each.notebook for each in DECLARED.values() if each.role == "choice"}  # they make nodes, too
 LONGEST = {"parameters": 10, "half the cells": 6, "nine in ten": 12, "any": 20}  # lines of a cell
 WORDS = 80  # of a paragraph in which the method is explained
 
@@ -67,6 +68,8 @@ def test_its_parameters_are_those_of_the_study_that_it_shows(stage):
     expected |= {"published": "figures/digits", "out": f"runs/notebooks/{DECLARED[stage].name}"}
     if DECLARED[stage].role in ("root", "technique"):
         expected["reuse"] = ""
+    if NOTEBOOKS[stage] in OF_CHOICES:
+        expected["technique"] = given["technique"]  # the one that the page shows
     if DECLARED[stage].role == "table":
         expected |= {"run": "runs/digits", "profile": "digits"}
         expected |= {name: digits["study"][name] for name in ("seeds", "stages")}
@@ -108,11 +111,11 @@ def test_its_reduced_form_is_it_with_less_parameters_and_its_checked_outputs(sta
 
 def test_what_only_the_chapter_shows_is_tagged(stage):
     code = without_parameters(stage)
-    if DECLARED[stage].role == "chapter":  # all of it is the chapter's
+    if DECLARED[stage].role == "chapter" and NOTEBOOKS[stage] not in OF_CHOICES:  # all of it is the chapter's
         assert not any("lesson" in tags_of(cell) for cell in code)
         return
     assert any("lesson" in tags_of(cell) for cell in code)
-    if DECLARED[stage].role in ("root", "technique"):
+    if DECLARED[stage].role in ("root", "technique") or NOTEBOOKS[stage] in OF_CHOICES:
         made = next(k for k, cell in enumerate(code) if "node.make(" in cell.source)
         assert ["lesson" in tags_of(cell) for cell in code] == [k > made for k in range(len(code))]
 

@@ -1,0 +1,185 @@
+"""What chapter 9's rows say: each technique beside narrower networks of as many bytes, work, leaks, sentences."""
+
+import math
+
+import pandas as pd
+
+from studylib.experiments import one_layer, sweep_narrower, zoo
+from studylib.experiments.survey import CONTROL, TECHNIQUES, WHOLE
+from studylib.results import claims, statistics
+from studylib.results.tables import plus_minus
+
+MEANS = ["before", "accuracy", "bytes", "multiply_adds", "latency_ms", "joules", "co2_mg", "auc"]
+
+
+def at_equal_bytes(rows: pd.DataFrame) -> pd.DataFrame:
+    """How far each technique lies above the narrower networks at equal bytes, seed by seed.
+
+    Their accuracy is interpolated over the logarithm of bytes, float32 and int8 each a line, and the better counts.
+
+    Args:
+        rows: of :func:`studylib.experiments.survey.compared`.
+
+    Returns:
+        A row per network and technique in the order of ``rows``: network, technique, kind, means of :data:`MEANS`;
+        sd of the accuracy; n, how many seeds; margin (points) with low and high, Student's 95 % interval (NaN of one
+        seed, or where every narrower network is larger); verdict, a word of studylib.experiments.sweep_narrower.
+    """
+    found = []
+    for (network, key), part in rows[rows["kind"] != CONTROL].groupby(["network", "technique"], sort=False):
+        control = rows[(rows["kind"] == CONTROL) & (rows["network"] == network)]
+        control = control.rename(columns={"kind": "control", "form": "kind"})
+        best = [
+            sweep_narrower.at_equal_cost(control[control["seed"] == row.seed], "bytes", "accuracy", row.bytes)
+            for row in part.itertuples()
+        ]
+        above = 100 * (part["accuracy"] - best)
+        low, high = statistics.t_interval(above)
+        verdict = statistics.UNKNOWN if math.isnan(low) else statistics.judge((low, high))
+        row = {"network": network, "technique": key, "kind": part["kind"].iloc[0]}
+        row |= {**part[MEANS].astype(float).mean(), "sd": part["accuracy"].std(), "n": len(part)}
+        row |= {"margin": above.mean(), "low": low, "high": high}
+        row["verdict"] = sweep_narrower.WORDS[verdict] if above.notna().all() else sweep_narrower.TOO_SMALL
+        found.append(row)
+    return pd.DataFrame(found)
+
+
+def rivals(rows: pd.DataFrame) -> pd.DataFrame:
+    """The narrower networks of the rows, means over the seeds: network, form, technique, bytes, accuracy."""
+    control = rows[rows["kind"] == CONTROL]
+    return control.groupby(["network", "form", "technique"], sort=False)[["bytes", "accuracy"]].mean().reset_index()
+
+
+def leaks(rows: pd.DataFrame) -> pd.DataFrame:
+    """What membership inference gains by a technique: its AUC less that of the network as trained, seed by seed.
+
+    Returns:
+        A row per network and technique: network, technique, kind, auc (mean, 0…1), change with low and high (points of
+        AUC, Student's 95 % interval; NaN of one seed), verdict: leaks more, leaks less or cannot tell.
+    """
+    words = {statistics.HELP: "leaks more", statistics.HURT: "leaks less", statistics.UNKNOWN: statistics.UNKNOWN}
+    dense = rows[rows["kind"] == WHOLE].set_index(["network", "seed"])["auc"]
+    found = []
+    for (network, key), part in rows[~rows["kind"].isin([CONTROL, WHOLE])].groupby(
+        ["network", "technique"], sort=False
+    ):
+        change = 100 * (
+            part.set_index(["network", "seed"])["auc"] - dense.loc[network].reindex(part["seed"]).to_numpy()
+        )
+        low, high = statistics.t_interval(change)
+        word = statistics.UNKNOWN if math.isnan(low) else statistics.judge((low, high))
+        row = {"network": network, "technique": key, "kind": part["kind"].iloc[0], "auc": part["auc"].mean()}
+        found.append(row | {"change": change.mean(), "low": low, "high": high, "verdict": words[word]})
+    return pd.DataFrame(found)
+
+
+def claims_of(rows: pd.DataFrame, models: pd.DataFrame, layers: pd.DataFrame) -> dict[str, claims.Measured | list]:
+    """The survey's claims: its averages over torchvision's ``models``, one layer's saving, leaks by kind of technique.
+
+    Args:
+        rows: of :func:`studylib.experiments.survey.compared`.
+        models: of :func:`studylib.experiments.zoo.rows`.
+        layers: of :func:`studylib.experiments.one_layer.measured`.
+    """
+    means = zoo.shares(models)[["dynamic %", "static %"]].astype(float).mean()
+    dense = rows[rows["kind"] == WHOLE].groupby("seed")["auc"].mean()
+    changes = []
+    for kind in dict.fromkeys(each.kind for each in TECHNIQUES.values()):
+        if len(part := rows[rows["kind"] == kind]):
+            change = 100 * (part.groupby("seed")["auc"].mean() - dense)
+            interval, against = statistics.t_interval(change), f"network as trained, by {kind}"
+            changes.append(claims.Measured(change.mean(), *interval, n=len(change), against=against))
+    return {
+        "zoo_dynamic": claims.Measured(means["dynamic %"]),
+        "zoo_static": claims.Measured(means["static %"]),
+        "one_layer": one_layer.claimed(layers),
+        "leaks": changes,
+    }
+
+
+def told(table: pd.DataFrame, points: float = 1.0) -> list[str]:
+    """What the rows of :func:`at_equal_bytes` say of each network: what is small and good, who beats narrower ones."""
+    found = []
+    for network, part in table.groupby("network", sort=False):
+        dense, rest = part[part["technique"] == WHOLE].iloc[0], part[part["technique"] != WHOLE]
+        close = rest[100 * rest["accuracy"] >= 100 * dense["accuracy"] - points].sort_values("bytes")
+        smallest = f"no technique stays within {points:g} points of it"
+        if len(close):
+            row = close.iloc[0]
+            smallest = (
+                f"of all that stay within {points:g} points of it, {row['technique']} is the smallest "
+                f"({row['bytes'] / 1000:.1f} kB, {100 * row['accuracy']:.1f} %)"
+            )
+        by = {verdict: list(rest[rest["verdict"] == verdict]["technique"]) for verdict in rest["verdict"].unique()}
+        named = {verdict: ", ".join(by.get(verdict, [])) or "none" for verdict in sweep_narrower.WORDS.values()}
+        found.append(
+            f"{network}, {dense['bytes'] / 1000:.1f} kB and {100 * dense['accuracy']:.1f} % as trained: {smallest}. "
+            f"Better than narrower networks of as many bytes: {named[sweep_narrower.BEATS]}. "
+            f"Worse: {named[sweep_narrower.BEATEN]}. Cannot be told: {named[statistics.UNKNOWN]}."
+        )
+    return found
+
+
+def leaks_told(found: pd.DataFrame) -> str:
+    """The rows of :func:`leaks` in a sentence."""
+    counts = found["verdict"].value_counts()
+    return (
+        f"Of {len(found)} compressed networks {counts.get('leaks less', 0)} leak less than as trained, "
+        f"{counts.get('leaks more', 0)} more; of {counts.get(statistics.UNKNOWN, 0)} one cannot tell."
+    )
+
+
+def shown(table: pd.DataFrame) -> pd.DataFrame:
+    """Bytes and accuracy in the rows of :func:`at_equal_bytes` of one network, for a reader."""
+    dense = table[table["technique"] == WHOLE].iloc[0]
+    return pd.DataFrame(
+        {
+            **_named(row),
+            "file kB": f"{row.bytes / 1000:.1f}",
+            "saved %": f"{100 * (1 - row.bytes / dense.bytes):.1f}",
+            "before %": f"{100 * row.before:.1f}",
+            "after %": plus_minus(100 * row.accuracy, 100 * row.sd, 1),
+            "over narrower, points": _with_interval(row.margin, row.low, row.high),
+            "verdict": row.verdict if row.technique != WHOLE else "–",
+        }
+        for row in table.itertuples()
+    )
+
+
+def work(table: pd.DataFrame) -> pd.DataFrame:
+    """Multiply-adds, time and energy in the rows of :func:`at_equal_bytes` of one network, for a reader."""
+    dense = table[table["technique"] == WHOLE].iloc[0]
+    whole = dense.multiply_adds * dense.latency_ms
+    found = pd.DataFrame(
+        {
+            **_named(row),
+            "million multiply-adds": f"{row.multiply_adds / 1e6:.3f}",
+            "ms a batch": f"{row.latency_ms:.1f}",
+            "multiply-adds × time": f"{row.multiply_adds * row.latency_ms / whole:.2f}",
+            "mJ a batch": f"{1000 * row.joules:.0f}",
+            "µg CO₂": f"{1000 * row.co2_mg:.1f}",
+        }
+        for row in table.itertuples()
+    )
+    return found if table["joules"].notna().any() else found.drop(columns=["mJ a batch", "µg CO₂"])
+
+
+def energy_told(table: pd.DataFrame) -> str:
+    """Where the energy comes from: codecarbon's estimate, or that there is none; which technique is done soonest."""
+    rest = table[table["technique"] != WHOLE].reset_index(drop=True)
+    dense = table[table["technique"] == WHOLE].set_index("network")["latency_ms"]
+    faster = int((rest["latency_ms"] < rest["network"].map(dense)).sum())
+    said = f"{faster} of {len(rest)} compressed networks take less time than as trained, operation by operation. "
+    if table["joules"].isna().all():
+        return f"{said}codecarbon is not installed: no energy is estimated."
+    return f"{said}Energy and CO₂ are codecarbon's estimates, no measurements; they go with time."
+
+
+def _named(row) -> dict:
+    known = TECHNIQUES.get(row.technique)
+    return {"technique": known.title if known else row.technique, "stage": row.technique if known else "–"}
+
+
+def _with_interval(value: float, low: float, high: float) -> str:
+    said = "–" if math.isnan(value) else f"{value:+.1f}"
+    return said if math.isnan(low) else f"{said} ({low:+.1f} to {high:+.1f})"

@@ -155,7 +155,7 @@ def test_shrinking_never_grows_a_group_and_leaves_open_ones_as_they_are(tiny, pr
             parameter += 0.1 * torch.randn(parameter.shape, generator=draw)
     before = {name: each.detach().clone() for name, each in model.named_parameters()}
     step.after(model, lr)
-    norms, were = step.gates.norms(dict(model.named_parameters())), step.gates.norms(before)
+    norms, were = step.gates.products(dict(model.named_parameters())), step.gates.products(before)
     assert (norms <= were * (1 + 1e-6)).all() and torch.equal(norms[step.opened], were[step.opened])
     rows = step.gates.found.rows(step.gates.closed(step.opened))
     for name, parameter in model.named_parameters():  # what is no channel's is left alone
@@ -170,9 +170,9 @@ def test_a_closed_group_shrinks_by_its_familys_share_of_the_closed(tiny):
     gates = step.gates
     step.opened[[0, 1, 5]] = False  # two of the first family, one of the second
     step._epochs = 35
-    before = gates.norms(dict(model.named_parameters())).sqrt()
+    before = gates.products(dict(model.named_parameters())).sqrt()
     step._shrink(dict(model.named_parameters()), 0.03)
-    after = gates.norms(dict(model.named_parameters())).sqrt()
+    after = gates.products(dict(model.named_parameters())).sqrt()
     expected = before.clone()
     expected[[0, 1]] -= 2.0 * 0.03 * 2 / 3
     expected[5] -= 2.0 * 0.03 / 3
@@ -190,7 +190,7 @@ def test_a_group_that_has_turned_away_is_zero_by_half_space_alone(tiny):
             for parameter in model.parameters():
                 parameter.neg_()
         step.after(model, 1e-9)
-        zero[projection] = int((step.gates.norms(dict(model.named_parameters())) == 0).sum())
+        zero[projection] = int((step.gates.products(dict(model.named_parameters())) == 0).sum())
     assert zero == {"proximal": 0, "half_space": 1}
 
 

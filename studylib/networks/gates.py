@@ -131,7 +131,7 @@ class Gates:
             low, high = (low, middle) if share(middle) <= budget else (middle + 1, high)
         return opened(min((low, max(0, low - 1)), key=lambda count: abs(share(count) - budget)))
 
-    def norms(self, tensors: dict[str, torch.Tensor], others: dict[str, torch.Tensor] | None = None) -> torch.Tensor:
+    def products(self, tensors: dict[str, torch.Tensor], others: dict[str, torch.Tensor] | None = None) -> torch.Tensor:
         """⟨w_g, v_g⟩ of each gate's group g, (n,): w from ``tensors``, v from ``others``, or else w again.
 
         A group is all that makes a channel: rows of weights and biases, and of batch norms. ``tensors`` has parameters

@@ -36,7 +36,7 @@ MET = 0.01  # so near to the budget, a share of all multiply-adds, the chosen ga
 
 @record
 class Guidance:
-    """How channels are chosen and shrunk; the defaults are the paper's, but for ``share``, which is ours."""
+    """How channels are chosen and shrunk; the defaults are the authors', those of ``share`` and ``batch_size`` ours."""
 
     budget: Annotated[float, Field(gt=0, lt=1, description="share of the multiply-adds that is left")] = 0.5
     share: Annotated[
@@ -167,11 +167,11 @@ class Guided(Step):
         strength = self.guidance.final_strength if self.frozen else self.guidance.strength
         closed = ~self.opened
         counts = torch.zeros(len(self.gates.sizes), device=closed.device).index_add_(0, self._family, closed.float())
-        norms, by = self.gates.norms(weights).sqrt(), strength * lr * (counts / counts.sum())[self._family]
+        norms, by = self.gates.products(weights).sqrt(), strength * lr * (counts / counts.sum())[self._family]
         factors = torch.where(closed, (1 - by / norms.clamp_min(1e-30)).clamp_min(0), 1.0)
         if self._before:
-            least = self.guidance.epsilon * self.gates.norms(self._before)
-            turned = factors * self.gates.norms(weights, self._before) < least
+            least = self.guidance.epsilon * self.gates.products(self._before)
+            turned = factors * self.gates.products(weights, self._before) < least
             factors = torch.where(closed & turned, 0.0, factors)
         self.gates.scale(weights, factors)
 
@@ -218,7 +218,7 @@ class Guided(Step):
         else:
             self._epochs += 1
         closed = ~self.opened
-        norms = self.gates.norms({name: each.detach() for name, each in self._model.named_parameters()})
+        norms = self.gates.products({name: each.detach() for name, each in self._model.named_parameters()})
         losses, self._losses = self._losses, []
         return found | {
             "share": float(self._share(self.opened.float())),

@@ -275,7 +275,10 @@ def latencies(table: pd.DataFrame, out: Path, *, batch: int = 64, rounds: int = 
 
 
 def rank_correlation(table: pd.DataFrame, left: str, right: str, draws: int = 2000) -> tuple[float, float, float]:
-    """Spearman's correlation of two columns, and the 95 % of it over networks drawn anew (Efron and Tibshirani 1993)."""
+    """Spearman's correlation of two columns, with its 95 % interval over networks drawn anew.
+
+    The bootstrap's percentiles (Efron and Tibshirani 1993, chapter 13).
+    """
     found = table[left].corr(table[right], method="spearman")
     drawn = [
         part[left].corr(part[right], method="spearman")

@@ -2,8 +2,8 @@
 
 python -m studylib.experiments.controller --out runs/controller [--dataset mnist_5k] [--network "resnet 8-16"]
 
-Each way trains for as many epochs in all, and may use all training images. Each is tuned on a seed of its own, by
-validation at the middle budget, over three values of one setting. A network is what its coded file holds.
+Each way trains for as many epochs in all, and may use all training images. Each is tuned on another seed, by validation
+at the middle budget: three values of one setting. A network is what its coded file holds.
 """
 
 import argparse
@@ -75,8 +75,8 @@ def worths(model: nn.Module, gates: Gates, way: str) -> torch.Tensor:
     """What each channel of ``gates`` is worth in ``model``, (n,), as ``way`` ranks them.
 
     "global": the norm of its rows beside the family's mean. "uniform" and "narrow": its rank in the family by that
-    norm, a share of it. "slimming": its batch norms' scales (Liu et al. 2017). "group norm": torch-pruning's, of rows,
-    batch norms and readers' columns, beside the mean of its group (Fang et al. 2023, section 3.3).
+    norm, a share of it. "slimming": its batch norms' scales (Liu et al. 2017). "group norm": torch-pruning's, over
+    rows, batch norms and readers' columns (Fang et al. 2023, section 3.3). That is beside the mean of its group.
     """
     if way == "group norm":
         return _group_norms(model, gates)
@@ -204,7 +204,7 @@ def _accuracy(model: nn.Module, data: Data, split: str = "test") -> float:
 
 
 def rows(dataset: str, comparison: Comparison, out: Path, tell: Callable[[str], None] = print) -> pd.DataFrame:
-    """Way, budget, seed and value of each network and what is measured of it; networks that are made are not again.
+    """Way, budget, seed and value of each network, and what is measured of it. What ``out`` holds is not made again.
 
     ``tuned_on`` is True of the rows that tuned the ways, at one budget.
     """

@@ -1,8 +1,8 @@
-"""A gate for each channel that can be taken out of a network: a number in 0…1 that all who read the channel see it by.
+"""A gate a channel: a number in 0…1 by which all layers that read the channel multiply it.
 
-A gate stands where a layer reads a channel, so that it is after the batch norm and after all that is added. A depthwise
-convolution is part of the channel that it filters: its gate stands behind it. A network whose gates are 0 or 1 so gives
-what it gives without the channels whose gates are 0 (:mod:`studylib.networks.filters`).
+It stands where a layer reads a channel, behind the batch norm and all that is added. A depthwise convolution is part of
+the channel that it filters: its gate stands behind it. With gates of 0 and 1 alone, a network gives what it gives
+without the channels of the zeros (:mod:`studylib.networks.filters`).
 """
 
 import contextlib
@@ -23,7 +23,7 @@ TOLERANCE = 0.02  # how far a network may miss a budget, a share of all multiply
 
 @dataclasses.dataclass
 class Part:
-    """Rows of a tensor, or columns that a layer reads, and the gate of each; the gate after the last is always 1."""
+    """Rows of a layer, or the columns that it reads, and the gate of each. The gate after the last is always 1."""
 
     name: str
     gates: torch.Tensor  # (rows or columns,) int64

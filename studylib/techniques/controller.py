@@ -1,7 +1,7 @@
 """Controller-guided pruning: a second network learns which channels to keep while the first trains, from scratch.
 
-Auto-Train-Once (Wu et al. 2024). The weights train with all gates open. At intervals the controller learns, on images
-that the weights never train on, which gates to close within a budget of multiply-adds. Groups whose gates are closed
+Auto-Train-Once (Wu et al. 2024). The weights train with all gates open. At intervals the controller learns
+which gates to close within a budget of multiply-adds. It does so on images of its own. Groups whose gates are closed
 shrink to zero. At the end their channels are taken out, and nothing is tuned. Unlike the authors' code, no noise is
 drawn when channels are chosen, and gates stand behind depthwise convolutions (:mod:`studylib.networks.gates`).
 """
@@ -107,10 +107,10 @@ class Guided(Step):
     """A step of :func:`studylib.training.loop.fit` that shrinks groups, and at intervals has the controller learn.
 
     Which gates are open is drawn once an epoch, without noise, and final after the share ``freeze`` of them. If it is
-    then not within :data:`MET` of the budget, the bound on the logits moves until it is as near as channels allow.
+    then not within :data:`MET` of the budget, the bound on the logits moves to where it is nearest.
 
     An epoch's row has ``share`` (of multiply-adds with the gates as drawn), ``closed`` and ``turned`` (gates, and how
-    many changed). ``zero`` is the share of closed groups that are exactly zero; ``controller_loss`` is the mean of its
+    many changed). ``zero`` is the share of closed groups that are exactly zero. ``controller_loss`` is the mean of its
     losses, None without one. ``moved`` is how many gates the bound's moving changed.
 
     Args:

@@ -106,8 +106,8 @@ def distance(share: torch.Tensor, budget: float) -> torch.Tensor:
 class Guided(Step):
     """A step of :func:`studylib.training.loop.fit` that shrinks groups, and at intervals has the controller learn.
 
-    Which gates are open is drawn once an epoch, without noise, and final after the share ``freeze`` of them. If it is
-    then not within :data:`MET` of the budget, the bound on the logits moves to where it is nearest.
+    Which gates are open is drawn once an epoch, without noise, and final after the share ``freeze`` of them. Where it is
+    not within :data:`MET` of the budget then, the bound on the logits moves to the nearest.
 
     An epoch's row has ``share`` (of multiply-adds with the gates as drawn), ``closed`` and ``turned`` (gates, and how
     many changed). ``zero`` is the share of closed groups that are exactly zero. ``controller_loss`` is the mean of its

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import hypothesis
 import pytest
 import torch
 from hypothesis import given
@@ -141,6 +142,7 @@ def guided(model, data, guidance, epochs=6, seed=0):
 
 
 @pytest.mark.parametrize("projection", ["proximal", "half_space"])
+@hypothesis.settings(max_examples=8)
 @given(seed=st.integers(0, 200), strength=st.sampled_from([0.0, 0.1, 3.0, 1e4]), lr=st.sampled_from([1e-6, 1e-2, 1.0]))
 def test_shrinking_never_grows_a_group_and_leaves_open_ones_as_they_are(tiny, projection, seed, strength, lr):
     model = network("resnet")

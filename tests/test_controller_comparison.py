@@ -121,7 +121,7 @@ def test_a_volume_is_the_area_above_the_whole_network_at_chance():
     assert found.loc[0, "controller"] == pytest.approx(2 * (0.7 - 0.1) + 1 * 0.1)
     gain = controller.against(found, "controller").set_index("way")
     assert gain.loc["narrow", "controller less it"] == pytest.approx(2 * 0.2)
-    assert gain.loc["narrow", "verdict"] == "raises" and gain.loc["controller", "verdict"] == "–"
+    assert gain.loc["narrow", "verdict"] == "more" and gain.loc["controller", "verdict"] == "–"
     tuned = HAND.assign(tuned_on=True)
     assert controller.volumes(pd.concat([HAND, tuned]), classes=10).equals(found)
 

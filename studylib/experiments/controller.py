@@ -47,6 +47,7 @@ WAYS = {  # way → the setting that is tuned, and its values
     "group norm": ("tuning's lr", (0.001, 0.003, 0.01)),
     "narrow": ("lr", (0.003, 0.01, 0.03)),
 }
+WORDS = {statistics.HELP: "more", statistics.HURT: "less"}
 TUNING_LR = 0.003  # of slimming, and of what the controller left
 
 
@@ -250,12 +251,16 @@ def volumes(rows: pd.DataFrame, classes: int, column: str = "accuracy") -> pd.Da
 
 
 def against(volumes: pd.DataFrame, rival: str) -> pd.DataFrame:
-    """Mean volume of each way, ``rival``'s less it with Student's interval at 95 % over seeds, and what that says."""
+    """Mean volume of each way, and ``rival``'s less it with Student's interval at 95 % over seeds.
+
+    ``verdict`` is "more" where the volume of ``rival`` is more than the way's, "less", or "cannot tell".
+    """
     found = []
     for way in volumes.columns:
         gain = (volumes[rival] - volumes[way]).to_numpy()
         low, high = statistics.t_interval(gain)
-        verdict = "–" if way == rival else statistics.judge((low, high))
+        verdict = statistics.judge((low, high))
+        verdict = "–" if way == rival else WORDS.get(verdict, verdict)
         mean = {"way": way, "mean": volumes[way].mean(), f"{rival} less it": gain.mean()}
         found.append(mean | {"low": low, "high": high, "verdict": verdict, "seeds": len(gain)})
     return pd.DataFrame(found)

@@ -1,8 +1,8 @@
 """Controller-guided pruning: a second network learns which channels to keep while the first trains, from scratch.
 
-Auto-Train-Once (Wu et al. 2024). The weights train with all gates open. At intervals the controller learns
-which gates to close within a budget of multiply-adds. It does so on images of its own. Groups whose gates are closed
-shrink to zero. At the end their channels are taken out, and nothing is tuned. Unlike the authors' code, no noise is
+Auto-Train-Once (Wu et al. 2024). The weights train with all gates open. At intervals the controller learns which
+gates to close within a budget of multiply-adds. It does so on images of its own. Groups whose gates are closed shrink
+to zero. At the end their channels are taken out, and nothing is tuned. Unlike the authors' code, no noise is
 drawn when channels are chosen, and gates stand behind depthwise convolutions (:mod:`studylib.networks.gates`).
 """
 
@@ -106,8 +106,8 @@ def distance(share: torch.Tensor, budget: float) -> torch.Tensor:
 class Guided(Step):
     """A step of :func:`studylib.training.loop.fit` that shrinks groups, and at intervals has the controller learn.
 
-    Which gates are open is drawn once an epoch, without noise, and final after the share ``freeze`` of them. Where it is
-    not within :data:`MET` of the budget then, the bound on the logits moves to the nearest.
+    Which gates are open is drawn once an epoch, without noise, and final after the share ``freeze`` of them. Where it
+    is not within :data:`MET` of the budget then, the bound on the logits moves to the nearest.
 
     An epoch's row has ``share`` (of multiply-adds with the gates as drawn), ``closed`` and ``turned`` (gates, and how
     many changed). ``zero`` is the share of closed groups that are exactly zero. ``controller_loss`` is the mean of its

@@ -294,7 +294,10 @@ def rank_correlation(table: pd.DataFrame, left: str, right: str, draws: int = 20
 
 
 def report(table: pd.DataFrame, classes: int) -> None:
-    """Prints means by way and budget, volumes against the controller's, and how latency follows multiply-adds."""
+    """Prints means by way and budget, volumes against the controller's, and how latency follows multiply-adds.
+
+    Networks of one budget have nearly the same multiply-adds: among them something else decides the latency.
+    """
     part = table[~table["tuned_on"]]
     columns = ["share", "bytes", "accuracy", "latency_ms"]
     print(part.groupby(["budget", "way"], sort=False)[columns].mean().round(4).to_string())
@@ -307,8 +310,11 @@ def report(table: pd.DataFrame, classes: int) -> None:
     interval = "one seed" if math.isnan(low) else f"{low:+.2f} to {high:+.2f}; n = {len(gain)}"
     print(f"fine-tuning what the controller left: {gain.mean():+.2f} points ({interval})")
     print(against(volumes(table, classes), GUIDED).round(4).to_string(index=False))
-    found, low, high = rank_correlation(part, "multiply_adds", "latency_ms")
-    print(f"rank correlation of multiply-adds and latency: {found:.3f} ({low:.3f} to {high:.3f}; n = {len(part)})")
+    alike = [(f"at a budget of {budget:g}", group) for budget, group in part.groupby("budget")]
+    for where, group in [("of all networks", part), *alike]:
+        found, low, high = rank_correlation(group, "multiply_adds", "latency_ms")
+        numbers = f"{found:.3f} ({low:.3f} to {high:.3f}; n = {len(group)})"
+        print(f"rank correlation of multiply-adds and latency {where}: {numbers}")
 
 
 def main() -> None:

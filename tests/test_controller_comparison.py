@@ -132,6 +132,12 @@ def test_ranks_correlate_with_an_interval():
     assert low < found < high <= 1 and found == pytest.approx(table["a"].corr(table["b"], method="spearman"))
 
 
+def test_draws_of_one_network_alone_say_nothing_of_ranks():
+    table = pd.DataFrame({"a": [1, 2, 3], "b": [1.0, 3.0, 2.0]})
+    assert controller.rank_correlation(table, "a", "b", draws=300) == pytest.approx((0.5, -1, 1))
+    assert all(math.isnan(each) for each in controller.rank_correlation(table[:1], "a", "b", draws=20))
+
+
 def test_latencies_are_in_the_order_of_the_rows_and_the_report_says_them(rows, capsys):
     out, table, _ = rows
     table = table.copy()

@@ -282,15 +282,16 @@ def latencies(table: pd.DataFrame, out: Path, *, batch: int = 64, rounds: int = 
 def rank_correlation(table: pd.DataFrame, left: str, right: str, draws: int = 2000) -> tuple[float, float, float]:
     """Spearman's correlation of two columns, with its 95 % interval over networks drawn anew.
 
-    The bootstrap's percentiles (Efron and Tibshirani 1993, chapter 13).
+    The bootstrap's percentiles (Efron and Tibshirani 1993, chapter 13), of draws that are not all of one network.
     """
-    found = table[left].corr(table[right], method="spearman")
-    drawn = [
-        part[left].corr(part[right], method="spearman")
-        for part in (table.sample(len(table), replace=True, random_state=i) for i in range(draws))
-    ]
+
+    def of(part: pd.DataFrame) -> float:
+        several = part[[left, right]].nunique().min() > 1
+        return float(part[left].corr(part[right], method="spearman")) if several else math.nan
+
+    drawn = [of(table.sample(len(table), replace=True, random_state=i)) for i in range(draws)]
     low, high = pd.Series(drawn).quantile([0.025, 0.975])
-    return float(found), float(low), float(high)
+    return of(table), float(low), float(high)
 
 
 def report(table: pd.DataFrame, classes: int) -> None:

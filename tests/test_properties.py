@@ -27,6 +27,7 @@ from studylib.experiments.svd import fisher
 from studylib.networks import cost, layers, spec
 from studylib.techniques import (
     binary,
+    controller,
     cp,
     distill,
     dynamic,
@@ -52,6 +53,7 @@ from tests.test_shipped import tied
 SEED = 3
 IMAGES = {"calibration_images": 32}
 ONCE = {"recipe": Recipe(epochs=1, lr=1e-3, batch_size=32)}
+GUIDANCE = controller.Guidance(budget=0.8, share=0.3, every=1, batch_size=16)
 NETWORKS = {  # architecture → the arguments of a small one
     "convnet": {"widths": [4, 6, 8], "hidden": [12, 9]},
     "densenet": {"depth": 7, "growth": 4, "stem": 6},
@@ -144,6 +146,7 @@ TECHNIQUES = {  # "module" or "module, how" → what it makes of (model, data, s
     "hybrid": within_half,
     "hardware": as_if_timed,
     "binary": lambda model, data, seed: binary.apply(model, data, seed=seed, **ONCE),
+    "controller": lambda model, data, seed: controller.apply(model, data, seed=seed, guidance=GUIDANCE, **ONCE),
 }
 QUANTIZING = ("fixed", "dynamic", "int4", "hybrid", "hardware", "binary")
 DENSE = "its factors are dense"
@@ -152,6 +155,7 @@ GAPS = {  # (technique, property) → why it does not owe that
     **{(name, "keeps_zeros"): "the student is another network" for name in ("distill", "distill, a ResNet")},
     **{(name, "keeps_zeros"): DENSE for name in ("svd", "tucker", "cp", "sketch")},
     ("structural", "keeps_zeros"): "filters are taken out, and layers are narrower",
+    ("controller", "keeps_zeros"): "channels are taken out, and the others train",
     ("svd, by Fisher information", "keeps_zeros"): DENSE,
     ("prune, random", "keeps_zeros"): "it draws where the zeros are",
     ("restore", "keeps_zeros"): "channels that were sliced away come back behind those that were kept",

@@ -276,6 +276,8 @@ def test_energy_is_of_one_pass_and_longer_passes_take_more():
         return lambda: time.sleep(seconds) or 1000 * seconds
 
     short, long = (energy.estimate(once(seconds), seconds=1.0) for seconds in (0.01, 0.1))
+    if short["joules"] is None or long["joules"] is None:
+        pytest.skip("codecarbon says nothing here, as where another program measures")
     assert 0 < short["joules"] < long["joules"] and 0 < short["co2_mg"] < long["co2_mg"]
 
 

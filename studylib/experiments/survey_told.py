@@ -21,9 +21,9 @@ def at_equal_bytes(rows: pd.DataFrame) -> pd.DataFrame:
         rows: of :func:`studylib.experiments.survey.compared`.
 
     Returns:
-        A row per network and technique in the order of ``rows``: network, technique, kind, means of :data:`MEANS`;
-        sd of the accuracy; n, how many seeds; margin (points) with low and high, Student's 95 % interval (NaN of one
-        seed, or where every narrower network is larger); verdict, a word of studylib.experiments.sweep_narrower.
+        A row per network and technique in the order of ``rows``: network, technique, kind, means of :data:`MEANS`.
+        Then sd of the accuracy; n, how many seeds. The margin (points) with low and high, Student's 95 % interval.
+        They are NaN of one seed, or where every narrower network is larger. The verdict: a word of sweep_narrower.
     """
     found = []
     for (network, key), part in rows[rows["kind"] != CONTROL].groupby(["network", "technique"], sort=False):
@@ -54,8 +54,8 @@ def leaks(rows: pd.DataFrame) -> pd.DataFrame:
     """What membership inference gains by a technique: its AUC less that of the network as trained, seed by seed.
 
     Returns:
-        A row per network and technique: network, technique, kind, auc (mean, 0…1), change with low and high (points of
-        AUC, Student's 95 % interval; NaN of one seed), verdict: leaks more, leaks less or cannot tell.
+        A row per network and technique: network, technique, kind, auc (mean, 0…1). The change with low and high: points
+        of AUC, Student's 95 % interval, NaN of one seed. The verdict: leaks more, leaks less or cannot tell.
     """
     words = {statistics.HELP: "leaks more", statistics.HURT: "leaks less", statistics.UNKNOWN: statistics.UNKNOWN}
     dense = rows[rows["kind"] == WHOLE].set_index(["network", "seed"])["auc"]

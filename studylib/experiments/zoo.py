@@ -66,8 +66,8 @@ def predicted(name: str) -> dict:
     A float32 weight that becomes int8 saves three of four bytes. ``nn.MultiheadAttention`` is left as it is by both.
 
     Returns:
-        parameters; dynamic and static: shares of the bytes that each is to save; largest: that of the parameters in
-        the largest convolution or linear layer (0…1).
+        parameters; dynamic and static: shares of the bytes that each is to save (0…1).
+        largest: share of the parameters in the largest layer.
 
     Raises:
         ValueError: torchvision has no model of that name.

@@ -202,9 +202,9 @@ def compared(
     Returns:
         seed, network, technique (a key, a narrower network's name, or :data:`WHOLE`), kind.
         Form: float32 or int8, of narrower networks.
-        Then before, accuracy: 0…1, test images, before and after training on.
-        Then nll, bytes (of the coded file), multiply_adds, latency_ms (a batch).
-        Those of :func:`studylib.experiments.leaks.attack` and :func:`studylib.experiments.energy.estimate`.
+        Accuracies (0…1) of test images: before training on, and after it as ``accuracy``.
+        The bytes of the coded file, multiply_adds, nll. Milliseconds a batch: latency_ms.
+        What ``leaks.attack`` and ``energy.estimate`` give.
     """
     seeds = range(seed, seed + survey.repetitions)
     chosen = {key: dataclasses.asdict(settings) for key, settings in survey.chosen().items()}

@@ -174,7 +174,10 @@ def test_work_is_multiply_adds_times_time_and_energy_is_there_where_it_was_estim
     work = says.work(table).set_index("stage")
     assert work.loc["tucker", "multiply-adds × time"] == "0.25" and work.loc["int4", "multiply-adds × time"] == "1.00"
     assert "mJ a batch" not in work and "no energy is estimated" in says.energy_told(table)
-    assert says.energy_told(table).startswith("3 of 4 compressed networks take less time")
+    whole = made_up()["technique"] == survey.WHOLE
+    zeros = made_up()[whole].assign(technique="oneshot", kind=survey.PRUNING, latency_ms=0.7)
+    told = says.energy_told(says.at_equal_bytes(pd.concat([made_up(), zeros], ignore_index=True)))
+    assert "took 0.70 to 0.70 of the time as trained" in told
     table = says.at_equal_bytes(made_up().assign(joules=0.02, co2_mg=0.001))
     assert set(says.work(table)["mJ a batch"]) == {"20"} and "estimates, no measurements" in says.energy_told(table)
 
@@ -276,6 +279,8 @@ def test_energy_is_of_one_pass_and_longer_passes_take_more():
         return lambda: time.sleep(seconds) or 1000 * seconds
 
     short, long = (energy.estimate(once(seconds), seconds=1.0) for seconds in (0.01, 0.1))
+    if short["joules"] is None or long["joules"] is None:
+        pytest.skip("codecarbon says nothing here, as where another program measures")
     assert 0 < short["joules"] < long["joules"] and 0 < short["co2_mg"] < long["co2_mg"]
 
 

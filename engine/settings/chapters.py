@@ -77,7 +77,7 @@ def _declared(file: Path, content: bytes) -> dict[str, Declared]:
 
 
 def techniques(*roles: str) -> list[str]:
-    """The keys of the techniques in the order in which they are applied, or of what has one of other ``roles``."""
+    """The keys of the techniques in the order of application, or of what has one of other ``roles``."""
     return [key for key, each in declared().items() if each.role in (roles or ("technique",))]
 
 

@@ -21,10 +21,10 @@ def estimate(once: Callable[[], float], seconds: float = SECONDS) -> dict[str, f
     """Energy and CO2 of one call of ``once``, by codecarbon's estimate over as many calls as ``seconds`` hold.
 
     It reads the processor's counters where the machine has any. Else it takes the processor's rated power times this
-    process's load, and so many watts of memory: what it says is then in proportion to time. Nothing is sent anywhere.
+    process's load, and so many watts of memory. What it says is then in proportion to time. Nothing is sent anywhere.
 
     Returns:
-        joules, co2_mg (milligrams); both None where codecarbon is not installed.
+        joules, co2_mg (milligrams); both None where codecarbon is not installed, or fails as it may: silently.
     """
     if not installed():
         return {"joules": None, "co2_mg": None}
@@ -39,5 +39,7 @@ def estimate(once: Callable[[], float], seconds: float = SECONDS) -> dict[str, f
         once()
         passes += 1
     kilograms = tracker.stop()
+    if kilograms is None:
+        return {"joules": None, "co2_mg": None}
     kilowatt_hours = tracker.final_emissions_data.energy_consumed
     return {"joules": 3.6e6 * kilowatt_hours / passes, "co2_mg": 1e6 * kilograms / passes}

@@ -22,10 +22,10 @@ def attack(model: nn.Module, data: Data) -> dict[str, float]:
 
 
 def auc(members: np.ndarray, others: np.ndarray) -> dict[str, float]:
-    """Area under the curve of the attack that calls a member what has a small loss (Yeom et al. 2018, section 3.3).
+    """Area under the curve of the attack by small loss (Yeom et al. 2018, section 3.3).
 
-    It is the chance that a member's loss is below another image's, ties counting half: 0.5 of a guess, 1 if every
-    member is told. The interval is normal, 95 %, by the variance of DeLong et al. 1988.
+    It is the chance of a member's loss below another image's, ties counting half. A guess has 0.5. The interval
+    is normal, 95 %, by the variance of DeLong et al. 1988.
 
     Args:
         members, others: losses (m,) and (n,).

@@ -28,8 +28,8 @@ def of_network(model: nn.Module, data: Data) -> list[dict]:
     Its rank keeps the least of :data:`ENERGIES` at which validation accuracy falls by at most :data:`LOST`.
 
     Returns:
-        layer; share, that of the network's parameters which it has; rank and saved, such a share, 0 where no rank does;
-        before and accuracy (0…1, test images).
+        layer; share, of the network's parameters in it. Rank and saved, of these parameters; 0 where no rank does.
+        Also before and accuracy (0…1, test images).
     """
     total = sum(parameter.numel() for parameter in model.parameters())
     least = scoring.accuracy(model, data.validation, data) - LOST

@@ -200,10 +200,11 @@ def compared(
     Each seed has dense networks of its own, trained by ``recipe``. Every technique starts from them.
 
     Returns:
-        seed, network, technique (a key, a narrower network's name, or :data:`WHOLE`), kind, form (float32 or int8 of
-        narrower networks), before and accuracy (0…1, test images; before and after training on), nll, those of
-        :func:`studylib.experiments.leaks.attack`, bytes (of the coded file), multiply_adds, latency_ms (a batch), those
-        of :func:`studylib.experiments.energy.estimate`.
+        seed, network, technique (a key, a narrower network's name, or :data:`WHOLE`), kind.
+        Form: float32 or int8, of narrower networks.
+        Accuracies (0…1) of test images: before training on, and after it as ``accuracy``.
+        The bytes of the coded file, multiply_adds, nll. Milliseconds a batch: latency_ms.
+        What ``leaks.attack`` and ``energy.estimate`` give.
     """
     seeds = range(seed, seed + survey.repetitions)
     chosen = {key: dataclasses.asdict(settings) for key, settings in survey.chosen().items()}

@@ -66,8 +66,8 @@ def predicted(name: str) -> dict:
     A float32 weight that becomes int8 saves three of four bytes. ``nn.MultiheadAttention`` is left as it is by both.
 
     Returns:
-        parameters; dynamic and static: shares of the bytes that each is to save; largest: that of the parameters in
-        the largest convolution or linear layer (0…1).
+        parameters; dynamic and static: shares of the bytes that each is to save (0…1).
+        largest: share of the parameters in the largest layer.
 
     Raises:
         ValueError: torchvision has no model of that name.
@@ -199,12 +199,19 @@ def told(table: pd.DataFrame, known: pd.DataFrame) -> str:
     """What the models measured save, and what arithmetic says of the survey's averages, in words."""
     found, claimed = shares(table), claims.CLAIMS["zoo_dynamic"].value
     means = [found[f"{way} %"].astype(float).mean() for way in ("dynamic", "static")]
-    apart = max((found[f"{way} %"] - found[f"{way}, by arithmetic %"]).abs().max() for way in ("dynamic", "static"))
+    apart = {
+        f"{row['model']} by {way} int8": abs(row[f"{way} %"] - row[f"{way}, by arithmetic %"])
+        for _, row in found.iterrows()
+        for way in ("dynamic", "static")
+    }
+    most = max(apart, key=apart.get)
     above = int((100 * known["dynamic"] >= claimed).sum())
     return (
         f"The models measured ({len(found)}) save {means[0]:.1f} % by dynamic and {means[1]:.1f} % by static int8. "
-        f"That is within {apart:.1f} points of arithmetic. Of {len(known)} models {above} save the survey's "
-        f"{claimed:g} % or more by dynamic int8. Its twelve must be mostly of these."
+        f"Half are within {pd.Series(apart).median():.1f} points of arithmetic. "
+        f"The furthest is {most}, {apart[most]:.1f} from it. "
+        f"Of {len(known)} models {above} save the survey's {claimed:g} % or more by dynamic int8. "
+        "Its twelve must be mostly of these."
     )
 
 

@@ -17,7 +17,7 @@ def draw_techniques(table: pd.DataFrame, rivals: pd.DataFrame) -> Figure:
         rivals: of the narrower networks, rows of network, form (a line each), bytes, accuracy.
     """
     names = list(dict.fromkeys(table["network"]))
-    size = (8, 0.4 + 4 * len(names))
+    size = (9, 0.4 + 4.6 * len(names))
     figure, axes = plt.subplots(len(names), 1, figsize=size, layout="constrained", squeeze=False)
     for name, axis in zip(names, axes.flat, strict=True):
         of = rivals[rivals["network"] == name]
@@ -27,10 +27,11 @@ def draw_techniques(table: pd.DataFrame, rivals: pd.DataFrame) -> Figure:
         for kind, part in table[table["network"] == name].groupby("kind", sort=False):
             bars = (100 * part["sd"].astype(float)).fillna(0)
             axis.errorbar(part["bytes"], 100 * part["accuracy"], bars, fmt="o", ms=5, color=COLOURS[kind], label=kind)
-            for i, row in enumerate(part.itertuples()):
-                where = {"xytext": (4, 5 if i % 2 else -10), "textcoords": "offset points"}
-                axis.annotate(row.technique, (row.bytes, 100 * row.accuracy), size=7, **where)
-        axis.margins(x=0.12, y=0.08)
+        ordered = table[table["network"] == name].sort_values("bytes")
+        for i, row in enumerate(ordered.itertuples()):  # in turn above and below, near and far
+            where = {"xytext": (4, (4, -10, 18, -24)[i % 4]), "textcoords": "offset points"}
+            axis.annotate(row.technique, (row.bytes, 100 * row.accuracy), size=7, **where)
+        axis.margins(x=0.12, y=0.12)
         axis.set(ylabel="test accuracy (%)", title=name)
         kilobyte_axis(axis, "file")
     axes.flat[0].legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, fontsize=8)

@@ -25,6 +25,7 @@ from studylib.networks import (
     int8_layers,
     mobilenet,
     resnet,
+    vae,
     vgg,
 )
 from studylib.networks.blocks import SpecError
@@ -36,6 +37,7 @@ ARCHITECTURES: dict[str, type[nn.Module]] = {
     "gated": gated.Gated,
     "mobilenetv2": mobilenet.MobileNetV2,
     "resnet": resnet.ResNet,
+    "vae": vae.VAE,
     "vgg": chains.VGG,
     "vgg16": vgg.VGG16,
     "whitened": chains.Whitened,
@@ -48,7 +50,7 @@ RESTRUCTURE = {  # the words that stored specs use → what alters a network so,
     "channels": channels.narrow,
     "factors": factors.factorize,
 }
-WIDE = "resnet", "vgg", "whitened", "gated", "mobilenetv2", "vgg16"  # as their argument "width" says
+WIDE = "resnet", "vgg", "whitened", "gated", "mobilenetv2", "vgg16", "vae"  # as their argument "width" says
 BREADTH = {"densenet": "growth"} | dict.fromkeys(WIDE, "width")  # the argument for it
 SPEC_FORMAT = 1
 PLAIN = {  # what torch hangs on a layer, by the names of its tensors → what makes the layer plain again

@@ -47,7 +47,8 @@ def check_units(model: nn.Module) -> None:
     """Sees that every :class:`ConvUnit` runs its convolution, then its norm, then the rest: else none may be folded.
 
     SpecError: another ``forward``, or other children first than conv and norm. So is a convolution that is neither
-    of :data:`CONVOLUTIONS` nor int8. So is a batch norm other than nn.BatchNorm2d itself, or without running statistics.
+    of :data:`CONVOLUTIONS` nor int8. So is a batch norm other than nn.BatchNorm2d
+    itself, or without running statistics.
     """
     for name, unit in model.named_modules():
         if not isinstance(unit, ConvUnit):

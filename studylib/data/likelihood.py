@@ -148,7 +148,7 @@ def levels(values: torch.Tensor) -> torch.Tensor:
 
 @torch.no_grad()
 def sampled(model: nn.Module, count: int, seed: int) -> torch.Tensor:
-    """``count`` new images, uint8 (count, c, h, w): the means that ``model`` decodes from latent numbers by ``seed``."""
+    """``count`` new images, uint8 (count, c, h, w): means that ``model`` decodes from latent numbers by ``seed``."""
     noise = torch.randn(count, model.latent, generator=torch.Generator().manual_seed(seed))
     device = next((t.device for t in model.state_dict().values()), torch.device("cpu"))
     return levels(model.eval().decode(noise.to(device))[0]).view(count, *model.shape)

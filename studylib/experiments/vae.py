@@ -4,7 +4,6 @@ import dataclasses
 import functools
 import lzma
 import math
-import shutil
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -241,7 +240,7 @@ def to_beat(data: Data) -> list[dict]:
     """What a network has to beat on the test images, a row each: name and bits per dimension.
 
     Each pixel by its own histogram over training images, a count of one added to each level. All test images in one
-    file of zlib, and of xz, at their best. ``data`` is as its source gives it or of :func:`studylib.data.likelihood.of`.
+    file of zlib, and of xz, at their best.
     """
     train, test = (split.images.flatten(1).numpy().astype(np.int64) for split in (data.train, data.test))
     counts = np.ones((train.shape[1], 256))
@@ -306,12 +305,7 @@ def beside_narrower(nodes: pd.DataFrame, dense: pd.DataFrame) -> pd.DataFrame:
 
 
 def smallest(nodes: pd.DataFrame, within: float = 0.01) -> str:
-    """The node of the smallest file whose bits on validation images are at most so large a share above the teacher's."""
+    """The smallest file whose bits on validation images are at most that share above the teacher's: its node."""
     whole = nodes.set_index("node")["val_bits"][names.TEACHER]
     held = nodes[nodes["val_bits"] <= (1 + within) * whole]
     return held.loc[held["bytes"].idxmin(), "node"]
-
-
-def forget(node: Node) -> None:
-    """Deletes what unfinished trainings have left."""
-    shutil.rmtree(node.scratch, ignore_errors=True)

@@ -309,3 +309,19 @@ def smallest(nodes: pd.DataFrame, within: float = 0.01) -> str:
     whole = nodes.set_index("node")["val_bits"][names.TEACHER]
     held = nodes[nodes["val_bits"] <= (1 + within) * whole]
     return held.loc[held["bytes"].idxmin(), "node"]
+
+
+def short(node: str) -> str:
+    """The name of a node for people: ``teacher-imp-int8`` → ``imp-int8``, the teacher ``whole``."""
+    return node.removeprefix(f"{names.TEACHER}-").replace(names.TEACHER, "whole")
+
+
+def listed(nodes: pd.DataFrame) -> pd.DataFrame:
+    """The rows of :func:`summary` for people."""
+    found = nodes[["node", "bytes", "zeros", "test_bits", "costs", "costs_low", "costs_high", "verdict"]]
+    return found.assign(node=found["node"].map(short), bytes=found["bytes"].round().astype(int))
+
+
+def drawn_by(draw: Callable) -> Callable:
+    """``draw`` (nodes, dense) for rows as they are published, of :func:`tree` and :func:`narrower`."""
+    return lambda made, alone: draw(summary(made), summary(alone, ["width", "form"]))

@@ -15,7 +15,7 @@ from studylib.data.datasets import Data
 from studylib.descent import objectives, steps
 from studylib.experiments.vae import Autoencoder, Pixels
 from studylib.networks import layers, saliency, spec
-from studylib.results import statistics
+from studylib.results import claims, statistics
 from studylib.settings import check_different, record
 from studylib.techniques import prune
 from studylib.training import loop
@@ -170,3 +170,28 @@ def by_sparsity(rows: pd.DataFrame) -> pd.DataFrame:
     chosen = rows[rows["chosen"]]
     found = chosen.pivot_table("test_bits", ["way", "value", "stage"], "sparsity", sort=False)
     return found.rename(columns=lambda share: f"{share:.0%} zeros").reset_index()
+
+
+def said(against: pd.DataFrame) -> str:
+    """The rows of :func:`against_sums` in words."""
+    words = {statistics.HELP: "needs fewer bits", statistics.HURT: "needs more bits", statistics.UNKNOWN: "cannot tell"}
+    return "; ".join(
+        f"PCD over the {row.rival}, {row.stage}: {row.saved:+.4f} bits ({row.low:+.4f} to {row.high:+.4f}), "
+        + words[row.verdict]
+        for row in against.itertuples()
+    )
+
+
+def claims_of(nodes: pd.DataFrame, against: pd.DataFrame) -> dict[str, claims.Measured | list[claims.Measured]]:
+    """What int8 saves, and what PCD saves of the dense network's bits, in percent."""
+    by = nodes.set_index("node")
+    whole = by["test_bits"]["teacher"]
+    saved = 100 * (1 - by["bytes"]["teacher-int8"] / by["bytes"]["teacher"])
+    found = {"vae_int8_saved": claims.Measured(saved)}
+    for key, stage in zip(("vae_one_shot", "vae_tuned"), STAGES, strict=True):
+        rows = against[against["stage"] == stage].itertuples()
+        shares = [
+            [100 * each / whole for each in (row.saved, row.low, row.high)] + [row.seeds, row.rival] for row in rows
+        ]
+        found[key] = [claims.Measured(value, low, high, seeds, rival) for value, low, high, seeds, rival in shares]
+    return found

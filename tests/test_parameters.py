@@ -44,12 +44,6 @@ SCALE = {  # what decides how large and how long: no profile may leave it to a d
         "supervision": {"temperature"},
         "shrinking": {"sparsities", "bits", "epochs", "lr", "rounding_epochs"},
     },
-    "vae": {
-        "network": {"width", "latent", "student", "narrower", "draws", "repetitions"},
-        "compressing": {"rounds", "tolerance", "epochs", "lr", "calibration_images"},
-        "recipe": TRAINED,
-        "comparison": {"sparsities", "sums", "taus", "epochs", "repetitions"},
-    },
 }
 SHOWN = {  # the same, of what only a technique's chapter trains
     "teacher": {"choosing": {"seeds"}},

@@ -30,9 +30,9 @@ HALF = 1 / 255  # of a pixel's width, where 0…255 stand at −1…1
 def log_pixels(mean: torch.Tensor, log_scale: torch.Tensor, pixels: torch.Tensor) -> torch.Tensor:
     """Logarithms of the probabilities of ``pixels`` (n, d), 0…255, under discretized logistic distributions; nats.
 
-    A level's probability is the logistic distribution's mass of its width, at the ends also of all beyond
-    (Kingma et al. 2016, appendix; Salimans et al. 2017, equation 2). The difference of two sigmoids is a product here,
-    σ(a) − σ(b) = σ(a) σ(−b) (1 − e^(b − a)): no digit is lost where it is small.
+    A level's probability is the logistic distribution's mass of its width, at the ends also of all beyond. Kingma et
+    al. 2016 and Salimans et al. 2017, equation 2, have it so. The difference of two sigmoids is a product here:
+    σ(a) − σ(b) = σ(a) σ(−b) (1 − e^(b − a)). So no digit is lost where it is small.
 
     Args:
         mean, log_scale: (n, d), of distributions over −1…1, or to be broadcast.

@@ -20,6 +20,7 @@ from studylib.data.datasets import Data
 from studylib.descent.objectives import fixed
 from studylib.disk import models
 from studylib.networks import spec
+from studylib.networks.calibration import check_calibration
 from studylib.results import statistics
 from studylib.settings import check_different, record
 from studylib.techniques import int8, prune, svd
@@ -73,6 +74,10 @@ class Compressing:
         int, Field(ge=1, description="training images that fix the ranges of the layers' inputs")
     ] = 512
 
+    def against(self, data: Data) -> None:
+        """Raises ValueError where there are not so many training images."""
+        check_calibration(self.calibration_images, data)
+
 
 class Pixels(Node):
     """A node that learns images as they are; ``draws``: k of its bound."""
@@ -85,11 +90,11 @@ class Pixels(Node):
 
 
 class Distillation(Loss):
-    """The negative bound with a share of the teacher's pixels in the place of the image's (after Hinton et al. 2015).
+    """The negative bound, a share of it of the teacher's pixels (soft targets, after Hinton et al. 2015).
 
     The teacher encodes the image and decodes a draw. Its soft targets are each pixel's distribution. A pixel drawn from
     that has the cross-entropy with it as its mean, at a 256th of the cost. The loss is α times the student's
-    −log p of such pixels, 1 − α times that of the image, and the divergence of its latent numbers.
+    −log p of such pixels and 1 − α times that of the image. The divergence of its latent numbers is added.
 
     Args:
         teacher: an autoencoder; it is copied and not trained.
@@ -254,9 +259,9 @@ def to_beat(data: Data) -> list[dict]:
 
 
 def shown(node: Node, network: Autoencoder, chosen: list[str], count: int = 8) -> list[dict]:
-    """Images to look at, of the first seed: a row each of network, kind, number and pixels (0…255, row by row).
+    """Images to look at, of the first seed: a row each of network, kind, number and pixels.
 
-    Kinds are "image", of the test set, its "reconstruction", and "sample", drawn with seed 0.
+    Pixels are 0…255, row by row. Kinds are "image", of the test set, its "reconstruction", and "sample" of seed 0.
     """
     seed, data = node.study.seed, likelihood.of(node.data)
     images, rows = data.test.images[:count], []

@@ -14,7 +14,7 @@ class TransposedConv2d(nn.Conv2d):
     """A transposed convolution (Dumoulin and Visin 2016, chapter 4), of one group, dilation 1 and zeros around.
 
     Its weight is (out, in, height, width) as that of nn.Conv2d is. Rows so make channels and columns read them, as in
-    every other layer. nn.ConvTranspose2d has the two the other way round. (batch, in, h, w) →
+    every other layer. In nn.ConvTranspose2d the two are the other way round. (batch, in, h, w) →
     (batch, out, h′, w′), h′ = (h − 1) · stride − 2 · padding + kernel.
 
     Raises:

@@ -50,7 +50,7 @@ RESTRUCTURE = {  # the words that stored specs use → what alters a network so,
     "channels": channels.narrow,
     "factors": factors.factorize,
 }
-WIDE = "resnet", "vgg", "whitened", "gated", "mobilenetv2", "vgg16", "vae"  # as their argument "width" says
+WIDE = "resnet", "vgg", "whitened", "gated", "mobilenetv2", "vgg16"  # as their argument "width" says
 BREADTH = {"densenet": "growth"} | dict.fromkeys(WIDE, "width")  # the argument for it
 SPEC_FORMAT = 1
 PLAIN = {  # what torch hangs on a layer, by the names of its tensors → what makes the layer plain again

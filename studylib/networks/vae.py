@@ -22,7 +22,7 @@ class VAE(nn.Module):
 
     (batch, in_channels, image_size, image_size) → (batch, 2 · latent + 2 · pixels): means and logarithms of deviations,
     then means and logarithms of scales. In training latent numbers are drawn by torch's generator. In evaluation they
-    are spread evenly over their distribution, by an image's place in the batch, the same at each call.
+    are spread evenly over their distribution by an image's place in the batch.
 
     Raises:
         SpecError: an image cannot be halved twice, or there is no channel or latent number.

@@ -11,6 +11,7 @@ from studylib.coding import codec
 from studylib.data import datasets, likelihood
 from studylib.experiments import vae, vae_objectives
 from studylib.networks import spec
+from studylib.plots import vae as plots
 from studylib.settings import SettingError
 from studylib.training.recipe import Recipe
 from studylib.tree import names
@@ -114,6 +115,17 @@ def test_what_a_model_has_to_beat_is_measured_on_test_images(digits):
     assert len(rows) == 3 and all(0 < bits < 8 for bits in rows.values())
 
 
+def test_the_figure_has_a_point_for_each_combination_and_a_line_for_each_form(made):
+    _, tree, narrow = made
+    nodes, dense = vae.summary(tree), vae.summary(narrow, ["width", "form"])
+    (axis,) = plots.draw_bits(nodes, dense).axes
+    assert {text.get_text() for text in axis.texts} == {vae.short(name) for name in nodes["node"]}
+    labels = [text.get_text() for text in axis.get_legend().get_texts()]
+    assert len(labels) == 6 and sorted(labels)[:2] == ["narrower, float32", "narrower, int8"]
+    again = vae.drawn_by(plots.draw_bits)(tree, narrow)
+    assert len(again.axes[0].texts) == 16
+
+
 def test_images_to_look_at_are_of_every_network_asked_for(made):
     node, _, _ = made
     rows = pd.DataFrame(vae.shown(node, NETWORK, ["teacher", "teacher-kd-int8"], count=3))
@@ -121,6 +133,11 @@ def test_images_to_look_at_are_of_every_network_asked_for(made):
         ("", "image"): 3,
         **{(name, kind): 3 for name in ("teacher", "teacher-kd-int8") for kind in ("reconstruction", "sample")},
     }
+    figure = plots.draw_images(rows)
+    assert [axis.get_ylabel() for axis in figure.axes if axis.get_ylabel()] == [
+        "test images",
+        *("teacher, reconstructions", "kd-int8, reconstructions", "teacher, samples", "kd-int8, samples"),
+    ]
     assert all(len(pixels) == 64 and 0 <= min(pixels) <= max(pixels) <= 255 for pixels in rows["pixels"])
 
 

@@ -29,10 +29,12 @@ def draw_bits(nodes: pd.DataFrame, dense: pd.DataFrame) -> Figure:
             error = [rows["costs"] - rows["costs_low"], rows["costs_high"] - rows["costs"]]
             style = {"color": "C0" if student else "C1", "linestyle": "none", "markersize": 6, "marker": MARKS[form]}
             label = f"{'student, distilled' if student else 'whole width'}, {form}"
-            axis.errorbar(rows["bytes"], rows["test_bits"], np.nan_to_num(error), label=label, capsize=2, **style)
+            style |= {"capsize": 2, "elinewidth": 0.7, "capthick": 0.7}
+            axis.errorbar(rows["bytes"], rows["test_bits"], np.nan_to_num(error), label=label, **style)
     for row in nodes.itertuples():
         label = row.node.removeprefix("teacher-").removeprefix("teacher") or "whole"
-        axis.annotate(label, (row.bytes, row.test_bits), size=6, xytext=(4, 3), textcoords="offset points")
+        where = {"xytext": (3, 3), "textcoords": "offset points", "rotation": 40, "rotation_mode": "anchor"}
+        axis.annotate(label, (row.bytes, row.test_bits), size=6, **where)
     axis.set(ylabel="bits per dimension, test images")
     kilobyte_axis(axis, "file")
     axis.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, fontsize=8)

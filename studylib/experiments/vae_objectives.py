@@ -166,7 +166,7 @@ def _by_seed(rows: pd.DataFrame) -> np.ndarray:
 
 
 def by_sparsity(rows: pd.DataFrame) -> pd.DataFrame:
-    """Test bits of each way at its best value, means over seeds: a row a way and stage, a column a sparsity."""
+    """Mean test bits of each way at its best value. A row is a way and stage, a column a sparsity."""
     chosen = rows[rows["chosen"]]
     found = chosen.pivot_table("test_bits", ["way", "value", "stage"], "sparsity", sort=False)
     return found.rename(columns=lambda share: f"{share:.0%} zeros").reset_index()

@@ -7,7 +7,7 @@ import torch, as :mod:`studylib.tree.table` names columns without it.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -92,6 +92,18 @@ class Task:
         if not history or target is None:
             return False
         return self._higher(history[-1][f"val_{self.score}"]) >= self._higher(target)
+
+    def best(self, scores: Iterable[float]) -> float:
+        """The best of ``scores``."""
+        return (min if self.lower_is_better else max)(scores)
+
+    def worse(self, score: float, by: float) -> float:
+        """What is worse than ``score`` by so much."""
+        return score + by if self.lower_is_better else score - by
+
+    def score_of(self, model: nn.Module, split: Split, data: Data) -> float:
+        """The score of ``model`` on ``split``."""
+        return self.scores(self.predict(model, split, data), split.labels)[self.score]
 
     def _higher(self, score: float) -> float:
         return -score if self.lower_is_better else score

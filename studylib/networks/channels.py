@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from studylib.networks.blocks import SETTINGS, ConvUnit, SpecError
+from studylib.networks.blocks import SETTINGS, ConvUnit, SpecError, TransposedConv2d
 from studylib.networks.layers import replace_module, weight_layers
 
 
@@ -38,7 +38,8 @@ def like(layer: nn.Module, out: int, into: int, bias: bool, in_floats: bool = Fa
         if layer.weight.dim() == 2:
             return nn.Linear(into, out, bias=bias)
         how = {key: getattr(layer, key) for key in SETTINGS} | {"groups": groups}
-        return nn.Conv2d(into * groups, out, layer.kernel_size, bias=bias, **how)
+        kind = TransposedConv2d if getattr(layer, "is_transposed", False) else nn.Conv2d
+        return kind(into * groups, out, layer.kernel_size, bias=bias, **how)
     new = copy.deepcopy(layer)  # an int8 layer: buffers only
     for name, buffer in layer.named_buffers():
         shape = (out, into, *buffer.shape[2:]) if name == "weight" else (out, *buffer.shape[1:]) if buffer.dim() else ()

@@ -102,7 +102,7 @@ def groups_of(layer: nn.Conv2d | nn.Linear) -> torch.Tensor:
 
 def empty(layer: nn.Module, kind: str, ranks: list[int]) -> nn.Sequential:
     """Factors for ``layer`` whose weights are yet to be set; SpecError where they cannot be built."""
-    fits = isinstance(layer, nn.Conv2d | nn.Linear) if kind == "matrix" else isinstance(layer, nn.Conv2d)
+    fits = type(layer) in ((nn.Conv2d, nn.Linear) if kind == "matrix" else (nn.Conv2d,))
     if kind not in KINDS or not fits:
         raise SpecError(f"{type(layer).__name__}: there are no factors {kind!r} of it")
     make, count = KINDS[kind]

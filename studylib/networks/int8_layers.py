@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.ao.quantization.fx import _decomposed  # noqa: F401  (registers torch.ops.quantized_decomposed)
 
-from studylib.networks.blocks import SETTINGS, ConvUnit, SpecError
+from studylib.networks.blocks import SETTINGS, ConvUnit, SpecError, TransposedConv2d
 from studylib.networks.grid import AMAX, AMIN, LEAST, QMAX, QMIN, grouped, integers, steps
 from studylib.networks.layers import duplicate, fold_batch_norm, replace_module, weight_layers
 
@@ -137,6 +137,16 @@ class Int8Conv2d(Int8Layer):
         return F.conv2d(x, self.dequantized_weight(), self.bias, *how)
 
 
+class Int8TransposedConv2d(Int8Conv2d):
+    """An int8 transposed convolution, its weight as :class:`studylib.networks.blocks.TransposedConv2d` has it."""
+
+    is_transposed = True
+
+    def forward(self, x):
+        weight = self.dequantized_weight().transpose(0, 1)
+        return F.conv_transpose2d(self.quantized_input(x), weight, self.bias, self.stride, self.padding)
+
+
 class Int8Linear(Int8Layer):
     """An int8 linear layer."""
 
@@ -158,23 +168,26 @@ def restructure(model: nn.Module, structure: dict) -> None:
     if type(group) is not int or group < 0:
         raise SpecError(f"group={group!r}: expected a whole number of weights, or 0")
     for name in structure["layers"]:
-        put(model, name, (Int8Conv2d, Int8Linear), activations=activations, bits=bits.get(name, 8), group=group)
+        kinds = Int8Conv2d, Int8Linear, Int8TransposedConv2d
+        put(model, name, kinds, activations=activations, bits=bits.get(name, 8), group=group)
 
 
-def put(model: nn.Module, name: str, kinds: tuple[type, type], **how) -> None:
-    """An empty layer of one of ``kinds``, of convolutions and linear layers, in the place of the float layer ``name``.
+def put(model: nn.Module, name: str, kinds: tuple[type, ...], **how) -> None:
+    """An empty layer of one of ``kinds`` in the place of the float layer ``name``.
 
-    A batch norm behind a convolution goes: it is folded. SpecError: ``name`` is of another kind.
+    ``kinds``: of convolutions, of linear layers, and maybe of transposed convolutions. A batch norm behind a
+    convolution goes: it is folded. SpecError: ``name`` is of another kind.
     """
     layer = model.get_submodule(name)
-    if type(layer) not in (nn.Conv2d, nn.Linear):
+    kind = dict(zip((nn.Conv2d, nn.Linear, TransposedConv2d), kinds, strict=False)).get(type(layer))
+    if kind is None:
         raise SpecError(f"{name} is {type(layer).__name__}: expected a convolution or linear layer")
     shape = tuple(layer.weight.shape)
     if isinstance(layer, nn.Linear):
-        new = kinds[1](shape, has_bias=layer.bias is not None, **how)
+        new = kind(shape, has_bias=layer.bias is not None, **how)
     else:
         how |= {key: getattr(layer, key) for key in SETTINGS}
-        new, unit = kinds[0](shape, **how), model.get_submodule(name.rpartition(".")[0])
+        new, unit = kind(shape, **how), model.get_submodule(name.rpartition(".")[0])
         norm = unit.norm if isinstance(unit, ConvUnit) and unit.conv is layer else None
         if isinstance(norm, nn.BatchNorm2d):
             unit.norm = nn.Identity()  # folded into the convolution

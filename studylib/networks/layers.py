@@ -5,7 +5,7 @@ import copy
 import torch
 from torch import nn
 
-from studylib.networks.blocks import ConvUnit, SpecError
+from studylib.networks.blocks import CONVOLUTIONS, ConvUnit, SpecError
 
 Masks = dict[str, torch.Tensor]
 
@@ -47,7 +47,8 @@ def check_units(model: nn.Module) -> None:
     """Sees that every :class:`ConvUnit` runs its convolution, then its norm, then the rest: else none may be folded.
 
     SpecError: another ``forward``, or other children first than conv and norm. So is a convolution that is neither
-    nn.Conv2d itself nor int8. So is a batch norm other than nn.BatchNorm2d itself, or without running statistics.
+    of :data:`CONVOLUTIONS` nor int8. So is a batch norm other than nn.BatchNorm2d
+    itself, or without running statistics.
     """
     for name, unit in model.named_modules():
         if not isinstance(unit, ConvUnit):
@@ -58,10 +59,10 @@ def check_units(model: nn.Module) -> None:
         if parts[:2] != ["conv", "norm"]:
             raise SpecError(f"{name} runs {', '.join(parts)}: expected conv, then norm, as a ConvUnit does")
         conv, norm = unit.conv, unit.norm
-        if type(conv) is not nn.Conv2d and not getattr(conv, "is_weight_layer", False):
+        if type(conv) not in CONVOLUTIONS and not getattr(conv, "is_weight_layer", False):
             raise SpecError(f"{name}.conv is {type(conv).__name__}: expected Conv2d in a ConvUnit")
         if isinstance(norm, nn.modules.batchnorm._BatchNorm):
-            if type(norm) is not nn.BatchNorm2d or type(conv) is not nn.Conv2d:
+            if type(norm) is not nn.BatchNorm2d or type(conv) not in CONVOLUTIONS:
                 found = f"{type(norm).__name__} behind {type(conv).__name__}"
                 raise SpecError(f"{name}.norm is {found}: expected BatchNorm2d behind Conv2d")
             if norm.running_mean is None:

@@ -11,14 +11,21 @@ from torch.ao.quantization.fx import _decomposed  # noqa: F401  (registers torch
 
 from studylib.data.datasets import Data
 from studylib.networks import spec
-from studylib.networks.blocks import ConvUnit, SpecError
+from studylib.networks.blocks import ConvUnit, SpecError, TransposedConv2d
 from studylib.networks.calibration import check_calibration
 from studylib.networks.grid import AMAX, AMIN, LEAST, limits
 from studylib.networks.int8_layers import bits_of_layers, pads, restructure
-from studylib.networks.layers import check_units, check_untouched, duplicate, weight_layers
+from studylib.networks.layers import (
+    check_units,
+    check_untouched,
+    duplicate,
+    fold_batch_norm,
+    replace_module,
+    weight_layers,
+)
 from studylib.networks.quiet import quiet_torchao
 
-OPERATIONS = (torch.ops.aten.conv2d.default, torch.ops.aten.linear.default)  # that have weights
+OPERATIONS = (torch.ops.aten.conv2d.default, torch.ops.aten.linear.default, torch.ops.aten.conv_transpose2d.input)
 
 
 def convert(model: nn.Module, images: torch.Tensor, *, bits: int | dict[str, int] = 8) -> torch.fx.GraphModule:
@@ -30,13 +37,27 @@ def convert(model: nn.Module, images: torch.Tensor, *, bits: int | dict[str, int
     with quiet_torchao():
         from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
 
-        graph = export(duplicate(model.eval()), images)
+        graph = export(_turned(duplicate(model.eval())), images)
         check_range(model, images)
         prepared = prepare_pt2e(graph, quantizer(bits_of_layers(model, bits)))
         with torch.no_grad():
             for chunk in images.split(128):
                 prepared(chunk)
         return convert_pt2e(prepared)
+
+
+def _turned(model: nn.Module) -> nn.Module:
+    """``model`` with nn.ConvTranspose2d in the place of transposed convolutions, batch norms behind them folded in."""
+    names = [name for name, layer in model.named_modules() if type(layer) is TransposedConv2d]
+    folded = fold_batch_norm(model) if names else model
+    for name in names:
+        layer, unit = folded.get_submodule(name), model.get_submodule(name.rpartition(".")[0])
+        turned = nn.ConvTranspose2d(*reversed(layer.weight.shape[:2]), layer.kernel_size, layer.stride, layer.padding)
+        turned.load_state_dict({"weight": layer.weight.transpose(0, 1).contiguous(), "bias": layer.bias})
+        replace_module(model, name, turned.eval())
+        if isinstance(unit, ConvUnit):
+            unit.norm = nn.Identity()
+    return model
 
 
 @contextlib.contextmanager
@@ -69,7 +90,8 @@ def export(model: nn.Module, images: torch.Tensor) -> torch.fx.GraphModule:
     :func:`check_untouched` have more.
     """
     check_untouched(model)
-    check_units(model)
+    if not any(isinstance(layer, nn.ConvTranspose2d) for layer in model.modules()):
+        check_units(model)
     for name, layer in weight_layers(model).items():
         if type(layer) not in (nn.Conv2d, nn.Linear):
             raise SpecError(f"{name} is {type(layer).__name__}: expected a convolution or linear layer")
@@ -134,7 +156,8 @@ def quantizer(bits: dict[str, int], observers: tuple | None = None):
             for node in graph.graph.nodes:
                 if node.target in OPERATIONS and (name := module_name(node)) in bits:
                     low, high = limits(bits[name])
-                    weight = QuantizationSpec(torch.int8, chosen[1], low, high, torch.per_channel_symmetric, ch_axis=0)
+                    axis = 1 if node.target == OPERATIONS[2] else 0  # of the output channels
+                    weight = QuantizationSpec(torch.int8, chosen[1], low, high, torch.per_channel_symmetric, axis)
                     found = QuantizationAnnotation({node.args[0]: inputs, node.args[1]: weight}, _annotated=True)
                     node.meta["quantization_annotation"] = found
             return graph
@@ -194,7 +217,8 @@ def from_pt2e(model: nn.Module, graph: torch.fx.GraphModule, technique="int8", d
         activation, weight, bias = (*node.args, None)[:3]
         constants = (layer.weight, weight.args[0]), (layer.weight_scale, weight.args[1]), (layer.bias, bias)
         for buffer, constant in constants[: 3 if bias is not None else 2]:
-            buffer.copy_(operator.attrgetter(constant.target)(graph).detach())
+            held = operator.attrgetter(constant.target)(graph).detach()
+            buffer.copy_(held.transpose(0, 1) if node.target == OPERATIONS[2] and held.dim() > 1 else held)
         layer.input_scale.fill_(activation.args[1])
         layer.input_zero_point.fill_(activation.args[2])
         layer.freeze()

@@ -25,6 +25,7 @@ from studylib.networks import (
     int8_layers,
     mobilenet,
     resnet,
+    vae,
     vgg,
 )
 from studylib.networks.blocks import SpecError
@@ -36,6 +37,7 @@ ARCHITECTURES: dict[str, type[nn.Module]] = {
     "gated": gated.Gated,
     "mobilenetv2": mobilenet.MobileNetV2,
     "resnet": resnet.ResNet,
+    "vae": vae.VAE,
     "vgg": chains.VGG,
     "vgg16": vgg.VGG16,
     "whitened": chains.Whitened,

@@ -39,7 +39,8 @@ class Pruning:
         0.2
     )
     tolerance: Annotated[
-        float, Field(ge=0, le=1, description="validation accuracy that a round may lose against the parent, 0 to 1")
+        float,
+        Field(ge=0, le=1, description="validation score (accuracy: 0 to 1) that a round may lose against the parent"),
     ] = 0.0
 
 
@@ -85,7 +86,7 @@ def apply(
 
     Args:
         recipe: its ``epochs`` are the most that one round may take to recover.
-        tolerance: validation accuracy that may be lost, 0…1.
+        tolerance: what may be lost of the validation score of the data's task: of classes accuracy, 0…1.
         criterion: what a round ranks by (:func:`studylib.networks.saliency.saliencies`); the paper's is "magnitude".
         scratch: folder for the checkpoints of interrupted trainings.
 
@@ -107,25 +108,31 @@ def apply(
         pruned.load_state_dict(pretrained)
         zero(pruned, masks)
 
-    parent_accuracy = scoring.accuracy(model, data.validation, data)
-    target = parent_accuracy - tolerance - 1e-9
-    history = [_row(0, 0, masks, parent_accuracy)]
+    task, key = data.task, f"val_{data.task.score}"
+
+    def row(k: int, epoch: int, score: float) -> dict:
+        return {"round": k, "epoch": epoch, "sparsity": _sparsity(masks), key: score}
+
+    parent_score = task.score_of(model, data.validation, data)
+    target = task.worse(task.worse(parent_score, tolerance), 1e-9)
+    history = [row(0, 0, parent_score)]
     by = {"criterion": criterion, "calibration_images": min(512, len(data.train)), "seed": seed}
     for k in range(1, rounds + 1):
         masks = shrink_masks(saliencies(pruned, data, **by), masks, fraction)
         reset()
-        before = scoring.accuracy(pruned, data.validation, data)
-        history.append(_row(k, 0, masks, before))
-        if before < target:
+        before = task.score_of(pruned, data.validation, data)
+        history.append(row(k, 0, before))
+        if not task.reached(history, target):
             checkpoint = scratch / f"imp-round{k}.safetensors" if scratch else None
             how = {"seed": seed + 1000 * k, "masks": masks, "target": target, "checkpoint": checkpoint}
             epochs = loop.fit(pruned, data, recipe, **how)
-            history += [_row(k, row["epoch"], masks, row["val_accuracy"]) for row in epochs]
-            if max((row["val_accuracy"] for row in epochs), default=0) < before:  # training only made it worse
+            history += [row(k, each["epoch"], each[key]) for each in epochs]
+            after = [each[key] for each in epochs]
+            if task.best([before, *after]) not in after:  # training only made it worse
                 reset()
-        best = max(row["val_accuracy"] for row in history if row["round"] == k)
-        log.info("round %d: %.2f%% zeros, validation accuracy %.4f", k, 100 * history[-1]["sparsity"], best)
-    did = {"rounds": rounds, "epochs": sum(row["epoch"] > 0 for row in history), "sparsity": layers.sparsity(pruned)}
+        best = task.best(each[key] for each in history if each["round"] == k)
+        log.info(f"round %d: %.2f%% zeros, validation {task.score} %.4f", k, 100 * history[-1]["sparsity"], best)
+    did = {"rounds": rounds, "epochs": sum(each["epoch"] > 0 for each in history), "sparsity": layers.sparsity(pruned)}
     return spec.with_change(pruned.eval(), "imp", did, history=history)
 
 
@@ -199,6 +206,6 @@ def _count(masks: Masks) -> tuple[int, int]:
     return sum(int(m.sum()) for m in masks.values()), sum(m.numel() for m in masks.values())
 
 
-def _row(k: int, epoch: int, masks: Masks, accuracy: float) -> dict:
+def _sparsity(masks: Masks) -> float:
     living, total = _count(masks)
-    return {"round": k, "epoch": epoch, "sparsity": 1 - living / total, "val_accuracy": accuracy}
+    return 1 - living / total

@@ -1,5 +1,6 @@
 """The one training loop of the study."""
 
+import contextlib
 import copy
 import dataclasses
 import functools
@@ -113,7 +114,8 @@ def fit(
             shown = dataclasses.replace(data, train=view(data, epoch % recipe.views))
             loss.show(shown, epoch % recipe.views)
         row = {"epoch": epoch + 1, "lr": recipe.rate(epoch)}
-        row |= _epoch(state, net, shown, recipe, loss, masks, seed) | step.row()
+        with _drawing(_mix(seed, epoch), device):
+            row |= _epoch(state, net, shown, recipe, loss, masks, seed) | step.row()
         found = task.scores(task.predict(state.kept, data.validation, data), data.validation.labels)
         row |= {f"val_{task.score}": found[task.score], "val_loss": found[task.val_loss]}
         row |= {"seconds": time.monotonic() - started} | (watch(state.kept) if watch else {})
@@ -186,6 +188,14 @@ def _epoch(
     if not math.isfinite(total.item()):
         raise FloatingPointError(f"epoch {epoch + 1}: the training loss is {total.item()}; try a smaller lr")
     return {"train_loss": total.item() / count, f"train_{task.score}": score.item() / count}
+
+
+@contextlib.contextmanager
+def _drawing(seed: int, device: torch.device):
+    """What a network or its loss draws by torch's own generators, such as noise, depends on ``seed`` alone."""
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        yield
 
 
 def _mix(seed: int, epoch: int) -> int:

@@ -4,6 +4,7 @@ Started by torchrun, with a group of torch.distributed, each worker fits its own
 """
 
 from numbers import Integral, Real
+from typing import ClassVar
 
 import numpy as np
 from scipy import sparse
@@ -24,7 +25,7 @@ READ = {"accept_sparse": "csr", "dtype": np.float64}
 class _Screened(BaseEstimator):
     """What all share: settings, and scores Xw + b."""
 
-    _parameter_constraints = {
+    _parameter_constraints: ClassVar[dict] = {
         "alpha": [Interval(Real, 0, None, closed="neither")],
         "l1_ratio": [Interval(Real, 0, 1, closed="right")],
         "groups": ["array-like", None],
@@ -144,7 +145,8 @@ class ScreenedClassifier(ClassifierMixin, _Screened):
 
     def predict(self, X):
         """Classes for X (rows, p), shape (rows,)."""
-        return self.classes_[(self.decision_function(X) > 0).astype(int)]
+        scores = self.decision_function(X)
+        return self.classes_[(scores > 0).astype(int)]
 
     def predict_proba(self, X):
         """Probabilities of both classes for X (rows, p), shape (rows, 2)."""
@@ -163,7 +165,7 @@ class ScreenedRegressorCV(ScreenedRegressor):
         cv: folds.
     """
 
-    _parameter_constraints = {
+    _parameter_constraints: ClassVar[dict] = {
         **{name: kinds for name, kinds in _Screened._parameter_constraints.items() if name != "alpha"},
         "alphas": [Interval(Integral, 1, None, closed="left")],
         "eps": [Interval(Real, 0, 1, closed="neither")],

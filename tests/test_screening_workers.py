@@ -155,7 +155,7 @@ def test_torchrun_runs_the_command_and_refuses_labels_of_three_kinds(tmp_path):
     printed, _ = (done := torchrun(tmp_path / "a", *small)).communicate(timeout=300)
     rows = files.read_json(tmp_path / "a" / "path_rows.json")
     assert done.returncode == 0 and len(rows) == 3 and all(row["gap"] <= 1e-8 for row in rows), printed
-    X, y = drawn(0, 20, 10)
+    X, _ = drawn(0, 20, 10)
     np.save(tmp_path / "X.npy", X)
     np.save(tmp_path / "y.npy", np.arange(20.0) % 3)
     own = ("--X", tmp_path / "X.npy", "--y", tmp_path / "y.npy", "--loss", "logistic")

@@ -121,8 +121,12 @@ class State:
         self.trace.append(row | {"seconds": time.perf_counter() - self.begin})
         return gone
 
+    def radius(self) -> float:
+        """Of the ball around the dual point that holds the solution's, with what rounding may hide of the gap."""
+        return float(np.sqrt(2 * self.L * (self.gap + ROUNDING * abs(self.value)) / self.n)) / self.lam
+
     def _discard(self, norms, s: float) -> bool:
-        radius = np.sqrt(2 * self.L * (self.gap + ROUNDING * abs(self.value)) / self.n) / self.lam
+        radius = self.radius()
         if self.groups is None:
             keep = abs(s) * norms + radius * np.sqrt(self.norms) >= 1 - ROUNDING
         else:

@@ -38,9 +38,8 @@ for loss in ("squared", "logistic"):
     for solver in ("fista", "svrg", "gram")[: 3 if loss == "squared" else 2]:
         X, y = drawn(loss=loss)
         workers = Processes()
-        part, labels = rows_of(X, rank, size - 1), rows_of(y, rank, size - 1)  # the last shard is empty
-        if rank == size - 1:
-            part, labels = X[:0], y[:0]
+        last = rank == size - 1  # its shard is empty
+        part, labels = (each[:0] if last else rows_of(each, rank, size - 1) for each in (X, y))
         part = sparse.csr_array(part) if solver == "fista" else part
         data = Data(part, labels, loss, intercept=True, workers=workers)
         solution = solve(data, 0.3 * data.largest(), solver=solver, tol=1e-10)

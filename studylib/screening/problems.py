@@ -11,8 +11,9 @@ NAMES = ("gaussian", "correlated", "text", "cancer")
 def problem(name: str, rows: int = 2000, columns: int = 6000, seed: int = 0):
     """X (rows × columns, float64) and y (rows,), centred noise in it.
 
-    gaussian: independent normal columns. correlated: neighbours by 0.9. text: CSR, columns of a power law, log counts.
-    cancer: scikit-learn's 569 tumours, products of up to three of 30 measurements (5,455 columns); its sizes are given.
+    "gaussian" has independent normal columns; in "correlated" neighbours correlate by 0.9. "text" is CSR: logarithms of
+    counts, columns of a power law. "cancer" is scikit-learn's: 569 tumours, products of up to three of 30 measurements
+    (5,455 columns). Its sizes are fixed.
 
     Raises:
         ValueError: an unknown name, or sizes below 2.

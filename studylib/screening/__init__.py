@@ -1,1 +1,1 @@
-"""Sparse convex models that discard features for certain while they train, on one or many workers. Chapter 12."""
+"""Sparse convex models that discard features while they train, on many workers. Chapter 12."""

@@ -72,7 +72,7 @@ class Processes(Alone):
             raise WorkerDied(SILENT.format(self._missing())) from error
 
     def _missing(self) -> str:
-        """The ranks that do not say within seconds that they live; closing our ends wakes those who wait for us."""
+        """The ranks that do not say within seconds: I live. Closing our ends wakes those who wait for us."""
         try:
             self._store.set(f"lives/{self.rank}", "1")
             threading.Thread(target=dist.destroy_process_group, daemon=True).start()

@@ -11,7 +11,7 @@ NEWTON = 30  # steps at most for the intercept; it has converged to rounding lon
 
 
 class Data:
-    """Rows X (rows of this worker × p, dense or CSR, float64) with labels y, one shard of n rows in all.
+    """One shard of n rows in all: X (rows × p, dense or CSR, float64) with labels y (rows,).
 
     X is kept as it is, no copy made. A shard may be empty. ``loss`` is squared or logistic (y = ±1). With ``intercept``
     an unpenalized b is minimized out at each evaluation. Columns of zeros, or constant ones beside an intercept, keep
@@ -23,7 +23,7 @@ class Data:
 
     Raises:
         TypeError: X is not float64, or sparse but not CSR.
-        ValueError: shapes that do not fit, no rows, NaN or infinity, labels that the loss does not know.
+        ValueError: shapes that do not fit, no rows, NaN or infinity, labels unknown to the loss.
     """
 
     def __init__(self, X, y, loss: str = "squared", intercept: bool = False, workers: Alone | None = None):

@@ -7,7 +7,7 @@ class Groups:
     """``labels`` (p,) of integers 0 … g − 1 give each feature's group; ``weights`` are ω (g,), by default √size.
 
     Raises:
-        ValueError: labels that are not 0 … g − 1 with each one used, or weights that are not g positive numbers.
+        ValueError: labels other than 0 … g − 1, each one used, or weights other than g positive numbers.
     """
 
     def __init__(self, labels, weights=None):

@@ -1,4 +1,4 @@
-"""A path of λ, each started from the solution before it; what is finished is kept on disk, so that a start goes on."""
+"""A path of λ, each started from the solution before it, kept on disk as each is finished."""
 
 import hashlib
 import io
@@ -34,7 +34,7 @@ def path(data: Data, values, *, ratio: float = 1.0, folder: Path | str | None = 
     value, μ the rest of it. ``settings`` are those of :func:`studylib.screening.solvers.solve`.
 
     Raises:
-        ValueError: the folder has a path of other data or settings; values that are not positive, or a ratio not in
+        ValueError: the folder has a path of other data or settings. Or values are not positive, or the ratio is not in
             (0, 1].
     """
     values = np.sort(np.asarray(values, dtype=float))[::-1]

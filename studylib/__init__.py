@@ -11,6 +11,7 @@ tree: The tree of combinations: names, nodes on disk, table, published rows. Eve
 results: What rows say: statistics, claims, verdicts, tables, and the chapter that shows them. Every chapter.
 plots: Figures, a file per chapter, named for its key, each drawn from a table of rows. Chapters 1 to 8.
 experiments: What chapters measure, in files named for their keys: settings, rows, claims. Chapters 1 to 8.
+screening: Sparse convex models that discard features while they train, on many workers. Chapter 12.
 
 ``settings`` holds settings as typed records, for all of them.
 """

@@ -54,13 +54,14 @@ def runs() -> dict[str, tuple[str, str]]:
     return {parameters.run_name(*pair): pair for pair in pairs}
 
 
-def test_there_are_the_eight_pages_beside_the_readme():
+def test_there_are_the_nine_pages_beside_the_readme():
     assert [page.stem for page in PAGES[1:]] == [
         "extend",
         "files",
         "glossary",
         "rerun",
         "results",
+        "screening",
         "sources",
         "techniques",
         "why",
@@ -183,6 +184,7 @@ def test_python_stands_only_where_it_is_run():
     assert {page.name for page in PAGES if code_of(page, "python")} == {
         "extend.md",
         "files.md",
+        "screening.md",
         "techniques.md",
         "why.md",
     }

@@ -1,6 +1,6 @@
 """Chapter 9: every technique that the survey names, on a few networks, beside narrower dense ones at equal bytes.
 
-:data:`TECHNIQUES` is the one place that knows which module a word of ``stages`` stands for.
+Only :data:`TECHNIQUES` knows which module a word of ``stages`` stands for.
 """
 
 import dataclasses

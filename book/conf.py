@@ -105,8 +105,14 @@ cited = Cited()
 MEANT = re.compile(r"``.*?``|:data:`(?P<constant>[\w.]+)`|:[\w:]+:`.*?`|(?P<sign>\||(?<=\w)_(?!\w))")
 
 
+def of_scikit_learn(app, what, name, thing, skip, options) -> bool | None:
+    """Leaves out what scikit-learn hangs on an estimator; its docstrings name pages of its own."""
+    return True if getattr(thing, "__module__", "").startswith("sklearn.") else None
+
+
 def setup(app) -> None:
     app.add_html_math_renderer("mathml", (draw_math, None), (draw_math, None))
     app.connect("autodoc-process-docstring", with_sources)
     app.connect("autodoc-process-signature", without_marks)
+    app.connect("autodoc-skip-member", of_scikit_learn)
     app.connect("build-finished", checked)

@@ -30,7 +30,7 @@ KEPT = re.compile(  # what is no running text: code, formulas, links, headings, 
     flags=re.M | re.S,
 )
 NAMED = re.compile(  # a source in a text: Smith 2018, Eckart and Young 1936, Hinton et al. (2015
-    r"[A-ZÀ-Þ][\w-]+(?:(?:, [A-ZÀ-Þ][\w-]+)* and [A-ZÀ-Þ][\w-]+|\s+et\s+al\.)?\s+\(?(?:19|20)\d\d\b"
+    r"[A-ZÀ-Þ][\w'-]+(?:(?:, [A-ZÀ-Þ][\w'-]+)* and [A-ZÀ-Þ][\w'-]+|\s+et\s+al\.)?\s+\(?(?:19|20)\d\d\b"
 )
 MYST, RST = "{{{}}}`{}`", ":{}:`{}`"
 EXPLORER = """

@@ -11,7 +11,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import ElasticNet, Lasso, LassoCV, LogisticRegression
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from studylib.screening.data import Data
+from studylib.screening.data import Shard
 from studylib.screening.estimators import ScreenedClassifier, ScreenedRegressor, ScreenedRegressorCV
 from studylib.screening.groups import Groups, shrink
 from studylib.screening.path import lambdas, path
@@ -34,7 +34,7 @@ def drawn(seed=0, rows=60, columns=150, loss="squared"):
 @pytest.mark.parametrize("form", ["dense", "csr"])
 def test_the_lasso_is_that_of_scikit_learn(form, solver, intercept):
     X, y = drawn()
-    data = Data(sparse.csr_array(X) if form == "csr" else X, y, intercept=intercept)
+    data = Shard(sparse.csr_array(X) if form == "csr" else X, y, intercept=intercept)
     lam = 0.3 * data.largest()
     theirs = Lasso(lam, fit_intercept=intercept, tol=1e-13, max_iter=100_000).fit(X, y)
     ours = solve(data, lam, solver=solver, tol=1e-11)
@@ -47,14 +47,14 @@ def test_the_lasso_is_that_of_scikit_learn(form, solver, intercept):
 def test_the_elastic_net_is_that_of_scikit_learn(solver):
     X, y = drawn(1)
     theirs = ElasticNet(0.5, l1_ratio=0.6, tol=1e-13, max_iter=100_000).fit(X, y)
-    ours = solve(Data(X, y, intercept=True), 0.3, ridge=0.2, solver=solver, tol=1e-11)
+    ours = solve(Shard(X, y, intercept=True), 0.3, ridge=0.2, solver=solver, tol=1e-11)
     assert np.abs(ours.coef - theirs.coef_).max() < CLOSE and ours.kept.sum() < 150
 
 
 @pytest.mark.parametrize("solver", ["fista", "svrg"])
 def test_logistic_regression_is_that_of_scikit_learn(solver):
     X, y = drawn(loss="logistic")
-    data = Data(X, y, "logistic")
+    data = Shard(X, y, "logistic")
     lam = 0.3 * data.largest()
     other = {"l1_ratio": 1.0, "solver": "liblinear", "fit_intercept": False, "tol": 1e-12, "max_iter": 100_000}
     theirs = LogisticRegression(C=1 / (lam * len(y)), random_state=0, **other).fit(X, y)
@@ -65,7 +65,7 @@ def test_logistic_regression_is_that_of_scikit_learn(solver):
 def test_the_intercept_of_logistic_regression_is_not_penalized():
     X, y = drawn(2, loss="logistic")
     y[:20] = 1.0
-    data = Data(X, y, "logistic", intercept=True)
+    data = Shard(X, y, "logistic", intercept=True)
     found = solve(data, 0.3 * data.largest(), tol=1e-12)
     rho = data.loss.residual(X @ found.coef + found.intercept, y)
     correlations = X.T @ rho / len(y)
@@ -84,7 +84,7 @@ def test_coefficients_are_those_of_celer_and_skglm(loss):
         import skglm
 
         X, y = drawn(3, loss=loss)
-        data = Data(X, y, loss)
+        data = Shard(X, y, loss)
         lam = 0.3 * data.largest()
         ours = solve(data, lam, tol=1e-12).coef
         if loss == "squared":
@@ -104,7 +104,7 @@ def test_coefficients_are_those_of_celer_and_skglm(loss):
 def test_the_group_lasso_meets_its_conditions_of_optimality_and_discards_whole_groups():
     X, y = drawn(4)
     groups = Groups(np.arange(150) // 5)
-    data = Data(X, y)
+    data = Shard(X, y)
     lam = 0.4 * data.largest(groups)
     found, all_kept = (solve(data, lam, groups=groups, tol=1e-12, screen=screen) for screen in (True, False))
     assert np.abs(found.coef - all_kept.coef).max() < CLOSE
@@ -122,7 +122,7 @@ def unsafe(seed: int) -> list[int]:
     if seed % 3 == 0:
         X = X * (draw.random(X.shape) < 0.3)
     groups = Groups(np.sort(np.arange(X.shape[1]) % max(2, X.shape[1] // 4))) if seed % 5 == 0 else None
-    data = Data(X, y, loss, intercept)
+    data = Shard(X, y, loss, intercept)
     lam = draw.uniform(0.1, 0.9) * data.largest(groups)
     ridge = lam * draw.uniform(0, 1) * (seed % 4 == 0)
     exact = solve(data, lam, ridge=ridge, groups=groups, screen=False, tol=1e-10)
@@ -148,17 +148,17 @@ def test_a_radius_that_is_too_small_is_found_out_by_that_test(monkeypatch):
 
 def test_a_path_from_solution_to_solution_gives_what_each_value_gives_alone():
     X, y = drawn(5)
-    data = Data(X, y, intercept=True)
+    data = Shard(X, y, intercept=True)
     values = lambdas(data, 5, 0.2)
     for solution in path(data, values, solver="gram", tol=1e-11):
-        alone = solve(Data(X, y, intercept=True), solution.lam, tol=1e-11)
+        alone = solve(Shard(X, y, intercept=True), solution.lam, tol=1e-11)
         assert np.abs(solution.coef - alone.coef).max() < CLOSE
     assert values[0] == pytest.approx(data.largest()) and values[-1] == pytest.approx(0.2 * data.largest())
 
 
 def test_a_path_that_was_stopped_repeats_no_finished_value(tmp_path, monkeypatch):
     X, y = drawn(6)
-    data, solved = Data(X, y), []
+    data, solved = Shard(X, y), []
     values = lambdas(data, 4, 0.3)
     whole = path(data, values)
 
@@ -175,7 +175,7 @@ def test_a_path_that_was_stopped_repeats_no_finished_value(tmp_path, monkeypatch
     assert len(solved) == 3 + 2
     assert all(np.array_equal(a.coef, b.coef) and a.sent == b.sent for a, b in zip(whole, again, strict=True))
     with pytest.raises(ValueError, match="a path of other data or settings"):
-        path(Data(X, y + 1), values, folder=tmp_path)
+        path(Shard(X, y + 1), values, folder=tmp_path)
 
 
 def test_the_chosen_penalty_predicts_about_as_well_as_that_of_scikit_learn():
@@ -196,7 +196,7 @@ def test_the_estimators_are_those_of_scikit_learn(estimator, check):
 
 def test_screening_ends_in_fewer_numbers_added_and_the_same_coefficients():
     X, y = problem("gaussian", 200, 1000)
-    data = Data(X, y)
+    data = Shard(X, y)
     with_it, without = (solve(data, 0.3 * data.largest(), screen=screen, tol=1e-10) for screen in (True, False))
     assert np.abs(with_it.coef - without.coef).max() < CLOSE
     assert with_it.trace[-1]["features"] < 50 and without.trace[-1]["features"] == 1000
@@ -208,7 +208,7 @@ def test_screening_ends_in_fewer_numbers_added_and_the_same_coefficients():
 
 @pytest.mark.parametrize("solver", SOLVERS)
 def test_above_the_largest_penalty_all_is_zero_at_once(solver):
-    data = Data(*drawn(8), intercept=True)
+    data = Shard(*drawn(8), intercept=True)
     for factor in (1 + 1e-12, 2.0):
         found = solve(data, factor * data.largest(), solver=solver)
         assert not found.coef.any() and found.steps <= 1 and found.intercept == pytest.approx(drawn(8)[1].mean())
@@ -218,7 +218,7 @@ def test_above_the_largest_penalty_all_is_zero_at_once(solver):
 def test_columns_of_zeros_and_constants_stay_zero_beside_an_intercept(solver):
     X, y = drawn(9)
     X[:, 3], X[:, 4], X[:, 5] = 0, 7, 1e6
-    data = Data(X, y, intercept=True)
+    data = Shard(X, y, intercept=True)
     found = solve(data, 0.2 * data.largest(), solver=solver, tol=1e-9)
     assert not found.coef[3:6].any() and np.isfinite(found.coef).all() and found.gap <= 1e-9
 
@@ -226,7 +226,7 @@ def test_columns_of_zeros_and_constants_stay_zero_beside_an_intercept(solver):
 @pytest.mark.parametrize("solver", SOLVERS)
 def test_more_rows_than_features_and_one_row_are_solved(solver):
     for rows in (100, 1):
-        data = Data(*drawn(10, rows, 20))
+        data = Shard(*drawn(10, rows, 20))
         assert solve(data, 0.5 * data.largest(), solver=solver, tol=1e-9).gap <= 1e-9
 
 
@@ -246,7 +246,7 @@ def test_more_rows_than_features_and_one_row_are_solved(solver):
 )
 def test_rows_that_cannot_be_learnt_from_are_refused_by_name(change, message):
     with pytest.raises((ValueError, TypeError), match=re.escape(message)):
-        Data(*change(*drawn(loss="logistic")), "logistic")
+        Shard(*change(*drawn(loss="logistic")), "logistic")
 
 
 @pytest.mark.parametrize(
@@ -262,7 +262,7 @@ def test_rows_that_cannot_be_learnt_from_are_refused_by_name(change, message):
 )
 def test_settings_that_have_no_meaning_are_refused_by_name(settings, message):
     with pytest.raises(ValueError, match=re.escape(message)):
-        solve(Data(*drawn()), **({"lam": 1.0} | settings))
+        solve(Shard(*drawn()), **({"lam": 1.0} | settings))
 
 
 def test_groups_that_are_not_numbered_are_refused_and_shrinking_is_the_proximal_step():
@@ -276,7 +276,7 @@ def test_groups_that_are_not_numbered_are_refused_and_shrinking_is_the_proximal_
 
 def test_a_gap_that_is_not_reached_is_warned_of():
     with pytest.warns(ConvergenceWarning, match="after 2 steps, expected at most 1e-12"):
-        solve(Data(*drawn()), 0.1, tol=1e-12, steps=2)
+        solve(Shard(*drawn()), 0.1, tol=1e-12, steps=2)
 
 
 def test_named_problems_are_as_large_as_asked_and_the_same_for_a_seed():

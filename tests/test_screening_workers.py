@@ -14,7 +14,7 @@ from test_screening import drawn
 
 from studylib.disk import files
 from studylib.screening.communicate import Processes, WorkerDied, in_threads
-from studylib.screening.data import Data
+from studylib.screening.data import Shard
 from studylib.screening.estimators import rows_of
 from studylib.screening.solvers import solve
 
@@ -24,7 +24,7 @@ from datetime import timedelta
 import numpy as np, torch.distributed as dist
 from scipy import sparse
 from studylib.screening.communicate import Processes, WorkerDied
-from studylib.screening.data import Data
+from studylib.screening.data import Shard
 from studylib.screening.estimators import ScreenedClassifier, rows_of
 from studylib.screening.path import lambdas, path
 from studylib.screening.solvers import solve
@@ -41,7 +41,7 @@ for loss in ("squared", "logistic"):
         last = rank == size - 1  # its shard is empty
         part, labels = (each[:0] if last else rows_of(each, rank, size - 1) for each in (X, y))
         part = sparse.csr_array(part) if solver == "fista" else part
-        data = Data(part, labels, loss, intercept=True, workers=workers)
+        data = Shard(part, labels, loss, intercept=True, workers=workers)
         solution = solve(data, 0.3 * data.largest(), solver=solver, tol=1e-10)
         masks = workers.gather((solution.kept.tobytes(), solution.coef.tobytes()))
         assert len(set(masks)) == 1, "ranks differ"
@@ -50,7 +50,7 @@ for loss in ("squared", "logistic"):
 model = ScreenedClassifier(0.05).fit(rows_of(X, rank, size), rows_of(np.where(y > 0, "b", "a"), rank, size))
 found["estimator"] = model.coef_[0]
 try:
-    Data(np.full((2, 2), np.nan if rank == 1 else 1.0), np.ones(2), workers=Processes())
+    Shard(np.full((2, 2), np.nan if rank == 1 else 1.0), np.ones(2), workers=Processes())
 except ValueError as error:
     assert "rank 1: X holds NaN" in str(error)
 else:
@@ -62,7 +62,7 @@ dist.destroy_process_group()
 DIES = """
 workers = Processes()
 X, y = drawn(0, 60, 400)
-data = Data(rows_of(X, rank, size), rows_of(y, rank, size), workers=workers)
+data = Shard(rows_of(X, rank, size), rows_of(y, rank, size), workers=workers)
 if rank == int(sys.argv[1]):
     os.kill(os.getpid(), signal.SIGKILL)
 try:
@@ -91,12 +91,12 @@ def test_three_processes_one_without_rows_give_what_one_gives_and_the_same_bits_
     found = np.load(tmp_path / "x.npz")
     assert len(found.files) == 6
     for loss in ("squared", "logistic"):
-        data = Data(*drawn(loss=loss), loss, intercept=True)
+        data = Shard(*drawn(loss=loss), loss, intercept=True)
         alone = solve(data, 0.3 * data.largest(), tol=1e-12).coef
         for name in found.files:
             if name.startswith(loss):
                 assert np.abs(found[name] - alone).max() < 1e-4, name  # of a logistic gap of 1e-10
-    alone = solve(Data(*drawn(loss="logistic"), "logistic", intercept=True), 0.05, tol=1e-10).coef
+    alone = solve(Shard(*drawn(loss="logistic"), "logistic", intercept=True), 0.05, tol=1e-10).coef
     assert np.abs(found["estimator"] - alone).max() < 1e-3
 
 
@@ -115,11 +115,11 @@ def test_a_worker_that_dies_ends_the_others_within_seconds_by_its_rank(victim):
 @pytest.mark.parametrize("loss", ["squared", "logistic"])
 def test_threads_give_what_one_worker_gives_with_locks_and_without(loss, asynchronous):
     X, y = drawn(loss=loss)
-    alone = solve(Data(X, y, loss), 0.3 * Data(X, y, loss).largest(), tol=1e-12)
+    alone = solve(Shard(X, y, loss), 0.3 * Shard(X, y, loss).largest(), tol=1e-12)
 
     def work(workers):
         part = rows_of(X, workers.rank, workers.size), rows_of(y, workers.rank, workers.size)
-        data = Data(*part, loss, workers=workers)
+        data = Shard(*part, loss, workers=workers)
         return solve(data, alone.lam, solver="svrg", tol=1e-10, asynchronous=asynchronous)
 
     found = in_threads(3, work)

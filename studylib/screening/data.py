@@ -10,7 +10,7 @@ from studylib.screening.losses import LOSSES
 NEWTON = 30  # steps at most for the intercept; it has converged to rounding long before
 
 
-class Data:
+class Shard:
     """One shard of n rows in all: X (rows × p, dense or CSR, float64) with labels y (rows,).
 
     X is kept as it is, no copy made. A shard may be empty. ``loss`` is squared or logistic (y = ±1). With ``intercept``

@@ -14,7 +14,7 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from studylib.screening import communicate
-from studylib.screening.data import Data
+from studylib.screening.data import Shard
 from studylib.screening.groups import Groups
 from studylib.screening.path import lambdas, path
 from studylib.screening.solvers import solve
@@ -49,7 +49,7 @@ class _Screened(BaseEstimator):
         tags.input_tags.sparse = True
         return tags
 
-    def _settings(self, data: Data) -> dict:
+    def _settings(self, data: Shard) -> dict:
         """Of a solver; ``tol`` is a share of the objective at zero coefficients."""
         self._validate_params()
         rho, b, _ = data.at_zero()
@@ -63,7 +63,7 @@ class _Screened(BaseEstimator):
     def _grouped(self) -> Groups | None:
         return None if self.groups is None else Groups(self.groups)
 
-    def _fit(self, data: Data):
+    def _fit(self, data: Shard):
         given = self._settings(data)
         lam, ridge = self.alpha * self.l1_ratio, self.alpha * (1 - self.l1_ratio)
         found = solve(data, lam, ridge=ridge, groups=self._grouped(), **given)
@@ -91,7 +91,7 @@ class ScreenedRegressor(RegressorMixin, _Screened):
     def fit(self, X, y):
         """Fits the rows of this worker, X (rows, p) and y (rows,), together with those of the others."""
         X, y = validate_data(self, X, y, y_numeric=True, **READ)
-        found = self._fit(Data(X, y, "squared", self.fit_intercept, communicate.current()))
+        found = self._fit(Shard(X, y, "squared", self.fit_intercept, communicate.current()))
         self.coef_, self.intercept_ = found.coef, found.intercept
         return self
 
@@ -135,7 +135,7 @@ class ScreenedClassifier(ClassifierMixin, _Screened):
         if len(self.classes_) < 2:
             raise ValueError(f"Classifier can't train when only one class is present: {self.classes_[0]!r}")
         signs = np.where(y == self.classes_[1], 1.0, -1.0)
-        found = self._fit(Data(X, signs, "logistic", self.fit_intercept, workers))
+        found = self._fit(Shard(X, signs, "logistic", self.fit_intercept, workers))
         self.coef_, self.intercept_ = found.coef[None], np.array([found.intercept])
         return self
 
@@ -185,7 +185,7 @@ class ScreenedRegressorCV(ScreenedRegressor):
         X, y = validate_data(self, X, y, y_numeric=True, **READ)
         y = np.asarray(y, dtype=float)
         workers, groups = communicate.current(), self._grouped()
-        data = Data(X, y, "squared", self.fit_intercept, workers)
+        data = Shard(X, y, "squared", self.fit_intercept, workers)
         given = self._settings(data) | {"groups": groups}
         (least,) = [min(workers.gather(len(y)))]
         if least < self.cv:
@@ -194,7 +194,7 @@ class ScreenedRegressorCV(ScreenedRegressor):
         fold, columns = np.arange(len(y)) % self.cv, []
         for k in range(self.cv):
             train, held = np.flatnonzero(fold != k), np.flatnonzero(fold == k)
-            part = Data(X[train], y[train], "squared", self.fit_intercept, workers)
+            part = Shard(X[train], y[train], "squared", self.fit_intercept, workers)
             found = path(part, self.alphas_, ratio=self.l1_ratio, **given)
             wrong = [((y[held] - X[held] @ s.coef - s.intercept) ** 2).sum() for s in found]
             total, rows = workers.sum(wrong, [float(len(held))])

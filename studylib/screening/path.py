@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 
 from studylib.disk import files
-from studylib.screening.data import Data
+from studylib.screening.data import Shard
 from studylib.screening.groups import Groups
 from studylib.screening.solvers import solve
 from studylib.screening.state import Solution
 
 
-def lambdas(data: Data, count: int = 30, least: float = 0.01, groups: Groups | None = None, share: float = 1.0):
+def lambdas(data: Shard, count: int = 30, least: float = 0.01, groups: Groups | None = None, share: float = 1.0):
     """``count`` values from λ_max/``share`` down to ``least`` times that, evenly spaced in the logarithm, (count,).
 
     Raises:
@@ -26,7 +26,7 @@ def lambdas(data: Data, count: int = 30, least: float = 0.01, groups: Groups | N
     return most * np.geomspace(1, least, count) if count > 1 else np.array([most])
 
 
-def path(data: Data, values, *, ratio: float = 1.0, folder: Path | str | None = None, groups=None, **settings):
+def path(data: Shard, values, *, ratio: float = 1.0, folder: Path | str | None = None, groups=None, **settings):
     """A :class:`studylib.screening.state.Solution` for each of ``values``, from the largest on.
 
     Each solution is written by rank 0 to ``folder``, whole or not at all. A second call with the same data and settings
@@ -55,7 +55,7 @@ def path(data: Data, values, *, ratio: float = 1.0, folder: Path | str | None = 
     return found
 
 
-def _agree(data: Data, values, ratio, groups, settings, folder: Path) -> None:
+def _agree(data: Shard, values, ratio, groups, settings, folder: Path) -> None:
     """Every rank raises the same where ``folder`` is another path's; its digest is of all rows' sums and settings."""
     sums = data.workers.sum([data.y.sum()], [float(data.y @ np.arange(len(data.y)))])
     digest = hashlib.sha256()
@@ -84,7 +84,7 @@ def _store(solution: Solution, file: Path) -> None:
     files.write_bytes(file, buffer.getvalue())
 
 
-def _stored(data: Data, file: Path) -> Solution | None:
+def _stored(data: Shard, file: Path) -> Solution | None:
     """What rank 0 has in ``file``, on every rank: not each machine sees its disk."""
     found = None
     if data.workers.rank == 0 and file.exists():

@@ -16,7 +16,7 @@ from scipy import sparse
 
 from studylib.disk import files
 from studylib.screening import communicate
-from studylib.screening.data import Data
+from studylib.screening.data import Shard
 from studylib.screening.estimators import rows_of
 from studylib.screening.path import lambdas, path
 from studylib.screening.problems import NAMES, problem
@@ -61,7 +61,7 @@ def _run(given) -> None:
         y = np.where(y > 0, 1.0, -1.0)
     X, y = rows_of(X, workers.rank, workers.size), rows_of(y, workers.rank, workers.size)
     X = X if sparse.issparse(X) else np.asarray(X, order="C")
-    data = Data(X, np.array(y), given.loss, workers=workers)
+    data = Shard(X, np.array(y), given.loss, workers=workers)
     values = lambdas(data, given.lambdas, given.least)
     values = data.largest() * np.array([given.least]) if given.only_least else values
     settings = {"solver": given.solver, "tol": given.tol, "screen": not given.no_screening}

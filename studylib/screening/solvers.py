@@ -3,7 +3,7 @@
 import numpy as np
 from sklearn.linear_model._cd_fast import enet_coordinate_descent_gram
 
-from studylib.screening.data import Data
+from studylib.screening.data import Shard
 from studylib.screening.state import Solution, State
 
 ROWS = 32  # of a mini-batch of the variance-reduced solver
@@ -11,8 +11,8 @@ SHARPER = 0.1  # a subproblem is solved to this share of the gap that is left
 
 
 def solve(
-    data: Data, lam: float, *, solver="fista", ridge=0.0, groups=None, start=None, screen=True, tol=1e-8, steps=100_000,
-    every=10, local=5, asynchronous=False, seed=0,
+    data: Shard, lam: float, *, solver="fista", ridge=0.0, groups=None, start=None, screen=True, tol=1e-8,
+    steps=100_000, every=10, local=5, asynchronous=False, seed=0,
 ) -> Solution:  # fmt: skip
     """The coefficients at ``lam``, to a duality gap of at most ``tol``.
 
@@ -162,12 +162,12 @@ def _local(state: State, draw, batches, passes: int, eta: float, asynchronous: b
 class _Gram:
     """XᵀX of the features that were in a working set, grown by columns and kept along a path."""
 
-    def __init__(self, data: Data):
+    def __init__(self, data: Shard):
         self.columns, self.X = np.zeros(0, dtype=int), np.zeros((len(data.y), 0))
         self.Q, self.place = np.zeros((0, 0)), np.full(data.p, -1)
         (self.norm,) = data.workers.sum([float(data.y @ data.y)])
 
-    def add(self, data: Data, wanted) -> None:
+    def add(self, data: Shard, wanted) -> None:
         """Columns ``wanted`` of X, those that are not there; one all-reduce of the new products."""
         new = wanted[self.place[wanted] < 0]
         if not len(new):

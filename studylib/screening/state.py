@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 
-from studylib.screening.data import Data
+from studylib.screening.data import Shard
 from studylib.screening.groups import Groups, shrink
 
 COMPACT = 0.25  # a smaller matrix is made once so few of the present columns are left
@@ -45,7 +45,7 @@ class State:
         gradient: of the smooth part at ``w``, since the last check.
     """
 
-    def __init__(self, data: Data, lam: float, ridge=0.0, groups: Groups | None = None, start=None, screen=True):
+    def __init__(self, data: Shard, lam: float, ridge=0.0, groups: Groups | None = None, start=None, screen=True):
         for name, value, least in (("lam", lam, "positive"), ("ridge", ridge, "not negative")):
             if not np.isfinite(value) or value < 0 or (name == "lam" and value == 0):
                 raise ValueError(f"{name}={value!r}: expected a finite number, {least}")

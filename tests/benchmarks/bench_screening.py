@@ -18,7 +18,7 @@ import numpy as np
 from harness import pair, seconds
 
 from studylib.disk import files
-from studylib.screening.data import Data
+from studylib.screening.data import Shard
 from studylib.screening.path import lambdas, path
 from studylib.screening.problems import problem
 
@@ -64,7 +64,7 @@ def _libraries(name: str) -> dict:
     """Our path over that of each library, at the loosest of its tolerances that reaches the gap at each λ."""
     X, y = problem(name, ROWS, COLUMNS)
     columns, tol = np.asfortranarray(X), GAP * float(y @ y) / (2 * ROWS)
-    values = lambdas(Data(X, y), 20, 0.1)
+    values = lambdas(Shard(X, y), 20, 0.1)
     found = {}
     for library, way in _ways().items():
         for loose in 10.0 ** -np.arange(4, 15):
@@ -72,7 +72,7 @@ def _libraries(name: str) -> dict:
             if max(_gap(X, y, w, lam) for w, lam in zip(coefs.T, values, strict=True)) <= tol:
                 break
         found[library] = pair(
-            lambda: seconds(lambda: path(Data(X, y), values, solver="gram", tol=tol)),
+            lambda: seconds(lambda: path(Shard(X, y), values, solver="gram", tol=tol)),
             lambda way=way, loose=loose: seconds(lambda: way(columns, y, values, loose)),
             REPEATS,
             "s",

@@ -117,10 +117,10 @@ def test_what_cannot_rank_is_named(student_model, tiny, asked, message):
 
 def test_settings_are_held_against_the_data(tiny):
     few = {"calibration_images": 101}
-    settings.read(oneshot.OneShot, few, "oneshot").against(tiny)  # magnitude sees no image
     for kind in (oneshot.OneShot, threshold.Threshold, kernels.Kernels, semistructured.SemiStructured):
-        with pytest.raises(ValueError, match="calibration_images=101: expected 1 to 100"):
-            settings.read(kind, few | {"criterion": "gradient"}, "x").against(tiny)
+        for criterion in CRITERIA:
+            with pytest.raises(ValueError, match="calibration_images=101: expected 1 to 100"):
+                settings.read(kind, few | {"criterion": criterion}, "x").against(tiny)
 
 
 # --- single weights -----------------------------------------------------------------------------------------------

@@ -21,7 +21,7 @@ class Calibrated:
         check_calibration(self.calibration_images, data)
 
 
-def check_calibration(count: int, data: Data) -> None:
-    """Raises ValueError where ``data`` has no ``count`` training images."""
+def check_calibration(count: int, data: Data, name: str = "calibration_images") -> None:
+    """Raises ValueError, with the setting's ``name``, where ``data`` has no ``count`` training images."""
     if not 1 <= count <= len(data.train):
-        raise ValueError(f"calibration_images={count}: expected 1 to {len(data.train)}")
+        raise ValueError(f"{name}={count}: expected 1 to {len(data.train)}")

@@ -45,7 +45,7 @@ class HybridPrecision:
 
     def against(self, data: Data) -> None:
         """Raises ValueError where there are not so many training images."""
-        check_calibration(self.images, data)
+        check_calibration(self.images, data, "images")
 
 
 def apply(

@@ -73,8 +73,8 @@ compress: $(READY) # it as small files in OUT=runs/compress, each read back: byt
 
 ## Publish and check results
 
-figures: $(READY) # publish the run of PROFILE (a new study: ARGS=--force), or draw again what is published; trains nothing
-	@$(PY) engine/publish/figures.py "$(RUN)" $(ARGS)
+figures: $(READY) # publish the run of PROFILE (CHAPTERS=9: only those; a new study: ARGS=--force), or draw again; trains nothing
+	@$(PY) engine/publish/figures.py "$(RUN)" --chapters "$(CHAPTERS)" $(ARGS)
 
 explorer: $(VENV)/.book # one page with every published network, to filter: build/explorer.html (100 MB more, once)
 	@$(PY) -m studylib.experiments.explorer figures build/explorer.html

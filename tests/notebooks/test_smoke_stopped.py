@@ -174,13 +174,12 @@ def test_a_lesson_that_is_stopped_keeps_what_it_has_trained(stage, tmp_path):
 def test_of_many_seeds_the_table_of_the_first_is_printed_before_the_others_are_done(project):
     profile = project / "papermill_params/many.yaml"
     profile.write_text(
-        "study: {dataset: digits, seeds: [3, 1, 2, 0, 4, 5, 6, 7], chapters: []}\n"
+        "study: {dataset: digits, seeds: [3, 1, 2, 0, 4, 5], chapters: []}\n"
         "latency: {compiled: false, repeats: 1}\n"
         "teacher: {network: {depth: 7, growth: 4}, recipe: {epochs: 1, lr: 1e-3, batch_size: 64}}\n"
     )
     said = study(project, "--profile", "many", "--stages", "none").stdout
     early, _, late = said.partition("The first seeds; others follow:")
-    assert "n = 3 seeds" in early and "/teacher, " in late and "n = 8 seeds" in late, said
-    assert "0 of 8 nodes run now" in study(project, "--profile", "many", "--stages", "none").stdout
+    assert "n = 3 seeds" in early and "/teacher, " in late and "n = 6 seeds" in late, said
     profile.unlink()
     shutil.rmtree(project / "runs/many")

@@ -73,8 +73,8 @@ compress: $(READY) # it as small files in OUT=runs/compress, each read back: byt
 
 ## Publish and check results
 
-figures: $(READY) # publish the run of PROFILE (a new study: ARGS=--force), or draw again what is published; trains nothing
-	@$(PY) engine/publish/figures.py "$(RUN)" $(ARGS)
+figures: $(READY) # publish the run of PROFILE (CHAPTERS=9: only those; a new study: ARGS=--force), or draw again; trains nothing
+	@$(PY) engine/publish/figures.py "$(RUN)" --chapters "$(CHAPTERS)" $(ARGS)
 
 explorer: $(VENV)/.book # one page with every published network, to filter: build/explorer.html (100 MB more, once)
 	@$(PY) -m studylib.experiments.explorer figures build/explorer.html
@@ -102,11 +102,12 @@ cite: $(READY) # a picture (FIGURE=front) or table (TABLE=sweep) for a thesis, i
 test: lint # lint, the smoke profile, the unit tests, the notebooks (WORKERS=2: so many side by side)
 	@$(MAKE) --no-print-directory study PROFILE=smoke
 	@$(PYTEST) tests --ignore=tests/notebooks -m "not long" -n $(WORKERS) --dist loadfile --cov --cov-report=term
-	@$(PYTEST) tests/notebooks notebooks -m "not long" -n $(WORKERS) --dist loadfile $(NBVAL)
+	@$(PYTEST) tests/notebooks notebooks --ignore=tests/notebooks/reduced -m "not long" -n $(WORKERS) --dist loadfile $(NBVAL)
 
 test-long: $(VENV)/.book # what takes minutes: every chapter run three ways, runs killed in each way, the book
 	@$(MAKE) --no-print-directory study PROFILE=smoke
 	@$(PYTEST) tests -m long
+	@$(PYTEST) tests/notebooks/reduced $(NBVAL)
 
 lint: $(READY) # ruff over code and notebooks
 	@$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check .

@@ -309,6 +309,7 @@ def explore(target: Path) -> None:
     page, shown = target / "explorer.html", ""
     if importlib.util.find_spec("studylib.experiments.explorer"):
         command = [sys.executable, "-m", "studylib.experiments.explorer", ROOT / "figures", page]
+        command += ["--back", "explore.html", "the book"]
         subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
         shown = EXPLORER
     table = tables.markdown_rows(pd.DataFrame(rows))

@@ -60,7 +60,7 @@ def test_a_kernel_that_is_killed_is_said_to_be_with_its_notebook_and_what_may_be
     assert "so far" in (tmp_path / "out.ipynb").read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("length", [60, 84, 96, 160])
+@pytest.mark.parametrize("length", [warm.LONGEST, 160])
 def test_a_folder_for_temporary_files_may_have_a_path_of_any_length(tmp_path, length):
     with tempfile.TemporaryDirectory(dir="/tmp") as base:
         folder = f"{base}/{'x' * (length - len(base) - 1)}"
@@ -111,3 +111,10 @@ def test_a_sockets_path_always_fits(length):
 def test_snakemakes_arguments_are_parsed_and_not_spelled(arguments, dry, elsewhere):
     asked = study.asked_of_snakemake(arguments)
     assert bool(asked.dryrun) == dry and bool(asked.profile or asked.executor) == elsewhere
+
+
+@pytest.mark.parametrize("minutes", ["0", "-1", "nan", "inf", "an hour"])
+def test_minutes_must_be_a_number_above_0(monkeypatch, minutes):
+    monkeypatch.setattr("sys.argv", ["study.py", "--profile", "smoke", f"--minutes={minutes}"])
+    with pytest.raises(SystemExit, match=f"^MINUTES={minutes}: expected a number above 0, or $"):
+        study.main()

@@ -5,7 +5,6 @@ import re
 import shlex
 
 import browser
-import pandas as pd
 import pytest
 from projects import ROOT
 
@@ -18,7 +17,8 @@ from studylib.results import claims, statistics
 
 MODELS = ROOT / "figures" / "models"
 CHOSEN = [{"data": "cifar10"}, {"data": "digits"}, {"data": "cifar10", "bits": "32"}]
-CHOSEN += [{"data": "cifar10", "distilled": "false", "least": 85}, {"data": "mnist_5k", "pruned": "true"}]
+CHOSEN += [{"data": "cifar10", "distilled": "false", "least": 85}]
+CHOSEN += [{"data": "mnist_5k", "pruned": "true"}, {"study": "small_files-densenet_6bit", "data": "cifar10"}]
 MOST_BYTES = 2_000_000
 OFFERED = "return [...document.querySelectorAll(`[name=${arguments[0]}] option:enabled`)].map(each => each.value)"
 long = pytest.mark.long  # what needs the extra that make explorer installs
@@ -43,13 +43,17 @@ def page(rows):
 
 def chosen_of(rows, least=0, **wanted):
     """The rows that filters leave, by pandas."""
-    words = rows[list(wanted)].astype(str).apply(lambda column: column.str.lower())
-    return rows[(words == pd.Series(wanted, dtype=str)).all(axis=1) & (rows["accuracy"] >= least)]
+    held = rows["validation"].fillna(0) >= least
+    for column, value in wanted.items():
+        among = rows[column].astype(str).str.lower().str.split(plots.BOTH)
+        held &= among.map(lambda each, value=value: value in each)
+    return rows[held]
 
 
 def front_of(rows):
-    """Names of those on the front."""
-    best = rows[statistics.pareto(rows, "bytes", "accuracy")]
+    """Names of those on the front, by validation accuracy."""
+    rows = rows.dropna(subset="validation")
+    best = rows[statistics.pareto(rows, "bytes", "validation")]
     return set(zip(best["study"], best["node"], strict=True))
 
 
@@ -59,7 +63,24 @@ def test_every_node_and_every_small_file_of_every_study_is_a_row(there, rows):
         (study, name) for study in there.studies for name in there.rows(study, "frontier", "frontier").get("name", [])
     }
     assert len(points) > 20 and not points & expected
-    assert sorted(zip(rows["study"], rows["node"], strict=True)) == sorted(expected | points)
+    found = [(study, row.node) for row in rows.itertuples() for study in row.study.split(plots.BOTH)]
+    assert sorted(found) == sorted(expected | points)
+
+
+def test_a_published_file_that_several_studies_go_on_from_is_one_row_of_all_their_names(rows):
+    again = rows[rows["techniques"] == explorer.AGAIN].set_index("bytes")
+    assert again["study"].to_dict() == {
+        190_038: "small_files-densenet and small_files-densenet_6bit",
+        190_335: "cifar10-short_student and small_files-three_teachers and small_files-three_teachers_slow",
+    }
+    assert not rows.duplicated(["data", "bytes", "accuracy", "validation"]).any()
+
+
+def test_the_explorer_the_first_screen_and_the_book_choose_the_same_file(there, rows):
+    for held in (70, 85, 90):
+        files = there.files[there.files["val_accuracy"] >= held / 100].sort_values("bytes", kind="stable")
+        ours = chosen_of(rows, data="cifar10", least=held).sort_values("bytes").iloc[0]
+        assert (ours["study"], ours["node"], ours["bytes"]) == tuple(files.iloc[0][["study", "node", "bytes"]])
 
 
 def test_every_published_file_is_one_row_with_the_command_that_evaluates_it(there, rows):
@@ -79,8 +100,9 @@ def test_a_file_that_is_not_published_has_a_command_that_makes_it_first(rows):
         study, evaluate = row["command"].split(" && ")
         given = dict(word.split("=") for word in shlex.split(study)[2:])
         parameters.load(given["PROFILE"], variant=given.get("VARIANT", ""))
-        assert parameters.run_name(given["PROFILE"], given.get("VARIANT", "")) == row["study"]
-        assert evaluate.startswith(f"make evaluate MODEL=runs/{row['study']}/") and f"/{row['node']}/" in evaluate
+        run = parameters.run_name(given["PROFILE"], given.get("VARIANT", ""))
+        assert run in row["study"].split(plots.BOTH)
+        assert evaluate.startswith(f"make evaluate MODEL=runs/{run}/") and f"/{row['node']}/" in evaluate
     assert len(made) > 50 and made["command"].str.contains("/chapters/08_frontier/points/").any()
 
 
@@ -120,6 +142,11 @@ def test_a_command_names_the_data_where_another_set_has_such_images(data, said):
     assert command.endswith("model.slnc" + (f' DATASET="{data}"' if said is None else said))
 
 
+def test_a_validation_accuracy_that_is_not_known_is_said(rows):
+    shown = plots.shown_rows(rows.head(2).assign(validation=[float("nan"), 88.125]))
+    assert sorted(row["validated"] for row in shown) == ["88.12 %", "not known"]
+
+
 def test_every_mark_of_others_says_what_its_bytes_count():
     assert all(mark.counted for mark in MARKS)
 
@@ -129,13 +156,14 @@ def test_the_page_asks_for_nothing_from_outside_and_is_small(page):
     text = re.sub(r"<script>.*?</script>", "", page, flags=re.S)
     assert not re.search(r"https?://|//\w|@import|url\(", text)
     assert not re.search(r"<[^>]*\ssrc=", text) and re.findall(r'href="([^"]*)"', text) == ["data:,"]
+    assert 'id="back"' not in text
     assert "default-src 'none'" in text and len(page.encode()) < MOST_BYTES
 
 
 @long
 def test_the_table_has_every_row_without_any_script(page, rows):
     body = re.search(r'<table id="table".*?</table>', page, flags=re.S)[0]
-    said = re.findall(r'<span class="soft">(\S+) of (\S+)</span></th>', body)
+    said = re.findall(r'<th role="rowheader".*?<span class="soft">(\S+) of (.+?)</span>', body, flags=re.S)
     assert sorted(said) == sorted(zip(rows["node"], rows["study"], strict=True))
 
 
@@ -147,7 +175,7 @@ def test_every_control_has_a_label_and_every_value_its_option(page, rows):
     for name in ("data", "study", "network", "bits"):
         options = re.search(rf'<select name="{name}">(.*?)</select>', form, flags=re.S)[1]
         values = set(re.findall(r'value="([^"]*)"', options)) - {""}
-        assert values == set(rows[name].astype(str)), name
+        assert values == {each for value in rows[name].astype(str) for each in value.split(plots.BOTH)}, name
 
 
 @long
@@ -190,16 +218,24 @@ def test_the_front_by_vega_lite_is_paretos_of_what_the_filters_leave(rows, wante
 def test_files_alike_are_both_on_the_front_and_larger_or_worse_ones_are_not(rows):
     pairs = [(10, 50), (20, 50), (20, 60), (20, 60), (20, 55), (30, 60), (30, 59), (40, 61)]
     made = rows[rows["data"] == "cifar10"].head(len(pairs)).assign(node=[f"n{i}" for i in range(len(pairs))])
-    made[["bytes", "accuracy"]] = [(1000.0 * size, float(accuracy)) for size, accuracy in pairs]
+    made[["bytes", "validation"]] = [(1000.0 * size, float(accuracy)) for size, accuracy in pairs]
     assert {node for _, node in front_by_vega_lite(made, {})} == {"n0", "n2", "n3", "n7"}
     assert front_by_vega_lite(made, {}) == front_of(made)
+    assert {node for _, node in front_by_vega_lite(made, {"least": 60})} == {"n2", "n3", "n7"}
+    made.loc[made["node"].isin(["n0", "n2"]), "validation"] = float("nan")  # is on no front, whatever it would be
+    assert {node for _, node in front_by_vega_lite(made, {})} == {"n3", "n7"} == {n for _, n in front_of(made)}
 
 
 @long
 def test_the_command_writes_the_page_and_says_its_size(rows, page, tmp_path, monkeypatch, capsys):
     file = tmp_path / "new" / "explorer.html"
-    monkeypatch.setattr("sys.argv", ["explorer", str(ROOT / "figures"), str(file)])
+    command = ["explorer", str(ROOT / "figures"), str(file)]
+    monkeypatch.setattr("sys.argv", [*command, "--back", "explore.html", "the book"])
     monkeypatch.setattr(explorer, "rows", lambda there: rows if there.studies else None)
+    explorer.main()
+    assert '<a href="explore.html" target="_top">Back to the book</a>' in file.read_text(encoding="utf-8")
+    capsys.readouterr()
+    monkeypatch.setattr("sys.argv", command)
     explorer.main()
     assert file.read_text(encoding="utf-8") == page
     assert capsys.readouterr().out == f"{file}: {len(rows)} networks and files, {len(page.encode()) / 1e6:.1f} MB\n"

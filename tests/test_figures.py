@@ -1,5 +1,6 @@
 import hashlib
 import json
+import re
 import shutil
 
 import pandas as pd
@@ -8,6 +9,7 @@ from projects import ROOT
 
 from engine.publish import figures, pages
 from engine.settings import parameters
+from studylib.disk.files import CheckpointError
 from studylib.experiments import cited, frontier_published, published
 from studylib.experiments.published import Figures
 from studylib.plots import axes, prune
@@ -106,6 +108,89 @@ def test_a_run_with_less_than_is_published_is_refused_before_anything_is_written
     assert tree_of(project) == before
     figures.main("mine", force=True)
     assert Figures(project / "figures").studies["mine"]["seeds"] == [0]
+
+
+def published_digits(project):
+    """A run of the digits' settings with one chapter, 9, run anew; it has no nodes and no table."""
+    run, published = (
+        project / "runs" / "digits",
+        json.loads((project / "figures" / "studies.json").read_text())["digits"],
+    )
+    folder = run / "chapters" / "09_survey"
+    folder.mkdir(parents=True)
+    (run / "study.json").write_text(json.dumps({key: published[key] for key in ("settings", "data_sha256")}))
+    about = {"seeds": [0], "provenance": {"git_commit": "abc", "date": "2030-01-02T03:04:05", "hardware": "h"}}
+    content = {"chapter": "09_survey", "about": about, "settings": {}, "metrics": {}, "rows": {"a": [{"b": 1}]}}
+    (folder / "chapter.json").write_text(json.dumps(content | {"claims": []}))
+    return run
+
+
+@pytest.mark.parametrize("there_already", [True, False])
+def test_one_chapter_of_a_run_is_published_and_nothing_else_of_its_study_changes(project, monkeypatch, there_already):
+    monkeypatch.setattr(pages, "write", lambda root, there: None)
+    published_digits(project)
+    studies = project / "figures" / "studies.json"
+    if not there_already:
+        (project / "figures" / "digits" / "09_survey.json").unlink()
+        content = json.loads(studies.read_text())
+        content["digits"]["chapters"].remove("09_survey")
+        studies.write_text(json.dumps(content))
+    before, about = tree_of(project), Figures(project / "figures").studies
+    figures.main("digits", chosen="9")
+    after, there = tree_of(project), Figures(project / "figures")
+    changed = {str(path) for path in after if before.get(path) != after[path]} - {"figures/studies.json"}
+    assert changed == {"figures/digits/09_survey.json"} and before.keys() <= after.keys()
+    chapter = there.chapter("digits", "survey")
+    assert chapter["rows"] == {"a": [{"b": 1}]} and chapter["about"]["provenance"]["git_commit"] == "abc"
+    assert chapter["about"]["profile"] == "digits" and "DenseNet-16" in chapter["about"]["other_network"]
+    about["digits"]["chapters"] = sorted({*about["digits"]["chapters"], "09_survey"})
+    assert there.studies == about and list(there.studies) == list(about)
+
+
+@pytest.mark.parametrize(
+    ("study", "chosen", "change", "said"),
+    [
+        (
+            "digits",
+            "9",
+            lambda told: told["settings"]["teacher"]["network"].update(depth=7),
+            "is 7, published 16",
+        ),
+        ("digits", "9", lambda told: told["data_sha256"].update({"0": "another"}), "other data: the images are not"),
+        ("digits", "9", lambda told: told.pop("settings"), "settings not compared"),
+        ("digits", "9 4", lambda told: None, "runs/digits lacks 04_svd: make chapters runs it"),
+        ("digits", "8 9", lambda told: None, "runs/digits lacks 08_frontier"),
+        ("paper", "9", lambda told: None, "figures/ has no study paper yet"),
+        ("digits", "99", lambda told: None, "chapter '99': expected one that is run"),
+    ],
+)
+def test_a_chapter_that_does_not_belong_to_what_is_published_is_refused(
+    project, monkeypatch, study, chosen, change, said
+):
+    run = published_digits(project)
+    told = json.loads((run / "study.json").read_text())
+    change(told)
+    (run / "study.json").write_text(json.dumps(told))
+    before = tree_of(project)
+    monkeypatch.setattr("sys.argv", ["figures.py", study, "--chapters", chosen])
+    with pytest.raises(SystemExit, match=re.escape(said)):
+        figures.command()
+    assert tree_of(project) == before
+
+
+def test_a_chapter_with_small_files_is_not_published_alone_and_a_damaged_one_not_at_all(project):
+    run = published_digits(project)
+    (run / "chapters" / "08_frontier").mkdir()
+    shutil.copy(run / "chapters" / "09_survey" / "chapter.json", run / "chapters" / "08_frontier")
+    before = tree_of(project)
+    with pytest.raises(SystemExit, match=r"^chapter frontier: its small files need the whole run; nothing was publish"):
+        figures.main("digits", chosen="frontier")
+    damaged = run / "chapters" / "09_survey" / "chapter.json"
+    damaged.write_text('{"chapter": "09_survey"}')
+    with pytest.raises(CheckpointError, match="expected about, which is a JSON object"):
+        figures.main("digits", chosen="9")
+    damaged.write_bytes((project / "runs/digits/chapters/08_frontier/chapter.json").read_bytes())
+    assert tree_of(project) == before
 
 
 def test_a_run_without_a_file_that_profiles_go_on_from_is_refused(project, monkeypatch):

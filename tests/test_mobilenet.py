@@ -28,6 +28,13 @@ def images(digits):
     return digits.normalize(digits.validation.images[:64])
 
 
+@pytest.fixture
+def short(monkeypatch):
+    """A MobileNetV2 of 16 convolutions, not 52, with each kind of block: it widens and halves the side, or adds."""
+    monkeypatch.setattr(mobilenet, "STAGES", ((1, 16, 1, 1), (6, 24, 2, 1), (6, 160, 2, 2)))
+    return network()
+
+
 def torchvisions(width, classes):
     """torchvision's, by the strides that are usual for 32 × 32."""
     stages = [list(stage) for stage in mobilenet.STAGES]
@@ -106,29 +113,35 @@ def test_four_of_eight_parts_keep_the_side_and_three_halve_it():
 # --- int8 -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("bits", [8, 4])
-def test_int8_layers_relu6_and_exact_sums_are_those_of_pt2es_graph_bit_for_bit(bits, images):
-    model = network()
+@pytest.mark.parametrize(
+    ("whole", "bits"), [(False, 8), (False, 4), *(pytest.param(True, bits, marks=pytest.mark.long) for bits in (8, 4))]
+)
+def test_int8_layers_relu6_and_exact_sums_are_those_of_pt2es_graph_bit_for_bit(whole, bits, short, images, monkeypatch):
+    if whole:
+        monkeypatch.undo()
+    model = network() if whole else short
     model.classifier.weight.data.mul_(4)  # of 1,280 inputs: torchao's own quantizer has no scale below 2⁻¹²
     graph = pt2e.convert(copy.deepcopy(model), images, bits=bits)
     ours = pt2e.from_pt2e(model, graph)
     assert same(ours, graph, images)
     called = [node.target for node in graph.graph.nodes]
-    assert called.count(torch.ops.aten.add.Tensor) == 12  # ten, and two where so few channels are as many as before
-    assert sum(called.count(each) for each in RELU6) == 35 and torch.ops.aten.relu.default not in called
+    # of the whole ten sums, and two where so few channels are as many as before
+    assert called.count(torch.ops.aten.add.Tensor) == (12 if whole else 4)
+    assert sum(called.count(each) for each in RELU6) == (35 if whole else 11)
+    assert torch.ops.aten.relu.default not in called
     if bits == 8:
         assert same(graph, x86_graph(copy.deepcopy(model), images), images)
 
 
-def test_it_is_that_of_pt2es_graph_after_training_with_rounding_too(tiny, images, monkeypatch):
-    ours, graph = trained(network(), tiny, monkeypatch)
+def test_it_is_that_of_pt2es_graph_after_training_with_rounding_too(short, tiny, images, monkeypatch):
+    ours, graph = trained(short, tiny, monkeypatch)
     assert same(ours, graph, images)
     read = codec.decode(codec.encode(ours))
     assert same(read, ours, images)
 
 
-def test_relu6_cuts_what_int8_layers_give(images):
-    model = network()
+def test_relu6_cuts_what_int8_layers_give(short, images):
+    model = short
     ours, seen = pt2e.from_pt2e(model, pt2e.convert(model, images)), []
     ours.features.last.relu.register_forward_hook(lambda _m, x, y: seen.append((x[0].max().item(), y.max().item())))
     with torch.no_grad():

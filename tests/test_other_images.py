@@ -1,4 +1,7 @@
-"""Other images of the same sizes under the same name: the study must see them."""
+"""Other images of the same sizes under the same name: the study must see them.
+
+That a label counts as a pixel does, and both in every part, is held by their digest: test_data.py.
+"""
 
 import json
 import re
@@ -49,17 +52,16 @@ def planned(project) -> set[str]:
     return set(re.findall(r"runs/other/seed0/(teacher[\w-]*)$", result.stdout, flags=re.M))
 
 
-def test_one_changed_pixel_or_label_trains_everything_anew_and_the_same_ones_nothing(project, dataset, file, tmp_path):
+def test_one_changed_pixel_trains_everything_anew_and_the_same_images_nothing(project, dataset, file, tmp_path):
     assert environment(project)["STUDY_DATA"] == str(tmp_path)
     first = study(project, "--profile", "other", "--cores", "2")
     assert first.returncode == 0, first.stdout
     np.savez_compressed(file, **images(0))  # another file, the same images
     assert planned(project) == set()
-    for part, place in (("x_test", (3, 4, 5, 1)), ("y_train", 3)):
-        arrays = images(0)
-        arrays[part][place] = (arrays[part][place] + 1) % 10
-        np.savez(file, **arrays)
-        assert planned(project) == {"teacher", "teacher-svd"}, part
+    arrays = images(0)
+    arrays["x_test"][3, 4, 5, 1] ^= 1
+    np.savez(file, **arrays)
+    assert planned(project) == {"teacher", "teacher-svd"}
     np.savez(file, **images(0))
     data = datasets.load(f"images:{file}" if "images" in dataset else dataset, 0)
     for node in ("teacher", "teacher-svd"):

@@ -274,9 +274,13 @@ def test_root_is_told_its_new_name():
     assert result.returncode != 0 and "ROOT=moo: it is called VARIANT now" in result.stderr
 
 
-def test_make_test_runs_unit_tests_and_every_notebook_against_its_outputs_as_it_is_and_reduced():
-    made = subprocess.run(["make", "-n", "test"], cwd=ROOT, text=True, capture_output=True).stdout
+def test_make_test_runs_unit_tests_and_every_notebook_against_its_outputs_and_test_long_the_reduced_ones():
+    made, long = (
+        subprocess.run(["make", "-n", each], cwd=ROOT, text=True, capture_output=True).stdout
+        for each in ("test", "test-long")
+    )
     unit, notebooks = [line for line in made.splitlines() if "-m pytest" in line]
+    assert re.search(r"-m pytest -q tests/notebooks/reduced --nbval-lax", long)
     assert "ruff check" in made and '--profile "smoke"' in made and "--cov" in unit and "-n 2" in unit
     assert " tests/notebooks notebooks " in notebooks and "--nbval-lax" in notebooks
     names = [path.name for path in sorted((ROOT / "notebooks").glob("*.ipynb"))]

@@ -1,6 +1,7 @@
 """The page of a run: what is on it, of a whole run, of a part, and of one in which something is wrong."""
 
 import base64
+import html
 import itertools
 import json
 import os
@@ -73,8 +74,8 @@ def with_chapter(run, whole=True):
     return folder
 
 
-def written(run, study=STUDY, notebooks=(), whole=True):
-    run_page.write(run, study, list(notebooks), AGAIN, whole)
+def written(run, study=STUDY, notebooks=(), whole=True, profile=STUDY):
+    run_page.write(run, study, profile, list(notebooks), AGAIN, whole)
     return (run / run_page.INDEX).read_text(encoding="utf-8")
 
 
@@ -167,6 +168,42 @@ def test_seeds_that_lack_the_same_nodes_are_named_together(run):
     assert list(shown(text)) == ["teacher-imp", "teacher"]
 
 
+def part_of(text):
+    """What a page says of the part of the profile that it shows; nothing where it shows all."""
+    said = re.findall(r'<p class="missing" id="part">(.*?)</p>', text)
+    assert bool(said) == ("<title>Run smoke, a part</title>" in text)
+    return html.unescape("".join(said))
+
+
+def test_a_part_of_the_tree_is_called_a_part_and_what_else_is_there_is_counted(run):
+    asked = {"seeds": [0], "stages": ["prune"]}
+    table.read(run, ["teacher", "teacher-imp"], [0]).to_csv(run / "sweep.csv", index=False)
+    said = part_of(text := written(run, asked))
+    assert "2 of the profile's 16 nodes: teacher, teacher-imp; seed 0. 14 of the others stand in this folder" in said
+    assert f"<code>{AGAIN}</code> makes all nodes" in said and "What is missing" not in text
+    assert sorted(shown(text)) == ["teacher", "teacher-imp"]
+    (run / "seed0" / "teacher-svd" / names.METRICS).unlink()
+    assert "13 of the others stand" in part_of(written(run, asked))
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ({"seeds": [0]}, "8 of the profile's 24 nodes: teacher, teacher-kd, teacher-imp, teacher-svd, teacher-kd-imp"),
+        ({"seeds": [1, 2]}, "16 of the profile's 24 nodes"),
+        ({"stages": []}, "3 of the profile's 24 nodes: teacher; seeds 0–2. 7 of the others stand"),
+        ({"stages": ["prune", "int8"]}, "6 of the profile's 24 nodes: teacher, teacher-imp, teacher-int8"),
+        ({}, ""),
+        ({"stages": ["distill", "prune", "svd", "int8"], "seeds": [0, 1, 2, 3]}, ""),
+    ],
+    ids=str,
+)
+def test_other_seeds_and_stages_than_the_profiles_are_told_from_all_of_them(run, asked, said):
+    profile = {"seeds": [0, 1, 2], "stages": ["distill", "prune", "svd"]}
+    found = part_of(written(run, profile | asked, profile=profile))
+    assert found.startswith(f"This page shows a part: {said}") if said else not found
+
+
 def test_a_table_that_is_older_than_a_node_is_not_shown(run):
     rows = table.read_table(run / "sweep.csv")
     rows.assign(test_accuracy=0.123).to_csv(run / "sweep.csv", index=False)
@@ -209,10 +246,10 @@ def test_the_time_that_the_command_took_is_said(run):
 
 
 def test_a_page_that_cannot_be_made_is_said_and_the_old_one_stays(run):
-    assert run_page.attempt(run, STUDY, [], AGAIN, True).startswith("runs/smoke/index.html: the table")
+    assert run_page.attempt(run, STUDY, STUDY, [], AGAIN, True).startswith("runs/smoke/index.html: the table")
     before = (run / run_page.INDEX).read_bytes()
     (run / "sweep.csv").write_bytes(b"\xff\xfe")
-    said = run_page.attempt(run, STUDY, [], AGAIN, True)
+    said = run_page.attempt(run, STUDY, STUDY, [], AGAIN, True)
     assert re.fullmatch(r"runs/smoke/index.html was not written: CheckpointError: \S+sweep.csv: not a table .*", said)
     assert (run / run_page.INDEX).read_bytes() == before and "\n" not in said
 

@@ -18,7 +18,7 @@ from studylib.networks import grid, layers
 from studylib.techniques import int8, qat
 from studylib.training.recipe import Recipe
 
-SCALES = [1.0, 1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6]
+SCALES = [1.0, 1e-2, 1e-4, 1e-6]
 PUBLISHED = sorted((Path(__file__).parents[1] / "figures" / "models").glob(f"*{restore.ENDING}"))
 FORMER_LEAST = 2.0**-12
 
@@ -67,7 +67,7 @@ def test_int8_is_as_good_whatever_scale_a_layer_has(s, student_model, int8_model
             assert len(live_rows(layer)) == len(layer.weight), name
 
 
-@settings(max_examples=6)
+@settings(max_examples=2)
 @given(power=st.integers(-90, 90))
 @example(power=-90)
 @example(power=90)
@@ -81,7 +81,7 @@ def test_a_scale_that_is_a_power_of_two_changes_no_integer_and_no_output(power, 
         assert torch.equal(found(images), int8_model(images))
 
 
-@settings(max_examples=8)
+@settings(max_examples=5)
 @given(seed=st.integers(0, 999), bits=st.integers(2, 8))
 def test_each_row_that_is_not_zero_uses_its_whole_range(seed, bits, student_model, digits):
     draw, model = torch.Generator().manual_seed(seed), layers.duplicate(student_model)
@@ -126,7 +126,7 @@ def test_sensitivity_rounds_small_weights_as_others(power, bits):
 # --- objectives -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("s", [1.0, 1e-3, 1e-6, 1e-12])
+@pytest.mark.parametrize("s", [1.0, 1e-12])
 @pytest.mark.parametrize("bits", [2, 4, 8])
 def test_the_objectives_grid_is_that_of_inference(bits, s, student_model, digits):
     """Their error is that of the int8 layers' weights, their bytes those of integers between the same limits."""

@@ -9,6 +9,8 @@ import pytest
 from projects import copy_project, edit, environment, read_only, study, tree_of
 from ruamel.yaml import YAML
 
+from engine.run.study import asked_of_snakemake
+from engine.settings import chapters, parameters
 from studylib.experiments import run_report
 from studylib.tree import names, table
 
@@ -18,15 +20,27 @@ def project(tmp_path):
     return copy_project(tmp_path / "copy")
 
 
-def planned(project, *arguments):
+@pytest.fixture(scope="module")
+def digits_plan(tmp_path_factory):
+    """What a dry run of the digits says in a project where nothing was run."""
+    result = study(copy_project(tmp_path_factory.mktemp("planned") / "copy"), "--profile", "digits", "--", "-n")
+    assert result.returncode == 0, result.stdout
+    return result.stdout
+
+
+def nodes_of(said):
     """Folder names of the nodes that a dry run would make."""
+    return re.findall(r"runs/\w+/(seed\d+/teacher[\w-]*)$", said, flags=re.M)
+
+
+def planned(project, *arguments):
     result = study(project, *arguments, "--", "-n")
     assert result.returncode == 0, result.stdout
-    return re.findall(r"runs/\w+/(seed\d+/teacher[\w-]*)$", result.stdout, flags=re.M)
+    return nodes_of(result.stdout)
 
 
-def test_a_fresh_study_plans_every_node_of_every_seed_once(project):
-    found = planned(project, "--profile", "digits")
+def test_a_fresh_study_plans_every_node_of_every_seed_once(digits_plan):
+    found = nodes_of(digits_plan)
     stages = ["distill", "prune", "svd", "int8"]
     assert sorted(found) == sorted(f"seed{seed}/{node}" for seed in range(10) for node in names.nodes(stages))
 
@@ -54,21 +68,10 @@ def test_a_variant_has_a_tree_of_its_own_and_no_chapters(project):
     assert "chapters" not in result.stdout and "runs/digits/" not in result.stdout
 
 
-def test_a_second_run_of_one_profile_is_refused_while_the_first_goes_on(project):
-    import fcntl
-
-    lock = project / "runs" / "smoke" / ".lock"
-    lock.parent.mkdir(parents=True)
-    with open(lock, "w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        result = study(project, "--profile", "smoke", "--", "-n")
-    assert result.returncode != 0 and "is running there already" in result.stdout
-
-
 def test_the_slurm_profile_submits_the_same_tree(project):
     result = study(project, "--profile", "smoke", "--", "-n", "--profile", "engine/slurm")
     assert result.returncode == 0, result.stdout
-    assert len(set(re.findall(r"runs/smoke/(seed0/teacher[\w-]*)$", result.stdout, flags=re.M))) == 16
+    assert len(set(nodes_of(result.stdout))) == 16
 
 
 def test_the_graph_of_rules_can_be_drawn_without_graphviz(project):
@@ -87,28 +90,30 @@ def test_the_graph_of_rules_can_be_drawn_without_graphviz(project):
     assert result.returncode == 0 and "int8" in result.stdout
 
 
-def chapters(project, profile, *arguments):
-    result = study(project, "--profile", profile, *arguments, "--", "-n")
-    return sorted(re.findall(r"runs/\w+/chapters/(\w+)$", result.stdout, flags=re.M))
+def chapters_of(said):
+    return sorted(re.findall(r"runs/\w+/chapters/(\w+)$", said, flags=re.M))
 
 
-def test_each_chapter_runs_its_lesson_once_a_profile(project):
+def asked(stages):
+    """The chapters that the digits have with these stages."""
+    return [chapters.declared()[key].name for key in parameters.load("digits", stages=stages)["study"]["chapters"]]
+
+
+def test_each_chapter_runs_its_lesson_once_a_profile(digits_plan):
     names = ["01_teacher", "02_distill", "03_prune", "04_svd", "05_int8"]
     last = ["06_moo", "07_sweep", "08_frontier", "09_survey"]
-    assert chapters(project, "digits") == [*names, *last]
-    assert chapters(project, "digits", "--stages", "svd") == [names[0], names[3], *last]
-    assert chapters(project, "digits", "--stages", "none") == [names[0], last[0], *last[2:]]
-    assert chapters(project, "smoke") == []  # nbval runs them
+    assert chapters_of(digits_plan) == asked("") == [*names, *last]
+    assert asked("svd") == [names[0], names[3], *last]
+    assert asked("none") == [names[0], last[0], *last[2:]]
 
 
 def test_a_dry_run_writes_nothing_of_a_run(project):
-    for _ in range(2):
-        before = {at: content for at, content in tree_of(project).items() if not at.startswith(".snakemake")}
-        result = study(project, "--profile", "smoke", "--", "-n")
-        assert result.returncode == 0, result.stdout
-        assert len(set(re.findall(r"runs/smoke/(seed0/teacher[\w-]*)$", result.stdout, flags=re.M))) == 16
-        assert {at: content for at, content in tree_of(project).items() if not at.startswith(".snakemake")} == before
-        (project / "runs/smoke").mkdir(parents=True, exist_ok=True)
+    """Nor does it in a folder that is there: tests/notebooks/test_smoke_run.py."""
+    before = {at: content for at, content in tree_of(project).items() if not at.startswith(".snakemake")}
+    result = study(project, "--profile", "smoke", "--", "-n")
+    assert result.returncode == 0, result.stdout
+    assert len(set(nodes_of(result.stdout))) == 16 and chapters_of(result.stdout) == []  # nbval runs them
+    assert {at: content for at, content in tree_of(project).items() if not at.startswith(".snakemake")} == before
 
 
 def test_a_study_that_cannot_be_written_says_so_in_a_sentence(project):
@@ -131,7 +136,12 @@ def test_a_dry_run_is_refused_while_the_profile_is_run_and_allowed_beside_anothe
 
 
 @pytest.mark.parametrize(
-    ("words", "numbers"), [("3", ["03"]), ("06 svd", ["04", "06"]), ("", [f"0{k}" for k in range(1, 10)])]
+    ("words", "numbers"),
+    [
+        pytest.param("3", ["03"], marks=pytest.mark.long),
+        ("06 svd", ["04", "06"]),
+        pytest.param("", [f"0{k}" for k in range(1, 10)], marks=pytest.mark.long),
+    ],
 )
 def test_single_chapters_are_planned_with_what_they_need_and_nothing_else(project, words, numbers):
     result = study(project, "--profile", "digits", "--chapters", words, "--", "-n")
@@ -147,26 +157,34 @@ def test_single_chapters_are_planned_with_what_they_need_and_nothing_else(projec
     assert words == "" or len(nodes) == len(reads)
 
 
+@pytest.mark.parametrize(("words", "keys"), [("3", ["prune"]), ("svd 06,4", ["svd", "moo"]), ("03_prune", ["prune"])])
+def test_chapters_are_named_by_number_by_key_or_by_notebook(words, keys):
+    assert parameters.chapters(parameters.load("digits"), words) == keys
+
+
 @pytest.mark.parametrize("words", ["15", "prunes", "03 x"])
-def test_a_chapter_that_is_not_there_is_named_with_those_that_are(project, words):
-    result = study(project, "--profile", "digits", f"--chapters={words}", "--", "-n")
-    assert (
-        result.returncode != 0
-        and f"chapter {words.split()[-1]!r}: expected one that is run with the stages distill, prune, svd, int8: 01_"
-        in result.stdout
-    )
-    none = study(project, "--profile", "smoke", "--chapters", "3", "--", "-n")
-    assert none.returncode != 0 and none.stdout.startswith("chapters '3': none is run; study.chapters is empty, or")
+def test_a_chapter_that_is_not_there_is_named_with_those_that_are(words):
+    said = f"^chapter '{words.split()[-1]}': expected one that is run with the stages distill, prune, svd, int8: 01_"
+    with pytest.raises(parameters.ParameterError, match=said):
+        parameters.chapters(parameters.load("digits"), words)
+    with pytest.raises(parameters.ParameterError, match=r"^chapters '3': none is run; study.chapters is empty, or"):
+        parameters.chapters(parameters.load("smoke"), "3")
 
 
 @pytest.mark.parametrize(
     ("words", "stages", "known"),
     [("3", "distill", "01_teacher, 02_distill, 06_moo, "), ("7", "none", "01_teacher, 06_moo, ")],
 )
-def test_a_chapter_that_the_stages_leave_out_is_refused_in_a_sentence(project, words, stages, known):
-    refused = study(project, "--profile", "digits", "--chapters", words, "--stages", stages, "--", "-n")
-    assert refused.stdout.startswith(f"chapter {words!r}: ") and refused.returncode == 1
-    assert f"expected one that is run with the stages {stages}: {known}" in refused.stdout
+def test_a_chapter_that_the_stages_leave_out_is_refused(words, stages, known):
+    with pytest.raises(parameters.ParameterError) as refused:
+        parameters.chapters(parameters.load("digits", stages=stages), words)
+    said = str(refused.value)
+    assert said.startswith(f"chapter {words!r}: expected one that is run with the stages {stages}: {known}")
+
+
+def test_what_is_refused_is_said_in_a_sentence(project):
+    refused = study(project, "--profile", "digits", "--chapters", "3", "--stages", "distill", "--", "-n")
+    assert refused.stdout.startswith("chapter '3': expected one") and refused.returncode == 1
     assert len(refused.stdout.splitlines()) == 1
 
 
@@ -183,7 +201,9 @@ def test_nothing_was_trained_only_where_no_chapter_was_run_either(tmp_path, caps
     assert "\n0 of 1 nodes run now: everything was up to date, nothing trained\n" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("config", [["--config", "foo=1"], ["--config=profile=digits"], ["-C", "seeds=3"]])
-def test_what_the_study_hands_to_snakemake_cannot_be_taken_away(project, config):
-    result = study(project, "--profile", "smoke", "--", *config, "-n")
+def test_what_the_study_hands_to_snakemake_cannot_be_taken_away(project):
+    for config in (["--config", "foo=1"], ["--config=profile=digits"], ["-C", "seeds=3"]):
+        with pytest.raises(SystemExit, match="the study sets it"):
+            asked_of_snakemake([*config, "-n"])
+    result = study(project, "--profile", "smoke", "--", "-C", "seeds=3", "-n")
     assert result.returncode != 0 and "the study sets it" in result.stdout and not (project / "runs").exists()

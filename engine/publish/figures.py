@@ -2,7 +2,7 @@
 
 Nothing is trained. Without a run of the study, pictures and tables are made anew of what is published.
 
-python engine/publish/figures.py STUDY [--force]
+python engine/publish/figures.py STUDY [--force] [--chapters "9"]
 """
 
 import argparse
@@ -24,6 +24,7 @@ from engine.settings.reading import FOLDER, ROOT, ParameterError
 from studylib.coding import restore
 from studylib.disk.files import CheckpointError, read_json, write_bytes, write_json
 from studylib.disk.models import SPEC
+from studylib.experiments import agreement
 from studylib.experiments.frontier_published import another_network, file_name
 from studylib.experiments.published import NODES, STUDIES, Figures, chapters_done, provenance
 from studylib.results import statistics
@@ -35,11 +36,13 @@ KINDS = ("nodes", "seeds", "chapters")  # of what a study has
 OF_FILE = {"bytes": "bytes_file", "sha256": "file_sha256", "test_accuracy": "test_accuracy"}  # listed → in its metrics
 
 
-def main(study: str, force: bool = False) -> None:
+def main(study: str, force: bool = False, chosen: str = "") -> None:
     run, there = ROOT / "runs" / study, Figures(ROOT / "figures")
     for each in there.studies:  # a damaged table is named before anything is written
         there.nodes(each)
-    if (run / "sweep.csv").exists():
+    if chosen:
+        publish_chapters(run, there, chosen)
+    elif (run / "sweep.csv").exists():
         publish(run, there, force)
     elif study not in there.studies:
         profile, _, variant = study.partition("-")
@@ -60,9 +63,7 @@ def publish(run: Path, there: Figures, force: bool = False) -> None:
         )
     if not before and not force:
         sys.exit(f"figures/ has no study {study} yet; make figures with ARGS=--force publishes it as a new one")
-    done = chapters_done(run)
-    for made in done:  # each is whole, before anything is written
-        Published(made, Path(FILE).stem)
+    done = [Published(each, Path(FILE).stem).content for each in chapters_done(run)]  # whole, before one is written
     if loose := [commit for commit in about["git_commit"] if commit.endswith("+")]:
         print(f"note: made with changes that no commit has: {', '.join(loose)}", file=sys.stderr)
     if about["teacher"]["restored"]:  # its latency is published where it is from
@@ -71,11 +72,33 @@ def publish(run: Path, there: Figures, force: bool = False) -> None:
     write_bytes(folder / study / NODES, rows[table.COLUMNS].to_csv(index=False).encode())
     about |= {"formerly": before["formerly"]} if "formerly" in before else {}
     write_json(folder / STUDIES, dict(sorted((there.studies | {study: about}).items())))
-    for made in done:
-        content = read_json(made / FILE)
-        content["about"] = {"profile": study, "other_network": another_network(about), **content["about"]}
-        write_json(folder / study / f"{content['chapter']}.json", content)
+    for chapter in done:
+        _put(chapter, about, folder)
     print(f"figures/{study}/ made from runs/{study}/")
+
+
+def _put(chapter: dict, about: dict, folder: Path) -> None:
+    """Writes what is published of a chapter; where its rows are from stays as its run has said it."""
+    own = {"profile": about["profile"], "other_network": another_network(about)}
+    write_json(folder / about["profile"] / f"{chapter['chapter']}.json", chapter | {"about": own | chapter["about"]})
+
+
+def publish_chapters(run: Path, there: Figures, chosen: str) -> None:
+    """Adds the rows of the ``chosen`` chapters of a run to its published study, of which nothing else changes."""
+    study, told, (profile, _, variant) = run.name, run / "study.json", run.name.partition("-")
+    keys, about = parameters.chapters(parameters.load(profile, variant=variant), chosen), there.studies.get(study)
+    made = [run / "chapters" / chapters.declared()[key].name for key in keys]
+    refused = [f"figures/ has no study {study} yet: expected one to add chapters to"] if about is None else []
+    refused += [f"runs/{study} lacks {each.name}: make chapters runs it" for each in made if not (each / FILE).exists()]
+    refused += [f"chapter {key}: its small files need the whole run" for key in keys if chapters.declared()[key].files]
+    refused += agreement.differences(read_json(told) if told.exists() else {}, about or {})
+    if refused:
+        sys.exit(f"{refused[0]}; nothing was published")
+    for chapter in [Published(each, Path(FILE).stem).content for each in made]:  # all are whole before one is written
+        _put(chapter, about, there.folder)
+    added = {"chapters": sorted({*about["chapters"], *(each.name for each in made)})}
+    write_json(there.folder / STUDIES, there.studies | {study: about | added})
+    print(f"figures/{study}/: chapters {', '.join(each.name for each in made)} made from runs/{study}/")
 
 
 def _lost(run: Path, there: Figures, about: dict) -> list[str]:
@@ -140,10 +163,11 @@ def command() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("study", metavar="STUDY", help="a profile, or PROFILE-VARIANT")
     parser.add_argument("--force", action="store_true", help="publish a new study, or less than is published of one")
+    parser.add_argument("--chapters", default="", type=str.strip, help="only these of a published study: 09, 4 5, …")
     args = parser.parse_args()
     with refusals(ROOT / "figures", "what was written before it stays"):
         try:
-            main(args.study, args.force)
+            main(args.study, args.force, args.chapters)
         except (CheckpointError, ParameterError) as error:
             sys.exit(str(error))
 

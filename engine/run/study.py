@@ -66,15 +66,21 @@ def main() -> None:
             command = ["setpriv", "--pdeathsig", "KILL", *command]
         try:
             code = subprocess.call(command, cwd=ROOT, env=environment, pass_fds=handles, stderr=subprocess.STDOUT)
+            ended = "The study is not complete: what was paused or has failed is named above" if code else ""
+        except KeyboardInterrupt:
+            ended = "Interrupted"
+            print("Interrupted; writing the page of what is there (Ctrl-C once more: without it)", flush=True)
+        try:
             from engine.tools import compare  # these are seconds of import
             from studylib.experiments import run_page, run_report
 
             notebooks = [chapters.declared()[key].notebook for key in sections["study"]["chapters"]]
-            page = run_page.attempt(run, sections["study"], notebooks, parameters.command(name), not code)
+            whole = parameters.load(args.profile, variant=args.variant)["study"]
+            page = run_page.attempt(run, sections["study"], whole, notebooks, parameters.command(name), not ended)
         except KeyboardInterrupt:
             sys.exit(f"Interrupted; {again}.")
-    if code:
-        sys.exit(f"The study is not complete: what was paused or has failed is named above; {again}.\n{page}")
+    if ended:
+        sys.exit(f"{ended}; {again}.\n{page}")
     if chosen is not None:
         made = [f"runs/{name}/chapters/{chapters.declared()[key].name}/notebook.ipynb" for key in chosen]
         print(*made, page, sep="\n")

@@ -5,6 +5,9 @@ import math
 import numpy as np
 import pandas as pd
 
+from studylib.results import tables
+from studylib.tree import table
+
 WITHIN, OUTSIDE = "within", "OUTSIDE"
 ONE_SEED = "one seed published: no interval"
 
@@ -38,6 +41,41 @@ def beside(ours: pd.DataFrame, published: pd.DataFrame, column: str = "test_accu
     verdict = np.select([half.isna(), within], [ONE_SEED, WITHIN], OUTSIDE)
     both = both.assign(half=half, verdict=verdict, bytes_ratio=both["bytes"] / both["bytes_published"])
     return both[["node", "ours", "published", "seeds", "seeds_published", "half", "verdict", "bytes_ratio"]]
+
+
+def beside_text(found: pd.DataFrame) -> str:
+    """What :func:`beside` gives as text: a line per node, and below what ± means and the verdicts counted."""
+    shown = {
+        "node": found["node"],
+        "this run %": _texts(100 * found["ours"], 2),
+        "published %": _texts(100 * found["published"], 2, 100 * found["half"]),
+        "agreement": found["verdict"],
+        "bytes / published": _texts(found["bytes_ratio"], 3),
+    }
+    counts = ", ".join(f"{count} {verdict}" for verdict, count in found["verdict"].value_counts().items())
+    note = f"± is where the mean of {found['seeds'].max()} seeds is expected (95 %); of {len(found)} nodes {counts}"
+    return f"{pd.DataFrame(shown).to_string(index=False)}\n{note}"
+
+
+def side_by_side(a: pd.DataFrame, b: pd.DataFrame, name_a: str, name_b: str) -> str:
+    """The nodes that both runs have as text, a line each."""
+    rows = table.compare(a, b)
+    shown = {
+        "node": rows["node"],
+        f"{name_a} %": _texts(100 * rows["test_accuracy_a"], 2),
+        f"{name_b} % ": _texts(100 * rows["test_accuracy_b"], 2),
+        "B − A, points": _texts(100 * rows["difference"], 2, 100 * rows["difference_sd"]),
+        f"{name_a} kB": _texts(rows["bytes_file_a"] / 1000, 1),
+        f"{name_b} kB ": _texts(rows["bytes_file_b"] / 1000, 1),
+        "bytes B / A": _texts(rows["bytes_ratio"], 3),
+    }
+    note = "test accuracy, means over seeds; ± is the deviation of the difference over the seeds that both have"
+    return f"{pd.DataFrame(shown).to_string(index=False)}\n{note}"
+
+
+def _texts(values: pd.Series, digits: int, spread: pd.Series | float = math.nan) -> list[str]:
+    both = pd.DataFrame({"value": values, "spread": spread})
+    return [tables.plus_minus(value, half, digits) for value, half in both.itertuples(index=False)]
 
 
 def differences(ours: dict, published: dict) -> list[str]:

@@ -1,9 +1,10 @@
 """The explorer: every published network and file as rows, and the page that shows them.
 
-python -m studylib.experiments.explorer FIGURES PAGE
+python -m studylib.experiments.explorer FIGURES PAGE [--back PAGE NAME]
 """
 
 import argparse
+import math
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -30,7 +31,8 @@ STUDENT = "distilled student"  # kind of network, beside those of KINDS
 def rows(there: Figures) -> pd.DataFrame:
     """A row for each node and each small file of every published study: :data:`studylib.plots.explorer.COLUMNS`.
 
-    A node of several seeds is one row, of their means. What a study has not published is NaN.
+    A node of several seeds is one row, of their means. What a study has not published is NaN. A published file that
+    several studies go on from is one row, under all their names.
 
     Raises:
         studylib.disk.files.CheckpointError, studylib.coding.codec.CodecError: a table or a file is damaged.
@@ -45,7 +47,14 @@ def rows(there: Figures) -> pd.DataFrame:
         for row in latest:
             of = known.get(row["node"], (None, {}))
             found.append(row | {"study": study, "data": about["data"]["name"]} | _file(study, about, row, *of))
-    return pd.DataFrame(found, columns=explorer.COLUMNS)
+    return _once(pd.DataFrame(found, columns=explorer.COLUMNS))
+
+
+def _once(rows: pd.DataFrame) -> pd.DataFrame:
+    """One row for each published file that several studies have restored; it names them all."""
+    restored, same = rows["techniques"] == AGAIN, ["data", "node", "bytes", "accuracy", "validation"]
+    studies = rows[restored].groupby(same)["study"].transform(explorer.BOTH.join)
+    return rows.assign(study=studies.combine_first(rows["study"]))[~(restored & rows.duplicated(same))]
 
 
 def _nodes(about: dict, nodes: pd.DataFrame) -> Iterator[dict]:
@@ -70,6 +79,7 @@ def _nodes(about: dict, nodes: pd.DataFrame) -> Iterator[dict]:
             "zeros": 100 * row["sparsity"],
             "accuracy": 100 * row["test_accuracy"],
             "accuracy_sd": 100 * row["test_accuracy_sd"],
+            "validation": 100 * row["val_accuracy"],
             "bytes": row["bytes_file"],
             "bytes_nonzero": row["bytes_nonzero"],
             "multiply_adds": row["multiply_adds"],
@@ -98,6 +108,7 @@ def _points(about: dict, chapter: dict, points: pd.DataFrame, known: dict[str, t
             "bits": int(row["bits"]),
             "zeros": 100 * row["zeros"],
             "accuracy": 100 * row["test_accuracy"],
+            "validation": 100 * row.get("val_accuracy", math.nan),
             "bytes": row["bytes"],
             "seeds": spans(about["seeds"][:1]),
             **(_measured(known[row["name"]][0]) if row["name"] in known else {}),
@@ -163,10 +174,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("figures", type=Path, metavar="FIGURES", help="folder with published studies")
     parser.add_argument("page", type=Path, metavar="PAGE", help="HTML file to write")
+    parser.add_argument("--back", nargs=2, metavar=("PAGE", "NAME"), help="what the page links back to")
     args = parser.parse_args()
     found = rows(Figures(args.figures))
     args.page.parent.mkdir(parents=True, exist_ok=True)
-    write_bytes(args.page, explorer.page(found, MARKS, claims.PAPER_DATA).encode())
+    write_bytes(args.page, explorer.page(found, MARKS, claims.PAPER_DATA, back=args.back).encode())
     print(f"{args.page}: {len(found)} networks and files, {args.page.stat().st_size / 1e6:.1f} MB")
 
 

@@ -43,23 +43,24 @@ class OfRun(published.Figures):
         return read_json(file) if file else published.NOTHING
 
 
-def attempt(run: Path, study: Mapping, notebooks: Sequence[Path], again: str, whole: bool) -> str:
+def attempt(run: Path, study: Mapping, profile: Mapping, notebooks: Sequence[Path], again: str, whole: bool) -> str:
     """:func:`write`; a sentence on the page, or on why there is none. Nothing that may be wrong with it is raised."""
     page = f"runs/{run.name}/{INDEX}"
     try:
-        write(run, study, notebooks, again, whole)
+        write(run, study, profile, notebooks, again, whole)
     except Exception as error:  # whatever a chapter has left there: the study is no worse for it
         return f"{page} was not written: {type(error).__name__}: {' '.join(str(error).split())}"
     return f"{page}: the table, chapters and pictures as one page; open it in a browser"
 
 
-def write(run: Path, study: Mapping, notebooks: Sequence[Path], again: str, whole: bool) -> None:
+def write(run: Path, study: Mapping, profile: Mapping, notebooks: Sequence[Path], again: str, whole: bool) -> None:
     """Writes :data:`INDEX` into the folder ``run``; beside it the explorer and each chapter, which it links.
 
     Args:
-        study: its ``seeds`` and ``stages``.
+        study: the ``seeds`` and ``stages`` that the last command was asked for.
+        profile: those that its profile has.
         notebooks: of the chapters that belong to it.
-        again: the command that goes on with it, for people.
+        again: the command that makes all of the profile, for people.
         whole: whether the last command did all of its work.
 
     Raises:
@@ -75,11 +76,13 @@ def write(run: Path, study: Mapping, notebooks: Sequence[Path], again: str, whol
             body = rendered(run / chapter["folder"] / "notebook.ipynb")
             page = filled(title=f"{chapter['title']}, run {run.name}", notebook=body, chapter=chapter)
             written[run / chapter["link"]] = page
+    part = _part(run, study, profile)
     shown, why = _explorer(run, rows, about, made, again)
     written |= {run / EXPLORER: shown} if shown else {}
     values = {
-        "title": f"Run {run.name}",
+        "title": f"Run {run.name}{', a part' if part else ''}",
         "where": tables.where_from(about),
+        "part": part,
         "missing": [*_missing(run, lacking, wanted, made, chapters), *([] if whole else [_unfinished()])],
         "again": again,
         "took": _took(run),
@@ -130,6 +133,19 @@ def _about(run: Path, rows: pd.DataFrame) -> dict:
         return published.provenance(run, rows)
     first = read_json(run / f"seed{rows['seed'].iloc[0]}" / rows["node"].iloc[0] / names.METRICS)
     return {"profile": run.name, "seeds": sorted(set(rows["seed"])), "data": first["data"], **first["provenance"]}
+
+
+def _part(run: Path, study: Mapping, profile: Mapping) -> str:
+    """Which part of the profile was asked for, as a sentence; empty where all of it was."""
+    nodes = names.nodes(study["stages"])
+    asked = {(seed, node) for seed in study["seeds"] for node in nodes}
+    whole = {(seed, node) for seed in profile["seeds"] for node in names.nodes(profile["stages"])}
+    if whole <= asked:
+        return ""
+    seeds = f"seed{'s' * (len(study['seeds']) > 1)} {explorer.spans(study['seeds'])}"
+    there = sum(_there(run, *each) for each in whole - asked)
+    said = f"{len(whole & asked)} of the profile's {len(whole)} nodes: {', '.join(nodes)}; {seeds}."
+    return said + (f" {there} of the others stand in this folder, from earlier commands." if there else "")
 
 
 def _missing(
@@ -192,7 +208,7 @@ def _explorer(run: Path, rows: pd.DataFrame, about: dict, made: bool, again: str
     found = explorer.rows(OfRun(run, rows, about))
     found["command"] = found["command"].str.rpartition(" && ")[2]  # its files are there
     try:
-        return chart.page(found, MARKS, claims.PAPER_DATA, f"Explorer of run {run.name}"), ""
+        return chart.page(found, MARKS, claims.PAPER_DATA, f"Explorer of run {run.name}", (INDEX, "the run")), ""
     except ImportError:
         then = f"then <code>{html.escape(again)}</code> puts it here"
         return "", f"It needs the extra <code>book</code>, 100 MB: <code>make explorer</code> installs it, {then}."

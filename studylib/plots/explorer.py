@@ -7,8 +7,9 @@ from pathlib import Path
 import pandas as pd
 
 COLUMNS = ["study", "data", "node", "network", "kind", "techniques", "distilled", "pruned", "factorized", "bits"]
-COLUMNS += ["zeros", "accuracy", "accuracy_sd", "bytes", "bytes_nonzero", "multiply_adds", "latency_ms", "latency_of"]
-COLUMNS += ["seeds", "file", "file_alone", "command"]
+COLUMNS += ["zeros", "accuracy", "accuracy_sd", "validation", "bytes", "bytes_nonzero", "multiply_adds", "latency_ms"]
+COLUMNS += ["latency_of", "seeds", "file", "file_alone", "command"]
+BOTH = " and "  # between the studies of a row of several
 TEMPLATE = Path(__file__).with_suffix(".html")
 EITHER = {"true": "with", "false": "without"}
 FILTERS = {  # column → label, its values in words if they are no words themselves
@@ -28,6 +29,7 @@ HOVER = {  # field → what it is called
     "techniques": "techniques",
     "node": "node",
     "study": "study",
+    "validated": "validation accuracy",
     "percent": "test accuracy",
     "file_bytes": "file",
     "paper_bytes": "nonzeros × width",
@@ -44,14 +46,22 @@ STACKED = {"bottom": {"anchor": "start", "direction": "vertical", "margin": 4}} 
 DASH = "–"
 
 
-def page(rows: pd.DataFrame, marks: Sequence, marked: str, title: str = "Accuracy against bytes") -> str:
+def page(
+    rows: pd.DataFrame,
+    marks: Sequence,
+    marked: str,
+    title: str = "Accuracy against bytes",
+    back: Sequence[str] | None = None,
+) -> str:
     """The whole page as HTML: it holds its scripts, asks for nothing from outside, and forbids the browser to.
 
     Args:
-        rows: one for each network, :data:`COLUMNS`: accuracy, its deviation and zeros in %, latency in ms.
+        rows: one for each network, :data:`COLUMNS`: accuracies, their deviation and zeros in %, latency in ms.
+            Validation accuracies, where they are known, choose; test accuracies are shown.
         marks: of :func:`studylib.experiments.frontier_marks.of_data`, drawn as stars.
         marked: the data set that the marks are of.
         title: its heading.
+        back: address and name of the page that this one belongs to, which it links; nothing where it is alone.
 
     Raises:
         ValueError: there are no rows, or they lack columns.
@@ -67,6 +77,8 @@ def page(rows: pd.DataFrame, marks: Sequence, marked: str, title: str = "Accurac
     )
     return template.render(
         title=title,
+        back=back,
+        both=BOTH,
         rows=shown,
         marks=stars,
         marked=marked,
@@ -85,7 +97,9 @@ def filters(rows: pd.DataFrame, marked: str) -> list[dict]:
     """The page's filters: name, label, options as (value, text), chosen; only of data is there no "all"."""
     found = []
     for name, (label, words) in FILTERS.items():
-        values = list(EITHER) if words is EITHER else map(str, sorted(rows[name].unique(), reverse=name == "bits"))
+        there = rows[name].astype(str).str.split(BOTH).explode().unique()
+        values = sorted(there, key=int, reverse=True) if name == "bits" else sorted(there)
+        values = list(EITHER) if words is EITHER else values
         options = [] if name == "data" else [("", "all")]
         options += [(value, (words or {}).get(value, value)) for value in values]
         found.append({"name": name, "label": label, "options": options})
@@ -94,13 +108,14 @@ def filters(rows: pd.DataFrame, marked: str) -> list[dict]:
 
 def shown_rows(rows: pd.DataFrame) -> list[dict]:
     """``rows``, smallest file first, as JSON has them, with texts for people: of bytes, latency, …"""
-    rows = rows.sort_values(["data", "bytes", "accuracy"], ascending=[True, True, False], kind="stable")
+    rows = rows.sort_values(["data", "bytes", "validation"], ascending=[True, True, False], kind="stable")
     found = json.loads(rows.to_json(orient="records", double_precision=12))
     for i, row in enumerate(found):
         sd = "" if row["accuracy_sd"] is None else f" ± {row['accuracy_sd']:.2f}"
         row |= {
             "id": i,
             "percent": f"{row['accuracy']:.2f}{sd} %",
+            "validated": "not known" if row["validation"] is None else f"{row['validation']:.2f} %",
             "file_bytes": _bytes(row["bytes"]),
             "paper_bytes": _bytes(row["bytes_nonzero"]),
             "adds": DASH if row["multiply_adds"] is None else f"{_three(row['multiply_adds'] / 1e6)} million",
@@ -140,8 +155,8 @@ def mark_rows(marks: Sequence, marked: str) -> list[dict]:
 def chart(shown: list[dict], marks: list[dict], data: str) -> dict:
     """The chart by Vega-Lite: its parameters ``f_<filter>``, ``f_least`` (%) and ``f_front`` say what is shown.
 
-    ``front`` says of a row that it is on the Pareto front of those shown. The running maximum of accuracy over rows
-    sorted by bytes gives it.
+    ``front`` says of a row that it is on the Pareto front of those shown, by validation accuracy. The running maximum
+    over rows sorted by bytes gives it. A row whose validation accuracy is not known is not on it, nor held by f_least.
 
     Args:
         shown: of :func:`shown_rows`.
@@ -152,17 +167,18 @@ def chart(shown: list[dict], marks: list[dict], data: str) -> dict:
 
     chosen = [alt.param(name=f"f_{name}", value=data if name == "data" else "") for name in FILTERS]
     chosen += [alt.param(name="f_least", value=0), alt.param(name="f_front", value=False)]
-    wanted = [f"(f_{name} === '' || toString(datum.{name}) === f_{name})" for name in FILTERS]
+    wanted = [f"(!f_{name} || indexof(split(toString(datum.{name}), '{BOTH}'), f_{name}) >= 0)" for name in FILTERS]
     points = (
         alt.Chart(alt.NamedData("networks"))
-        .transform_filter(" && ".join([*wanted, "datum.accuracy >= f_least"]))
+        .transform_filter(" && ".join([*wanted, "datum.validation >= f_least"]))
+        .transform_calculate(known="isValid(datum.validation) ? datum.validation : -1")
         .transform_window(
-            best="max(accuracy)",
-            sort=[alt.SortField("bytes"), alt.SortField("accuracy", order="descending")],
+            best="max(known)",
+            sort=[alt.SortField("bytes"), alt.SortField("known", order="descending")],
             frame=[None, 0],
         )
         .transform_joinaggregate(least="min(bytes)", groupby=["best"])
-        .transform_calculate(front="datum.accuracy === datum.best && datum.bytes === datum.least")
+        .transform_calculate(front="datum.validation === datum.best && datum.bytes === datum.least")
         .transform_filter("!f_front || datum.front")
     )
     kinds, bits = (

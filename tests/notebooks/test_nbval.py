@@ -1,10 +1,12 @@
-"""nbval really compares, and a notebook opened too early says what to do."""
+"""What a chapter prints is what is stored of it; nbval really compares; a notebook opened too early says what to do."""
 
 import json
 import subprocess
 import sys
 
+import nbformat
 import pytest
+from executed import CHAPTERS
 from projects import ROOT, environment
 
 from engine.run import execute
@@ -42,6 +44,21 @@ def changed(tmp_path, change):
     return path
 
 
+def printed(notebook):
+    """Of each cell whose outputs are checked: its source, and all that it has left there as text."""
+    cells = [cell for cell in nbformat.read(notebook, as_version=4).cells if "NBVAL_CHECK_OUTPUT" in cell.source]
+    assert all(out.output_type == "stream" for cell in cells for out in cell.outputs)
+    return [(cell.source, "".join(out.text for out in cell.outputs)) for cell in cells]
+
+
+@pytest.mark.parametrize("name", list(CHAPTERS))
+def test_a_reduced_run_prints_what_is_stored_of_it(name, reduced_run):
+    """The run that other tests share. That nbval finds the same, running each once more, is for make test-long."""
+    stored = printed(ROOT / "tests" / "notebooks" / "reduced" / f"{name}.ipynb")
+    assert printed(reduced_run(name).notebook) == stored and all(text for _, text in stored)
+
+
+@pytest.mark.long  # each chapter's stored form, too, is compared by nbval in make test
 def test_the_stored_outputs_pass(tmp_path):
     result = nbval(changed(tmp_path, lambda outputs: outputs))
     assert result.returncode == 0, result.stdout

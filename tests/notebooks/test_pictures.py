@@ -37,7 +37,7 @@ def test_run_by_the_warm_process_it_holds_its_figures(chapter, reduced_run):
     assert found == pictures_of(CHAPTERS[chapter].notebook) and found[0] > 0
 
 
-@pytest.mark.parametrize("way", [papermill, execute])
+@pytest.mark.parametrize("way", [papermill, pytest.param(execute, marks=pytest.mark.long)])
 @pytest.mark.parametrize(
     "name", [name if name[:2] == "02" else pytest.param(name, marks=pytest.mark.long) for name in CHAPTERS]
 )

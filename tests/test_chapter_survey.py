@@ -43,7 +43,7 @@ def test_every_technique_has_its_fields_as_arguments_and_a_word_that_a_spec_know
         ({"settings": {"tuker": {}}}, "technique='tuker': unknown"),
         ({"networks": {"resnet": []}}, "name: "),
         ({"networks": {"resnet 8-4": ["resnet 8-2", "resnet 8-2"]}}, "'resnet 8-4': .* expected different ones"),
-        ({"models": ["resnet19"]}, "model 'resnet19': expected a classifier of torchvision"),
+        ({"models": ["resnet19"]}, "model 'resnet19': expected families, quantizable or a classifier of torchvision"),
     ],
 )
 def test_what_cannot_be_compared_is_named(given, message):
@@ -99,6 +99,17 @@ def test_rows_are_of_every_seed_and_kept_and_the_same_network_is_the_start_of_al
     assert dynamic["before"] == dynamic["accuracy"]  # it is not trained on
     monkeypatch.setattr(loop, "fit", lambda *_, **how: pytest.fail("what is kept is not made again"))
     pd.testing.assert_frame_equal(survey.compared(*how), rows)
+
+
+def test_only_the_first_seeds_are_timed(monkeypatch):
+    asked = survey.Survey(techniques=["dynamic"], networks={"resnet 8-1": []}, batch=2, repetitions=2)
+    monkeypatch.setattr(energy, "estimate", lambda once: {"joules": 1.0, "co2_mg": 1.0})
+    rows = survey.compared("digits", 3, NONE, NONE, asked, CPU, None)
+    assert rows["seed"].tolist() == [3, 3, 4, 4]
+    for column in ("latency_ms", "joules", "co2_mg"):
+        assert rows[column].notna().tolist() == [True, True, False, False], column
+    table = says.at_equal_bytes(rows)
+    assert table["latency_ms"].tolist() == rows["latency_ms"][:2].tolist()
 
 
 def made_up(seeds=(0, 1, 2)):

@@ -97,15 +97,16 @@ class Survey:
         dict[str, list[str]],
         Field(min_length=1, description="network, in words, → narrower dense ones that are trained alike"),
     ] = dataclasses.field(default_factory=lambda: {"resnet 8-16": []})
-    models: Annotated[list[str], Field(description="of torchvision, whose bytes in int8 are measured")] = (
-        dataclasses.field(default_factory=lambda: list(zoo.SMALL))
-    )
+    models: Annotated[
+        list[str], Field(description="of torchvision, whose bytes in int8 are measured; families, quantizable: lists")
+    ] = dataclasses.field(default_factory=lambda: list(zoo.SMALL))
+    timed: Annotated[int, Field(ge=1, description="seeds whose networks are timed: the first")] = 1
     batch: Batch = 64
     compiled: Annotated[bool, Field(description="time forward passes through torch.compile")] = False
 
     def check(self) -> None:
         check_different(self, "techniques", "models")
-        zoo.check_names(self.models)
+        zoo.named(self.models)
         for key in [*self.techniques, *self.settings]:
             technique(key)
         self.chosen()
@@ -203,8 +204,8 @@ def compared(
         seed, network, technique (a key, a narrower network's name, or :data:`WHOLE`), kind.
         Form: float32 or int8, of narrower networks.
         Accuracies (0…1) of test images: before training on, and after it as ``accuracy``.
-        The bytes of the coded file, multiply_adds, nll. Milliseconds a batch: latency_ms.
-        What ``leaks.attack`` and ``energy.estimate`` give.
+        The bytes of the coded file, multiply_adds, nll. What ``leaks.attack`` gives.
+        Milliseconds a batch (latency_ms) and what ``energy.estimate`` gives: None but for the seeds that are timed.
     """
     seeds = range(seed, seed + survey.repetitions)
     chosen = {key: dataclasses.asdict(settings) for key, settings in survey.chosen().items()}
@@ -212,7 +213,8 @@ def compared(
     about += [datasets.load(dataset, seed).identity, energy.installed()]
     rows = []
     for of, make in _tasks(dataset, seeds, recipe, recovery, survey, device, folder):
-        rows += every([(of, make)], folder, [*about, chosen.get(of["technique"])])
+        timed = of["seed"] - seed < survey.timed
+        rows += every([(of, make)], folder, [*about, chosen.get(of["technique"]), timed])
     return pd.DataFrame(rows)
 
 
@@ -220,7 +222,7 @@ def _tasks(dataset, seeds, recipe, recovery, survey, device, folder) -> Iterator
     for seed, name in itertools.product(seeds, survey.networks):
         data = datasets.load(dataset, seed)
         dense = functools.cache(functools.partial(trained, name, data, recipe, seed, device))
-        row = functools.partial(measured, data=data, survey=survey)
+        row = functools.partial(measured, data=data, survey=survey, timed=seed - seeds[0] < survey.timed)
 
         def whole(seed=seed, data=data, dense=dense, row=row) -> list[dict]:
             before = {"kind": WHOLE, "form": "float32", "before": scoring.accuracy(dense(), data.test, data)}
@@ -249,9 +251,8 @@ def _tasks(dataset, seeds, recipe, recovery, survey, device, folder) -> Iterator
             yield {"seed": seed, "network": name, "technique": narrower}, narrow
 
 
-def measured(model: nn.Module, data: Data, survey: Survey) -> dict:
+def measured(model: nn.Module, data: Data, survey: Survey, timed: bool) -> dict:
     """What a row of :func:`compared` has of a network, from accuracy on."""
-    images = cost.example(data.model_args, survey.batch)
     found = scoring.scores(scoring.predict(model, data.test, data), data.test.labels)
     return {
         "accuracy": found["accuracy"],
@@ -259,9 +260,14 @@ def measured(model: nn.Module, data: Data, survey: Survey) -> dict:
         **leaks.attack(model, data),
         "bytes": len(codec.encode(model)),
         "multiply_adds": cost.multiply_adds(model, data.model_args),
-        "latency_ms": cost.latency(model, images, compiled=survey.compiled),
-        **energy.estimate(cost.timer(model, images, compiled=survey.compiled)),
+        **(_timed(model, data, survey) if timed else dict.fromkeys(["latency_ms", "joules", "co2_mg"])),
     }
+
+
+def _timed(model: nn.Module, data: Data, survey: Survey) -> dict:
+    images = cost.example(data.model_args, survey.batch)
+    once = cost.timer(model, images, compiled=survey.compiled)
+    return {"latency_ms": cost.latency(model, images, compiled=survey.compiled), **energy.estimate(once)}
 
 
 def trained(name: str, data: Data, recipe: Recipe, seed: int, device: torch.device) -> nn.Module:

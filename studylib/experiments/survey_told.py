@@ -81,7 +81,8 @@ def claims_of(rows: pd.DataFrame, models: pd.DataFrame, layers: pd.DataFrame) ->
         models: of :func:`studylib.experiments.zoo.rows`.
         layers: of :func:`studylib.experiments.one_layer.measured`.
     """
-    means = zoo.shares(models)[["dynamic %", "static %"]].astype(float).mean()
+    listed = next(iter(zoo.parts(models).values()))  # one of each family, where any of these is measured
+    means = listed[["dynamic %", "static %"]].astype(float).mean()
     dense = rows[rows["kind"] == WHOLE].groupby("seed")["auc"].mean()
     changes = []
     for kind in dict.fromkeys(each.kind for each in TECHNIQUES.values()):

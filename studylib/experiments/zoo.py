@@ -55,9 +55,9 @@ def quantizable() -> tuple[str, ...]:
     return tuple(models.list_models(module=quantization))
 
 
-def zoo() -> tuple[str, ...]:
-    """Every model that ``make zoo`` measures."""
-    return (*FAMILIES, *quantizable())
+def lists() -> dict[str, tuple[str, ...]]:
+    """The two lists of twelve that have a name: one of each family, and torchvision's with int8 forms of their own."""
+    return {"families": FAMILIES, "quantizable": quantizable()}
 
 
 def predicted(name: str) -> dict:
@@ -151,8 +151,7 @@ def rows(names: Iterable[str], folder: Path | None, most: int = MOST, say=lambda
     Raises:
         ValueError: torchvision has no model of that name.
     """
-    names = list(names)
-    check_names(names)
+    names = named(names)
     plans = {name: predicted(name) for name in names}
     found = []
     for i, (name, plan) in enumerate(plans.items(), start=1):
@@ -173,6 +172,14 @@ def shares(table: pd.DataFrame) -> pd.DataFrame:
             shown[f"{way}, by arithmetic %"] = 100 * table[f"predicted_{way}"]
         shown[f"{way} %"] = 100 * (1 - table[column] / table["bytes"])
     return shown
+
+
+def parts(table: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """The rows of :func:`shares` that are of each of :func:`lists`, or of neither, by what to call them."""
+    found, titles = shares(table), {"families": "of twelve families", "quantizable": "that torchvision quantizes"}
+    whole = {f"of 12 models {titles[name]}": found["model"].isin(names) for name, names in lists().items()}
+    whole["other models"] = ~pd.DataFrame(whole).any(axis=1)
+    return {f"{of.sum()} {title}": found[of] for title, of in whole.items() if of.any()}
 
 
 def of_all() -> pd.DataFrame:
@@ -198,16 +205,17 @@ def said_of_twelve(known: pd.DataFrame) -> pd.DataFrame:
 def told(table: pd.DataFrame, known: pd.DataFrame) -> str:
     """What the models measured save, and what arithmetic says of the survey's averages, in words."""
     found, claimed = shares(table), claims.CLAIMS["zoo_dynamic"].value
-    means = [found[f"{way} %"].astype(float).mean() for way in ("dynamic", "static")]
+    means = {title: [part[f"{way} %"].astype(float).mean() for way in WAYS] for title, part in parts(table).items()}
+    saved = "; ".join(f"{title} {mean[0]:.1f} % and {mean[1]:.1f} %" for title, mean in means.items())
     apart = {
         f"{row['model']} by {way} int8": abs(row[f"{way} %"] - row[f"{way}, by arithmetic %"])
         for _, row in found.iterrows()
-        for way in ("dynamic", "static")
+        for way in WAYS
     }
     most = max(apart, key=apart.get)
     above = int((100 * known["dynamic"] >= claimed).sum())
     return (
-        f"The models measured ({len(found)}) save {means[0]:.1f} % by dynamic and {means[1]:.1f} % by static int8. "
+        f"By dynamic and by static int8 save: {saved}. "
         f"Half are within {pd.Series(apart).median():.1f} points of arithmetic. "
         f"The furthest is {most}, {apart[most]:.1f} from it. "
         f"Of {len(known)} models {above} save the survey's {claimed:g} % or more by dynamic int8. "
@@ -215,12 +223,21 @@ def told(table: pd.DataFrame, known: pd.DataFrame) -> str:
     )
 
 
+def named(names: Iterable[str]) -> list[str]:
+    """``names`` with the lists of :func:`lists` spelt out; ValueError for a model that torchvision has not."""
+    found = list(dict.fromkeys(model for name in names for model in lists().get(name, (name,))))
+    check_names(found)
+    return found
+
+
 def check_names(names: Iterable[str]) -> None:
     """Raises ValueError for a model that torchvision has not."""
     known = [*models.list_models(module=models), *quantizable()]
     for name in names:
         if name not in known:
-            raise ValueError(f"model {name!r}: expected a classifier of torchvision: {', '.join(known)}")
+            raise ValueError(
+                f"model {name!r}: expected families, quantizable or a classifier of torchvision: {', '.join(known)}"
+            )
 
 
 def _built(name: str, **given) -> nn.Module:
@@ -267,7 +284,7 @@ def main() -> None:
     if args.one:
         return _one(args.one, args.most)
     try:
-        table = rows(args.models or zoo(), args.out, args.most, lambda text: print(text, flush=True))
+        table = rows(args.models or lists(), args.out, args.most, lambda text: print(text, flush=True))
     except ValueError as error:
         sys.exit(str(error))
     report(table)
@@ -279,11 +296,9 @@ def report(table: pd.DataFrame) -> None:
     print("\n" + shares(whole).round(1).to_string(index=False))
     for row in table[table["left_out"] != ""].itertuples():
         print(f"left out: {row.model}, {row.left_out}")
-    for title, names in {"of twelve families": FAMILIES, "that torchvision quantizes": quantizable()}.items():
-        part = shares(whole[whole["model"].isin(names)])
-        if len(part):
-            means = ", ".join(f"{way} {part[f'{way} %'].mean():.1f} %" for way in SAVED)
-            print(f"mean saved by {len(part)} of {len(names)} models {title}: {means}")
+    for title, part in parts(whole).items():
+        means = ", ".join(f"{way} {part[f'{way} %'].mean():.1f} %" for way in SAVED)
+        print(f"mean saved by {title}: {means}")
     known = of_all()
     print(f"\nby arithmetic, means in %:\n{said_of_twelve(known).round(1).to_string(index=False)}")
     print("\n" + told(whole, known))

@@ -55,3 +55,10 @@ def test_other_data_and_other_settings_are_named_with_both_values():
     said = " ".join(agreement.differences(ours, theirs))
     assert "other data" in said and "imp.pruning.rounds is 6, published 10" in said
     assert len(agreement.differences(ours, {})) == 2
+
+
+@pytest.mark.parametrize(("value", "told"), [("", 0), (None, 0), (0, 0), ("resnet 8-8", 1), (2, 1)])
+def test_a_setting_that_the_published_study_is_too_old_to_have_is_a_difference_where_it_says_something(value, told):
+    theirs = {"settings": {"distill": {"temperature": 5}}, "data_sha256": {"0": "a"}}
+    ours = {"settings": {"distill": {"temperature": 5, "name": value}}, "data_sha256": {"0": "a"}}
+    assert len(agreement.differences(ours, theirs)) == len(agreement.differences(theirs, ours)) == told

@@ -81,7 +81,8 @@ def _texts(values: pd.Series, digits: int, spread: pd.Series | float = math.nan)
 def differences(ours: dict, published: dict) -> list[str]:
     """In what two studies differ besides their numbers, a sentence each; [] where nothing is known to.
 
-    Each may hold ``settings`` (dictionaries in one another) and ``data_sha256`` (seed → digest).
+    Each may hold ``settings`` (dictionaries in one another) and ``data_sha256`` (seed → digest). A setting that one of
+    them is too old to have, and that is empty in the other, is no difference.
     """
     found = []
     mine, theirs = (about.get("data_sha256") or {} for about in (ours, published))
@@ -97,5 +98,5 @@ def differences(ours: dict, published: dict) -> list[str]:
     return found + [
         f"other settings: {name} is {here.get(name)!r}, published {there.get(name)!r}"
         for name in sorted(here.keys() | there.keys())
-        if here.get(name) != there.get(name)
+        if here.get(name) != there.get(name) and (name in here and name in there or here.get(name) or there.get(name))
     ]

@@ -47,6 +47,7 @@ WAYS = {  # way → the setting that is tuned, and its values; rates are shares 
     SPARSE: ("weight of the group norm", (0.001, 0.01, 0.1)),
     "narrow": ("rate", (0.3, 1.0, 3.0)),
 }
+MOST = 1000  # seeds; the one after them is tuned on, so that more of them change nothing
 TUNING = 0.3  # rate of fine-tuning where another setting is tuned, and after the controller
 
 
@@ -58,10 +59,10 @@ class Comparison:
         list[Annotated[float, Field(gt=0, lt=1)]], Field(min_length=1, description="shares of the multiply-adds")
     ] = dataclasses.field(default_factory=lambda: [0.15, 0.3, 0.5])
     repetitions: Annotated[
-        int, Field(ge=1, le=1000, description="seeds, from the study's on; the one after them is tuned on")
+        int, Field(ge=1, le=MOST, description="seeds, from the study's on; the thousandth after it is tuned on")
     ] = 1
-    tuning_epochs: Annotated[int, Field(ge=1, description="of all, for tuning what was pruned")] = 10
-    every: Annotated[int, Field(ge=1, description="steps of the weights for one of the controller")] = 2
+    tuning_epochs: Annotated[int, Field(ge=1, le=100_000, description="of all, for tuning what was pruned")] = 10
+    every: Annotated[int, Field(ge=1, le=100_000, description="steps of the weights for one of the controller")] = 2
     batch: Batch = 64
 
     def check(self) -> None:
@@ -264,7 +265,6 @@ def compared(
     for val_accuracy. ``kept``: channels a family. Rows of the controller have more, an epoch's numbers among it.
     """
     middle = middle_of(comparison)
-    last = seed + comparison.repetitions
     alike = dataclasses.replace(comparison, repetitions=1)  # more seeds change no network
     key = [dataset, *map(dataclasses.asdict, (network, recipe, alike)), datasets.load(dataset, seed).identity]
 
@@ -276,9 +276,9 @@ def compared(
             yield of, lambda of=of: [trainings().row(of["way"], of["budget"], of["value"], out)]
 
     tried = [(way, middle, value) for way, (_, values) in WAYS.items() for value in values]
-    tuning = [row | {"tuned_on": True} for row in every(tasks(last, tried), out, key)]
+    tuning = [row | {"tuned_on": True} for row in every(tasks(seed + MOST, tried), out, key)]
     best, found = best_values(tuning), []
-    for number in range(seed, last):
+    for number in range(seed, seed + comparison.repetitions):
         wanted = [(way, budget, best[way]) for budget, way in itertools.product(comparison.budgets, WAYS)]
         found += [row | {"tuned_on": False} for row in every(tasks(number, wanted), out, key)]
     return tuning + found

@@ -111,7 +111,7 @@ def _group_norms(model: nn.Module, gates: Gates) -> torch.Tensor:
 
 
 class SparseGroups(Step):
-    """Pulls groups to zero as they train, the smaller ones more: torch-pruning's (Fang et al. 2023, equation 5).
+    """Pulls groups to zero as they train, the smaller ones more: torch-pruning's (Fang et al. 2023, section 3.3).
 
     Args:
         gates: of the model that is trained.

@@ -192,17 +192,16 @@ def rank_correlation(table: pd.DataFrame, left: str, right: str, draws: int = 20
     The bootstrap's percentiles (Efron and Tibshirani 1993, chapter 13), of draws that are not all of one network.
     """
 
-    def ranks(columns: pd.DataFrame) -> np.ndarray:
-        return columns.rank().to_numpy()
+    from scipy import stats
 
-    def of(part: pd.DataFrame) -> float:
-        several = part.nunique().min() > 1
-        return float(np.corrcoef(ranks(part), rowvar=False)[0, 1]) if several else math.nan
-
-    both, draw = table[[left, right]], np.random.default_rng(0)
-    drawn = [of(both.iloc[draw.integers(len(both), size=len(both))]) for _ in range(draws)]
-    low, high = pd.Series(drawn).quantile([0.025, 0.975])
-    return of(both), float(low), float(high)
+    both, draw = table[[left, right]].to_numpy(float).T, np.random.default_rng(0)  # (2, networks)
+    drawn = both[:, draw.integers(both.shape[1], size=(draws, both.shape[1]))]  # (2, draws, networks)
+    first, second = stats.rankdata(np.concatenate([both[:, None], drawn], 1), axis=2)
+    first, second = (each - each.mean(1, keepdims=True) for each in (first, second))
+    lengths = np.sqrt((first**2).sum(1) * (second**2).sum(1))
+    found = np.divide((first * second).sum(1), lengths, out=np.full(draws + 1, math.nan), where=lengths > 0)
+    low, high = pd.Series(found[1:]).quantile([0.025, 0.975])
+    return float(found[0]), float(low), float(high)
 
 
 def correlations(times: pd.DataFrame) -> list[dict]:

@@ -23,6 +23,7 @@ from studylib.training.recipe import Recipe
 from studylib.tree.published import frame, plain
 from tests.test_structural import IMAGES, network
 
+pytestmark = pytest.mark.usefixtures("drawn")
 NAMED = Student(name="resnet 8-12")
 RECIPE = Recipe(epochs=3, lr=0.01, batch_size=64)
 SMALL = controller.Comparison(budgets=[0.3, 0.5], repetitions=1, tuning_epochs=1)

@@ -37,18 +37,18 @@ from studylib.tree.rows import Task, every
 
 GUIDED, SPARSE, WHOLE = "controller", "sparse groups", "whole"
 KEYS = ("way", "budget", "seed")
-RATES = (0.1, 0.3, 1.0)
+RATES = (0.3, 1.0, 3.0)
 WAYS = {  # way → the setting that is tuned, and its values; rates are shares of the recipe's
-    GUIDED: ("λ", (10.0, 100.0, 1000.0)),
+    GUIDED: ("λ", (100.0, 1000.0, 10_000.0)),
     "uniform": ("rate of tuning", RATES),
     "global": ("rate of tuning", RATES),
     "slimming": ("weight of L1", (0.0003, 0.001, 0.003)),
     "group norm": ("rate of tuning", RATES),
     SPARSE: ("weight of the group norm", (0.001, 0.01, 0.1)),
-    "narrow": ("rate", (0.3, 1.0, 3.0)),
+    "narrow": ("rate", RATES),
 }
 MOST = 1000  # seeds; the one after them is tuned on, so that more of them change nothing
-TUNING = 0.3  # rate of fine-tuning where another setting is tuned, and after the controller
+TUNING = 1.0  # rate of fine-tuning where another setting is tuned, and after the controller
 
 
 @record

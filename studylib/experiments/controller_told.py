@@ -22,7 +22,7 @@ def networks(rows: list[dict]) -> list[dict]:
 
 
 def tried(rows: list[dict]) -> list[dict]:
-    """Those that the ways were tuned on: way, budget, value, val_accuracy, and tuning_seed, which is not compared."""
+    """Those on which the ways were tuned: way, budget, value, val_accuracy, and tuning_seed, not among the seeds."""
     keys = ("way", "budget", "value", "val_accuracy")
     return [{key: row[key] for key in keys} | {"tuning_seed": row["seed"]} for row in rows if row["tuned_on"]]
 
@@ -61,7 +61,7 @@ def opened(rows: list[dict], families: pd.DataFrame) -> pd.DataFrame:
 
 
 def by_value(table: pd.DataFrame) -> pd.DataFrame:
-    """A row per way, in words: its setting, and each value with its accuracy on validation images, the best in bold."""
+    """A row per way, in words: its setting, and each value with its validation accuracy, the best in bold."""
     rows, best = [], best_values(table.to_dict("records"))
     for way, part in table.groupby("way", sort=False):
         marks = ["**" if value == best[way] else "" for value in part["value"]]
@@ -171,7 +171,7 @@ def stages(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def last_choice(epochs: pd.DataFrame) -> int:
-    """The epoch after which the choice of channels is final: the last in which the controller learnt."""
+    """The last epoch in which the controller learnt: after it the choice of channels is final."""
     return int(epochs.loc[epochs["controller_loss"].notna(), "epoch"].max())
 
 

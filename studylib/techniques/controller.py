@@ -164,7 +164,7 @@ class Guided(Step):
 
     @property
     def forces(self) -> torch.Tensor:
-        """λκ of each gate's group, (n,): 0 where it is open, and of all before they shrink; κ as in :meth:`_shrink`."""
+        """λκ of each gate's group, (n,). It is 0 where the gate is open, and of all before groups shrink."""
         closed = (~self.opened).float()
         strength = self.guidance.final_strength if self.frozen else self.guidance.strength
         counts = torch.zeros(len(self.gates.sizes), device=closed.device).index_add_(0, self._family, closed)

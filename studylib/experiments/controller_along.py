@@ -1,8 +1,8 @@
 """Along a training that a controller guides: the objective, its envelope, the projected gradient, and the gates.
 
-While choice and λ stay, the weights descend f(w) + h(w). Here f is the loss of training images, and h(w) is Σ λκ‖w_g‖ over
-closed groups. A step of size γ goes from w to v = prox(w − γ∇f(w)). The norm of (w − v) / γ is 0 where
-no step leads further. The envelope is f(w) − γ/2 ‖∇f(w)‖² + h(v) + ‖v − w + γ∇f(w)‖² / 2γ (Stella et al. 2017).
+While choice and λ stay, the weights descend f(w) + h(w). Here f is the loss of training images, and h(w) is Σ λκ‖w_g‖
+over closed groups. A step of size γ goes from w to v = prox(w − γ∇f(w)). The norm of (w − v) / γ is 0 where no step
+leads further. The envelope is f(w) − γ/2 ‖∇f(w)‖² + h(v) + ‖v − w + γ∇f(w)‖² / 2γ (Stella et al. 2017).
 """
 
 import dataclasses

@@ -10,7 +10,7 @@ import torch
 from studylib import settings
 from studylib.coding import codec
 from studylib.data import datasets
-from studylib.experiments import controller, controller_along
+from studylib.experiments import controller, controller_along, controller_latency
 from studylib.experiments import controller_told as says
 from studylib.networks import cost, filters, layers
 from studylib.networks.gates import TOLERANCE, Gates
@@ -324,7 +324,7 @@ def test_draws_of_one_network_alone_say_nothing_of_ranks():
 def test_latencies_are_of_the_rows_in_their_order_and_of_the_whole_network_first(made, few):
     out, rows = made
     rows = [row for row in rows if not row["tuned_on"]]
-    times = controller.latencies(rows, NAMED, few, out, batch=8, rounds=2)
+    times = controller_latency.latencies(rows, NAMED, few, out, batch=8, rounds=2)
     assert [row["multiply_adds"] for row in times[1:]] == [row["multiply_adds"] for row in rows]
     assert times[0]["way"] == controller.WHOLE and times[0]["multiply_adds"] == max(r["multiply_adds"] for r in times)
     assert all(row["latency_ms"] > 0 and row["written"] <= times[0]["written"] for row in times)
@@ -343,7 +343,7 @@ def test_numbers_that_layers_write_are_counted():
         layer.register_forward_hook(lambda layer, inputs, outputs: shapes.append(outputs[0].numel()))
     with torch.no_grad():
         model(IMAGES[:1])
-    assert controller.written(network("convnet")) == sum(shapes)
+    assert controller_latency.written(network("convnet")) == sum(shapes)
 
 
 # --- figures ----------------------------------------------------------------------------------------------------

@@ -13,7 +13,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
-import pandas as pd
 import torch
 from pydantic import Field
 from torch import nn
@@ -303,36 +302,3 @@ def families(network: Student, data: Data) -> list[dict]:
     name, args = network.described(data.model_args)
     gates = Gates(spec.create(name, 0, data=data, **args))
     return [{"layer": layer, "channels": size} for layer, size in zip(gates.found.families, gates.sizes, strict=True)]
-
-
-def latencies(rows: list[dict], network: Student, data: Data, out: Path, batch: int, rounds: int = 40) -> list[dict]:
-    """Least milliseconds of each row's network for ``batch`` images, uncompiled, on the CPU; the networks take turns.
-
-    The least, as what else runs on the machine only adds. Rows: way, budget, seed, multiply_adds, written, latency_ms.
-    ``written`` are the numbers that all layers give for an image. The first row is of the whole network.
-    """
-    name, args = network.described(data.model_args)
-    of = [{"way": WHOLE, "budget": 1.0, "seed": data.seed}, *({key: row[key] for key in KEYS} for row in rows)]
-    models = [spec.create(name, data.seed, data=data, **args)]
-    models += [codec.decode((out / row["file"]).read_bytes()) for row in rows]
-    images = cost.example(data.model_args, batch)
-    clocks = [cost.timer(model, images, compiled=False) for model in models]
-    times = pd.DataFrame([[once() for once in clocks] for _ in range(rounds)]).min()
-    counts = [
-        {"multiply_adds": cost.multiply_adds(model, data.model_args), "written": written(model)} for model in models
-    ]
-    return [{**each, **count, "latency_ms": time} for each, count, time in zip(of, counts, times.tolist(), strict=True)]
-
-
-@torch.no_grad()
-def written(model: nn.Module) -> int:
-    """Numbers that the convolutions and linear layers of ``model`` give for an image, all together."""
-    found = []
-    hooks = [
-        layer.register_forward_hook(lambda layer, inputs, outputs: found.append(outputs.numel()))
-        for layer in layers.weight_layers(model).values()
-    ]
-    model.eval()(cost.example(model.spec["args"], 1))
-    for hook in hooks:
-        hook.remove()
-    return sum(found)

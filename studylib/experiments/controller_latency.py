@@ -17,7 +17,9 @@ def latencies(rows: list[dict], network: Student, data: Data, out: Path, batch: 
     """Least milliseconds of each row's network for ``batch`` images, uncompiled, on the CPU; the networks take turns.
 
     In its turn a network passes twice, and the faster pass counts: the first may prepare kernels of its shapes. The
-    least counts, as what else runs on the machine only adds. Rows: way, budget, seed, multiply_adds, written, latency_ms.
+    least counts, as what else runs on the machine only adds. ``rounds`` is how many turns each has.
+
+    Rows: way, budget, seed, multiply_adds, written, latency_ms.
     ``written`` are the numbers that all layers give for an image. The first row is of the whole network.
     """
     name, args = network.described(data.model_args)

@@ -5,9 +5,11 @@ import pytest
 import torch
 
 from studylib import settings
+from studylib.coding import codec
 from studylib.data import scoring
 from studylib.experiments import teacher as measures
-from studylib.networks import layers, spec
+from studylib.networks import cost, layers, spec
+from studylib.networks.gates import TOLERANCE
 from studylib.plots import teacher as plots
 from studylib.techniques import teacher
 from studylib.training import recipe
@@ -151,3 +153,35 @@ def test_each_training_has_a_dot_and_a_cross():
     }
     assert marks == {"o": [(3, 70), (3, 90)], "x": [(2, 80), (3, 90)]}
     assert axis.get_ylim() == (59, 91)  # from the second epoch on
+
+
+# --- a controller that prunes it ----------------------------------------------------------------------------------
+
+PRUNED = measures.Guiding(budget=0.5, every=1)
+NAMED = teacher.Network(name="resnet 8-8")
+TWO = recipe.Recipe(epochs=2, lr=0.01, batch_size=50)
+
+
+def test_a_controller_prunes_the_teacher_while_it_trains(tiny):
+    device = torch.device("cpu")
+    found = measures.made(tiny, NAMED, TWO, measures.Penalty(), PRUNED, seed=0, device=device)
+    whole = measures.made(tiny, NAMED, TWO, measures.Penalty(), measures.Guiding(), seed=0, device=device)
+    counts = [cost.multiply_adds(model, tiny.model_args) for model in (found, whole)]
+    assert counts[0] / counts[1] == pytest.approx(PRUNED.budget, abs=TOLERANCE)
+    assert [model.spec["changes"][-1]["technique"] for model in (found, whole)] == ["controller", "teacher"]
+    decoded = codec.decode(codec.encode(found))
+    assert cost.multiply_adds(decoded, tiny.model_args) == counts[0]
+
+
+@pytest.mark.parametrize(
+    ("network", "how", "penalty", "message"),
+    [
+        (NAMED, TWO, measures.Penalty(name="l1"), "beside penalty.name='l1'"),
+        (NAMED, recipe.Recipe(label_smoothing=0.1), measures.Penalty(), "beside recipe.label_smoothing"),
+        (teacher.Network(name="figures/models/x.slnc"), TWO, measures.Penalty(), "a published file"),
+    ],
+)
+def test_what_a_controller_cannot_guide_is_refused(network, how, penalty, message):
+    with pytest.raises(ValueError, match=f"budget=0.5: expected 0 .*{message}"):
+        PRUNED.fits(network, how, penalty)
+    measures.Guiding().fits(network, how, penalty)

@@ -10,6 +10,7 @@ import torch
 from pydantic import Field
 from torch import nn
 
+from studylib.coding import restore
 from studylib.data import scoring
 from studylib.data.datasets import Data
 from studylib.descent.objectives import cross_entropy, group_lasso, l1, nuclear_norm
@@ -19,7 +20,8 @@ from studylib.networks import layers
 from studylib.networks import spec as networks_spec
 from studylib.results import claims, statistics
 from studylib.settings import record
-from studylib.techniques import teacher
+from studylib.techniques import controller, teacher
+from studylib.techniques.teacher import Network
 from studylib.training import loop
 from studylib.training.checkpoint import weights_digest
 from studylib.training.recipe import Recipe
@@ -66,6 +68,63 @@ class Penalty:
         pair = [cross_entropy, PENALTIES[self.name]]
         options = {"tau": self.tau} if self.aggregator == "PCD" else {}
         return Descent(pair, self.aggregator, normalize=True, **options)
+
+
+@record
+class Guiding:
+    """A controller that prunes the teacher while it trains (chapter 14); the paper has none."""
+
+    budget: Annotated[
+        float, Field(ge=0, lt=1, description="share of the multiply-adds that is left; 0: nothing is pruned")
+    ] = 0.0
+    every: Annotated[int, Field(ge=1, le=100_000, description="steps of the weights for one of the controller")] = 20
+    strength: Annotated[float, Field(ge=0, le=1e9, description="λ until the choice is final; then a hundredfold")] = (
+        10.0
+    )
+
+    def fits(self, network: Network, recipe: Recipe, penalty: Penalty) -> None:
+        """Raises ValueError beside what a controller cannot guide: a published file, a penalty, smoothed labels."""
+        if not self.budget:
+            return
+        if penalty.name:
+            raise ValueError(f"budget={self.budget!r}: expected 0 beside penalty.name={penalty.name!r}")
+        if recipe.label_smoothing:
+            raise ValueError(f"budget={self.budget!r}: expected 0 beside recipe.label_smoothing, as it has its own")
+        if network.name.endswith(restore.ENDING):
+            raise ValueError(f"budget={self.budget!r}: expected 0 where a published file is gone on from")
+
+
+def made(
+    data: Data,
+    network: Network,
+    recipe: Recipe,
+    penalty: Penalty,
+    guiding: Guiding,
+    *,
+    seed: int,
+    device: torch.device,
+    scratch: Path | None = None,
+    every_epoch: Path | None = None,
+) -> nn.Module:
+    """The teacher, trained by ``recipe``; where ``guiding`` has a budget, with fewer channels than ``network`` says.
+
+    Raises:
+        ValueError: as :func:`studylib.techniques.teacher.apply`, :meth:`Guiding.fits` and
+            :func:`studylib.techniques.controller.apply`.
+    """
+    guiding.fits(network, recipe, penalty)
+    if not guiding.budget:
+        how = {"recipe": recipe, "seed": seed, "device": device, "step": penalty.step(recipe)}
+        return teacher.apply(data, **dataclasses.asdict(network), **how, scratch=scratch, every_epoch=every_epoch)
+    name, args = network.described(data.model_args)
+    model = networks_spec.create(name, seed, data=data, **args).to(device)
+    guidance = controller.Guidance(
+        budget=guiding.budget,
+        every=guiding.every,
+        strength=guiding.strength,
+        final_strength=100 * guiding.strength,
+    )
+    return controller.apply(model, data, recipe=recipe, seed=seed, guidance=guidance, scratch=scratch)
 
 
 def numbers(model: nn.Module, data: Data) -> dict:

@@ -10,6 +10,7 @@ import dataclasses
 import functools
 import hashlib
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -161,18 +162,23 @@ class Guided(Step):
     def _shrinks(self) -> bool:
         return self._epochs >= self.shrinks_at and not bool(self.opened.all())
 
+    @property
+    def forces(self) -> torch.Tensor:
+        """λκ of each gate's group, (n,). It is 0 where the gate is open, and of all before groups shrink."""
+        closed = (~self.opened).float()
+        strength = self.guidance.final_strength if self.frozen else self.guidance.strength
+        counts = torch.zeros(len(self.gates.sizes), device=closed.device).index_add_(0, self._family, closed)
+        return strength * self._shrinks * closed * (counts / counts.sum().clamp_min(1))[self._family]
+
     @torch.no_grad()
     def _shrink(self, weights: dict[str, torch.Tensor], lr: float) -> None:
         """w_g ← w_g · max(0, 1 − λ κ lr / ‖w_g‖) of closed groups, κ its family's share of all that are closed."""
-        strength = self.guidance.final_strength if self.frozen else self.guidance.strength
-        closed = ~self.opened
-        counts = torch.zeros(len(self.gates.sizes), device=closed.device).index_add_(0, self._family, closed.float())
-        norms, by = self.gates.products(weights).sqrt(), strength * lr * (counts / counts.sum())[self._family]
-        factors = torch.where(closed, (1 - by / norms.clamp_min(1e-30)).clamp_min(0), 1.0)
+        norms = self.gates.products(weights).sqrt()
+        factors = (1 - self.forces * lr / norms.clamp_min(1e-30)).clamp_min(0)
         if self._before:
             least = self.guidance.epsilon * self.gates.products(self._before)
             turned = factors * self.gates.products(weights, self._before) < least
-            factors = torch.where(closed & turned, 0.0, factors)
+            factors = torch.where(~self.opened & turned, 0.0, factors)
         self.gates.scale(weights, factors)
 
     def _learn(self, model: nn.Module) -> float:
@@ -299,8 +305,12 @@ def train(
     seed: int,
     guidance: Guidance | None = None,
     scratch: Path | None = None,
+    watch: Callable[[Guided, nn.Module], dict] | None = None,
 ) -> Trained:
-    """Trains a copy of ``model`` and chooses its channels; see :func:`apply` for the arguments."""
+    """Trains a copy of ``model`` and chooses its channels; see :func:`apply` for the arguments.
+
+    ``watch`` gives what is added to each epoch's row; it decides nothing.
+    """
     guidance = guidance or Guidance()
     new, gates = duplicate(model), Gates(model)
     gates.at_budget(torch.zeros(len(gates)), guidance.budget)  # refuses what no choice of channels meets
@@ -309,7 +319,8 @@ def train(
     smoothing = {"smoothing": guidance.label_smoothing} if data.task.classes else {}
     loss = Plain(functools.partial(data.task.loss, **smoothing), smoothing)
     checkpoint = scratch / "controller.safetensors" if scratch else None
-    history = loop.fit(new, shown, recipe, seed=seed, loss=loss, step=step, checkpoint=checkpoint, keep="last")
+    how = {"loss": loss, "step": step, "watch": functools.partial(watch, step) if watch else None}
+    history = loop.fit(new, shown, recipe, seed=seed, checkpoint=checkpoint, keep="last", **how)
     return Trained(new.eval(), gates, step.opened.cpu(), history)
 
 

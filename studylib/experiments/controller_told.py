@@ -1,0 +1,335 @@
+"""What chapter 14's rows say: tables, hypervolumes, rank correlations, claims, sentences."""
+
+import math
+
+import numpy as np
+import pandas as pd
+
+from studylib.experiments.controller import GUIDED, WAYS, WHOLE, best_values
+from studylib.experiments.moo_hypervolume import hypervolume
+from studylib.networks.gates import TOLERANCE
+from studylib.results import claims, statistics
+from studylib.results.tables import plus_minus
+
+WORDS = {statistics.HELP: "more", statistics.HURT: "less"}
+STAGES = {"unmasked": "unmasked", "masked": "masked", "sliced": "sliced", "tuned": "fine-tuned"}
+LISTS = ("kept", "along")  # of a row; they become tables of their own
+
+
+def networks(rows: list[dict]) -> list[dict]:
+    """The rows of :func:`studylib.experiments.controller.compared` that are compared, without their lists."""
+    return [{key: value for key, value in row.items() if key not in LISTS} for row in rows if not row["tuned_on"]]
+
+
+def tried(rows: list[dict]) -> list[dict]:
+    """Those on which the ways were tuned: way, budget, value, val_accuracy, and tuning_seed, not among the seeds."""
+    keys = ("way", "budget", "value", "val_accuracy")
+    return [{key: row[key] for key in keys} | {"tuning_seed": row["seed"]} for row in rows if row["tuned_on"]]
+
+
+def kept(rows: list[dict], families: pd.DataFrame) -> list[dict]:
+    """Share of the channels that a way leaves in each layer, means over seeds: way, budget, layer, share."""
+    found = [
+        {"way": row["way"], "budget": row["budget"], "layer": layer, "share": count / size}
+        for row in rows
+        if not row["tuned_on"]
+        for layer, size, count in zip(families["layer"], families["channels"], row["kept"], strict=True)
+    ]
+    return pd.DataFrame(found).groupby(["budget", "way", "layer"], sort=False)["share"].mean().reset_index()
+
+
+def along(rows: list[dict]) -> list[dict]:
+    """An epoch of the controller's trainings a row: budget, seed, and what :class:`.controller_along.Watch` gives."""
+    return [
+        {"budget": row["budget"], "seed": row["seed"], **{key: value for key, value in epoch.items() if key != "open"}}
+        for row in rows
+        if row["way"] == GUIDED and not row["tuned_on"]
+        for epoch in row["along"]
+    ]
+
+
+def opened(rows: list[dict], families: pd.DataFrame) -> pd.DataFrame:
+    """Share of each layer's gates that are open after each epoch, means over seeds: budget, epoch, layer, share."""
+    found = [
+        {"budget": row["budget"], "epoch": epoch["epoch"], "layer": layer, "share": count / size}
+        for row in rows
+        if row["way"] == GUIDED and not row["tuned_on"]
+        for epoch in row["along"]
+        for layer, size, count in zip(families["layer"], families["channels"], epoch["open"], strict=True)
+    ]
+    return pd.DataFrame(found).groupby(["budget", "epoch", "layer"], sort=False)["share"].mean().reset_index()
+
+
+def by_value(table: pd.DataFrame) -> pd.DataFrame:
+    """A row per way, in words: its setting, and each value with its validation accuracy, the best in bold."""
+    rows, best = [], best_values(table.to_dict("records"))
+    for way, part in table.groupby("way", sort=False):
+        marks = ["**" if value == best[way] else "" for value in part["value"]]
+        values = zip(marks, part["value"], part["val_accuracy"], strict=True)
+        found = ", ".join(f"{bold}{value:g}: {100 * accuracy:.1f}{bold}" for bold, value, accuracy in values)
+        rows.append({"way": way, "setting": WAYS[way][0], "value: validation %": found})
+    return pd.DataFrame(rows)
+
+
+def at_an_end(table: pd.DataFrame) -> str:
+    """The ways whose best value is the least or the largest of those tried."""
+    best = best_values(table.to_dict("records"))
+    return ", ".join(way for way, value in best.items() if value in (min(WAYS[way][1]), max(WAYS[way][1]))) or "none"
+
+
+def by_budget(table: pd.DataFrame) -> pd.DataFrame:
+    """A row per budget and way, for a reader: multiply-adds, bytes and accuracy, means and deviations over seeds."""
+    rows = []
+    for (budget, way), part in table.groupby(["budget", "way"], sort=False):
+        off = 100 * (part["share"] - budget).abs().max()
+        untuned = "–" if part["untuned"].isna().all() else f"{100 * part['untuned'].astype(float).mean():.1f}"
+        rows.append(
+            {
+                "budget %": f"{100 * budget:g}",
+                "way": way,
+                "multiply-adds %": f"{100 * part['share'].mean():.1f}",
+                "furthest off, points": f"{off:.2f}",
+                "file kB": f"{part['bytes'].mean() / 1000:.1f}",
+                "untuned %": untuned,
+                "accuracy %": plus_minus(100 * part["accuracy"].mean(), 100 * part["accuracy"].std(), 1),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def volumes(table: pd.DataFrame, classes: int) -> pd.DataFrame:
+    """Hypervolume of each way and seed (a table seed × way), in % of the plane.
+
+    The axes are log₂(multiply-adds of the whole / of the network) and the accuracy. The reference point is the whole
+    network at chance. 100 % would be full accuracy at the least of the budgets.
+    """
+    plane = -math.log2(table["budget"].min()) * (1 - 1 / classes)
+    depth = -table["share"].map(math.log2)
+    pairs = table.assign(point=list(zip(depth, table["accuracy"], strict=True)))
+    found = pairs.groupby(["seed", "way"], sort=False)["point"].apply(lambda each: hypervolume(each, (0, 1 / classes)))
+    return 100 * found.unstack("way")[list(dict.fromkeys(table["way"]))] / plane
+
+
+def against(volumes: pd.DataFrame, ours: str = GUIDED) -> pd.DataFrame:
+    """Each way's mean volume and sd; the gain of ``ours`` over it, with Student's interval at 95 % over seeds.
+
+    ``verdict`` is "more" where the volume of ``ours`` is more than the way's, "less", or "cannot tell".
+    """
+    found = []
+    for way in volumes.columns:
+        gain = (volumes[ours] - volumes[way]).to_numpy()
+        low, high = statistics.t_interval(gain)
+        verdict = statistics.judge((low, high))
+        row = {"way": way, "mean": volumes[way].mean(), "sd": volumes[way].std(), "gain": gain.mean()}
+        word = "–" if way == ours else WORDS.get(verdict, verdict)
+        found.append(row | {"low": low, "high": high, "verdict": word, "seeds": len(gain)})
+    return pd.DataFrame(found)
+
+
+def dominated(found: pd.DataFrame) -> pd.DataFrame:
+    """The rows of :func:`against` for a reader."""
+    return pd.DataFrame(
+        {
+            "way": row.way,
+            "dominated %": plus_minus(row.mean, row.sd, 1),
+            "controller less it, points": "–" if row.way == GUIDED else interval(row.gain, row.low, row.high),
+            "verdict": row.verdict,
+        }
+        for row in found.itertuples()
+    )
+
+
+def interval(value: float, low: float, high: float, digits: int = 2) -> str:
+    """A value with a sign and its interval; without one that of a single seed."""
+    said = f"{value:+.{digits}f}"
+    return said if math.isnan(low) else f"{said} ({low:+.{digits}f} to {high:+.{digits}f})"
+
+
+def change(table: pd.DataFrame, first: str, second: str) -> tuple[float, float, float, int]:
+    """By how many points the controller's accuracy is higher in ``second`` than in ``first``, means over budgets.
+
+    With Student's interval over seeds, and how many these are.
+    """
+    ours = table[table["way"] == GUIDED]
+    gain = 100 * (ours[second] - ours[first]).astype(float).groupby(ours["seed"]).mean().to_numpy()
+    return gain.mean(), *statistics.t_interval(gain), len(gain)
+
+
+def stages(table: pd.DataFrame) -> pd.DataFrame:
+    """A row per budget, for a reader: accuracy of the controller's networks in each stage, means over seeds."""
+    ours = table[table["way"] == GUIDED]
+    rows = []
+    for budget, part in ours.groupby("budget", sort=False):
+        row = {"budget %": f"{100 * budget:g}"}
+        row |= {f"{word} %": f"{100 * part[column].mean():.2f}" for column, word in STAGES.items()}
+        gain = 100 * (part["tuned"] - part["sliced"]).astype(float)
+        row["fine-tuning adds, points"] = interval(gain.mean(), *statistics.t_interval(gain))
+        rows.append(
+            row | {"exactly zero %": f"{100 * part['zero'].mean():.1f}", "moved": f"{part['moved'].mean():.1f}"}
+        )
+    return pd.DataFrame(rows)
+
+
+def last_choice(epochs: pd.DataFrame) -> int:
+    """The last epoch in which the controller learnt: after it the choice of channels is final."""
+    return int(epochs.loc[epochs["controller_loss"].notna(), "epoch"].max())
+
+
+def since_final(epochs: pd.DataFrame, column: str) -> tuple[float, float, float, int]:
+    """By how many % ``column`` changes from the first epoch of the final choice to the last, means over budgets.
+
+    With Student's interval over seeds, and how many these are.
+    """
+    after = epochs[epochs["epoch"] > last_choice(epochs)].sort_values("epoch")
+    ends = after.groupby(["seed", "budget"])[column].agg(["first", "last"])
+    gain = (100 * (ends["last"] / ends["first"] - 1)).groupby("seed").mean().to_numpy()
+    return gain.mean(), *statistics.t_interval(gain), len(gain)
+
+
+def rank_correlation(table: pd.DataFrame, left: str, right: str, draws: int = 2000) -> tuple[float, float, float]:
+    """Spearman's correlation of two columns, with its 95 % interval over networks drawn anew.
+
+    The bootstrap's percentiles (Efron and Tibshirani 1993, chapter 13), of draws that are not all of one network.
+    """
+
+    from scipy import stats
+
+    both, draw = table[[left, right]].to_numpy(float).T, np.random.default_rng(0)  # (2, networks)
+    drawn = both[:, draw.integers(both.shape[1], size=(draws, both.shape[1]))]  # (2, draws, networks)
+    first, second = stats.rankdata(np.concatenate([both[:, None], drawn], 1), axis=2)
+    first, second = (each - each.mean(1, keepdims=True) for each in (first, second))
+    lengths = np.sqrt((first**2).sum(1) * (second**2).sum(1))
+    found = np.divide((first * second).sum(1), lengths, out=np.full(draws + 1, math.nan), where=lengths > 0)
+    low, high = pd.Series(found[1:]).quantile([0.025, 0.975])
+    return float(found[0]), float(low), float(high)
+
+
+def correlations(times: pd.DataFrame) -> list[dict]:
+    """Rank correlation of latency with multiply-adds and with numbers written: of all networks, and at each budget.
+
+    Rows: networks, n, column, correlation, low, high.
+    """
+    part = times[times["way"] != WHOLE]
+    groups = [("all", part), *((f"budget {100 * budget:g} %", each) for budget, each in part.groupby("budget"))]
+    rows = []
+    for name, group in groups:
+        for column in ("multiply_adds", "written"):
+            found, low, high = rank_correlation(group, column, "latency_ms")
+            rows.append(
+                {"networks": name, "n": len(group), "column": column} | dict(correlation=found, low=low, high=high)
+            )
+    return rows
+
+
+def correlated(found: pd.DataFrame) -> pd.DataFrame:
+    """The rows of :func:`correlations` for a reader."""
+    titles = {"multiply_adds": "with multiply-adds", "written": "with numbers written"}
+    rows = []
+    for name, part in found.groupby("networks", sort=False):
+        row = {"networks": name, "n": int(part["n"].iloc[0])}
+        for each in part.itertuples():
+            row[titles[each.column]] = interval(each.correlation, each.low, each.high)
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def overhead(times: pd.DataFrame) -> dict:
+    """What a straight line through latency over multiply-adds says: ms at none, ms of the whole, share of it."""
+    _, least = np.polyfit(times["multiply_adds"], times["latency_ms"], 1)
+    whole = times.loc[times["way"] == WHOLE, "latency_ms"].item()
+    return {"least": float(least), "whole": whole, "share": float(least) / whole}
+
+
+def breaks(times: pd.DataFrame, found: pd.DataFrame) -> str:
+    """A sentence or two on what breaks the correlation of latency and multiply-adds."""
+    line = overhead(times)
+    part = times[times["way"] != WHOLE]
+    smallest = part[part["budget"] == part["budget"].min()]
+    share = smallest["multiply_adds"].mean() / times.loc[times["way"] == WHOLE, "multiply_adds"].item()
+    one = found[(found["networks"] != "all")].pivot(index="networks", columns="column", values="correlation")
+    return (
+        f"{share:.0%} of the multiply-adds take {smallest['latency_ms'].mean() / line['whole']:.0%} of the time. "
+        f"The straight line through all leaves {line['least']:.2f} ms at none: every layer is still called. "
+        f"At one budget multiply-adds hardly differ (rank correlations {_range(one['multiply_adds'])}). "
+        f"How many numbers layers write differs, with rank correlations {_range(one['written'])}."
+    )
+
+
+def _range(values: pd.Series) -> str:
+    return f"{values.min():+.2f} to {values.max():+.2f}"
+
+
+def claims_of(table: pd.DataFrame, epochs: pd.DataFrame, found: pd.DataFrame) -> dict[str, claims.Measured | list]:
+    """The dissertation's claims: no fine-tuning, taking out costs nothing, more than other ways, convergence.
+
+    Args:
+        table: of :func:`networks`.
+        epochs: of :func:`along`.
+        found: of :func:`against`.
+    """
+
+    def measured(value: float, low: float, high: float, n: int) -> claims.Measured:
+        return claims.Measured(value, low, high, n=n)
+
+    rivals = [
+        claims.Measured(row.gain, row.low, row.high, n=row.seeds, against=row.way)
+        for row in found.itertuples()
+        if row.way != GUIDED
+    ]
+    return {
+        "controller_untuned": measured(*change(table, "sliced", "tuned")),
+        "controller_sliced": measured(*change(table, "unmasked", "sliced")),
+        "controller_more": rivals,
+        "controller_gradient": measured(*since_final(epochs, "projected")),
+        "controller_envelope": measured(*since_final(epochs, "envelope")),
+    }
+
+
+def met(table: pd.DataFrame) -> str:
+    """How near the budgets were met, in a sentence."""
+    off = 100 * (table["share"] - table["budget"]).abs()
+    ours = off[table["way"] == GUIDED]
+    moved = table.loc[table["way"] == GUIDED, "moved"]
+    return (
+        f"The controller's networks miss the budget by at most {ours.max():.2f} points, all by {off.max():.2f}. "
+        f"The bound was moved for {int((moved > 0).sum())} of {len(ours)} of them."
+    )
+
+
+def beats(found: pd.DataFrame) -> str:
+    """Which ways the controller beats and which beat it, in a sentence."""
+    names = {
+        word: ", ".join(found.loc[found["verdict"] == word, "way"]) or "none"
+        for word in (*WORDS.values(), "cannot tell")
+    }
+    first = found.loc[found["mean"].idxmax()]
+    return (
+        f"Most is dominated by {first['way']} ({first['mean']:.1f} %). "
+        f"The controller dominates more than: {names['more']}. Less than: {names['less']}. "
+        f"Cannot be told: {names['cannot tell']}."
+    )
+
+
+def differs(shares: pd.DataFrame) -> str:
+    """Where the controller leaves most and least of a layer, beside global magnitude at the same budget."""
+    budget = shares["budget"].min()
+    part = shares[shares["budget"] == budget].pivot(index="layer", columns="way", values="share")
+    ours = part[GUIDED]
+    most, least = ours.idxmax(), ours.idxmin()
+    return (
+        f"At {budget:.0%} it leaves most of {most} ({ours[most]:.0%}; global magnitude {part['global'][most]:.0%}). "
+        f"It leaves least of {least} ({ours[least]:.0%}; global magnitude {part['global'][least]:.0%})."
+    )
+
+
+def settled(epochs: pd.DataFrame) -> str:
+    """When the multiply-adds came near the budget, and how many gates still changed at the last choice."""
+    last = last_choice(epochs)
+    near = epochs[(epochs["share"] - epochs["budget"]).abs() <= TOLERANCE]
+    first = near.groupby(["budget", "seed"])["epoch"].min().groupby("budget").mean()
+    turned = epochs.loc[epochs["epoch"] == last, "turned"].mean()
+    said = ", ".join(f"{epoch:.0f} at {budget:.0%}" for budget, epoch in first.items()) or "none"
+    return (
+        f"Epoch at which the multiply-adds first are near the budget: {said}. "
+        f"At the last choice {turned:.1f} gates turn."
+    )

@@ -1,0 +1,403 @@
+"""Chapter 14: what channels are worth, kept rows, hypervolumes, convergence, latencies, and what is said of them."""
+
+import dataclasses
+import math
+
+import pandas as pd
+import pytest
+import torch
+
+from studylib import settings
+from studylib.coding import codec
+from studylib.data import datasets
+from studylib.experiments import controller, controller_along, controller_latency
+from studylib.experiments import controller_told as says
+from studylib.networks import cost, filters, layers
+from studylib.networks.gates import TOLERANCE, Gates
+from studylib.plots import controller as plots
+from studylib.results import claims
+from studylib.results.claims import CLAIMS
+from studylib.techniques.controller import Guidance, Guided, split
+from studylib.techniques.distill import Student
+from studylib.training.recipe import Recipe
+from studylib.tree.published import frame, plain
+from tests.test_structural import IMAGES, network
+
+pytestmark = pytest.mark.usefixtures("drawn")
+NAMED = Student(name="resnet 8-12")
+RECIPE = Recipe(epochs=3, lr=0.01, batch_size=64)
+SMALL = controller.Comparison(budgets=[0.3, 0.5], repetitions=1, tuning_epochs=1)
+RANKING = ["uniform", "global", "slimming", "group norm", controller.SPARSE, "narrow"]
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def few():
+    data = datasets.load("digits", 0)
+    return dataclasses.replace(data, train=data.train.take(slice(120)), test=data.test.take(slice(100)))
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory, few):
+    """What a comparison of seconds leaves: its folder and its rows."""
+    out = tmp_path_factory.mktemp("compared")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(datasets, "load", lambda name, seed: few)
+        of = ("digits", 0, NAMED, RECIPE, SMALL, CPU, out)
+        rows = controller.compared(*of)
+        before = {path: path.stat().st_mtime_ns for path in out.iterdir()}
+        assert controller.compared(*of) == rows
+    assert {path: path.stat().st_mtime_ns for path in out.iterdir()} == before  # nothing is made twice
+    return out, rows
+
+
+@pytest.fixture(scope="module")
+def tables(made, few):
+    """The tables of the chapter, as it has them of JSON."""
+    _, rows = made
+    families = frame(controller.families(NAMED, few))
+    found = {"networks": says.networks(rows), "tried": says.tried(rows), "along": says.along(rows)}
+    found |= {"kept": says.kept(rows, families), "opened": says.opened(rows, families)}
+    return {"families": families} | {name: frame(plain(each)) for name, each in found.items()}
+
+
+def test_a_filter_of_small_weights_is_worth_least_to_every_ranking_by_magnitude():
+    model = network("resnet")
+    gates = Gates(model)
+    channel = ("features.stage2.0.first.conv", 3)
+    with torch.no_grad():
+        for name, its in gates.found.rows({channel}).items():
+            model.get_submodule(name).weight[its] *= 1e-3
+        model.features.stage2[0].second.conv.weight[:, 3] *= 1e-3
+    for way in RANKING:
+        worth = controller.worths(model, gates, way)
+        assert worth.shape == (len(gates),) and worth.isfinite().all()
+        family = dict(zip(gates.found.families, worth.split(gates.sizes), strict=True))[channel[0]]
+        assert family.argmin() == 3, way
+
+
+def test_the_group_norm_is_the_mean_square_of_all_that_goes_with_a_channel():
+    model = network("convnet")
+    gates = Gates(model)
+    worth = controller.worths(model, gates, "group norm").split(gates.sizes)[0]
+    unit, reader = model.features[0], model.features[2].conv
+    squares = unit.conv.weight.square().flatten(1).sum(1) + unit.norm.weight.square()
+    squares += reader.weight.square().sum((0, 2, 3))
+    assert torch.allclose(worth, squares / squares.mean(), rtol=1e-5)
+
+
+def test_groups_are_pulled_to_zero_the_smallest_most_and_the_outputs_are_not():
+    model = network("resnet")
+    step = controller.SparseGroups(Gates(model), 0.5)
+    step.start(model)
+    before = {name: each.detach().clone() for name, each in model.named_parameters()}
+    assert step.gradients(model, 0 * sum(each.sum() for each in model.parameters()), None, None)
+    pulls = {name: each.grad / before[name] for name, each in model.named_parameters() if name.endswith("weight")}
+    factors = pulls["features.stage2.0.first.conv.weight"].flatten(1).mean(1)  # a filter's, and its inputs' mean
+    norms = controller.worths(model, step.gates, "group norm").split(step.gates.sizes)[2]
+    assert factors.argmax() == norms.argmin() and factors.argmin() == norms.argmax()
+    assert factors.max() - factors.min() == pytest.approx(0.5 * (2**4 - 1), rel=1e-3)
+    last = pulls[f"{list(layers.weight_layers(model))[-1]}.weight"]
+    assert torch.allclose(last, last[:1].expand_as(last), rtol=1e-3)  # its inputs are pulled, its outputs are not
+
+
+def test_uniform_takes_the_same_share_of_every_family():
+    gates = Gates(network("resnet", width=8))
+    model = network("resnet", width=8)
+    opened = gates.at_budget(controller.worths(model, gates, "uniform"), 0.4)
+    shares = [part.float().mean().item() for part in opened.split(gates.sizes)]
+    assert max(shares) - min(shares) <= 1 / min(gates.sizes)
+
+
+def test_every_way_meets_the_budget_and_its_row_is_of_its_file(made):
+    out, rows = made
+    values = sum(len(values) for _, values in controller.WAYS.values())
+    assert len(rows) == values + 2 * len(controller.WAYS)
+    tuning = [row for row in rows if row["tuned_on"]]
+    assert len(tuning) == values and {row["seed"] for row in tuning} == {controller.MOST}
+    assert max(abs(row["share"] - row["budget"]) for row in rows) <= TOLERANCE
+    for row in rows[::5]:
+        file = (out / row["file"]).read_bytes()
+        model = codec.decode(file)
+        assert len(file) == row["bytes"] and cost.multiply_adds(model, model.spec["args"]) == row["multiply_adds"]
+
+
+def test_each_way_is_run_at_the_value_that_validates_best(made, tables):
+    tried, shown = tables["tried"], says.by_value(tables["tried"]).set_index("way")
+    for way, part in tables["networks"].groupby("way"):
+        tuned = tried[tried["way"] == way]
+        (value,) = part["value"].unique()
+        assert tuned.loc[tuned["value"] == value, "val_accuracy"].item() == tuned["val_accuracy"].max(), way
+        assert f"**{value:g}: " in shown.loc[way, "value: validation %"]
+
+
+def test_more_seeds_leave_the_tuning_and_the_first_seeds_as_they_are(made, few, monkeypatch):
+    out, rows = made
+    monkeypatch.setattr(datasets, "load", lambda name, seed: few)
+    monkeypatch.setattr(controller.Trainings, "row", lambda self, *of: {"val_accuracy": 0.5, "made": self.seed})
+    more = dataclasses.replace(SMALL, repetitions=2)
+    again = controller.compared("digits", 0, NAMED, RECIPE, more, CPU, out)
+    assert {row["seed"] for row in again if "made" in row} == {1} and again[: len(rows)] == rows
+
+
+def test_the_controllers_network_is_scored_unmasked_masked_sliced_and_tuned(tables):
+    ours = tables["networks"][tables["networks"]["way"] == controller.GUIDED]
+    assert (ours["masked"] == ours["sliced"]).all() and (ours["accuracy"] - ours["sliced"]).abs().max() < 0.011
+    assert ours[["unmasked", "tuned", "zero", "moved"]].notna().all().all()
+    stages = says.stages(tables["networks"])
+    assert list(stages["budget %"]) == ["30", "50"] and list(stages)[1:5] == [f"{w} %" for w in says.STAGES.values()]
+
+
+def test_layers_that_are_left_are_counted_of_every_way(made, tables):
+    _, rows = made
+    total = tables["families"]["channels"].sum()
+    row = next(row for row in rows if row["way"] == controller.GUIDED and not row["tuned_on"])
+    assert sum(row["kept"]) == total - row["closed"]
+    part = tables["kept"][(tables["kept"]["way"] == row["way"]) & (tables["kept"]["budget"] == row["budget"])]
+    left = (part["share"].to_numpy() * tables["families"]["channels"].to_numpy()).round()
+    assert left.tolist() == row["kept"]
+    opened = tables["opened"]
+    last = opened[(opened["budget"] == row["budget"]) & (opened["epoch"] == RECIPE.epochs)]["share"]
+    assert last.tolist() == part["share"].tolist()
+
+
+def test_channels_are_taken_out_and_that_is_recorded():
+    model = network("resnet")
+    gates = Gates(model)
+    opened = gates.at_budget(controller.worths(model, gates, "global"), 0.4)
+    small = controller.without(model, gates, opened, "global")
+    assert small.spec["changes"][-1]["criterion"] == "global"
+    masked = filters.masked(model, gates.found, gates.closed(opened))
+    with torch.no_grad():
+        assert torch.allclose(small(IMAGES), masked(IMAGES), rtol=1e-4, atol=1e-5)
+
+
+# --- convergence ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def watched(few):
+    """A step with some gates shut, its network, and what watches them."""
+    model, guidance = network("resnet"), Guidance(share=0.2, warm=0.0, strength=0.3)
+    shown, seen = split(few, guidance.share, 0)
+    step = Guided(Gates(model), few, seen, guidance, epochs=4, seed=0)
+    step.start(model)
+    step._epochs = 1
+    step.opened = torch.arange(len(step.gates)) % 3 > 0
+    return step, model, controller_along.Watch(shown, 0.05)
+
+
+def test_the_envelope_is_the_least_of_its_model_and_below_the_objective(watched):
+    """min over v of f + ⟨∇f, v − w⟩ + h(v) + ‖v − w‖² / 2γ: no other v has less, and w itself gives F(w)."""
+    step, model, watch = watched
+    found = watch(step, model)
+    loss, weights, slopes = watch._slopes(step, model)
+
+    def bound(new):
+        away = {name: new[name] - weights[name] for name in weights}
+        linear = sum((slopes[name] * away[name]).sum() for name in weights)
+        h = (step.forces * step.gates.products(new).sqrt()).sum()
+        return float(loss + linear + h + controller_along._squares(away, None) / (2 * watch.size))
+
+    assert found["objective"] == pytest.approx(bound(weights), rel=1e-6)
+    assert found["objective"] > found["loss"] and found["envelope"] < found["objective"]
+    draw = torch.Generator().manual_seed(0)
+    for size in (1e-3, 1e-1):
+        other = {name: each - watch.size * slopes[name] for name, each in weights.items()}
+        step.gates.scale(other, torch.rand(len(step.gates), generator=draw) * ~step.opened + step.opened.float())
+        other = {name: each + size * torch.randn(each.shape, generator=draw) for name, each in other.items()}
+        assert found["envelope"] < bound(other)
+
+
+def test_the_projected_gradient_is_the_gradient_where_no_group_is_shut(watched):
+    step, model, watch = watched
+    step.opened[:] = True
+    found = watch(step, model)
+    _, _, slopes = watch._slopes(step, model)
+    expected = math.sqrt(sum(float(each.square().sum()) for each in slopes.values()))
+    assert found["projected"] == pytest.approx(expected, rel=1e-3)
+    assert found["objective"] == found["loss"] and found["open"] == step.gates.sizes
+
+
+def test_shut_groups_at_zero_that_are_held_there_add_nothing_to_the_projected_gradient(watched):
+    step, model, watch = watched
+    step.guidance = dataclasses.replace(step.guidance, strength=1e6)
+    with torch.no_grad():
+        step.gates.scale(dict(model.named_parameters()), step.opened.float())
+    found = watch(step, model)
+    assert found["objective"] == pytest.approx(found["loss"], rel=1e-6)
+    step.opened = torch.ones_like(step.opened)
+    assert watch(step, model)["projected"] >= found["projected"]
+
+
+def test_watching_changes_nothing(watched):
+    step, model, watch = watched
+    before = {name: each.clone() for name, each in model.state_dict().items()}
+    model.eval()
+    watch(step, model)
+    assert not model.training and all(torch.equal(before[name], each) for name, each in model.state_dict().items())
+    assert all(each.grad is None and each.requires_grad for each in model.parameters())
+
+
+def test_what_falls_since_the_choice_is_final_is_said_in_percent():
+    rows = [
+        {
+            "budget": budget,
+            "seed": seed,
+            "epoch": epoch,
+            "controller_loss": 1.0 if epoch < 3 else None,
+            "envelope": value,
+        }
+        for budget in (0.3, 0.5)
+        for seed, end in ((0, 1.0), (1, 3.0))
+        for epoch, value in ((1, 9.0), (2, 50.0), (3, 4.0), (4, 7.0), (5, end))
+    ]
+    table = frame(rows)
+    assert says.last_choice(table) == 2
+    value, low, high, n = says.since_final(table, "envelope")
+    assert value == pytest.approx((-75 - 25) / 2) and n == 2 and low < value < high
+
+
+# --- hypervolumes and what is said ------------------------------------------------------------------------------
+
+HAND = pd.DataFrame(
+    [
+        {"way": way, "seed": seed, "budget": share, "share": share, "accuracy": accuracy + 0.01 * seed}
+        for way, least in (("controller", 0.7), ("narrow", 0.5))
+        for seed in (0, 1, 2)
+        for share, accuracy in ((0.25, least), (0.5, least + 0.1))
+    ]
+)
+
+
+def test_a_volume_is_the_share_of_the_plane_above_the_whole_network_at_chance():
+    found = says.volumes(HAND, classes=10)
+    assert found.loc[0, "controller"] == pytest.approx(100 * (2 * (0.7 - 0.1) + 1 * 0.1) / (2 * 0.9))
+    gain = says.against(found).set_index("way")
+    assert gain.loc["narrow", "gain"] == pytest.approx(100 * 2 * 0.2 / 1.8)
+    assert gain.loc["narrow", "verdict"] == "more" and gain.loc["controller", "verdict"] == "–"
+    assert says.against(found, "narrow").set_index("way").loc["controller", "verdict"] == "less"
+    said = says.beats(says.against(found))
+    assert "Most is dominated by controller" in said and "more than: narrow" in said
+    assert list(says.dominated(says.against(found))["verdict"]) == ["–", "more"]
+
+
+def test_every_claim_is_measured(tables):
+    found = says.claims_of(tables["networks"], tables["along"], says.against(says.volumes(tables["networks"], 10)))
+    assert set(found) == {key for key, claim in CLAIMS.items() if claim.chapter == "controller"}
+    assert [each.against for each in found["controller_more"]] == RANKING
+    assert found["controller_untuned"].n == 1 and math.isnan(found["controller_untuned"].low)
+    ours = tables["networks"][tables["networks"]["way"] == controller.GUIDED]
+    assert found["controller_untuned"].value == pytest.approx(100 * (ours["tuned"] - ours["sliced"]).mean())
+    assert isinstance(found["controller_gradient"], claims.Measured)
+
+
+def test_sentences_say_what_the_tables_have(tables):
+    networks = tables["networks"]
+    off = 100 * (networks["share"] - networks["budget"]).abs()
+    assert f"all by {off.max():.2f}" in says.met(networks)
+    assert says.differs(tables["kept"]).startswith("At 30% it leaves most of features.")
+    assert re_number(says.settled(tables["along"]))
+    ends = tables["tried"].copy()
+    ends["val_accuracy"] = ends["value"]
+    assert says.at_an_end(ends) == ", ".join(controller.WAYS)
+    shown = says.by_budget(networks)
+    assert list(shown["way"]) == 2 * list(controller.WAYS) and shown.loc[0, "untuned %"] == "–"
+
+
+def re_number(text: str) -> bool:
+    return any(letter.isdigit() for letter in text)
+
+
+def test_ranks_correlate_with_an_interval():
+    table = pd.DataFrame({"a": range(30), "b": [x + 5 * math.sin(7 * x) for x in range(30)]})
+    found, low, high = says.rank_correlation(table, "a", "b", draws=200)
+    assert low < found < high <= 1 and found == pytest.approx(table["a"].corr(table["b"], method="spearman"))
+
+
+def test_draws_of_one_network_alone_say_nothing_of_ranks():
+    table = pd.DataFrame({"a": [1, 2, 3], "b": [1.0, 3.0, 2.0]})
+    assert says.rank_correlation(table, "a", "b", draws=300) == pytest.approx((0.5, -1, 1))
+    assert all(math.isnan(each) for each in says.rank_correlation(table[:1], "a", "b", draws=20))
+
+
+def test_latencies_are_of_the_rows_in_their_order_and_of_the_whole_network_first(made, few):
+    out, rows = made
+    rows = [row for row in rows if not row["tuned_on"]]
+    times = controller_latency.latencies(rows, NAMED, few, out, batch=8, rounds=2)
+    assert [row["multiply_adds"] for row in times[1:]] == [row["multiply_adds"] for row in rows]
+    assert times[0]["way"] == controller.WHOLE and times[0]["multiply_adds"] == max(r["multiply_adds"] for r in times)
+    assert all(row["latency_ms"] > 0 and row["written"] <= times[0]["written"] for row in times)
+    found = pd.DataFrame(says.correlations(pd.DataFrame(times)))
+    assert list(says.correlated(found)["networks"]) == ["all", "budget 30 %", "budget 50 %"]
+    assert "of the multiply-adds take" in says.breaks(pd.DataFrame(times), found)
+    line = [{"way": controller.WHOLE, "multiply_adds": 10, "latency_ms": 7.0}]
+    line += [{"way": "a", "multiply_adds": n, "latency_ms": 2 + n / 2} for n in (1, 4)]
+    assert says.overhead(pd.DataFrame(line)) == pytest.approx({"least": 2.0, "whole": 7.0, "share": 2 / 7})
+
+
+def test_numbers_that_layers_write_are_counted():
+    model = network("convnet")
+    shapes = []
+    for layer in layers.weight_layers(model).values():
+        layer.register_forward_hook(lambda layer, inputs, outputs: shapes.append(outputs[0].numel()))
+    with torch.no_grad():
+        model(IMAGES[:1])
+    assert controller_latency.written(network("convnet")) == sum(shapes)
+
+
+# --- figures ----------------------------------------------------------------------------------------------------
+
+
+def test_figures_have_a_line_a_way_a_panel_a_budget_and_the_controller_stands_out(tables):
+    networks, ways = tables["networks"], list(controller.WAYS)
+    assert [text.get_text() for text in plots.draw_front(networks).legends[0].get_texts()] == ways
+    ours = networks[networks["way"] == controller.GUIDED]
+    stages = plots.draw_stages(ours)
+    assert [axis.get_title() for axis in stages.axes] == ["30 % of the multiply-adds", "50 % of the multiply-adds"]
+    for figure in (plots.draw_kept(tables["kept"]), plots.draw_gates(tables["opened"])):
+        assert len(figure.axes[0].get_yticks()) == len(tables["families"])
+    assert plots._looks(ways)[plots.OURS]["lw"] > plots._looks(ways)["narrow"]["lw"] and plots.OURS == controller.GUIDED
+    assert says.STAGES == plots.STAGES
+
+
+def test_convergence_is_drawn_with_the_last_choice_marked_and_the_envelope_after_it(tables):
+    epochs = tables["along"]
+    figure = plots.draw_convergence(epochs, 2)
+    marked = [line.get_xdata()[0] for axis in figure.axes[:2] for line in axis.lines if line.get_linestyle() == ":"]
+    assert marked == [2.5, 2.5] and set(figure.axes[2].lines[0].get_xdata()) == {3}
+    learning = plots.draw_learning(epochs)
+    assert len(learning.axes[1].lines) == 2 * 2  # a line and its budget
+    assert len(learning.axes[0].lines[0].get_xdata()) == says.last_choice(epochs)
+
+
+def test_latencies_are_drawn_twice_and_the_whole_network_is_a_cross():
+    rows = [
+        {"way": way, "multiply_adds": 1000 * n, "written": n, "latency_ms": n} for n, way in enumerate(("a", "whole"))
+    ]
+    figure = plots.draw_latency(pd.DataFrame(rows), "whole")
+    assert [axis.get_xlabel()[:13] for axis in figure.axes] == ["multiply-adds", "numbers writt"]
+    assert [line.get_marker() for line in figure.axes[0].lines] == ["o", "x"]
+
+
+@pytest.mark.parametrize(
+    ("recipe", "message"),
+    [
+        (Recipe(epochs=1), "tuning_epochs=1: expected less than recipe.epochs=1"),
+        (Recipe(epochs=3, label_smoothing=0.1), "label_smoothing=0.1: expected 0"),
+    ],
+)
+def test_a_recipe_that_does_not_go_with_the_comparison_is_refused(recipe, message):
+    with pytest.raises(ValueError, match=message):
+        SMALL.fits(recipe)
+
+
+def test_a_setting_out_of_range_is_named():
+    with pytest.raises(settings.SettingError, match="budgets"):
+        settings.read(controller.Comparison, {"budgets": [0.5, 0.5]}, "comparison")
+
+
+def test_a_budget_below_a_channel_a_family_is_refused_before_anything_trains(few):
+    small = dataclasses.replace(SMALL, budgets=[0.001])
+    with pytest.raises(ValueError, match=r"budget=0.001: expected at least 0\.\d+"):
+        controller.Trainings(few, Student(name="resnet 8-2"), RECIPE, small, 0, CPU)

@@ -1,6 +1,7 @@
 """What chapter 11's rows say: means, narrower networks at equal bytes, what carries over from classifiers."""
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import pandas as pd
@@ -258,6 +259,11 @@ def narrower_told(beside: pd.DataFrame) -> str:
     by = {word: list(group["combination"]) for word, group in shown.groupby("narrower network", sort=False)}
     order = [word for word in (*BESIDE.values(), NONE) if word in by]
     return "; ".join(f"{word}: {', '.join(by[word])}" for word in order)
+
+
+def drawn_by(draw: Callable) -> Callable:
+    """``draw`` (nodes, dense, short) for rows as they are published, of every combination and of narrower networks."""
+    return lambda made, alone: draw(summary(made), summary(alone, ["width", "form"]), short)
 
 
 def _percent(three, digits: int = 2) -> str:

@@ -64,8 +64,9 @@ def test_every_node_and_every_small_file_of_every_study_is_a_row(there, rows):
 
 def test_every_published_file_is_one_row_with_the_command_that_evaluates_it(there, rows):
     files = rows[rows["file"] != ""].set_index("file")
-    assert sorted(files.index) == sorted(there.models)
-    for name, of in there.models.items():
+    classifiers = {name: of for name, of in there.models.items() if "test_accuracy" in of}  # others generate
+    assert sorted(files.index) == sorted(classifiers)
+    for name, of in classifiers.items():
         assert files.loc[name, "command"] == f"make evaluate MODEL=figures/models/{name}"
         if files.loc[name, "file_alone"]:
             assert f"{of['bytes']:,} bytes, {100 * of['test_accuracy']:.2f} %" in files.loc[name, "file_alone"]

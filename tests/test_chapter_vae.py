@@ -243,7 +243,7 @@ def test_sentences_name_what_is_beaten_and_the_smallest(made, digits):
     _, tree, narrow = made
     nodes, marks = vae_told.summary(tree), pd.DataFrame({"name": ["x", "y"], vae.BITS: [0.1, 7.9]})
     assert "It beats: y (7.900). It does not beat: x (0.100)." in vae_told.marks_told(marks, nodes)
-    assert "Of 15 combinations " in vae_told.nodes_told(nodes, "teacher-int8")
+    assert " of 15 combinations. The smallest " in vae_told.nodes_told(nodes, "teacher-int8")
     told = vae_told.narrower_told(vae_told.against_narrower(tree, narrow))
     assert "cannot tell: " in told and "pruning + int8" in told
     shown = vae_told.listed(nodes).set_index("combination")

@@ -261,8 +261,8 @@ def _trained(
 def to_beat(data: Data) -> list[dict]:
     """What a network has to beat on the test images, a row each: name and bits per dimension.
 
-    Each pixel by itself, as over training images: by a logistic distribution of its own, the network's kind, and by its
-    histogram, a count of one added to each level. All test images in one file of zlib, and of xz, at their best.
+    Each pixel by itself, as over training images: by a logistic distribution, the network's kind, and by a histogram.
+    That has a count of one added to each level. All test images in one file of zlib, and of xz, at their best.
     """
     train, test = (split.images.flatten(1).cpu() for split in (data.train, data.test))
     counts = torch.ones(train.shape[1], 256).scatter_add_(1, train.T.long(), torch.ones(train.T.shape))

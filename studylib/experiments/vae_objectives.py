@@ -88,7 +88,7 @@ def step_of(other: str, way: str, value: float) -> steps.Descent:
 
 
 def compared(node: Node, network: Autoencoder, comparison: Objectives, recipe: Recipe) -> list[dict]:
-    """A row a second objective, seed, way, value and form; every value on the first seed, the best of a way on all.
+    """A row a second objective, seed, way, value and form. Every value is of the first seed, the best of all seeds.
 
     A way's best value has the least mean of ``val_score`` over forms and stages. Networks of a seed start alike, and
     see the same batches and noise. ``recipe``: of the training; fine-tuning has a fifth of its rate.
@@ -194,8 +194,8 @@ def without_images(rows: list[dict]) -> list[dict]:
 def against_sums(rows: pd.DataFrame) -> pd.DataFrame:
     """PCD against each weighted sum: a row an objective, stage and rival, of what PCD saves, mean over the forms.
 
-    Columns are objective, stage, rival, saved, low, high (95 %, over seeds and images), seeds, and verdict: "raises"
-    where PCD saves bits.
+    Columns are objective, stage, rival, saved, low, high (95 %, over seeds and images), seeds and verdict. That is
+    "raises" where PCD saves bits.
     """
     chosen, found = rows[rows["chosen"]], []
     for (other, stage), of in chosen.groupby(["objective", "stage"], sort=False):
@@ -214,7 +214,7 @@ def _by_seed(rows: pd.DataFrame) -> np.ndarray:
 
 
 def at_best(rows: pd.DataFrame) -> pd.DataFrame:
-    """Each way at its best value: a row an objective and way, means of scores, and a column a form and stage."""
+    """Each way at its best value, means of test scores: a row an objective and way, a column a form and stage."""
     chosen = rows[rows["chosen"]]
     column = chosen["form"] + chosen["stage"].map(lambda stage: "" if stage == ROUNDED else f", {stage}")
     value = chosen["value"].map("{:g}".format)
@@ -223,11 +223,13 @@ def at_best(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def at_an_end(rows: pd.DataFrame) -> str:
-    """The ways whose best value is the first or last of at least three, in words."""
+    """The objectives, and of how many ways the best value is the first or last of at least three, in words."""
     values = rows.groupby(["objective", "way"], sort=False)["value"].agg(["min", "max", "nunique"])
     best = rows[rows["chosen"]].groupby(["objective", "way"], sort=False)["value"].first()
     ends = (best == values["min"]) | (best == values["max"])
-    return ", ".join(f"{NAMES[other]} by {way}" for other, way in best[ends & (values["nunique"] > 2)].index) or "none"
+    counts = (ends & (values["nunique"] > 2)).groupby(level=0, sort=False).agg(["sum", "size"])
+    found = [f"{NAMES[other]} {row['sum']} of {row['size']} ways" for other, row in counts.iterrows() if row["sum"]]
+    return ", ".join(found) or "none"
 
 
 WORDS = {statistics.HELP: "needs fewer", statistics.HURT: "needs more", statistics.UNKNOWN: statistics.UNKNOWN}

@@ -104,7 +104,7 @@ def against_narrower(rows: pd.DataFrame, alone: pd.DataFrame) -> pd.DataFrame:
 
 def beside_listed(beside: pd.DataFrame) -> pd.DataFrame:
     """The rows of :func:`against_narrower` for people, in thousandths of a bit."""
-    known = beside[beside["node"] != names.TEACHER]
+    known = beside[~beside["node"].isin([names.TEACHER, INT8])]  # which are dense networks themselves
     less = ["–" if math.isnan(r.less) else _percent(1e3 * np.array([r.less, r.low, r.high]), 1) for r in _each(known)]
     word = [NONE if math.isnan(r.less) else BESIDE[r.verdict] for r in _each(known)]
     return pd.DataFrame({"combination": known["node"].map(short), "needs less, mbit": less, "narrower network": word})
@@ -238,7 +238,7 @@ def nodes_told(nodes: pd.DataFrame, small: str) -> str:
     held = ((by["costs_high"] <= WITHIN * whole["test_bits"]) & (by.index != names.TEACHER)).sum()
     cost = 100 * least["costs"] / whole["test_bits"]
     return (
-        f"Of {len(by) - 1} combinations {held} cost at most {WITHIN:.0%} of the bits, their whole interval. "
+        f"Within {WITHIN:.0%} of the whole network's bits, by their whole interval: {held} of {len(by) - 1} combinations. "
         f"The smallest within it on validation images is {short(small)}: {least['bytes']:,.0f} bytes, "
         f"{1 - least['bytes'] / whole['bytes']:.1%} saved, {cost:+.2f} % bits on test images."
     )

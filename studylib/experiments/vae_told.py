@@ -238,7 +238,8 @@ def nodes_told(nodes: pd.DataFrame, small: str) -> str:
     held = ((by["costs_high"] <= WITHIN * whole["test_bits"]) & (by.index != names.TEACHER)).sum()
     cost = 100 * least["costs"] / whole["test_bits"]
     return (
-        f"Within {WITHIN:.0%} of the whole network's bits, by their whole interval: {held} of {len(by) - 1} combinations. "
+        f"Within {WITHIN:.0%} of the whole network's bits, by their whole interval: "
+        f"{held} of {len(by) - 1} combinations. "
         f"The smallest within it on validation images is {short(small)}: {least['bytes']:,.0f} bytes, "
         f"{1 - least['bytes'] / whole['bytes']:.1%} saved, {cost:+.2f} % bits on test images."
     )

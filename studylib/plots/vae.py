@@ -9,13 +9,15 @@ from matplotlib.figure import Figure
 
 from studylib.plots.axes import kilobyte_axis
 
+BY_MARK = "distillation", "int8"  # which a point's colour and mark say
 MARKS = {"float32": "o", "int8": "s"}
 
 
 def draw_bits(nodes: pd.DataFrame, dense: pd.DataFrame, short: Callable[[str], str]) -> Figure:
     """Test bits per dimension against the file's size: the sixteen combinations, and narrower dense networks.
 
-    Bars are the interval of the difference from the whole network. Low and left is better.
+    Bars are the interval of the difference from the whole network. Low and left is better. Colour and mark say whether a
+    point is distilled and int8, its label the rest.
 
     Args:
         nodes, dense: of :func:`studylib.experiments.vae_told.summary`, by node, and by width and form.
@@ -36,7 +38,8 @@ def draw_bits(nodes: pd.DataFrame, dense: pd.DataFrame, short: Callable[[str], s
             axis.errorbar(rows["bytes"], rows["test_bits"], np.nan_to_num(error), label=label, **style)
     for row in nodes.itertuples():
         where = {"xytext": (3, 3), "textcoords": "offset points", "rotation": 40, "rotation_mode": "anchor"}
-        axis.annotate(short(row.node), (row.bytes, row.test_bits), size=6, **where)
+        parts = [part for part in short(row.node).split(" + ") if part not in BY_MARK]
+        axis.annotate(" + ".join(parts), (row.bytes, row.test_bits), size=6, **where)
     axis.set(ylabel="bits per dimension, test images")
     kilobyte_axis(axis, "file")
     axis.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, fontsize=8)

@@ -16,8 +16,8 @@ MARKS = {"float32": "o", "int8": "s"}
 def draw_bits(nodes: pd.DataFrame, dense: pd.DataFrame, short: Callable[[str], str]) -> Figure:
     """Test bits per dimension against the file's size: the sixteen combinations, and narrower dense networks.
 
-    Bars are the interval of the difference from the whole network. Low and left is better. Colour and mark say whether a
-    point is distilled and int8, its label the rest.
+    Bars are the interval of the difference from the whole network. Low and left is better. Colour and mark say whether
+    a point is distilled and int8, its label the rest.
 
     Args:
         nodes, dense: of :func:`studylib.experiments.vae_told.summary`, by node, and by width and form.

@@ -23,7 +23,8 @@ FORMS ?= float32 int8 pruned pruned-int8
 SPARSITY ?= 0.5
 MEAN ?=
 STD ?=
-OUT ?= runs/compress
+OUT ?=
+SEED ?= 0
 PYTHON ?= python3
 VENV := .venv
 PY := $(VENV)/bin/python
@@ -35,7 +36,7 @@ NBVAL := --nbval-lax --nbval-cell-timeout=300 --nbval-kernel-name=python3
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 export PYTHONUTF8 := 1
 .DEFAULT_GOAL := help
-.PHONY: help study chapters compare pack unpack clean compress figures explorer evaluate zoo nncodec notebooks book cite test test-long lint bench setup
+.PHONY: help study chapters compare pack unpack clean compress figures explorer evaluate sample zoo nncodec notebooks book cite test test-long lint bench setup
 ifeq ($(origin ROOT),command line)
 $(error ROOT=$(ROOT): it is called VARIANT now, as in make study VARIANT=two_objectives)
 endif
@@ -69,7 +70,7 @@ clean: # remove the run of PROFILE and say what that frees (PROFILE=all: every r
 ## Your own network: NETWORK=module:build WEIGHTS=file IMAGES=file.npz FORMS="float32 int8 pruned pruned-int8" SPARSITY=0.5
 
 compress: $(READY) # it as small files in OUT=runs/compress, each read back: bytes, accuracy, layer by layer what went in
-	@$(PY) -m studylib.tree.compress "$(NETWORK)" --weights "$(WEIGHTS)" --images "$(IMAGES)" --forms $(FORMS) --sparsity "$(SPARSITY)" --mean $(MEAN) --std $(STD) --out "$(OUT)"
+	@$(PY) -m studylib.tree.compress "$(NETWORK)" --weights "$(WEIGHTS)" --images "$(IMAGES)" --forms $(FORMS) --sparsity "$(SPARSITY)" --mean $(MEAN) --std $(STD) --out "$(or $(OUT),runs/compress)"
 
 ## Publish and check results
 
@@ -81,6 +82,9 @@ explorer: $(VENV)/.book # one page with every published network, to filter: buil
 
 evaluate: $(READY) # bytes and test accuracy of a coded file, beside what was published of it (MODEL=figures/models/….slnc)
 	@$(PY) engine/tools/evaluate.py "$(MODEL)" --dataset "$(DATASET)"
+
+sample: $(READY) # what a generative file draws, such as a picture (MODEL=figures/models/….slnc SEED=0 OUT=x.png)
+	@$(PY) -m studylib.experiments.sample "$(MODEL)" --seed "$(SEED)" --out "$(OUT)"
 
 zoo: $(READY) # bytes of torchvision's classifiers in int8, beside the survey's (MODELS="resnet18 vgg16": only those)
 	@$(PY) -m studylib.experiments.zoo $(MODELS)

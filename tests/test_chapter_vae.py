@@ -1,15 +1,21 @@
 """Chapter 11's measurements: the combinations of an autoencoder, what they are compared with, and objectives."""
 
+import dataclasses
 import json
+import signal
+import subprocess
+import sys
+import time
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from projects import ROOT, environment
 
-from studylib.coding import codec
+from studylib.coding import codec, restore
 from studylib.data import datasets, likelihood
-from studylib.experiments import vae, vae_objectives
+from studylib.experiments import vae, vae_objectives, vae_told
 from studylib.networks import spec
 from studylib.plots import vae as plots
 from studylib.settings import SettingError
@@ -67,13 +73,23 @@ def test_narrower_networks_are_smaller_and_stand_beside_each_combination(made):
     assert set(zip(narrow["width"], narrow["form"], strict=True)) == {
         (w, f) for w in (1, 2, 4) for f in ("float32", "int8")
     }
-    dense, nodes = vae.summary(narrow, ["width", "form"]), vae.summary(tree)
-    beside = vae.beside_narrower(nodes, dense).set_index("node")
-    assert beside["less"]["teacher-int8"] == pytest.approx(0) or np.isnan(beside["less"]["teacher-int8"])
+    beside = vae_told.against_narrower(tree, narrow).set_index("node")
+    assert beside["less"]["teacher"] == pytest.approx(0) and list(beside.index) == list(tree["node"])
     known = pd.DataFrame({"bytes": [100, 10_000], "test_bits": [4.0, 2.0]})
-    found = vae.beside_narrower(pd.DataFrame({"node": ["a", "b"], "bytes": [1000, 50], "test_bits": [2.5, 1.0]}), known)
-    assert found["dense"][0] == pytest.approx(3.0) and found["less"][0] == pytest.approx(0.5)
-    assert np.isnan(found["less"][1])
+    nodes = pd.DataFrame({"node": ["a", "b"], "bytes": [1000, 50], "test_bits": [2.5, 1.0]})
+    found = vae_told.beside_narrower(nodes, known)
+    assert found["a"] == pytest.approx(0.5) and np.isnan(found["b"])
+
+
+def test_a_combination_beats_a_narrower_network_where_every_seed_says_so():
+    rows = pd.DataFrame({"seed": [0, 1] * 2, "node": ["a"] * 2 + ["b"] * 2, "bytes": [1000] * 2 + [50] * 2})
+    rows["test_bits"] = [2.5, 2.51, 3.0, 3.0]
+    alone = pd.DataFrame({"seed": [0, 0, 1, 1], "bytes": [100, 10_000] * 2, "test_bits": [4.0, 2.0] * 2})
+    better, beyond = vae_told.against_narrower(rows, alone).to_dict("records")
+    assert better["verdict"] == "raises" and better["low"] < better["less"] == pytest.approx(0.495)
+    assert beyond["verdict"] == "cannot tell" and np.isnan(beyond["less"])
+    shown = vae_told.beside_listed(pd.DataFrame([better, beyond]))
+    assert list(shown["narrower network"]) == ["beats it", "none as small or large"]
 
 
 def test_an_interval_is_over_seeds_where_there_are_several():
@@ -81,14 +97,14 @@ def test_an_interval_is_over_seeds_where_there_are_several():
         {"seed": [0, 1], "node": "x", "bytes": 10, "zeros": 0.5, "test_bits": 3.0, "val_bits": 3.0}
         | {"costs": [0.1, 0.3], "costs_low": [0.09, 0.29], "costs_high": [0.11, 0.31]}
     )
-    (one,), (two,) = (vae.summary(part).to_dict("records") for part in (rows[:1], rows))
+    (one,), (two,) = (vae_told.summary(part).to_dict("records") for part in (rows[:1], rows))
     assert (one["costs_low"], one["verdict"]) == (0.09, "raises")
     assert two["costs_low"] < 0 < two["costs_high"] and two["verdict"] == "cannot tell"
 
 
 def test_the_smallest_is_chosen_by_validation_images():
     nodes = pd.DataFrame({"node": ["teacher", "a", "b"], "bytes": [9, 5, 1], "val_bits": [2.0, 2.019, 2.03]})
-    assert vae.smallest(nodes) == "a" and vae.smallest(nodes, within=0.02) == "b"
+    assert vae_told.smallest(nodes) == "a" and vae_told.smallest(nodes, within=0.02) == "b"
 
 
 def test_a_teacher_draws_its_pixels_from_what_it_decodes():
@@ -112,17 +128,21 @@ def test_a_share_of_the_loss_is_the_teachers():
 
 def test_what_a_model_has_to_beat_is_measured_on_test_images(digits):
     rows = {row["name"]: row[vae.BITS] for row in vae.to_beat(digits)}
-    assert len(rows) == 3 and all(0 < bits < 8 for bits in rows.values())
+    assert len(rows) == 4 and all(0 < bits < 8 for bits in rows.values())
+    own = next(bits for name, bits in rows.items() if "logistic" in name)
+    test, mean = digits.test.images.flatten(1), digits.train.images.flatten(1).float().mean(0)
+    alike = [-likelihood.log_pixels(mean / 127.5 - 1, torch.tensor(scale), test).mean().item() for scale in (-1, -2)]
+    assert own < min(alike) / np.log(2)  # fitted, not one scale for all
 
 
 def test_the_figure_has_a_point_for_each_combination_and_a_line_for_each_form(made):
     _, tree, narrow = made
-    nodes, dense = vae.summary(tree), vae.summary(narrow, ["width", "form"])
-    (axis,) = plots.draw_bits(nodes, dense).axes
-    assert {text.get_text() for text in axis.texts} == {vae.short(name) for name in nodes["node"]}
+    nodes, dense = vae_told.summary(tree), vae_told.summary(narrow, ["width", "form"])
+    (axis,) = plots.draw_bits(nodes, dense, vae_told.short).axes
+    assert {text.get_text() for text in axis.texts} == {"whole", "", "pruning", "SVD", "pruning + SVD"}
     labels = [text.get_text() for text in axis.get_legend().get_texts()]
     assert len(labels) == 6 and sorted(labels)[:2] == ["narrower, float32", "narrower, int8"]
-    again = vae.drawn_by(plots.draw_bits)(tree, narrow)
+    again = vae_told.drawn_by(plots.draw_bits)(tree, narrow)
     assert len(again.axes[0].texts) == 16
 
 
@@ -133,30 +153,156 @@ def test_images_to_look_at_are_of_every_network_asked_for(made):
         ("", "image"): 3,
         **{(name, kind): 3 for name in ("teacher", "teacher-kd-int8") for kind in ("reconstruction", "sample")},
     }
-    figure = plots.draw_images(rows)
-    assert [axis.get_ylabel() for axis in figure.axes if axis.get_ylabel()] == [
+    figure = plots.draw_images(rows, vae_told.short)
+    assert [axis.get_ylabel().replace("\n", " ") for axis in figure.axes if axis.get_ylabel()] == [
         "test images",
-        *("teacher, reconstructions", "kd-int8, reconstructions", "teacher, samples", "kd-int8, samples"),
+        *("whole, reconstructions", "distillation + int8, reconstructions", "whole, samples"),
+        "distillation + int8, samples",
     ]
-    assert all(len(pixels) == 64 and 0 <= min(pixels) <= max(pixels) <= 255 for pixels in rows["pixels"])
+    first = rows[rows["kind"] == "image"].iloc[1]
+    pixels = node.data.test.images[1]
+    assert first["shape"] == [1, 8, 8] and [int(d, 16) for d in first["pixels"]] == (pixels // 16).flatten().tolist()
+    assert "Reconstructions differ from their 3 images by " in vae_told.images_told(rows, "teacher-kd-int8")
+
+
+def test_images_of_colours_are_drawn_as_they_are():
+    shape = [3, 2, 2]
+    rows = pd.DataFrame([{"network": "", "kind": "image", "number": 0, "shape": shape, "pixels": "f0000f0000f0"}])
+    (drawn,) = plots.draw_images(rows, vae_told.short).axes[0].get_images()
+    assert drawn.get_array()[0, 0].tolist() == [1, 0, 0] and drawn.get_array()[1, 0].tolist() == [0, 0, 1]
 
 
 def test_objectives_are_tuned_on_the_first_seed_and_compared_on_all(made):
-    node, _, _ = made
-    comparison = vae_objectives.Objectives(sparsities=[0.5], sums=[1e-4, 1e-2], taus=[0.1, 0.5], repetitions=2)
+    node, tree, _ = made
+    sums = {"l1": [1e-4, 1e-2], "quantization_error": [0.1, 1.0], "coded_bytes": [1e-5, 1e-4]}
+    values = {"sums": sums, "taus": [0.1, 0.5], "sparsities": [0.5], "epochs": 1, "calibration_images": 32}
+    comparison = vae_objectives.Objectives(**values, repetitions=2)
     rows = pd.DataFrame(vae_objectives.compared(node, NETWORK, comparison, RECIPE))
-    assert len(rows) == 3 * 2 * 2 + 3 * 2  # ways, values, stages; the best of each way on the second seed
-    best = vae_objectives.best_values(rows[rows["seed"] == 0])
-    chosen = rows[rows["chosen"]]
-    assert {(row.way, row.value) for row in chosen.itertuples()} == set(best.items())
+    of = rows.groupby("objective").size().to_dict()
+    once = 3 * 2 + 3  # ways, values; the best of each way on the second seed
+    assert of == {"l1": 2 * once, "quantization_error": once, "coded_bytes": once}  # L1 has two stages
+    best, chosen = vae_objectives.best_values(rows[rows["seed"] == 0]), rows[rows["chosen"]]
+    assert {(row.objective, row.way, row.value) for row in chosen.itertuples()} == {
+        (*key, value) for key, value in best.items()
+    }
     against = vae_objectives.against_sums(rows)
-    assert list(against["seeds"]) == [2] * 4 and (against["low"] <= against["high"]).all()
-    mean = chosen[chosen["stage"] == "one-shot"].groupby("way")["test_bits"].mean()
+    assert list(against["seeds"]) == [2] * 8 and (against["low"] <= against["high"]).all()
+    mean = chosen[(chosen["objective"] == "l1") & (chosen["stage"] == "one-shot")].groupby("way")["test_score"].mean()
     assert against["saved"][0] == pytest.approx(mean["weighted sum"] - mean["PCD, normalized"], abs=1e-4)
+    assert "test" not in vae_objectives.without_images(rows.to_dict("records"))[0]
+    assert vae_objectives.at_an_end(rows) == "none"  # of two values each is at an end
+    assert set(vae_objectives.at_best(rows)["objective"]) == set(vae_objectives.NAMES.values())
+    assert all(name in vae_objectives.said(against) for name in vae_objectives.NAMES.values())
+    figure = plots.draw_against(against, vae_objectives.NAMES)
+    assert [text.get_text() for text in figure.axes[0].get_yticklabels()][:2] == ["L1, one-shot", "L1, fine-tuned"]
+    claimed = vae_objectives.claims_of(vae_told.summary(tree), against)
+    assert set(claimed) == {"vae_int8_saved", "vae_one_shot", "vae_tuned"} and len(claimed["vae_tuned"]) == 2
+
+
+def test_where_coded_bytes_are_descended_those_of_the_file_count(made):
+    node, _, _ = made
+    model = torch.nn.Module.eval(spec.create("vae", 0, **likelihood.of(node.data).model_args, width=2, latent=2))
+    data = likelihood.of(node.data, 2)
+    plain, coded = (vae_objectives._measured(model, data, other) for other in ("l1", "coded_bytes"))
+    extra = 8 * coded["bytes"] / node.data.train.images.numel()
+    for score in ("val_score", "test_score"):
+        assert coded[score] - plain[score] == pytest.approx(extra, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("interval", "bound", "sign", "verdict"),
+    [
+        ((0.5, 0.4, 0.6), 1, -1, "carries over"),
+        ((1.5, 1.4, 1.6), 1, -1, "does not"),
+        ((1.0, 0.4, 1.6), 1, -1, "cannot tell"),
+        ((0.5, 0.4, 0.6), 0, 1, "carries over"),
+        ((-0.5, -0.6, -0.4), 0, 1, "does not"),
+        ((0.5, np.nan, np.nan), 0, 1, "cannot tell"),
+    ],
+)
+def test_a_finding_carries_over_where_the_whole_interval_says_so(interval, bound, sign, verdict):
+    assert vae_told._carries(*interval, bound, sign) == verdict
+
+
+def test_what_carries_over_stands_beside_what_classifiers_showed(made):
+    _, tree, narrow = made
+    beside = vae_told.against_narrower(tree, narrow)
+    row = {"objective": "l1", "stage": "fine-tuned", "saved": -0.1, "low": -0.2, "high": 0.1, "seeds": 2}
+    against = pd.DataFrame([row | {"rival": rival, "verdict": "cannot tell"} for rival in ("a", "b")])
+    found = pd.DataFrame(vae_told.carried(tree, beside, against, "digits"))
+    assert len(found) == 5 and not found["finding"].duplicated().any()
+    shown = vae_told.carried_listed(found)
+    assert "points of accuracy" in shown["there"][0] and set(shown["verdict"]) == {"cannot tell"}
+    assert vae_told.carried_told(found).startswith("Cannot be told: int8 is nearly free; ")
+    assert vae_told.of_classifiers("nowhere") == {}
+    saved = 1 - tree.set_index("node")["bytes"]["teacher-svd"] / tree.set_index("node")["bytes"]["teacher"]
+    assert found.set_index("finding")["value"]["SVD saves nothing at Δ = 1"] == pytest.approx(100 * saved)
+
+
+def test_sentences_name_what_is_beaten_and_the_smallest(made, digits):
+    _, tree, narrow = made
+    nodes, marks = vae_told.summary(tree), pd.DataFrame({"name": ["x", "y"], vae.BITS: [0.1, 7.9]})
+    assert "It beats: y (7.900). It does not beat: x (0.100)." in vae_told.marks_told(marks, nodes)
+    assert " of 15 combinations. The smallest " in vae_told.nodes_told(nodes, "teacher-int8")
+    told = vae_told.narrower_told(vae_told.against_narrower(tree, narrow))
+    assert "cannot tell: " in told and "pruning + int8" in told
+    shown = vae_told.listed(nodes).set_index("combination")
+    assert shown["saved %"]["whole"] == 0 and shown["against the whole"]["whole"] == "–"
 
 
 def test_settings_that_tune_one_way_more_are_refused():
-    with pytest.raises(ValueError, match="expected as many as taus"):
-        vae_objectives.Objectives(sums=[1e-4], taus=[0.1, 0.2])
+    with pytest.raises(ValueError, match="expected as many different ones as taus"):
+        vae_objectives.Objectives(sums={"l1": [1e-4]}, taus=[0.1, 0.2])
+    with pytest.raises(ValueError, match="sums: 'l2': unknown; did you mean 'l1'"):
+        vae_objectives.Objectives(sums={"l2": [1e-4, 1e-3]}, taus=[0.1, 0.2])
     with pytest.raises(SettingError, match="width=0: expected at least 1"):
         vae.Autoencoder(width=0)
+
+
+KILLED = """
+import dataclasses, json, sys
+from studylib.experiments import vae
+from studylib.training.recipe import Recipe
+from studylib.tree.node import Node
+
+given = json.loads(sys.argv[2])
+records = vae.Autoencoder(**given[0]), vae.Compressing(**given[1]), Recipe(**given[2])
+print(json.dumps(vae.tree(Node(sys.argv[1], "digits", 0, threads=1, device="cpu"), *records)))
+"""
+
+
+@pytest.mark.long
+def test_a_chapter_that_is_killed_again_and_again_ends_with_the_rows_of_an_undisturbed_one(made, tmp_path):
+    _, tree, _ = made
+    given = json.dumps([dataclasses.asdict(each) for each in (NETWORK, COMPRESSING, RECIPE)])
+    command = [sys.executable, "-c", KILLED, str(tmp_path), given]
+    how = {"cwd": ROOT, "env": environment(ROOT), "text": True, "stdout": subprocess.PIPE}
+    kills, rows = 0, tmp_path / "rows" / "points" / "seed0"
+    for share in (1, 4, 9):  # rows that are there when it is killed, which it then does not make again
+        with subprocess.Popen(command, **how) as running:
+            while len(list(rows.glob("*.json"))) < share and running.poll() is None:
+                time.sleep(0.02)
+            running.send_signal(signal.SIGKILL)
+            kills += running.wait() == -signal.SIGKILL
+    kept = {path.name: path.stat().st_mtime_ns for path in rows.glob("*.json")}
+    done = subprocess.run(command, check=True, **how)
+    assert kills == 3 and len(kept) >= 9
+    assert all((rows / name).stat().st_mtime_ns == when for name, when in kept.items())
+    pd.testing.assert_frame_equal(pd.DataFrame(json.loads(done.stdout.splitlines()[-1])), tree)
+
+
+GENERATIVE = {
+    name: of for name, of in restore.listing(ROOT / "figures" / "models").items() if "test_bits_per_dim" in of
+}
+
+
+@pytest.mark.parametrize("name", GENERATIVE)
+def test_a_published_file_has_the_likelihood_that_was_published(name):
+    about, file = GENERATIVE[name], (ROOT / "figures" / "models" / name).read_bytes()
+    chapter = json.loads((ROOT / "figures" / about["profile"] / "11_vae.json").read_text())
+    draws, nodes = chapter["settings"]["network"]["draws"], pd.DataFrame(chapter["rows"]["combinations"])
+    data = likelihood.of(datasets.load(about["dataset"], about["seed"]), draws)
+    found = likelihood.bounds(codec.decode(file), data.test, data, draws).double()[:, 0].mean().item()
+    assert found == pytest.approx(about["test_bits_per_dim"], abs=1e-4) and len(file) == about["bytes"]
+    summary = vae_told.summary(nodes)
+    assert about["node"] == vae.point_of(about["seed"], vae_told.smallest(summary))

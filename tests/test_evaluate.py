@@ -51,6 +51,12 @@ def test_a_published_file_is_worth_what_was_published(file, monkeypatch, capsys,
     assert f"published: {cited['bytes']:,} bytes, {cited['test_accuracy']:.2%}" in out
 
 
+def test_a_file_that_generates_is_told_apart(tmp_path, monkeypatch, capsys):
+    model = spec.create("vae", 0, image_size=8, width=2, latent=2).eval()
+    (tmp_path / "x.slnc").write_bytes(codec.encode(shipped.apply(model)))
+    assert "it has no accuracy; make sample draws with it" in said(monkeypatch, capsys, tmp_path / "x.slnc")[1]
+
+
 def test_another_accuracy_than_was_published_fails(file, monkeypatch, capsys):
     relist(file, test_accuracy=0.5)
     assert "expected 50.00%" in said(monkeypatch, capsys, file)[1]

@@ -85,8 +85,9 @@ def test_the_explorer_the_first_screen_and_the_book_choose_the_same_file(there, 
 
 def test_every_published_file_is_one_row_with_the_command_that_evaluates_it(there, rows):
     files = rows[rows["file"] != ""].set_index("file")
-    assert sorted(files.index) == sorted(there.models)
-    for name, of in there.models.items():
+    classifiers = {name: of for name, of in there.models.items() if "test_accuracy" in of}  # others generate
+    assert sorted(files.index) == sorted(classifiers)
+    for name, of in classifiers.items():
         assert files.loc[name, "command"] == f"make evaluate MODEL=figures/models/{name}"
         if files.loc[name, "file_alone"]:
             assert f"{of['bytes']:,} bytes, {100 * of['test_accuracy']:.2f} %" in files.loc[name, "file_alone"]

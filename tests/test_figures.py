@@ -8,7 +8,7 @@ import pytest
 from projects import ROOT
 
 from engine.publish import figures, pages
-from engine.settings import parameters
+from engine.settings import chapters, parameters
 from studylib.disk.files import CheckpointError
 from studylib.experiments import cited, frontier_published, published
 from studylib.experiments.published import Figures
@@ -238,6 +238,30 @@ def test_files_are_drawn_only_where_a_chapter_with_files_is_published(project, m
     assert cited.FILES not in json.loads((project / "figures" / "cited" / cited.INDEX).read_text())
 
 
+def test_the_files_of_a_table_without_accuracies_are_all_published_with_the_score_of_their_task(project):
+    chapter = chapters.declared()["vae"]
+    run, nodes = whole_run(project), ["seed0/teacher", "seed0/teacher-int8"]
+    folder = run / "chapters" / chapter.name
+    folder.mkdir()
+    rows = {chapter.files: [{"name": node, "bytes": size} for node, size in zip(nodes, (4, 5), strict=True)]}
+    content = {"chapter": chapter.name, "about": {}, "settings": {}, "metrics": {}, "rows": rows, "claims": []}
+    (folder / "chapter.json").write_text(json.dumps(content))
+    spec = {"name": "vae", "args": {"width": 4, "classes": 0}, "changes": []}
+    for node, width in zip(nodes, (4, 2), strict=True):
+        shutil.copytree(run / "seed0" / "teacher", folder / "points" / node)
+        metrics = json.loads((folder / "points" / node / "metrics.json").read_text())
+        scores = {"seed": metrics.pop("seed"), "test_bits_per_dim": 1.5, "test_bits_evidence": 1.6}
+        metrics.pop("test_accuracy")
+        (folder / "points" / node / "metrics.json").write_text(json.dumps(scores | metrics))
+        own = spec | {"args": spec["args"] | {"width": width}}
+        (folder / "points" / node / "model.json").write_text(json.dumps({"spec": own}))
+    figures.publish(run, Figures(project / "figures"), force=True)
+    there = Figures(project / "figures").models
+    for name, node in zip(("digits-vae4-32bit.slnc", "digits-vae2-32bit.slnc"), nodes, strict=True):
+        assert there[name]["test_bits_per_dim"] == 1.5 and there[name]["node"] == node
+        assert {"test_accuracy", "test_bits_evidence"}.isdisjoint(there[name])
+
+
 def test_what_is_neither_run_nor_published_gets_a_sentence(tmp_path, monkeypatch):
     monkeypatch.setattr(figures, "ROOT", tmp_path)
     variant = parameters.variants("smoke")[0]
@@ -268,6 +292,14 @@ DENSENET, CONVNET = {"depth": 22, "growth": 6}, {"widths": [8, 16]}
         ("densenet", DENSENET, {"pruned": 0.825}, "b-825-6bit", "cifar10", "densenet22-growth6-z82.5-6bit"),
         ("convnet", CONVNET, {"kd": 0, "svd": 0}, "teacher-kd-svd", "digits", "digits-student-svd-32bit"),
         ("convnet", CONVNET, {"int8": 0}, "teacher-int8", "digits", "digits-convnet8-8bit"),
+        (
+            "vae",
+            {"width": 8, "classes": 0},
+            {"kd": 0, "imp": 0.83, "int8": 0},
+            "seed0/x",
+            "digits",
+            "digits-vae8-z83-8bit",
+        ),
     ],
 )
 def test_a_file_is_named_for_its_network_zeros_and_bits(network, args, changes, node, dataset, name):

@@ -32,8 +32,6 @@ from studylib.tree import names, table
 from studylib.tree.published import FILE, Published
 
 MODEL_BYTES = 200_000  # the most that a file in figures/models/ may have
-KINDS = ("nodes", "seeds", "chapters")  # of what a study has
-OF_FILE = {"bytes": "bytes_file", "sha256": "file_sha256", "test_accuracy": "test_accuracy"}  # listed → in its metrics
 
 
 def main(study: str, force: bool = False, chosen: str = "") -> None:
@@ -103,8 +101,8 @@ def publish_chapters(run: Path, there: Figures, chosen: str) -> None:
 
 def _lost(run: Path, there: Figures, about: dict) -> list[str]:
     """What is published and not in a run, in words; of its files those that profiles go on from."""
-    before = there.studies.get(run.name, {})
-    lost = {kind: [each for each in before.get(kind, []) if each not in about[kind]] for kind in KINDS}
+    before, kinds = there.studies.get(run.name, {}), ("nodes", "seeds", "chapters")
+    lost = {kind: [each for each in before.get(kind, []) if each not in about[kind]] for kind in kinds}
     metrics = [*run.glob(f"seed*/*/{names.METRICS}"), *run.glob(f"chapters/*/points/*/{names.METRICS}")]
     has = {read_json(path).get("file_sha256") for path in metrics}
     gone = [name for name, of in there.models.items() if of.get("profile") == run.name and of.get("sha256") not in has]
@@ -114,8 +112,7 @@ def _lost(run: Path, there: Figures, about: dict) -> list[str]:
 
 def _named_by(name: str) -> list[str]:
     """The profiles that go on from, or are taught by, the published file ``name``."""
-    profiles = sorted(FOLDER.glob("*.yaml"))
-    return [path.stem for path in profiles if f"figures/models/{name}" in path.read_text(encoding="utf-8")]
+    return [p.stem for p in sorted(FOLDER.glob("*.yaml")) if f"figures/models/{name}" in p.read_text(encoding="utf-8")]
 
 
 def _on_front(run: Path, rows: pd.DataFrame, about: dict) -> Iterator[tuple[str, Path]]:
@@ -130,7 +127,8 @@ def _on_front(run: Path, rows: pd.DataFrame, about: dict) -> Iterator[tuple[str,
     for chapter in [each for each in chapters.declared().values() if each.files]:
         if (file := run / "chapters" / chapter.name / FILE).exists():
             made = pd.DataFrame(read_json(file)["rows"][chapter.files])
-            for node in made["name"][statistics.pareto(made, "bytes", "test_accuracy")]:
+            gain = "test_accuracy" if "test_accuracy" in made else "bytes"  # without accuracies all are to be published
+            for node in made["name"][statistics.pareto(made, "bytes", gain)]:
                 yield node, file.parent / "points" / node
 
 
@@ -151,8 +149,9 @@ def publish_models(run: Path, there: Figures, rows: pd.DataFrame, about: dict) -
         name, told = before.get(node, (f"{name}{restore.ENDING}", {}))
         write_bytes(folder / name, (made / names.CODED).read_bytes())
         known[name] = {"profile": study, "node": node, "seed": metrics["seed"], "dataset": metrics["data"]["name"]}
+        score = next(key for key in metrics if key.startswith("test_"))  # its task's, such as test_accuracy
         digest = {"data_sha256": metrics.get("provenance", {}).get("data_sha256"), "formerly": told.get("formerly")}
-        known[name] |= {key: metrics[measured] for key, measured in OF_FILE.items()}
+        known[name] |= {"bytes": metrics["bytes_file"], "sha256": metrics["file_sha256"], score: metrics[score]}
         known[name] |= {key: value for key, value in digest.items() if value}
     write_json(folder / restore.LIST, dict(sorted(known.items())))
     for name in there.models.keys() - known.keys():

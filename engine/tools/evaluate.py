@@ -29,6 +29,7 @@ def opened(content: bytes, dataset: str, known: dict[str, sources.Source]) -> tu
     fits = [name for name, source in known.items() if source.fits(channels, side, classes)]
     if not fits or dataset not in ("", *fits):
         expected = f"expected {' or '.join(fits) or 'none'} for the data set, found {dataset or 'none'!r}"
+        expected = expected if classes else "it has no accuracy; make sample draws with it"
         raise ValueError(f"images of {channels} × {side} × {side}, {classes} classes: {expected}")
     spec.normalize(model, torch.zeros(1, channels, 1, 1))
     return model, dataset or fits[0]

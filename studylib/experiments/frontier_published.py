@@ -14,7 +14,7 @@ from studylib.tree import names
 
 DENSENET = "DenseNet"  # of networks, the one that the paper's goals are about
 KINDS = {"densenet": DENSENET, "vgg": "VGG", "whitened": "whitened VGG", "convnet": "ConvNet", "resnet": "ResNet"}
-KINDS |= {"mobilenetv2": "MobileNetV2", "vgg16": "VGG-16", "gated": "gated network"}
+KINDS |= {"vae": "autoencoder", "mobilenetv2": "MobileNetV2", "vgg16": "VGG-16", "gated": "gated network"}
 TRAINED_ON = ", trained on"
 RESTORED = "restored network"  # one that a study takes from a published file and does not train
 UNKNOWN = {"name": "densenet", "args": {}, "restored": False}  # teacher of a study that does not say
@@ -72,9 +72,10 @@ def file_name(spec: dict, node: str, dataset: str) -> str:
     size = args.get("depth") or args.get("width") or args["widths"][0]
     growth, zeros = args.get("growth", Network.growth), max(change.get("sparsity", 0) for change in spec["changes"])
     width = args["width"] if {"width", "depth"} <= args.keys() else resnet.WIDTH  # else it is the size, if there is any
+    taught = "kd" in made and args.get("classes") != 0  # a generative student is of its teacher's kind
     parts = {
         re.sub(r"\W+", "_", dataset.removesuffix(".npz")): dataset != claims.PAPER_DATA,
-        "student" if "kd" in made else f"{spec['name']}{'-' * spec['name'][-1].isdigit()}{size}": True,
+        "student" if taught else f"{spec['name']}{'-' * spec['name'][-1].isdigit()}{size}": True,
         f"growth{growth}": growth != Network.growth,
         f"width{width}": width != resnet.WIDTH,
         f"z{round(100 * zeros, 1):g}": zeros > 0,

@@ -21,6 +21,7 @@ from studylib.descent.objectives import fixed
 from studylib.disk import models
 from studylib.networks import spec
 from studylib.networks.calibration import check_calibration
+from studylib.networks.vae import LOG_SCALES
 from studylib.results import statistics
 from studylib.settings import check_different, record
 from studylib.techniques import int8, prune, svd
@@ -35,6 +36,8 @@ from studylib.tree.rows import once
 STAGES = ("distill", "prune", "svd", "int8")
 FILES = (models.SPEC, models.TENSORS, names.CODED, names.LOGITS, names.METRICS)  # of a node's folder
 BITS = "bits per dimension"
+CHOOSING = 2  # draws of the bound that chooses epochs and rounds; a file is measured by as many as the settings say
+LEVELS = 16  # of a published pixel: a hexadecimal digit
 WIDTH = Annotated[int, Field(ge=1, le=1024)]
 
 
@@ -88,6 +91,15 @@ class Pixels(Node):
     def data(self) -> Data:
         return likelihood.of(datasets.load(self.study.dataset, self.study.seed), self.draws)
 
+    @property
+    def learnt(self) -> Data:
+        """The same images, their bound by :data:`CHOOSING` draws at most: a training sees the validation set often."""
+        return dataclasses.replace(self.data, task=likelihood.task(min(CHOOSING, self.draws)))
+
+    def _half_precision(self, model: nn.Module) -> dict:
+        """The chapter has no files with floats in half precision."""
+        return {}
+
 
 class Distillation(Loss):
     """The negative bound, a share of it of the teacher's pixels (soft targets, after Hinton et al. 2015).
@@ -118,7 +130,7 @@ class Distillation(Loss):
 
 
 def tree(node: Node, network: Autoencoder, compressing: Compressing, recipe: Recipe) -> list[dict]:
-    """A row a seed and combination of the four techniques; each is a node's folder below tree/, and made once.
+    """A row a seed and combination of the four techniques; each is a node's folder below points/, and made once.
 
     Columns:
         seed, node: of the row, nodes named as in chapter 7.
@@ -155,11 +167,16 @@ def narrower(node: Node, network: Autoencoder, compressing: Compressing, recipe:
 
 def folder_of(node: Node, seed: int, name: str) -> Path:
     """Where a network of the chapter lies."""
-    return node.out / "tree" / f"seed{seed}" / name
+    return node.out / "points" / point_of(seed, name)
+
+
+def point_of(seed: int, name: str) -> str:
+    """The folder of a network below points/."""
+    return f"seed{seed}/{name}"
 
 
 def _kept(node: Node, network: Autoencoder, seed: int, name: str, make: Callable, records: list) -> dict:
-    folder, kept = folder_of(node, seed, name), node.out / "rows" / "tree" / f"seed{seed}" / f"{name}.json"
+    folder, kept = folder_of(node, seed, name), node.out / "rows" / "points" / f"{point_of(seed, name)}.json"
     if not all((folder / file).exists() for file in FILES):
         kept.unlink(missing_ok=True)
     shape = {key: value for key, value in dataclasses.asdict(network).items() if key not in ("repetitions", "narrower")}
@@ -208,7 +225,7 @@ def _made(
             recipe, epochs=compressing.epochs, lr=compressing.lr, min_lr=min(recipe.min_lr, compressing.lr)
         )
         how = {"rounds": compressing.rounds, "fraction": compressing.fraction, "tolerance": compressing.tolerance}
-        return prune.apply(model, data, recipe=recovery, seed=seed, scratch=point.scratch, **how)
+        return prune.apply(model, point.learnt, recipe=recovery, seed=seed, scratch=point.scratch, **how)
     if technique == "svd":
         return svd.apply(model, delta=compressing.delta)
     return int8.apply(model, data, calibration_images=compressing.calibration_images, seed=seed)
@@ -236,7 +253,7 @@ def _trained(
     """A network from the start, by the task's loss or by another, its best validation epoch."""
     model = spec.create("vae", seed, **point.data.model_args, width=width, latent=network.latent).to(point.device)
     checkpoint = point.scratch / f"{width}.safetensors"
-    history = loop.fit(model, point.data, recipe, seed=seed, loss=loss, checkpoint=checkpoint)
+    history = loop.fit(model, point.learnt, recipe, seed=seed, loss=loss, checkpoint=checkpoint)
     did = {"epochs": len(history)} | ({"alpha": loss.alpha} if loss else {})
     return spec.with_change(model, "kd" if loss else "teacher", did, history=history)
 
@@ -244,89 +261,63 @@ def _trained(
 def to_beat(data: Data) -> list[dict]:
     """What a network has to beat on the test images, a row each: name and bits per dimension.
 
-    Each pixel by its own histogram over training images, a count of one added to each level. All test images in one
-    file of zlib, and of xz, at their best.
+    Each pixel by itself, as over training images: by a logistic distribution, the network's kind, and by a histogram.
+    That has a count of one added to each level. All test images in one file of zlib, and of xz, at their best.
     """
-    train, test = (split.images.flatten(1).numpy().astype(np.int64) for split in (data.train, data.test))
-    counts = np.ones((train.shape[1], 256))
-    np.add.at(counts, (np.arange(train.shape[1]), train), 1)
-    shares = counts / counts.sum(1, keepdims=True)
-    own = -np.log2(shares[np.arange(test.shape[1]), test]).mean()
-    raw = data.test.images.numpy().tobytes()
+    train, test = (split.images.flatten(1).cpu() for split in (data.train, data.test))
+    counts = torch.ones(train.shape[1], 256).scatter_add_(1, train.T.long(), torch.ones(train.T.shape))
+    shares = (counts / counts.sum(1, keepdim=True)).gather(1, test.T.long())
+    raw = test.numpy().tobytes()
     packed = {"zlib": zlib.compress(raw, 9), "xz": lzma.compress(raw, preset=9 | lzma.PRESET_EXTREME)}
-    found = [{"name": "each pixel by its own histogram", BITS: float(own)}]
-    return found + [{"name": name, BITS: 8 * len(file) / len(raw)} for name, file in packed.items()]
+    found = {
+        "each pixel by its own logistic distribution": _logistic_bits(train, test),
+        "each pixel by its own histogram": -shares.double().log2().mean().item(),
+        **{name: 8 * len(file) / len(raw) for name, file in packed.items()},
+    }
+    return [{"name": name, BITS: value} for name, value in found.items()]
+
+
+def _logistic_bits(train: torch.Tensor, test: torch.Tensor, steps: int = 400) -> float:
+    """Bits per dimension of ``test`` (n, pixels) by a distribution a pixel, the likeliest of ``train`` (m, pixels)."""
+    scaled = train.float() / 127.5 - 1
+    mean, log_scale = scaled.mean(0), (scaled.std(0) * 3**0.5 / math.pi).clamp(min=1e-3).log()
+    fitted = [each[None].clone().requires_grad_() for each in (mean, log_scale)]
+    optimizer = torch.optim.Adam(fitted, lr=0.03)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        (-likelihood.log_pixels(fitted[0], fitted[1].clamp(*LOG_SCALES), train).mean()).backward()
+        optimizer.step()
+    with torch.no_grad():
+        return -likelihood.log_pixels(fitted[0], fitted[1].clamp(*LOG_SCALES), test).double().mean().item() / math.log(
+            2
+        )
 
 
 def shown(node: Node, network: Autoencoder, chosen: list[str], count: int = 8) -> list[dict]:
-    """Images to look at, of the first seed: a row each of network, kind, number and pixels.
+    """Images to look at, of the first seed: a row each of network, kind, number, shape and pixels.
 
-    Pixels are 0…255, row by row. Kinds are "image", of the test set, its "reconstruction", and "sample" of seed 0.
+    ``pixels`` is a text of one hexadecimal digit each, in the order of ``shape``. Kinds are "image", of the test set,
+    its "reconstruction", and "sample" of seed 0.
     """
     seed, data = node.study.seed, likelihood.of(node.data)
     images, rows = data.test.images[:count], []
 
     def add(name: str, kind: str, found: torch.Tensor) -> None:
-        rows.extend(
-            {"network": name, "kind": kind, "number": i, "pixels": each.flatten().tolist()}
-            for i, each in enumerate(found)
-        )
+        for number, each in enumerate(found):
+            digits = "".join(f"{pixel * LEVELS // 256:x}" for pixel in each.flatten().tolist())
+            row = {"network": name, "kind": kind, "number": number, "shape": list(each.shape)}
+            rows.append(row | {"pixels": digits})
 
     add("", "image", images)
-    for name in chosen:
+    for name in dict.fromkeys(chosen):
         model = models.load_model(folder_of(node, seed, name))
         add(name, "reconstruction", likelihood.reconstructed(model, data.normalize(images)))
         add(name, "sample", likelihood.sampled(model, count, seed=0))
     return rows
 
 
-def summary(rows: pd.DataFrame, by: str | list[str] = "node") -> pd.DataFrame:
-    """A row a node: means over seeds of what is measured, and of what it costs an interval.
-
-    That is Student's over seeds where there are two or more, else over images. ``verdict`` says what it shows.
-    """
-    found = []
-    for key, group in rows.groupby(by, sort=False):
-        row = dict(zip([by] if isinstance(by, str) else by, [key] if isinstance(by, str) else key, strict=True))
-        row |= {name: float(group[name].mean()) for name in ("bytes", "zeros", "test_bits", "val_bits", "costs")}
-        low, high = group[["costs_low", "costs_high"]].iloc[0]
-        if len(group) > 1:
-            low, high = statistics.t_interval(group["costs"].to_numpy())
-        found.append(row | {"costs_low": low, "costs_high": high, "verdict": statistics.judge((low, high))})
-    return pd.DataFrame(found)
-
-
-def beside_narrower(nodes: pd.DataFrame, dense: pd.DataFrame) -> pd.DataFrame:
-    """Rows of :func:`summary` beside the narrower dense network of as many bytes: node, bytes, test_bits, dense, less.
-
-    Its bits are taken between those of the two nearest files, along the logarithm of bytes; NaN beyond all. ``less``
-    is by how many bits the node is better.
-    """
-    known = dense.sort_values("bytes")
-    known = known[known["test_bits"] < known["test_bits"].cummin().shift(fill_value=math.inf)]  # those of use
-    at = np.interp(np.log(nodes["bytes"]), np.log(known["bytes"]), known["test_bits"], left=np.nan, right=np.nan)
-    found = nodes[["node", "bytes", "test_bits"]].assign(dense=at)
-    return found.assign(less=found["dense"] - found["test_bits"])
-
-
-def smallest(nodes: pd.DataFrame, within: float = 0.01) -> str:
-    """The smallest file whose bits on validation images are at most that share above the teacher's: its node."""
-    whole = nodes.set_index("node")["val_bits"][names.TEACHER]
-    held = nodes[nodes["val_bits"] <= (1 + within) * whole]
-    return held.loc[held["bytes"].idxmin(), "node"]
-
-
-def short(node: str) -> str:
-    """The name of a node for people: ``teacher-imp-int8`` → ``imp-int8``, the teacher ``whole``."""
-    return node.removeprefix(f"{names.TEACHER}-").replace(names.TEACHER, "whole")
-
-
-def listed(nodes: pd.DataFrame) -> pd.DataFrame:
-    """The rows of :func:`summary` for people."""
-    found = nodes[["node", "bytes", "zeros", "test_bits", "costs", "costs_low", "costs_high", "verdict"]]
-    return found.assign(node=found["node"].map(short), bytes=found["bytes"].round().astype(int))
-
-
-def drawn_by(draw: Callable) -> Callable:
-    """``draw`` (nodes, dense) for rows as they are published, of :func:`tree` and :func:`narrower`."""
-    return lambda made, alone: draw(summary(made), summary(alone, ["width", "form"]))
+def chosen(rows: list[dict] | pd.DataFrame, name: str, seed: int) -> list[dict]:
+    """The one file that is published: its folder below points/ and what was measured of it."""
+    rows = pd.DataFrame(rows)
+    row = rows[(rows["node"] == name) & (rows["seed"] == seed)].iloc[0]
+    return [{"name": point_of(seed, name)} | {key: row[key] for key in ("bytes", "val_bits", "test_bits")}]

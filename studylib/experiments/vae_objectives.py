@@ -1,4 +1,4 @@
-"""Chapter 11: likelihood and L1 descended together, against weighted sums of the two, each tuned as often."""
+"""Chapter 11: likelihood and a second objective descended together, against weighted sums, each tuned as often."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -10,50 +10,67 @@ import torch
 from pydantic import Field
 from torch import nn
 
+from studylib.coding import codec, shipped
 from studylib.data import likelihood
 from studylib.data.datasets import Data
 from studylib.descent import objectives, steps
-from studylib.experiments.vae import Autoencoder, Pixels
+from studylib.experiments.frontier import coded_bytes
+from studylib.experiments.moo_objectives import quantization_error
+from studylib.experiments.vae import CHOOSING, Autoencoder, Pixels
 from studylib.networks import layers, saliency, spec
+from studylib.networks.calibration import check_calibration
 from studylib.results import claims, statistics
-from studylib.settings import check_different, record
-from studylib.techniques import prune
+from studylib.settings import check_different, nearest, record
+from studylib.techniques import int8, prune
 from studylib.training import loop
 from studylib.training.recipe import Recipe
 from studylib.tree.node import Node
 from studylib.tree.rows import every
 
 SUM, SUM_NORMALIZED, PCD = "weighted sum", "weighted sum, normalized", "PCD, normalized"
-STAGES = ("one-shot", "fine-tuned")
+ONE_SHOT, TUNED, ROUNDED = "one-shot", "fine-tuned", "rounded"  # what is done to a network after its training
+BITS = 4  # of the grid that weights are drawn to, and rounded to
+L1, ERROR, BYTES = "l1", "quantization_error", "coded_bytes"  # the second objective
+OTHERS = {L1: objectives.l1, ERROR: quantization_error(BITS), BYTES: coded_bytes(BITS)}
+NAMES = {L1: "L1", ERROR: "quantization error", BYTES: "coded bytes"}  # for people
 Values = list[Annotated[float, Field(gt=0, le=1e6)]]
 
 
 @record
 class Objectives:
-    """What is compared; the last two have equally many values, so that none is tuned more."""
+    """What is compared; every way has equally many values, so that none is tuned more."""
 
-    sparsities: Annotated[
-        list[Annotated[float, Field(ge=0, lt=1)]], Field(min_length=1, description="shares of zeros compared, rising")
-    ] = dataclasses.field(default_factory=lambda: [0.5, 0.8, 0.9])
-    sums: Annotated[Values, Field(min_length=1, description="λ of the negative bound + λ ‖w‖₁")] = dataclasses.field(
-        default_factory=lambda: [1e-5, 1e-4]
-    )
+    sums: Annotated[
+        dict[str, Values], Field(min_length=1, description="second objective f → values of λ in bits + λ f")
+    ] = dataclasses.field(default_factory=lambda: {L1: [1e-5, 1e-4]})
     taus: Annotated[Values, Field(min_length=1, description="τ of PCD, and λ of normalized gradients")] = (
         dataclasses.field(default_factory=lambda: [0.1, 0.3])
     )
-    epochs: Annotated[int, Field(ge=1, le=1_000_000, description="passes of fine-tuning at each sparsity")] = 1
+    sparsities: Annotated[
+        list[Annotated[float, Field(ge=0, lt=1)]],
+        Field(min_length=1, description="shares of zeros that what descends L1 is pruned to, rising"),
+    ] = dataclasses.field(default_factory=lambda: [0.8, 0.9])
+    epochs: Annotated[int, Field(ge=1, le=1_000_000, description="passes of each training")] = 10
+    tuning: Annotated[int, Field(ge=1, le=1_000_000, description="passes of fine-tuning at each sparsity")] = 1
     repetitions: Annotated[int, Field(ge=1, le=1000, description="seeds; values are chosen on the first")] = 1
+    calibration_images: Annotated[int, Field(ge=1, description="training images that fix ranges for rounding")] = 512
 
     def check(self) -> None:
-        check_different(self, "sums", "taus")
+        check_different(self, "taus")
         prune.check_sparsities(self.sparsities)
-        if len(self.sums) != len(self.taus):
-            raise ValueError(f"sums={self.sums!r}: expected as many as taus={self.taus!r}")
+        for name, values in self.sums.items():
+            if name not in OTHERS:
+                raise ValueError(f"sums: {name!r}: unknown{nearest(name, list(OTHERS))}")
+            if len(set(values)) != len(self.taus):
+                raise ValueError(f"sums: {name}={values!r}: expected as many different ones as taus={self.taus!r}")
 
-    @property
-    def ways(self) -> dict[str, list[float]]:
+    def against(self, data: Data) -> None:
+        """Raises ValueError where there are not so many training images."""
+        check_calibration(self.calibration_images, data)
+
+    def ways(self, other: str) -> dict[str, list[float]]:
         """Way → the values of its one setting."""
-        return {SUM: self.sums, SUM_NORMALIZED: self.taus, PCD: self.taus}
+        return {SUM: self.sums[other], SUM_NORMALIZED: self.taus, PCD: self.taus}
 
 
 @objectives.objective("bits")
@@ -62,37 +79,41 @@ def bits(model, batch, outputs):
     return outputs.mean()
 
 
-def step_of(way: str, value: float) -> steps.Descent:
+def step_of(other: str, way: str, value: float) -> steps.Descent:
     """What ``way`` does with a batch."""
-    pair = [bits, objectives.l1]
+    pair = [bits, OTHERS[other]]
     if way == PCD:
         return steps.Descent(pair, "PCD", normalize=True, tau=value)
     return steps.Descent(pair, "Constant", normalize=way == SUM_NORMALIZED, weights=torch.tensor([1.0, value]))
 
 
 def compared(node: Node, network: Autoencoder, comparison: Objectives, recipe: Recipe) -> list[dict]:
-    """A row a seed, way, value, sparsity and stage. Every value on the first seed, the best of each way on all.
+    """A row a second objective, seed, way, value and form. Every value is of the first seed, the best of all seeds.
 
-    Best is the least mean of validation bits over sparsities and stages. Networks of a seed start alike, and see the
-    same batches and noise. ``recipe``: of the training; fine-tuning is a fifth of its rate.
+    A way's best value has the least mean of ``val_score`` over forms and stages. Networks of a seed start alike, and
+    see the same batches and noise. ``recipe``: of the training; fine-tuning has a fifth of its rate.
 
     Columns:
-        val_bits, test_bits: bits per dimension.
+        form, stage: what was done after the training, such as "80 % zeros", fine-tuned.
+        val_score, test_score: bits per dimension by :data:`studylib.experiments.vae.CHOOSING` draws. Where coded bytes
+            are descended, those of the file are added, spread over the dimensions of all training images.
+        bytes: of the file.
         chosen: whether the value is the best of its way.
-        test: test bits of each image, of chosen values; empty for others.
+        test: the test score of each image, of chosen values; empty for others.
     """
-    tried = list(every(_tasks(node, network, comparison, recipe, node.study.seed), *_kept(node, network, recipe)))
+    how = node, network, comparison, recipe
+    tried = list(every(_tasks(*how, node.study.seed), *_kept(*how)))
     best = best_values(pd.DataFrame(tried))
-    rows = [row | {"chosen": best[row["way"]] == row["value"]} for row in tried]
+    rows = [row | {"chosen": best[row["objective"], row["way"]] == row["value"]} for row in tried]
     for seed in range(node.study.seed + 1, node.study.seed + comparison.repetitions):
-        tasks = _tasks(node, network, comparison, recipe, seed, best)
-        rows += [row | {"chosen": True} for row in every(tasks, *_kept(node, network, recipe))]
+        rows += [row | {"chosen": True} for row in every(_tasks(*how, seed, best), *_kept(*how))]
     return [row if row["chosen"] else row | {"test": []} for row in rows]
 
 
-def _kept(node: Node, network: Autoencoder, recipe: Recipe) -> tuple:
+def _kept(node: Node, network: Autoencoder, comparison: Objectives, recipe: Recipe) -> tuple:
+    forms = [comparison.sparsities, comparison.epochs, comparison.tuning, comparison.calibration_images]
     shape = [network.width, network.latent, network.draws]
-    return node.out / "rows" / "objectives", [node.data.digest, shape, dataclasses.asdict(recipe)]
+    return node.out / "rows" / "objectives", [node.data.digest, shape, forms, dataclasses.asdict(recipe)]
 
 
 def _tasks(
@@ -101,97 +122,144 @@ def _tasks(
     comparison: Objectives,
     recipe: Recipe,
     seed: int,
-    best: dict[str, float] | None = None,
+    best: dict[tuple[str, str], float] | None = None,
 ) -> Iterator[tuple]:
     point = Pixels(node.out / "objectives", node.study.dataset, seed, node.study.threads, node.study.device)
-    point.draws = network.draws
-    for way, values in comparison.ways.items():
-        for value in values if best is None else [best[way]]:
-            of = {"seed": seed, "way": way, "value": value}
+    point.draws = min(CHOOSING, network.draws)
+    for other in comparison.sums:
+        for way, values in comparison.ways(other).items():
+            for value in values if best is None else [best[other, way]]:
 
-            def make(way=way, value=value) -> list[dict]:
-                how = comparison.sparsities, comparison.epochs
-                model = spec.create("vae", seed, **point.data.model_args, width=network.width, latent=network.latent)
-                return list(_run(model.to(point.device), point.data, step_of(way, value), recipe, seed, *how))
+                def make(other=other, way=way, value=value) -> list[dict]:
+                    args = point.data.model_args | {"width": network.width, "latent": network.latent}
+                    model = spec.create("vae", seed, **args).to(point.device)
+                    step = step_of(other, way, value)
+                    loop.fit(
+                        model,
+                        point.data,
+                        dataclasses.replace(recipe, epochs=comparison.epochs),
+                        seed=seed,
+                        step=step,
+                        keep="last",
+                        checkpoint=point.scratch / f"{other}-{way}-{value}-{seed}.safetensors",
+                    )
+                    return list(_small(other, model, point.data, recipe, seed, comparison))
 
-            yield of | {"epochs": comparison.epochs, "at": "-".join(map(str, comparison.sparsities))}, make
+                yield {"objective": other, "seed": seed, "way": way, "value": value}, make
 
 
-def _run(
-    model: nn.Module, data: Data, step: steps.Descent, recipe: Recipe, seed: int, sparsities: list[float], epochs: int
+def _small(
+    other: str, model: nn.Module, data: Data, recipe: Recipe, seed: int, comparison: Objectives
 ) -> Iterator[dict]:
-    """Trains ``model`` by ``step``, prunes it to each sparsity at once, and fine-tunes each by the bound alone."""
-    loop.fit(model, data, recipe, seed=seed, step=step, keep="last")
-    tuning = dataclasses.replace(recipe, epochs=epochs, lr=recipe.lr / 5, min_lr=min(recipe.min_lr, recipe.lr / 5))
-    for number, sparsity in enumerate(sparsities):
+    """Rows of ``model`` made smaller: pruned to each sparsity where L1 was descended, else rounded."""
+    if other != L1:
+        images = {"calibration_images": comparison.calibration_images}
+        small = int8.apply(model, data, seed=seed, bits=BITS, **images)
+        yield {"form": f"{BITS} bits", "stage": ROUNDED} | _measured(small, data, other)
+        return
+    rate = recipe.lr / 5
+    tuning = dataclasses.replace(recipe, epochs=comparison.tuning, lr=rate, min_lr=min(recipe.min_lr, rate))
+    for number, sparsity in enumerate(comparison.sparsities):
         pruned = layers.duplicate(model)
         masks = saliency.at_sparsity(layers.prunable(pruned), layers.masks_of(pruned), sparsity, "global")
         saliency.zero(pruned, masks)
-        for stage in STAGES:
-            if stage == STAGES[1]:
+        for stage in (ONE_SHOT, TUNED):
+            if stage == TUNED:
                 loop.fit(pruned, data, tuning, seed=seed + 1000 * (number + 1), masks=masks)
-            test = likelihood.bounds(pruned, data.test, data).double()[:, 0].cpu()
-            val = data.task.score_of(pruned, data.validation, data)
-            row = {"sparsity": sparsity, "stage": stage, "val_bits": val, "test_bits": test.mean().item()}
-            yield row | {"test": [round(each, 5) for each in test.tolist()]}
+            yield {"form": f"{sparsity:.0%} zeros", "stage": stage} | _measured(pruned, data, other)
 
 
-def best_values(tried: pd.DataFrame) -> dict[str, float]:
-    """Way → the value of the least mean of validation bits."""
-    means = tried.groupby(["way", "value"], sort=False)["val_bits"].mean().reset_index()
-    return means.loc[means.groupby("way", sort=False)["val_bits"].idxmin()].set_index("way")["value"].to_dict()
+def _measured(model: nn.Module, data: Data, other: str) -> dict:
+    """Scores on validation and test images, the file's bytes, and the score of each test image."""
+    size = len(codec.encode(shipped.apply(model)))
+    file = 8 * size / data.train.images.numel() if other == BYTES else 0.0
+    val, test = (likelihood.bounds(model, each, data, CHOOSING).double() for each in (data.validation, data.test))
+    each = (test[:, 0] + file).cpu()
+    row = {"val_score": val[:, 0].mean().item() + file, "test_score": each.mean().item(), "bytes": size}
+    return row | {"test": [round(one, 5) for one in each.tolist()]}
+
+
+def best_values(tried: pd.DataFrame) -> dict[tuple[str, str], float]:
+    """Second objective and way → the value of the least mean of validation scores."""
+    means = tried.groupby(["objective", "way", "value"], sort=False)["val_score"].mean().reset_index()
+    best = means.loc[means.groupby(["objective", "way"], sort=False)["val_score"].idxmin()]
+    return best.set_index(["objective", "way"])["value"].to_dict()
+
+
+def without_images(rows: list[dict]) -> list[dict]:
+    """``rows`` of :func:`compared` as they are published."""
+    return [{key: value for key, value in row.items() if key != "test"} for row in rows]
 
 
 def against_sums(rows: pd.DataFrame) -> pd.DataFrame:
-    """PCD against each weighted sum: a row a rival and stage, of bits per dimension saved, mean over sparsities.
+    """PCD against each weighted sum: a row an objective, stage and rival, of what PCD saves, mean over the forms.
 
-    Columns are rival, stage, saved, low, high (95 %, over seeds and images), seeds, and verdict: "raises" where PCD
-    saves bits.
+    Columns are objective, stage, rival, saved, low, high (95 %, over seeds and images), seeds and verdict. That is
+    "raises" where PCD saves bits.
     """
     chosen, found = rows[rows["chosen"]], []
-    for stage in STAGES:
-        of = chosen[chosen["stage"] == stage]
+    for (other, stage), of in chosen.groupby(["objective", "stage"], sort=False):
         images = {way: _by_seed(group) for way, group in of.groupby("way", sort=False)}
         for rival in (SUM, SUM_NORMALIZED):
             saved = images[rival] - images[PCD]
             mean, low, high = statistics.over_both(saved)
-            row = {"rival": rival, "stage": stage, "saved": mean, "low": low, "high": high, "seeds": len(saved)}
-            found.append(row | {"verdict": statistics.judge((low, high))})
+            row = {"objective": other, "stage": stage, "rival": rival, "saved": mean, "low": low, "high": high}
+            found.append(row | {"seeds": len(saved), "verdict": statistics.judge((low, high))})
     return pd.DataFrame(found)
 
 
 def _by_seed(rows: pd.DataFrame) -> np.ndarray:
-    """(seeds, images): bits of each test image, mean over sparsities."""
+    """(seeds, images): the score of each test image, mean over the forms."""
     return np.array([np.mean(group["test"].tolist(), axis=0) for _, group in rows.groupby("seed", sort=True)])
 
 
-def by_sparsity(rows: pd.DataFrame) -> pd.DataFrame:
-    """Mean test bits of each way at its best value. A row is a way and stage, a column a sparsity."""
+def at_best(rows: pd.DataFrame) -> pd.DataFrame:
+    """Each way at its best value, means of test scores: a row an objective and way, a column a form and stage."""
     chosen = rows[rows["chosen"]]
-    found = chosen.pivot_table("test_bits", ["way", "value", "stage"], "sparsity", sort=False)
-    return found.rename(columns=lambda share: f"{share:.0%} zeros").reset_index()
+    column = chosen["form"] + chosen["stage"].map(lambda stage: "" if stage == ROUNDED else f", {stage}")
+    value = chosen["value"].map("{:g}".format)
+    found = chosen.assign(column=column, objective=chosen["objective"].map(NAMES), value=value)
+    return found.pivot_table("test_score", ["objective", "way", "value"], "column", sort=False).reset_index()
+
+
+def at_an_end(rows: pd.DataFrame) -> str:
+    """The objectives, and of how many ways the best value is the first or last of at least three, in words."""
+    values = rows.groupby(["objective", "way"], sort=False)["value"].agg(["min", "max", "nunique"])
+    best = rows[rows["chosen"]].groupby(["objective", "way"], sort=False)["value"].first()
+    ends = (best == values["min"]) | (best == values["max"])
+    counts = (ends & (values["nunique"] > 2)).groupby(level=0, sort=False).agg(["sum", "size"])
+    found = [f"{NAMES[other]} {row['sum']} of {row['size']} ways" for other, row in counts.iterrows() if row["sum"]]
+    return ", ".join(found) or "none"
+
+
+WORDS = {statistics.HELP: "needs fewer", statistics.HURT: "needs more", statistics.UNKNOWN: statistics.UNKNOWN}
+
+
+def listed(against: pd.DataFrame) -> pd.DataFrame:
+    """The rows of :func:`against_sums` for people, in thousandths of a bit."""
+    saved = [f"{1e3 * r.saved:+.1f} ({1e3 * r.low:+.1f} to {1e3 * r.high:+.1f})" for r in against.itertuples()]
+    found = against[["objective", "stage", "rival"]].assign(objective=against["objective"].map(NAMES))
+    return found.assign(**{"PCD saves, mbit": saved, "PCD": against["verdict"].map(WORDS)})
 
 
 def said(against: pd.DataFrame) -> str:
-    """The rows of :func:`against_sums` in words."""
-    words = {statistics.HELP: "needs fewer bits", statistics.HURT: "needs more bits", statistics.UNKNOWN: "cannot tell"}
-    return "; ".join(
-        f"PCD over the {row.rival}, {row.stage}: {row.saved:+.4f} bits ({row.low:+.4f} to {row.high:+.4f}), "
-        + words[row.verdict]
-        for row in against.itertuples()
-    )
+    """How often PCD needs fewer bits than a weighted sum, and more, in words, objective by objective."""
+    parts = []
+    for other, rows in against.groupby("objective", sort=False):
+        counts = rows["verdict"].map(WORDS).value_counts()
+        parts.append(f"{NAMES[other]}: " + ", ".join(f"{word} in {count}" for word, count in counts.items()))
+    return "; ".join(parts)
 
 
 def claims_of(nodes: pd.DataFrame, against: pd.DataFrame) -> dict[str, claims.Measured | list[claims.Measured]]:
-    """What int8 saves, and what PCD saves of the dense network's bits, in percent."""
+    """What int8 saves, and what PCD saves of the dense network's bits after pruning, in percent."""
     by = nodes.set_index("node")
-    whole = by["test_bits"]["teacher"]
-    saved = 100 * (1 - by["bytes"]["teacher-int8"] / by["bytes"]["teacher"])
+    saved, whole = 100 * (1 - by["bytes"]["teacher-int8"] / by["bytes"]["teacher"]), by["test_bits"]["teacher"]
     found = {"vae_int8_saved": claims.Measured(saved)}
-    for key, stage in zip(("vae_one_shot", "vae_tuned"), STAGES, strict=True):
+    for key, stage in (("vae_one_shot", ONE_SHOT), ("vae_tuned", TUNED)):
         rows = against[against["stage"] == stage].itertuples()
-        shares = [
-            [100 * each / whole for each in (row.saved, row.low, row.high)] + [row.seeds, row.rival] for row in rows
+        found[key] = [
+            claims.Measured(*(100 * each / whole for each in (row.saved, row.low, row.high)), row.seeds, row.rival)
+            for row in rows
         ]
-        found[key] = [claims.Measured(value, low, high, seeds, rival) for value, low, high, seeds, rival in shares]
     return found

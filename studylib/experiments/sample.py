@@ -1,0 +1,118 @@
+"""What a generative network in a coded file draws: a picture of new images, or whatever its kind writes.
+
+``python -m studylib.experiments.sample figures/models/….slnc --seed 0``. Of a new kind of network,
+:data:`SAMPLERS` gets a line.
+"""
+
+import argparse
+import dataclasses
+import io
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from studylib.coding import codec
+from studylib.data import likelihood
+from studylib.disk import files
+from studylib.settings import MOST_SEED
+from studylib.training import loop
+
+SIDE = 8  # images in a row of a picture, and rows
+LEAST = 400  # pixels that a picture is wide, at least; an image's pixel is a square of them
+
+
+@dataclasses.dataclass(frozen=True)
+class Sampler:
+    """How a kind of network is asked for something new.
+
+    Args:
+        what: it draws, in a word.
+        ending: of the file that is written, with its dot.
+        draw: (model, seed) → the file's content, the same for the same two.
+        printed: whether the content is a text, which is also printed.
+    """
+
+    what: str
+    ending: str
+    draw: Callable[[nn.Module, int], bytes]
+    printed: bool = False
+
+
+def picture(model: nn.Module, seed: int) -> bytes:
+    """A PNG of :data:`SIDE` × :data:`SIDE` images that an autoencoder decodes from latent numbers drawn by ``seed``."""
+    return png(likelihood.sampled(model, SIDE * SIDE, seed))
+
+
+def png(images: torch.Tensor) -> bytes:
+    """``images``, uint8 (n², 1 or 3, h, w), as a PNG of n rows. Pixels are repeated until it is large enough."""
+    from matplotlib.image import imsave
+
+    side = round(len(images) ** 0.5)
+    grid = images.unflatten(0, (side, side)).permute(0, 3, 1, 4, 2).flatten(0, 1).flatten(1, 2).numpy()
+    scale = -(-LEAST // grid.shape[1])
+    whole = np.repeat(np.repeat(grid, scale, axis=0), scale, axis=1)
+    content = io.BytesIO()
+    imsave(content, np.broadcast_to(whole, (*whole.shape[:2], 3)), format="png")
+    return content.getvalue()
+
+
+SAMPLERS: dict[str, Sampler] = {"vae": Sampler("a picture", ".png", picture)}  # name in the spec → how it is asked
+
+
+def sampler_of(model: nn.Module) -> Sampler:
+    """How the kind of ``model`` is asked; ValueError where it draws nothing, as a classifier."""
+    name = model.spec["name"]
+    if name not in SAMPLERS:
+        raise ValueError(f"a {name} draws nothing new: expected one of {', '.join(SAMPLERS)}")
+    return SAMPLERS[name]
+
+
+def seed_of(text: str) -> int:
+    """A seed as it is typed; ValueError where it is none."""
+    if not text.isdecimal() or int(text) > MOST_SEED:
+        raise ValueError(f"SEED={text}: expected a whole number of 0 to {MOST_SEED}")
+    return int(text)
+
+
+def written_to(out: str, model: Path, seed: int, sampler: Sampler) -> Path:
+    """The file to write: ``out``, or one below runs/sample named for model and seed; ValueError for another ending."""
+    path = files.resolve(out or f"runs/sample/{model.stem}-seed{seed}{sampler.ending}")
+    if path.suffix != sampler.ending or path.is_dir():
+        raise ValueError(f"OUT={out}: expected a file whose name ends in {sampler.ending}, as it holds {sampler.what}")
+    return path
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("model", type=Path, help="a coded file of a generative network")
+    parser.add_argument("--seed", default="0", help="of what is drawn")
+    parser.add_argument("--out", default="", help="file to write; default: one below runs/sample/")
+    args = parser.parse_args()
+    loop.set_up(device="cpu")
+    where = ""
+    try:
+        seed = seed_of(args.seed)
+        if not args.model.is_file():
+            raise ValueError(f"MODEL={args.model}: expected a coded file, such as those in figures/models/")
+        where = f"{args.model}: "
+        model = codec.decode(args.model.read_bytes())
+        sampler = sampler_of(model)
+        where = ""
+        out = written_to(args.out, args.model, seed, sampler)
+        content = sampler.draw(model, seed)
+        files.write_bytes(out, content)
+    except OSError as error:
+        sys.exit(f"{error.filename or args.model}: {error.strerror or error}; nothing was drawn")
+    except (ValueError, RuntimeError) as error:  # of layers that do not fit each other, too
+        sys.exit(f"{where}{str(error)[:300]}")
+    if sampler.printed:
+        print(content.decode())
+    print(f"{out}: {sampler.what} by {args.model.name}, seed {seed}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,131 @@
+"""What a generative file draws: the same for the same seed, a clear error for what draws nothing, no half a file."""
+
+import io
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+from matplotlib.image import imread
+from projects import ROOT, environment
+
+from studylib.coding import codec, shipped
+from studylib.data import likelihood
+from studylib.experiments import sample
+from studylib.networks import spec
+
+
+def coded(path, name, **args):
+    model = spec.create(name, 0, **args).eval()
+    path.write_bytes(codec.encode(shipped.apply(spec.with_change(model, "teacher", {"epochs": 0}))))
+    return path
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory):
+    return coded(tmp_path_factory.mktemp("files") / "small.slnc", "vae", image_size=8, width=2, latent=2)
+
+
+@pytest.fixture
+def said(monkeypatch, capsys):
+    """What the command prints, and what it exits with."""
+
+    def run(*arguments):
+        monkeypatch.setattr("sys.argv", ["sample", *map(str, arguments)])
+        try:
+            sample.main()
+            code = None
+        except SystemExit as stopped:
+            code = stopped.code
+        return capsys.readouterr().out, code
+
+    return run
+
+
+def test_a_picture_holds_what_the_network_decodes_from_noise(file, tmp_path, said):
+    out, code = said(file, "--seed", 3, "--out", tmp_path / "x.png")
+    assert code is None and out == f"{tmp_path / 'x.png'}: a picture by small.slnc, seed 3\n"
+    model = codec.decode(file.read_bytes())
+    images = likelihood.sampled(model, 64, 3).view(8, 8, 8, 8)
+    picture = (255 * imread(tmp_path / "x.png")[..., 0]).round().astype(np.uint8)
+    scale = len(picture) // 64
+    assert picture.shape == (64 * scale, 64 * scale) and len(picture) >= sample.LEAST
+    shown = torch.from_numpy(picture[::scale, ::scale].copy()).unflatten(0, (8, 8)).unflatten(2, (8, 8))
+    assert torch.equal(shown.permute(0, 2, 1, 3), images)
+
+
+def test_the_same_seed_draws_the_same_and_another_other_images(file, tmp_path, said):
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        assert said(file, "--seed", seed, "--out", tmp_path / f"{name}.png")[1] is None
+    a, b, c = ((tmp_path / f"{name}.png").read_bytes() for name in "abc")
+    assert a == b != c
+
+
+def test_a_picture_of_colours_is_one_of_colours():
+    images = torch.randint(0, 256, (4, 3, 5, 5), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
+    picture = (255 * imread(io.BytesIO(sample.png(images)))[..., :3]).round().astype(np.uint8)
+    scale = len(picture) // 10
+    assert np.array_equal(picture[::scale, ::scale][5:, :5], images[2].permute(1, 2, 0).numpy())
+
+
+def test_a_file_without_a_name_is_named_for_model_and_seed(file):
+    path = sample.written_to("", file, 7, sample.SAMPLERS["vae"])
+    assert path == ROOT / "runs" / "sample" / "small-seed7.png"
+
+
+def test_another_kind_of_network_plugs_in_by_a_line(file, tmp_path, said, monkeypatch):
+    def text(model, seed):
+        return f"{model.spec['name']} {seed}".encode()
+
+    monkeypatch.setitem(sample.SAMPLERS, "vae", sample.Sampler("text", ".txt", text, printed=True))
+    out, code = said(file, "--seed", 5, "--out", tmp_path / "x.txt")
+    assert code is None and out.splitlines()[0] == "vae 5" and (tmp_path / "x.txt").read_text() == "vae 5"
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (("nowhere.slnc",), "MODEL=nowhere.slnc: expected a coded file, such as those in figures/models/"),
+        (("", "--seed", "0"), "MODEL=.: expected a coded file"),
+        (("{file}", "--seed", "-1"), "SEED=-1: expected a whole number of 0 to"),
+        (("{file}", "--seed", "one"), "SEED=one: expected a whole number"),
+        (("{file}", "--seed", str(2**64)), "expected a whole number of 0 to"),
+        (("{file}", "--out", "x.jpg"), "OUT=x.jpg: expected a file whose name ends in .png, as it holds a picture"),
+        (("README.md",), "README.md: "),
+        (("{classifier}",), "a convnet draws nothing new: expected one of vae"),
+    ],
+)
+def test_what_cannot_be_drawn_is_refused_in_a_sentence(file, tmp_path, said, monkeypatch, given, message):
+    monkeypatch.chdir(ROOT)
+    classifier = coded(tmp_path / "classifier.slnc", "convnet", image_size=8, in_channels=1, widths=(2, 2, 2))
+    out, code = said(*(each.format(file=file, classifier=classifier) for each in given))
+    assert out == "" and message in code and "\n" not in code
+
+
+def test_a_folder_that_cannot_be_written_is_refused(file, tmp_path, said):
+    (tmp_path / "taken").write_text("")
+    assert "taken" in said(file, "--out", tmp_path / "taken" / "x.png")[1]
+
+
+@pytest.mark.long
+def test_a_drawing_that_is_killed_leaves_a_whole_file_or_none(file, tmp_path):
+    out = tmp_path / "x.png"
+    command = [sys.executable, "-m", "studylib.experiments.sample", str(file), "--out", str(out)]
+    how = {"cwd": ROOT, "env": environment(ROOT), "stdout": subprocess.DEVNULL}
+    subprocess.run(command, check=True, **how)
+    whole, seconds = out.read_bytes(), []
+    for share in (0.3, 0.6, 0.8, 0.9, 1.0):
+        out.unlink(missing_ok=True)
+        started = time.monotonic()
+        with subprocess.Popen(command, **how) as running:
+            try:
+                running.wait(share * max(seconds, default=3.0))
+            except subprocess.TimeoutExpired:
+                running.send_signal(signal.SIGKILL)
+        seconds.append(time.monotonic() - started)
+        assert not out.exists() or out.read_bytes() == whole
+    subprocess.run(command, check=True, **how)
+    assert out.read_bytes() == whole

@@ -98,5 +98,5 @@ def differences(ours: dict, published: dict) -> list[str]:
     return found + [
         f"other settings: {name} is {here.get(name)!r}, published {there.get(name)!r}"
         for name in sorted(here.keys() | there.keys())
-        if here.get(name) != there.get(name) and (name in here and name in there or here.get(name) or there.get(name))
+        if here.get(name) != there.get(name) and ((name in here and name in there) or here.get(name) or there.get(name))
     ]

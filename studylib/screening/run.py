@@ -68,7 +68,7 @@ def _run(given) -> None:
     found = path(data, values, folder=given.out, **settings)
     rows = [
         {"lam": s.lam, "gap": s.gap, "steps": s.steps, "nonzero": int(np.count_nonzero(s.coef))}
-        | {"features": int(s.kept.sum()), "sent": s.sent, "seconds": s.trace[-1]["seconds"]}
+        | {"features": int(s.kept.sum()), "sent": s.sent, "setup": data.sent, "seconds": s.trace[-1]["seconds"]}
         for s in found
     ]
     if workers.rank == 0:

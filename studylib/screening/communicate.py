@@ -1,6 +1,6 @@
 """How workers add their numbers: one alone, processes by torch.distributed, threads by shared memory.
 
-Each has ``rank``, ``size``, ``sent`` (bytes that it handed to ``calls`` all-reduces), ``sum``, ``gather`` and ``share``.
+Each has ``rank``, ``size``, ``sent`` (bytes that it handed to ``calls`` all-reduces), ``sum``, ``gather``, ``share``.
 """
 
 import threading

@@ -43,8 +43,8 @@ def main(arguments: list[str] | None = None) -> None:
     if (given.X is None) != (given.y is None):
         parser.error("--X and --y: expected both or none")
     if "RANK" in os.environ:
+        dist.init_process_group("gloo", timeout=timedelta(minutes=30))  # a signal before it ends at once
         signal.signal(signal.SIGTERM, lambda *_: signal.alarm(int(communicate.GRACE) + 2))  # to say who died first
-        dist.init_process_group("gloo", timeout=timedelta(minutes=30))
     try:
         _run(given)
     except (communicate.WorkerDied, ValueError, TypeError) as error:

@@ -94,7 +94,7 @@ def chapters(project, profile, *arguments):
 
 def test_each_chapter_runs_its_lesson_once_a_profile(project):
     names = ["01_teacher", "02_distill", "03_prune", "04_svd", "05_int8"]
-    last = ["06_moo", "07_sweep", "08_frontier", "09_survey"]
+    last = ["06_moo", "07_sweep", "08_frontier", "09_survey", "12_screening"]
     assert chapters(project, "digits") == [*names, *last]
     assert chapters(project, "digits", "--stages", "svd") == [names[0], names[3], *last]
     assert chapters(project, "digits", "--stages", "none") == [names[0], last[0], *last[2:]]

@@ -24,7 +24,7 @@ def draw_gaps(rows: pd.DataFrame) -> Figure:
 
 
 def draw_features(rows: pd.DataFrame) -> Figure:
-    """Features that are left against the gap that is reached, a panel per problem at its smallest λ, a line per way.
+    """Features left against the gap that is reached, a panel per problem at its smallest λ, a line per way.
 
     Args:
         rows: of problem, share, way, gap, features.

@@ -57,7 +57,7 @@ class Comparison:
 def measured(asked: Comparison, folder: Path) -> list[dict]:
     """Rows of :func:`studylib.screening.compare.with_workers` for each number of workers; each is kept in ``folder``.
 
-    Without coefficients: ``apart`` is how far the largest is from the first row's of that problem, as a share of it.
+    In place of coefficients: ``apart``, their largest distance from the problem's first row, over its largest one.
     """
     sizes = {"rows": asked.rows, "columns": asked.columns, "ways": list(WAYS)}
     tasks = [
@@ -130,7 +130,7 @@ def beside_libraries(asked: Comparison) -> list[dict]:
 def constants(times: pd.DataFrame) -> dict[str, float]:
     """Latency (seconds) and bandwidth (bytes a second) of a link, least squares over the rows of :func:`reduced`.
 
-    A ring of k workers takes 2(k − 1) messages one after another, each of 1/k of the bytes (Thakur et al. 2005).
+    A ring of k workers takes 2(k − 1) messages in turn, each of 1/k of the bytes (Thakur et al. 2005).
     """
     k, size = times["workers"].to_numpy(float), 8 * times["numbers"].to_numpy(float)
     X = np.stack([2 * (k - 1), 2 * (k - 1) * size / k], axis=1)
@@ -143,8 +143,8 @@ def modelled(rows: pd.DataFrame, known: dict[str, float]) -> pd.DataFrame:
     """Seconds of each single λ by the model: one worker's, shared by k, and its all-reduces.
 
     Returns:
-        problem, share, way, calls and MB of a worker, compute (seconds of one worker), and seconds of two and of
-        :data:`MANY` workers by the model; measured, those of two.
+        problem, share, way, calls and MB of a worker, compute (seconds of one worker). By the model: two and many,
+        seconds of two workers and of :data:`MANY`. Also measured, the seconds of two.
     """
     found = []
     single = rows[rows["lambdas"] == 1]
@@ -180,9 +180,9 @@ def ratios(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def shown(table: pd.DataFrame, kind: str) -> pd.DataFrame:
-    """The rows of :func:`ratios` of a single λ or of paths, for a reader; of the most workers two or fewer."""
+    """The rows of :func:`ratios` of a single λ or of paths, for a reader. Workers are two, or one without two."""
     rows = table[(table["lambdas"] == 1) == (kind == "single λ")]
-    rows = rows[rows["workers"] == max(size for size in rows["workers"].unique() if size <= 2)]
+    rows = rows[rows["workers"] == max((size for size in rows["workers"].unique() if size <= 2), default=0)]
     return pd.DataFrame(
         {
             "problem": row.problem,
@@ -258,8 +258,8 @@ def lines(checks: pd.DataFrame) -> pd.DataFrame:
     """A straight line through log₁₀ of the gap of steps with screening, by problem and λ.
 
     Returns:
-        problem, share, slope (decades a hundred steps), explained (R², %), gone (%, of features that are zero at the
-        end, discarded before the last check), step (of the last check).
+        problem, share, slope (decades a hundred steps), explained (R², %), step (of the last check). Also gone: of the
+        features that end as zero, the percentage discarded before that check.
     """
     found = []
     for (name, share), part in checks[checks["way"] == STEPS].groupby(["problem", "share"], sort=False):

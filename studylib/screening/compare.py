@@ -43,12 +43,12 @@ def with_workers(size: int, tasks: list[dict]) -> list[dict]:
     """The rows of ``tasks``, from ``size`` processes on this machine.
 
     Args:
-        tasks: of problem, rows, columns, share (of λ_max), lambdas (1: that λ from zero; else a path down to it), ways.
-            An empty list times all-reduces.
+        tasks: each has problem, rows, columns, share, lambdas and ways. The share is of λ_max. With one of ``lambdas``
+            it starts at zero, else it ends a path. An empty list times all-reduces.
 
     Returns:
-        A row a task and way: the task's own keys, way, workers, seconds, sent and setup (bytes a worker), calls
-        (all-reduces), steps, gap and goal, nonzero, features that are left, coef (of the last λ, place → value), trace.
+        A row a task and way, with the task's keys. Cost: way, workers, seconds, steps, calls (all-reduces), sent and
+        setup (bytes of a worker). Of the last λ: lam, gap, goal, nonzero, features left, coef (place → value), trace.
         Of all-reduces: workers, numbers, seconds.
 
     Raises:

@@ -1,4 +1,4 @@
-"""A sparse linear read-out of a trained network's features in place of its classifier, as a file that is read back."""
+"""A sparse linear read-out of a trained network's features in its classifier's place, written and read back."""
 
 import dataclasses
 from typing import Annotated

@@ -20,6 +20,7 @@ from studylib.tree.rows import once
 
 SETS, SETS_ALONE, STEPS, STEPS_ALONE = WAYS
 MANY = 64  # workers that the model speaks of
+COLUMNS, PROCESSES = Annotated[int, Field(ge=10, le=1_000_000)], Annotated[int, Field(ge=1, le=64)]
 RIGHT = 1e-5  # of the largest coefficient, by which one may be off at the gap
 
 
@@ -28,7 +29,7 @@ class Comparison:
     """Problems, workers and libraries that are compared."""
 
     rows: Annotated[int, Field(ge=10, le=100_000, description="n of the made problems")] = 500
-    columns: Annotated[int, Field(ge=10, le=1_000_000, description="p of the made problems")] = 6000
+    columns: Annotated[COLUMNS, Field(description="p of the made problems")] = 6000
     problems: Annotated[
         dict[str, list[float]], Field(min_length=1, description="problem → single λ, as shares of λ_max")
     ] = dataclasses.field(default_factory=lambda: {"gaussian": [0.3]})
@@ -36,10 +37,10 @@ class Comparison:
         default_factory=list
     )
     count: Annotated[int, Field(ge=2, le=1000, description="λ of a path, down to a tenth of λ_max")] = 10
-    workers: Annotated[list[int], Field(min_length=1, description="processes on this machine")] = dataclasses.field(
-        default_factory=lambda: [1, 2]
+    workers: Annotated[list[PROCESSES], Field(min_length=1, description="processes on this machine")] = (
+        dataclasses.field(default_factory=lambda: [1, 2])
     )
-    growth: Annotated[list[int], Field(description="p of the sparse problem whose growth is measured")] = (
+    growth: Annotated[list[COLUMNS], Field(description="p of the sparse problem whose growth is measured")] = (
         dataclasses.field(default_factory=list)
     )
     repeats: Annotated[int, Field(ge=1, le=100, description="of each library, in turn")] = 3
@@ -50,8 +51,8 @@ class Comparison:
             if name not in NAMES:
                 raise ValueError(f"problem {name!r}: expected some of {', '.join(NAMES)}")
         wrong = [share for shares in self.problems.values() for share in shares if not 0 < share < 1]
-        if wrong or min(self.workers) < 1:
-            raise ValueError(f"shares={wrong}, workers={self.workers}: expected shares in (0, 1), one worker or more")
+        if wrong:
+            raise ValueError(f"shares={wrong}: expected shares of λ_max between 0 and 1")
 
 
 def measured(asked: Comparison, folder: Path) -> list[dict]:
@@ -130,7 +131,7 @@ def beside_libraries(asked: Comparison) -> list[dict]:
 def constants(times: pd.DataFrame) -> dict[str, float]:
     """Latency (seconds) and bandwidth (bytes a second) of a link, least squares over the rows of :func:`reduced`.
 
-    A ring of k workers takes 2(k − 1) messages in turn, each of 1/k of the bytes (Thakur et al. 2005).
+    A ring of k workers sends 2(k − 1) messages in turn, each 1/k of the bytes (Thakur et al. 2005).
     """
     k, size = times["workers"].to_numpy(float), 8 * times["numbers"].to_numpy(float)
     X = np.stack([2 * (k - 1), 2 * (k - 1) * size / k], axis=1)

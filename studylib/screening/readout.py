@@ -25,17 +25,14 @@ from studylib.training.recipe import Recipe
 class Readout:
     """How sparse the read-out may be, and what it is held against."""
 
-    shares: Annotated[list[float], Field(min_length=1, description="λ that are tried, as shares of λ_max")] = (
-        dataclasses.field(default_factory=lambda: [0.1, 0.03, 0.01])
-    )
+    shares: Annotated[
+        list[Annotated[float, Field(gt=0, lt=1)]],
+        Field(min_length=1, description="λ that are tried, as shares of λ_max"),
+    ] = dataclasses.field(default_factory=lambda: [0.1, 0.03, 0.01])
     tolerance: Annotated[float, Field(ge=0, le=1, description="validation accuracy that it may cost")] = 0.005
     narrower: Annotated[list[str], Field(description="networks, in words, that are trained from the start")] = (
         dataclasses.field(default_factory=list)
     )
-
-    def check(self) -> None:
-        if not all(0 < share < 1 for share in self.shares):
-            raise ValueError(f"shares={self.shares}: expected shares of λ_max between 0 and 1")
 
 
 def features(model: nn.Module, split: Split, data: Data) -> np.ndarray:

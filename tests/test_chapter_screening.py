@@ -69,7 +69,8 @@ def test_latency_and_bandwidth_are_found_again_and_many_workers_wait_for_latency
     row = model.loc[("gaussian", chapter.STEPS_ALONE)]
     assert row["measured"] == 1 and row["two"] == pytest.approx(0.5 + 2 * (30 * 1e-4 + 50 / 1e9))
     assert row["many"] == pytest.approx(1 / 64 + 126 * (30 * 1e-4 + 100 / 64 / 1e9))
-    assert "64 workers" in chapter.told(made_up(), known, model.reset_index())[-1]
+    assert "64 workers" in chapter.model_told(known, model.reset_index())
+    assert "at most 25.0 % of the bytes of steps alone (gaussian)" in chapter.told(made_up())
 
 
 @pytest.mark.parametrize(

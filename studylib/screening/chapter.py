@@ -318,26 +318,59 @@ def _over(values: pd.Series) -> claims.Measured:
     return claims.Measured(float(values.mean()), *statistics.t_interval(values.to_numpy()), n=len(values))
 
 
-def told(rows: pd.DataFrame, known: dict[str, float], model: pd.DataFrame) -> list[str]:
-    """What the rows say, a sentence each."""
+def told(rows: pd.DataFrame) -> str:
+    """What the rows of :func:`measured` say of bytes, in sentences."""
     table = ratios(rows)
     single = table[(table["lambdas"] == 1) & (table["workers"] == max(k for k in table["workers"] if k <= 2))]
-    worst = {way: single[single["way"] == way].sort_values("bytes").iloc[-1] for way in (SETS, STEPS)}
-    paths = table[(table["lambdas"] > 1) & (table["way"] == SETS)]
-    found = [
-        f"Working sets by the safe rule send at most {worst[SETS]['bytes']:.2f} of the bytes of steps alone "
-        f"({worst[SETS]['problem']}, {worst[SETS]['share']:g} λ_max).",
-        f"Steps that only lose discarded features send up to {worst[STEPS]['bytes']:.2f} of them "
-        f"({worst[STEPS]['problem']}): most bytes go before the rule can discard anything.",
-    ]
-    if len(paths):
-        found.append(f"Along a path it is {paths['bytes'].max():.2f} at most.")
-    apart = table["apart"].max()
-    found.append(f"Coefficients of all ways and numbers of workers are within {apart:.0e} of the largest.")
-    many = model.groupby("way")["many"].sum()
-    found.append(
-        f"An all-reduce here has {1000 * known['latency']:.2f} ms of latency a message. By the model {MANY} workers so "
-        f"linked would take {many[SETS]:.1f} s for all problems with sets and screening, {many[STEPS_ALONE]:.1f} s "
-        "with steps alone: latency, not bytes, is what both wait for."
+    sets, alone, steps = (
+        single[single["way"] == way].sort_values("bytes").iloc[-1] for way in (SETS, SETS_ALONE, STEPS)
     )
-    return found
+    apart = table.groupby(table["way"].str.contains("alone"))["apart"].max()
+    return (
+        f"Working sets with screening send at most {100 * sets['bytes']:.1f} % of the bytes of steps alone "
+        f"({sets['problem']}). Without discards the sets send {100 * alone['bytes']:.1f} %. Steps that only lose "
+        f"discarded features send up to {100 * steps['bytes']:.0f} % ({steps['problem']}). With discards coefficients "
+        f"are within {apart.get(False, 0.0):.0e} of the largest, without them within {apart.get(True, 0.0):.0e}."
+    )
+
+
+def lines_told(table: pd.DataFrame) -> str:
+    """The rows of :func:`lines` in a sentence."""
+    return (
+        f"A straight line explains {table['explained'].min():.0f} to {table['explained'].max():.0f} % of the logarithm "
+        f"of the gap. Before the last check at least {table['gone'].min():.1f} % of the inactive features are gone."
+    )
+
+
+def libraries_told(rows: pd.DataFrame) -> str:
+    """The rows of :func:`beside_libraries` in a sentence: how often ours is the fastest of a problem."""
+    if rows.empty:
+        return "No dense problem was compared with other libraries."
+    best = [
+        part.sort_values("seconds").iloc[0]
+        for _, part in rows[rows["library"] != "ours without screening"].groupby(["problem", "kind"])
+    ]
+    count = sum(row["library"] == "ours" for row in best)
+    others = ", ".join(dict.fromkeys(row["library"] for row in best if row["library"] != "ours")) or "none other"
+    return f"Of {len(best)} comparisons on one machine ours is the fastest in {count}; else: {others}."
+
+
+def growth_told(rows: pd.DataFrame) -> str:
+    """The rows of :func:`grown` in a sentence."""
+    if rows.empty:
+        return "Growth with p was not measured."
+    most = rows[rows["columns"] == rows["columns"].max()].set_index("way")
+    return (
+        f"With {rows['columns'].max():,} features, sets with screening send {most.loc[SETS, 'sent'] / 1e6:.1f} MB, "
+        f"steps alone {most.loc[STEPS_ALONE, 'sent'] / 1e6:.1f} MB."
+    )
+
+
+def model_told(known: dict[str, float], model: pd.DataFrame) -> str:
+    """The rows of :func:`modelled` in sentences."""
+    many = model.groupby("way")["many"].sum()
+    return (
+        f"A message here has {1000 * known['latency']:.2f} ms of latency. By the model {MANY} workers so linked need "
+        f"{many[SETS]:.1f} s for all single problems with sets and screening, {many[STEPS_ALONE]:.1f} s with steps "
+        "alone. What saves is fewer all-reduces."
+    )

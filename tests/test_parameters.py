@@ -55,13 +55,14 @@ SCALE = {  # what decides how large and how long: no profile may leave it to a d
         "compressing": {"rounds", "epochs"},
         "comparison": {"sums", "taus", "epochs"},
     },
+    "screening": {"readout": {"shares", "narrower"}, "recipe": TRAINED, "comparison": {"problems", "paths", "workers"}},
     "controller": {
         "network": {"name"},
         "recipe": TRAINED,
         "comparison": {"budgets", "repetitions", "tuning_epochs", "every"},
     },
 }
-LATER = {"survey", "vae", "controller"}  # chapters that came after the profiles had other names
+LATER = {"survey", "vae", "screening", "controller"}  # chapters that came after the profiles had other names
 SHOWN = {  # the same, of what only a technique's chapter trains
     "teacher": {"choosing": {"seeds"}},
     "distill": {"pairs": {"seeds", "temperatures", "alphas"}},

@@ -11,12 +11,13 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import ElasticNet, Lasso, LassoCV, LogisticRegression
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
+from studylib.screening.communicate import Alone
 from studylib.screening.data import Shard
 from studylib.screening.estimators import ScreenedClassifier, ScreenedRegressor, ScreenedRegressorCV
 from studylib.screening.groups import Groups, shrink
 from studylib.screening.path import lambdas, path
 from studylib.screening.problems import NAMES, problem
-from studylib.screening.solvers import SOLVERS, solve
+from studylib.screening.solvers import SOLVERS, _Gram, solve
 
 CLOSE = 1e-6  # to other libraries, of coefficients
 
@@ -51,7 +52,7 @@ def test_the_elastic_net_is_that_of_scikit_learn(solver):
     assert np.abs(ours.coef - theirs.coef_).max() < CLOSE and ours.kept.sum() < 150
 
 
-@pytest.mark.parametrize("solver", ["fista", "svrg"])
+@pytest.mark.parametrize("solver", SOLVERS)
 def test_logistic_regression_is_that_of_scikit_learn(solver):
     X, y = drawn(loss="logistic")
     data = Shard(X, y, "logistic")
@@ -194,6 +195,54 @@ def test_the_estimators_are_those_of_scikit_learn(estimator, check):
         check(estimator)
 
 
+class Counted(Alone):
+    """One worker that counts what it would send."""
+
+    def __init__(self):
+        self.sent, self.sizes = 0, []
+
+    def sum(self, *arrays):
+        found = super().sum(*arrays)
+        self.sizes.append(sum(array.size for array in found))
+        self.sent += 8 * self.sizes[-1]
+        return found
+
+
+@pytest.mark.parametrize("loss", ["squared", "logistic"])
+@pytest.mark.parametrize("name", ["gaussian", "correlated", "text"])
+def test_working_sets_add_few_numbers_and_end_in_the_same_coefficients(name, loss):
+    X, y = problem(name, 400, 1500)
+    y = np.where(y > 0, 1.0, -1.0) if loss == "logistic" else y
+    found = {}
+    for solver, screen in (("gram", True), ("fista", False)):
+        data = Shard(X, y, loss, workers=Counted())
+        tol = 1e-10 * data.loss.value(np.zeros(400), data.y) / 400
+        found[solver] = solve(data, 0.3 * data.largest(), solver=solver, screen=screen, tol=tol)
+        found[solver].sent += data.sent if screen else 0
+    assert found["gram"].sent < (0.3 if loss == "squared" else 0.4) * found["fista"].sent
+    assert np.abs(found["gram"].coef - found["fista"].coef).max() < 1e-5
+
+
+def test_each_product_of_two_columns_is_added_once():
+    X, y = drawn(12)
+    data = Shard(X, y, intercept=True, workers=Counted())
+    gram = _Gram(data)
+    for wanted in ([3, 8, 20], [8, 3, 11, 40], [20]):
+        gram.add(data, np.array(wanted))
+    assert data.workers.sizes[-2:] == [3 * 4 // 2, 3 * 2 + 2 * 3 // 2]
+    centred = X[:, gram.columns] - X[:, gram.columns].mean(axis=0)
+    assert gram.columns.tolist() == [3, 8, 20, 11, 40] and np.allclose(gram.Q, centred.T @ centred)
+
+
+def test_a_start_that_uses_discarded_features_is_left_by_working_sets():
+    X, y = drawn(13)
+    data = Shard(X, y)
+    lam = 0.5 * data.largest()
+    best = solve(data, lam, solver="gram", tol=1e-12)
+    start = best.coef + np.where(best.kept, 0.0, 1e-7)
+    assert np.abs(solve(data, lam, solver="gram", start=start, tol=1e-12).coef - best.coef).max() < CLOSE
+
+
 def test_screening_ends_in_fewer_numbers_added_and_the_same_coefficients():
     X, y = problem("gaussian", 200, 1000)
     data = Shard(X, y)
@@ -256,7 +305,7 @@ def test_rows_that_cannot_be_learnt_from_are_refused_by_name(change, message):
         ({"ridge": -1.0}, "ridge=-1.0: expected a finite number, not negative"),
         ({"solver": "newton"}, "solver='newton': expected one of fista, svrg, gram"),
         ({"tol": 0.0}, "expected all to be positive"),
-        ({"solver": "gram", "groups": Groups(np.zeros(150, dtype=int))}, "without groups"),
+        ({"solver": "gram", "groups": Groups(np.zeros(150, dtype=int))}, "expected no groups"),
         ({"groups": Groups([0, 1])}, "groups have 2 features: expected 150"),
     ],
 )

@@ -1,6 +1,6 @@
 """How workers add their numbers: one alone, processes by torch.distributed, threads by shared memory.
 
-Each has ``rank``, ``size``, ``sent`` (bytes this worker handed to all-reduces), ``sum``, ``gather`` and ``share``.
+Each has ``rank``, ``size``, ``sent`` (bytes that it handed to ``calls`` all-reduces), ``sum``, ``gather``, ``share``.
 """
 
 import threading
@@ -22,7 +22,7 @@ class WorkerDied(RuntimeError):
 class Alone:
     """One worker."""
 
-    rank, size, sent = 0, 1, 0
+    rank, size, sent, calls = 0, 1, 0, 0
 
     def sum(self, *arrays):
         """The sums over the workers of ``arrays`` (float64), as one all-reduce; the same bits on each rank."""
@@ -55,7 +55,7 @@ class Processes(Alone):
     def sum(self, *arrays):
         arrays = [np.asarray(array, dtype=float) for array in arrays]
         flat = np.concatenate([array.ravel() for array in arrays])
-        self.sent += flat.nbytes
+        self.sent, self.calls = self.sent + flat.nbytes, self.calls + 1
         self._try(lambda: dist.all_reduce(torch.from_numpy(flat)))
         parts = np.split(flat, np.cumsum([array.size for array in arrays])[:-1])
         return [part.reshape(array.shape) for part, array in zip(parts, arrays, strict=True)]

@@ -20,6 +20,7 @@ class Shard:
     Attributes:
         norms: ‖x_j‖² of the n rows, shape (p,), of centred columns with ``intercept``.
         means: of the columns, shape (p,); zeros without ``intercept``.
+        sent: bytes of a worker to find these.
 
     Raises:
         TypeError: X is not float64, or sparse but not CSR.
@@ -28,6 +29,7 @@ class Shard:
 
     def __init__(self, X, y, loss: str = "squared", intercept: bool = False, workers: Alone | None = None):
         self.workers = workers or Alone()
+        begin = self.workers.sent
         if loss not in LOSSES:
             raise ValueError(f"loss={loss!r}: expected one of {', '.join(LOSSES)}")
         self.name, self.loss, self.intercept = loss, LOSSES[loss], intercept
@@ -58,7 +60,7 @@ class Shard:
         else:
             (self.norms,) = self.workers.sum(squares)
             self.means = np.zeros(self.p)
-        self.b, self.gram = 0.0, None
+        self.b, self.gram, self.sent = 0.0, None, self.workers.sent - begin
 
     def fitted(self, z, b: float):
         """Residuals ρ and b at scores z without intercept, b minimized out by Newton's method from ``b`` on."""

@@ -56,7 +56,7 @@ class _Screened(BaseEstimator):
         (value,) = data.workers.sum([data.loss.value(b if data.intercept else np.zeros(len(rho)), data.y)])
         solver = self.solver
         if solver == "auto":
-            solver = "gram" if data.name == "squared" and self.groups is None else "fista"
+            solver = "gram" if self.groups is None else "fista"
         tol = self.tol * max(float(value[0]) / data.n, 1e-300)
         return {"solver": solver, "screen": self.screen, "tol": tol, "steps": self.max_iter}
 

@@ -43,8 +43,8 @@ def main(arguments: list[str] | None = None) -> None:
     if (given.X is None) != (given.y is None):
         parser.error("--X and --y: expected both or none")
     if "RANK" in os.environ:
+        dist.init_process_group("gloo", timeout=timedelta(minutes=30))  # a signal before it ends at once
         signal.signal(signal.SIGTERM, lambda *_: signal.alarm(int(communicate.GRACE) + 2))  # to say who died first
-        dist.init_process_group("gloo", timeout=timedelta(minutes=30))
     try:
         _run(given)
     except (communicate.WorkerDied, ValueError, TypeError) as error:
@@ -68,7 +68,7 @@ def _run(given) -> None:
     found = path(data, values, folder=given.out, **settings)
     rows = [
         {"lam": s.lam, "gap": s.gap, "steps": s.steps, "nonzero": int(np.count_nonzero(s.coef))}
-        | {"features": int(s.kept.sum()), "sent": s.sent, "seconds": s.trace[-1]["seconds"]}
+        | {"features": int(s.kept.sum()), "sent": s.sent, "setup": data.sent, "seconds": s.trace[-1]["seconds"]}
         for s in found
     ]
     if workers.rank == 0:

@@ -4,10 +4,14 @@ import numpy as np
 from sklearn.linear_model._cd_fast import enet_coordinate_descent_gram
 
 from studylib.screening.data import Shard
-from studylib.screening.state import Solution, State
+from studylib.screening.state import ROUNDING, Solution, State
 
 ROWS = 32  # of a mini-batch of the variance-reduced solver
 SHARPER = 0.1  # a subproblem is solved to this share of the gap that is left
+ROOT = 1e-4  # the same of a loss that is not squared: its gap falls as the root of what is left to the objective
+NEAR = 0.1  # of the safe rule's radius, by which features are chosen to work on
+FEW = 10  # features at least that a working set may add
+MAJORANTS = 30  # quadratic bounds of a loss that is not squared, between two checks
 
 
 def solve(
@@ -19,7 +23,7 @@ def solve(
     Args:
         data: rows of this worker; every worker calls with the same other arguments.
         lam: λ > 0, of P as :mod:`studylib.screening.state` has it.
-        solver: "fista" (Beck and Teboulle 2009), "svrg" (local steps) or "gram" (squared loss without groups).
+        solver: "fista" (Beck and Teboulle 2009), "svrg" (local steps) or "gram" (working sets, without groups).
         ridge: μ ≥ 0, of the elastic net.
         groups: a :class:`studylib.screening.groups.Groups` for the group lasso.
         start: coefficients (p,) to start from.
@@ -37,8 +41,8 @@ def solve(
     """
     if solver not in SOLVERS:
         raise ValueError(f"solver={solver!r}: expected one of {', '.join(SOLVERS)}")
-    if solver == "gram" and (groups is not None or data.name != "squared"):
-        raise ValueError("solver='gram': expected the squared loss without groups; fista does the others")
+    if solver == "gram" and groups is not None:
+        raise ValueError("solver='gram': expected no groups; fista and svrg have them")
     if not tol > 0 or steps < 1 or every < 1 or local < 1:
         raise ValueError(f"tol={tol}, steps={steps}, every={every}, local={local}: expected all to be positive")
     state = State(data, lam, ridge, groups, start, screen)
@@ -165,58 +169,87 @@ class _Gram:
     def __init__(self, data: Shard):
         self.columns, self.X = np.zeros(0, dtype=int), np.zeros((len(data.y), 0))
         self.Q, self.place = np.zeros((0, 0)), np.full(data.p, -1)
-        (self.norm,) = data.workers.sum([float(data.y @ data.y)])
 
     def add(self, data: Shard, wanted) -> None:
-        """Columns ``wanted`` of X, those that are not there; one all-reduce of the new products."""
+        """Columns ``wanted`` of X, those that are not there; one all-reduce of the new products, each once."""
         new = wanted[self.place[wanted] < 0]
         if not len(new):
             return
         X = data.X[:, new]
         X = np.asarray(X.toarray() if hasattr(X, "toarray") else X)
-        old = len(self.columns)
+        old, upper = len(self.columns), np.triu_indices(len(new))
+        cross, corner = data.workers.sum(self.X.T @ X, (X.T @ X)[upper])
+        square = np.zeros((len(new), len(new)))
+        square[upper] = corner
+        square = square + np.triu(square, 1).T
         self.columns, self.X = np.concatenate([self.columns, new]), np.concatenate([self.X, X], axis=1)
         self.place[new] = np.arange(old, len(self.columns))
-        (products,) = data.workers.sum(self.X.T @ X)
-        products -= data.n * np.outer(data.means[self.columns], data.means[new])
+        products = np.concatenate([cross, square]) - data.n * np.outer(data.means[self.columns], data.means[new])
         grown = np.zeros((len(self.columns), len(self.columns)))
         grown[:old, :old], grown[:, old:], grown[old:, :old] = self.Q, products, products[:old].T
         self.Q = grown
 
 
 def _gram(state: State, tol: float, steps: int) -> int:
-    """Working sets of the features nearest their bound (Massias et al. 2018), each solved by scikit-learn on XᵀX."""
+    """Working sets (Massias et al. 2017): each is solved by every worker alone, once XᵀX of its features is added.
+
+    A set has the features that the safe rule keeps at a share of its radius. The check that follows is of all.
+    """
     data = state.data
     data.gram = gram = data.gram or _Gram(data)
-    size = max(10, 2 * np.count_nonzero(state.w))
     for step in range(steps + 1):
         state.check(step)
         if state.gap <= tol or step == steps or not len(state.active):
             break
-        support = np.flatnonzero(state.w)
-        size = min(len(state.active), max(size, 2 * len(support)))
-        slack = 1 - np.abs(state.scale * state.n * state.gradient)
-        slack = slack / np.sqrt(np.maximum(state.norms, 1e-300))
-        slack[support] = -np.inf
-        chosen = np.sort(np.argpartition(slack, size - 1)[:size]) if size < len(slack) else np.arange(len(slack))
-        wanted = state.active[chosen]
-        gram.add(data, wanted)
-        at = gram.place[wanted]
-        Q = np.ascontiguousarray(gram.Q[np.ix_(at, at)])
-        w = state.w[chosen].copy()
-        q = Q @ w - state.n * (state.gradient[chosen] - state.ridge * w)
-        relative = SHARPER * (tol if size == len(slack) else state.gap) * state.n / max(float(gram.norm[0]), 1e-300)
-        w = enet_coordinate_descent_gram(
-            *(w, state.lam * state.n, state.ridge * state.n, Q, q, np.sqrt(gram.norm), 10_000, relative),
-            *(np.random.RandomState(0), False, False, True),
-        )[0]
-        w = state.workers.sum(w if state.workers.rank == 0 else np.zeros_like(w))[0]  # the same bits on every machine
-        state.w = np.zeros(len(state.active))
+        state.gradient_here()
+        chosen = _chosen(state, gram)
+        gram.add(data, state.active[chosen])
+        aim = SHARPER * (tol if len(chosen) == len(state.active) else state.gap)
+        aim = max(aim if data.name == "squared" else ROOT * aim, ROUNDING * abs(state.value))
+        at, means = gram.place[state.active[chosen]], data.means[state.active[chosen]]
+        w, G, rho2 = state.w[chosen], state.correlated[chosen], state.rho2
+        for _ in range(MAJORANTS):
+            w, fell = _minimized(state, gram.Q[np.ix_(at, at)], w, G, rho2, aim)
+            z = gram.X[:, at] @ w - means @ w
+            if data.name == "squared" or fell <= aim:
+                break
+            rho, state.b = data.fitted(z, state.b)
+            G, (rho2,) = data.workers.sum(gram.X[:, at].T @ rho, [float(rho @ rho)])
+        state.w, state.z, state.gradient = np.zeros(len(state.active)), z, None
         state.w[chosen] = w
-        state.z = gram.X[:, at] @ w - data.means[wanted] @ w
-        state.gradient = None
-        size = min(2 * size, len(state.active))
     return step
+
+
+def _chosen(state: State, gram: _Gram):
+    """Features to work on: those in use, and those nearest their bound. New products cost half a check at most."""
+    slack = (1 - np.abs(state.scale * state.n * state.gradient)) / np.sqrt(np.maximum(state.norms, 1e-300))
+    slack[state.w != 0] = -np.inf
+    order = np.argsort(slack, kind="stable")
+    near = slack[order] <= NEAR * state.radius()
+    near[:FEW] = True
+    order = order[near]
+    new = gram.place[state.active[order]] < 0
+    count = np.cumsum(new)
+    cheap = (count <= FEW) | (count * (len(gram.columns) + count / 2) <= len(state.active) / 2)
+    return np.sort(order[cheap | ~new])
+
+
+def _minimized(state: State, Q, w, G, rho2: float, aim: float):
+    """The least of the quadratic bound at ``w``, by scikit-learn's coordinate descent, and how far it fell (P).
+
+    L‖Xu − (Xw + ρ/L)‖²/2, of the loss's curvature L: no smaller than the loss, and the squared one itself.
+    """
+    L, n = state.L, state.n
+    q = Q @ w + G / L
+    norm = max(float(w @ (Q @ w) + 2 * (w @ G) / L + rho2 / L**2), 1e-300)
+    u = enet_coordinate_descent_gram(
+        *(w.copy(), state.lam * n / L, state.ridge * n / L, np.ascontiguousarray(Q), q, np.sqrt([norm]), 10_000),
+        *(aim * n / L / norm, np.random.RandomState(0), False, False, True),
+    )[0]
+    u = state.workers.sum(u if state.workers.rank == 0 else np.zeros_like(u))[0]  # the same bits on every machine
+    step = u - w
+    fell = float(step @ G - L * (step @ (Q @ step)) / 2 - state.ridge * n * (u @ u - w @ w) / 2) / n
+    return u, fell - state.lam * float(np.abs(u).sum() - np.abs(w).sum())
 
 
 SOLVERS = ("fista", "svrg", "gram")

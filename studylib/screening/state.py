@@ -43,6 +43,7 @@ class State:
         active: numbers of the features that are left.
         w, z: coefficients of these, and scores Xw (− x̄ᵀw with intercept) of this worker's rows.
         gradient: of the smooth part at ``w``, since the last check.
+        correlated, rho2: Xᵀρ and ‖ρ‖² of that gradient.
     """
 
     def __init__(self, data: Shard, lam: float, ridge=0.0, groups: Groups | None = None, start=None, screen=True):
@@ -99,6 +100,7 @@ class State:
         scores = self.z + self.b if data.intercept else self.z
         parts = [data.loss.value(scores, data.y), float(rho @ rho), float(rho @ data.y)]
         G, (value, rho2, rho_y) = self.correlations(rho, parts)
+        self.correlated, self.rho2 = G, rho2
         squared = float(self.w @ self.w)
         G = G - n * self.ridge * self.w
         weights = 1.0 if self.groups is None else self.groups.weights
@@ -136,7 +138,7 @@ class State:
             return False
         changed = bool(self.w[~keep].any())
         self.active, self.where, self.norms = self.active[keep], self.where[keep], self.norms[keep]
-        self.w, self.gradient = self.w[keep], self.gradient[keep]
+        self.w, self.gradient, self.correlated = self.w[keep], self.gradient[keep], self.correlated[keep]
         if len(self.where) <= COMPACT * self.matrix.shape[1]:
             self.matrix, self.where = self.matrix[:, self.where], np.arange(len(self.where))
         if changed:
@@ -148,7 +150,8 @@ class State:
         """The gradient at ``w``, that of the last check where it still holds."""
         if self.gradient is None:
             rho, self.b = self.data.fitted(self.z, self.b)
-            self.gradient = -self.correlations(rho)[0] / self.n + self.ridge * self.w
+            self.correlated, (self.rho2,) = self.correlations(rho, [float(rho @ rho)])
+            self.gradient = -self.correlated / self.n + self.ridge * self.w
         return self.gradient
 
     def move(self, v, zv, gradient, bound: float):

@@ -1,115 +1,62 @@
 """Safe screening: two gloo workers with and without it, and one worker's path against other libraries.
 
-screening_bytes, screening_time: FISTA from zero to a gap of 1e-8 of P(0), with over without; the worst problem and λ.
+screening_bytes, screening_time: from zero to a gap of 1e-8 of P(0), the worst problem and λ. Working sets over FISTA
+without screening: only the rule makes sets of few features, and products of all pairs would be dearer than FISTA.
+The columns' norms, which only the rule needs, count as screening's. The same with _fista: FISTA, with over without.
 screening_over_scikit_learn: a dense path of 20 λ to the same gap, over scikit-learn's; the worse of two problems.
 screening_over_best_library: the same over the fastest of scikit-learn, celer and skglm (extra screening).
 p = 6,000, n = 2,000, λ of 0.1 and 0.3 λ_max; SCREENING_ROWS and SCREENING_COLUMNS make it smaller, to try it.
 """
 
-import importlib.util
 import os
-import subprocess
-import sys
-import tempfile
-import warnings
-from pathlib import Path
 
-import numpy as np
-from harness import pair, seconds
+from harness import pair
 
-from studylib.disk import files
+from studylib.screening import libraries
+from studylib.screening.compare import GAP, with_workers
 from studylib.screening.data import Shard
-from studylib.screening.path import lambdas, path
+from studylib.screening.path import lambdas
 from studylib.screening.problems import problem
 
 ROWS, COLUMNS = (int(os.environ.get(f"SCREENING_{name}", n)) for name, n in (("ROWS", 2000), ("COLUMNS", 6000)))
-PROBLEMS, SHARES, REPEATS, GAP = ("gaussian", "correlated", "text"), (0.1, 0.3), 3, 1e-8
+PROBLEMS, SHARES, REPEATS = ("gaussian", "correlated", "text"), (0.1, 0.3), 3
+SETS, STEPS, NONE = "working sets, screening", "steps, screening", "steps alone"
 
 
 def run() -> dict:
-    bytes_, times = [], []
-    for name in PROBLEMS:
-        _, y = problem(name, ROWS, COLUMNS)
-        tol = GAP * float(y @ y) / (2 * ROWS)
-        for share in SHARES:
-            found = {True: [], False: []}
-            for _ in range(REPEATS):
-                for screen, rows in found.items():
-                    rows.append(_workers(name, share, tol, screen))
-            sent, took = ([iter([row[key] for row in found[kind]]) for kind in found] for key in ("sent", "seconds"))
-            bytes_.append(pair(sent[0].__next__, sent[1].__next__, REPEATS, "bytes"))
-            times.append(pair(took[0].__next__, took[1].__next__, REPEATS, "s"))
-    rows = {"screening_bytes": _worst(bytes_), "screening_time": _worst(times)}
+    same = {"rows": ROWS, "columns": COLUMNS, "lambdas": 1, "ways": [SETS, STEPS, NONE]}
+    tasks = [{"problem": name, "share": share} | same for name in PROBLEMS for share in SHARES for _ in range(REPEATS)]
+    found, results = with_workers(2, tasks), {}
+    for way, end in ((SETS, ""), (STEPS, "_fista")):
+        for what, unit in (("bytes", "bytes"), ("time", "s")):
+            pairs = []
+            for name in PROBLEMS:
+                for share in SHARES:
+                    part = [row for row in found if (row["problem"], row["share"]) == (name, share)]
+                    each = (iter([_cost(row, what) for row in part if row["way"] == one]) for one in (way, NONE))
+                    pairs.append(pair(*(values.__next__ for values in each), REPEATS, unit))
+            results[f"screening_{what}{end}"] = _worst(pairs)
     dense = [_libraries(name) for name in PROBLEMS[:2]]
-    rows["screening_over_scikit_learn"] = _worst([found["scikit-learn"] for found in dense])
-    best = [max(found.values(), key=lambda row: row["ratio"]) for found in dense]
-    return rows | {"screening_over_best_library": _worst(best)}
+    results["screening_over_scikit_learn"] = _worst([rows["scikit-learn"] for rows in dense])
+    best = [max(rows.values(), key=lambda row: row["ratio"]) for rows in dense]
+    return results | {"screening_over_best_library": _worst(best)}
+
+
+def _cost(row: dict, what: str) -> float:
+    return row["sent"] + row["setup"] if what == "bytes" else row["seconds"]
 
 
 def _worst(rows: list[dict]) -> dict:
     return max(rows, key=lambda row: row["ratio"])
 
 
-def _workers(name: str, share: float, tol: float, screen: bool) -> dict:
-    with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-        command += ["-m", "studylib.screening.run", "--problem", name, "--rows", str(ROWS), "--columns", str(COLUMNS)]
-        command += ["--least", str(share), "--only-least", "--tol", str(tol), "--out", folder]
-        environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(files.root())}
-        subprocess.run(command + ["--no-screening"] * (not screen), env=environment, check=True, capture_output=True)
-        return files.read_json(Path(folder) / "path_rows.json")[0]
-
-
 def _libraries(name: str) -> dict:
     """Our path over that of each library, at the loosest of its tolerances that reaches the gap at each λ."""
     X, y = problem(name, ROWS, COLUMNS)
-    columns, tol = np.asfortranarray(X), GAP * float(y @ y) / (2 * ROWS)
-    values = lambdas(Shard(X, y), 20, 0.1)
-    found = {}
-    for library, way in _ways().items():
-        for loose in 10.0 ** -np.arange(4, 15):
-            coefs = way(columns, y, values, loose)
-            if max(_gap(X, y, w, lam) for w, lam in zip(coefs.T, values, strict=True)) <= tol:
-                break
-        found[library] = pair(
-            lambda: seconds(lambda: path(Shard(X, y), values, solver="gram", tol=tol)),
-            lambda way=way, loose=loose: seconds(lambda: way(columns, y, values, loose)),
-            REPEATS,
-            "s",
-        )
-    return found
-
-
-def _gap(X, y, w, lam: float) -> float:
-    """The duality gap of the Lasso at w, by itself."""
-    rho = y - X @ w
-    scale = min(1.0, lam * len(y) / np.abs(X.T @ rho).max())
-    dual = (y @ y - (y - scale * rho) @ (y - scale * rho)) / 2
-    return (rho @ rho / 2 - dual) / len(y) + lam * np.abs(w).sum()
-
-
-def _ways() -> dict:
-    """Library → (X, y, λ's, tolerance) → coefficients (p, λ's); those that are installed."""
-    from sklearn.linear_model import lasso_path
-
-    def sklearn(X, y, values, tol):
-        return lasso_path(X, y, alphas=values, tol=tol, max_iter=100_000)[1]
-
-    ways = {"scikit-learn": sklearn}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        if importlib.util.find_spec("celer"):
-            from celer import celer_path
-
-            ways["celer"] = lambda X, y, values, tol: celer_path(X, y, "lasso", alphas=values, tol=tol)[1]
-        if importlib.util.find_spec("skglm"):
-            from skglm.datafits import Quadratic
-            from skglm.penalties import L1
-            from skglm.solvers import AndersonCD
-
-            def skglm(X, y, values, tol):
-                solver = AndersonCD(tol=tol, fit_intercept=False, max_iter=1000)
-                return solver.path(X, y, Quadratic(), L1(1.0), values)[1]
-
-            ways["skglm"] = skglm
-    return ways
+    rows = libraries.compared(X, y, lambdas(Shard(X, y), 20, 0.1), GAP * float(y @ y) / (2 * ROWS), REPEATS)
+    took = {row["library"]: row["seconds"] for row in rows if row["library"] != "ours without screening"}
+    mine = took.pop("ours")
+    return {
+        library: {"ours": mine, "other": other, "ratio": mine / other, "unit": "s", "n": REPEATS}
+        for library, other in took.items()
+    }

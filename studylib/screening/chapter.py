@@ -1,0 +1,378 @@
+"""Chapter 12: what safe screening saves on named problems, and what their rows say."""
+
+import dataclasses
+import math
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import pandas as pd
+from pydantic import Field
+
+from studylib.results import claims, statistics
+from studylib.screening import compare, libraries
+from studylib.screening.compare import WAYS
+from studylib.screening.data import Shard
+from studylib.screening.path import lambdas
+from studylib.screening.problems import NAMES, problem
+from studylib.settings import check_different, record
+from studylib.tree.rows import once
+
+SETS, SETS_ALONE, STEPS, STEPS_ALONE = WAYS
+MANY = 64  # workers that the model speaks of
+COLUMNS, PROCESSES = Annotated[int, Field(ge=10, le=1_000_000)], Annotated[int, Field(ge=1, le=64)]
+RIGHT = 1e-5  # of the largest coefficient, by which one may be off at the gap
+
+
+@record
+class Comparison:
+    """Problems, workers and libraries that are compared."""
+
+    rows: Annotated[int, Field(ge=10, le=100_000, description="n of the made problems")] = 500
+    columns: Annotated[COLUMNS, Field(description="p of the made problems")] = 6000
+    problems: Annotated[
+        dict[str, list[float]], Field(min_length=1, description="problem → single λ, as shares of λ_max")
+    ] = dataclasses.field(default_factory=lambda: {"gaussian": [0.3]})
+    paths: Annotated[list[str], Field(description="problems whose path is measured, too")] = dataclasses.field(
+        default_factory=list
+    )
+    count: Annotated[int, Field(ge=2, le=1000, description="λ of a path, down to a tenth of λ_max")] = 10
+    workers: Annotated[list[PROCESSES], Field(min_length=1, description="processes on this machine")] = (
+        dataclasses.field(default_factory=lambda: [1, 2])
+    )
+    growth: Annotated[list[COLUMNS], Field(description="p of the sparse problem whose growth is measured")] = (
+        dataclasses.field(default_factory=list)
+    )
+    repeats: Annotated[int, Field(ge=1, le=100, description="of each library, in turn")] = 3
+
+    def check(self) -> None:
+        check_different(self, "workers", "growth", "paths")
+        for name in [*self.problems, *self.paths]:
+            if name not in NAMES:
+                raise ValueError(f"problem {name!r}: expected some of {', '.join(NAMES)}")
+        wrong = [share for shares in self.problems.values() for share in shares if not 0 < share < 1]
+        if wrong:
+            raise ValueError(f"shares={wrong}: expected shares of λ_max between 0 and 1")
+
+
+def measured(asked: Comparison, folder: Path) -> list[dict]:
+    """Rows of :func:`studylib.screening.compare.with_workers` for each number of workers; each is kept in ``folder``.
+
+    In place of coefficients: ``apart``, their largest distance from the problem's first row, over its largest one.
+    """
+    sizes = {"rows": asked.rows, "columns": asked.columns, "ways": list(WAYS)}
+    tasks = [
+        {"problem": name, "share": share, "lambdas": 1} | sizes
+        for name, shares in asked.problems.items()
+        for share in shares
+    ]
+    tasks += [{"problem": name, "share": 0.1, "lambdas": asked.count} | sizes for name in asked.paths]
+    found = [row for size in asked.workers for row in _started(size, tasks, folder)]
+    first = {}
+    for row in found:
+        coef = pd.Series(row.pop("coef"), dtype=float)
+        other = first.setdefault((row["problem"], row["share"], row["lambdas"]), coef)
+        difference = coef.sub(other, fill_value=0.0).abs().max()
+        row["apart"] = float(difference / max(other.abs().max(), 1e-300)) if len(other) else 0.0
+    return found
+
+
+def _started(size: int, tasks: list[dict], folder: Path) -> list[dict]:
+    return once(folder / f"{size}-{len(tasks)}.json", [size, tasks], lambda: compare.with_workers(size, tasks))
+
+
+def flat(rows: list[dict]) -> list[dict]:
+    """The rows of :func:`measured` without their traces."""
+    return [{key: value for key, value in row.items() if key != "trace"} for row in rows]
+
+
+def traces(rows: list[dict]) -> list[dict]:
+    """Each check of the single λ's on the fewest workers: problem, share, way, step, gap, features, sent."""
+    least = min(row["workers"] for row in rows)
+    return [
+        {key: row[key] for key in ("problem", "share", "way", "goal")}
+        | {"columns": row["columns"], "nonzero": row["nonzero"]}
+        | {key: check[key] for key in ("step", "gap", "features", "sent")}
+        for row in rows
+        if row["workers"] == least and row["lambdas"] == 1
+        for check in row["trace"]
+    ]
+
+
+def grown(asked: Comparison, folder: Path) -> list[dict]:
+    """The sparse problem with more and more columns, at 0.3 λ_max on two workers; sets and steps, steps alone."""
+    same = {"problem": "text", "rows": asked.rows, "share": 0.3, "lambdas": 1, "ways": [SETS, STEPS, STEPS_ALONE]}
+    tasks = [{"columns": columns} | same for columns in asked.growth]
+    found = _started(2, tasks, folder) if tasks else []
+    return [{key: value for key, value in row.items() if key not in ("trace", "coef")} for row in found]
+
+
+def reduced(asked: Comparison, folder: Path) -> list[dict]:
+    """Seconds of an all-reduce by workers and numbers."""
+    return [row for size in asked.workers if size > 1 for row in _started(size, [], folder)]
+
+
+def beside_libraries(asked: Comparison) -> list[dict]:
+    """Dense problems, single λ and path, on one machine: rows of :func:`studylib.screening.libraries.compared`."""
+    found = []
+    for name in asked.problems:
+        if name not in ("gaussian", "correlated"):
+            continue
+        X, y = problem(name, asked.rows, asked.columns)
+        goal = compare.GAP * float(y @ y) / (2 * len(y))
+        data = Shard(X, y)
+        values = {"path": lambdas(data, asked.count, 0.1), "single λ": 0.1 * np.array([data.largest()])}
+        for kind, each in values.items():
+            rows = libraries.compared(X, y, each, goal, asked.repeats)
+            found += [{"problem": name, "kind": kind, "goal": goal} | row for row in rows]
+    return found
+
+
+def constants(times: pd.DataFrame) -> dict[str, float]:
+    """Latency (seconds) and bandwidth (bytes a second) of a link, least squares over the rows of :func:`reduced`.
+
+    A ring of k workers sends 2(k − 1) messages in turn, each 1/k of the bytes (Thakur et al. 2005).
+    """
+    k, size = times["workers"].to_numpy(float), 8 * times["numbers"].to_numpy(float)
+    X = np.stack([2 * (k - 1), 2 * (k - 1) * size / k], axis=1)
+    weight = 1 / times["seconds"].to_numpy(float)  # relative errors count
+    latency, pace = np.linalg.lstsq(X * weight[:, None], np.ones(len(k)), rcond=None)[0]
+    return {"latency": max(float(latency), 1e-9), "bandwidth": 1 / max(float(pace), 1e-15)}
+
+
+def modelled(rows: pd.DataFrame, known: dict[str, float]) -> pd.DataFrame:
+    """Seconds of each single λ by the model: one worker's, shared by k, and its all-reduces.
+
+    Returns:
+        problem, share, way, calls and MB of a worker, compute (seconds of one worker). By the model: two and many,
+        seconds of two workers and of :data:`MANY`. Also measured, the seconds of two.
+    """
+    found = []
+    single = rows[rows["lambdas"] == 1]
+    for (name, share, way), part in single.groupby(["problem", "share", "way"], sort=False):
+        at = part.set_index("workers")
+        few = min(at.index)
+        calls, size, alone = at.loc[few, "calls"], at.loc[few, "sent"], at.loc[few, "seconds"]
+        said = {
+            k: alone / k + 2 * (k - 1) * (calls * known["latency"] + size / k / known["bandwidth"]) for k in (2, MANY)
+        }
+        row = {"problem": name, "share": share, "way": way, "calls": int(calls), "MB": size / 1e6, "compute": alone}
+        found.append(row | {"two": said[2], "measured": at["seconds"].get(2, math.nan), "many": said[MANY]})
+    return pd.DataFrame(found)
+
+
+def ratios(rows: pd.DataFrame) -> pd.DataFrame:
+    """Bytes and seconds of each way over those of steps alone: problem, share, lambdas, workers, way, bytes, time.
+
+    Bytes are exact. Screening's have the columns' norms, which it alone needs.
+    """
+    keys, found = ["problem", "share", "lambdas", "workers"], []
+    for key, part in rows.groupby(keys, sort=False):
+        at = part.set_index("way")
+        for way in at.index:
+            row, other = at.loc[way], at.loc[STEPS_ALONE]
+            size = (row["sent"] + row["setup"]) / other["sent"]
+            found.append(dict(zip(keys, key, strict=True)) | {
+                "way": way, "bytes": float(size), "time": float(row["seconds"] / other["seconds"]),
+                "steps": int(row["steps"]), "features": int(row["features"]), "nonzero": int(row["nonzero"]),
+                "apart": float(row["apart"]),
+            })  # fmt: skip
+    return pd.DataFrame(found)
+
+
+def shown(table: pd.DataFrame, kind: str) -> pd.DataFrame:
+    """The rows of :func:`ratios` of a single λ or of paths, for a reader. Workers are two, or one without two."""
+    rows = table[(table["lambdas"] == 1) == (kind == "single λ")]
+    rows = rows[rows["workers"] == max((size for size in rows["workers"].unique() if size <= 2), default=0)]
+    return pd.DataFrame(
+        {
+            "problem": row.problem,
+            "λ / λ_max": f"{row.share:g}",
+            "way": row.way,
+            "steps": row.steps,
+            "features left": row.features,
+            "nonzero": row.nonzero,
+            "bytes": f"{row.bytes:.3f}",
+            "time": f"{row.time:.2f}",
+        }
+        for row in rows.itertuples()
+    )
+
+
+def by_workers(table: pd.DataFrame) -> pd.DataFrame:
+    """Of each number of workers: the worst ratio of bytes and time, and how far coefficients are from the first's."""
+    rows = table[table["way"] == SETS]
+    worst = rows.groupby("workers", sort=True)[["bytes", "time"]].max()
+    worst["apart"] = table.groupby("workers")["apart"].max()
+    return pd.DataFrame(
+        {
+            "workers": size,
+            "bytes, worst": f"{row['bytes']:.3f}",
+            "time, worst": f"{row['time']:.2f}",
+            "coefficients apart": f"{row['apart']:.1e}",
+        }
+        for size, row in worst.iterrows()
+    )
+
+
+def libraries_shown(rows: pd.DataFrame) -> pd.DataFrame:
+    """Seconds of each library, and ours over its, for a reader."""
+    found = []
+    for (name, kind), part in rows.groupby(["problem", "kind"], sort=False):
+        mine = part[part["library"] == "ours"]["seconds"].iloc[0]
+        for row in part.itertuples():
+            seconds = {"ms": f"{1000 * row.seconds:.1f}", "ours over it": f"{mine / row.seconds:.2f}"}
+            reached = "yes" if row.gap <= row.goal * (1 + 1e-9) else "no"
+            found.append({"problem": name, "what": kind, "library": row.library} | seconds | {"gap reached": reached})
+    return pd.DataFrame(found)
+
+
+def grown_shown(rows: pd.DataFrame) -> pd.DataFrame:
+    """Megabytes and seconds by p, for a reader."""
+    return pd.DataFrame(
+        {"p": f"{row.columns:,}", "way": row.way, "features left": row.features}
+        | {"MB a worker": f"{(row.sent + row.setup) / 1e6:.2f}", "s": f"{row.seconds:.2f}"}
+        for row in rows.itertuples()
+    )
+
+
+def model_shown(table: pd.DataFrame) -> pd.DataFrame:
+    """The rows of :func:`modelled`, sets with screening and steps alone, for a reader."""
+    rows = table[table["way"].isin([SETS, STEPS_ALONE])]
+    return pd.DataFrame(
+        {
+            "problem": row.problem,
+            "λ / λ_max": f"{row.share:g}",
+            "way": row.way,
+            "all-reduces": row.calls,
+            "MB": f"{row.MB:.2f}",
+            "1 worker, s": f"{row.compute:.2f}",
+            "2, measured": f"{row.measured:.2f}",
+            "2, model": f"{row.two:.2f}",
+            f"{MANY}, model": f"{row.many:.2f}",
+        }
+        for row in rows.itertuples()
+    )
+
+
+def lines(checks: pd.DataFrame) -> pd.DataFrame:
+    """A straight line through log₁₀ of the gap of steps with screening, by problem and λ.
+
+    Returns:
+        problem, share, slope (decades a hundred steps), explained (R², %), step (of the last check). Also gone: of the
+        features that end as zero, the percentage discarded before that check.
+    """
+    found = []
+    for (name, share), part in checks[checks["way"] == STEPS].groupby(["problem", "share"], sort=False):
+        part = part[part["gap"] > 0]
+        x, y = part["step"].to_numpy(float), np.log10(part["gap"].to_numpy(float))
+        slope, _ = np.polyfit(x, y, 1) if len(x) > 2 else (math.nan, 0.0)
+        explained = 100 * np.corrcoef(x, y)[0, 1] ** 2 if len(x) > 2 else math.nan
+        zero = (part["columns"] - part["nonzero"]).iloc[0]
+        before = part["features"].iloc[-2 if len(part) > 1 else -1]
+        gone = 100 * (part["columns"].iloc[0] - before) / max(zero, 1)
+        found.append({"problem": name, "share": share, "slope": 100 * slope, "explained": explained, "gone": gone})
+        found[-1]["step"] = int(x[-1])
+    return pd.DataFrame(found)
+
+
+def lines_shown(table: pd.DataFrame) -> pd.DataFrame:
+    """The rows of :func:`lines`, for a reader."""
+    return pd.DataFrame(
+        {
+            "problem": row.problem,
+            "λ / λ_max": f"{row.share:g}",
+            "steps": row.step,
+            "decades a hundred steps": f"{row.slope:.1f}",
+            "explained %": f"{row.explained:.1f}",
+            "inactive gone before the last check %": f"{row.gone:.2f}",
+        }
+        for row in table.itertuples()
+    )
+
+
+def claims_of(rows: pd.DataFrame, checks: pd.DataFrame) -> dict[str, claims.Measured]:
+    """The paper's and the maintainer's claims, over problems and λ; intervals are Student's over these.
+
+    Args:
+        rows: of :func:`measured`.
+        checks: of :func:`traces`.
+    """
+    table, straight = ratios(rows), lines(checks)
+    few = min(size for size in table["workers"].unique() if size > 1 or len(table["workers"].unique()) == 1)
+    single = table[(table["lambdas"] == 1) & (table["workers"] == few)]
+    at = {way: single[single["way"] == way].reset_index(drop=True) for way in WAYS}
+    return {
+        "linear": _over(straight["explained"]),
+        "finite": _over(straight["gone"]),
+        "lossless": claims.Measured(100 * float((table["apart"] > RIGHT).mean())),
+        "bytes": _over(100 * (1 - at[SETS]["bytes"])),
+        "speed": _over(100 * (1 - at[SETS]["time"])),
+        "bytes_strict": _over(100 * (1 - at[STEPS]["bytes"])),
+        "outside": _over(100 * (1 - at[SETS]["bytes"] / at[SETS_ALONE]["bytes"])),
+    }
+
+
+def _over(values: pd.Series) -> claims.Measured:
+    values = values.dropna()
+    return claims.Measured(float(values.mean()), *statistics.t_interval(values.to_numpy()), n=len(values))
+
+
+def told(rows: pd.DataFrame) -> str:
+    """What the rows of :func:`measured` say of bytes, in sentences."""
+    table = ratios(rows)
+    single = table[(table["lambdas"] == 1) & (table["workers"] == max(k for k in table["workers"] if k <= 2))]
+    sets, alone, steps = (
+        single[single["way"] == way].sort_values("bytes").iloc[-1] for way in (SETS, SETS_ALONE, STEPS)
+    )
+    apart = table.groupby(table["way"].str.contains("alone"))["apart"].max()
+    return (
+        f"Working sets with screening send at most {100 * sets['bytes']:.1f} % of the bytes of steps alone "
+        f"({sets['problem']}). Without discards the sets send {100 * alone['bytes']:.1f} %. Steps that only lose "
+        f"discarded features send up to {100 * steps['bytes']:.0f} % ({steps['problem']}). With discards coefficients "
+        f"are within {apart.get(False, 0.0):.0e} of the largest, without them within {apart.get(True, 0.0):.0e}."
+    )
+
+
+def lines_told(table: pd.DataFrame) -> str:
+    """The rows of :func:`lines` in a sentence."""
+    return (
+        f"A straight line explains {table['explained'].min():.0f} to {table['explained'].max():.0f} % of the logarithm "
+        f"of the gap. Before the last check at least {table['gone'].min():.1f} % of the inactive features are gone."
+    )
+
+
+def libraries_told(rows: pd.DataFrame) -> str:
+    """The rows of :func:`beside_libraries` in a sentence: how often ours is the fastest of a problem."""
+    if rows.empty:
+        return "No dense problem was compared with other libraries."
+    reached = rows["gap"] <= rows["goal"] * (1 + 1e-9)
+    best = [
+        part.sort_values("seconds").iloc[0]
+        for _, part in rows[(rows["library"] != "ours without screening") & reached].groupby(["problem", "kind"])
+    ]
+    count = sum(row["library"] == "ours" for row in best)
+    others = ", ".join(dict.fromkeys(row["library"] for row in best if row["library"] != "ours")) or "none other"
+    return f"Of {len(best)} comparisons on one machine ours is the fastest in {count}; else: {others}."
+
+
+def growth_told(rows: pd.DataFrame) -> str:
+    """The rows of :func:`grown` in a sentence."""
+    if rows.empty:
+        return "Growth with p was not measured."
+    most = rows[rows["columns"] == rows["columns"].max()].set_index("way")
+    size = (most["sent"] + most["setup"]) / 1e6
+    return (
+        f"With {rows['columns'].max():,} features, sets with screening send {size[SETS]:.1f} MB, "
+        f"steps alone {size[STEPS_ALONE]:.1f} MB."
+    )
+
+
+def model_told(known: dict[str, float], model: pd.DataFrame) -> str:
+    """The rows of :func:`modelled` in sentences."""
+    many = model.groupby("way")["many"].sum()
+    return (
+        f"A message here has {1000 * known['latency']:.2f} ms of latency. By the model {MANY} workers so linked need "
+        f"{many[SETS]:.1f} s for all single problems with sets and screening, {many[STEPS_ALONE]:.1f} s with steps "
+        "alone. What saves is fewer all-reduces."
+    )

@@ -1,0 +1,120 @@
+"""Chapter 12: what rows of screening say, the model of latency, and the sparse read-out of a network's features."""
+
+import math
+import re
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from studylib.coding import codec
+from studylib.data import scoring
+from studylib.results import verdicts
+from studylib.screening import chapter, libraries, readout
+from studylib.screening.compare import with_workers
+from studylib.screening.data import Shard
+from studylib.screening.problems import problem
+from studylib.training.recipe import Recipe
+
+SIZES = {chapter.SETS: 20, chapter.SETS_ALONE: 30, chapter.STEPS: 60, chapter.STEPS_ALONE: 100}
+
+
+def made_up() -> pd.DataFrame:
+    """Two problems on one and two workers: bytes of :data:`SIZES`, time a hundredth of them, setup 5."""
+    common = {"share": 0.1, "lambdas": 1, "steps": 10, "features": 5, "nonzero": 4, "calls": 30, "apart": 1e-8}
+    return pd.DataFrame(
+        common
+        | {"problem": name, "way": way, "workers": workers, "sent": factor * size, "seconds": factor * size / 100}
+        | {"setup": 5 if "screening" in way else 0}
+        for name, factor in (("gaussian", 1), ("text", 2))
+        for workers in (1, 2)
+        for way, size in SIZES.items()
+    )
+
+
+def test_ratios_are_over_steps_alone_and_norms_count_as_screenings():
+    table = chapter.ratios(made_up()).set_index(["problem", "workers", "way"])
+    assert table.loc[("gaussian", 2, chapter.SETS), "bytes"] == pytest.approx(0.25)
+    assert table.loc[("text", 2, chapter.SETS), "bytes"] == pytest.approx(45 / 200)
+    assert table.loc[("text", 1, chapter.STEPS_ALONE), ["bytes", "time"]].tolist() == [1, 1]
+    assert len(chapter.shown(table.reset_index(), "single λ")) == 8 and chapter.shown(table.reset_index(), "path").empty
+
+
+def test_claims_are_held_against_problems_and_say_what_is_lost():
+    checks = pd.DataFrame(
+        {"problem": name, "share": 0.1, "way": chapter.STEPS, "goal": 1e-6, "columns": 100, "nonzero": 10}
+        | {"step": 10 * i, "gap": 10.0 ** (-i - shift), "features": (100, 50, 10, 10)[i], "sent": 100 * i}
+        for name, shift in (("gaussian", 0), ("text", 0.1))
+        for i in range(4)
+    )
+    found = chapter.claims_of(made_up(), checks)
+    assert found["linear"].value == pytest.approx(100) and found["finite"].value == pytest.approx(100)
+    assert found["bytes"].value == pytest.approx(100 * (1 - (0.25 + 0.225) / 2))
+    assert found["lossless"].value == 0 and found["outside"].n == 2
+    assert chapter.claims_of(made_up().assign(apart=1.0), checks)["lossless"].value == 100
+    assert len(list(verdicts.rows("screening", found, "digits"))) == len(found)
+    assert chapter.lines(checks)["slope"].tolist() == pytest.approx([-10, -10])
+
+
+def test_latency_and_bandwidth_are_found_again_and_many_workers_wait_for_latency():
+    times = pd.DataFrame(
+        {"workers": k, "numbers": n, "seconds": 2 * (k - 1) * (1e-4 + 8 * n / k / 1e9)}
+        for k in (2, 4)
+        for n in (1, 1000, 1_000_000)
+    )
+    known = chapter.constants(times)
+    assert known["latency"] == pytest.approx(1e-4) and known["bandwidth"] == pytest.approx(1e9)
+    model = chapter.modelled(made_up(), known).set_index(["problem", "way"])
+    row = model.loc[("gaussian", chapter.STEPS_ALONE)]
+    assert row["measured"] == 1 and row["two"] == pytest.approx(0.5 + 2 * (30 * 1e-4 + 50 / 1e9))
+    assert row["many"] == pytest.approx(1 / 64 + 126 * (30 * 1e-4 + 100 / 64 / 1e9))
+    assert "64 workers" in chapter.model_told(known, model.reset_index())
+    assert "at most 25.0 % of the bytes of steps alone (gaussian)" in chapter.told(made_up())
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"problems": {"mnist": [0.1]}}, "problem 'mnist': expected some of gaussian"),
+        ({"problems": {"text": [1.5]}}, r"shares=\[1.5\]"),
+        ({"workers": [0]}, r"workers.*0.*expected at least 1"),
+        ({"workers": [2, 2]}, "expected different ones"),
+    ],
+)
+def test_what_cannot_be_compared_is_named(given, message):
+    with pytest.raises(ValueError, match=message):
+        chapter.Comparison(**given)
+
+
+def test_libraries_reach_the_gap_and_our_coefficients():
+    X, y = problem("gaussian", 60, 200)
+    data, goal = Shard(X, y), 1e-8 * float(y @ y) / 120
+    rows = libraries.compared(X, y, np.array([0.5, 0.2]) * data.largest(), goal, 1)
+    assert {"ours", "scikit-learn", "scikit-learn without its screening"} <= {row["library"] for row in rows}
+    assert all(row["gap"] <= goal * (1 + 1e-6) and row["apart"] < 1e-2 for row in rows), rows
+
+
+def test_workers_that_fail_say_what_they_said():
+    with pytest.raises(RuntimeError, match=re.escape("problem 'mnist'")):
+        with_workers(1, [{"problem": "mnist", "rows": 9, "columns": 9, "share": 0.1, "lambdas": 1, "ways": []}])
+
+
+def test_a_readout_is_of_what_the_classifier_is_given_and_sparser_for_a_larger_penalty(tiny, student_model):
+    X = readout.features(student_model, tiny.train, tiny)
+    name, layer = readout._classifier(student_model)
+    logits = scoring.predict(student_model, tiny.train, tiny)
+    assert torch.allclose(layer(torch.tensor(X).float()), logits, atol=1e-4) and X.shape[1] == layer.in_features
+    asked = readout.Readout(shares=[0.5, 0.05])
+    made = readout.fitted(student_model, tiny, asked)
+    weights = {share: each.get_submodule(name).weight for share, each in made.items()}
+    assert 0 < (weights[0.5] != 0).sum() < (weights[0.05] != 0).sum() < layer.weight.numel()
+    read = codec.decode(codec.encode(made[0.5]))  # features that nothing reads are cut away
+    assert read.get_submodule(name).in_features == (weights[0.5] != 0).any(dim=0).sum() < layer.in_features
+    assert torch.allclose(*(scoring.predict(each, tiny.test, tiny) for each in (read, made[0.5])), atol=1e-4)
+    table = pd.DataFrame(readout.rows(made, student_model, tiny, asked, Recipe(epochs=1, lr=0.01), 0))
+    assert table["kind"].tolist() == ["as trained", *["read-out", "classifier pruned"] * 2]
+    cut = table[table["share"] == 0.5]
+    assert cut["nonzero"].nunique() == 1 and math.isnan(table["share"][0])
+    assert readout.chosen(made, student_model, tiny, readout.Readout(shares=[0.5, 0.05], tolerance=1.0)) is made[0.5]
+    assert "weights and saves" in readout.told(table)

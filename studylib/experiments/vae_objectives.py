@@ -214,7 +214,7 @@ def _by_seed(rows: pd.DataFrame) -> np.ndarray:
 
 
 def at_best(rows: pd.DataFrame) -> pd.DataFrame:
-    """Mean test scores of each way at its best value: a row an objective and way, a column a form and stage."""
+    """Mean test scores of each way at its best value. A row is an objective and way, a column a form and stage."""
     chosen = rows[rows["chosen"]]
     column = chosen["form"] + chosen["stage"].map(lambda stage: "" if stage == ROUNDED else f", {stage}")
     value = chosen["value"].map("{:g}".format)

@@ -50,7 +50,7 @@ def picture(model: nn.Module, seed: int) -> bytes:
 
 
 def png(images: torch.Tensor) -> bytes:
-    """``images``, uint8 (n², 1 or 3, h, w), as a PNG of n rows, framed. Pixels are repeated until it is large enough."""
+    """``images``, uint8 (n², 1 or 3, h, w), as a PNG of n rows, framed. Pixels repeat until it is large enough."""
     from matplotlib.image import imsave
 
     side = round(len(images) ** 0.5)

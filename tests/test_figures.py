@@ -246,7 +246,7 @@ def test_the_files_of_a_table_without_accuracies_are_all_published_with_the_scor
     rows = {chapter.files: [{"name": node, "bytes": size} for node, size in zip(nodes, (4, 5), strict=True)]}
     content = {"chapter": chapter.name, "about": {}, "settings": {}, "metrics": {}, "rows": rows, "claims": []}
     (folder / "chapter.json").write_text(json.dumps(content))
-    spec = {"name": "vae", "args": {"width": 4, "classes": 0}, "changes": []}
+    spec = {"name": "vae", "args": {"width": 4, "classes": 0}, "changes": [{"technique": "teacher"}]}
     for node, width in zip(nodes, (4, 2), strict=True):
         shutil.copytree(run / "seed0" / "teacher", folder / "points" / node)
         metrics = json.loads((folder / "points" / node / "metrics.json").read_text())

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from studylib.coding import codec
@@ -22,6 +23,7 @@ from studylib.settings import MOST_SEED
 from studylib.training import loop
 
 SIDE = 8  # images in a row of a picture, and rows
+FRAME, GREY = 1, 128  # around each image: pixels and their level
 LEAST = 400  # pixels that a picture is wide, at least; an image's pixel is a square of them
 
 
@@ -48,11 +50,12 @@ def picture(model: nn.Module, seed: int) -> bytes:
 
 
 def png(images: torch.Tensor) -> bytes:
-    """``images``, uint8 (n², 1 or 3, h, w), as a PNG of n rows. Pixels are repeated until it is large enough."""
+    """``images``, uint8 (n², 1 or 3, h, w), as a PNG of n rows, framed. Pixels repeat until it is large enough."""
     from matplotlib.image import imsave
 
     side = round(len(images) ** 0.5)
-    grid = images.unflatten(0, (side, side)).permute(0, 3, 1, 4, 2).flatten(0, 1).flatten(1, 2).numpy()
+    framed = F.pad(images, (FRAME,) * 4, value=GREY)
+    grid = framed.unflatten(0, (side, side)).permute(0, 3, 1, 4, 2).flatten(0, 1).flatten(1, 2).numpy()
     scale = -(-LEAST // grid.shape[1])
     whole = np.repeat(np.repeat(grid, scale, axis=0), scale, axis=1)
     content = io.BytesIO()

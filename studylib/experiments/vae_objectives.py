@@ -214,7 +214,7 @@ def _by_seed(rows: pd.DataFrame) -> np.ndarray:
 
 
 def at_best(rows: pd.DataFrame) -> pd.DataFrame:
-    """Each way at its best value, means of test scores: a row an objective and way, a column a form and stage."""
+    """Mean test scores of each way at its best value. A row is an objective and way, a column a form and stage."""
     chosen = rows[rows["chosen"]]
     column = chosen["form"] + chosen["stage"].map(lambda stage: "" if stage == ROUNDED else f", {stage}")
     value = chosen["value"].map("{:g}".format)
@@ -223,7 +223,7 @@ def at_best(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def at_an_end(rows: pd.DataFrame) -> str:
-    """The objectives, and of how many ways the best value is the first or last of at least three, in words."""
+    """Of how many ways the best value is the first or last of at least three, by objective, in words."""
     values = rows.groupby(["objective", "way"], sort=False)["value"].agg(["min", "max", "nunique"])
     best = rows[rows["chosen"]].groupby(["objective", "way"], sort=False)["value"].first()
     ends = (best == values["min"]) | (best == values["max"])

@@ -66,7 +66,9 @@ class Corpus:
 
     name: Annotated[str, Field(description="of a text: pydoc, tinyshakespeare")] = "pydoc"
     context: Annotated[int, Field(ge=2, le=1024, description="characters of a block, the most that a model sees")] = 64
-    characters: Annotated[int, Field(ge=0, description="only so many from the start of the text; 0: all of it")] = 0
+    characters: Annotated[
+        int, Field(ge=0, le=100_000_000, description="only so many from the start of the text; 0: all of it")
+    ] = 0
 
     def check(self) -> None:
         if self.name not in SOURCES:

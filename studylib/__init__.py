@@ -4,7 +4,7 @@ data: Images, text and what is learnt of them: data sets, augmentation, tasks, s
 networks: Networks and their layers: built from a spec, in floats or int8, sliced, measured. Every chapter.
 disk: Files on disk: written whole, checked when read; models, and where numbers come from. Every chapter.
 training: The training loop: recipe, step, checkpoint, deadline. Chapters 1 to 10.
-descent: Several objectives at once: objectives, aggregators of gradients, steps. Chapters 1, 6, 8 and 10.
+descent: Several objectives at once: objectives, aggregators of gradients, steps. Chapters 1, 6, 8, 10.
 coding: A network as one small file and back: shipped form, range coder, codec, sizes. Every chapter.
 techniques: A technique a module, each with ``apply``, more of them in docs/techniques.md. Chapters 1 to 5 and 8 to 10.
 tree: The tree of combinations: names, nodes on disk, table, published rows. Every chapter.

@@ -271,7 +271,7 @@ def _ways(node: Characters, network: Transformer, compressing: Compressing, reci
 
 
 def measured(model: nn.Module, data: text.Text, whole: np.ndarray) -> dict:
-    """Bytes of the file of ``model``, and bits of what is decoded from it beside ``whole``, a test block each (n,)."""
+    """Bytes of the file of ``model``, and bits of what is decoded from it beside ``whole``, of test blocks (n,)."""
     model.spec = {**model.spec, "input": data.scaling}
     file = codec.encode(model)
     decoded = codec.decode(file)
@@ -281,7 +281,7 @@ def measured(model: nn.Module, data: text.Text, whole: np.ndarray) -> dict:
 
 
 def written(node: Characters, network: Transformer, chosen: list[str], count: int = 160) -> list[dict]:
-    """What networks of the first seed write after the prompt, and how fast: a row each, in the order of ``chosen``.
+    """What networks of the first seed write after the prompt, and how fast: a row for each of ``chosen``.
 
     Columns:
         node: its name.

@@ -49,13 +49,6 @@ SCALE = {  # what decides how large and how long: no profile may leave it to a d
         "recovery": TRAINED,
         "survey": {"repetitions", "networks"},
     },
-    "gpt": {
-        "text": {"name"},
-        "network": {"depth", "width", "student", "narrower"},
-        "recipe": TRAINED,
-        "compressing": {"rounds", "tolerance", "epochs", "lr"},
-        "comparison": {"l1", "error", "coded", "taus"},
-    },
 }
 SHOWN = {  # the same, of what only a technique's chapter trains
     "teacher": {"choosing": {"seeds"}},
@@ -132,7 +125,7 @@ def test_what_a_former_profile_ran_is_run_with_the_same_settings_now(former):
     name, _, variant = BEFORE[former]["now"].partition("-")
     sections = parameters.load(name, variant=variant)
     study = sections["study"]
-    study["chapters"] = [key for key in study["chapters"] if key not in ("survey", "gpt")]  # they came later
+    study["chapters"] = [key for key in study["chapters"] if key != "survey"]  # it came later
     assert {"study": study, "latency": sections["latency"]} == {s: BEFORE[former][s] for s in ("study", "latency")}
     nodes = {key: parameters.of_node(key, sections) for key in ("teacher", *study["stages"])}
     assert nodes == BEFORE[former]["nodes"]
@@ -560,7 +553,7 @@ def test_the_numbers_are_all_of_them():
     assert len(NUMBERS) > 100
     found = {name for _, _, name in NUMBERS}
     needed = {key for stage in (*SCALE.values(), *SHOWN.values()) for keys in stage.values() for key in keys}
-    assert needed - found == {"networks", "compiled", "name"}  # texts, and yes or no
+    assert needed - found == {"networks", "compiled"}  # texts, and yes or no
 
 
 @pytest.mark.parametrize("place", list(NUMBERS), ids=".".join)

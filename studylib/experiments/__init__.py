@@ -1,1 +1,1 @@
-"""What chapters measure, in files named for their keys: settings, rows, claims. Chapters 1 to 10."""
+"""What chapters measure, in files named for their keys: settings, rows, claims. Chapters 1 to 8."""

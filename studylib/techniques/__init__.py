@@ -1,1 +1,1 @@
-"""A technique a module, each with ``apply``, more of them in docs/techniques.md. Chapters 1 to 5 and 8 to 10."""
+"""A technique a module, each with ``apply``, more of them in docs/techniques.md. Chapters 1 to 5 and 8."""

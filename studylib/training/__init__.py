@@ -1,1 +1,1 @@
-"""The training loop: recipe, step, checkpoint, deadline. Chapters 1 to 10."""
+"""The training loop: recipe, step, checkpoint, deadline. Chapters 1 to 8."""

@@ -284,7 +284,7 @@ def test_it_ends_with_the_verdicts_on_its_claims(stage):
     assert last[0].source.startswith(f'chapter.verdicts("{stage}", ')
     beside = any("Beside(" in cell.source for cell in cells(stage))  # chapter 9 is not published of CIFAR-10
     assert [cell.source for cell in last[1:]] == [f'cifar10.verdicts("{stage}")'] * beside
-    assert beside or stage in ("survey", "gpt")
+    assert beside or stage == "survey"
 
 
 def test_what_the_paper_says_is_stored_beside_what_was_measured(stage):

@@ -1,6 +1,6 @@
 """The study's package, one noun a folder; each imports only those before it in this list.
 
-data: Images and what is learnt of them: data sets, augmentation, tasks, scores. Every chapter.
+data: Images, text and what is learnt of them: data sets, augmentation, tasks, scores. Every chapter.
 networks: Networks and their layers: built from a spec, in floats or int8, sliced, measured. Every chapter.
 disk: Files on disk: written whole, checked when read; models, and where numbers come from. Every chapter.
 training: The training loop: recipe, step, checkpoint, deadline. Chapters 1 to 9 and 14.

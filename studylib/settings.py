@@ -26,6 +26,7 @@ KINDS = {  # pydantic's name of an error → what was expected
     "greater_than": "above {gt}",
     "less_than_equal": "at most {le}",
     "less_than": "below {lt}",
+    "multiple_of": "a multiple of {multiple_of}",
     "too_short": "at least {min_length} of them",
     "too_long": "at most {max_length} of them",
     "literal_error": "one of {expected}",

@@ -1,1 +1,1 @@
-"""Images and what is learnt of them: data sets, augmentation, tasks, scores. Every chapter."""
+"""Images, text and what is learnt of them: data sets, augmentation, tasks, scores. Every chapter."""

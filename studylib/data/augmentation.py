@@ -34,6 +34,8 @@ def augment(images: torch.Tensor, how: Augmentation, generator: torch.Generator)
     Returns:
         float32 (n, c, h, w) in 0…255.
     """
+    if how == Augmentation():
+        return images.float()
 
     def uniform(low: float, high: float) -> torch.Tensor:
         return torch.rand(len(images), generator=generator, device=images.device) * (high - low) + low

@@ -13,8 +13,8 @@ if TYPE_CHECKING:  # data say what is learnt (studylib.data.tasks), and that is 
 
 
 def batch_of(images: torch.Tensor) -> int:
-    """Number of ``images`` (n, c, h, w) to predict at once: 1,000, on a CPU 64,000 pixels for its caches."""
-    return 1000 if images.device.type != "cpu" else max(1, 64_000 // images.shape[-2:].numel())
+    """Number of ``images`` (n, …) to predict at once: 1,000, on a CPU 64,000 pixels or characters for its caches."""
+    return 1000 if images.device.type != "cpu" else max(1, 64_000 // images.shape[1:][-2:].numel())
 
 
 @torch.no_grad()

@@ -187,7 +187,7 @@ def _with_own_test_set(source: Path, train: Split, test: Split, classes: Sequenc
     return train, test, classes, len(train) // 10
 
 
-def _folder() -> Path:
+def data_folder() -> Path:
     """Where downloaded data sets are kept, or what ``STUDY_DATA`` names in its place."""
     named = os.environ.get("STUDY_DATA")
     folder = Path(named or Path.home() / ".cache" / "studylib").absolute()
@@ -197,7 +197,7 @@ def _folder() -> Path:
 
 
 def _cifar10() -> Parts:
-    file = _folder() / "cifar10.npz"
+    file = data_folder() / "cifar10.npz"
     if not file.exists():
         content = "cifar10.npz (x_train, y_train, x_test, y_test; uint8 images, n × 32 × 32 × 3)"
         return _from_torchvision("CIFAR10", content)
@@ -229,7 +229,7 @@ def _from_torchvision(name: str, content: str, parameter: str = "train", parts: 
     """
     import torchvision.datasets
 
-    folder = _folder()
+    folder = data_folder()
     try:
         read = [getattr(torchvision.datasets, name)(folder, **{parameter: part}, download=True) for part in parts]
     except Exception as error:

@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 def cross_entropy(
     model: nn.Module, images: torch.Tensor, labels: torch.Tensor, smoothing: float = 0.0
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Cross-entropy with the labels, smoothed or not; returns (loss, logits)."""
+    """Cross-entropy with the labels (n, …), smoothed or not; returns (loss, logits (n, …, classes))."""
     import torch.nn.functional as F
 
     logits = model(images)
-    return F.cross_entropy(logits.float(), labels, label_smoothing=smoothing), logits
+    return F.cross_entropy(logits.float().flatten(0, -2), labels.flatten(), label_smoothing=smoothing), logits
 
 
 def _scores(logits: torch.Tensor, labels: torch.Tensor) -> dict[str, float]:

@@ -24,13 +24,14 @@ def distillation_loss(student: torch.Tensor, teacher: torch.Tensor, temperature:
     The factor T² keeps its gradient the size of the cross-entropy's. Zero when the two agree, never below.
 
     Args:
-        student, teacher: logits (n, classes).
+        student, teacher: logits (n, …, classes).
 
     Raises:
         ValueError: the two are of different shapes, as one class would teach all alike.
     """
     if student.shape != teacher.shape:
         raise ValueError(f"teacher's logits {tuple(teacher.shape)}: expected {tuple(student.shape)}, as the student's")
+    student, teacher = student.flatten(0, -2), teacher.flatten(0, -2)
     if temperature > WARM:
         return _warm_loss(student.double(), teacher.double(), min(temperature, HOTTEST)).to(torch.float32)
     log_student = F.log_softmax(student.float() / temperature, dim=1)
@@ -120,8 +121,8 @@ def weights(model: nn.Module) -> list[nn.Parameter]:
 
 @objective("cross_entropy")
 def cross_entropy(model, batch, outputs):
-    """Mean over the batch, in nats; outputs are logits."""
-    return F.cross_entropy(outputs, batch[1])
+    """Mean over the batch, in nats; outputs are logits (n, …, classes)."""
+    return F.cross_entropy(outputs.flatten(0, -2), batch[1].flatten())
 
 
 @objective("l1", weights_only=True, direct=True)

@@ -54,7 +54,7 @@ def fisher(model: nn.Module, data: Data, batch_size: int = 500) -> dict[str, tor
 
     It is the squared gradient of the label's log-likelihood, summed over the outputs. The mean is over the training
     images as they are. An image's gradient is the outer product of the output's and the input: no pass an image is
-    needed.
+    needed. A block of text has the sum of these products over its places.
 
     Raises:
         ValueError: a number of ``model`` is not finite.
@@ -66,10 +66,13 @@ def fisher(model: nn.Module, data: Data, batch_size: int = 500) -> dict[str, tor
 
     def watch(name):
         def forward(_, inputs, output):
-            squares = inputs[0].detach() ** 2
+            read = inputs[0].detach()
 
             def add(gradient):
-                found[name] += (gradient**2).sum(1) @ squares
+                if read.dim() == 2:
+                    found[name] += (gradient**2).sum(1) @ read**2
+                else:
+                    found[name] += torch.einsum("nto,nti->noi", gradient, read).square().sum((0, 1))
 
             output.register_hook(add)
 
@@ -79,7 +82,8 @@ def fisher(model: nn.Module, data: Data, batch_size: int = 500) -> dict[str, tor
         layer.register_forward_hook(watch(name))
     data = data.to(next(model.parameters()).device)
     for images, labels in zip(data.train.images.split(batch_size), data.train.labels.split(batch_size), strict=True):
-        F.cross_entropy(model(data.normalize(images)), labels, reduction="sum").backward()
+        logits = model(data.normalize(images)).flatten(0, -2)
+        F.cross_entropy(logits, labels.flatten(), reduction="sum").backward()
     return {name: total / len(data.train) for name, total in found.items()}
 
 

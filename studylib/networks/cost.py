@@ -16,7 +16,7 @@ from studylib.networks.quiet import quiet_torchao
 
 
 def multiply_adds(model: nn.Module, model_args: dict) -> int:
-    """Multiply-adds of one image through the convolutions and linear layers, zeros counted as any weight."""
+    """Multiply-adds of one image or block through convolutions, linear layers and attention, zeros counted, too."""
     from torch.utils.flop_counter import FlopCounterMode
 
     device = next(iter(model.state_dict().values())).device
@@ -26,7 +26,10 @@ def multiply_adds(model: nn.Module, model_args: dict) -> int:
 
 
 def example(model_args: dict, count: int) -> torch.Tensor:
-    """``count`` images of normal noise, the same at every call, (count, c, h, w) float32."""
+    """``count`` images of noise, (count, c, h, w) float32, or blocks (count, context); the same at every call."""
+    if "context" in model_args:
+        shape, draw = (count, model_args["context"]), torch.Generator().manual_seed(0)
+        return torch.randint(model_args["characters"], shape, generator=draw)
     shape = (count, model_args["in_channels"], model_args["image_size"], model_args["image_size"])
     return torch.randn(shape, generator=torch.Generator().manual_seed(0))
 
@@ -51,11 +54,12 @@ def latency(model: nn.Module, images: torch.Tensor, *, compiled: bool = True, re
 def timer(model: nn.Module, images: torch.Tensor, *, compiled: bool = True) -> Callable[[], float]:
     """A function that runs the warmed-up ``model`` once and returns how many milliseconds it took.
 
-    ``images``: (n, c, h, w) float32, on the model's device. ``compiled``: by torch.compile with frozen weights, so that
-    int8 layers run in int8 kernels; else operation by operation.
+    ``images``: (n, c, h, w) float32 or blocks (n, context), on the model's device. ``compiled``: by torch.compile with
+    frozen weights, so that int8 layers run in int8 kernels; else operation by operation.
     """
-    model = layers.duplicate(model).eval().to(memory_format=torch.channels_last)
-    images = images.contiguous(memory_format=torch.channels_last)
+    model = layers.duplicate(model).eval()
+    if images.dim() == 4:
+        model, images = (each.to(memory_format=torch.channels_last) for each in (model, images))
     if compiled:
         logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # that there is no CUDA is no news
         with quiet_torchao():  # this import alone has Inductor turn int8 layers into int8 kernels

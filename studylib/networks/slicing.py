@@ -18,6 +18,7 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from studylib.networks import cost
 from studylib.networks.channels import groups_of, is_depthwise, like, widths, widths_of
 from studylib.networks.layers import duplicate, replace_module, weight_layers
 
@@ -103,10 +104,12 @@ def _united(same):
 
 
 def noise(model: nn.Module, example: torch.Tensor | None) -> torch.Tensor:
-    """:data:`IMAGES` of normal noise, (n, c, h, w) float64, the same at every call."""
+    """:data:`IMAGES` of normal noise, (n, c, h, w) float64, or blocks of characters; the same at every call."""
     if example is None:
         asked = inspect.signature(type(model)).bind(**model.spec["args"])
         asked.apply_defaults()
+        if "context" in asked.arguments:
+            return cost.example(asked.arguments, IMAGES)
         side = asked.arguments["image_size"]
     shape = (asked.arguments["in_channels"], side, side) if example is None else example.shape[1:]
     return torch.randn(IMAGES, *shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))

@@ -22,6 +22,7 @@ from studylib.networks import (
     factors,
     fixed_layers,
     gated,
+    gpt,
     int8_layers,
     mobilenet,
     resnet,
@@ -35,6 +36,7 @@ ARCHITECTURES: dict[str, type[nn.Module]] = {
     "convnet": chains.ConvNet,
     "densenet": densenet.DenseNet,
     "gated": gated.Gated,
+    "gpt": gpt.GPT,
     "mobilenetv2": mobilenet.MobileNetV2,
     "resnet": resnet.ResNet,
     "vae": vae.VAE,
@@ -50,7 +52,7 @@ RESTRUCTURE = {  # the words that stored specs use → what alters a network so,
     "channels": channels.narrow,
     "factors": factors.factorize,
 }
-WIDE = "resnet", "vgg", "whitened", "gated", "mobilenetv2", "vgg16"  # as their argument "width" says
+WIDE = "resnet", "vgg", "whitened", "gated", "mobilenetv2", "vgg16", "gpt"  # as their argument "width" says
 BREADTH = {"densenet": "growth"} | dict.fromkeys(WIDE, "width")  # the argument for it
 SPEC_FORMAT = 1
 PLAIN = {  # what torch hangs on a layer, by the names of its tensors → what makes the layer plain again

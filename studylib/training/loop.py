@@ -169,7 +169,8 @@ def _epoch(
     for k, (images, labels, chosen) in enumerate(batches(data, recipe.batch_size, generator, changed)):
         for group in optimizer.param_groups:
             group["lr"] = group["times"] * recipe.rate(epoch + k / steps)
-        images = images.contiguous(memory_format=torch.channels_last)
+        if images.dim() == 4:
+            images = images.contiguous(memory_format=torch.channels_last)
         with torch.autocast(device.type, torch.bfloat16, enabled=recipe.amp):
             value, outputs = loss(net, images, labels, chosen if recipe.views else None)
         optimizer.zero_grad(set_to_none=True)

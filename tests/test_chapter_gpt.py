@@ -1,0 +1,184 @@
+"""Chapter 10's measurements: the combinations of a transformer, other ways to shrink it, rivals and objectives."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from studylib.coding import codec
+from studylib.data import text
+from studylib.experiments import gpt, gpt_objectives, gpt_told
+from studylib.plots import gpt as plots
+from studylib.settings import SettingError, read
+from studylib.training.recipe import Recipe
+from studylib.tree import names
+
+CORPUS = text.Corpus(context=16, characters=12_000)
+RECIPE = Recipe(epochs=1, lr=1e-2, batch_size=64, augmentation="none")
+NETWORK = gpt.Transformer(depth=1, width=16, student=8, narrower=[8])
+COMPRESSING = gpt.Compressing(
+    rounds=2, tolerance=0.5, epochs=1, deltas=[1], bits=[3], group=8, calibration_images=32, lr=1e-2
+)
+COMPARISON = gpt_objectives.Objectives(l1=[1e-4], error=[0.1], coded=[1e-5], taus=[0.1])
+ENDS = {"low": 0.0, "high": 0.0, "costs_low": 0.09, "costs_high": 0.11}
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """The node of a chapter, and rows of all combinations and of narrower networks."""
+    node = gpt.Characters(tmp_path_factory.mktemp("chapter"), "digits", 0, threads=1, device="cpu")
+    node.corpus = CORPUS
+    tree = gpt.tree(node, NETWORK, COMPRESSING, RECIPE)
+    return node, pd.DataFrame(tree), pd.DataFrame(gpt.narrower(node, NETWORK, COMPRESSING, RECIPE))
+
+
+@pytest.fixture(scope="module")
+def ways(made):
+    return pd.DataFrame(gpt.ways(made[0], NETWORK, COMPRESSING, RECIPE))
+
+
+def test_all_sixteen_combinations_are_files_whose_bits_are_those_of_their_rows(made):
+    node, tree, _ = made
+    assert list(tree["node"]) == names.nodes(gpt.STAGES) and len(tree) == 16
+    for name in ("teacher", "teacher-kd-imp-svd-int8"):
+        row = tree.set_index("node").loc[name]
+        file = (gpt.folder_of(node, 0, name) / names.CODED).read_bytes()
+        blocks = text.bits(codec.decode(file), node.data.test, node.data).double().mean(1)
+        assert row["test_bits"] == pytest.approx(blocks.mean().item(), abs=1e-6) and row["bytes"] == len(file)
+        assert row["low"] < row["test_bits"] < row["high"]
+
+
+def test_each_combination_does_what_its_name_says(made):
+    node, tree, _ = made
+    for row in tree.to_dict("records"):
+        pruned_last = "imp" in row["node"] and "svd" not in row["node"]  # factors are dense
+        assert (row["zeros"] > 0.3) == pruned_last, row["node"]
+        changes = json.loads((gpt.folder_of(node, 0, row["node"]) / "model.json").read_text())["spec"]["changes"]
+        parts = row["node"].split("-")
+        expected = ["kd", *parts[2:]] if "kd" in parts else parts
+        assert [change["technique"] for change in changes] == expected
+    assert tree["costs"][0] == 0 and (tree["bytes"][1:] < tree["bytes"][0]).all()
+
+
+def test_a_chapter_that_goes_on_trains_nothing_again(made, ways, monkeypatch):
+    node, tree, _ = made
+    monkeypatch.setattr(gpt.loop, "fit", lambda *args, **kwargs: pytest.fail("trained again"))
+    pd.testing.assert_frame_equal(pd.DataFrame(gpt.tree(node, NETWORK, COMPRESSING, RECIPE)), tree)
+    pd.testing.assert_frame_equal(pd.DataFrame(gpt.ways(node, NETWORK, COMPRESSING, RECIPE)), ways)
+
+
+def test_other_ways_are_of_the_teacher_and_the_same_where_the_tree_has_them(made, ways):
+    _, tree, _ = made
+    by, node = ways.set_index(["way", "setting"]), tree.set_index("node")
+    for way, name in ((("static int8", 8), "teacher-int8"), (("SVD", 1), "teacher-svd")):
+        assert by.loc[way, "test_bits"] == pytest.approx(node.loc[name, "test_bits"], abs=1e-6)
+        assert by.loc[way, "bytes"] == node.loc[name, "bytes"]
+    assert by.loc[("groups, GPTQ", 3), "bytes"] < node.loc["teacher-int8", "bytes"]
+    assert by.loc[("SVD, fine-tuned", 1), "costs"] < by.loc[("SVD", 1), "costs"]
+    assert set(ways["kind"]) == {gpt.ROUNDED, gpt.FACTORIZED} and len(ways) == 2 + 2 + 4
+
+
+def test_intervals_are_over_blocks_of_one_seed_and_over_several_seeds():
+    rows = pd.DataFrame(
+        {"seed": [0, 1], "node": "x", "bytes": 10, "zeros": 0.5, "test_bits": 3.0, "val_bits": 3.0}
+        | {"costs": [0.1, 0.3], **ENDS}
+    )
+    (one,), (two,) = (gpt_told.summary(part).to_dict("records") for part in (rows[:1], rows))
+    assert (one["costs_low"], one["verdict"]) == (0.09, "raises")
+    assert two["costs_low"] < 0 < two["costs_high"] and two["verdict"] == "cannot tell"
+
+
+def test_a_narrower_network_of_as_many_bytes_stands_beside_each():
+    nodes = pd.DataFrame({"node": ["a", "b"], "bytes": [1000, 50], "test_bits": [2.5, 1.0], **ENDS})
+    known = pd.DataFrame({"bytes": [100, 10_000], "test_bits": [4.0, 2.0]})
+    found = gpt_told.beside_narrower(nodes, known)
+    assert found["less"][0] == pytest.approx(0.5) and found["low"][0] == pytest.approx(0.49)
+    assert list(gpt_told.beside_listed(found)["verdict"]) == ["beats it", "none of that size"]
+
+
+def test_the_smallest_is_chosen_by_validation_text():
+    nodes = pd.DataFrame({"node": ["teacher", "a", "b"], "bytes": [9, 5, 1], "val_bits": [2.0, 2.09, 2.11]})
+    assert gpt_told.smallest(nodes) == "a"
+
+
+def test_the_front_goes_from_the_dense_network_to_the_smallest():
+    nodes = pd.DataFrame({"node": ["x", "y", "z"], "bytes": [9, 5, 6], "test_bits": [2.0, 2.5, 2.6]})
+    assert gpt_told.front(nodes) == ["x", "y"]
+
+
+def test_networks_write_from_their_files_alone(made):
+    node, _, _ = made
+    rows = gpt.written(node, NETWORK, ["teacher", "teacher", "teacher-int8"], count=20)
+    assert [row["node"] for row in rows] == ["teacher", "teacher-int8"]
+    file = (gpt.folder_of(node, 0, "teacher-int8") / names.CODED).read_bytes()
+    assert rows[1]["text"] == text.sampled(codec.decode(file), "The ", 20, seed=0)
+    assert rows[1]["memory"] < 0.5 * rows[0]["memory"] and all(row["per_second"] > 0 for row in rows)
+    page = gpt_told.written_page(pd.DataFrame([rows[0] | {"text": "<a> & b"}]), "The ")
+    assert "<b>The </b>&lt;a&gt; &amp; b" in page
+    same = [row | {"text": said} for row, said in zip(rows, ("abcd", "abxd"), strict=True)]
+    assert "int8 for 2 characters" in gpt_told.written_told(pd.DataFrame(same))
+
+
+def test_each_objective_is_descended_in_three_ways_and_compared_block_by_block(made):
+    node, tree, _ = made
+    rows = gpt_objectives.compared(node, NETWORK, COMPARISON, RECIPE)
+    assert len(rows) == 3 * 3
+    against = gpt_objectives.against_sums(pd.DataFrame(rows))
+    assert len(against) == 3 * 2 and (against["low"] <= against["high"]).all()
+    by = {(row["objective"], row["way"]): row for row in rows}
+    for row in against.itertuples():
+        mean = np.mean(by[row.objective, row.rival]["test"]) - np.mean(by[row.objective, gpt_objectives.PCD]["test"])
+        assert row.saved == pytest.approx(mean, abs=1e-9)
+    coded = by[gpt_objectives.CODED, gpt_objectives.PCD]
+    spread = 8 * coded["bytes"] / node.data.train.labels.numel()
+    assert spread < coded["test_total"] - 1 and coded["val_total"] > spread
+    assert len(plots.draw_against(against).axes[0].get_yticks()) == 3
+    nodes = gpt_told.summary(tree)
+    told = gpt_objectives.claims_of(nodes, against)
+    assert len(told["gpt_common"]) == 6 and 0 < told["gpt_int8_saved"].value < 100
+
+
+def test_the_best_value_is_that_of_the_least_validation_bits():
+    rows = pd.DataFrame(
+        {"seed": 0, "objective": "L1", "way": ["a", "a", "b"], "value": [1, 2, 3], "val_total": [2.0, 1.0, 5.0]}
+    )
+    assert list(gpt_objectives.best_of(rows)["value"]) == [2, 3]
+
+
+def test_what_carries_over_is_judged_by_its_interval(made):
+    _, tree, narrow = made
+    nodes, dense = gpt_told.summary(tree), gpt_told.summary(narrow, ["width", "form"])
+    beside = gpt_told.beside_narrower(nodes, dense)
+    against = pd.DataFrame({"objective": ["L1"], "rival": ["x"], "saved": [0.1], "low": [0.05], "high": [0.15]})
+    rows = pd.DataFrame(gpt_told.carried(nodes, tree, beside, against, "digits")).set_index("finding")
+    assert rows.loc["PCD is no better than the better sum", "verdict"] == gpt_told.NOT
+    assert rows.loc["int8 is nearly free", "verdict"] == gpt_told.CARRIES
+    assert rows.loc["int8 is nearly free", "classifiers"].endswith("points of accuracy")
+    assert gpt_told.classifiers("nowhere") == {}
+
+
+def test_the_figure_has_a_point_for_each_combination_and_a_line_for_each_form(made, ways):
+    _, tree, narrow = made
+    nodes, dense = gpt_told.summary(tree), gpt_told.summary(narrow, ["width", "form"])
+    (axis,) = plots.draw_bits(nodes, dense, ways, gpt_told.short).axes
+    assert {each.get_text() for each in axis.texts} == {gpt_told.short(name) for name in nodes["node"]}
+    assert len(axis.get_legend().get_texts()) == 8
+
+
+@pytest.mark.parametrize(
+    "kind, given, said",
+    [
+        (gpt.Transformer, {"width": 30}, "x.width=30: expected a multiple of 4"),
+        (gpt.Transformer, {"narrower": [8, 8]}, "x.narrower=.*: expected different ones"),
+        (gpt_objectives.Objectives, {"taus": [0.1]}, r"x.l1=\[1e-05, 0.0001\]: expected as many as taus"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused(kind, given, said):
+    with pytest.raises(SettingError, match=said):
+        read(kind, given, "x")
+
+
+def test_more_calibration_blocks_than_there_are_are_refused():
+    with pytest.raises(ValueError, match="calibration_images=10000: expected 1 to 674"):
+        gpt.Compressing(calibration_images=10_000).fits(CORPUS)

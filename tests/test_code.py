@@ -24,9 +24,16 @@ def test_an_edit_changes_the_stages_that_use_the_module_and_no_other(project):
     before, chapters = digests(project, lesson=False), digests(project)
     edit(project / "studylib" / "techniques" / "prune.py", "fraction * _count(masks)[0]", "fraction * _count(masks)[1]")
     after = digests(project, lesson=False)
-    assert {stage for stage in before if before[stage] != after[stage]} == {"prune", "moo", "frontier", "survey", "vae"}
+    assert {stage for stage in before if before[stage] != after[stage]} == {
+        "prune",
+        "moo",
+        "frontier",
+        "survey",
+        "gpt",
+        "vae",
+    }
     after = digests(project)
-    users = {"prune", "moo", "sweep", "frontier", "survey", "vae"}
+    users = {"prune", "moo", "sweep", "frontier", "survey", "gpt", "vae"}
     assert {stage for stage in chapters if chapters[stage] != after[stage]} == users
 
 
@@ -42,7 +49,7 @@ def test_a_module_in_a_folder_counts_as_one_beside_them(project):
     before = digests(project, lesson=False)
     edit(project / "studylib" / "room" / "rank.py", "LEAST = 1", "LEAST = 2")
     after = digests(project, lesson=False)
-    assert {stage for stage in before if before[stage] != after[stage]} == {"svd", "survey", "vae"}
+    assert {stage for stage in before if before[stage] != after[stage]} == {"svd", "survey", "gpt", "vae"}
 
 
 def test_an_edit_below_reaches_every_stage_above(project):

@@ -49,6 +49,13 @@ SCALE = {  # what decides how large and how long: no profile may leave it to a d
         "recovery": TRAINED,
         "survey": {"repetitions", "networks"},
     },
+    "gpt": {
+        "text": {"name"},
+        "network": {"depth", "width", "student", "narrower"},
+        "recipe": TRAINED,
+        "compressing": {"rounds", "tolerance", "epochs", "lr"},
+        "comparison": {"l1", "error", "coded", "taus"},
+    },
     "vae": {
         "network": {"width", "latent", "student", "narrower", "draws"},
         "recipe": TRAINED,
@@ -62,7 +69,7 @@ SCALE = {  # what decides how large and how long: no profile may leave it to a d
         "comparison": {"budgets", "repetitions", "tuning_epochs", "every"},
     },
 }
-LATER = {"survey", "vae", "screening", "controller"}  # chapters that came after the profiles had other names
+LATER = {"survey", "gpt", "vae", "screening", "controller"}  # chapters that came after the profiles had other names
 SHOWN = {  # the same, of what only a technique's chapter trains
     "teacher": {"choosing": {"seeds"}},
     "distill": {"pairs": {"seeds", "temperatures", "alphas"}},

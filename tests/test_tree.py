@@ -101,7 +101,7 @@ def asked(stages):
 
 def test_each_chapter_runs_its_lesson_once_a_profile(digits_plan):
     names = ["01_teacher", "02_distill", "03_prune", "04_svd", "05_int8"]
-    last = ["06_moo", "07_sweep", "08_frontier", "09_survey", "11_vae", "12_screening", "14_controller"]
+    last = ["06_moo", "07_sweep", "08_frontier", "09_survey", "10_gpt", "11_vae", "12_screening", "14_controller"]
     assert chapters_of(digits_plan) == asked("") == [*names, *last]
     assert asked("svd") == [names[0], names[3], *last]
     assert asked("none") == [names[0], last[0], *last[2:]]
@@ -140,7 +140,7 @@ def test_a_dry_run_is_refused_while_the_profile_is_run_and_allowed_beside_anothe
     [
         pytest.param("3", ["03"], marks=pytest.mark.long),
         ("06 svd", ["04", "06"]),
-        pytest.param("", [*(f"0{k}" for k in range(1, 10)), "11", "12", "14"], marks=pytest.mark.long),
+        pytest.param("", [*(f"{k:02}" for k in range(1, 13)), "14"], marks=pytest.mark.long),
     ],
 )
 def test_single_chapters_are_planned_with_what_they_need_and_nothing_else(project, words, numbers):

@@ -72,10 +72,8 @@ def test_opened_as_it_stands_it_says_what_is_stored_in_it(chapter, opened):
 
 def test_with_nothing_published_it_trains_and_leaves_what_can_be_published(chapter, reduced_run):
     made = reduced_run(chapter)
-    assert made.calls == {
-        "studylib.training.loop.fit",
-        "studylib.data.datasets.load",
-    }  # the watch sees what there is to see
+    images = set() if chapter == "10_gpt" else {"studylib.data.datasets.load"}  # it reads text
+    assert made.calls == {"studylib.training.loop.fit", *images}  # the watch sees what there is to see
     assert set(content(made.out, FILE)) == set(KEYS)
 
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from studylib.data import scoring
 from studylib.disk import files
 from studylib.federated import job as jobs
-from studylib.federated import messages, run, splits, teacher
+from studylib.federated import measure, messages, run, splits, teacher
 from studylib.federated.job import Federation, Job
 from studylib.federated.messages import MessageError
 from studylib.federated.sides import WHOLE, Client, Server, forget
@@ -384,6 +384,60 @@ def test_a_job_is_what_its_folder_says_and_wrong_ones_are_refused(tmp_path):
     (tmp_path / "job.json").write_text("{}")
     with pytest.raises(files.CheckpointError, match="expected "):
         Job.load(tmp_path)
+
+
+def a_plan(**comparison) -> measure.Plan:
+    of = {
+        "repetitions": 2,
+        "alphas": [0.0, 0.5],
+        "coded_at": 0.5,
+        "forms": ["int4 0.9"],
+        "teachers": [{"sparsity": 0.8}],
+    }
+    job = a_job(None, rounds=1, teaching=1.0)
+    compare = measure.Comparison(**of | comparison)
+    return measure.Plan("digits", 0, job.splits, job.federation, job.student, SHORT, job.teacher, SHORT, compare)
+
+
+def test_a_chapters_rows_are_of_all_ways_forms_and_teachers_and_are_made_once(tmp_path, monkeypatch):
+    simulated = []
+
+    def simulate(folders, home, processes):
+        simulated.extend(folder for folder in folders if not (folder / "result.json").exists())
+        for folder in folders:
+            result = {"by_class": [k / 10 for k in range(10)], "down": 5, "up": 7, "left_out": {"damaged": 2}}
+            files.write_json(folder / "result.json", result)
+
+    monkeypatch.setattr(run, "simulate", simulate)
+    rows = measure.compared(a_plan(), tmp_path)
+    assert len(rows) == len(rows.drop_duplicates(["seed", "alpha", "way", "form", "teacher"])) == 2 * (2 * 8 + 2 + 2)
+    assert len(simulated) == 2 * (2 * 4 + 2) and set(rows["seed"]) == {0, 1}
+    fed = rows[rows["way"].str.startswith("fed")]
+    assert (fed["worst"] == 0).all() and (fed["balanced"] == 0.45).all() and (fed["left_out"] == 2).all()
+    held = splits.counts(a_job(tmp_path).data().train.labels, a_job(tmp_path).parts()[1], 10)
+    few = fed[(fed["seed"] == 0) & (fed["alpha"] == 0.5)].iloc[0]
+    assert few["rare"] == pytest.approx(sum(splits.rare(held)) / 30)
+    assert few["common"] == pytest.approx((45 - sum(splits.rare(held))) / 70)
+    taught = rows["way"].str.contains("taught")
+    assert (rows[taught]["teacher_bytes"] > 0).all() and (
+        rows[~taught & (rows["way"] != "teacher")]["teacher_bytes"] == 0
+    ).all()
+    file = rows[rows["way"] == "teacher"].set_index(["seed", "teacher"])["teacher_bytes"]
+    assert file[0, "pruned 0.8"] < file[0, "as trained"]
+    again = measure.compared(a_plan(), tmp_path)
+    assert again.equals(rows) and len(simulated) == 20
+
+
+def test_comparisons_that_cannot_be_are_refused():
+    for wrong, said in (
+        ({"coded_at": 0.1}, r"coded_at=0\.1: expected one of"),
+        ({"forms": ["int3"]}, "form='int3': expected one of"),
+        ({"forms": ["int8 half"]}, "forms: 'int8 half': expected a form"),
+        ({"teachers": [{"bits": 4}]}, r"teachers\.bits: unknown"),
+        ({"alphas": [0.5, 0.5]}, "expected different ones"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            a_plan(**wrong)
 
 
 def test_without_flower_the_error_names_the_extra_and_results_are_read(tmp_path, monkeypatch):

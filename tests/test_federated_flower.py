@@ -210,7 +210,7 @@ def test_a_share_of_the_clients_is_asked_each_round(tmp_path):
 
 @pytest.mark.long
 def test_twenty_kills_repeat_one_round_at_most_each(tmp_path):
-    """SIGKILL at any instant, while files are written, too: children of this process, as each has torch by then."""
+    """SIGKILL at any instant, while files are written, too: of children of this process, as it has torch by now."""
     begun, wait = tmp_path / "begun", random.Random(0)
 
     def note(client, number, reply):
@@ -218,10 +218,10 @@ def test_twenty_kills_repeat_one_round_at_most_each(tmp_path):
             file.write(f"{number}\n")
         return reply
 
-    job, whole = (saved(a_job(tmp_path / name, form="int8", rounds=30)) for name in ("job", "whole"))
-    began = time.monotonic()
+    job, whole = (saved(a_job(tmp_path / name, form="int8", rounds=40)) for name in ("job", "whole"))
+    started = time.monotonic()
     app.run(whole, Nodes(3, spoil=note))
-    a_round = (time.monotonic() - began) / 30
+    a_round = (time.monotonic() - started) / 40
     begun.unlink()
     kills = 0
     while kills < 20:
@@ -229,15 +229,13 @@ def test_twenty_kills_repeat_one_round_at_most_each(tmp_path):
             with contextlib.suppress(BaseException):
                 app.run(job, Nodes(3, spoil=note))
             os._exit(0)
-        time.sleep(wait.uniform(0, 2.5 * a_round))
+        time.sleep(wait.uniform(0, 2 * a_round))
         os.kill(child, signal.SIGKILL)
-        kills += os.waitpid(child, 0)[1] == signal.SIGKILL
-        assert kills or not (job.folder / "result.json").exists()
+        assert os.waitpid(child, 0)[1] == signal.SIGKILL and not (job.folder / "result.json").exists()
+        kills += 1
     app.run(job, Nodes(3, spoil=note))
     rounds = [int(line) for line in begun.read_text().split()]
-    times = [len([b for a, b in itertools.pairwise([0, *rounds]) if b == n and a != n]) for n in range(1, 31)]
-    assert min(times) >= 1 and all(b - a <= 1 for a, b in itertools.pairwise(rounds))
-    assert sum(rounds.count(n) for n in range(1, 31)) <= 3 * (30 + kills)
+    assert rounds[0] == 1 and rounds[-1] == 40 and all(0 <= b - a <= 1 for a, b in itertools.pairwise(rounds))
     assert same(student(job), student(whole))
 
 

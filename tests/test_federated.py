@@ -396,7 +396,8 @@ def a_plan(**comparison) -> measure.Plan:
     }
     job = a_job(None, rounds=1, teaching=1.0)
     compare = measure.Comparison(**of | comparison)
-    return measure.Plan("digits", 0, job.splits, job.federation, job.student, SHORT, job.teacher, SHORT, compare)
+    of_clients = dataclasses.replace(job.splits, classes_each=4)
+    return measure.Plan("digits", 0, of_clients, job.federation, job.student, SHORT, job.teacher, SHORT, compare)
 
 
 def test_a_chapters_rows_are_of_all_ways_forms_and_teachers_and_are_made_once(tmp_path, monkeypatch):

@@ -142,7 +142,8 @@ def test_each_kind_of_bad_client_is_left_out_and_counted(tmp_path, form, bad, co
 def test_coded_messages_with_nan_or_of_another_network_are_left_out(tmp_path):
     job = saved(a_job(tmp_path, form="float32"))
     like = messages.floats(job.model().state_dict())
-    nan = {name: torch.full_like(tensor, torch.nan) for name, tensor in like.items()}
+    nan = {name: tensor.clone() for name, tensor in like.items()}
+    nan["fc1.weight"][2, 3] = torch.nan
     other = {"x": torch.zeros(3)}
 
     def spoil(client, number, reply):
@@ -280,6 +281,22 @@ def test_a_federation_that_fails_ends_with_a_status_and_nothing_keeps_running(tm
     command = [sys.executable, "-m", "studylib.federated.run", str(tmp_path / "nowhere")]
     done = subprocess.run(command, env=environment(ROOT), capture_output=True, text=True)
     assert done.returncode == 1 and "job.json: no such file" in done.stderr
+
+
+def test_a_federation_ends_with_who_started_it(tmp_path):
+    """The caller is killed while Ray starts; then nobody of the session is left."""
+    job = saved(a_job(tmp_path / "job", rounds=1000))
+    told = f"from pathlib import Path; from studylib.federated import run; run.simulate([Path({str(job.folder)!r})], "
+    caller = subprocess.Popen([sys.executable, "-c", f"{told}Path({str(tmp_path / 'home')!r}))"], env=environment(ROOT))
+    end = time.monotonic() + 300
+    while not processes(str(tmp_path / "home")) and time.monotonic() < end:
+        time.sleep(0.2)
+    time.sleep(2)
+    caller.kill()
+    caller.wait()
+    while processes(str(tmp_path / "home")) and time.monotonic() < end:
+        time.sleep(0.2)
+    assert processes(str(tmp_path / "home")) == []
 
 
 def test_nothing_is_told_to_anybody(tmp_path):

@@ -13,6 +13,8 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
+import time
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -111,8 +113,23 @@ def _start_ray(processes: int, folder: str) -> None:
             return
         except Exception as error:  # Ray's own class is this
             ray.shutdown()
+            _end_children()  # which it does not where it never got to know them
             if not left or "timed out during startup" not in str(error):
                 raise
+
+
+def _end_children() -> None:
+    """Ends what this process has started itself."""
+    for child in Path(f"/proc/self/task/{os.getpid()}/children").read_text(encoding="ascii").split():
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(int(child), signal.SIGKILL)
+
+
+def _end_with(parent: int) -> None:
+    """Ends this session soon after ``parent`` has ended, killed or not; who waits for nobody goes on."""
+    while os.getppid() == parent:
+        time.sleep(0.5)
+    os.killpg(0, signal.SIGKILL)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -120,6 +137,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("folders", nargs="+")
     parser.add_argument("--processes", type=int, default=1)
     given = parser.parse_args(arguments)
+    if os.getpid() == os.getpgrp() == os.getsid(0):  # :func:`simulate` has started it
+        threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
     from studylib.federated.app import client_app
 
     try:

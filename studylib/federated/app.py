@@ -122,7 +122,7 @@ def _roll_call(job: Job, grid: Grid) -> dict[int, tuple[int, int]]:
 
 
 class Careful:
-    """What is added to Flower's strategies: who is asked, what is sent, and that only sound replies are averaged.
+    """What is added to Flower's strategies: whom a round asks, what is sent, what is averaged.
 
     Args:
         server: decides and keeps; it must not have begun the round that is next.

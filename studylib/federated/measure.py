@@ -1,4 +1,4 @@
-"""What chapter 13 measures: a row for each way to train the small network, seed by seed and split by split."""
+"""What chapter 13 measures: a row for each way to train the small network, of each seed and split."""
 
 import dataclasses
 import functools
@@ -99,10 +99,11 @@ def compared(plan: Plan, folder: Path, processes: int = 1) -> pd.DataFrame:
     """A row per seed, α and way; federations by Flower, all in one simulation, and each kept in ``folder``.
 
     Returns:
-        seed, alpha, way, form and teacher (what clients get), in words. Of the test images, 0…1: accuracy, balanced,
-        worst, and rare and common, means over the classes that few clients see and over the others.
-        down and up, bytes of all rounds; teacher_bytes of its file, once for each client. multiply_adds of a client, in
-        the mean of those that train; of the way "teacher" for one image. left_out: how many replies were.
+        In words: way, form and teacher, what clients get. Of the test images, 0…1: accuracy, balanced and worst.
+        Means over classes, rare: those that few clients see; common: the others. Bytes of all rounds: down and up.
+        Bytes of the teacher's file, once for each client: teacher_bytes.
+        Of a client, the mean over those that train: multiply_adds. Of the way "teacher" these are for one image.
+        How many replies were not used: left_out.
 
     Raises:
         ModuleNotFoundError: rows are to be made, and the extra is not installed.

@@ -46,7 +46,7 @@ def encode(given: State, form: str = "float32", pruned: float = 0.0) -> bytes:
     """``given`` (float32) as a message; :func:`decode` says what the other side then has.
 
     Args:
-        form: float32: bit for bit. float16: rounded. int8, int4: each row is rounded to so many bits and a scale
+        form: float32 is bit for bit, float16 rounded. In int8 and int4 each row has so many bits and a scale
             (:mod:`studylib.networks.grid`). Tensors of one dimension are in float16 then.
         pruned: share of the numbers of two dimensions and more that become zero, the smallest of all.
 

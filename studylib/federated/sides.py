@@ -20,7 +20,7 @@ WHOLE = -1  # in place of the round that a difference is to: the message has all
 
 
 class Client:
-    """A client in a round: it keeps the shared weights of its last two rounds, and what its messages left out.
+    """A client in a round: it keeps the shared weights of two rounds, and what its messages left out.
 
     Args:
         home: its folder; what it keeps is written whole, so that a kill loses the round at most.
@@ -42,7 +42,7 @@ class Client:
         return train(self.job, data, start, self.job.seed_of(self.number, round_), mu)
 
     def answer(self, message: bytes, base: int, round_: int, mu: float = 0.0) -> bytes:
-        """The coded difference that a round makes, for a coded ``message``; ``base``: the round that it is to.
+        """The coded difference of a round, for a coded ``message``; ``base``: the round that it is to.
 
         Raises:
             MessageError: "no base": it does not have that round's weights. Or what :func:`messages.decode` raises.
@@ -123,7 +123,7 @@ class Server:
         return len(self.rows)
 
     def chosen(self, examples: dict[int, int]) -> list[int]:
-        """The clients that the next round asks, drawn by seed and round among those that have images."""
+        """The clients of the next round, drawn by seed and round among those that have images."""
         able = sorted(client for client, count in examples.items() if count)
         draw = torch.Generator().manual_seed(self.job.seed_of(-1, self.round + 1))
         count = max(1, round(self.job.federation.share * len(able)))

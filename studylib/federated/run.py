@@ -62,7 +62,7 @@ def simulate(folders: Iterable[Path], home: Path, processes: int = 1, module: st
     if todo := [str(folder) for folder in folders if not (folder / RESULT).exists()]:
         needs_flower()
         home.mkdir(parents=True, exist_ok=True)
-        command = [sys.executable, "-m", module, "--processes", str(processes), *todo]
+        command = [sys.executable, "-m", module, "--processes", str(processes), "--parent", str(os.getpid()), *todo]
         _run_alone(command, home / "federation.log", surroundings(home))
     return [files.read_json(folder / RESULT) for folder in folders]
 
@@ -75,8 +75,7 @@ def _run_alone(command: list[str], log: Path, environment: dict[str, str]) -> No
         try:
             status = process.wait()
         finally:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
+            _end_session(process.pid)
             process.wait()
     if status:
         said = [line for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
@@ -126,19 +125,40 @@ def _end_children() -> None:
 
 
 def _end_with(parent: int) -> None:
-    """Ends this session soon after ``parent`` has ended, killed or not; who waits for nobody goes on."""
+    """Ends this session soon after ``parent`` has ended, killed or not, and be it before this was called."""
     while os.getppid() == parent:
         time.sleep(0.5)
-    os.killpg(0, signal.SIGKILL)
+    _end_session(os.getsid(0))
+    os._exit(1)
+
+
+def _end_session(session: int) -> None:
+    """Kills the processes of ``session`` but for this one, until none lives: Ray's are in several groups."""
+    while alive := [pid for pid in _alive(session) if pid != os.getpid()]:
+        for pid in alive:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        time.sleep(0.05)
+
+
+def _alive(session: int) -> list[int]:
+    """The processes of ``session`` that are no zombies."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):  # it has ended by now
+            state, _, _, own, *_ = path.read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
+            found += [int(path.parent.name)] if int(own) == session and state not in "ZX" else []
+    return found
 
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folders", nargs="+")
-    parser.add_argument("--processes", type=int, default=1)
+    parser.add_argument("--processes", type=int, default=1, help="clients that train at once")
+    parser.add_argument("--parent", type=int, default=0, help="process to end with, by its id; needs an own session")
     given = parser.parse_args(arguments)
-    if os.getpid() == os.getpgrp() == os.getsid(0):  # :func:`simulate` has started it
-        threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+    if given.parent:
+        threading.Thread(target=_end_with, args=(given.parent,), daemon=True).start()
     from studylib.federated.app import client_app
 
     try:

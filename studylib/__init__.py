@@ -12,6 +12,7 @@ results: What rows say: statistics, claims, verdicts, tables, and the chapter th
 plots: Figures, a file per chapter, named for its key, each drawn from a table of rows. Chapters 1 to 11 and 14.
 experiments: What chapters measure, in files named for their keys: settings, rows, claims. Chapters 1 to 11 and 14.
 screening: Sparse convex models that discard features while they train, on many workers. Chapter 12.
+federated: Clients that train a small network together, a large teacher beside them. Chapter 13.
 
 ``settings`` holds settings as typed records, for all of them.
 """

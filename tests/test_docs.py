@@ -54,9 +54,10 @@ def runs() -> dict[str, tuple[str, str]]:
     return {parameters.run_name(*pair): pair for pair in pairs}
 
 
-def test_there_are_the_nine_pages_beside_the_readme():
+def test_there_are_the_ten_pages_beside_the_readme():
     assert [page.stem for page in PAGES[1:]] == [
         "extend",
+        "federated",
         "files",
         "glossary",
         "rerun",
@@ -183,6 +184,7 @@ def test_the_code_of_a_page_runs_from_top_to_bottom(page, tmp_path):
 def test_python_stands_only_where_it_is_run():
     assert {page.name for page in PAGES if code_of(page, "python")} == {
         "extend.md",
+        "federated.md",
         "files.md",
         "screening.md",
         "techniques.md",

@@ -23,7 +23,7 @@ from studylib.tree.table import COLUMNS
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 
 
-APART = {"book", "energy", "federated", "screening"}  # extras apart from the study's set-up: neither locked nor in environment.yml
+APART = {"book", "energy", "federated", "screening"}  # extras apart: neither locked nor in environment.yml
 
 
 def locked():

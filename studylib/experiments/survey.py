@@ -100,7 +100,7 @@ class Survey:
     models: Annotated[
         list[str], Field(description="of torchvision, whose bytes in int8 are measured; families, quantizable: lists")
     ] = dataclasses.field(default_factory=lambda: list(zoo.SMALL))
-    timed: Annotated[int, Field(ge=1, description="seeds whose networks are timed: the first")] = 1
+    timed: Annotated[int, Field(ge=1, le=1000, description="seeds whose networks are timed: the first")] = 1
     batch: Batch = 64
     compiled: Annotated[bool, Field(description="time forward passes through torch.compile")] = False
 

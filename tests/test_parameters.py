@@ -595,7 +595,7 @@ def test_every_number_has_a_bound_on_both_sides(profile, place):
         study = f"dataset: digits, stages: [{stage}]" if stage in chapters.techniques("choice") else "dataset: digits"
         given += (
             ", rounding: gptq" if (stage, name) == ("int4", "calibration_images") else ""
-        )  # which alone reads images
+        )  # it reads images
         sections, started = profile(f"{stage}: {{{parameter}: {{{name}: {given}}}}}", study), time.process_time()
         with pytest.raises(parameters.ParameterError) as caught:
             check.check_values(sections)

@@ -593,9 +593,7 @@ def test_every_number_has_a_bound_on_both_sides(profile, place):
     for value in HUGE[kind]:
         given = f"[{', '.join([value, *map(str, usual[1:])])}]" if several else value
         study = f"dataset: digits, stages: [{stage}]" if stage in chapters.techniques("choice") else "dataset: digits"
-        given += (
-            ", rounding: gptq" if (stage, name) == ("int4", "calibration_images") else ""
-        )  # it reads images
+        given += ", rounding: gptq" if (stage, name) == ("int4", "calibration_images") else ""  # it reads images
         sections, started = profile(f"{stage}: {{{parameter}: {{{name}: {given}}}}}", study), time.process_time()
         with pytest.raises(parameters.ParameterError) as caught:
             check.check_values(sections)

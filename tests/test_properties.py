@@ -66,7 +66,7 @@ NETWORKS = {  # architecture → the arguments of a small one
 }
 
 
-OF_ANOTHER_TASK = {"vae"}  # has no classes; test_vae.py runs these properties on it
+OF_ANOTHER_TASK = {"gpt", "vae"}  # no classes; test_gpt.py and test_vae.py run these properties on them
 
 
 def trajectory(method):

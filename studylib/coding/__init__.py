@@ -1,4 +1,4 @@
-"""A network as one small file and back: shipped form, range coder, codec, sizes. Every chapter."""
+"""A network as one small file and back: range coder, codec, sizes. Every chapter."""
 
 from studylib.coding.state import compress, decode
 

@@ -81,8 +81,8 @@ def _texts(values: pd.Series, digits: int, spread: pd.Series | float = math.nan)
 def differences(ours: dict, published: dict) -> list[str]:
     """In what two studies differ besides their numbers, a sentence each; [] where nothing is known to.
 
-    Each may hold ``settings`` (dictionaries in one another) and ``data_sha256`` (seed → digest). A setting that one of
-    them is too old to have, and that is empty in the other, is no difference.
+    Each may hold ``settings`` (dictionaries in one another) and ``data_sha256`` (seed → digest). A setting that is
+    empty in one of them, and absent in the other, is no difference.
     """
     found = []
     mine, theirs = (about.get("data_sha256") or {} for about in (ours, published))

@@ -56,7 +56,7 @@ def quantizable() -> tuple[str, ...]:
 
 
 def lists() -> dict[str, tuple[str, ...]]:
-    """The two lists of twelve that have a name: one of each family, and torchvision's with int8 forms of their own."""
+    """Two lists of twelve by name: one of each family, and those that torchvision quantizes."""
     return {"families": FAMILIES, "quantizable": quantizable()}
 
 

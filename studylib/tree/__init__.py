@@ -1,1 +1,1 @@
-"""The tree of combinations: names, nodes on disk, table, published rows. Every chapter."""
+"""Combinations: names, nodes on disk, table, published rows. Every chapter."""

@@ -73,7 +73,8 @@ def test_opened_as_it_stands_it_says_what_is_stored_in_it(chapter, opened):
 def test_with_nothing_published_it_trains_and_leaves_what_can_be_published(chapter, reduced_run):
     made = reduced_run(chapter)
     images = set() if chapter == "10_gpt" else {"studylib.data.datasets.load"}  # it reads text
-    assert made.calls == {"studylib.training.loop.fit", *images}  # the watch sees what there is to see
+    trains = set() if chapter == "12_screening" else {"studylib.training.loop.fit"}  # reduced, it has no control
+    assert made.calls == trains | images  # the watch sees what there is to see
     assert set(content(made.out, FILE)) == set(KEYS)
 
 
@@ -81,8 +82,10 @@ def test_what_it_makes_is_of_the_same_kind_as_what_is_published(chapter, reduced
     made, there = content(reduced_run(chapter).out, FILE), content(STUDY, f"{chapter}.json")
     assert made["chapter"] == there["chapter"] == chapter
     for kind in ("rows", "settings", "metrics"):
-        assert set(made[kind]) == set(there[kind]), kind
+        assert set(made[kind]) - {"guiding"} == set(there[kind]) - {"guiding"}, kind  # which came later
     for name, record in made["settings"].items():
+        if name not in there["settings"]:
+            continue
         added = set(record) - set(there["settings"][name])
         assert added <= ADDED.get(name, set()) and len(record) == len(there["settings"][name]) + len(added), name
     for name, rows in made["rows"].items():

@@ -11,10 +11,11 @@ import torch
 from studylib.coding import codec
 from studylib.data import scoring
 from studylib.results import verdicts
-from studylib.screening import chapter, libraries, readout
+from studylib.screening import chapter, libraries, readout, shown
 from studylib.screening.compare import with_workers
 from studylib.screening.data import Shard
 from studylib.screening.problems import problem
+from studylib.screening.state import State
 from studylib.training.recipe import Recipe
 
 SIZES = {chapter.SETS: 20, chapter.SETS_ALONE: 30, chapter.STEPS: 60, chapter.STEPS_ALONE: 100}
@@ -38,7 +39,7 @@ def test_ratios_are_over_steps_alone_and_norms_count_as_screenings():
     assert table.loc[("gaussian", 2, chapter.SETS), "bytes"] == pytest.approx(0.25)
     assert table.loc[("text", 2, chapter.SETS), "bytes"] == pytest.approx(45 / 200)
     assert table.loc[("text", 1, chapter.STEPS_ALONE), ["bytes", "time"]].tolist() == [1, 1]
-    assert len(chapter.shown(table.reset_index(), "single λ")) == 8 and chapter.shown(table.reset_index(), "path").empty
+    assert len(shown.shown(table.reset_index(), "single λ")) == 8 and shown.shown(table.reset_index(), "path").empty
 
 
 def test_claims_are_held_against_problems_and_say_what_is_lost():
@@ -48,11 +49,14 @@ def test_claims_are_held_against_problems_and_say_what_is_lost():
         for name, shift in (("gaussian", 0), ("text", 0.1))
         for i in range(4)
     )
-    found = chapter.claims_of(made_up(), checks)
+    same = pd.DataFrame({"apart": [1e-8, 1e-7]})
+    found = chapter.claims_of(made_up(), checks, same)
     assert found["linear"].value == pytest.approx(100) and found["finite"].value == pytest.approx(100)
     assert found["bytes"].value == pytest.approx(100 * (1 - (0.25 + 0.225) / 2))
     assert found["lossless"].value == 0 and found["outside"].n == 2
-    assert chapter.claims_of(made_up().assign(apart=1.0), checks)["lossless"].value == 100
+    assert found["bytes_strict"].value == pytest.approx(100 * (1 - (0.65 + 0.625) / 2))
+    assert found["speed_strict"].value == pytest.approx(40)
+    assert chapter.claims_of(made_up(), checks, same.assign(apart=[1.0, 1e-8]))["lossless"].value == 50
     assert len(list(verdicts.rows("screening", found, "digits"))) == len(found)
     assert chapter.lines(checks)["slope"].tolist() == pytest.approx([-10, -10])
 
@@ -69,8 +73,26 @@ def test_latency_and_bandwidth_are_found_again_and_many_workers_wait_for_latency
     row = model.loc[("gaussian", chapter.STEPS_ALONE)]
     assert row["measured"] == 1 and row["two"] == pytest.approx(0.5 + 2 * (30 * 1e-4 + 50 / 1e9))
     assert row["many"] == pytest.approx(1 / 64 + 126 * (30 * 1e-4 + 100 / 64 / 1e9))
-    assert "64 workers" in chapter.model_told(known, model.reset_index())
-    assert "at most 25.0 % of the bytes of steps alone (gaussian)" in chapter.told(made_up())
+    assert "64 workers" in shown.model_told(known, model.reset_index())
+    assert "at most 25.0 % of the bytes of steps alone (gaussian)" in shown.told(made_up())
+
+
+def test_solutions_with_discards_and_without_are_held_against_each_other_at_a_tight_gap(monkeypatch):
+    asked = chapter.Comparison(rows=60, columns=200, problems={"gaussian": [0.3], "text": [0.2]})
+    rows = pd.DataFrame(chapter.lossless(asked))
+    assert rows["solver"].tolist() == ["working sets", "steps"] * 2 and (rows["gap"] <= rows["goal"]).all()
+    assert rows[["objective", "apart", "scores"]].to_numpy().max() < chapter.RIGHT and not rows["unlike"].any()
+    assert "change no coefficient" in shown.lossless_told(rows) and len(shown.lossless_shown(rows)) == 4
+
+    def unsafe(state, norms, s):  # discards all but the best feature
+        keep = norms == norms.max()
+        state.active, state.where, state.norms = state.active[keep], state.where[keep], state.norms[keep]
+        state.w, state.gradient, state.correlated = state.w[keep], state.gradient[keep], state.correlated[keep]
+        state.z, state.gradient = state.scores(state.w), None
+        return True
+
+    monkeypatch.setattr(State, "_discard", unsafe)
+    assert (pd.DataFrame(chapter.lossless(asked))["apart"] > 1e-3).all()
 
 
 @pytest.mark.parametrize(

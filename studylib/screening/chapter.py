@@ -15,13 +15,15 @@ from studylib.screening.compare import WAYS
 from studylib.screening.data import Shard
 from studylib.screening.path import lambdas
 from studylib.screening.problems import NAMES, problem
+from studylib.screening.solvers import solve
 from studylib.settings import check_different, record
 from studylib.tree.rows import once
 
 SETS, SETS_ALONE, STEPS, STEPS_ALONE = WAYS
 MANY = 64  # workers that the model speaks of
 COLUMNS, PROCESSES = Annotated[int, Field(ge=10, le=1_000_000)], Annotated[int, Field(ge=1, le=64)]
-RIGHT = 1e-5  # of the largest coefficient, by which one may be off at the gap
+TIGHT = 1e-12  # of the objective at zero coefficients: the gap at which solutions are held against each other
+RIGHT = 1e-6  # of the largest coefficient, by which one may be off at that gap
 
 
 @record
@@ -128,6 +130,39 @@ def beside_libraries(asked: Comparison) -> list[dict]:
     return found
 
 
+def lossless(asked: Comparison) -> list[dict]:
+    """Each single λ to a gap of :data:`TIGHT`, on one worker, by every way with discards and the same without.
+
+    Returns:
+        problem, share, solver, gap (the larger), goal, unlike (features that only one of both uses). Of the difference:
+        objective over P(0), apart (coefficients, over the largest), scores (‖X(w − w')‖ over ‖Xw'‖).
+    """
+    found = []
+    for name, shares in asked.problems.items():
+        X, y, loss = compare.labelled(name, asked.rows, asked.columns)
+        for share in shares:
+            data = Shard(X, y, loss)
+            zero = data.loss.value(np.zeros(len(y)), y) / data.n
+            for way, alone in ((SETS, SETS_ALONE), (STEPS, STEPS_ALONE)):
+                ends = []
+                for solver, screen in (WAYS[way], WAYS[alone]):
+                    data.gram = None  # each starts anew
+                    lam = share * data.largest()
+                    end = solve(data, lam, solver=solver, screen=screen, tol=TIGHT * zero)
+                    scores = X @ end.coef
+                    value = data.loss.value(scores, y) / data.n + lam * np.abs(end.coef).sum()
+                    ends.append((end, scores, value))
+                (one, z, value), (other, z_other, value_other) = ends
+                difference = np.abs(one.coef - other.coef).max() / max(np.abs(other.coef).max(), 1e-300)
+                found.append({
+                    "problem": name, "share": share, "solver": way.split(",")[0], "gap": max(one.gap, other.gap),
+                    "goal": TIGHT * zero, "objective": float(abs(value - value_other) / zero),
+                    "apart": float(difference), "unlike": int(((one.coef != 0) != (other.coef != 0)).sum()),
+                    "scores": float(np.linalg.norm(z - z_other) / max(np.linalg.norm(z_other), 1e-300)),
+                })  # fmt: skip
+    return found
+
+
 def constants(times: pd.DataFrame) -> dict[str, float]:
     """Latency (seconds) and bandwidth (bytes a second) of a link, least squares over the rows of :func:`reduced`.
 
@@ -180,81 +215,6 @@ def ratios(rows: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(found)
 
 
-def shown(table: pd.DataFrame, kind: str) -> pd.DataFrame:
-    """The rows of :func:`ratios` of a single λ or of paths, for a reader. Workers are two, or one without two."""
-    rows = table[(table["lambdas"] == 1) == (kind == "single λ")]
-    rows = rows[rows["workers"] == max((size for size in rows["workers"].unique() if size <= 2), default=0)]
-    return pd.DataFrame(
-        {
-            "problem": row.problem,
-            "λ / λ_max": f"{row.share:g}",
-            "way": row.way,
-            "steps": row.steps,
-            "features left": row.features,
-            "nonzero": row.nonzero,
-            "bytes": f"{row.bytes:.3f}",
-            "time": f"{row.time:.2f}",
-        }
-        for row in rows.itertuples()
-    )
-
-
-def by_workers(table: pd.DataFrame) -> pd.DataFrame:
-    """Of each number of workers: the worst ratio of bytes and time, and how far coefficients are from the first's."""
-    rows = table[table["way"] == SETS]
-    worst = rows.groupby("workers", sort=True)[["bytes", "time"]].max()
-    worst["apart"] = table.groupby("workers")["apart"].max()
-    return pd.DataFrame(
-        {
-            "workers": size,
-            "bytes, worst": f"{row['bytes']:.3f}",
-            "time, worst": f"{row['time']:.2f}",
-            "coefficients apart": f"{row['apart']:.1e}",
-        }
-        for size, row in worst.iterrows()
-    )
-
-
-def libraries_shown(rows: pd.DataFrame) -> pd.DataFrame:
-    """Seconds of each library, and ours over its, for a reader."""
-    found = []
-    for (name, kind), part in rows.groupby(["problem", "kind"], sort=False):
-        mine = part[part["library"] == "ours"]["seconds"].iloc[0]
-        for row in part.itertuples():
-            seconds = {"ms": f"{1000 * row.seconds:.1f}", "ours over it": f"{mine / row.seconds:.2f}"}
-            reached = "yes" if row.gap <= row.goal * (1 + 1e-9) else "no"
-            found.append({"problem": name, "what": kind, "library": row.library} | seconds | {"gap reached": reached})
-    return pd.DataFrame(found)
-
-
-def grown_shown(rows: pd.DataFrame) -> pd.DataFrame:
-    """Megabytes and seconds by p, for a reader."""
-    return pd.DataFrame(
-        {"p": f"{row.columns:,}", "way": row.way, "features left": row.features}
-        | {"MB a worker": f"{(row.sent + row.setup) / 1e6:.2f}", "s": f"{row.seconds:.2f}"}
-        for row in rows.itertuples()
-    )
-
-
-def model_shown(table: pd.DataFrame) -> pd.DataFrame:
-    """The rows of :func:`modelled`, sets with screening and steps alone, for a reader."""
-    rows = table[table["way"].isin([SETS, STEPS_ALONE])]
-    return pd.DataFrame(
-        {
-            "problem": row.problem,
-            "λ / λ_max": f"{row.share:g}",
-            "way": row.way,
-            "all-reduces": row.calls,
-            "MB": f"{row.MB:.2f}",
-            "1 worker, s": f"{row.compute:.2f}",
-            "2, measured": f"{row.measured:.2f}",
-            "2, model": f"{row.two:.2f}",
-            f"{MANY}, model": f"{row.many:.2f}",
-        }
-        for row in rows.itertuples()
-    )
-
-
 def lines(checks: pd.DataFrame) -> pd.DataFrame:
     """A straight line through log₁₀ of the gap of steps with screening, by problem and λ.
 
@@ -276,27 +236,13 @@ def lines(checks: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(found)
 
 
-def lines_shown(table: pd.DataFrame) -> pd.DataFrame:
-    """The rows of :func:`lines`, for a reader."""
-    return pd.DataFrame(
-        {
-            "problem": row.problem,
-            "λ / λ_max": f"{row.share:g}",
-            "steps": row.step,
-            "decades a hundred steps": f"{row.slope:.1f}",
-            "explained %": f"{row.explained:.1f}",
-            "inactive gone before the last check %": f"{row.gone:.2f}",
-        }
-        for row in table.itertuples()
-    )
-
-
-def claims_of(rows: pd.DataFrame, checks: pd.DataFrame) -> dict[str, claims.Measured]:
+def claims_of(rows: pd.DataFrame, checks: pd.DataFrame, same: pd.DataFrame) -> dict[str, claims.Measured]:
     """The paper's and the maintainer's claims, over problems and λ; intervals are Student's over these.
 
     Args:
         rows: of :func:`measured`.
         checks: of :func:`traces`.
+        same: of :func:`lossless`.
     """
     table, straight = ratios(rows), lines(checks)
     few = min(size for size in table["workers"].unique() if size > 1 or len(table["workers"].unique()) == 1)
@@ -305,10 +251,11 @@ def claims_of(rows: pd.DataFrame, checks: pd.DataFrame) -> dict[str, claims.Meas
     return {
         "linear": _over(straight["explained"]),
         "finite": _over(straight["gone"]),
-        "lossless": claims.Measured(100 * float((table["apart"] > RIGHT).mean())),
+        "lossless": claims.Measured(100 * float((same["apart"] > RIGHT).mean()), n=len(same)),
+        "bytes_strict": _over(100 * (1 - at[STEPS]["bytes"])),
+        "speed_strict": _over(100 * (1 - at[STEPS]["time"])),
         "bytes": _over(100 * (1 - at[SETS]["bytes"])),
         "speed": _over(100 * (1 - at[SETS]["time"])),
-        "bytes_strict": _over(100 * (1 - at[STEPS]["bytes"])),
         "outside": _over(100 * (1 - at[SETS]["bytes"] / at[SETS_ALONE]["bytes"])),
     }
 
@@ -316,63 +263,3 @@ def claims_of(rows: pd.DataFrame, checks: pd.DataFrame) -> dict[str, claims.Meas
 def _over(values: pd.Series) -> claims.Measured:
     values = values.dropna()
     return claims.Measured(float(values.mean()), *statistics.t_interval(values.to_numpy()), n=len(values))
-
-
-def told(rows: pd.DataFrame) -> str:
-    """What the rows of :func:`measured` say of bytes, in sentences."""
-    table = ratios(rows)
-    single = table[(table["lambdas"] == 1) & (table["workers"] == max(k for k in table["workers"] if k <= 2))]
-    sets, alone, steps = (
-        single[single["way"] == way].sort_values("bytes").iloc[-1] for way in (SETS, SETS_ALONE, STEPS)
-    )
-    apart = table.groupby(table["way"].str.contains("alone"))["apart"].max()
-    return (
-        f"Working sets with screening send at most {100 * sets['bytes']:.1f} % of the bytes of steps alone "
-        f"({sets['problem']}). Without discards the sets send {100 * alone['bytes']:.1f} %. Steps that only lose "
-        f"discarded features send up to {100 * steps['bytes']:.0f} % ({steps['problem']}). With discards coefficients "
-        f"are within {apart.get(False, 0.0):.0e} of the largest, without them within {apart.get(True, 0.0):.0e}."
-    )
-
-
-def lines_told(table: pd.DataFrame) -> str:
-    """The rows of :func:`lines` in a sentence."""
-    return (
-        f"A straight line explains {table['explained'].min():.0f} to {table['explained'].max():.0f} % of the logarithm "
-        f"of the gap. Before the last check at least {table['gone'].min():.1f} % of the inactive features are gone."
-    )
-
-
-def libraries_told(rows: pd.DataFrame) -> str:
-    """The rows of :func:`beside_libraries` in a sentence: how often ours is the fastest of a problem."""
-    if rows.empty:
-        return "No dense problem was compared with other libraries."
-    reached = rows["gap"] <= rows["goal"] * (1 + 1e-9)
-    best = [
-        part.sort_values("seconds").iloc[0]
-        for _, part in rows[(rows["library"] != "ours without screening") & reached].groupby(["problem", "kind"])
-    ]
-    count = sum(row["library"] == "ours" for row in best)
-    others = ", ".join(dict.fromkeys(row["library"] for row in best if row["library"] != "ours")) or "none other"
-    return f"Of {len(best)} comparisons on one machine ours is the fastest in {count}; else: {others}."
-
-
-def growth_told(rows: pd.DataFrame) -> str:
-    """The rows of :func:`grown` in a sentence."""
-    if rows.empty:
-        return "Growth with p was not measured."
-    most = rows[rows["columns"] == rows["columns"].max()].set_index("way")
-    size = (most["sent"] + most["setup"]) / 1e6
-    return (
-        f"With {rows['columns'].max():,} features, sets with screening send {size[SETS]:.1f} MB, "
-        f"steps alone {size[STEPS_ALONE]:.1f} MB."
-    )
-
-
-def model_told(known: dict[str, float], model: pd.DataFrame) -> str:
-    """The rows of :func:`modelled` in sentences."""
-    many = model.groupby("way")["many"].sum()
-    return (
-        f"A message here has {1000 * known['latency']:.2f} ms of latency. By the model {MANY} workers so linked need "
-        f"{many[SETS]:.1f} s for all single problems with sets and screening, {many[STEPS_ALONE]:.1f} s with steps "
-        "alone. What saves is fewer all-reduces."
-    )

@@ -25,7 +25,9 @@ def ways() -> dict[str, Callable]:
         if importlib.util.find_spec("celer"):
             from celer import celer_path
 
-            found["celer"] = lambda X, y, values, tol: celer_path(X, y, "lasso", alphas=values, tol=tol)[1]
+            found["celer"] = lambda X, y, values, tol: celer_path(X, y, "lasso", alphas=values, tol=tol, max_iter=200)[
+                1
+            ]
         if importlib.util.find_spec("skglm"):
             from skglm.datafits import Quadratic
             from skglm.penalties import L1

@@ -1,0 +1,174 @@
+"""Chapter 12's tables and sentences, of the rows that :mod:`studylib.screening.chapter` makes."""
+
+import pandas as pd
+
+from studylib.screening.chapter import MANY, SETS, SETS_ALONE, STEPS, STEPS_ALONE, TIGHT, ratios
+
+
+def shown(table: pd.DataFrame, kind: str) -> pd.DataFrame:
+    """The rows of :func:`studylib.screening.chapter.ratios` of a single λ or of paths, for a reader.
+
+    Workers are two, or one without two.
+    """
+    rows = table[(table["lambdas"] == 1) == (kind == "single λ")]
+    rows = rows[rows["workers"] == max((size for size in rows["workers"].unique() if size <= 2), default=0)]
+    return pd.DataFrame(
+        {
+            "problem": row.problem,
+            "λ / λ_max": f"{row.share:g}",
+            "way": row.way,
+            "steps": row.steps,
+            "features left": row.features,
+            "nonzero": row.nonzero,
+            "bytes": f"{row.bytes:.3f}",
+            "time": f"{row.time:.2f}",
+        }
+        for row in rows.itertuples()
+    )
+
+
+def by_workers(table: pd.DataFrame) -> pd.DataFrame:
+    """Of each number of workers: the worst ratio of bytes and time, and how far coefficients are from the first's."""
+    rows = table[table["way"] == SETS]
+    worst = rows.groupby("workers", sort=True)[["bytes", "time"]].max()
+    worst["apart"] = table.groupby("workers")["apart"].max()
+    return pd.DataFrame(
+        {
+            "workers": size,
+            "bytes, worst": f"{row['bytes']:.3f}",
+            "time, worst": f"{row['time']:.2f}",
+            "coefficients apart": f"{row['apart']:.1e}",
+        }
+        for size, row in worst.iterrows()
+    )
+
+
+def libraries_shown(rows: pd.DataFrame) -> pd.DataFrame:
+    """Seconds of each library, and ours over its, for a reader."""
+    found = []
+    for (name, kind), part in rows.groupby(["problem", "kind"], sort=False):
+        mine = part[part["library"] == "ours"]["seconds"].iloc[0]
+        for row in part.itertuples():
+            seconds = {"ms": f"{1000 * row.seconds:.1f}", "ours over it": f"{mine / row.seconds:.2f}"}
+            reached = "yes" if row.gap <= row.goal * (1 + 1e-9) else "no"
+            found.append({"problem": name, "what": kind, "library": row.library} | seconds | {"gap reached": reached})
+    return pd.DataFrame(found)
+
+
+def grown_shown(rows: pd.DataFrame) -> pd.DataFrame:
+    """Megabytes and seconds by p, for a reader."""
+    return pd.DataFrame(
+        {"p": f"{row.columns:,}", "way": row.way, "features left": row.features}
+        | {"MB a worker": f"{(row.sent + row.setup) / 1e6:.2f}", "s": f"{row.seconds:.2f}"}
+        for row in rows.itertuples()
+    )
+
+
+def model_shown(table: pd.DataFrame) -> pd.DataFrame:
+    """The rows of :func:`studylib.screening.chapter.modelled`, sets with screening and steps alone, for a reader."""
+    rows = table[table["way"].isin([SETS, STEPS_ALONE])]
+    return pd.DataFrame(
+        {
+            "problem": row.problem,
+            "λ / λ_max": f"{row.share:g}",
+            "way": row.way,
+            "all-reduces": row.calls,
+            "MB": f"{row.MB:.2f}",
+            "1 worker, s": f"{row.compute:.2f}",
+            "2, measured": f"{row.measured:.2f}",
+            "2, model": f"{row.two:.2f}",
+            f"{MANY}, model": f"{row.many:.2f}",
+        }
+        for row in rows.itertuples()
+    )
+
+
+def lines_shown(table: pd.DataFrame) -> pd.DataFrame:
+    """The rows of :func:`studylib.screening.chapter.lines`, for a reader."""
+    return pd.DataFrame(
+        {
+            "problem": row.problem,
+            "λ / λ_max": f"{row.share:g}",
+            "steps": row.step,
+            "decades a hundred steps": f"{row.slope:.1f}",
+            "explained %": f"{row.explained:.1f}",
+            "inactive gone before the last check %": f"{row.gone:.2f}",
+        }
+        for row in table.itertuples()
+    )
+
+
+def lossless_shown(rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows of :func:`studylib.screening.chapter.lossless`, for a reader."""
+    return pd.DataFrame(
+        {"problem": row.problem, "λ / λ_max": f"{row.share:g}", "solver": row.solver}
+        | {"objective": f"{row.objective:.0e}", "coefficients": f"{row.apart:.0e}", "predictions": f"{row.scores:.0e}"}
+        | {"other features": row.unlike, "gap reached": "yes" if row.gap <= row.goal else "no"}
+        for row in rows.itertuples()
+    )
+
+
+def told(rows: pd.DataFrame) -> str:
+    """What the rows of :func:`studylib.screening.chapter.measured` say of bytes, in sentences."""
+    table = ratios(rows)
+    single = table[(table["lambdas"] == 1) & (table["workers"] == max(k for k in table["workers"] if k <= 2))]
+    sets, alone, steps = (
+        single[single["way"] == way].sort_values("bytes").iloc[-1] for way in (SETS, SETS_ALONE, STEPS)
+    )
+    return (
+        f"Working sets with screening send at most {100 * sets['bytes']:.1f} % of the bytes of steps alone "
+        f"({sets['problem']}). Without discards the sets send {100 * alone['bytes']:.1f} %. Steps that only lose "
+        f"discarded features send up to {100 * steps['bytes']:.0f} % ({steps['problem']})."
+    )
+
+
+def lossless_told(rows: pd.DataFrame) -> str:
+    """The rows of :func:`studylib.screening.chapter.lossless` in a sentence."""
+    return (
+        f"To a gap of {TIGHT:.0e}, discards change no coefficient by more than {rows['apart'].max():.0e} of the "
+        f"largest, and predictions by {rows['scores'].max():.0e}."
+    )
+
+
+def lines_told(table: pd.DataFrame) -> str:
+    """The rows of :func:`studylib.screening.chapter.lines` in a sentence."""
+    return (
+        f"A straight line explains {table['explained'].min():.0f} to {table['explained'].max():.0f} % of the logarithm "
+        f"of the gap. Before the last check at least {table['gone'].min():.1f} % of the inactive features are gone."
+    )
+
+
+def libraries_told(rows: pd.DataFrame) -> str:
+    """How often ours is the fastest of the rows of :func:`studylib.screening.chapter.beside_libraries`."""
+    if rows.empty:
+        return "No dense problem was compared with other libraries."
+    reached = rows["gap"] <= rows["goal"] * (1 + 1e-9)
+    best = [
+        part.sort_values("seconds").iloc[0]
+        for _, part in rows[(rows["library"] != "ours without screening") & reached].groupby(["problem", "kind"])
+    ]
+    count = sum(row["library"] == "ours" for row in best)
+    others = ", ".join(dict.fromkeys(row["library"] for row in best if row["library"] != "ours")) or "none other"
+    return f"Of {len(best)} comparisons on one machine ours is the fastest in {count}; else: {others}."
+
+
+def growth_told(rows: pd.DataFrame) -> str:
+    """The rows of :func:`studylib.screening.chapter.grown` in a sentence."""
+    if rows.empty:
+        return "Growth with p was not measured."
+    most = rows[rows["columns"] == rows["columns"].max()].set_index("way")
+    size = (most["sent"] + most["setup"]) / 1e6
+    return (
+        f"With {rows['columns'].max():,} features, sets with screening send {size[SETS]:.1f} MB, "
+        f"steps alone {size[STEPS_ALONE]:.1f} MB."
+    )
+
+
+def model_told(known: dict[str, float], model: pd.DataFrame) -> str:
+    """The rows of :func:`studylib.screening.chapter.modelled` in sentences."""
+    many = model.groupby("way")["many"].sum()
+    return (
+        f"A message here has {1000 * known['latency']:.2f} ms of latency. By the model {MANY} workers so linked need "
+        f"{many[SETS]:.1f} s for all single problems with sets and screening, {many[STEPS_ALONE]:.1f} s with steps "
+        "alone. What saves is fewer all-reduces."
+    )

@@ -124,7 +124,7 @@ class Shown:
         said += f" Rows: {links}." if rows else ""
         alt = re.sub(r"[`*$]", "", alt or caption)
         width, height = struct.unpack(">II", (folder / picture).read_bytes()[16:24])  # where a PNG has them
-        shape = ":figclass: wide\n" if width > 2 * height else ""
+        shape = ":figclass: wide\n" if width > 1.5 * height else ""
         return f":::{{figure}} {picture}\n:name: {label}\n:alt: {alt}\n{shape}\n{said}\n:::"
 
     def tables(self, text: str, label: str, caption: Callable[[str, str], str]) -> str:
@@ -163,8 +163,8 @@ def save_rows(study: str, chapter: str, name: str, target: Path) -> str:
 class Page:
     """A chapter's notebook as the book has it: figures and tables numbered, what only draws or tells folded."""
 
-    def __init__(self, path: Path, target: Path, shown: Shown, captions: dict[str, str]):
-        self.path, self.target, self.shown, self.captions = path, target, shown, captions
+    def __init__(self, path: Path, target: Path, shown: Shown):
+        self.path, self.target, self.shown, self.captions = path, target, shown, drawn(path.stem[3:])
         self.number, self.notebook = path.stem[:2], json.loads(path.read_text(encoding="utf-8"))
         source = "\n".join("".join(cell["source"]) for cell in self.notebook["cells"])
         (own,) = re.findall(r'^published: str = "figures/([\w-]+)"', source, flags=re.M)
@@ -296,9 +296,9 @@ def stage(target: Path) -> None:
     for name in COPIED:
         source = ROOT / name
         (shutil.copytree if source.is_dir() else shutil.copy)(source, target / name)
-    shown, captions = Shown(Cited()), drawn()
+    shown = Shown(Cited())
     for path in CHAPTERS:
-        Page(path, target, shown, captions).write()
+        Page(path, target, shown).write()
     docs(target, shown)
     reference(target)
     index = (BOOK / "index.md").read_text(encoding="utf-8")

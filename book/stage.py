@@ -27,6 +27,7 @@ BOOK = ROOT / "book"
 CHAPTERS = sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))
 NUMBERS = "|".join(str(int(path.stem[:2])) for path in CHAPTERS)
 COPIED = ("README.md", "CHANGES.md", "CITATION.cff", "LICENSE", "figures")  # beside pages, for links and pictures
+WIDE = 750  # pixels from which on a phone shows a part of a picture, to be moved sideways, as letters are too small
 BESIDE = re.compile(r"(\w+) = Beside\(\"figures/([\w-]+)\", \"(\w+)\"\)")
 KEPT = re.compile(  # what is no running text: code, formulas, links, headings, comments
     r"^```.*?^```|^:::.*?^:::|``.*?``|`[^`\n]*`|\$\$.*?\$\$|\$[^$\n]*\$|\[[^\]]*\]\([^)]*\)|^#.*?$|<!--.*?-->",
@@ -123,8 +124,8 @@ class Shown:
         links = ", ".join(f"{{download}}`{name} <{path}>`" for name, path in rows.items())
         said += f" Rows: {links}." if rows else ""
         alt = re.sub(r"[`*$]", "", alt or caption)
-        width, height = struct.unpack(">II", (folder / picture).read_bytes()[16:24])  # where a PNG has them
-        shape = ":figclass: wide\n" if width > 1.5 * height else ""
+        (width,) = struct.unpack(">I", (folder / picture).read_bytes()[16:20])  # where a PNG has it
+        shape = ":figclass: wide\n" if width > WIDE else ""
         return f":::{{figure}} {picture}\n:name: {label}\n:alt: {alt}\n{shape}\n{said}\n:::"
 
     def tables(self, text: str, label: str, caption: Callable[[str, str], str]) -> str:

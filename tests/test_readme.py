@@ -1,3 +1,4 @@
+import itertools
 import json
 import math
 import shutil
@@ -218,7 +219,7 @@ def test_the_first_screen_takes_its_numbers_from_what_is_published(published, mo
         "- SVD undoes pruning in the student: its file goes from 9 to 20 kB, its accuracy from 90.0 to 90.0 % "
         "(CIFAR-10, one seed).",
     ]
-    assert len(found) == 4 and found[3].startswith("- *Hypervolume*")  # no chapter is published
+    assert len(found) == 4 and "*Hypervolume*" in found[3]  # no chapter is published
     edit(published, "mine", seeds=[0, 1])
     assert "costs 1.5 points of accuracy (CIFAR-10, n = 2)." in pages.first_screen("findings", Figures(published))
     monkeypatch.setattr(pages, "FIRST", "absent")
@@ -253,7 +254,8 @@ def test_a_finding_of_each_chapter_has_its_data_and_seeds_and_its_word_by_the_in
 
 
 def test_standard_networks_are_counted_by_what_each_comparison_says(published):
-    rows = [{"way": way, "rival": rival, "verdict": "–", "seeds": 3} for way in moo_ways.RIVALS for rival in moo_ways.RIVALS]
+    sums = itertools.product(moo_ways.RIVALS, repeat=2)
+    rows = [{"way": way, "rival": rival, "verdict": "–", "seeds": 3} for way, rival in sums]
     ours = [{"way": moo_ways.METHOD, "rival": rival, "seeds": 3} for rival in moo_ways.RIVALS]
     for study, words in (("one", ("more", "less")), ("two", ("more", "cannot tell"))):
         edit(published, study, data={"name": "cifar10_10k"}, seeds=[0])

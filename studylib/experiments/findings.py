@@ -120,7 +120,7 @@ def survey(there: Figures) -> dict | None:
 
 
 def int8(there: Figures, chapter: str) -> dict | None:
-    """Chapters 10 and 11: what int8 saves of a network that is no classifier (%), and by how much its bits rise (%)."""
+    """Chapters 10 and 11: what int8 saves of a network that is no classifier (%), and how far its bits rise (%)."""
     rows = there.rows(LATER, chapter, "combinations")
     if rows.empty or INT8 not in set(rows["node"]):
         return None

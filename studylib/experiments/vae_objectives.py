@@ -91,9 +91,9 @@ def compared(node: Node, network: Autoencoder, comparison: Objectives, recipe: R
     """A row a second objective, seed, way, value and form. Every value is of the first seed, the best of all seeds.
 
     A way's best value has the least mean of ``val_score`` over forms and stages. Networks of a seed start alike, and
-    see the same batches and noise. ``recipe``: of the training; fine-tuning has a fifth of its rate. Scores are bits per
-    dimension by :data:`studylib.experiments.vae.CHOOSING` draws. Where coded bytes are descended, those of the file are
-    added, spread over the dimensions of all training images.
+    see the same batches and noise. ``recipe``: of the training; fine-tuning has a fifth of its rate. Scores are bits
+    per dimension by :data:`studylib.experiments.vae.CHOOSING` draws. Where coded bytes are descended, those of the file
+    are added, spread over the dimensions of all training images.
 
     Columns:
         form, stage: what was done after the training, such as "80 % zeros", fine-tuned.

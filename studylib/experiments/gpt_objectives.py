@@ -13,8 +13,9 @@ from torch import nn
 from studylib.coding import codec
 from studylib.data import text
 from studylib.descent import objectives, steps
+from studylib.experiments import generative_told as told
 from studylib.experiments.frontier import coded_bytes
-from studylib.experiments.gpt import Characters, Transformer, folder_of, seeds_of
+from studylib.experiments.gpt import Family
 from studylib.experiments.moo_objectives import quantization_error
 from studylib.networks import layers
 from studylib.results import claims, statistics
@@ -22,7 +23,6 @@ from studylib.settings import check_different, record
 from studylib.techniques import int4, oneshot
 from studylib.training import loop
 from studylib.training.checkpoint import weights_digest
-from studylib.training.recipe import Recipe
 from studylib.tree import names
 from studylib.tree.rows import every
 
@@ -75,7 +75,7 @@ def step_of(objective: str, way: str, value: float) -> steps.Descent:
     return steps.Descent(pair, "Constant", normalize=way == SUM_NORMALIZED, weights=torch.tensor([1.0, value]))
 
 
-def compared(node: Characters, network: Transformer, comparison: Objectives, recipe: Recipe) -> list[dict]:
+def compared(family: Family, comparison: Objectives) -> list[dict]:
     """A row a seed, objective, way and value: the trained network descends both, and is then pruned or rounded.
 
     All descents of a seed start from its teacher and see the same batches. What descended L1 loses its smallest weights
@@ -86,17 +86,18 @@ def compared(node: Characters, network: Transformer, comparison: Objectives, rec
         val_total, test_total: bits per character; of coded bytes with those of the file, spread over the training text.
         test: the same of each test block.
     """
+    node, network = family.node, family.network
     shape = [network.depth, network.width, network.student]
     settings = {k: v for k, v in dataclasses.asdict(comparison).items() if k in ("sparsity", "epochs", "lr")}
-    key = [node.data.digest, shape, settings, dataclasses.asdict(recipe)]
-    return list(every(_tasks(node, network, comparison, recipe), node.out / "rows" / "objectives", key))
+    key = [node.data.digest, shape, settings, dataclasses.asdict(family.recipe)]
+    return list(every(_tasks(family, comparison), node.out / "rows" / "objectives", key))
 
 
-def _tasks(node: Characters, network: Transformer, comparison: Objectives, recipe: Recipe) -> Iterator[tuple]:
-    how = {"epochs": comparison.epochs, "lr": comparison.lr, "min_lr": min(recipe.min_lr, comparison.lr)}
-    tuning = dataclasses.replace(recipe, **how)
-    for seed in seeds_of(node, network):
-        whole = node.load(folder_of(node, seed, names.TEACHER))
+def _tasks(family: Family, comparison: Objectives) -> Iterator[tuple]:
+    how = {"epochs": comparison.epochs, "lr": comparison.lr, "min_lr": min(family.recipe.min_lr, comparison.lr)}
+    node, tuning = family.node, dataclasses.replace(family.recipe, **how)
+    for seed in family.seeds:
+        whole = node.load(family.folder_of(seed, names.TEACHER))
         start = weights_digest(whole)[:12]
         for objective in VALUES:
             for way, values in comparison.ways(objective).items():
@@ -105,7 +106,9 @@ def _tasks(node: Characters, network: Transformer, comparison: Objectives, recip
 
                     def make(whole=whole, seed=seed, objective=objective, way=way, value=value) -> list[dict]:
                         model, step = layers.duplicate(whole), step_of(objective, way, value)
-                        loop.fit(model, node.data, tuning, seed=seed, step=step, keep="last")
+                        checkpoint = node.scratch / f"{objective}-{way}-{value}-{seed}.safetensors"
+                        loop.fit(model, node.data, tuning, seed=seed, step=step, keep="last", checkpoint=checkpoint)
+                        checkpoint.unlink()
                         return [_found(model, node.data, objective, comparison.sparsity)]
 
                     yield of, make
@@ -132,6 +135,11 @@ def best_of(rows: pd.DataFrame) -> pd.DataFrame:
 def without_blocks(rows: list[dict]) -> list[dict]:
     """``rows`` without what each test block says."""
     return [{key: value for key, value in row.items() if key not in ("test", "start")} for row in rows]
+
+
+def at_an_end(rows: pd.DataFrame) -> str:
+    """Of how many ways the best value is the first or last of at least three, by objective, in words."""
+    return told.at_an_end(rows, best_of(rows))
 
 
 def against_sums(rows: pd.DataFrame) -> pd.DataFrame:

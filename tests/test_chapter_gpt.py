@@ -130,11 +130,22 @@ def test_each_objective_is_descended_in_three_ways_and_compared_block_by_block(m
     assert len(told["gpt_common"]) == 6 and 0 < told["gpt_int8_saved"].value < 100
 
 
-def test_the_best_value_is_that_of_the_least_validation_bits():
+def test_the_best_value_is_that_of_the_least_validation_bits_of_the_first_seed():
     rows = pd.DataFrame(
         {"seed": 0, "objective": "L1", "way": ["a", "a", "b"], "value": [1, 2, 3], "val_total": [2.0, 1.0, 5.0]}
     )
-    assert list(gpt_objectives.best_of(rows)["value"]) == [2, 3]
+    assert generative.best_values(rows, "val_total") == {("L1", "a"): 2, ("L1", "b"): 3}
+
+
+def test_values_are_tuned_on_the_first_seed_and_the_best_made_of_all(tmp_path):
+    def tasks(seed, best):
+        for value in [1.0, 2.0] if best is None else best.values():
+            of = {"seed": seed, "objective": "L1", "way": "a", "value": value}
+            yield of, lambda value=value, seed=seed: [{"val_total": abs(value - 2) - seed}]
+
+    rows = generative.tuned(tasks, range(3), tmp_path, [], "val_total")
+    found = [(row["seed"], row["value"], row["chosen"]) for row in rows]
+    assert found == [(0, 1.0, False), (0, 2.0, True), (1, 2.0, True), (2, 2.0, True)]
 
 
 def test_what_carries_over_is_judged_by_its_interval(made):
@@ -162,6 +173,8 @@ def test_the_figure_has_a_point_for_each_combination_and_a_line_for_each_form(ma
     [
         (gpt.Transformer, {"width": 30}, "x.width=30: expected a multiple of 4"),
         (gpt.Transformer, {"narrower": [8, 8]}, "x.narrower=.*: expected different ones"),
+        (gpt_objectives.Objectives, {"taus": [0.1, 3.0]}, r"x.taus\[1\]=3.0: expected at most 1"),
+        (gpt_objectives.Objectives, {"normalized": [1.0]}, r"x.normalized=\[1.0\]: expected as many as taus"),
         (gpt_objectives.Objectives, {"taus": [0.1]}, r"x.l1=\[1e-05, 0.0001\]: expected as many as taus"),
     ],
 )

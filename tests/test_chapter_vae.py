@@ -165,7 +165,7 @@ def test_objectives_are_tuned_on_the_first_seed_and_compared_on_all(made):
     of = rows.groupby("objective").size().to_dict()
     once = 3 * 2 + 3  # ways, values; the best of each way on the second seed
     assert of == {"l1": 2 * once, "quantization_error": once, "coded_bytes": once}  # L1 has two stages
-    best, chosen = vae_objectives.best_values(rows[rows["seed"] == 0]), rows[rows["chosen"]]
+    best, chosen = generative.best_values(rows[rows["seed"] == 0], "val_score"), rows[rows["chosen"]]
     assert {(row.objective, row.way, row.value) for row in chosen.itertuples()} == {
         (*key, value) for key, value in best.items()
     }

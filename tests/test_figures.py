@@ -186,13 +186,12 @@ def pointed(run, key, points):
         (folder / "points" / node).mkdir(parents=True)
         file, score = f"{key} {node}".encode(), {"gpt": "test_bits_per_char", "vae": "test_bits_per_dim"}[key]
         about = {"seed": 0, score: 1.5, "test_more": 2.0, "bytes_file": len(file)}
-        about |= {
-            "file_sha256": hashlib.sha256(file).hexdigest(),
-            "data": {"name": {"gpt": "pydoc"}.get(key, "digits")},
-        }
-        spec = {"name": key, "args": {"width": width, "depth": 2} if key == "gpt" else {"width": width, "classes": 0}}
+        about |= {"file_sha256": hashlib.sha256(file).hexdigest()}
+        about |= {"data": {"name": "pydoc" if key == "gpt" else "digits"}}
+        spec = {"name": key, "changes": [{"technique": node.rpartition("-")[2]}]}
+        spec["args"] = {"width": width} | ({"depth": 2} if key == "gpt" else {"classes": 0})
         (folder / "points" / node / "metrics.json").write_text(json.dumps(about))
-        (folder / "points" / node / "model.json").write_text(json.dumps({"spec": spec | {"changes": []}}))
+        (folder / "points" / node / "model.json").write_text(json.dumps({"spec": spec}))
         (folder / "points" / node / "model.slnc").write_bytes(file)
     rows = {chapter.files: [{"name": node, "bytes": len(f"{key} {node}")} for node in points]}
     content = {"chapter": chapter.name, "about": {}, "settings": {}, "metrics": {}, "rows": rows, "claims": []}

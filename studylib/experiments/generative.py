@@ -1,6 +1,7 @@
 """What chapters 10 and 11 share: every combination of four techniques of a generative network, and narrower ones."""
 
 import dataclasses
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,7 +19,7 @@ from studylib.techniques import int8, prune, svd
 from studylib.training.recipe import Recipe
 from studylib.tree import names
 from studylib.tree.node import Node
-from studylib.tree.rows import once
+from studylib.tree.rows import every, once
 
 STAGES = ("distill", "prune", "svd", "int8")
 FILES = (models.SPEC, models.TENSORS, names.CODED, names.LOGITS, names.METRICS)  # of a node's folder
@@ -165,6 +166,31 @@ class Family:
         if technique == "svd":
             return svd.apply(model, delta=how.delta)
         return int8.apply(model, point.data, calibration_images=how.calibration_images, seed=seed)
+
+
+def tuned(tasks: Callable, seeds: Iterable[int], folder: Path, key: list, score: str) -> list[dict]:
+    """Rows of every value of the first seed, and of the best value of each objective and way of the other seeds.
+
+    ``chosen`` is added: whether the value is the best, that of the least mean of ``score``.
+
+    Args:
+        tasks: (seed, best values or None) → what is done (:data:`studylib.tree.rows.Task`); of all values without them.
+        folder, key: of :func:`studylib.tree.rows.every`.
+    """
+    first, *others = seeds
+    tried = list(every(tasks(first, None), folder, key))
+    best = best_values(pd.DataFrame(tried), score)
+    rows = [row | {"chosen": best[row["objective"], row["way"]] == row["value"]} for row in tried]
+    for seed in others:
+        rows += [row | {"chosen": True} for row in every(tasks(seed, best), folder, key)]
+    return rows
+
+
+def best_values(tried: pd.DataFrame, score: str) -> dict[tuple[str, str], float]:
+    """Second objective and way → the value of the least mean of ``score``."""
+    means = tried.groupby(["objective", "way", "value"], sort=False)[score].mean().reset_index()
+    best = means.loc[means.groupby(["objective", "way"], sort=False)[score].idxmin()]
+    return best.set_index(["objective", "way"])["value"].to_dict()
 
 
 def beside(each: np.ndarray, whole: np.ndarray) -> dict:

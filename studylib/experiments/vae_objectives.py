@@ -1,6 +1,7 @@
 """Chapter 11: likelihood and a second objective descended together, against weighted sums, each tuned as often."""
 
 import dataclasses
+import functools
 from collections.abc import Iterator
 from typing import Annotated
 
@@ -14,6 +15,7 @@ from studylib.coding import codec, shipped
 from studylib.data import likelihood
 from studylib.data.datasets import Data
 from studylib.descent import objectives, steps
+from studylib.experiments import generative
 from studylib.experiments import generative_told as told
 from studylib.experiments.frontier import coded_bytes
 from studylib.experiments.moo_objectives import quantization_error
@@ -25,7 +27,6 @@ from studylib.settings import check_different, nearest, record
 from studylib.techniques import int8, prune
 from studylib.training import loop
 from studylib.training.recipe import Recipe
-from studylib.tree.rows import every
 
 SUM, SUM_NORMALIZED, PCD = "weighted sum", "weighted sum, normalized", "PCD, normalized"
 ONE_SHOT, TUNED, ROUNDED = "one-shot", "fine-tuned", "rounded"  # what is done to a network after its training
@@ -101,13 +102,9 @@ def compared(family: Family, comparison: Objectives) -> list[dict]:
         chosen: whether the value is the best of its way.
         test: the test score of each image, of chosen values; empty for others.
     """
-    first, *others = range(family.seeds[0], family.seeds[0] + comparison.repetitions)
-    how = family, comparison
-    tried = list(every(_tasks(*how, first), *_kept(*how)))
-    best = best_values(pd.DataFrame(tried))
-    rows = [row | {"chosen": best[row["objective"], row["way"]] == row["value"]} for row in tried]
-    for seed in others:
-        rows += [row | {"chosen": True} for row in every(_tasks(*how, seed, best), *_kept(*how))]
+    seeds = range(family.seeds[0], family.seeds[0] + comparison.repetitions)
+    tasks = functools.partial(_tasks, family, comparison)
+    rows = generative.tuned(tasks, seeds, *_kept(family, comparison), "val_score")
     return [row if row["chosen"] else row | {"test": []} for row in rows]
 
 
@@ -122,7 +119,7 @@ def _tasks(
     family: Family,
     comparison: Objectives,
     seed: int,
-    best: dict[tuple[str, str], float] | None = None,
+    best: dict[tuple[str, str], float] | None,
 ) -> Iterator[tuple]:
     node, network, recipe = family.node, family.network, family.recipe
     point = Pixels(node.out / "objectives", node.study.dataset, seed, node.study.threads, node.study.device)
@@ -178,13 +175,6 @@ def _measured(model: nn.Module, data: Data, other: str) -> dict:
     each = (test[:, 0] + file).cpu()
     row = {"val_score": val[:, 0].mean().item() + file, "test_score": each.mean().item(), "bytes": size}
     return row | {"test": [round(one, 5) for one in each.tolist()]}
-
-
-def best_values(tried: pd.DataFrame) -> dict[tuple[str, str], float]:
-    """Second objective and way → the value of the least mean of validation scores."""
-    means = tried.groupby(["objective", "way", "value"], sort=False)["val_score"].mean().reset_index()
-    best = means.loc[means.groupby(["objective", "way"], sort=False)["val_score"].idxmin()]
-    return best.set_index(["objective", "way"])["value"].to_dict()
 
 
 def without_images(rows: list[dict]) -> list[dict]:

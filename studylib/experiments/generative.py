@@ -101,9 +101,10 @@ class Family:
         return {}
 
     def tree(self) -> list[dict]:
-        """A row a seed and combination of the four techniques: seed, node, and those of a network.
+        """A row a seed and combination of the four techniques; each is a node's folder below points/, made once.
 
-        Columns of a network:
+        Columns:
+            seed, node: of the row, nodes named as in chapter 7.
             bytes, zeros: of the file; share of its weights that are zero.
             val_bits, test_bits: of the task, such as bits per character.
             low, high: interval (95 %) of test_bits over the images or blocks.
@@ -169,7 +170,7 @@ class Family:
 
 
 def tuned(tasks: Callable, seeds: Iterable[int], folder: Path, key: list, score: str) -> list[dict]:
-    """Rows of every value of the first seed, and of the best value of each objective and way of the other seeds.
+    """Rows of every value of the first seed, and of the best value of each way of the others.
 
     ``chosen`` is added: whether the value is the best, that of the least mean of ``score``.
 

@@ -179,8 +179,9 @@ def nodes_told(nodes: pd.DataFrame, small: str) -> str:
     whole, least = by.loc[names.TEACHER], by.loc[small]
     held = ((by["costs_high"] <= WITHIN) & (by.index != names.TEACHER)).sum()
     return (
-        f"Of {len(by) - 1} combinations {held} cost at most {WITHIN:g} bits, their whole interval. The smallest within "
-        f"it is {short(small)}: {least['bytes']:,.0f} bytes, {1 - least['bytes'] / whole['bytes']:.0%} saved, "
+        f"Within {WITHIN:g} bits of the whole network, by the whole interval: {held} of {len(by) - 1} combinations. "
+        f"The smallest within it on validation text is {short(small)}: {least['bytes']:,.0f} bytes, "
+        f"{1 - least['bytes'] / whole['bytes']:.0%} saved, "
         f"{least['costs']:+.3f} bits."
     )
 

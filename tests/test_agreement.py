@@ -62,3 +62,11 @@ def test_a_setting_that_the_published_study_is_too_old_to_have_is_a_difference_w
     theirs = {"settings": {"distill": {"temperature": 5}}, "data_sha256": {"0": "a"}}
     ours = {"settings": {"distill": {"temperature": 5, "name": value}}, "data_sha256": {"0": "a"}}
     assert len(agreement.differences(ours, theirs)) == len(agreement.differences(theirs, ours)) == told
+
+
+@pytest.mark.parametrize(("budget", "told"), [(0.0, 0), (0.5, 2)])
+def test_a_record_that_the_published_study_is_too_old_to_have_is_a_difference_where_it_is_on(budget, told):
+    theirs = {"settings": {"teacher": {"recipe": {"epochs": 5}}}, "data_sha256": {"0": "a"}}
+    ours = {"settings": {"teacher": {"recipe": {"epochs": 5}, "guiding": {"budget": budget, "every": 20}}}}
+    ours["data_sha256"] = {"0": "a"}
+    assert len(agreement.differences(ours, theirs)) == len(agreement.differences(theirs, ours)) == told

@@ -83,6 +83,7 @@ def differences(ours: dict, published: dict) -> list[str]:
 
     Each may hold ``settings`` (dictionaries in one another) and ``data_sha256`` (seed → digest). A setting that is
     empty in one of them, and absent in the other, is no difference.
+    Neither is a record that only one has, if its first setting, what turns it on, is empty.
     """
     found = []
     mine, theirs = (about.get("data_sha256") or {} for about in (ours, published))
@@ -95,8 +96,18 @@ def differences(ours: dict, published: dict) -> list[str]:
     if not mine or not theirs:
         return [*found, "settings not compared: one of the two does not record them"]
     here, there = (pd.json_normalize(settings).to_dict("records")[0] for settings in (mine, theirs))
+    here, there = _without_off(here, there), _without_off(there, here)
     return found + [
         f"other settings: {name} is {here.get(name)!r}, published {there.get(name)!r}"
         for name in sorted(here.keys() | there.keys())
         if here.get(name) != there.get(name) and ((name in here and name in there) or here.get(name) or there.get(name))
     ]
+
+
+def _without_off(settings: dict, other: dict) -> dict:
+    """``settings`` by their dotted names, without records that are off and that ``other`` does not know."""
+    known, first = {name.rpartition(".")[0] for name in other}, {}
+    for name, value in settings.items():
+        first.setdefault(name.rpartition(".")[0], value)
+    on = known | {record for record, value in first.items() if value}
+    return {name: value for name, value in settings.items() if name.rpartition(".")[0] in on}

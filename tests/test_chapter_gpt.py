@@ -10,6 +10,7 @@ from studylib.coding import codec
 from studylib.data import text
 from studylib.experiments import generative, generative_told, gpt, gpt_objectives, gpt_told
 from studylib.plots import gpt as plots
+from studylib.results import statistics
 from studylib.settings import SettingError, read
 from studylib.training import loop
 from studylib.training.recipe import Recipe
@@ -155,6 +156,8 @@ def test_what_carries_over_is_judged_by_its_interval(made):
     against = pd.DataFrame({"objective": ["L1"], "rival": ["x"], "saved": [0.1], "low": [0.05], "high": [0.15]})
     rows = pd.DataFrame(gpt_told.carried(nodes, tree, beside, against, "digits")).set_index("finding")
     assert rows.loc["PCD is no better than the better sum", "verdict"] == gpt_told.NOT
+    unsure = pd.DataFrame(gpt_told.carried(nodes, tree, beside, against.assign(low=-0.2), "digits"))
+    assert unsure["verdict"].iloc[-1] == statistics.UNKNOWN
     assert rows.loc["int8 is nearly free", "verdict"] == gpt_told.CARRIES
     assert rows.loc["int8 is nearly free", "classifiers"].endswith("points of accuracy")
     assert generative_told.classifiers("nowhere") == {}

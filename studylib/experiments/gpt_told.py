@@ -146,7 +146,7 @@ def carried(
             "PCD is no better than the better sum",
             "% fewer bits",
             [100 * pcd[name] / whole for name in ("saved", "low", "high")],
-            lambda low, high: _side(high <= 0 or low <= 0 <= high, low > 0),
+            lambda low, high: _side(high <= 0, low > 0),
         ),
     ]
     known = told.classifiers(of_classifiers)

@@ -147,8 +147,8 @@ class Family:
             metrics = point.finish(self._made(name, width, seed, point))
             found = {"bytes": metrics["bytes_file"], "zeros": metrics["sparsity"]}
             found["val_bits"] = metrics[f"val_{point.data.task.score}"]
-            found |= beside(self.bits(folder), self.bits(self.folder_of(seed, names.TEACHER)))
-            return found | self.scores(metrics)
+            own, whole = self.scores(metrics), self.bits(self.folder_of(seed, names.TEACHER))
+            return found | own | beside(self.bits(folder), whole) | own
 
         return once(kept, [*decides, self.node.data.digest, seed, name], row)
 

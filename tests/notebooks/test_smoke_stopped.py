@@ -1,6 +1,7 @@
 """Runs of `make study` that are killed, stopped or out of time, and what is left of them."""
 
 import contextlib
+import html
 import json
 import os
 import shutil
@@ -42,6 +43,7 @@ def test_nothing_lives_on_when_a_run_is_killed(project, who):
     command = [sys.executable, "engine/run/study.py", "--profile", "smoke", "--stages", "none"]
     temporary = tempfile.mkdtemp(dir="/tmp")  # short: a socket's path has at most 107 bytes
     options = {"env": environment(project) | {"TMPDIR": temporary}, "stderr": subprocess.STDOUT}
+    options["preexec_fn"] = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)  # in the background it is ignored
     said = project / "said.txt"
     with (
         open(said, "w") as out,
@@ -73,7 +75,7 @@ def test_nothing_lives_on_when_a_run_is_killed(project, who):
     assert page.exists() == (who in ("Ctrl-C", "Snakemake"))  # after the others nobody is left to write it
     if who == "Ctrl-C":
         assert "Interrupted; `make study PROFILE=smoke` goes on.\nruns/smoke/index.html: the table" in said.read_text()
-        text = page.read_text()
+        text = html.unescape(page.read_text())
         assert "Of seed 0: all nodes." in text and "1 of the profile's 16 nodes: teacher; seed 0." in text
 
 

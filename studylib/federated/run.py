@@ -34,7 +34,7 @@ def needs_flower() -> None:
     if missing := [name for name in ("flwr", "ray") if importlib.util.find_spec(name) is None]:
         raise ModuleNotFoundError(
             f"{' and '.join(missing)}: not installed. Federations need the extra {EXTRA}: "
-            f"pip install -e '.[{EXTRA}]'. Published rows are shown without it"
+            f".venv/bin/pip install -e '.[{EXTRA}]', or make chapters CHAPTERS=13. Published rows are shown without it"
         )
 
 

@@ -28,7 +28,7 @@ clientapp = "both:client"
 [tool.flwr.app.config]
 folder = ""
 """
-BOTH = "from studylib.federated.app import client_app, server_app\n\nclient, server = client_app(), server_app()\n"
+BOTH = "from studylib.federated.app import client_app, server_app\n\nclient = client_app()\nserver = server_app()\n"
 TRIES = 120  # seconds that something may take to start
 
 
@@ -54,7 +54,11 @@ class Relay:
         with contextlib.suppress(OSError):
             while True:
                 near, _ = self._socket.accept()
-                far = socket.create_connection(("127.0.0.1", self.target))
+                try:
+                    far = socket.create_connection(("127.0.0.1", self.target))
+                except OSError:  # the SuperLink has ended
+                    near.close()
+                    continue
                 for source, sink, name in ((near, far, "up"), (far, near, "down")):
                     threading.Thread(target=self._pass_on, args=(source, sink, name), daemon=True).start()
 
@@ -67,6 +71,7 @@ class Relay:
         for each in (source, sink):
             with contextlib.suppress(OSError):
                 each.shutdown(socket.SHUT_RDWR)
+        source.close()  # the other one is closed by what reads it
 
     def close(self) -> None:
         self._socket.close()
@@ -94,8 +99,9 @@ def network(folder: Path, nodes: list[Path]) -> Iterator[tuple[int, Relay, dict]
     """
     link, *ports = free_ports(1 + len(nodes))
     surroundings, started = run.surroundings(folder / "home"), []
+    surroundings["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     folder.mkdir(parents=True, exist_ok=True)
-    same = ["--insecure", "--disable-runtime-dependency-installation", "--host", "127.0.0.1", "--port"]
+    same = ["--insecure", "--host", "127.0.0.1", "--port"]
 
     def start(name: str, *more: str) -> subprocess.Popen:
         with open(folder / f"{name}-{len(started)}.log", "wb") as log:
@@ -106,7 +112,7 @@ def network(folder: Path, nodes: list[Path]) -> Iterator[tuple[int, Relay, dict]
 
     relay = Relay(link)
     try:
-        wait_for(link, start("flower-superlink", str(link)))
+        wait_for(link, start("flower-superlink", str(link), "--disable-runtime-dependency-installation"))
         for client, (port, own) in enumerate(zip(ports, nodes, strict=True)):
             config = f'partition-id={client} num-partitions={len(nodes)} folder="{own}"'
             more = ["--superlink", f"127.0.0.1:{relay.port}", "--node-config", config]
@@ -137,8 +143,9 @@ def submit(folder: Path, server: Path, port: int, surroundings: dict) -> str:
 
     def ask(*words: str) -> dict:
         done = subprocess.run([flower("flwr"), *words], env=surroundings, cwd=app, capture_output=True, text=True)
-        assert done.returncode == 0, done.stdout + done.stderr
-        return json.loads(done.stdout)
+        told = json.loads(done.stdout) if done.returncode == 0 else {}
+        assert told.get("success"), done.stdout + done.stderr  # a failure may leave the status 0
+        return told
 
     number = ask("run", ".", "here", "-c", f'folder="{server}"', "--format", "json")["run-id"]
     for _ in range(2 * TRIES):

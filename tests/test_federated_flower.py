@@ -6,12 +6,14 @@ import importlib.util
 import itertools
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
 import time
 import warnings
 
+import federated_network
 import pytest
 import torch
 from projects import ROOT, environment
@@ -21,6 +23,7 @@ from studylib.disk import files
 from studylib.federated import messages, run, teacher
 from studylib.federated.job import Job
 from studylib.federated.splits import Splits
+from studylib.techniques.distill import Student
 from studylib.training import loop
 
 if importlib.util.find_spec("flwr") is None:
@@ -297,6 +300,35 @@ def test_a_federation_ends_with_who_started_it(tmp_path):
     while processes(str(tmp_path / "home")) and time.monotonic() < end:
         time.sleep(0.2)
     assert processes(str(tmp_path / "home")) == []
+
+
+# a network on loopback
+
+
+@pytest.mark.long
+def test_over_a_network_the_same_bits_come_out_and_a_relay_counts_the_same_bytes(tmp_path):
+    """A SuperLink and two SuperNodes, each with a folder of its own; weights that are large beside polls and heads."""
+    recipe = dataclasses.replace(SHORT, batch_size=64)
+    of = {"splits": Splits(clients=2, alpha=10.0), "student": Student(name="resnet 8-128"), "recipe": recipe}
+    job, alone = (
+        saved(dataclasses.replace(a_job(tmp_path / name, rounds=2, teaching=1.0), **of)) for name in ("server", "alone")
+    )
+    expected = app.run(alone, Nodes(2))
+    nodes = [tmp_path / f"node{k}" for k in range(2)]
+    for folder in nodes:
+        shutil.copytree(job.folder, folder)
+    with federated_network.network(tmp_path / "net", nodes) as (port, relay, surroundings):
+        assert federated_network.submit(tmp_path / "net", job.folder, port, surroundings) == "finished:completed"
+        seen = relay.down, relay.up
+    found = files.read_json(job.folder / "result.json")
+    assert same(student(job), student(alone)) and found["by_class"] == expected["by_class"]
+    assert found["left_out"] == {} and [row["used"] for row in found["rounds"]] == [2, 2]
+    for counted, passed in zip((found["down"], found["up"]), seen, strict=True):
+        assert passed == pytest.approx(counted, rel=0.02)
+    end = time.monotonic() + 120
+    while processes(str(tmp_path / "net")) and time.monotonic() < end:
+        time.sleep(1)
+    assert processes(str(tmp_path / "net")) == []
 
 
 def test_nothing_is_told_to_anybody(tmp_path):

@@ -44,7 +44,7 @@ class Comparison:
     ] = dataclasses.field(default_factory=lambda: [0.1])
     mu: Annotated[float, Field(gt=0, le=1e6, description="of fedprox")] = 0.1
     coded_at: Annotated[
-        float, Field(ge=0, description="the one of alphas at which forms and teachers are compared")
+        float, Field(ge=0, le=1e6, description="the one of alphas at which forms and teachers are compared")
     ] = 0.1
     forms: Annotated[
         list[str], Field(description="of messages, with the share that is left out: float16, int8, int4 0.9")

@@ -44,6 +44,7 @@ napoleon_use_ivar = True
 autodoc_member_order = "bysource"
 autodoc_typehints_format = "short"
 autodoc_preserve_defaults = True
+autodoc_mock_imports = ["flwr"]  # an extra, which the book does without
 
 html_theme = "furo"
 html_title = project.partition(",")[0]  # it fits beside a phone's buttons

@@ -16,6 +16,7 @@ from pybtex.database import parse_file
 
 import studylib
 from book.text import CAPTIONS, HEADING, PICTURE, TABLE, of_results
+from studylib.experiments import cited
 from studylib.experiments.published import Figures
 from studylib.plots.captions import CALL, drawn, first_sentence
 from studylib.results import tables
@@ -23,7 +24,10 @@ from studylib.tree.published import Published
 
 ROOT = Path(__file__).resolve().parent.parent
 BOOK = ROOT / "book"
+CHAPTERS = sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))
+NUMBERS = "|".join(str(int(path.stem[:2])) for path in CHAPTERS)
 COPIED = ("README.md", "CHANGES.md", "CITATION.cff", "LICENSE", "figures")  # beside pages, for links and pictures
+WIDE = 750  # pixels from which on a phone shows a part of a picture, to be moved sideways, as letters are too small
 BESIDE = re.compile(r"(\w+) = Beside\(\"figures/([\w-]+)\", \"(\w+)\"\)")
 KEPT = re.compile(  # what is no running text: code, formulas, links, headings, comments
     r"^```.*?^```|^:::.*?^:::|``.*?``|`[^`\n]*`|\$\$.*?\$\$|\$[^$\n]*\$|\[[^\]]*\]\([^)]*\)|^#.*?$|<!--.*?-->",
@@ -95,10 +99,10 @@ def running(text: str, change: Callable[[str], str]) -> str:
 
 
 def linked(text: str, cited: Cited) -> str:
-    """Markdown whose chapters and sources are links."""
+    """Markdown whose chapters, as far as they are there, and sources are links."""
 
     def change(part: str) -> str:
-        part = re.sub(r"\b([Cc]hapter) ([1-9]\d?)\b", r"[\1 \2](#chapter-\2)", part)
+        part = re.sub(rf"\b([Cc]hapter) ({NUMBERS})\b", r"[\1 \2](#chapter-\2)", part)
         return cited.link(part, MYST)
 
     return running(text, change)
@@ -111,16 +115,17 @@ class Shown:
         self.cited = cited
         self.all: list[tuple[str, str, str]] = []
 
-    def figure(self, label: str, picture: str, caption: str, folder: Path, rows: str = "", alt: str = "") -> str:
-        """A numbered figure; ``picture`` and ``rows`` are paths from the pages' ``folder``."""
+    def figure(self, label: str, picture: str, caption: str, folder: Path, rows: dict[str, str], alt: str = "") -> str:
+        """A numbered figure; ``picture`` and ``rows``, name → file, are paths from the pages' ``folder``."""
         caption = " ".join(caption.split())
         where = (folder / picture).resolve().relative_to(folder.parent.resolve()).as_posix()
         said = linked(caption, self.cited)
         self.all.append((label, said, where))
-        said += f" Rows: {{download}}`CSV <{rows}>`." if rows else ""
+        links = ", ".join(f"{{download}}`{name} <{path}>`" for name, path in rows.items())
+        said += f" Rows: {links}." if rows else ""
         alt = re.sub(r"[`*$]", "", alt or caption)
-        width, height = struct.unpack(">II", (folder / picture).read_bytes()[16:24])  # where a PNG has them
-        shape = ":figclass: wide\n" if width > 2 * height else ""
+        (width,) = struct.unpack(">I", (folder / picture).read_bytes()[16:20])  # where a PNG has it
+        shape = ":figclass: wide\n" if width > WIDE else ""
         return f":::{{figure}} {picture}\n:name: {label}\n:alt: {alt}\n{shape}\n{said}\n:::"
 
     def tables(self, text: str, label: str, caption: Callable[[str, str], str]) -> str:
@@ -159,8 +164,8 @@ def save_rows(study: str, chapter: str, name: str, target: Path) -> str:
 class Page:
     """A chapter's notebook as the book has it: figures and tables numbered, what only draws or tells folded."""
 
-    def __init__(self, path: Path, target: Path, shown: Shown, captions: dict[str, str]):
-        self.path, self.target, self.shown, self.captions = path, target, shown, captions
+    def __init__(self, path: Path, target: Path, shown: Shown):
+        self.path, self.target, self.shown, self.captions = path, target, shown, drawn(path.stem[3:])
         self.number, self.notebook = path.stem[:2], json.loads(path.read_text(encoding="utf-8"))
         source = "\n".join("".join(cell["source"]) for cell in self.notebook["cells"])
         (own,) = re.findall(r'^published: str = "figures/([\w-]+)"', source, flags=re.M)
@@ -234,28 +239,36 @@ class Page:
         path = folder / f"{self.number}-{study}-{name}.png"
         path.write_bytes(base64.b64decode("".join(png)))
         caption = said or f"{self.captions.get(draw, self.heading + '.')} Study `{study}`."
-        rows = f"../{save_rows(study, chapter, name, self.target)}" if chapter else ""
+        rows = {"CSV": f"../{save_rows(study, chapter, name, self.target)}"} if chapter else {}
         label = f"fig-{path.stem}".replace("_", "-")
         return self.shown.figure(label, f"pictures/{path.name}", caption, self.target / "notebooks", rows)
 
     def _downloads(self) -> str:
         lines = ["## Rows of this page", "", "All rows, settings and claims that this page shows, as JSON:", ""]
         for study, chapter in dict.fromkeys(self.studies.values()):
-            lines.append(f"- study `{study}`: {{download}}`{study}/{chapter}.json <../figures/{study}/{chapter}.json>`")
-            nodes = f"figures/{study}/nodes.csv"
-            if (self.target / nodes).exists():
-                lines.append(f"- its nodes: {{download}}`{study}/nodes.csv <../{nodes}>`")
+            for what, name in ((f"study `{study}`", f"{chapter}.json"), ("its nodes", "nodes.csv")):
+                if (self.target / "figures" / study / name).exists():  # as far as the study is published
+                    lines.append(f"- {what}: {{download}}`{study}/{name} <../figures/{study}/{name}>`")
         return "\n".join(lines)
 
 
 def docs(target: Path, shown: Shown) -> None:
-    """The pages of docs/; figures and tables of the results are numbered."""
-    folder = target / "docs"
+    """The pages of docs/; figures and tables of the results are numbered, and what a figure draws is beside it."""
+    folder, there = target / "docs", Figures(ROOT / "figures")
     folder.mkdir()
+
+    def with_rows(found: re.Match) -> str:
+        alt, path, said = found.groups()
+        name, rows = Path(path).stem, {}
+        for table, frame in cited.rows(there, name).items():
+            rows[f"CSV of {table}"] = f"../rows/cited-{name}-{table}.csv"
+            frame.to_csv(folder / rows[f"CSV of {table}"], index=False)
+        return shown.figure(f"fig-{name}", path, said, folder, rows, alt)
+
     for path in sorted((ROOT / "docs").glob("*.md")):
         text = path.read_text(encoding="utf-8").replace("](../README.md", "](../index.md")
         if path.stem == "results":
-            text = PICTURE.sub(lambda m: shown.figure(f"fig-{Path(m[2]).stem}", m[2], m[3], folder, alt=m[1]), text)
+            text = PICTURE.sub(with_rows, text)
             text = shown.tables(text, "tab-results", of_results)
         (folder / path.name).write_text(linked(text, shown.cited), encoding="utf-8")
 
@@ -284,14 +297,13 @@ def stage(target: Path) -> None:
     for name in COPIED:
         source = ROOT / name
         (shutil.copytree if source.is_dir() else shutil.copy)(source, target / name)
-    cited, captions = Cited(), drawn()
-    shown, chapters = Shown(cited), sorted((ROOT / "notebooks").glob("*.ipynb"))
-    for path in chapters:
-        Page(path, target, shown, captions).write()
+    shown = Shown(Cited())
+    for path in CHAPTERS:
+        Page(path, target, shown).write()
     docs(target, shown)
     reference(target)
     index = (BOOK / "index.md").read_text(encoding="utf-8")
-    index = index.replace("CHAPTERS", "\n".join(f"notebooks/{path.stem}" for path in chapters))
+    index = index.replace("CHAPTERS", "\n".join(f"notebooks/{path.stem}" for path in CHAPTERS))
     (target / "index.md").write_text(index, encoding="utf-8")
     (target / "shown.md").write_text(shown.page(), encoding="utf-8")
     bibliography = "# Bibliography\n\n```{bibliography}\n:all:\n```\n"

@@ -17,7 +17,7 @@ FLAGS = (
 )
 ALONE = "--host-resolver-rules=MAP * ~NOTFOUND"  # what a page asks for outside fails, and its console says so
 PHONE, DESK = 390, 1200  # pixels
-SECONDS = 30
+SECONDS = 180  # the longest that anything is waited for, with whatever else is running
 
 
 def start():

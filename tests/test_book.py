@@ -12,6 +12,9 @@ import pytest
 from projects import ROOT
 
 from book import check
+from book.text import CAPTIONS, PAGES, TABLE, pictures
+from studylib.experiments import cited
+from studylib.experiments.published import Figures
 from studylib.tree.published import Published
 
 LACKS = not all(map(importlib.util.find_spec, ("sphinx", "myst_nb", "furo", "pybtex", "latex2mathml")))
@@ -135,19 +138,18 @@ def test_sources_and_chapters_become_links_in_running_text_alone():
     text = (
         "# By Smith 2018 in chapter 3\n\n"
         "Hinton et al. (2015) and (after Candès, Wakin and Boyd 2008; Renda et\nal. 2020)\n"
-        "in chapter 7. `chapter 3` $Smith 2018$ [chapter 2](x.md)\n\n```\nSmith 2018 in chapter 4\n```\n"
+        "in chapter 7, not 99. Chapter 99. `chapter 3` $Smith 2018$ [chapter 2](x.md)\n\n"
+        "```\nSmith 2018 in chapter 4\n```\n"
     )
     assert linked(text, Cited()) == (
         "# By Smith 2018 in chapter 3\n\n"
         "{cite:t}`hinton2015` and (after {cite:alp}`candes2008`; {cite:alp}`renda2020`)\n"
-        "in [chapter 7](#chapter-7). `chapter 3` $Smith 2018$ [chapter 2](x.md)\n\n```\nSmith 2018 in chapter 4\n```\n"
+        "in [chapter 7](#chapter-7), not 99. Chapter 99. `chapter 3` $Smith 2018$ [chapter 2](x.md)\n\n"
+        "```\nSmith 2018 in chapter 4\n```\n"
     )
 
 
-@with_extra
 def test_every_table_of_a_chapter_has_a_caption_and_every_caption_a_table():
-    from book.text import CAPTIONS, PAGES, TABLE
-
     tables = [table for path in NOTEBOOKS for text in outputs(path, "text/markdown") for table in TABLE.findall(text)]
     results = [table for page in PAGES for table in TABLE.findall((ROOT / page).read_text(encoding="utf-8"))]
     heads, of_results = ({table.partition("\n")[0] for table in found} for found in (tables, results))
@@ -199,8 +201,6 @@ def test_every_picture_of_a_chapter_is_a_numbered_figure_with_its_rows(book, not
 @pytest.mark.long
 @every_chapter
 def test_every_table_of_a_chapter_has_a_number(book, notebook):
-    from book.stage import TABLE
-
     tables = [table for text in outputs(notebook, "text/markdown") for table in TABLE.findall(text)]
     captions = re.findall(r'<caption>.*?class="caption-number">Table ([\d.]+) ', page(book, notebook), flags=re.S)
     assert captions == [f"{int(notebook.stem[:2])}.{count}" for count in range(1, len(tables) + 1)]
@@ -228,6 +228,18 @@ def test_all_rows_of_a_chapter_can_be_downloaded(book, notebook):
     assert (ROOT / "figures" / "digits" / f"{notebook.stem}.json").read_bytes() in [
         (book[0] / "notebooks" / link).read_bytes() for link in links
     ]
+
+
+@with_extra
+@pytest.mark.long
+def test_every_picture_of_the_results_has_the_rows_that_it_draws(book):
+    folder, there = book[0] / "docs", Figures(ROOT / "figures")
+    text, found = (folder / "results.html").read_text(encoding="utf-8"), {}
+    for link in re.findall(r'href="(\.\./_downloads/[^"]*/cited-[^"]*\.csv)"', text):
+        found[Path(link).stem.removeprefix("cited-")] = (folder / link).read_text(encoding="utf-8")
+    shown = [each.name for each in pictures(ROOT) if f"{each.name}.png" in text]
+    drawn = {f"{name}-{table}": rows for name in shown for table, rows in cited.rows(there, name).items()}
+    assert len(shown) > 4 and found == {name: rows.to_csv(index=False) for name, rows in drawn.items()}
 
 
 @with_extra

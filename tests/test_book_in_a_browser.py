@@ -127,8 +127,11 @@ def test_the_explorer_within_the_book_filters_and_opens_on_its_own(book, opened)
     driver.find_element("name", "least").send_keys("85")
     browser.wait(driver, lambda _: count.text != before and "on the front" in count.text)
     assert int(count.text.split()[0]) < int(before.split()[0])
+    assert driver.find_elements("link text", "Back to the book") == []  # it is there
     driver.switch_to.default_content()
     driver.find_element("link text", "the explorer on a page of its own").click()
     browser.wait(driver, lambda _: where(driver, book) == "explorer.html")
     browser.wait(driver, lambda _: "on the front" in driver.find_element("id", "count").text)
+    driver.find_element("link text", "Back to the book").click()
+    browser.wait(driver, lambda _: where(driver, book) == "explore.html")
     assert browser.console(driver) == []

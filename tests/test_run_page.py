@@ -15,6 +15,7 @@ import pytest
 from projects import ROOT
 
 from studylib.experiments import run_page, time_left
+from studylib.plots import captions
 from studylib.results import tables
 from studylib.tree import names, table
 
@@ -140,6 +141,13 @@ def test_a_chapter_has_title_question_pictures_and_takeaway_and_is_linked_as_it_
     assert "<script" not in rendered and "../../index.html" in page.links
     code = sum(cell["cell_type"] == "code" for cell in cells)
     assert rendered.count('<details class="code">') == code
+
+
+def test_a_figure_has_the_caption_of_its_own_chapter_where_another_draws_by_that_name():
+    said = {chapter: captions.drawn(chapter)["draw_bits"] for chapter in ("gpt", "vae")}
+    assert "bits per character" in said["gpt"] and "bits per dimension" in said["vae"]
+    call = 'chapter.figure("bits", plots.draw_bits(nodes), nodes)'
+    assert [*captions.of_figures(call, "gpt")] == [("chapter", "bits", said["gpt"])]
 
 
 def test_formulas_are_no_bare_dollars(run):

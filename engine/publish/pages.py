@@ -12,7 +12,7 @@ import pandas as pd
 
 from engine.settings import chapters, parameters
 from studylib.disk.files import read_json, write_bytes
-from studylib.experiments import across_studies, cited, sweep_narrower
+from studylib.experiments import across_studies, cited, findings, sweep_narrower
 from studylib.experiments.published import Figures
 from studylib.results import tables
 from studylib.tree import names, table
@@ -20,7 +20,6 @@ from studylib.tree import names, table
 LOADER = jinja2.FileSystemLoader(Path(__file__).parent / "templates")
 TEMPLATES = jinja2.Environment(loader=LOADER, undefined=jinja2.StrictUndefined)
 FIRST = "cifar10"  # the study of the first screen
-HELD = 0.9  # validation accuracy that the smallest file named there has at least
 SHOWN = ("cifar10", "mnist", "digits")  # studies of whose nodes there is a table
 COLUMNS = ["node", "test accuracy %", "file kB", "saved %", "entropy kB", "zstd kB", "sparse kB"]
 COLUMNS += ["nonzeros × width kB", "latency ms"]
@@ -32,19 +31,10 @@ def filled(template: str, **values) -> str:
 
 
 def first_screen(template: str, there: Figures) -> str:
-    """What a reader sees first: numbers of the nodes of one study, the smallest accurate file, the lowest of claims."""
-    nodes = there.nodes(FIRST).groupby("node").mean()
-    if nodes.empty:
-        return "Nothing yet: the tree on CIFAR-10 is not published."
-    percent, kb = 100 * nodes["test_accuracy"], nodes["bytes_file"] / 1000
-    saved, gain = 100 * (1 - kb / kb[names.TEACHER]), percent - percent[names.TEACHER]
-    enough = there.files[there.files["val_accuracy"] >= HELD].sort_values("bytes", kind="stable").to_dict("records")
-    measured = [each for chapter in chapters.declared() for each in there.measured(FIRST, chapter).items()]
-    worst = {key: across_studies.lowest(key, found) for key, found in measured}
-    numbers = pd.DataFrame({"percent": percent, "kb": kb, "saved": saved, "gain": gain}).to_dict()
-    numbers["standard"] = across_studies.standard(there)
+    """What a reader sees first: numbers of one study's nodes, the smallest accurate files, what chapters found."""
+    numbers = findings.numbers(there, FIRST)
     try:
-        return filled(template, **numbers, worst=worst, held=100 * HELD, least=next(iter(enough), None))
+        return filled(template, **numbers) if numbers else "Nothing yet: the tree on CIFAR-10 is not published."
     except jinja2.UndefinedError as error:
         return f"Nothing yet: not all is published ({error})."
 

@@ -6,13 +6,11 @@ from statistics import NormalDist
 
 import pandas as pd
 
-from studylib.experiments import moo
 from studylib.experiments.frontier_marks import PRUNED_GOAL, STUDENT, STUDENT_GOAL, TEACHER_GOAL, against_marks
 from studylib.experiments.frontier_published import DENSENET, RESTORED, another_network, teacher_kind
 from studylib.experiments.published import Figures
 from studylib.results import claims, verdicts
 from studylib.tree import names, table
-from studylib.tree.published import Published
 
 CENT = 0.005  # of what is measured in points or %, two decimals are said
 
@@ -88,21 +86,6 @@ def _sum(weights: Mapping[str, int], nodes: pd.DataFrame, images: int) -> claims
         spread = max(0, 100 * apart - value**2)
     half = NormalDist().inv_cdf(0.975) * math.sqrt(spread / images)
     return claims.Measured(value, value - half, value + half)
-
-
-def lowest(key: str, measured: list[claims.Measured]) -> str:
-    """The lowest of what was measured of a claim on CIFAR-10, in words: its rival, value and verdict."""
-    least, claim = min(measured, key=lambda each: each.value), claims.CLAIMS[key]
-    rival = f"against the {least.against}: " if least.against else ""
-    return f"{rival}{verdicts.text(least, claim.unit)}, {verdicts.verdict(claim, least, claims.PAPER_DATA)}"
-
-
-def standard(there: Figures) -> str:
-    """What :func:`studylib.experiments.moo.said_on_networks` says of the studies whose chapter 6 names its network."""
-    files = [file for study in there.studies for file in (there.folder / study).glob("[0-9][0-9]_moo.json")]
-    found = [Published(file.parent, file.stem) for file in files]
-    found = [each for each in found if each.content["settings"].get("network", {}).get("name")]
-    return moo.said_on_networks(found) if found else ""
 
 
 def marks(there: Figures) -> pd.DataFrame:

@@ -88,7 +88,7 @@ def write(run: Path, study: Mapping, profile: Mapping, notebooks: Sequence[Path]
         "took": _took(run),
         "table": _table(rows),
         "seeds": explorer.spans(rows["seed"].tolist()) if rows["seed"].nunique() > 1 else "",
-        "pictures": list(_pictures(run, _cells(run / "sweep.ipynb"))) if made else [],
+        "pictures": list(_pictures(run, _cells(run / "sweep.ipynb"), "sweep")) if made else [],
         "explorer": EXPLORER if shown else "",
         "why": why,
         "chapters": chapters,
@@ -231,15 +231,15 @@ def _chapter(run: Path, notebook: Path) -> dict:
         "question": _markdown(question[1]) if question else "",
         "folder": folder,
         "whole": (run / folder / FILE).is_file(),
-        "pictures": list(_pictures(run / folder, cells)),
+        "pictures": list(_pictures(run / folder, cells, notebook.stem[3:])),
         "takeaway": _takeaway(cells),
         "link": f"{folder}/{RENDERED}" if cells else "",
     }
 
 
-def _pictures(folder: Path, cells: list[dict]) -> Iterator[dict]:
+def _pictures(folder: Path, cells: list[dict], chapter: str) -> Iterator[dict]:
     """The figures that a chapter's cells have saved in ``folder``: caption, the picture as an address, whether wide."""
-    for whose, name, caption in (call for cell in cells for call in captions.of_figures(cell["source"])):
+    for whose, name, caption in (call for cell in cells for call in captions.of_figures(cell["source"], chapter)):
         path = folder / "figures" / f"{name}.png"
         if whose == "chapter" and path.is_file():
             png = path.read_bytes()
@@ -298,7 +298,7 @@ def rendered(path: Path) -> str:
     notebook = nbformat.read(path, as_version=4)
     for cell in notebook.cells:
         drawn = [out for out in cell.get("outputs", []) if "image/png" in out.get("data", {})]
-        for out, (*_, caption) in zip(drawn, captions.of_figures(cell.source), strict=False):
+        for out, (*_, caption) in zip(drawn, captions.of_figures(cell.source, path.parent.name[3:]), strict=False):
             out["metadata"] = {"image/png": {"alt": caption}}
     how = {"exclude_input_prompt": True, "exclude_output_prompt": True, "template_name": "basic"}
     loaders = {"extra_loaders": [DictLoader({"folded.html.j2": FOLDED})], "template_file": "folded.html.j2"}

@@ -91,12 +91,13 @@ def compared(node: Node, network: Autoencoder, comparison: Objectives, recipe: R
     """A row a second objective, seed, way, value and form. Every value is of the first seed, the best of all seeds.
 
     A way's best value has the least mean of ``val_score`` over forms and stages. Networks of a seed start alike, and
-    see the same batches and noise. ``recipe``: of the training; fine-tuning has a fifth of its rate.
+    see the same batches and noise. ``recipe``: of the training; fine-tuning has a fifth of its rate. Scores are bits
+    per dimension by :data:`studylib.experiments.vae.CHOOSING` draws. Where coded bytes are descended, those of the file
+    are added, spread over the dimensions of all training images.
 
     Columns:
         form, stage: what was done after the training, such as "80 % zeros", fine-tuned.
-        val_score, test_score: bits per dimension by :data:`studylib.experiments.vae.CHOOSING` draws. Where coded bytes
-            are descended, those of the file are added, spread over the dimensions of all training images.
+        val_score, test_score: of validation and of test images.
         bytes: of the file.
         chosen: whether the value is the best of its way.
         test: the test score of each image, of chosen values; empty for others.

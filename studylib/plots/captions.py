@@ -15,17 +15,21 @@ def first_sentence(text: str) -> str:
 
 
 @functools.cache
-def drawn() -> dict[str, str]:
-    """Name of a function of this folder → the first sentence of its docstring."""
+def drawn(chapter: str) -> dict[str, str]:
+    """Name of a function of this folder → the first sentence of its docstring; of a name the ``chapter``'s own."""
     found = {}
-    for path in sorted(Path(__file__).parent.glob("*.py")):
+    for path in sorted(Path(__file__).parent.glob("*.py"), key=lambda path: (path.stem == chapter, path.stem)):
         for node in ast.parse(path.read_text(encoding="utf-8")).body:
             if isinstance(node, ast.FunctionDef) and (said := ast.get_docstring(node)):
                 found[node.name] = first_sentence(said.split("\n\n")[0])
     return found
 
 
-def of_figures(source: str) -> Iterator[tuple[str, str, str]]:
-    """Of each figure in a cell: whose it is (``chapter``, or a study beside it), its name, its caption."""
+def of_figures(source: str, chapter: str) -> Iterator[tuple[str, str, str]]:
+    """Of each figure in a cell: whose it is (``chapter``, or a study beside it), its name, its caption.
+
+    Args:
+        chapter: its key, such as ``svd``, which names the module of its figures.
+    """
     for whose, name, draw in CALL.findall(source):
-        yield whose, name, drawn().get(draw, f"{name.replace('_', ' ').capitalize()}.")
+        yield whose, name, drawn(chapter).get(draw, f"{name.replace('_', ' ').capitalize()}.")

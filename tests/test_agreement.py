@@ -64,12 +64,9 @@ def test_a_setting_that_the_published_study_is_too_old_to_have_is_a_difference_w
     assert len(agreement.differences(ours, theirs)) == len(agreement.differences(theirs, ours)) == told
 
 
-def test_a_record_that_the_published_study_is_too_old_to_have_is_a_difference_where_it_is_switched_on():
-    theirs = {"settings": {"teacher": {"network": {"depth": 16}}}, "data_sha256": {"0": "a"}}
-
-    def told(budget):
-        guiding = {"budget": budget, "every": 20}
-        ours = {"settings": {"teacher": {"network": {"depth": 16}, "guiding": guiding}}, "data_sha256": {"0": "a"}}
-        return len(agreement.differences(ours, theirs)), len(agreement.differences(theirs, ours))
-
-    assert told(0.0) == (0, 0) and told(0.5) == (2, 2)
+@pytest.mark.parametrize(("budget", "told"), [(0.0, 0), (0.5, 2)])
+def test_a_record_that_the_published_study_is_too_old_to_have_is_a_difference_where_it_is_on(budget, told):
+    theirs = {"settings": {"teacher": {"recipe": {"epochs": 5}}}, "data_sha256": {"0": "a"}}
+    ours = {"settings": {"teacher": {"recipe": {"epochs": 5}, "guiding": {"budget": budget, "every": 20}}}}
+    ours["data_sha256"] = {"0": "a"}
+    assert len(agreement.differences(ours, theirs)) == len(agreement.differences(theirs, ours)) == told

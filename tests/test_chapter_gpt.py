@@ -8,9 +8,10 @@ import pytest
 
 from studylib.coding import codec
 from studylib.data import text
-from studylib.experiments import gpt, gpt_objectives, gpt_told
+from studylib.experiments import generative, generative_told, gpt, gpt_objectives, gpt_told
 from studylib.plots import gpt as plots
 from studylib.settings import SettingError, read
+from studylib.training import loop
 from studylib.training.recipe import Recipe
 from studylib.tree import names
 
@@ -26,35 +27,35 @@ ENDS = {"low": 0.0, "high": 0.0, "costs_low": 0.09, "costs_high": 0.11}
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """The node of a chapter, and rows of all combinations and of narrower networks."""
+    """A chapter's networks, and rows of all combinations and of narrower networks."""
     node = gpt.Characters(tmp_path_factory.mktemp("chapter"), "digits", 0, threads=1, device="cpu")
     node.corpus = CORPUS
-    tree = gpt.tree(node, NETWORK, COMPRESSING, RECIPE)
-    return node, pd.DataFrame(tree), pd.DataFrame(gpt.narrower(node, NETWORK, COMPRESSING, RECIPE))
+    family = gpt.Family(node, NETWORK, COMPRESSING, RECIPE)
+    return family, pd.DataFrame(family.tree()), pd.DataFrame(family.narrower())
 
 
 @pytest.fixture(scope="module")
 def ways(made):
-    return pd.DataFrame(gpt.ways(made[0], NETWORK, COMPRESSING, RECIPE))
+    return pd.DataFrame(gpt.ways(made[0]))
 
 
 def test_all_sixteen_combinations_are_files_whose_bits_are_those_of_their_rows(made):
-    node, tree, _ = made
-    assert list(tree["node"]) == names.nodes(gpt.STAGES) and len(tree) == 16
+    family, tree, _ = made
+    assert list(tree["node"]) == names.nodes(generative.STAGES) and len(tree) == 16
     for name in ("teacher", "teacher-kd-imp-svd-int8"):
         row = tree.set_index("node").loc[name]
-        file = (gpt.folder_of(node, 0, name) / names.CODED).read_bytes()
-        blocks = text.bits(codec.decode(file), node.data.test, node.data).double().mean(1)
+        file = (family.folder_of(0, name) / names.CODED).read_bytes()
+        blocks = text.bits(codec.decode(file), family.node.data.test, family.node.data).double().mean(1)
         assert row["test_bits"] == pytest.approx(blocks.mean().item(), abs=1e-6) and row["bytes"] == len(file)
         assert row["low"] < row["test_bits"] < row["high"]
 
 
 def test_each_combination_does_what_its_name_says(made):
-    node, tree, _ = made
+    family, tree, _ = made
     for row in tree.to_dict("records"):
         pruned_last = "imp" in row["node"] and "svd" not in row["node"]  # factors are dense
         assert (row["zeros"] > 0.3) == pruned_last, row["node"]
-        changes = json.loads((gpt.folder_of(node, 0, row["node"]) / "model.json").read_text())["spec"]["changes"]
+        changes = json.loads((family.folder_of(0, row["node"]) / "model.json").read_text())["spec"]["changes"]
         parts = row["node"].split("-")
         expected = ["kd", *parts[2:]] if "kd" in parts else parts
         assert [change["technique"] for change in changes] == expected
@@ -62,10 +63,10 @@ def test_each_combination_does_what_its_name_says(made):
 
 
 def test_a_chapter_that_goes_on_trains_nothing_again(made, ways, monkeypatch):
-    node, tree, _ = made
-    monkeypatch.setattr(gpt.loop, "fit", lambda *args, **kwargs: pytest.fail("trained again"))
-    pd.testing.assert_frame_equal(pd.DataFrame(gpt.tree(node, NETWORK, COMPRESSING, RECIPE)), tree)
-    pd.testing.assert_frame_equal(pd.DataFrame(gpt.ways(node, NETWORK, COMPRESSING, RECIPE)), ways)
+    family, tree, _ = made
+    monkeypatch.setattr(loop, "fit", lambda *args, **kwargs: pytest.fail("trained again"))
+    pd.testing.assert_frame_equal(pd.DataFrame(family.tree()), tree)
+    pd.testing.assert_frame_equal(pd.DataFrame(gpt.ways(family)), ways)
 
 
 def test_other_ways_are_of_the_teacher_and_the_same_where_the_tree_has_them(made, ways):
@@ -77,16 +78,6 @@ def test_other_ways_are_of_the_teacher_and_the_same_where_the_tree_has_them(made
     assert by.loc[("groups, GPTQ", 3), "bytes"] < node.loc["teacher-int8", "bytes"]
     assert by.loc[("SVD, fine-tuned", 1), "costs"] < by.loc[("SVD", 1), "costs"]
     assert set(ways["kind"]) == {gpt.ROUNDED, gpt.FACTORIZED} and len(ways) == 2 + 2 + 4
-
-
-def test_intervals_are_over_blocks_of_one_seed_and_over_several_seeds():
-    rows = pd.DataFrame(
-        {"seed": [0, 1], "node": "x", "bytes": 10, "zeros": 0.5, "test_bits": 3.0, "val_bits": 3.0}
-        | {"costs": [0.1, 0.3], **ENDS}
-    )
-    (one,), (two,) = (gpt_told.summary(part).to_dict("records") for part in (rows[:1], rows))
-    assert (one["costs_low"], one["verdict"]) == (0.09, "raises")
-    assert two["costs_low"] < 0 < two["costs_high"] and two["verdict"] == "cannot tell"
 
 
 def test_a_narrower_network_of_as_many_bytes_stands_beside_each():
@@ -108,10 +99,10 @@ def test_the_front_goes_from_the_dense_network_to_the_smallest():
 
 
 def test_networks_write_from_their_files_alone(made):
-    node, _, _ = made
-    rows = gpt.written(node, NETWORK, ["teacher", "teacher", "teacher-int8"], count=20)
+    family, _, _ = made
+    rows = gpt.written(family, ["teacher", "teacher", "teacher-int8"], count=20)
     assert [row["node"] for row in rows] == ["teacher", "teacher-int8"]
-    file = (gpt.folder_of(node, 0, "teacher-int8") / names.CODED).read_bytes()
+    file = (family.folder_of(0, "teacher-int8") / names.CODED).read_bytes()
     assert rows[1]["text"] == text.sampled(codec.decode(file), "The ", 20, seed=0)
     assert rows[1]["memory"] < 0.5 * rows[0]["memory"] and all(row["per_second"] > 0 for row in rows)
     page = gpt_told.written_page(pd.DataFrame([rows[0] | {"text": "<a> & b"}]), "The ")
@@ -121,8 +112,8 @@ def test_networks_write_from_their_files_alone(made):
 
 
 def test_each_objective_is_descended_in_three_ways_and_compared_block_by_block(made):
-    node, tree, _ = made
-    rows = gpt_objectives.compared(node, NETWORK, COMPARISON, RECIPE)
+    family, tree, _ = made
+    rows = gpt_objectives.compared(family, COMPARISON)
     assert len(rows) == 3 * 3
     against = gpt_objectives.against_sums(pd.DataFrame(rows))
     assert len(against) == 3 * 2 and (against["low"] <= against["high"]).all()
@@ -131,36 +122,47 @@ def test_each_objective_is_descended_in_three_ways_and_compared_block_by_block(m
         mean = np.mean(by[row.objective, row.rival]["test"]) - np.mean(by[row.objective, gpt_objectives.PCD]["test"])
         assert row.saved == pytest.approx(mean, abs=1e-9)
     coded = by[gpt_objectives.CODED, gpt_objectives.PCD]
-    spread = 8 * coded["bytes"] / node.data.train.labels.numel()
+    spread = 8 * coded["bytes"] / family.node.data.train.labels.numel()
     assert spread < coded["test_total"] - 1 and coded["val_total"] > spread
     assert len(plots.draw_against(against).axes[0].get_yticks()) == 3
-    nodes = gpt_told.summary(tree)
+    nodes = generative_told.summary(tree)
     told = gpt_objectives.claims_of(nodes, against)
     assert len(told["gpt_common"]) == 6 and 0 < told["gpt_int8_saved"].value < 100
 
 
-def test_the_best_value_is_that_of_the_least_validation_bits():
+def test_the_best_value_is_that_of_the_least_validation_bits_of_the_first_seed():
     rows = pd.DataFrame(
         {"seed": 0, "objective": "L1", "way": ["a", "a", "b"], "value": [1, 2, 3], "val_total": [2.0, 1.0, 5.0]}
     )
-    assert list(gpt_objectives.best_of(rows)["value"]) == [2, 3]
+    assert generative.best_values(rows, "val_total") == {("L1", "a"): 2, ("L1", "b"): 3}
+
+
+def test_values_are_tuned_on_the_first_seed_and_the_best_made_of_all(tmp_path):
+    def tasks(seed, best):
+        for value in [1.0, 2.0] if best is None else best.values():
+            of = {"seed": seed, "objective": "L1", "way": "a", "value": value}
+            yield of, lambda value=value, seed=seed: [{"val_total": abs(value - 2) - seed}]
+
+    rows = generative.tuned(tasks, range(3), tmp_path, [], "val_total")
+    found = [(row["seed"], row["value"], row["chosen"]) for row in rows]
+    assert found == [(0, 1.0, False), (0, 2.0, True), (1, 2.0, True), (2, 2.0, True)]
 
 
 def test_what_carries_over_is_judged_by_its_interval(made):
     _, tree, narrow = made
-    nodes, dense = gpt_told.summary(tree), gpt_told.summary(narrow, ["width", "form"])
+    nodes, dense = generative_told.summary(tree), generative_told.summary(narrow, ["width", "form"])
     beside = gpt_told.beside_narrower(nodes, dense)
     against = pd.DataFrame({"objective": ["L1"], "rival": ["x"], "saved": [0.1], "low": [0.05], "high": [0.15]})
     rows = pd.DataFrame(gpt_told.carried(nodes, tree, beside, against, "digits")).set_index("finding")
     assert rows.loc["PCD is no better than the better sum", "verdict"] == gpt_told.NOT
     assert rows.loc["int8 is nearly free", "verdict"] == gpt_told.CARRIES
     assert rows.loc["int8 is nearly free", "classifiers"].endswith("points of accuracy")
-    assert gpt_told.classifiers("nowhere") == {}
+    assert generative_told.classifiers("nowhere") == {}
 
 
 def test_the_figure_has_a_point_for_each_combination_and_a_line_for_each_form(made, ways):
     _, tree, narrow = made
-    nodes, dense = gpt_told.summary(tree), gpt_told.summary(narrow, ["width", "form"])
+    nodes, dense = generative_told.summary(tree), generative_told.summary(narrow, ["width", "form"])
     (axis,) = plots.draw_bits(nodes, dense, ways, gpt_told.short).axes
     assert {each.get_text() for each in axis.texts} == {gpt_told.short(name) for name in nodes["node"]}
     assert len(axis.get_legend().get_texts()) == 8
@@ -171,6 +173,8 @@ def test_the_figure_has_a_point_for_each_combination_and_a_line_for_each_form(ma
     [
         (gpt.Transformer, {"width": 30}, "x.width=30: expected a multiple of 4"),
         (gpt.Transformer, {"narrower": [8, 8]}, "x.narrower=.*: expected different ones"),
+        (gpt_objectives.Objectives, {"taus": [0.1, 3.0]}, r"x.taus\[1\]=3.0: expected at most 1"),
+        (gpt_objectives.Objectives, {"normalized": [1.0]}, r"x.normalized=\[1.0\]: expected as many as taus"),
         (gpt_objectives.Objectives, {"taus": [0.1]}, r"x.l1=\[1e-05, 0.0001\]: expected as many as taus"),
     ],
 )

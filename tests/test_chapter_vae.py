@@ -1,21 +1,15 @@
 """Chapter 11's measurements: the combinations of an autoencoder, what they are compared with, and objectives."""
 
-import dataclasses
 import json
-import signal
-import subprocess
-import sys
-import time
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-from projects import ROOT, environment
 
-from studylib.coding import codec, restore
+from studylib.coding import codec
 from studylib.data import datasets, likelihood
-from studylib.experiments import vae, vae_objectives, vae_told
+from studylib.experiments import generative, generative_told, vae, vae_objectives, vae_told
 from studylib.networks import spec
 from studylib.plots import vae as plots
 from studylib.settings import SettingError
@@ -25,35 +19,35 @@ from studylib.tree.node import Node
 
 RECIPE = Recipe(epochs=2, lr=1e-2, batch_size=100, augmentation="none")
 NETWORK = vae.Autoencoder(width=4, latent=3, student=2, narrower=[1, 2], draws=2)
-COMPRESSING = vae.Compressing(rounds=2, tolerance=0.5, epochs=1, calibration_images=32)
+COMPRESSING = generative.Compressing(rounds=2, tolerance=0.5, epochs=1, calibration_images=32)
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """The node of a chapter, and rows of all combinations and of narrower networks."""
+    """A chapter's networks, and rows of all combinations and of narrower networks."""
     node = Node(tmp_path_factory.mktemp("chapter"), "digits", 0, threads=1, device="cpu")
-    tree = vae.tree(node, NETWORK, COMPRESSING, RECIPE)
-    return node, pd.DataFrame(tree), pd.DataFrame(vae.narrower(node, NETWORK, COMPRESSING, RECIPE))
+    family = vae.Family(node, NETWORK, COMPRESSING, RECIPE)
+    return family, pd.DataFrame(family.tree()), pd.DataFrame(family.narrower())
 
 
 def test_all_sixteen_combinations_are_files_whose_likelihood_is_that_of_their_rows(made):
-    node, tree, _ = made
-    assert list(tree["node"]) == names.nodes(vae.STAGES) and len(tree) == 16
+    family, tree, _ = made
+    assert list(tree["node"]) == names.nodes(generative.STAGES) and len(tree) == 16
     data = likelihood.of(datasets.load("digits", 0), NETWORK.draws)
     for name in ("teacher", "teacher-imp-svd-int8"):
         row = tree.set_index("node").loc[name]
-        file = (vae.folder_of(node, 0, name) / names.CODED).read_bytes()
+        file = (family.folder_of(0, name) / names.CODED).read_bytes()
         found = likelihood.bounds(codec.decode(file), data.test, data, NETWORK.draws).double().mean(0)
         assert row["test_bits"] == found[0].item() and row["bytes"] == len(file)
         assert row["low"] < row["test_bits"] < row["high"]
 
 
 def test_each_combination_does_what_its_name_says(made):
-    node, tree, _ = made
+    family, tree, _ = made
     rows = tree.set_index("node")
     for name, row in rows.iterrows():
         assert (row["zeros"] > 0.2) == ("imp" in name), name
-        changes = json.loads((vae.folder_of(node, 0, name) / "model.json").read_text())["spec"]["changes"]
+        changes = json.loads((family.folder_of(0, name) / "model.json").read_text())["spec"]["changes"]
         done = [change["technique"] for change in changes]
         assert done == [
             {"teacher": "kd" if "kd" in name else "teacher"}.get(part, part) for part in name.split("-") if part != "kd"
@@ -62,9 +56,9 @@ def test_each_combination_does_what_its_name_says(made):
 
 
 def test_a_chapter_that_goes_on_trains_nothing_again(made, monkeypatch):
-    node, tree, _ = made
+    family, tree, _ = made
     monkeypatch.setattr(vae.loop, "fit", lambda *args, **kwargs: pytest.fail("trained again"))
-    again = pd.DataFrame(vae.tree(node, NETWORK, COMPRESSING, RECIPE))
+    again = pd.DataFrame(family.tree())
     pd.testing.assert_frame_equal(again, tree)
 
 
@@ -90,16 +84,6 @@ def test_a_combination_beats_a_narrower_network_where_every_seed_says_so():
     assert beyond["verdict"] == "cannot tell" and np.isnan(beyond["less"])
     shown = vae_told.beside_listed(pd.DataFrame([better, beyond]))
     assert list(shown["narrower network"]) == ["beats it", "none as small or large"]
-
-
-def test_an_interval_is_over_seeds_where_there_are_several():
-    rows = pd.DataFrame(
-        {"seed": [0, 1], "node": "x", "bytes": 10, "zeros": 0.5, "test_bits": 3.0, "val_bits": 3.0}
-        | {"costs": [0.1, 0.3], "costs_low": [0.09, 0.29], "costs_high": [0.11, 0.31]}
-    )
-    (one,), (two,) = (vae_told.summary(part).to_dict("records") for part in (rows[:1], rows))
-    assert (one["costs_low"], one["verdict"]) == (0.09, "raises")
-    assert two["costs_low"] < 0 < two["costs_high"] and two["verdict"] == "cannot tell"
 
 
 def test_the_smallest_is_chosen_by_validation_images():
@@ -137,7 +121,7 @@ def test_what_a_model_has_to_beat_is_measured_on_test_images(digits):
 
 def test_the_figure_has_a_point_for_each_combination_and_a_line_for_each_form(made):
     _, tree, narrow = made
-    nodes, dense = vae_told.summary(tree), vae_told.summary(narrow, ["width", "form"])
+    nodes, dense = generative_told.summary(tree), generative_told.summary(narrow, ["width", "form"])
     (axis,) = plots.draw_bits(nodes, dense, vae_told.short).axes
     assert {text.get_text() for text in axis.texts} == {"whole", "", "pruning", "SVD", "pruning + SVD"}
     labels = [text.get_text() for text in axis.get_legend().get_texts()]
@@ -147,8 +131,8 @@ def test_the_figure_has_a_point_for_each_combination_and_a_line_for_each_form(ma
 
 
 def test_images_to_look_at_are_of_every_network_asked_for(made):
-    node, _, _ = made
-    rows = pd.DataFrame(vae.shown(node, NETWORK, ["teacher", "teacher-kd-int8"], count=3))
+    family, _, _ = made
+    rows = pd.DataFrame(vae.shown(family, ["teacher", "teacher-kd-int8"], count=3))
     assert rows.groupby(["network", "kind"]).size().to_dict() == {
         ("", "image"): 3,
         **{(name, kind): 3 for name in ("teacher", "teacher-kd-int8") for kind in ("reconstruction", "sample")},
@@ -160,7 +144,7 @@ def test_images_to_look_at_are_of_every_network_asked_for(made):
         "distillation + int8, samples",
     ]
     first = rows[rows["kind"] == "image"].iloc[1]
-    pixels = node.data.test.images[1]
+    pixels = family.node.data.test.images[1]
     assert first["shape"] == [1, 8, 8] and [int(d, 16) for d in first["pixels"]] == (pixels // 16).flatten().tolist()
     assert "Reconstructions differ from their 3 images by " in vae_told.images_told(rows, "teacher-kd-int8")
 
@@ -173,15 +157,15 @@ def test_images_of_colours_are_drawn_as_they_are():
 
 
 def test_objectives_are_tuned_on_the_first_seed_and_compared_on_all(made):
-    node, tree, _ = made
+    family, tree, _ = made
     sums = {"l1": [1e-4, 1e-2], "quantization_error": [0.1, 1.0], "coded_bytes": [1e-5, 1e-4]}
     values = {"sums": sums, "taus": [0.1, 0.5], "sparsities": [0.5], "epochs": 1, "calibration_images": 32}
     comparison = vae_objectives.Objectives(**values, repetitions=2)
-    rows = pd.DataFrame(vae_objectives.compared(node, NETWORK, comparison, RECIPE))
+    rows = pd.DataFrame(vae_objectives.compared(family, comparison))
     of = rows.groupby("objective").size().to_dict()
     once = 3 * 2 + 3  # ways, values; the best of each way on the second seed
     assert of == {"l1": 2 * once, "quantization_error": once, "coded_bytes": once}  # L1 has two stages
-    best, chosen = vae_objectives.best_values(rows[rows["seed"] == 0]), rows[rows["chosen"]]
+    best, chosen = generative.best_values(rows[rows["seed"] == 0], "val_score"), rows[rows["chosen"]]
     assert {(row.objective, row.way, row.value) for row in chosen.itertuples()} == {
         (*key, value) for key, value in best.items()
     }
@@ -195,16 +179,16 @@ def test_objectives_are_tuned_on_the_first_seed_and_compared_on_all(made):
     assert all(name in vae_objectives.said(against) for name in vae_objectives.NAMES.values())
     figure = plots.draw_against(against, vae_objectives.NAMES)
     assert [text.get_text() for text in figure.axes[0].get_yticklabels()][:2] == ["L1, one-shot", "L1, fine-tuned"]
-    claimed = vae_objectives.claims_of(vae_told.summary(tree), against)
+    claimed = vae_objectives.claims_of(generative_told.summary(tree), against)
     assert set(claimed) == {"vae_int8_saved", "vae_one_shot", "vae_tuned"} and len(claimed["vae_tuned"]) == 2
 
 
 def test_where_coded_bytes_are_descended_those_of_the_file_count(made):
-    node, _, _ = made
-    model = torch.nn.Module.eval(spec.create("vae", 0, **likelihood.of(node.data).model_args, width=2, latent=2))
-    data = likelihood.of(node.data, 2)
+    family, _, _ = made
+    model = torch.nn.Module.eval(spec.create("vae", 0, **likelihood.of(family.node.data).model_args, width=2, latent=2))
+    data = likelihood.of(family.node.data, 2)
     plain, coded = (vae_objectives._measured(model, data, other) for other in ("l1", "coded_bytes"))
-    extra = 8 * coded["bytes"] / node.data.train.images.numel()
+    extra = 8 * coded["bytes"] / family.node.data.train.images.numel()
     for score in ("val_score", "test_score"):
         assert coded[score] - plain[score] == pytest.approx(extra, abs=1e-5)
 
@@ -231,9 +215,9 @@ def test_what_carries_over_stands_beside_what_classifiers_showed(made):
     against = pd.DataFrame([row | {"rival": rival, "verdict": "cannot tell"} for rival in ("a", "b")])
     found = pd.DataFrame(vae_told.carried(tree, beside, against, "digits"))
     assert len(found) == 5 and not found["finding"].duplicated().any()
-    shown = vae_told.carried_listed(found)
+    shown = generative_told.carried_listed(found)
     assert "points of accuracy" in shown["there"][0] and set(shown["verdict"]) == {"cannot tell"}
-    assert vae_told.carried_told(found).startswith("Cannot be told: int8 is nearly free; ")
+    assert generative_told.carried_told(found).startswith("Cannot be told: int8 is nearly free; ")
     assert vae_told.of_classifiers("nowhere") == {}
     saved = 1 - tree.set_index("node")["bytes"]["teacher-svd"] / tree.set_index("node")["bytes"]["teacher"]
     assert found.set_index("finding")["value"]["SVD saves nothing at Δ = 1"] == pytest.approx(100 * saved)
@@ -241,7 +225,7 @@ def test_what_carries_over_stands_beside_what_classifiers_showed(made):
 
 def test_sentences_name_what_is_beaten_and_the_smallest(made, digits):
     _, tree, narrow = made
-    nodes, marks = vae_told.summary(tree), pd.DataFrame({"name": ["x", "y"], vae.BITS: [0.1, 7.9]})
+    nodes, marks = generative_told.summary(tree), pd.DataFrame({"name": ["x", "y"], vae.BITS: [0.1, 7.9]})
     assert "It beats: y (7.900). It does not beat: x (0.100)." in vae_told.marks_told(marks, nodes)
     assert " of 15 combinations. The smallest " in vae_told.nodes_told(nodes, "teacher-int8")
     told = vae_told.narrower_told(vae_told.against_narrower(tree, narrow))
@@ -257,52 +241,3 @@ def test_settings_that_tune_one_way_more_are_refused():
         vae_objectives.Objectives(sums={"l2": [1e-4, 1e-3]}, taus=[0.1, 0.2])
     with pytest.raises(SettingError, match="width=0: expected at least 1"):
         vae.Autoencoder(width=0)
-
-
-KILLED = """
-import dataclasses, json, sys
-from studylib.experiments import vae
-from studylib.training.recipe import Recipe
-from studylib.tree.node import Node
-
-given = json.loads(sys.argv[2])
-records = vae.Autoencoder(**given[0]), vae.Compressing(**given[1]), Recipe(**given[2])
-print(json.dumps(vae.tree(Node(sys.argv[1], "digits", 0, threads=1, device="cpu"), *records)))
-"""
-
-
-@pytest.mark.long
-def test_a_chapter_that_is_killed_again_and_again_ends_with_the_rows_of_an_undisturbed_one(made, tmp_path):
-    _, tree, _ = made
-    given = json.dumps([dataclasses.asdict(each) for each in (NETWORK, COMPRESSING, RECIPE)])
-    command = [sys.executable, "-c", KILLED, str(tmp_path), given]
-    how = {"cwd": ROOT, "env": environment(ROOT), "text": True, "stdout": subprocess.PIPE}
-    kills, rows = 0, tmp_path / "rows" / "points" / "seed0"
-    for share in (1, 4, 9):  # rows that are there when it is killed, which it then does not make again
-        with subprocess.Popen(command, **how) as running:
-            while len(list(rows.glob("*.json"))) < share and running.poll() is None:
-                time.sleep(0.02)
-            running.send_signal(signal.SIGKILL)
-            kills += running.wait() == -signal.SIGKILL
-    kept = {path.name: path.stat().st_mtime_ns for path in rows.glob("*.json")}
-    done = subprocess.run(command, check=True, **how)
-    assert kills == 3 and len(kept) >= 9
-    assert all((rows / name).stat().st_mtime_ns == when for name, when in kept.items())
-    pd.testing.assert_frame_equal(pd.DataFrame(json.loads(done.stdout.splitlines()[-1])), tree)
-
-
-GENERATIVE = {
-    name: of for name, of in restore.listing(ROOT / "figures" / "models").items() if "test_bits_per_dim" in of
-}
-
-
-@pytest.mark.parametrize("name", GENERATIVE)
-def test_a_published_file_has_the_likelihood_that_was_published(name):
-    about, file = GENERATIVE[name], (ROOT / "figures" / "models" / name).read_bytes()
-    chapter = json.loads((ROOT / "figures" / about["profile"] / "11_vae.json").read_text())
-    draws, nodes = chapter["settings"]["network"]["draws"], pd.DataFrame(chapter["rows"]["combinations"])
-    data = likelihood.of(datasets.load(about["dataset"], about["seed"]), draws)
-    found = likelihood.bounds(codec.decode(file), data.test, data, draws).double()[:, 0].mean().item()
-    assert found == pytest.approx(about["test_bits_per_dim"], abs=1e-4) and len(file) == about["bytes"]
-    summary = vae_told.summary(nodes)
-    assert about["node"] == vae.point_of(about["seed"], vae_told.smallest(summary))

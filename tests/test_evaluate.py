@@ -51,8 +51,12 @@ def test_a_published_file_is_worth_what_was_published(file, monkeypatch, capsys,
     assert f"published: {cited['bytes']:,} bytes, {cited['test_accuracy']:.2%}" in out
 
 
-def test_a_file_that_generates_is_told_apart(tmp_path, monkeypatch, capsys):
-    model = spec.create("vae", 0, in_channels=1, image_size=8, classes=0, width=2, latent=2).eval()
+IMAGES = {"in_channels": 1, "image_size": 8, "classes": 0, "width": 2, "latent": 2}
+
+
+@pytest.mark.parametrize(("name", "args"), [("vae", IMAGES), ("gpt", {"characters": 5, "width": 8, "depth": 1})])
+def test_a_file_that_generates_is_told_apart(name, args, tmp_path, monkeypatch, capsys):
+    model = spec.create(name, 0, **args).eval()
     (tmp_path / "x.slnc").write_bytes(codec.encode(shipped.apply(model)))
     assert "it has no accuracy; make sample draws with it" in said(monkeypatch, capsys, tmp_path / "x.slnc")[1]
 

@@ -178,12 +178,62 @@ def test_a_chapter_that_does_not_belong_to_what_is_published_is_refused(
     assert tree_of(project) == before
 
 
-def test_a_chapter_with_small_files_is_not_published_alone_and_a_damaged_one_not_at_all(project):
+def pointed(run, key, points):
+    """A chapter of ``run`` with a coded file for each of ``points``, a node and the width of its network."""
+    chapter = chapters.declared()[key]
+    folder = run / "chapters" / chapter.name
+    for node, width in points.items():
+        (folder / "points" / node).mkdir(parents=True)
+        file, score = f"{key} {node}".encode(), {"gpt": "test_bits_per_char", "vae": "test_bits_per_dim"}[key]
+        about = {"seed": 0, score: 1.5, "test_more": 2.0, "bytes_file": len(file)}
+        about |= {"file_sha256": hashlib.sha256(file).hexdigest()}
+        about |= {"data": {"name": "pydoc" if key == "gpt" else "digits"}}
+        spec = {"name": key, "changes": [{"technique": node.rpartition("-")[2]}]}
+        spec["args"] = {"width": width} | ({"depth": 2} if key == "gpt" else {"classes": 0})
+        (folder / "points" / node / "metrics.json").write_text(json.dumps(about))
+        (folder / "points" / node / "model.json").write_text(json.dumps({"spec": spec}))
+        (folder / "points" / node / "model.slnc").write_bytes(file)
+    rows = {chapter.files: [{"name": node, "bytes": len(f"{key} {node}")} for node in points]}
+    content = {"chapter": chapter.name, "about": {}, "settings": {}, "metrics": {}, "rows": rows, "claims": []}
+    (folder / "chapter.json").write_text(json.dumps(content))
+
+
+def test_a_chapter_alone_is_published_with_its_files_in_the_place_of_those_that_it_had(project, monkeypatch):
+    monkeypatch.setattr(pages, "write", lambda root, there: None)
+    run = published_digits(project)
+    before = Figures(project / "figures").models
+    pointed(run, "vae", {"seed0/teacher-int8": 16, "seed0/teacher-x": 4})
+    pointed(run, "gpt", {"text/seed0/teacher-int8": 32})
+    figures.main("digits", chosen="10 11")
+    there = Figures(project / "figures").models
+    added = {"digits-vae16-8bit.slnc", "digits-vae4-32bit.slnc"}
+    added |= {
+        name for name, of in there.items() if of["node"] == "text/seed0/teacher-int8" and of["profile"] == "digits"
+    }
+    gone = {name for name, of in before.items() if "test_accuracy" not in of and of["profile"] == "digits"}
+    assert len(added) == 3 and there.keys() == before.keys() - gone | added
+    for name in added:
+        content = (project / "figures" / "models" / name).read_bytes()
+        assert content.startswith(b"gpt text" if "gpt" in name else b"vae seed0")
+        assert there[name]["sha256"] == hashlib.sha256(content).hexdigest() and "test_more" not in there[name]
+    assert {name: of for name, of in there.items() if name not in added} == {n: before[n] for n in before.keys() - gone}
+    shutil.rmtree(run / "chapters" / "11_vae")
+    pointed(run, "vae", {"seed0/teacher-x": 4})
+    figures.main("digits", chosen="11")
+    again = Figures(project / "figures").models
+    assert again.keys() == there.keys() - {"digits-vae16-8bit.slnc"}
+    assert not (project / "figures" / "models" / "digits-vae16-8bit.slnc").exists()
+
+
+def test_a_chapter_whose_files_profiles_go_on_from_is_not_published_alone_and_a_damaged_one_not_at_all(
+    project, monkeypatch
+):
     run = published_digits(project)
     (run / "chapters" / "08_frontier").mkdir()
     shutil.copy(run / "chapters" / "09_survey" / "chapter.json", run / "chapters" / "08_frontier")
     before = tree_of(project)
-    with pytest.raises(SystemExit, match=r"^chapter frontier: its small files need the whole run; nothing was publish"):
+    monkeypatch.setattr(figures, "_named_by", lambda name: ["others"] if "z97-4bit" in name else [])
+    with pytest.raises(SystemExit, match=r"^profiles go on from digits-.*z97-4bit.slnc: it needs the whole run"):
         figures.main("digits", chosen="frontier")
     damaged = run / "chapters" / "09_survey" / "chapter.json"
     damaged.write_text('{"chapter": "09_survey"}')
@@ -299,6 +349,14 @@ DENSENET, CONVNET = {"depth": 22, "growth": 6}, {"widths": [8, 16]}
             "seed0/x",
             "digits",
             "digits-vae8-z83-8bit",
+        ),
+        (
+            "gpt",
+            {"depth": 2, "width": 32, "characters": 98},
+            {"kd": 0, "imp": 0.49, "int8": 0},
+            "text/seed0/x",
+            "pydoc",
+            "pydoc-gpt2-width32-z49-8bit",
         ),
     ],
 )

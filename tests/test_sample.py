@@ -13,13 +13,14 @@ from matplotlib.image import imread
 from projects import ROOT, environment
 
 from studylib.coding import codec, shipped
-from studylib.data import likelihood
+from studylib.data import likelihood, text
 from studylib.experiments import sample
 from studylib.networks import spec
 
 
-def coded(path, name, **args):
+def coded(path, name, scaling=None, **args):
     model = spec.create(name, 0, **args).eval()
+    model.spec = model.spec | ({"input": scaling} if scaling else {})
     path.write_bytes(codec.encode(shipped.apply(spec.with_change(model, "teacher", {"epochs": 0}))))
     return path
 
@@ -27,6 +28,15 @@ def coded(path, name, **args):
 @pytest.fixture(scope="module")
 def file(tmp_path_factory):
     return coded(tmp_path_factory.mktemp("files") / "small.slnc", "vae", image_size=8, width=2, latent=2)
+
+
+LETTERS = " Tehx"
+
+
+@pytest.fixture(scope="module")
+def writer(tmp_path_factory):
+    folder, of = tmp_path_factory.mktemp("files"), {"context": 8, "width": 8, "depth": 1}
+    return coded(folder / "writer.slnc", "gpt", {"alphabet": LETTERS}, characters=len(LETTERS), **of)
 
 
 @pytest.fixture
@@ -65,6 +75,32 @@ def test_the_same_seed_draws_the_same_and_another_other_images(file, tmp_path, s
     assert a == b != c
 
 
+def test_a_text_is_printed_and_written_as_the_network_draws_it(writer, tmp_path, said):
+    out, code = said(writer, "--seed", 3, "--out", tmp_path / "x.txt")
+    expected = sample.PROMPT + text.sampled(codec.decode(writer.read_bytes()), sample.PROMPT, sample.COUNT, 3)
+    assert code is None and out == f"{expected}\n{tmp_path / 'x.txt'}: a text by writer.slnc, seed 3\n"
+    assert (tmp_path / "x.txt").read_text() == expected and len(expected) == 404
+    assert said(writer, "--seed", 3, "--out", tmp_path / "again.txt")[1] is None
+    assert said(writer, "--seed", 4, "--out", tmp_path / "other.txt")[1] is None
+    again, other = ((tmp_path / f"{name}.txt").read_text() for name in ("again", "other"))
+    assert again == expected != other
+
+
+@pytest.mark.parametrize(
+    ("scaling", "message"),
+    [
+        (None, "alphabet 'None': expected the 5 characters that it learnt"),
+        ({"alphabet": "abc"}, "alphabet 'abc': expected the 5 characters"),
+        ({"mean": [0.5], "std": [1.0]}, "alphabet 'None': expected the 5"),
+        ({"alphabet": "abcde"}, "prompt='The ': 'T': expected characters of 'abcde'"),
+    ],
+)
+def test_a_network_of_text_without_its_alphabet_is_refused(tmp_path, said, scaling, message):
+    file = coded(tmp_path / "x.slnc", "gpt", scaling, characters=5, context=8, width=8, depth=1)
+    out, code = said(file, "--out", tmp_path / "x.txt")
+    assert message in code and not out and not (tmp_path / "x.txt").exists()
+
+
 def test_a_picture_of_colours_is_one_of_colours():
     images = torch.randint(0, 256, (4, 3, 5, 5), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
     picture = (255 * imread(io.BytesIO(sample.png(images)))[..., :3]).round().astype(np.uint8)
@@ -78,10 +114,10 @@ def test_a_file_without_a_name_is_named_for_model_and_seed(file):
 
 
 def test_another_kind_of_network_plugs_in_by_a_line(file, tmp_path, said, monkeypatch):
-    def text(model, seed):
+    def words(model, seed):
         return f"{model.spec['name']} {seed}".encode()
 
-    monkeypatch.setitem(sample.SAMPLERS, "vae", sample.Sampler("text", ".txt", text, printed=True))
+    monkeypatch.setitem(sample.SAMPLERS, "vae", sample.Sampler("words", ".txt", words, printed=True))
     out, code = said(file, "--seed", 5, "--out", tmp_path / "x.txt")
     assert code is None and out.splitlines()[0] == "vae 5" and (tmp_path / "x.txt").read_text() == "vae 5"
 
@@ -96,7 +132,7 @@ def test_another_kind_of_network_plugs_in_by_a_line(file, tmp_path, said, monkey
         (("{file}", "--seed", str(2**64)), "expected a whole number of 0 to"),
         (("{file}", "--out", "x.jpg"), "OUT=x.jpg: expected a file whose name ends in .png, as it holds a picture"),
         (("README.md",), "README.md: "),
-        (("{classifier}",), "a convnet draws nothing new: expected one of vae"),
+        (("{classifier}",), "a convnet draws nothing new: expected one of gpt, vae"),
     ],
 )
 def test_what_cannot_be_drawn_is_refused_in_a_sentence(file, tmp_path, said, monkeypatch, given, message):

@@ -7,7 +7,7 @@ python engine/publish/figures.py STUDY [--force] [--chapters "9"]
 
 import argparse
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import matplotlib
@@ -21,17 +21,13 @@ from engine.publish import pages
 from engine.run.machine import refusals
 from engine.settings import chapters, parameters
 from engine.settings.reading import FOLDER, ROOT, ParameterError
-from studylib.coding import restore
 from studylib.disk.files import CheckpointError, read_json, write_bytes, write_json
-from studylib.disk.models import SPEC
 from studylib.experiments import agreement
-from studylib.experiments.frontier_published import another_network, file_name
-from studylib.experiments.published import NODES, STUDIES, Figures, chapters_done, provenance
+from studylib.experiments.frontier_published import another_network
+from studylib.experiments.published import NODES, STUDIES, Figures, chapters_done, provenance, put_files
 from studylib.results import statistics
 from studylib.tree import names, table
 from studylib.tree.published import FILE, Published
-
-MODEL_BYTES = 200_000  # the most that a file in figures/models/ may have
 
 
 def main(study: str, force: bool = False, chosen: str = "") -> None:
@@ -66,7 +62,8 @@ def publish(run: Path, there: Figures, force: bool = False) -> None:
         print(f"note: made with changes that no commit has: {', '.join(loose)}", file=sys.stderr)
     if about["teacher"]["restored"]:  # its latency is published where it is from
         rows.loc[rows["node"] == names.TEACHER, "latency_ms"] = float("nan")
-    publish_models(run, there, rows, about)
+    points = [*_on_front(run, rows, about), *_points(run, chapters.declared())]
+    put_files(there, study, points, [name for name in there.models if not _named_by(name)])
     write_bytes(folder / study / NODES, rows[table.COLUMNS].to_csv(index=False).encode())
     about |= {"formerly": before["formerly"]} if "formerly" in before else {}
     write_json(folder / STUDIES, dict(sorted((there.studies | {study: about}).items())))
@@ -88,12 +85,16 @@ def publish_chapters(run: Path, there: Figures, chosen: str) -> None:
     made = [run / "chapters" / chapters.declared()[key].name for key in keys]
     refused = [f"figures/ has no study {study} yet: expected one to add chapters to"] if about is None else []
     refused += [f"runs/{study} lacks {each.name}: make chapters runs it" for each in made if not (each / FILE).exists()]
-    refused += [f"chapter {key}: its small files need the whole run" for key in keys if chapters.declared()[key].files]
+    tables = [(there.chapter(study, key)["rows"], chapters.declared()[key].files) for key in keys]
+    nodes = {row["name"] for rows, files in tables for row in rows.get(files, [])}
+    before = [name for name, of in there.models.items() if of.get("profile") == study and of["node"] in nodes]
+    refused += [f"profiles go on from {each}: it needs the whole run" for each in before if _named_by(each)]
     refused += agreement.differences(read_json(told) if told.exists() else {}, about or {})
     if refused:
         sys.exit(f"{refused[0]}; nothing was published")
     for chapter in [Published(each, Path(FILE).stem).content for each in made]:  # all are whole before one is written
         _put(chapter, about, there.folder)
+    put_files(there, study, _points(run, keys), before)
     added = {"chapters": sorted({*about["chapters"], *(each.name for each in made)})}
     write_json(there.folder / STUDIES, there.studies | {study: about | added})
     print(f"figures/{study}/: chapters {', '.join(each.name for each in made)} made from runs/{study}/")
@@ -103,7 +104,7 @@ def _lost(run: Path, there: Figures, about: dict) -> list[str]:
     """What is published and not in a run, in words; of its files those that profiles go on from."""
     before, kinds = there.studies.get(run.name, {}), ("nodes", "seeds", "chapters")
     lost = {kind: [each for each in before.get(kind, []) if each not in about[kind]] for kind in kinds}
-    metrics = [*run.glob(f"seed*/*/{names.METRICS}"), *run.glob(f"chapters/*/points/*/{names.METRICS}")]
+    metrics = [*run.glob(f"seed*/*/{names.METRICS}"), *run.glob(f"chapters/*/points/**/{names.METRICS}")]
     has = {read_json(path).get("file_sha256") for path in metrics}
     gone = [name for name, of in there.models.items() if of.get("profile") == run.name and of.get("sha256") not in has]
     said = [f"{kind} {', '.join(map(str, each))}" for kind, each in lost.items() if each]
@@ -116,7 +117,7 @@ def _named_by(name: str) -> list[str]:
 
 
 def _on_front(run: Path, rows: pd.DataFrame, about: dict) -> Iterator[tuple[str, Path]]:
-    """Node or point → folder, of all on the front of accuracy and bytes of the first seed.
+    """Node → folder, of all on the front of accuracy and bytes of the first seed.
 
     A node that only holds what is another study's published file is not published once more.
     """
@@ -124,38 +125,16 @@ def _on_front(run: Path, rows: pd.DataFrame, about: dict) -> Iterator[tuple[str,
     own = own[~own["node"].eq(names.TEACHER) | (not about["teacher"]["restored"])]
     for node in own["node"][statistics.pareto(own, "bytes_file", "test_accuracy")]:
         yield node, run / f"seed{rows['seed'].min()}" / node
-    for chapter in [each for each in chapters.declared().values() if each.files]:
+
+
+def _points(run: Path, keys: Iterable[str]) -> Iterator[tuple[str, Path]]:
+    """Point → folder, of those on the front of each chapter of ``keys`` that has files."""
+    for chapter in [each for key in keys if (each := chapters.declared()[key]).files]:
         if (file := run / "chapters" / chapter.name / FILE).exists():
             made = pd.DataFrame(read_json(file)["rows"][chapter.files])
             gain = "test_accuracy" if "test_accuracy" in made else "bytes"  # without accuracies all are to be published
             for node in made["name"][statistics.pareto(made, "bytes", gain)]:
                 yield node, file.parent / "points" / node
-
-
-def publish_models(run: Path, there: Figures, rows: pd.DataFrame, about: dict) -> None:
-    """Copies the coded files of :func:`_on_front` that are small enough to figures/models/.
-
-    Those that a profile names stay, on the front or not. What was published before keeps its name.
-    """
-    study, folder = run.name, there.folder / "models"
-    before = {of["node"]: (name, of) for name, of in there.models.items() if of.get("profile") == study}
-    known = {name: of for name, of in there.models.items() if of.get("profile") != study or _named_by(name)}
-    for node, made in _on_front(run, rows, about):
-        metrics = read_json(made / names.METRICS)
-        if metrics["bytes_file"] > MODEL_BYTES:
-            continue
-        name = file_name(read_json(made / SPEC)["spec"], node, about["data"]["name"])
-        name += f"-{study.partition('-')[2] or study}" if f"{name}{restore.ENDING}" in known else ""
-        name, told = before.get(node, (f"{name}{restore.ENDING}", {}))
-        write_bytes(folder / name, (made / names.CODED).read_bytes())
-        known[name] = {"profile": study, "node": node, "seed": metrics["seed"], "dataset": metrics["data"]["name"]}
-        score = next(key for key in metrics if key.startswith("test_"))  # its task's, such as test_accuracy
-        digest = {"data_sha256": metrics.get("provenance", {}).get("data_sha256"), "formerly": told.get("formerly")}
-        known[name] |= {"bytes": metrics["bytes_file"], "sha256": metrics["file_sha256"], score: metrics[score]}
-        known[name] |= {key: value for key, value in digest.items() if value}
-    write_json(folder / restore.LIST, dict(sorted(known.items())))
-    for name in there.models.keys() - known.keys():
-        (folder / name).unlink(missing_ok=True)
 
 
 def command() -> None:

@@ -16,6 +16,7 @@ from torch import nn
 from engine.run.machine import refusals
 from studylib.coding import codec, restore
 from studylib.data import datasets, scoring, sources
+from studylib.experiments.sample import SAMPLERS
 from studylib.networks import spec
 
 ROUNDING = 3, 0.001  # test images that may differ on another machine: their number, or their share if larger
@@ -24,12 +25,13 @@ ROUNDING = 3, 0.001  # test images that may differ on another machine: their num
 def opened(content: bytes, dataset: str, known: dict[str, sources.Source]) -> tuple[nn.Module, str]:
     """A coded model, and which ``known`` data set it fits. ValueError: no model, no scale, no such set."""
     model = codec.decode(content)
+    if model.spec["name"] in SAMPLERS:
+        raise ValueError(f"{model.spec['name']}: it has no accuracy; make sample draws with it")
     usual = {"in_channels": 3, "image_size": 32, "classes": 10}
     channels, side, classes = (model.spec["args"].get(name, value) for name, value in usual.items())
     fits = [name for name, source in known.items() if source.fits(channels, side, classes)]
     if not fits or dataset not in ("", *fits):
         expected = f"expected {' or '.join(fits) or 'none'} for the data set, found {dataset or 'none'!r}"
-        expected = expected if classes else "it has no accuracy; make sample draws with it"
         raise ValueError(f"images of {channels} × {side} × {side}, {classes} classes: {expected}")
     spec.normalize(model, torch.zeros(1, channels, 1, 1))
     return model, dataset or fits[0]

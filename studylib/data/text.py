@@ -169,7 +169,7 @@ def sampled(model: nn.Module, prompt: str, count: int, seed: int, temperature: f
     """
     if not temperature >= 0:
         raise ValueError(f"temperature={temperature!r}: expected at least 0")
-    alphabet, context = model.spec["input"]["alphabet"], model.spec["args"]["context"]
+    alphabet, context = model.spec["input"]["alphabet"], model.context
     if wrong := [letter for letter in prompt if letter not in alphabet] or ([] if prompt else [""]):
         raise ValueError(f"prompt={prompt!r}: {wrong[0]!r}: expected characters of {alphabet!r}")
     device = next(t.device for t in model.state_dict().values())

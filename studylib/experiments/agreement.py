@@ -82,8 +82,8 @@ def differences(ours: dict, published: dict) -> list[str]:
     """In what two studies differ besides their numbers, a sentence each; [] where nothing is known to.
 
     Each may hold ``settings`` (dictionaries in one another) and ``data_sha256`` (seed → digest). A setting that is
-    empty in one of them, and absent in the other, is no difference. Nor is a record that the other does not know, if
-    its first setting is empty: it is switched off.
+    empty in one of them, and absent in the other, is no difference.
+    Neither is a record that only one has, if its first setting, what turns it on, is empty.
     """
     found = []
     mine, theirs = (about.get("data_sha256") or {} for about in (ours, published))
@@ -95,8 +95,8 @@ def differences(ours: dict, published: dict) -> list[str]:
     mine, theirs = (about.get("settings") for about in (ours, published))
     if not mine or not theirs:
         return [*found, "settings not compared: one of the two does not record them"]
-    both = (_without_off(mine, theirs), _without_off(theirs, mine))
-    here, there = (pd.json_normalize(settings).to_dict("records")[0] for settings in both)
+    here, there = (pd.json_normalize(settings).to_dict("records")[0] for settings in (mine, theirs))
+    here, there = _without_off(here, there), _without_off(there, here)
     return found + [
         f"other settings: {name} is {here.get(name)!r}, published {there.get(name)!r}"
         for name in sorted(here.keys() | there.keys())
@@ -105,12 +105,9 @@ def differences(ours: dict, published: dict) -> list[str]:
 
 
 def _without_off(settings: dict, other: dict) -> dict:
-    """``settings`` without records that ``other`` lacks and whose first setting is empty: stage → record → values."""
-
-    def off(stage: str, name: str, of: object) -> bool:
-        return isinstance(of, dict) and name not in other.get(stage, {}) and not next(iter(of.values()), None)
-
-    return {
-        stage: {name: of for name, of in records.items() if not off(stage, name, of)}
-        for stage, records in settings.items()
-    }
+    """``settings`` by their dotted names, without records that are off and that ``other`` does not know."""
+    known, first = {name.rpartition(".")[0] for name in other}, {}
+    for name, value in settings.items():
+        first.setdefault(name.rpartition(".")[0], value)
+    on = known | {record for record, value in first.items() if value}
+    return {name: value for name, value in settings.items() if name.rpartition(".")[0] in on}

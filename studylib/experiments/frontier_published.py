@@ -72,7 +72,7 @@ def file_name(spec: dict, node: str, dataset: str) -> str:
     size = args.get("depth") or args.get("width") or args["widths"][0]
     growth, zeros = args.get("growth", Network.growth), max(change.get("sparsity", 0) for change in spec["changes"])
     width = args["width"] if {"width", "depth"} <= args.keys() else resnet.WIDTH  # else it is the size, if there is any
-    taught = "kd" in made and args.get("classes") != 0  # a generative student is of its teacher's kind
+    taught = "kd" in made and args.get("classes", 0) != 0  # a generative student is of its teacher's kind
     parts = {
         re.sub(r"\W+", "_", dataset.removesuffix(".npz")): dataset != claims.PAPER_DATA,
         "student" if taught else f"{spec['name']}{'-' * spec['name'][-1].isdigit()}{size}": True,

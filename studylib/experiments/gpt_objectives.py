@@ -1,6 +1,7 @@
 """Chapter 10: likelihood and a second objective descended together, against weighted sums, each tuned as often."""
 
 import dataclasses
+import functools
 from collections.abc import Iterator
 from typing import Annotated
 
@@ -13,8 +14,10 @@ from torch import nn
 from studylib.coding import codec
 from studylib.data import text
 from studylib.descent import objectives, steps
+from studylib.experiments import generative
+from studylib.experiments import generative_told as told
 from studylib.experiments.frontier import coded_bytes
-from studylib.experiments.gpt import Characters, Transformer, folder_of, seeds_of
+from studylib.experiments.gpt import Family
 from studylib.experiments.moo_objectives import quantization_error
 from studylib.networks import layers
 from studylib.results import claims, statistics
@@ -22,9 +25,8 @@ from studylib.settings import check_different, record
 from studylib.techniques import int4, oneshot
 from studylib.training import loop
 from studylib.training.checkpoint import weights_digest
-from studylib.training.recipe import Recipe
 from studylib.tree import names
-from studylib.tree.rows import every
+from studylib.tree.rows import Task
 
 SUM, SUM_NORMALIZED, PCD = "weighted sum", "weighted sum, normalized", "PCD, normalized"
 L1, ERROR, CODED = "L1", "quantization error", "coded bytes"
@@ -35,7 +37,7 @@ VALUES = {L1: "l1", ERROR: "error", CODED: "coded"}  # objective → the field o
 
 @record
 class Objectives:
-    """What is compared. All four lists of values are of one length, so that none is tuned more."""
+    """What is compared. All lists of values are of one length, so that none is tuned more."""
 
     l1: Annotated[Values, Field(min_length=1, description="λ of cross-entropy + λ ‖w‖₁")] = dataclasses.field(
         default_factory=lambda: [1e-5, 1e-4]
@@ -46,8 +48,11 @@ class Objectives:
     coded: Annotated[Values, Field(min_length=1, description="λ of the bytes that a coder takes")] = dataclasses.field(
         default_factory=lambda: [1e-6, 1e-5]
     )
-    taus: Annotated[Values, Field(min_length=1, description="τ of PCD, and λ of normalized gradients")] = (
-        dataclasses.field(default_factory=lambda: [0.1, 0.3])
+    taus: Annotated[
+        list[Annotated[float, Field(gt=0, le=1)]], Field(min_length=1, description="τ of PCD, at most 1")
+    ] = dataclasses.field(default_factory=lambda: [0.1, 0.3])
+    normalized: Annotated[Values, Field(description="λ of normalized gradients; empty: the values of τ")] = (
+        dataclasses.field(default_factory=list)
     )
     sparsity: Annotated[float, Field(ge=0, lt=1, description="share of zeros that what descended L1 is pruned to")] = (
         0.7
@@ -56,14 +61,14 @@ class Objectives:
     lr: Annotated[float, Field(gt=0, le=1000, description="its learning rate at its highest")] = 2e-3
 
     def check(self) -> None:
-        check_different(self, *VALUES.values(), "taus")
-        for name in VALUES.values():
+        check_different(self, *VALUES.values(), "taus", "normalized")
+        for name in (*VALUES.values(), *(["normalized"] if self.normalized else [])):
             if len(getattr(self, name)) != len(self.taus):
                 raise ValueError(f"{name}={getattr(self, name)!r}: expected as many as taus={self.taus!r}")
 
     def ways(self, objective: str) -> dict[str, list[float]]:
         """Way → the values of its one setting."""
-        return {SUM: getattr(self, VALUES[objective]), SUM_NORMALIZED: self.taus, PCD: self.taus}
+        return {SUM: getattr(self, VALUES[objective]), SUM_NORMALIZED: self.normalized or self.taus, PCD: self.taus}
 
 
 def step_of(objective: str, way: str, value: float) -> steps.Descent:
@@ -75,40 +80,46 @@ def step_of(objective: str, way: str, value: float) -> steps.Descent:
     return steps.Descent(pair, "Constant", normalize=way == SUM_NORMALIZED, weights=torch.tensor([1.0, value]))
 
 
-def compared(node: Characters, network: Transformer, comparison: Objectives, recipe: Recipe) -> list[dict]:
+def compared(family: Family, comparison: Objectives) -> list[dict]:
     """A row a seed, objective, way and value: the trained network descends both, and is then pruned or rounded.
 
-    All descents of a seed start from its teacher and see the same batches. What descended L1 loses its smallest weights
-    at once. The others are rounded to the nearest of their grid.
+    Every value is of the first seed, the best of all seeds. All descents of a seed start from its teacher and see the
+    same batches. What descended L1 loses its smallest weights at once. The others are rounded to the nearest of their
+    grid.
 
     Columns:
         bytes: of the file.
         val_total, test_total: bits per character; of coded bytes with those of the file, spread over the training text.
-        test: the same of each test block.
+        chosen: whether the value is the best of its way, that of the least val_total.
+        test: the same as test_total, of each test block.
     """
+    node, network = family.node, family.network
     shape = [network.depth, network.width, network.student]
     settings = {k: v for k, v in dataclasses.asdict(comparison).items() if k in ("sparsity", "epochs", "lr")}
-    key = [node.data.digest, shape, settings, dataclasses.asdict(recipe)]
-    return list(every(_tasks(node, network, comparison, recipe), node.out / "rows" / "objectives", key))
+    key = [node.data.digest, shape, settings, dataclasses.asdict(family.recipe)]
+    tasks = functools.partial(_tasks, family, comparison)
+    return generative.tuned(tasks, family.seeds, node.out / "rows" / "objectives", key, "val_total")
 
 
-def _tasks(node: Characters, network: Transformer, comparison: Objectives, recipe: Recipe) -> Iterator[tuple]:
-    how = {"epochs": comparison.epochs, "lr": comparison.lr, "min_lr": min(recipe.min_lr, comparison.lr)}
-    tuning = dataclasses.replace(recipe, **how)
-    for seed in seeds_of(node, network):
-        whole = node.load(folder_of(node, seed, names.TEACHER))
-        start = weights_digest(whole)[:12]
-        for objective in VALUES:
-            for way, values in comparison.ways(objective).items():
-                for value in values:
-                    of = {"seed": seed, "objective": objective, "way": way, "value": value, "start": start}
+def _tasks(
+    family: Family, comparison: Objectives, seed: int, best: dict[tuple[str, str], float] | None
+) -> Iterator[Task]:
+    how = {"epochs": comparison.epochs, "lr": comparison.lr, "min_lr": min(family.recipe.min_lr, comparison.lr)}
+    node, tuning = family.node, dataclasses.replace(family.recipe, **how)
+    whole = node.load(family.folder_of(seed, names.TEACHER))
+    start = weights_digest(whole)[:12]
+    for objective in VALUES:
+        for way, values in comparison.ways(objective).items():
+            for value in values if best is None else [best[objective, way]]:
 
-                    def make(whole=whole, seed=seed, objective=objective, way=way, value=value) -> list[dict]:
-                        model, step = layers.duplicate(whole), step_of(objective, way, value)
-                        loop.fit(model, node.data, tuning, seed=seed, step=step, keep="last")
-                        return [_found(model, node.data, objective, comparison.sparsity)]
+                def make(objective=objective, way=way, value=value) -> list[dict]:
+                    model, step = layers.duplicate(whole), step_of(objective, way, value)
+                    checkpoint = node.scratch / f"{objective}-{way}-{value}-{seed}.safetensors"
+                    loop.fit(model, node.data, tuning, seed=seed, step=step, keep="last", checkpoint=checkpoint)
+                    checkpoint.unlink()
+                    return [_found(model, node.data, objective, comparison.sparsity)]
 
-                    yield of, make
+                yield {"seed": seed, "objective": objective, "way": way, "value": value, "start": start}, make
 
 
 def _found(model: nn.Module, data: text.Text, objective: str, sparsity: float) -> dict:
@@ -122,16 +133,14 @@ def _found(model: nn.Module, data: text.Text, objective: str, sparsity: float) -
     return row | {"test": [round(each, 5) for each in test.tolist()]}
 
 
-def best_of(rows: pd.DataFrame) -> pd.DataFrame:
-    """The rows of each objective and way at the value of the least validation bits, mean over seeds."""
-    means = rows.groupby(["objective", "way", "value"], sort=False)["val_total"].mean().reset_index()
-    best = means.loc[means.groupby(["objective", "way"], sort=False)["val_total"].idxmin()]
-    return rows.merge(best[["objective", "way", "value"]], on=["objective", "way", "value"])
-
-
 def without_blocks(rows: list[dict]) -> list[dict]:
     """``rows`` without what each test block says."""
     return [{key: value for key, value in row.items() if key not in ("test", "start")} for row in rows]
+
+
+def at_an_end(rows: pd.DataFrame) -> str:
+    """Of how many ways the best value is the first or last of at least three, by objective, in words."""
+    return told.at_an_end(rows, rows[rows["chosen"]])
 
 
 def against_sums(rows: pd.DataFrame) -> pd.DataFrame:
@@ -139,7 +148,7 @@ def against_sums(rows: pd.DataFrame) -> pd.DataFrame:
 
     Columns are objective, rival, saved (bits per character), low, high (95 %, over seeds and blocks), seeds, verdict.
     """
-    best, found = best_of(rows), []
+    best, found = rows[rows["chosen"]], []
     for objective, of in best.groupby("objective", sort=False):
         blocks = {way: np.array(group.sort_values("seed")["test"].tolist()) for way, group in of.groupby("way")}
         for rival in (SUM, SUM_NORMALIZED):
@@ -152,7 +161,10 @@ def against_sums(rows: pd.DataFrame) -> pd.DataFrame:
 def listed(rows: pd.DataFrame) -> pd.DataFrame:
     """Each objective and way at its best, for people."""
     found = (
-        best_of(rows).groupby(["objective", "way", "value"], sort=False)[["bytes", "test_total"]].mean().reset_index()
+        rows[rows["chosen"]]
+        .groupby(["objective", "way", "value"], sort=False)[["bytes", "test_total"]]
+        .mean()
+        .reset_index()
     )
     said = {"value": [f"{value:g}" for value in found["value"]], "bytes": found["bytes"].round().astype(int)}
     return found.assign(**said).rename(columns={"test_total": "test bits"})

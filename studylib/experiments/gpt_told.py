@@ -2,39 +2,18 @@
 
 import html
 import math
-from collections.abc import Callable
 
-import numpy as np
 import pandas as pd
 
 from studylib.data.text import BITS
-from studylib.disk import files
+from studylib.experiments import generative_told as told
+from studylib.experiments.generative_told import BOTH, CARRIES, INT8, NOT, SVD
 from studylib.experiments.gpt import FACTORIZED, ROUNDED, TUNED
-from studylib.experiments.published import Figures
-from studylib.results import statistics, verdicts
+from studylib.results import statistics
 from studylib.tree import names
 
 WITHIN = 0.1  # bits per character: what the smallest file may need more than the whole network
 LITTLE, SLIGHT = 1.0, 3.0  # percent: less is next to nothing, of bits and of a file
-CARRIES, NOT = "carries over", "does not"
-MEANS = ["bytes", "test_bits", "val_bits", "low", "high", "costs"]
-INT8, PRUNED, SVD, BOTH = (f"{names.TEACHER}-{which}" for which in ("int8", "imp", "svd", "imp-int8"))
-
-
-def summary(rows: pd.DataFrame, by: str | list[str] = "node") -> pd.DataFrame:
-    """A row a node: means over seeds of what is measured, and of what it costs an interval.
-
-    That is Student's over seeds where there are two or more, else over blocks. ``verdict`` says what it shows.
-    """
-    found, keys = [], [by] if isinstance(by, str) else by
-    columns = [*MEANS, *(name for name in ("zeros",) if name in rows)]
-    for key, group in rows.groupby(keys, sort=False):
-        row = dict(zip(keys, key, strict=True)) | {name: float(group[name].mean()) for name in columns}
-        low, high = group[["costs_low", "costs_high"]].iloc[0]
-        if len(group) > 1:
-            low, high = statistics.t_interval(group["costs"].to_numpy())
-        found.append(row | {"costs_low": low, "costs_high": high, "verdict": statistics.judge((low, high))})
-    return pd.DataFrame(found)
 
 
 def short(node: str) -> str:
@@ -43,7 +22,7 @@ def short(node: str) -> str:
 
 
 def listed(nodes: pd.DataFrame) -> pd.DataFrame:
-    """The rows of :func:`summary` for people."""
+    """Means over seeds for people."""
     rows = nodes.to_dict("records")
     return pd.DataFrame(
         {
@@ -71,15 +50,12 @@ def ways_listed(ways: pd.DataFrame, kind: str) -> pd.DataFrame:
 
 
 def beside_narrower(nodes: pd.DataFrame, dense: pd.DataFrame) -> pd.DataFrame:
-    """Rows of :func:`summary` beside the narrower dense network of as many bytes: node, bytes, test_bits, dense, less.
+    """Means over seeds beside the narrower dense network of as many bytes: node, bytes, test_bits, dense, less.
 
     Its bits are taken between those of the two nearest files, along the logarithm of bytes; NaN beyond all. ``less``
     is by how many bits the node is better. ``low`` and ``high`` are the interval of what the node costs, moved there.
     """
-    known = dense.sort_values("bytes")
-    known = known[known["test_bits"] < known["test_bits"].cummin().shift(fill_value=math.inf)]  # those of use
-    at = np.interp(np.log(nodes["bytes"]), np.log(known["bytes"]), known["test_bits"], left=np.nan, right=np.nan)
-    found = nodes[["node", "bytes", "test_bits"]].assign(dense=at)
+    found = nodes[["node", "bytes", "test_bits"]].assign(dense=told.of_as_many_bytes(nodes, dense))
     found["less"] = found["dense"] - found["test_bits"]
     half = (nodes["costs_high"] - nodes["costs_low"]) / 2
     return found.assign(low=found["less"] - half, high=found["less"] + half)
@@ -109,9 +85,7 @@ def _better(row: dict) -> str:
 
 def smallest(nodes: pd.DataFrame) -> str:
     """The smallest file whose validation bits are at most :data:`WITHIN` above the teacher's: its node."""
-    whole = nodes.set_index("node")["val_bits"][names.TEACHER]
-    held = nodes[nodes["val_bits"] <= whole + WITHIN]
-    return held.loc[held["bytes"].idxmin(), "node"]
+    return told.smallest(nodes, WITHIN)
 
 
 def front(nodes: pd.DataFrame) -> list[str]:
@@ -156,16 +130,15 @@ def carried(
     by, size = nodes.set_index("node"), rows.pivot(index="seed", columns="node", values="bytes")
     whole, saved = by.loc[names.TEACHER, "test_bits"], 100 * (1 - size.div(size[names.TEACHER], axis=0))
     costs = [100 * by.loc[INT8, name] / whole for name in ("costs", "costs_low", "costs_high")]
-    margin = saved[PRUNED] - saved[[INT8, SVD, f"{names.TEACHER}-kd"]].max(axis=1)
     narrow = [100 * each / whole for each in beside.set_index("node").loc[BOTH, ["less", "low", "high"]]]
     pcd = against[against["objective"] == "L1"].sort_values("saved").iloc[0]
     found = [
         ("int8 is nearly free", "% more bits", costs, lambda low, high: _side(high <= LITTLE, low > LITTLE)),
-        ("pruning saves most of the file", "points over the next", _over(margin), _above),
+        ("pruning saves most of the file", "points over the next", told.over(told.margin(saved)), _above),
         (
             "SVD saves next to nothing at Δ = 1",
             "% of the file",
-            _over(saved[SVD]),
+            told.over(saved[SVD]),
             lambda low, high: _side(high <= SLIGHT, low > SLIGHT),
         ),
         ("pruning + int8 beats a narrower network", "% fewer bits", narrow, _above),
@@ -176,12 +149,12 @@ def carried(
             lambda low, high: _side(high <= 0 or low <= 0 <= high, low > 0),
         ),
     ]
-    told = classifiers(of_classifiers)
+    known = told.classifiers(of_classifiers)
     return [
-        {"finding": finding, "classifiers": told.get(finding, "–"), "unit": unit}
+        {"finding": finding, "classifiers": known.get(number, "–"), "unit": unit}
         | dict(zip(("value", "low", "high"), map(float, each), strict=True))
         | {"verdict": judge(*(float(end) if not math.isnan(end) else float(each[0]) for end in each[1:]))}
-        for finding, unit, each, judge in found
+        for number, (finding, unit, each, judge) in enumerate(found)
     ]
 
 
@@ -193,52 +166,10 @@ def _above(low: float, high: float) -> str:
     return _side(low > 0, high <= 0)
 
 
-def _over(values: pd.Series) -> tuple[float, float, float]:
-    return values.mean(), *statistics.t_interval(values.to_numpy())
-
-
-def classifiers(study: str) -> dict[str, str]:
-    """Finding → what the published ``study`` of classifiers shows, in words; empty where it is not here."""
-    there = Figures(files.root() / "figures")
-    nodes = there.nodes(study)
-    if not len(nodes):
-        return {}
-    percent, size = (nodes.pivot(index="seed", columns="node", values=c) for c in ("test_accuracy", "bytes_file"))
-    saved = 100 * (1 - size.div(size[names.TEACHER], axis=0))
-    margin = saved[PRUNED] - saved[[INT8, SVD, f"{names.TEACHER}-kd"]].max(axis=1)
-    found = {
-        "int8 is nearly free": f"{_said(_over(100 * (percent[INT8] - percent[names.TEACHER])))} points of accuracy",
-        "pruning saves most of the file": f"{_said(_over(margin))} points over the next",
-        "SVD saves next to nothing at Δ = 1": f"{_said(_over(saved[SVD]))} % of the file",
-    }
-    margins = there.rows(study, "sweep", "margins")
-    for row in margins[margins["node"] == BOTH].to_dict("records") if len(margins) else ():
-        told = _said([row["margin"], row.get("low", math.nan), row.get("high", math.nan)])
-        found["pruning + int8 beats a narrower network"] = f"{told} points of accuracy"
-    for least in sorted(there.measured(study, "moo").get("moo_tuned", []), key=lambda each: each.value)[:1]:
-        found["PCD is no better than the better sum"] = verdicts.text(least, "points of the plane")
-    return found
-
-
-def carried_listed(rows: pd.DataFrame) -> pd.DataFrame:
-    """The rows of :func:`carried` for people."""
-    here = [f"{_said((row.value, row.low, row.high))} {row.unit}" for row in rows.itertuples()]
-    columns = {"of classifiers": rows["finding"], "there": rows["classifiers"], "here": here}
-    return pd.DataFrame(columns | {"verdict": rows["verdict"]})
-
-
-def carried_told(rows: pd.DataFrame) -> str:
-    """The findings by verdict, in words."""
-    by = {word: list(rows["finding"][rows["verdict"] == word]) for word in (CARRIES, NOT, statistics.UNKNOWN)}
-    titles = {CARRIES: "Carries over", NOT: "Does not", statistics.UNKNOWN: "Cannot be told"}
-    return " ".join(f"{titles[word]}: {'; '.join(each)}." for word, each in by.items() if each)
-
-
 def marks_told(marks: pd.DataFrame, nodes: pd.DataFrame) -> str:
     """Which marks the whole network beats, in words."""
     whole = nodes.set_index("node")["test_bits"][names.TEACHER]
-    parts = [(whole < row[BITS], f"{row['name']} ({row[BITS]:.2f})") for row in marks.to_dict("records")]
-    beaten, rest = (", ".join(name for better, name in parts if better == want) or "none" for want in (True, False))
+    beaten, rest = told.beaten(marks, whole, BITS, 2)
     return f"The whole network needs {whole:.2f} bits a character. It beats {beaten}. It does not beat {rest}."
 
 
@@ -248,8 +179,9 @@ def nodes_told(nodes: pd.DataFrame, small: str) -> str:
     whole, least = by.loc[names.TEACHER], by.loc[small]
     held = ((by["costs_high"] <= WITHIN) & (by.index != names.TEACHER)).sum()
     return (
-        f"Of {len(by) - 1} combinations {held} cost at most {WITHIN:g} bits, their whole interval. The smallest within "
-        f"it is {short(small)}: {least['bytes']:,.0f} bytes, {1 - least['bytes'] / whole['bytes']:.0%} saved, "
+        f"Within {WITHIN:g} bits of the whole network, by the whole interval: {held} of {len(by) - 1} combinations. "
+        f"The smallest within it on validation text is {short(small)}: {least['bytes']:,.0f} bytes, "
+        f"{1 - least['bytes'] / whole['bytes']:.0%} saved, "
         f"{least['costs']:+.3f} bits."
     )
 
@@ -288,19 +220,8 @@ def written_told(written: pd.DataFrame) -> str:
     return f"{agree}The fastest writer here is {short(fast['node'])}, {fast['per_second']:.0f} characters a second."
 
 
-def drawn_by(draw: Callable) -> Callable:
-    """``draw`` (nodes, dense, ways) for rows as they are published."""
-    return lambda made, alone, ways: draw(summary(made), summary(alone, ["width", "form"]), ways)
-
-
 def _bits(value: float, low: float, high: float) -> str:
     if math.isnan(value):
         return "–"
     ends = "" if math.isnan(low) or low == high == 0 else f" ({low:+.3f} to {high:+.3f})"
     return f"{value:+.3f}{ends}"
-
-
-def _said(three, digits: int = 2) -> str:
-    value, low, high = map(float, three)
-    ends = "" if math.isnan(low) else f" ({low:+.{digits}f} to {high:+.{digits}f})"
-    return "–" if math.isnan(value) else f"{value:+.{digits}f}{ends}"

@@ -1,15 +1,15 @@
 """What figures/ holds: nodes and chapters of every study, small files, and where all of it is from."""
 
 import functools
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
 import pandas as pd
 
 from studylib.coding import restore
-from studylib.disk.files import read_json
+from studylib.disk.files import read_json, write_bytes, write_json
 from studylib.disk.models import SPEC
-from studylib.experiments.frontier_published import files, teacher_of
+from studylib.experiments.frontier_published import file_name, files, teacher_of
 from studylib.results import claims, verdicts
 from studylib.tree import names, table
 from studylib.tree.published import FILE, frame
@@ -18,6 +18,7 @@ STUDIES = "studies.json"  # in figures/: study → data, seeds, teacher, commit,
 NODES = "nodes.csv"  # in figures/<study>/: a row for each node and seed
 OF_MACHINE = ("git_commit", "hardware", "python", "threads")  # of a node's provenance
 NOTHING = {"about": {}, "rows": {}, "claims": []}  # of a chapter that is not published
+MODEL_BYTES = 200_000  # the most that a file in figures/models/ may have
 
 
 class Figures:
@@ -84,3 +85,33 @@ def provenance(run: Path, rows: pd.DataFrame) -> dict:
         "chapters": [folder.name for folder in chapters_done(run)],
         "latency": {key: latency[key] for key in ("batch", "compiled", "threads", "seed", "device")},
     }
+
+
+def put_files(there: Figures, study: str, points: Iterable[tuple[str, Path]], gone: Collection[str]) -> None:
+    """Copies the coded files of ``points`` that are small enough to figures/models/, and takes others away.
+
+    Args:
+        study: that made them.
+        points: nodes, or points of a chapter, with their folders. What was published before keeps its name.
+        gone: published files of the study that go, if ``points`` do not have them again.
+    """
+    folder = there.folder / "models"
+    own = {name: of for name, of in there.models.items() if of.get("profile") == study}
+    before = {of["node"]: (name, of) for name, of in own.items()}
+    known = {name: of for name, of in there.models.items() if name not in own or name not in gone}
+    for node, made in points:
+        metrics = read_json(made / names.METRICS)
+        if metrics["bytes_file"] > MODEL_BYTES:
+            continue
+        name = file_name(read_json(made / SPEC)["spec"], node, metrics["data"]["name"])
+        name += f"-{study.partition('-')[2] or study}" if f"{name}{restore.ENDING}" in known else ""
+        name, told = before.get(node, (f"{name}{restore.ENDING}", {}))
+        write_bytes(folder / name, (made / names.CODED).read_bytes())
+        known[name] = {"profile": study, "node": node, "seed": metrics["seed"], "dataset": metrics["data"]["name"]}
+        score = next(key for key in metrics if key.startswith("test_"))  # its task's, such as test_accuracy
+        digest = {"data_sha256": metrics.get("provenance", {}).get("data_sha256"), "formerly": told.get("formerly")}
+        known[name] |= {"bytes": metrics["bytes_file"], "sha256": metrics["file_sha256"], score: metrics[score]}
+        known[name] |= {key: value for key, value in digest.items() if value}
+    write_json(folder / restore.LIST, dict(sorted(known.items())))
+    for name in there.models.keys() - known.keys():
+        (folder / name).unlink(missing_ok=True)

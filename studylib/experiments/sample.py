@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from studylib.coding import codec
-from studylib.data import likelihood
+from studylib.data import likelihood, text
 from studylib.disk import files
 from studylib.settings import MOST_SEED
 from studylib.training import loop
@@ -25,6 +25,7 @@ from studylib.training import loop
 SIDE = 8  # images in a row of a picture, and rows
 FRAME, GREY = 1, 128  # around each image: pixels and their level
 LEAST = 400  # pixels that a picture is wide, at least; an image's pixel is a square of them
+PROMPT, COUNT = "The ", 400  # what a text goes on from, and how many characters follow
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,7 +64,22 @@ def png(images: torch.Tensor) -> bytes:
     return content.getvalue()
 
 
-SAMPLERS: dict[str, Sampler] = {"vae": Sampler("a picture", ".png", picture)}  # name in the spec → how it is asked
+def written(model: nn.Module, seed: int) -> bytes:
+    """:data:`PROMPT` and the :data:`COUNT` characters that a transformer writes after it, drawn by ``seed``.
+
+    ValueError where the file does not have the alphabet of the text that was learnt.
+    """
+    scaling = model.spec.get("input")
+    alphabet = scaling.get("alphabet") if isinstance(scaling, dict) else None
+    if not isinstance(alphabet, str) or len(alphabet) != model.characters:
+        raise ValueError(f"alphabet {str(alphabet)[:40]!r}: expected the {model.characters} characters that it learnt")
+    return (PROMPT + text.sampled(model, PROMPT, COUNT, seed)).encode()
+
+
+SAMPLERS: dict[str, Sampler] = {  # name in the spec → how it is asked
+    "gpt": Sampler("a text", ".txt", written, printed=True),
+    "vae": Sampler("a picture", ".png", picture),
+}
 
 
 def sampler_of(model: nn.Module) -> Sampler:
@@ -74,11 +90,11 @@ def sampler_of(model: nn.Module) -> Sampler:
     return SAMPLERS[name]
 
 
-def seed_of(text: str) -> int:
+def seed_of(given: str) -> int:
     """A seed as it is typed; ValueError where it is none."""
-    if not text.isdecimal() or int(text) > MOST_SEED:
-        raise ValueError(f"SEED={text}: expected a whole number of 0 to {MOST_SEED}")
-    return int(text)
+    if not given.isdecimal() or int(given) > MOST_SEED:
+        raise ValueError(f"SEED={given}: expected a whole number of 0 to {MOST_SEED}")
+    return int(given)
 
 
 def written_to(out: str, model: Path, seed: int, sampler: Sampler) -> Path:

@@ -1,6 +1,7 @@
 """Chapter 11: likelihood and a second objective descended together, against weighted sums, each tuned as often."""
 
 import dataclasses
+import functools
 from collections.abc import Iterator
 from typing import Annotated
 
@@ -14,9 +15,11 @@ from studylib.coding import codec, shipped
 from studylib.data import likelihood
 from studylib.data.datasets import Data
 from studylib.descent import objectives, steps
+from studylib.experiments import generative
+from studylib.experiments import generative_told as told
 from studylib.experiments.frontier import coded_bytes
 from studylib.experiments.moo_objectives import quantization_error
-from studylib.experiments.vae import CHOOSING, Autoencoder, Pixels
+from studylib.experiments.vae import CHOOSING, Family, Pixels
 from studylib.networks import layers, saliency, spec
 from studylib.networks.calibration import check_calibration
 from studylib.results import claims, statistics
@@ -24,8 +27,6 @@ from studylib.settings import check_different, nearest, record
 from studylib.techniques import int8, prune
 from studylib.training import loop
 from studylib.training.recipe import Recipe
-from studylib.tree.node import Node
-from studylib.tree.rows import every
 
 SUM, SUM_NORMALIZED, PCD = "weighted sum", "weighted sum, normalized", "PCD, normalized"
 ONE_SHOT, TUNED, ROUNDED = "one-shot", "fine-tuned", "rounded"  # what is done to a network after its training
@@ -87,11 +88,11 @@ def step_of(other: str, way: str, value: float) -> steps.Descent:
     return steps.Descent(pair, "Constant", normalize=way == SUM_NORMALIZED, weights=torch.tensor([1.0, value]))
 
 
-def compared(node: Node, network: Autoencoder, comparison: Objectives, recipe: Recipe) -> list[dict]:
+def compared(family: Family, comparison: Objectives) -> list[dict]:
     """A row a second objective, seed, way, value and form. Every value is of the first seed, the best of all seeds.
 
     A way's best value has the least mean of ``val_score`` over forms and stages. Networks of a seed start alike, and
-    see the same batches and noise. ``recipe``: of the training; fine-tuning has a fifth of its rate. Scores are bits
+    see the same batches and noise. The recipe is of the training; fine-tuning has a fifth of its rate. Scores are bits
     per dimension by :data:`studylib.experiments.vae.CHOOSING` draws. Where coded bytes are descended, those of the file
     are added, spread over the dimensions of all training images.
 
@@ -102,29 +103,26 @@ def compared(node: Node, network: Autoencoder, comparison: Objectives, recipe: R
         chosen: whether the value is the best of its way.
         test: the test score of each image, of chosen values; empty for others.
     """
-    how = node, network, comparison, recipe
-    tried = list(every(_tasks(*how, node.study.seed), *_kept(*how)))
-    best = best_values(pd.DataFrame(tried))
-    rows = [row | {"chosen": best[row["objective"], row["way"]] == row["value"]} for row in tried]
-    for seed in range(node.study.seed + 1, node.study.seed + comparison.repetitions):
-        rows += [row | {"chosen": True} for row in every(_tasks(*how, seed, best), *_kept(*how))]
+    seeds = range(family.seeds[0], family.seeds[0] + comparison.repetitions)
+    tasks = functools.partial(_tasks, family, comparison)
+    rows = generative.tuned(tasks, seeds, *_kept(family, comparison), "val_score")
     return [row if row["chosen"] else row | {"test": []} for row in rows]
 
 
-def _kept(node: Node, network: Autoencoder, comparison: Objectives, recipe: Recipe) -> tuple:
+def _kept(family: Family, comparison: Objectives) -> tuple:
+    node, network = family.node, family.network
     forms = [comparison.sparsities, comparison.epochs, comparison.tuning, comparison.calibration_images]
     shape = [network.width, network.latent, network.draws]
-    return node.out / "rows" / "objectives", [node.data.digest, shape, forms, dataclasses.asdict(recipe)]
+    return node.out / "rows" / "objectives", [node.data.digest, shape, forms, dataclasses.asdict(family.recipe)]
 
 
 def _tasks(
-    node: Node,
-    network: Autoencoder,
+    family: Family,
     comparison: Objectives,
-    recipe: Recipe,
     seed: int,
-    best: dict[tuple[str, str], float] | None = None,
+    best: dict[tuple[str, str], float] | None,
 ) -> Iterator[tuple]:
+    node, network, recipe = family.node, family.network, family.recipe
     point = Pixels(node.out / "objectives", node.study.dataset, seed, node.study.threads, node.study.device)
     point.draws = min(CHOOSING, network.draws)
     for other in comparison.sums:
@@ -180,13 +178,6 @@ def _measured(model: nn.Module, data: Data, other: str) -> dict:
     return row | {"test": [round(one, 5) for one in each.tolist()]}
 
 
-def best_values(tried: pd.DataFrame) -> dict[tuple[str, str], float]:
-    """Second objective and way → the value of the least mean of validation scores."""
-    means = tried.groupby(["objective", "way", "value"], sort=False)["val_score"].mean().reset_index()
-    best = means.loc[means.groupby(["objective", "way"], sort=False)["val_score"].idxmin()]
-    return best.set_index(["objective", "way"])["value"].to_dict()
-
-
 def without_images(rows: list[dict]) -> list[dict]:
     """``rows`` of :func:`compared` as they are published."""
     return [{key: value for key, value in row.items() if key != "test"} for row in rows]
@@ -225,12 +216,7 @@ def at_best(rows: pd.DataFrame) -> pd.DataFrame:
 
 def at_an_end(rows: pd.DataFrame) -> str:
     """Of how many ways the best value is the first or last of at least three, by objective, in words."""
-    values = rows.groupby(["objective", "way"], sort=False)["value"].agg(["min", "max", "nunique"])
-    best = rows[rows["chosen"]].groupby(["objective", "way"], sort=False)["value"].first()
-    ends = (best == values["min"]) | (best == values["max"])
-    counts = (ends & (values["nunique"] > 2)).groupby(level=0, sort=False).agg(["sum", "size"])
-    found = [f"{NAMES[other]} {row['sum']} of {row['size']} ways" for other, row in counts.iterrows() if row["sum"]]
-    return ", ".join(found) or "none"
+    return told.at_an_end(rows, rows[rows["chosen"]], NAMES)
 
 
 WORDS = {statistics.HELP: "needs fewer", statistics.HURT: "needs more", statistics.UNKNOWN: statistics.UNKNOWN}

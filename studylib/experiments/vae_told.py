@@ -7,10 +7,12 @@ import numpy as np
 import pandas as pd
 
 from studylib.disk import files
+from studylib.experiments import generative_told as told
 from studylib.experiments import vae_objectives
+from studylib.experiments.generative_told import BOTH, CARRIES, INT8, NOT, SINGLE, SVD, summary
 from studylib.experiments.published import Figures
 from studylib.experiments.vae import BITS
-from studylib.results import statistics, tables, verdicts
+from studylib.results import statistics, tables
 from studylib.tree import names
 
 WITHIN = 0.01  # share of the whole network's bits that a small file may cost
@@ -20,31 +22,12 @@ BESIDE = {statistics.HELP: "beats it", statistics.HURT: "is beaten", statistics.
 PICTURES = ["network", "kind"]
 NONE = "none as small or large"
 ELSEWHERE = "digits"  # the study asked where that of the data set has not published a chapter
-CARRIES, NOT = "carries over", "does not"
-PRUNED, SVD, INT8, BOTH = (f"{names.TEACHER}-{part}" for part in ("imp", "svd", "int8", "imp-int8"))
-SINGLE = (f"{names.TEACHER}-kd", PRUNED, SVD, INT8)
-
-
-def summary(rows: pd.DataFrame, by: str | list[str] = "node") -> pd.DataFrame:
-    """A row a node: means over seeds of what is measured, and of what it costs an interval.
-
-    That is Student's over seeds where there are two or more, else over images. ``verdict`` says what it shows.
-    """
-    found = []
-    for key, group in rows.groupby(by, sort=False):
-        row = dict(zip([by] if isinstance(by, str) else by, [key] if isinstance(by, str) else key, strict=True))
-        row |= {name: float(group[name].mean()) for name in ("bytes", "zeros", "test_bits", "val_bits", "costs")}
-        low, high = group[["costs_low", "costs_high"]].iloc[0]
-        if len(group) > 1:
-            low, high = statistics.t_interval(group["costs"].to_numpy())
-        found.append(row | {"costs_low": low, "costs_high": high, "verdict": statistics.judge((low, high))})
-    return pd.DataFrame(found)
 
 
 def listed(nodes: pd.DataFrame) -> pd.DataFrame:
     """The rows of :func:`summary` for people; costs in percent of the whole network's bits."""
     whole = nodes.set_index("node")[["bytes", "test_bits"]].loc[names.TEACHER]
-    costs = [_percent(100 * np.array([r.costs, r.costs_low, r.costs_high]) / whole["test_bits"]) for r in _each(nodes)]
+    costs = [told.said(100 * np.array([r.costs, r.costs_low, r.costs_high]) / whole["test_bits"]) for r in _each(nodes)]
     return pd.DataFrame(
         {
             "combination": nodes["node"].map(short),
@@ -67,9 +50,7 @@ def short(node: str) -> str:
 
 def smallest(nodes: pd.DataFrame, within: float = WITHIN) -> str:
     """The smallest file whose bits on validation images are at most that share above the teacher's: its node."""
-    whole = nodes.set_index("node")["val_bits"][names.TEACHER]
-    held = nodes[nodes["val_bits"] <= (1 + within) * whole]
-    return held.loc[held["bytes"].idxmin(), "node"]
+    return told.smallest(nodes, within * nodes.set_index("node")["val_bits"][names.TEACHER])
 
 
 def beside_narrower(nodes: pd.DataFrame, dense: pd.DataFrame) -> pd.Series:
@@ -80,10 +61,7 @@ def beside_narrower(nodes: pd.DataFrame, dense: pd.DataFrame) -> pd.Series:
     Args:
         nodes, dense: rows with bytes and test_bits; ``nodes`` with node, too.
     """
-    known = dense.sort_values("bytes")
-    known = known[known["test_bits"] < known["test_bits"].cummin().shift(fill_value=math.inf)]  # those of use
-    at = np.interp(np.log(nodes["bytes"]), np.log(known["bytes"]), known["test_bits"], left=np.nan, right=np.nan)
-    return pd.Series(at - nodes["test_bits"].to_numpy(), index=nodes["node"])
+    return pd.Series(told.of_as_many_bytes(nodes, dense) - nodes["test_bits"].to_numpy(), index=nodes["node"])
 
 
 def against_narrower(rows: pd.DataFrame, alone: pd.DataFrame) -> pd.DataFrame:
@@ -105,7 +83,7 @@ def against_narrower(rows: pd.DataFrame, alone: pd.DataFrame) -> pd.DataFrame:
 def beside_listed(beside: pd.DataFrame) -> pd.DataFrame:
     """The rows of :func:`against_narrower` for people, in thousandths of a bit."""
     known = beside[~beside["node"].isin([names.TEACHER, INT8])]  # which are dense networks themselves
-    less = ["–" if math.isnan(r.less) else _percent(1e3 * np.array([r.less, r.low, r.high]), 1) for r in _each(known)]
+    less = ["–" if math.isnan(r.less) else told.said(1e3 * np.array([r.less, r.low, r.high]), 1) for r in _each(known)]
     word = [NONE if math.isnan(r.less) else BESIDE[r.verdict] for r in _each(known)]
     return pd.DataFrame({"combination": known["node"].map(short), "needs less, mbit": less, "narrower network": word})
 
@@ -121,15 +99,14 @@ def carried(rows: pd.DataFrame, beside: pd.DataFrame, against: pd.DataFrame, dat
     bits, size = (rows.pivot(index="seed", columns="node", values=name) for name in ("test_bits", "bytes"))
     saved = 100 * (1 - size[list(SINGLE)].div(size[names.TEACHER], axis=0))
     costs = 100 * (bits[INT8] / bits[names.TEACHER] - 1)
-    margin = saved[PRUNED] - saved[[name for name in SINGLE if name != PRUNED]].max(axis=1)
     whole, narrow = bits[names.TEACHER].mean(), beside.set_index("node").loc[BOTH]
     tuned = against[(against["objective"] == vae_objectives.L1) & (against["stage"] == vae_objectives.TUNED)]
     pcd = tuned.loc[tuned["saved"].idxmin()] if len(tuned) else None
     none = (math.nan,) * 3
     found = [
-        ("int8 is nearly free", "% more bits", _over(costs), LITTLE, -1),
-        ("pruning saves most of the file", "points over the next", _over(margin), 0, 1),
-        ("SVD saves nothing at Δ = 1", "% of the file", _over(saved[SVD]), LITTLE, -1),
+        ("int8 is nearly free", "% more bits", told.over(costs), LITTLE, -1),
+        ("pruning saves most of the file", "points over the next", told.over(told.margin(saved)), 0, 1),
+        ("SVD saves nothing at Δ = 1", "% of the file", told.over(saved[SVD]), LITTLE, -1),
         (
             "pruning + int8 beats a narrower network",
             "% fewer bits",
@@ -145,17 +122,13 @@ def carried(rows: pd.DataFrame, beside: pd.DataFrame, against: pd.DataFrame, dat
             -1,
         ),
     ]
-    told = of_classifiers(dataset)
+    known = of_classifiers(dataset)
     return [
-        {"finding": finding, "classifiers": told.get(finding, "–"), "unit": unit}
+        {"finding": finding, "classifiers": known.get(number, "–"), "unit": unit}
         | dict(zip(("value", "low", "high"), map(float, each), strict=True))
         | {"verdict": _carries(*map(float, each), bound, sign)}
-        for finding, unit, each, bound, sign in found
+        for number, (finding, unit, each, bound, sign) in enumerate(found)
     ]
-
-
-def _over(values: pd.Series) -> tuple[float, float, float]:
-    return values.mean(), *statistics.t_interval(values.to_numpy())
 
 
 def _carries(value: float, low: float, high: float, bound: float, sign: int) -> str:
@@ -166,51 +139,14 @@ def _carries(value: float, low: float, high: float, bound: float, sign: int) -> 
     return statistics.UNKNOWN if not above and not below else CARRIES if (above if sign > 0 else below) else NOT
 
 
-def of_classifiers(dataset: str) -> dict[str, str]:
+def of_classifiers(dataset: str) -> dict[int, str]:
     """Finding → what the published classifiers of that data set show, in words; empty where none is published.
 
     What they do not say is of :data:`ELSEWHERE`, which is then named.
     """
-    there = Figures(files.root() / "figures")
-    studies = [study for study, about in there.studies.items() if about["data"]["name"] == dataset and "-" not in study]
-    nodes = there.nodes(studies[0]) if studies else pd.DataFrame()
-    if not len(nodes) or not {names.TEACHER, *SINGLE} <= set(nodes["node"]):
-        return {}
-    percent, size = (nodes.pivot(index="seed", columns="node", values=c) for c in ("test_accuracy", "bytes_file"))
-    saved = 100 * (1 - size[list(SINGLE)].div(size[names.TEACHER], axis=0))
-    points = 100 * (percent[INT8] - percent[names.TEACHER])
-    margin = saved[PRUNED] - saved[[name for name in SINGLE if name != PRUNED]].max(axis=1)
-    found = {
-        "int8 is nearly free": f"{_percent(_over(points))} points of accuracy",
-        "pruning saves most of the file": f"{_percent(_over(margin))} points over the next",
-        "SVD saves nothing at Δ = 1": f"{_percent(_over(saved[SVD]))} % of the file",
-    }
-    for study in dict.fromkeys((studies[0], ELSEWHERE)):
-        where = "" if study == studies[0] else f", {study}"
-        margins = there.rows(study, "sweep", "margins")
-        for row in margins[margins["node"] == BOTH].to_dict("records") if len(margins) else ():
-            ends = [row.get(end, math.nan) for end in ("low", "high")]
-            told = f"{_percent((row['margin'], *ends))} points of accuracy{where}"
-            found.setdefault("pruning + int8 beats a narrower network", told)
-        for least in sorted(there.measured(study, "moo").get("moo_tuned", []), key=lambda each: each.value)[:1]:
-            told = verdicts.text(least, "points of the plane") + where
-            found.setdefault("PCD is no better than the tuned sum", told)
-    return found
-
-
-def carried_listed(rows: pd.DataFrame) -> pd.DataFrame:
-    """The rows of :func:`carried` for people."""
-    ours = [f"{_percent((r.value, r.low, r.high))} {r.unit}" for r in _each(rows)]
-    return pd.DataFrame(
-        {"of classifiers": rows["finding"], "there": rows["classifiers"], "here": ours, "verdict": rows["verdict"]}
-    )
-
-
-def carried_told(rows: pd.DataFrame) -> str:
-    """The findings by verdict, in words."""
-    by = {word: rows["finding"][rows["verdict"] == word] for word in (CARRIES, NOT, statistics.UNKNOWN)}
-    titles = {CARRIES: "Carries over", NOT: "Does not", statistics.UNKNOWN: "Cannot be told"}
-    return " ".join(f"{titles[word]}: {'; '.join(each)}." for word, each in by.items() if len(each))
+    studies = Figures(files.root() / "figures").studies
+    own = [study for study, about in studies.items() if about["data"]["name"] == dataset and "-" not in study]
+    return told.classifiers(own[0], ELSEWHERE) if own else {}
 
 
 def marks_listed(marks: pd.DataFrame, nodes: pd.DataFrame, rows: pd.DataFrame, small: str) -> pd.DataFrame:
@@ -226,8 +162,7 @@ def marks_listed(marks: pd.DataFrame, nodes: pd.DataFrame, rows: pd.DataFrame, s
 def marks_told(marks: pd.DataFrame, nodes: pd.DataFrame) -> str:
     """Which marks the whole network beats, in words."""
     whole = nodes.set_index("node")["test_bits"][names.TEACHER]
-    parts = [(whole < row[BITS], f"{row['name']} ({row[BITS]:.3f})") for row in marks.to_dict("records")]
-    beaten, rest = (", ".join(name for better, name in parts if better == want) or "none" for want in (True, False))
+    beaten, rest = told.beaten(marks, whole, BITS, 3)
     return f"The whole network needs {whole:.3f} bits per dimension. It beats: {beaten}. It does not beat: {rest}."
 
 
@@ -265,12 +200,6 @@ def narrower_told(beside: pd.DataFrame) -> str:
 def drawn_by(draw: Callable) -> Callable:
     """``draw`` (nodes, dense, short) for rows as they are published, of every combination and of narrower networks."""
     return lambda made, alone: draw(summary(made), summary(alone, ["width", "form"]), short)
-
-
-def _percent(three, digits: int = 2) -> str:
-    value, low, high = map(float, three)
-    ends = "" if math.isnan(low) else f" ({low:+.{digits}f} to {high:+.{digits}f})"
-    return "–" if math.isnan(value) else f"{value:+.{digits}f}{ends}"
 
 
 def _each(rows: pd.DataFrame):

@@ -20,6 +20,7 @@ from engine.settings import chapters, parameters
 from studylib.training.deadline import STOP_FILE
 
 pytestmark = pytest.mark.usefixtures("run")
+LONG = 600  # seconds that anything is waited for, with whatever else is running
 
 
 def processes_of(project):
@@ -47,7 +48,7 @@ def test_nothing_lives_on_when_a_run_is_killed(project, who):
         subprocess.Popen(command, cwd=project, start_new_session=True, stdout=out, **options) as first,
     ):
         log = project / "runs/smoke/seed0/teacher/log.txt"
-        deadline = time.monotonic() + 100
+        deadline = time.monotonic() + LONG
         while not (log.exists() and "Executing Cell 3-" in log.read_text()):  # the kernel is up
             assert first.poll() is None and time.monotonic() < deadline
             time.sleep(0.05)
@@ -61,7 +62,7 @@ def test_nothing_lives_on_when_a_run_is_killed(project, who):
             children = Path(f"/proc/{first.pid}/task/{first.pid}/children").read_text().split()
             named = {pid: Path(f"/proc/{pid}/cmdline").read_text() for pid in children}
             os.kill(int(next(pid for pid, command in named.items() if "snakemake" in command)), signal.SIGKILL)
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 10  # less than what is killed would take to its end
     while processes_of(project) and time.monotonic() < deadline:
         time.sleep(0.1)
     assert not processes_of(project)
@@ -85,7 +86,7 @@ def test_killed_midway_and_started_again_gives_the_numbers_of_an_undisturbed_run
         command, cwd=project, env=environment(project), start_new_session=True, stdout=subprocess.DEVNULL, stderr=-3
     )
     folder = project / "runs/smoke/seed0"
-    deadline = time.monotonic() + 200
+    deadline = time.monotonic() + LONG
     while not (folder / "teacher-imp/notebook.ipynb").exists():  # the pruning has begun
         assert first.poll() is None and time.monotonic() < deadline
         time.sleep(0.1)
@@ -122,13 +123,13 @@ def test_at_sigterm_a_training_stops_after_its_epoch_and_what_it_has_is_kept(pro
     options = {"env": environment(project), "text": True, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
     with subprocess.Popen(command, cwd=project, start_new_session=True, **options) as first:
         log = project / "runs/slow/seed0/teacher/log.txt"
-        deadline = time.monotonic() + 100
+        deadline = time.monotonic() + LONG
         while not (log.exists() and "Executing Cell 6-" in log.read_text()):  # the training begins
             assert first.poll() is None and time.monotonic() < deadline
             time.sleep(0.05)
         time.sleep(2)
         first.terminate()
-        said = first.communicate(timeout=60)[0]
+        said = first.communicate(timeout=LONG)[0]
     assert (
         first.returncode == 1
         and "what was paused or has failed" in said
@@ -165,7 +166,7 @@ def test_a_lesson_that_is_stopped_keeps_what_it_has_trained(stage, tmp_path):
             assert line, "it ended before its lesson began"
         time.sleep(5)
         stop.touch()
-        said = running.communicate(timeout=60)[0]
+        said = running.communicate(timeout=LONG)[0]
     assert running.returncode and "Paused" in said, said
     (kept,) = (tmp_path / "lesson").glob("*.safetensors")
     assert kept.stat().st_size

@@ -1,0 +1,138 @@
+"""What chapters 10 and 11 share: means over seeds, runs that are killed, and the files that are published."""
+
+import dataclasses
+import json
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pandas as pd
+import pytest
+from projects import ROOT, environment
+
+from studylib.coding import codec, restore
+from studylib.data import datasets, likelihood, text
+from studylib.experiments import generative_told, gpt, gpt_told, sample, vae, vae_told
+from studylib.settings import read
+from studylib.training.recipe import Recipe
+
+ROWS = pd.DataFrame(
+    {"seed": [0, 1], "node": "x", "bytes": 10, "zeros": 0.5, "test_bits": 3.0, "val_bits": 3.0}
+    | {"low": 2.0, "high": 4.0, "costs": [0.1, 0.3], "costs_low": [0.09, 0.29], "costs_high": [0.11, 0.31]}
+)
+
+
+def test_an_interval_is_over_seeds_where_there_are_several_and_else_over_images_or_blocks():
+    (one,), (two,) = (generative_told.summary(part).to_dict("records") for part in (ROWS[:1], ROWS))
+    assert (one["costs_low"], one["verdict"]) == (0.09, "raises")
+    assert two["costs_low"] < 0 < two["costs_high"] and two["verdict"] == "cannot tell"
+    assert two["costs"] == pytest.approx(0.2) and two["bytes"] == 10
+
+
+def test_a_network_of_as_many_bytes_is_taken_between_those_of_use():
+    dense = pd.DataFrame({"bytes": [100, 1000, 10_000], "test_bits": [4.0, 5.0, 2.0]})  # the second is of no use
+    found = generative_told.of_as_many_bytes(pd.DataFrame({"bytes": [100, 1000, 10_000, 50]}), dense)
+    assert list(found[:3]) == pytest.approx([4, 3, 2]) and np.isnan(found[3])
+
+
+def test_what_is_not_published_of_classifiers_is_empty_and_another_study_fills_what_one_lacks():
+    assert generative_told.classifiers() == generative_told.classifiers("nowhere", "digits") == {}
+    alone, filled = generative_told.classifiers("mnist"), generative_told.classifiers("mnist", "digits")
+    assert {key: filled[key] for key in alone} == alone and len(alone) < len(filled) == 5
+    assert all(filled[key].endswith(", digits") for key in filled.keys() - alone.keys())
+
+
+def test_a_best_value_at_an_end_of_its_range_is_counted():
+    rows = pd.DataFrame({"objective": "a", "way": ["x"] * 3 + ["y"] * 3, "value": [1, 2, 3] * 2})
+    assert generative_told.at_an_end(rows, rows[rows["value"] == 2]) == "none"
+    best = rows[(rows["way"] == "y") & (rows["value"] == 3) | (rows["way"] == "x") & (rows["value"] == 2)]
+    assert generative_told.at_an_end(rows, best, {"a": "A"}) == "A 1 of 2 ways"
+
+
+# --- runs that are killed ---------------------------------------------------------------------------------------
+
+KILLED = """
+import json, sys
+from studylib.data import text
+from studylib.experiments import generative, gpt, vae
+from studylib.training.recipe import Recipe
+from studylib.tree.node import Node
+
+kind, network, compressing, recipe = json.loads(sys.argv[2])
+of = {"vae": (Node, vae.Family, vae.Autoencoder, generative.Compressing)}
+of["gpt"] = gpt.Characters, gpt.Family, gpt.Transformer, gpt.Compressing
+made, family, *records = of[kind]
+node = made(sys.argv[1], "digits", 0, threads=1, device="cpu")
+node.corpus = text.Corpus(context=16, characters=12_000)
+family = family(node, records[0](**network), records[1](**compressing), Recipe(**recipe))
+print(json.dumps(family.tree() + (gpt.ways(family) if kind == "gpt" else [])))
+"""
+COMPRESSING = {"rounds": 2, "tolerance": 0.5, "epochs": 1, "calibration_images": 32}
+RECIPE = dataclasses.asdict(Recipe(epochs=2, lr=1e-2, batch_size=100, augmentation="none"))
+KINDS = {
+    "vae": [{"width": 4, "latent": 3, "student": 2, "draws": 2}, COMPRESSING],
+    "gpt": [{"depth": 1, "width": 16, "student": 8}, COMPRESSING | {"deltas": [1], "bits": [4], "group": 8}],
+}
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_chapter_that_is_killed_again_and_again_ends_with_the_rows_of_an_undisturbed_one(kind, tmp_path):
+    given = json.dumps([kind, *KINDS[kind], RECIPE])
+    how = {"cwd": ROOT, "env": environment(ROOT), "text": True, "stdout": subprocess.PIPE}
+
+    def command(folder):
+        return [sys.executable, "-c", KILLED, str(tmp_path / folder), given]
+
+    undisturbed = subprocess.run(command("whole"), check=True, **how).stdout.splitlines()[-1]
+    kills, rows = 0, tmp_path / "killed" / "rows"
+    for share in (1, 4, 9, 17):  # rows that are there when it is killed, which it then does not make again
+        with subprocess.Popen(command("killed"), **how) as running:
+            while len(list(rows.rglob("*.json"))) < share and running.poll() is None:
+                time.sleep(0.02)
+            running.send_signal(signal.SIGKILL)
+            kills += running.wait() == -signal.SIGKILL
+    kept = {path: path.stat().st_mtime_ns for path in rows.rglob("*.json")}
+    done = subprocess.run(command("killed"), check=True, **how)
+    assert kills >= 3 and len(kept) >= 9
+    assert all(path.stat().st_mtime_ns == when for path, when in kept.items())
+    assert done.stdout.splitlines()[-1] == undisturbed
+
+
+# --- published files --------------------------------------------------------------------------------------------
+
+MODELS = ROOT / "figures" / "models"
+GENERATIVE = {name: of for name, of in restore.listing(MODELS).items() if "test_accuracy" not in of}
+OF = {"test_bits_per_dim": ("11_vae", vae.Family, vae_told), "test_bits_per_char": ("10_gpt", gpt.Family, gpt_told)}
+
+
+def test_one_file_of_each_kind_is_published():
+    assert {next(key for key in about if key in OF) for about in GENERATIVE.values()} == set(OF)
+
+
+@pytest.mark.parametrize("name", GENERATIVE)
+def test_a_published_file_has_the_likelihood_that_was_published(name):
+    about, file = GENERATIVE[name], (MODELS / name).read_bytes()
+    score = next(key for key in about if key in OF)
+    key, family, says = OF[score]
+    chapter = json.loads((ROOT / "figures" / about["profile"] / f"{key}.json").read_text())
+    model, settings = codec.decode(file), chapter["settings"]
+    if score == "test_bits_per_char":
+        data = text.load(read(text.Corpus, settings["text"], "text"), about["seed"])
+        found = text.bits(model, data.test, data).double().mean().item()
+    else:
+        draws = settings["network"]["draws"]
+        data = likelihood.of(datasets.load(about["dataset"], about["seed"]), draws)
+        found = likelihood.bounds(model, data.test, data, draws).double()[:, 0].mean().item()
+    assert found == pytest.approx(about[score], abs=1e-4) and len(file) == about["bytes"]
+    nodes = generative_told.summary(pd.DataFrame(chapter["rows"]["combinations"]))
+    assert about["node"] == family.point_of(about["seed"], says.smallest(nodes))
+
+
+@pytest.mark.parametrize("name", GENERATIVE)
+def test_a_published_file_draws_the_same_by_the_same_seed(name):
+    model = codec.decode((MODELS / name).read_bytes())
+    draw = sample.sampler_of(model).draw
+    assert draw(model, 0) == draw(codec.decode((MODELS / name).read_bytes()), 0) != draw(model, 1)

@@ -32,6 +32,9 @@ READY := $(VENV)/.ready
 RUN = $(PROFILE)$(if $(VARIANT),-$(VARIANT))
 STUDY = $(PY) engine/run/study.py --profile "$(PROFILE)" --variant "$(VARIANT)" --seeds "$(SEEDS)" --stages "$(STAGES)" --minutes "$(MINUTES)" --cores "$(CORES)"
 PYTEST := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive PYTHONHASHSEED=0 $(PY) -m pytest -q
+# what chapter 13 needs beside the lock, where it is named: half a gigabyte, and an older protobuf
+comma := ,
+EXTRA = $(if $(filter 13 13_federated federated,$(subst $(comma), ,$(CHAPTERS)) $(VARIANT)),$(VENV)/.federated)
 NBVAL := --nbval-lax --nbval-cell-timeout=300 --nbval-kernel-name=python3
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 export PYTHONUTF8 := 1
@@ -49,10 +52,10 @@ help: # this list
 
 ## Run: PROFILE=digits VARIANT=two_objectives SEEDS="0 1 2" STAGES="distill prune svd int8" MINUTES=60 CORES=all ARGS=-n
 
-study: $(READY) # train and compress every combination of PROFILE, print the table (ARGS=-n: only say what would run)
+study: $(READY) $(EXTRA) # train and compress every combination of PROFILE, print the table (ARGS=-n: only say what would run)
 	@$(STUDY) -- $(ARGS)
 
-chapters: $(READY) # only the chapters of PROFILE and what they need (CHAPTERS="03 6": only those)
+chapters: $(READY) $(EXTRA) # only the chapters of PROFILE and what they need (CHAPTERS="03 6": only those)
 	@$(STUDY) --chapters "$(CHAPTERS)" -- $(ARGS)
 
 compare: $(READY) # two runs side by side: A=digits B=smoke (a profile, a path of a sweep.csv, or the word published)
@@ -130,6 +133,10 @@ $(READY): requirements.lock pyproject.toml
 
 $(VENV)/.book: $(READY)
 	$(PY) -m pip install --quiet --disable-pip-version-check --no-build-isolation -c requirements.lock -e '.[book]'
+	@touch $@
+
+$(VENV)/.federated: $(READY)
+	$(PY) -m pip install --quiet --disable-pip-version-check --no-build-isolation -e '.[federated]'
 	@touch $@
 
 .venv-nncodec/.ready:

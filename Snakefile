@@ -28,6 +28,7 @@ if len(SEEDS) > parameters.EARLY:  # study.py has Snakemake make the nodes of th
     TABLES[f"{RUN}/early"] = SEEDS[: parameters.EARLY]
 FILES = ["model.safetensors", "model.json", "model.slnc", "metrics.json", "test_logits.safetensors"]
 CHAPTERS = [key for key in DECLARED if key in STUDY["chapters"]]
+APART = [key for key, each in DECLARED.items() if each.extra and key not in CHAPTERS]  # run where they are named
 REFERENCE = [f"{RUN}/{names.NNCODEC}"] if Path(RUN, names.NNCODEC).exists() else []  # of make nncodec, if it was run
 CORES = workflow.resource_settings.cores or 4  # on a cluster, which has no such number: four of one machine
 # through the run's warm process where there is one; what it starts dies with Snakemake even on SIGKILL
@@ -118,7 +119,7 @@ for i, stage in enumerate([TEACHER, *STAGES]):
             " --set {params.parent} out={params.out} study.seed={wildcards.seed} study.threads={threads} > {log} 2>&1"
 
 
-for key in CHAPTERS:
+for key in [*CHAPTERS, *APART]:
 
     rule:
         # the chapter as a reader has it, once a profile: about the first seed's nodes, or all of them

@@ -2,6 +2,7 @@
 
 import ast
 import dataclasses
+import importlib.util
 import json
 import os
 import subprocess
@@ -9,6 +10,7 @@ import sys
 from pathlib import Path
 
 import nbformat
+import pytest
 from projects import ROOT, environment
 
 from engine.settings import chapters
@@ -16,6 +18,8 @@ from engine.settings.reading import read_yaml
 
 REDUCED = read_yaml(ROOT / "tests" / "reduced.yaml")
 CHAPTERS = {path.stem: chapters.declared()[key] for key, path in chapters.notebooks().items()}
+BRINGS = {"federated": "flwr"}  # extra → a module that it brings
+APART = [n for n, each in CHAPTERS.items() if each.extra and not importlib.util.find_spec(BRINGS[each.extra])]
 NOTED = "STUDY_NOTED"  # of the environment: the file in which each call of WATCHED is noted
 WATCHED = {"studylib.training.loop": "fit", "studylib.data.datasets": "load"}
 HOOK = f"""
@@ -85,7 +89,9 @@ def watched(folder: Path) -> dict[str, str]:
 
 
 def reduced(name: str, out: Path) -> dict:
-    """The parameters of a chapter's reduced form, written to ``out``."""
+    """The parameters of a chapter's reduced form, written to ``out``; without its extra the test is skipped."""
+    if name in APART:
+        pytest.skip(f"the extra {CHAPTERS[name].extra} is not installed")
     return REDUCED[name] | {"out": str(out)}
 
 

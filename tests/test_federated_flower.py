@@ -6,21 +6,30 @@ import importlib.util
 import itertools
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
 import time
 import warnings
+from pathlib import Path
 
+import federated_network
+import numpy as np
 import pytest
 import torch
 from projects import ROOT, environment
 from test_federated import SHORT, a_job, by_hand
 
+from engine.settings import check, parameters
+from studylib.data import datasets
 from studylib.disk import files
-from studylib.federated import messages, run, teacher
+from studylib.federated import measure, messages, run, teacher, told
 from studylib.federated.job import Job
+from studylib.federated.sides import Server
 from studylib.federated.splits import Splits
+from studylib.federated.teacher import Teacher
+from studylib.techniques.distill import Student
 from studylib.training import loop
 
 if importlib.util.find_spec("flwr") is None:
@@ -297,6 +306,96 @@ def test_a_federation_ends_with_who_started_it(tmp_path):
     while processes(str(tmp_path / "home")) and time.monotonic() < end:
         time.sleep(0.2)
     assert processes(str(tmp_path / "home")) == []
+
+
+# a network on loopback
+
+
+@pytest.mark.long
+def test_over_a_network_the_same_bits_come_out_and_a_relay_counts_the_same_bytes(tmp_path):
+    """A SuperLink and two SuperNodes, each with a folder of its own; weights that are large beside polls and heads."""
+    recipe = dataclasses.replace(SHORT, batch_size=64)
+    of = {"splits": Splits(clients=2, alpha=10.0), "student": Student(name="resnet 8-128"), "recipe": recipe}
+    job, alone = (
+        saved(dataclasses.replace(a_job(tmp_path / name, rounds=2, teaching=1.0), **of)) for name in ("server", "alone")
+    )
+    expected = app.run(alone, Nodes(2))
+    nodes = [tmp_path / f"node{k}" for k in range(2)]
+    for folder in nodes:
+        shutil.copytree(job.folder, folder)
+    with federated_network.network(tmp_path / "net", nodes) as (port, relay, surroundings):
+        assert federated_network.submit(tmp_path / "net", job.folder, port, surroundings) == "finished:completed"
+        seen = relay.down, relay.up
+    found = files.read_json(job.folder / "result.json")
+    assert same(student(job), student(alone)) and found["by_class"] == expected["by_class"]
+    assert found["left_out"] == {} and [row["used"] for row in found["rounds"]] == [2, 2]
+    for counted, passed in zip((found["down"], found["up"]), seen, strict=True):
+        assert passed == pytest.approx(counted, rel=0.02)
+    end = time.monotonic() + 120
+    while processes(str(tmp_path / "net")) and time.monotonic() < end:
+        time.sleep(1)
+    assert processes(str(tmp_path / "net")) == []
+
+
+@pytest.mark.long
+def test_twenty_kills_of_a_simulation_leave_nothing_running(tmp_path):
+    """SIGKILL of who started it, or of Flower's own process, while Ray starts or clients train, in turn."""
+    job, whole = (saved(a_job(tmp_path / name, form="int8", rounds=60)) for name in ("job", "whole"))
+    app.run(whole, Nodes(3))
+    home, wait, done = tmp_path / "home", random.Random(0), [0]
+    called = f"from pathlib import Path; from studylib.federated import run; run.simulate([Path({str(job.folder)!r})], "
+    for kill in range(20):
+        caller = subprocess.Popen(
+            [sys.executable, "-c", f"{called}Path({str(home)!r}))"], env=environment(ROOT), stderr=subprocess.DEVNULL
+        )
+        end = time.monotonic() + 120
+        while not processes(str(home)) and time.monotonic() < end:
+            time.sleep(0.1)
+        time.sleep(wait.uniform(0, 20))
+        children = Path(f"/proc/{caller.pid}/task/{caller.pid}/children").read_text().split()
+        for pid in [caller.pid] if kill % 2 == 0 else map(int, children):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        assert caller.wait(60) != 0 or (job.folder / "result.json").exists()
+        while processes(str(home)) and time.monotonic() < end + 60:
+            time.sleep(0.1)
+        assert processes(str(home)) == []
+        if (job.folder / "result.json").exists():
+            break
+        done.append(Server(job).round)
+    assert done == sorted(done)
+    run.simulate([job.folder], home)
+    assert same(student(job), student(whole)) and processes(str(home)) == []
+
+
+def test_the_cifar_10_variant_of_chapter_13_runs_on_500_images(tmp_path, monkeypatch):
+    """Made images of that shape, each class of its own colour; rounds and epochs are cut to one."""
+    draw = np.random.default_rng(0)
+    colours, arrays = draw.integers(40, 216, (10, 1, 1, 3)), {}
+    for part, count in (("train", 500), ("test", 100)):
+        labels = np.arange(count) % 10
+        images = colours[labels] + draw.normal(0, 30, (count, 32, 32, 3))
+        arrays |= {f"x_{part}": images.clip(0, 255).astype(np.uint8), f"y_{part}": labels}
+    np.savez(tmp_path / "cifar10.npz", **arrays)
+    monkeypatch.setenv("STUDY_DATA", str(tmp_path))
+    sections = parameters.load("cifar10", variant="federated")
+    of = check.records_of("federated", sections) | {"teacher": Teacher(name="resnet 8-4")}
+    shorter = {"federation": {"rounds": 1}, "recipe": {"epochs": 1}, "teaching": {"epochs": 1}}
+    shorter["comparison"] = {"alphas": [0.1], "repetitions": 1, "forms": ["int8"]}
+    of |= {name: dataclasses.replace(of[name], **less) for name, less in shorter.items()}
+    plan = measure.Plan("cifar10", 0, *of.values())
+
+    def simulate(folders, home, processes):
+        for folder in folders:
+            app.run(Job.load(folder), Nodes(plan.splits.clients))
+
+    monkeypatch.setattr(measure.run, "simulate", simulate)
+    rows = measure.compared(plan, tmp_path / "out")
+    assert len(rows) == 4 + 4 + 1 + 2 + 3 and set(told.plain(rows)["way"]) == set(told.ORDER)
+    assert rows[["accuracy", "balanced", "worst"]].stack().between(0, 1).all()
+    sent = measure.along(plan, tmp_path / "out")
+    assert {row["form"] for row in sent} == {"flower", "int8"} and all(row["down"] > 0 < row["up"] for row in sent)
+    assert {row["class"] for row in measure.held(plan)} == set(datasets.load("cifar10", 0).classes)
 
 
 def test_nothing_is_told_to_anybody(tmp_path):

@@ -25,7 +25,14 @@ FORMER_STUDIES = {study: former for former, study in STUDIES.items()}
 LISTED = restore.listing(FOLDER / "models")
 FORMER_FILES = {name: about["formerly"] for name, about in LISTED.items() if "formerly" in about}
 ADDED = {"teacher", "formerly"}  # what studies and files say more than they did
-NEW = {"09_survey", "10_gpt", "11_vae", "12_screening", "14_controller"}  # chapters that are published since
+NEW = {
+    "09_survey",
+    "10_gpt",
+    "11_vae",
+    "12_screening",
+    "13_federated",
+    "14_controller",
+}  # chapters that are published since
 
 
 def digest(value) -> str:

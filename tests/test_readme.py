@@ -291,7 +291,7 @@ def test_techniques_of_the_survey_are_counted_by_network(published):
 
 def test_every_chapter_has_a_row_with_its_own_question_and_a_technique_its_names(tmp_path):
     rows = lines(pages.chapters_table(Figures(tmp_path)))
-    assert [row[0].partition(".")[0] for row in rows] == [f"[{number}" for number in (*range(1, 13), 14)]
+    assert [row[0].partition(".")[0] for row in rows] == [f"[{number}" for number in range(1, 15)]
     assert "notebooks/02_distill.ipynb) (`distill`, in nodes `kd`)" in rows[1][0]
     assert "notebooks/03_prune.ipynb) (`prune`, in nodes `imp`)" in rows[2][0]
     assert rows[1][1] == "Does a small network learn more from a large one than from the labels alone?"

@@ -6,7 +6,7 @@ import sys
 
 import pandas as pd
 import pytest
-from projects import copy_project, edit, environment, read_only, study, tree_of
+from projects import ROOT, copy_project, edit, environment, read_only, study, tree_of
 from ruamel.yaml import YAML
 
 from engine.run.study import asked_of_snakemake
@@ -160,6 +160,32 @@ def test_single_chapters_are_planned_with_what_they_need_and_nothing_else(projec
 @pytest.mark.parametrize(("words", "keys"), [("3", ["prune"]), ("svd 06,4", ["svd", "moo"]), ("03_prune", ["prune"])])
 def test_chapters_are_named_by_number_by_key_or_by_notebook(words, keys):
     assert parameters.chapters(parameters.load("digits"), words) == keys
+
+
+def test_a_chapter_that_needs_an_extra_is_run_where_it_is_named_alone():
+    sections = parameters.load("digits")
+    assert "federated" not in parameters.chapters(sections, "") and "federated" not in sections["study"]["chapters"]
+    assert parameters.chapters(sections, "13 3") == ["federated", "prune"]
+    assert "federated" in sections["study"]["chapters"]  # its page and its checks know of it then
+    assert parameters.load("smoke", variant="federated")["study"]["chapters"] == ["federated"]
+    with pytest.raises(parameters.ParameterError, match=r"none is run"):
+        parameters.chapters(parameters.load("digits", seeds="1"), "13")
+
+
+@pytest.mark.parametrize(
+    ("given", "asked"),
+    [
+        (["chapters", "CHAPTERS=13"], True),
+        (["chapters", "CHAPTERS=3,13_federated"], True),
+        (["study", "PROFILE=cifar10", "VARIANT=federated"], True),
+        (["chapters", "CHAPTERS=3 14"], False),
+        (["study"], False),
+    ],
+)
+def test_make_installs_an_extra_for_the_chapter_that_needs_it_alone(given, asked):
+    command = ["make", "-n", "-W", ".venv/.ready", *given]  # as if .venv were new
+    dry = subprocess.run(command, cwd=ROOT, text=True, capture_output=True)
+    assert ("pip install" in dry.stdout and "'.[federated]'" in dry.stdout) == asked, dry.stdout + dry.stderr
 
 
 @pytest.mark.parametrize("words", ["15", "prunes", "03 x"])

@@ -99,10 +99,10 @@ def runs_table(there: Figures) -> str:
     for profile, variant in [(p, variant) for p in parameters.profiles() for variant in ("", *parameters.variants(p))]:
         sections, study = parameters.load(profile, variant=variant), parameters.run_name(profile, variant)
         about, told = there.studies.get(study, {}), {"run": [], "in part": [], "not run": []}
-        for key in sections["study"]["chapters"]:
-            name, parts = chapters.declared()[key].name, there.chapter(study, key)["rows"]
-            how = "run" if name in about.get("chapters", []) else "in part" if parts else "not run"
-            told[how].append(name[:2])
+        for key, each in chapters.declared().items():
+            if (parts := there.chapter(study, key)["rows"]) or key in sections["study"]["chapters"]:
+                how = "run" if each.name in about.get("chapters", []) else "in part" if parts else "not run"
+                told[how].append(each.name[:2])
         found.append((study, about, names.nodes(sections["study"]["stages"]), told, sections["needs"]))
     return filled("runs", studies=found)
 

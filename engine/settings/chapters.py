@@ -30,6 +30,7 @@ class Declared:
     last: bool = False
     files: str = ""
     formerly: str = ""
+    extra: str = ""
 
     @property
     def name(self) -> str:

@@ -24,12 +24,12 @@ Seed = Annotated[int, Field(ge=0, le=MOST_SEED)]
 
 @record
 class Study:
-    """What is run, and on what. Chapters and stages that are not given are all of them."""
+    """What is run, and on what. Where they are not given: all stages, and all chapters that need no extra."""
 
     dataset: str
     seeds: Annotated[list[Seed], Field(min_length=1)] = field(default_factory=lambda: [0])
     stages: list[str] = field(default_factory=techniques)
-    chapters: list[str] = field(default_factory=lambda: list(notebooks()))
+    chapters: list[str] = field(default_factory=lambda: [key for key in notebooks() if not declared()[key].extra])
     threads: Annotated[int, Field(ge=1, le=1024)] = 1
     device: Literal["auto", "cpu", "cuda"] = "auto"
 
@@ -153,23 +153,22 @@ def _as_asked(study: dict, seeds: str, stages: str) -> dict:
 
 
 def chapters(sections: dict[str, dict], chosen: str) -> list[str]:
-    """The chapters that ``chosen`` names by number, by notebook or by key; all of the profile's where it is empty.
+    """The chapters that ``chosen`` names by number, notebook or key, those with an extra too; else the profile's.
 
     Raises ParameterError for a word that is no chapter, or for a chapter outside the profile; names those inside.
     """
     study, found = sections["study"], []
-    has = {key: each for key, each in declared().items() if key in study["chapters"]}
+    has = {k: each for k, each in declared().items() if k in study["chapters"] or (each.extra and study["chapters"])}
     if not has:
         raise ParameterError(f"chapters {chosen!r}: none is run; study.chapters is empty, or SEEDS begins otherwise")
     for word in _words(chosen):
         spelled = {each: key for key, path in notebooks().items() for each in (key, path.stem, path.stem[:2])}
-        key = spelled.get(word) or spelled.get(word.zfill(2))
-        if key not in has:
-            stages = ", ".join(study["stages"]) or "none"
-            known = ", ".join(each.name for each in has.values())
+        if (key := spelled.get(word) or spelled.get(word.zfill(2))) not in has:
+            stages, known = (", ".join(x) or "none" for x in (study["stages"], [each.name for each in has.values()]))
             raise ParameterError(f"chapter {word!r}: expected one that is run with the stages {stages}: {known}")
         found.append(key)
-    return list(dict.fromkeys(found)) or list(has)
+    study["chapters"] = list(dict.fromkeys([*study["chapters"], *found]))
+    return list(dict.fromkeys(found)) or study["chapters"]
 
 
 def of_node(stage: str, sections: dict[str, dict]) -> dict:

@@ -220,11 +220,18 @@ def asked(job: Job, client: int) -> int:
     """Multiply-adds of a client for the teacher's logits, once; 0 without a teacher."""
     if not job.federation.teaching:
         return 0
-    return len(job.parts()[1][client]) * cost.multiply_adds(job.taught_by(), job.data().model_args)
+    return len(job.parts()[1][client]) * _of_teacher(job.teacher.name, job.teacher.side, job.dataset)
 
 
 def _forward(job: Job) -> int:
     return cost.multiply_adds(job.model(), job.data().model_args)
+
+
+@functools.lru_cache(maxsize=4)
+def _of_teacher(name: str, side: int, dataset: str) -> int:
+    """Multiply-adds of a teacher for one image, pruned or not."""
+    data = _data(dataset, 0)
+    return cost.multiply_adds(teacher.new(Teacher(name=name, side=side), data, 0), data.model_args)
 
 
 def _plain(value):

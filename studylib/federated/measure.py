@@ -2,7 +2,9 @@
 
 import dataclasses
 import functools
+import hashlib
 import itertools
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated
@@ -13,6 +15,7 @@ from pydantic import Field
 from torch import nn
 
 from studylib.disk import files
+from studylib.disk.code import code_digest
 from studylib.federated import job as jobs
 from studylib.federated import messages, run, splits, teacher
 from studylib.federated.job import Federation, Job
@@ -24,8 +27,10 @@ from studylib.techniques.distill import Student
 from studylib.training.recipe import Recipe
 from studylib.tree.rows import every
 
-ALONE, CENTRAL, TAUGHT = "alone", "central", "taught"  # baselines; what is added to a way with a teacher
+FEDAVG, FEDPROX, ALONE, CENTRAL = "fedavg", "fedprox", "alone", "central"  # ways to train; the last two: bounds
+TAUGHT, TEACHER = "taught", "teacher"  # what is added to a way with a teacher; the way that is the teacher itself
 CLASSES = 0.0  # in the place of α: each client has a few whole classes
+OWN = "flower"  # the form of messages that nothing is coded in
 
 
 @record
@@ -39,7 +44,7 @@ class Comparison:
     ] = dataclasses.field(default_factory=lambda: [0.1])
     mu: Annotated[float, Field(gt=0, le=1e6, description="of fedprox")] = 0.1
     coded_at: Annotated[
-        float, Field(ge=0, description="the one of alphas at which forms and teachers are compared")
+        float, Field(ge=0, le=1e6, description="the one of alphas at which forms and teachers are compared")
     ] = 0.1
     forms: Annotated[
         list[str], Field(description="of messages, with the share that is left out: float16, int8, int4 0.9")
@@ -53,9 +58,21 @@ class Comparison:
         if self.coded_at not in self.alphas:
             raise ValueError(f"coded_at={self.coded_at!r}: expected one of alphas={self.alphas!r}")
         for form in self.forms:
-            Federation(**form_of(form))
+            if Federation(**form_of(form)).form == OWN:
+                raise ValueError(f"forms: {form!r} is compared anyway; expected others")
         for given in self.teachers:
             read(Teacher, given, "teachers")
+
+    def fits(self, federation: Federation, recipe: Recipe) -> None:
+        """ValueError where the settings of a federation say what is compared, or images are not trained as they are."""
+        if federation.teaching == 0:
+            raise ValueError("federation.teaching=0.0: expected a weight, with which the teacher is compared")
+        said = {"strategy": "fedavg", "mu": 0.0, "form": OWN, "pruned": 0.0}
+        for name, value in said.items():
+            if (given := getattr(federation, name)) != value:
+                raise ValueError(f"federation.{name}={given!r}: expected it left out, as the chapter compares them")
+        if recipe.views or recipe.augments:
+            raise ValueError("recipe.augmentation: expected none, as the teacher's logits are kept image by image")
 
 
 def form_of(words: str) -> dict:
@@ -82,21 +99,37 @@ class Plan:
     comparison: Comparison
 
     def job(self, folder: Path, seed: int, alpha: float, federation: Federation, of: Teacher) -> Job:
-        kind = {"kind": "classes"} if alpha == CLASSES else {"kind": "dirichlet", "alpha": alpha}
         return Job(
             folder=folder,
             dataset=self.dataset,
             seed=seed,
-            splits=dataclasses.replace(self.splits, **kind),
+            splits=self.parted(alpha),
             federation=federation,
             student=self.student,
             recipe=self.recipe,
             teacher=of,
         )
 
+    def parted(self, alpha: float) -> Splits:
+        """The splits of ``alpha``."""
+        kind = {"kind": "classes"} if alpha == CLASSES else {"kind": "dirichlet", "alpha": alpha}
+        return dataclasses.replace(self.splits, **kind)
+
+    def key(self) -> list:
+        """All settings as JSON data."""
+        return [
+            dataclasses.asdict(value) if dataclasses.is_dataclass(value) else value for value in vars(self).values()
+        ]
+
+
+def _home(plan: Plan, folder: Path) -> Path:
+    """Where federations of these settings and of this code lie: others are not taken for them."""
+    key = json.dumps([code_digest(jobs.train), *plan.key()])
+    return folder / hashlib.sha256(key.encode()).hexdigest()[:12]
+
 
 def compared(plan: Plan, folder: Path, processes: int = 1) -> pd.DataFrame:
-    """A row per seed, α and way; federations by Flower, all in one simulation, and each kept in ``folder``.
+    """A row per seed, α and way; federations by Flower, all in one simulation, and each kept below ``folder``.
 
     Returns:
         In words: way, form and teacher, what clients get. Of the test images, 0…1: accuracy, balanced and worst.
@@ -108,13 +141,48 @@ def compared(plan: Plan, folder: Path, processes: int = 1) -> pd.DataFrame:
     Raises:
         ModuleNotFoundError: rows are to be made, and the extra is not installed.
     """
+    folder = _home(plan, folder)
     tasks = list(_federations(plan, folder))
     run.simulate([job.folder for _, job in tasks], folder / "flower", processes)
     made = [(of, functools.partial(_federated_row, job)) for of, job in tasks]
     others = [*_baselines(plan, folder), *_teachers(plan, folder)]
     made += [(of, functools.partial(make, job)) for of, job, make in others]
-    key = [dataclasses.asdict(value) if dataclasses.is_dataclass(value) else value for value in vars(plan).values()]
-    return pd.DataFrame(every(made, folder / "rows", key))
+    return pd.DataFrame(every(made, folder / "rows", plan.key()))
+
+
+def along(plan: Plan, folder: Path) -> list[dict]:
+    """A round a row, of the federations whose forms are compared: seed, form, round, down, up, validation.
+
+    Bytes are those of the round, of all clients. ``validation`` is the accuracy of the mean weights on images that
+    nobody trains with, 0…1. :func:`compared` has made what is read here.
+    """
+    tasks = _federations(plan, _home(plan, folder))
+    chosen = [
+        (of, job)
+        for of, job in tasks
+        if (of["alpha"], of["way"]) == (plan.comparison.coded_at, f"{FEDAVG} {TAUGHT}") and job.teacher == plan.teacher
+    ]
+    return [
+        {"seed": of["seed"], "form": of["form"], **{name: row[name] for name in ("round", "down", "up", "validation")}}
+        for of, job in chosen
+        for row in files.read_json(job.folder / jobs.RESULT)["rounds"]
+    ]
+
+
+def held(plan: Plan) -> list[dict]:
+    """Who has what, first seed: a row per α, client and class with images, their number, and whether it is rare."""
+    found = []
+    for alpha in plan.comparison.alphas:
+        job = plan.job(Path(), plan.seed, alpha, plan.federation, plan.teacher)
+        data = job.data()
+        images = splits.counts(data.train.labels, job.parts()[1], len(data.classes))
+        rare = set() if alpha == CLASSES else set(splits.rare(images))
+        found += [
+            {"alpha": alpha, "client": client, "class": data.classes[label], "images": int(images[client, label])}
+            | {"rare": label in rare}
+            for client, label in np.ndindex(images.shape)
+        ]
+    return found
 
 
 def _seeds(plan: Plan) -> range:
@@ -124,11 +192,11 @@ def _seeds(plan: Plan) -> range:
 def _federations(plan: Plan, folder: Path) -> Iterator[tuple[dict, Job]]:
     """What a row is of, and its job, written down with its teacher's file."""
     compare = plan.comparison
-    plain = dataclasses.replace(plan.federation, teaching=0.0, strategy="fedavg", mu=0.0)
-    taught = dataclasses.replace(plain, teaching=plan.federation.teaching)
+    plain = dataclasses.replace(plan.federation, teaching=0.0)
+    taught = plan.federation
     prox = {"strategy": "fedprox", "mu": compare.mu}
-    ways = {"fedavg": plain, "fedprox": dataclasses.replace(plain, **prox), f"fedavg {TAUGHT}": taught}
-    ways[f"fedprox {TAUGHT}"] = dataclasses.replace(taught, **prox)
+    ways = {FEDAVG: plain, FEDPROX: dataclasses.replace(plain, **prox), f"{FEDAVG} {TAUGHT}": taught}
+    ways[f"{FEDPROX} {TAUGHT}"] = dataclasses.replace(taught, **prox)
     for seed, alpha in itertools.product(_seeds(plan), compare.alphas):
         for way, federation in ways.items():
             yield _written(plan, folder, seed, alpha, way, federation, plan.teacher)
@@ -136,10 +204,10 @@ def _federations(plan: Plan, folder: Path) -> Iterator[tuple[dict, Job]]:
             continue
         for form in compare.forms:
             coded = dataclasses.replace(taught, **form_of(form))
-            yield _written(plan, folder, seed, alpha, f"fedavg {TAUGHT}", coded, plan.teacher)
+            yield _written(plan, folder, seed, alpha, f"{FEDAVG} {TAUGHT}", coded, plan.teacher)
         for given in compare.teachers:
             of = dataclasses.replace(plan.teacher, **given)
-            yield _written(plan, folder, seed, alpha, f"fedavg {TAUGHT}", taught, of)
+            yield _written(plan, folder, seed, alpha, f"{FEDAVG} {TAUGHT}", taught, of)
 
 
 def _written(plan, folder, seed, alpha, way, federation, of: Teacher) -> tuple[dict, Job]:

@@ -34,7 +34,7 @@ def needs_flower() -> None:
     if missing := [name for name in ("flwr", "ray") if importlib.util.find_spec(name) is None]:
         raise ModuleNotFoundError(
             f"{' and '.join(missing)}: not installed. Federations need the extra {EXTRA}: "
-            f"pip install -e '.[{EXTRA}]'. Published rows are shown without it"
+            f".venv/bin/pip install -e '.[{EXTRA}]', or make chapters CHAPTERS=13. Published rows are shown without it"
         )
 
 
@@ -42,6 +42,7 @@ def surroundings(home: Path) -> dict[str, str]:
     """Environment variables: nothing is told to anybody, and what Flower keeps lies in ``home``."""
     quiet = {"FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1", "RAY_USAGE_STATS_ENABLED": "0"}
     threads = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
+    threads |= {"RAY_raylet_start_wait_time_s": "300"}  # of a busy machine
     root = {"STUDY_ROOT": str(files.root()), "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     return {**os.environ, **quiet, **threads, **root, "FLWR_HOME": str(home.absolute())}
 

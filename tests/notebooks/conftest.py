@@ -11,6 +11,8 @@ from smoke import RUN
 
 from engine.run import warm
 
+collect_ignore = [f"reduced/{name}.ipynb" for name in executed.APART]  # nbval would run them
+
 
 @pytest.fixture(scope="session")
 def warmed(tmp_path_factory):

@@ -284,7 +284,13 @@ def test_it_ends_with_the_verdicts_on_its_claims(stage):
     assert last[0].source.startswith(f'chapter.verdicts("{stage}", ')
     beside = [name for cell in cells(stage) for name in re.findall(r"^(\w+) = Beside\(", cell.source, flags=re.M)]
     assert [cell.source for cell in last[1:]] == [f'{name}.verdicts("{stage}")' for name in beside]
-    assert beside or stage in ("survey", "gpt", "screening", "controller")  # which are published of one study alone
+    assert beside or stage in (
+        "survey",
+        "gpt",
+        "screening",
+        "federated",
+        "controller",
+    )  # which are published of one study alone
 
 
 def test_what_the_paper_says_is_stored_beside_what_was_measured(stage):

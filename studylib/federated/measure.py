@@ -170,7 +170,7 @@ def along(plan: Plan, folder: Path) -> list[dict]:
 
 
 def held(plan: Plan) -> list[dict]:
-    """Who has what, first seed: a row per α, client and class with images, their number, and whether it is rare."""
+    """Who has what, first seed: a row per α, client and class. It has the number of images, and whether it is rare."""
     found = []
     for alpha in plan.comparison.alphas:
         job = plan.job(Path(), plan.seed, alpha, plan.federation, plan.teacher)

@@ -1,4 +1,4 @@
-"""Figures of chapter 13: who has which images, ways by heterogeneity, what a teacher adds, accuracy per byte."""
+"""Figures of chapter 13: who has what, ways by heterogeneity, what a teacher adds, accuracy per byte."""
 
 import matplotlib.pyplot as plt
 import numpy as np

@@ -230,6 +230,7 @@ def test_a_finding_of_each_chapter_has_its_data_and_seeds_and_its_word_by_the_in
     there = Figures(published)
     assert [each(there) for each in (findings.standard, findings.screening)] == [None, ""]
     assert findings.survey(there) is findings.controller(there) is findings.int8(there, "vae") is None
+    assert findings.federated(there) is None
     rivals = [("weighted sum", 1.0, -3.0, 5.0), ("weighted sum, normalized", -4.0, -5.0, -3.0)]
     one_shot = [claims.Measured(*numbers, 3, rival) for rival, *numbers in rivals]
     publish(published / "mine", "06_moo", {"moo_one_shot": one_shot})
@@ -240,10 +241,13 @@ def test_a_finding_of_each_chapter_has_its_data_and_seeds_and_its_word_by_the_in
     publish(published / "digits", "14_controller", {"controller_more": wins})
     saved = claims.Measured(70.0, 60.0, 80.0, 7)
     publish(published / "digits", "12_screening", {"bytes_strict": saved})
+    helps = [claims.Measured(2.0, low, 3.0, 4, f"same at {low}") for low in (-1.0, 1.0, 1.5)]
+    publish(published / "digits", "13_federated", {"federated_helps": helps})
     there = Figures(published)
     said = "+1.00 points of hypervolume (-1.00 to +3.00; digits, n = 5)"
     assert findings.controller(there) == {"said": said, "word": "neither clearly better nor worse"}
     assert findings.screening(there) == "70.00 % (60.00 to 80.00; n = 7 problems)"
+    assert findings.federated(there) == {"all": 3, "more": 2, "origin": "digits, n = 4"}
     nodes = [("teacher", 100, 2.0), ("teacher-int8", 25, 2.02)]
     rows = [{"seed": s, "node": node, "bytes": size, "test_bits": bits} for s in (0, 1) for node, size, bits in nodes]
     publish(published / "digits", "10_gpt", combinations=rows[:2])

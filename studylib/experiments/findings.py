@@ -38,7 +38,7 @@ def numbers(there: Figures, study: str) -> dict:
     found |= {"origin": origin(about["data"]["name"], rows["seed"].nunique()), "least": least(there)}
     found |= {"common": common(there, study), "standard": standard(there), "survey": survey(there)}
     found |= {"text": int8(there, "gpt"), "images": int8(there, "vae")}
-    return found | {"screening": screening(there), "controller": controller(there)}
+    return found | {"screening": screening(there), "controller": controller(there), "federated": federated(there)}
 
 
 def origin(data: str, n: int) -> str:
@@ -133,6 +133,15 @@ def screening(there: Figures) -> str:
     """Chapter 12: what workers save by discarding features alone, in words; empty where it is not published."""
     measured = there.measured(LATER, "screening").get("bytes_strict", [])
     return "".join(said(each, "%", f"n = {each.n} problems") for each in measured if not math.isnan(each.value))
+
+
+def federated(there: Figures) -> dict | None:
+    """Chapter 13: at how many splits of images over clients (all) a teacher is shown to help (more)."""
+    measured = there.measured(LATER, "federated").get("federated_helps", [])
+    if not measured:
+        return None
+    where = origin(_data(there, LATER, "federated"), measured[0].n)
+    return {"all": len(measured), "more": sum(each.low > 0 for each in measured), "origin": where}
 
 
 def _data(there: Figures, study: str, chapter: str) -> str:

@@ -32,9 +32,9 @@ READY := $(VENV)/.ready
 RUN = $(PROFILE)$(if $(VARIANT),-$(VARIANT))
 STUDY = $(PY) engine/run/study.py --profile "$(PROFILE)" --variant "$(VARIANT)" --seeds "$(SEEDS)" --stages "$(STAGES)" --minutes "$(MINUTES)" --cores "$(CORES)"
 PYTEST := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive PYTHONHASHSEED=0 $(PY) -m pytest -q
-# what chapter 13 needs beside the lock, where it is named: half a gigabyte, and an older protobuf
+# what chapter 13 needs beside the lock, where it is named and run: half a gigabyte, and an older protobuf
 comma := ,
-EXTRA = $(if $(filter 13 13_federated federated,$(subst $(comma), ,$(CHAPTERS)) $(VARIANT)),$(VENV)/.federated)
+EXTRA = $(if $(filter -n --dry-run --dryrun,$(ARGS)),,$(if $(filter 13 13_federated federated,$(subst $(comma), ,$(CHAPTERS)) $(VARIANT)),$(VENV)/.federated))
 NBVAL := --nbval-lax --nbval-cell-timeout=300 --nbval-kernel-name=python3
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 export PYTHONUTF8 := 1
@@ -136,6 +136,7 @@ $(VENV)/.book: $(READY)
 	@touch $@
 
 $(VENV)/.federated: $(READY)
+	@echo "Chapter 13 wants the extra federated: half a gigabyte, and an older protobuf, into $(VENV)"
 	$(PY) -m pip install --quiet --disable-pip-version-check --no-build-isolation -e '.[federated]'
 	@touch $@
 

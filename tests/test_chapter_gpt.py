@@ -83,7 +83,7 @@ def test_other_ways_are_of_the_teacher_and_the_same_where_the_tree_has_them(made
 
 def test_a_narrower_network_of_as_many_bytes_stands_beside_each():
     nodes = pd.DataFrame({"node": ["a", "b"], "bytes": [1000, 50], "test_bits": [2.5, 1.0], **ENDS})
-    known = pd.DataFrame({"bytes": [100, 10_000], "test_bits": [4.0, 2.0]})
+    known = pd.DataFrame({"form": "int8", "bytes": [100, 10_000], "test_bits": [4.0, 2.0]})
     found = gpt_told.beside_narrower(nodes, known)
     assert found["less"][0] == pytest.approx(0.5) and found["low"][0] == pytest.approx(0.49)
     assert list(gpt_told.beside_listed(found)["verdict"]) == ["beats it", "none of that size"]

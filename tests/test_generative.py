@@ -31,10 +31,12 @@ def test_an_interval_is_over_seeds_where_there_are_several_and_else_over_images_
     assert two["costs"] == pytest.approx(0.2) and two["bytes"] == 10
 
 
-def test_a_network_of_as_many_bytes_is_taken_between_those_of_use():
-    dense = pd.DataFrame({"bytes": [100, 1000, 10_000], "test_bits": [4.0, 5.0, 2.0]})  # the second is of no use
-    found = generative_told.of_as_many_bytes(pd.DataFrame({"bytes": [100, 1000, 10_000, 50]}), dense)
-    assert list(found[:3]) == pytest.approx([4, 3, 2]) and np.isnan(found[3])
+def test_a_network_of_as_many_bytes_is_taken_along_the_better_form():
+    """A float32 file hardly better than a smaller one of int8 does not hide that larger int8 files are better still."""
+    dense = pd.DataFrame({"form": ["int8", "int8", "float32", "float32"], "bytes": [100, 10_000, 200, 20_000]})
+    dense["test_bits"] = [4.0, 2.0, 3.99, 2.5]
+    found = generative_told.of_as_many_bytes(pd.DataFrame({"bytes": [100, 1000, 10_000, 20_000, 50]}), dense)
+    assert list(found[:4]) == pytest.approx([4, 3, 2, 2]) and np.isnan(found[4])
 
 
 def test_what_is_not_published_of_classifiers_is_empty_and_another_study_fills_what_one_lacks():

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 
 from studylib.disk import files
+from studylib.experiments import sweep_narrower
 from studylib.experiments.published import Figures
 from studylib.results import statistics, verdicts
 from studylib.tree import names
@@ -41,13 +42,16 @@ def smallest(nodes: pd.DataFrame, within: float) -> str:
 
 
 def of_as_many_bytes(nodes: pd.DataFrame, dense: pd.DataFrame) -> np.ndarray:
-    """Test bits of the narrower dense network of as many bytes as each of ``nodes``, (n,).
+    """Test bits of the narrower dense network of as many bytes as each of ``nodes``, (n,); NaN below all.
 
-    Those are taken between the two nearest files, along the logarithm of bytes; NaN beyond all.
+    Those of each form, float32 or int8, are a line along the logarithm of bytes, and the better counts: see
+    :func:`studylib.experiments.sweep_narrower.at_equal_cost`.
+
+    Args:
+        nodes, dense: rows with bytes; ``dense`` with form and test_bits, too.
     """
-    known = dense.sort_values("bytes")
-    known = known[known["test_bits"] < known["test_bits"].cummin().shift(fill_value=math.inf)]  # those of use
-    return np.interp(np.log(nodes["bytes"]), np.log(known["bytes"]), known["test_bits"], left=np.nan, right=np.nan)
+    rivals = dense.assign(kind=dense["form"], gain=-dense["test_bits"])
+    return np.array([-sweep_narrower.at_equal_cost(rivals, "bytes", "gain", size) for size in nodes["bytes"]])
 
 
 def margin(saved: pd.DataFrame) -> pd.Series:

@@ -52,8 +52,8 @@ def ways_listed(ways: pd.DataFrame, kind: str) -> pd.DataFrame:
 def beside_narrower(nodes: pd.DataFrame, dense: pd.DataFrame) -> pd.DataFrame:
     """Means over seeds beside the narrower dense network of as many bytes: node, bytes, test_bits, dense, less.
 
-    Its bits are taken between those of the two nearest files, along the logarithm of bytes; NaN beyond all. ``less``
-    is by how many bits the node is better. ``low`` and ``high`` are the interval of what the node costs, moved there.
+    Its bits are those of :func:`studylib.experiments.generative_told.of_as_many_bytes`. ``less`` is by how many bits
+    the node is better. ``low`` and ``high`` are the interval of what the node costs, moved there.
     """
     found = nodes[["node", "bytes", "test_bits"]].assign(dense=told.of_as_many_bytes(nodes, dense))
     found["less"] = found["dense"] - found["test_bits"]

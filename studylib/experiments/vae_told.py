@@ -20,7 +20,7 @@ LITTLE = 1.0  # percent: what counts as nearly free, or as nothing
 WORDS = {statistics.HELP: "needs more", statistics.HURT: "needs fewer", statistics.UNKNOWN: statistics.UNKNOWN}
 BESIDE = {statistics.HELP: "beats it", statistics.HURT: "is beaten", statistics.UNKNOWN: statistics.UNKNOWN}
 PICTURES = ["network", "kind"]
-NONE = "none as small or large"
+NONE = "none as small"
 ELSEWHERE = "digits"  # the study asked where that of the data set has not published a chapter
 
 
@@ -56,10 +56,10 @@ def smallest(nodes: pd.DataFrame, within: float = WITHIN) -> str:
 def beside_narrower(nodes: pd.DataFrame, dense: pd.DataFrame) -> pd.Series:
     """Bits that each node needs less than the narrower dense network of as many bytes, of one seed; by node.
 
-    Those are taken between the two nearest files, along the logarithm of bytes; NaN beyond all.
+    Those are of :func:`studylib.experiments.generative_told.of_as_many_bytes`.
 
     Args:
-        nodes, dense: rows with bytes and test_bits; ``nodes`` with node, too.
+        nodes, dense: rows with bytes and test_bits; ``nodes`` with node, ``dense`` with form, too.
     """
     return pd.Series(told.of_as_many_bytes(nodes, dense) - nodes["test_bits"].to_numpy(), index=nodes["node"])
 
@@ -68,7 +68,7 @@ def against_narrower(rows: pd.DataFrame, alone: pd.DataFrame) -> pd.DataFrame:
     """Each combination beside narrower networks at equal bytes, seed by seed: node, less, low, high, seeds, verdict.
 
     ``less`` is in bits per dimension, its interval (95 %) Student's over the seeds. "raises": it needs fewer. NaN and
-    "cannot tell" where a seed has no narrower network as small, or none as large.
+    "cannot tell" where a seed has no narrower network as small.
     """
     seeds = sorted(set(rows["seed"]))
     by_seed = [beside_narrower(rows[rows["seed"] == s], alone[alone["seed"] == s]) for s in seeds]

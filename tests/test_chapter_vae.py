@@ -78,7 +78,9 @@ def test_narrower_networks_are_smaller_and_stand_beside_each_combination(made):
 def test_a_combination_beats_a_narrower_network_where_every_seed_says_so():
     rows = pd.DataFrame({"seed": [0, 1] * 2, "node": ["a"] * 2 + ["b"] * 2, "bytes": [1000] * 2 + [50] * 2})
     rows["test_bits"] = [2.5, 2.51, 3.0, 3.0]
-    alone = pd.DataFrame({"seed": [0, 0, 1, 1], "form": "int8", "bytes": [100, 10_000] * 2, "test_bits": [4.0, 2.0] * 2})
+    alone = pd.DataFrame(
+        {"seed": [0, 0, 1, 1], "form": "int8", "bytes": [100, 10_000] * 2, "test_bits": [4.0, 2.0] * 2}
+    )
     better, beyond = vae_told.against_narrower(rows, alone).to_dict("records")
     assert better["verdict"] == "raises" and better["low"] < better["less"] == pytest.approx(0.495)
     assert beyond["verdict"] == "cannot tell" and np.isnan(beyond["less"])

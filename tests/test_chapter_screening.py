@@ -139,4 +139,12 @@ def test_a_readout_is_of_what_the_classifier_is_given_and_sparser_for_a_larger_p
     cut = table[table["share"] == 0.5]
     assert cut["nonzero"].nunique() == 1 and math.isnan(table["share"][0])
     assert readout.chosen(made, student_model, tiny, readout.Readout(shares=[0.5, 0.05], tolerance=1.0)) is made[0.5]
-    assert "weights and saves" in readout.told(table)
+    assert f"keeps {cut['nonzero'].iloc[0]} of " in readout.told(table, 0.5)
+
+
+def test_the_fastest_library_is_named_with_ours_in_either_way():
+    of = {"problem": ["a"] * 3 + ["b"] * 2, "kind": "path", "goal": 1.0}
+    rows = pd.DataFrame(of | {"library": ["ours", "ours without screening", "celer", "ours", "celer"]})
+    rows = rows.assign(seconds=[3.0, 2.0, 1.0, 2.0, 1.0], gap=[0.5, 0.5, 2.0, 0.5, 0.5])  # the third misses the gap
+    said = shown.libraries_told(rows)
+    assert said.endswith("ours is the fastest in 1, in 0 of them with screening. In the others it is celer.")

@@ -141,14 +141,13 @@ def shown(table: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def told(table: pd.DataFrame) -> str:
-    """The rows of :func:`rows` in a sentence."""
-    whole, sparse = table.iloc[0], table[table["kind"] == "read-out"]
-    best = sparse.sort_values(["accuracy", "nonzero"], ascending=[False, True]).iloc[0]
-    cut = table[(table["kind"] == "classifier pruned") & (table["share"] == best["share"])].iloc[0]
+def told(table: pd.DataFrame, share: float) -> str:
+    """The rows of :func:`rows` in a sentence: the read-out of that ``share``, which :func:`chosen` took."""
+    of = table[table["share"] == share].set_index("kind")
+    whole, sparse, cut = table.iloc[0], of.loc["read-out"], of.loc["classifier pruned"]
     return (
-        f"The best read-out keeps {best['nonzero']} of {whole['nonzero']} weights and saves "
-        f"{100 * (1 - best['bytes'] / whole['bytes']):.1f} % of the file, at {100 * best['accuracy']:.1f} % where the "
-        f"teacher has {100 * whole['accuracy']:.1f} %. Its own classifier, cut to as few, has "
+        f"The read-out that was chosen keeps {sparse['nonzero']:.0f} of {whole['nonzero']:.0f} weights and saves "
+        f"{100 * (1 - sparse['bytes'] / whole['bytes']):.1f} % of the file, at {100 * sparse['accuracy']:.1f} % where "
+        f"the teacher has {100 * whole['accuracy']:.1f} %. Its own classifier, cut to as few, has "
         f"{100 * cut['accuracy']:.1f} %."
     )

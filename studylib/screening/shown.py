@@ -143,13 +143,13 @@ def libraries_told(rows: pd.DataFrame) -> str:
     if rows.empty:
         return "No dense problem was compared with other libraries."
     reached = rows["gap"] <= rows["goal"] * (1 + 1e-9)
-    best = [
-        part.sort_values("seconds").iloc[0]
-        for _, part in rows[(rows["library"] != "ours without screening") & reached].groupby(["problem", "kind"])
-    ]
-    count = sum(row["library"] == "ours" for row in best)
-    others = ", ".join(dict.fromkeys(row["library"] for row in best if row["library"] != "ours")) or "none other"
-    return f"Of {len(best)} comparisons on one machine ours is the fastest in {count}; else: {others}."
+    best = rows[reached].sort_values("seconds").groupby(["problem", "kind"]).head(1)["library"]
+    ours, screened = best.str.startswith("ours").sum(), (best == "ours").sum()
+    others = ", ".join(best[~best.str.startswith("ours")].unique())
+    return (
+        f"Of {len(best)} comparisons on one machine ours is the fastest in {ours}, in {screened} of them with screening"
+        f"{f'. In the others it is {others}' * bool(others)}."
+    )
 
 
 def growth_told(rows: pd.DataFrame) -> str:

@@ -22,7 +22,7 @@ from studylib.disk import files
 from studylib.federated.job import RESULT, Job
 
 EXTRA = "federated"
-STARTS = 10  # of Ray, at most
+STARTS = 5  # tries of Ray, whose wait for its agents cannot be set
 
 
 class FederationError(RuntimeError):
@@ -42,7 +42,7 @@ def surroundings(home: Path) -> dict[str, str]:
     """Environment variables: nothing is told to anybody, and what Flower keeps lies in ``home``."""
     quiet = {"FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1", "RAY_USAGE_STATS_ENABLED": "0"}
     threads = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
-    threads |= {"RAY_raylet_start_wait_time_s": "300"}  # of a busy machine
+    threads |= {"RAY_raylet_start_wait_time_s": "60"}  # a raylet whose agents take over 15 s dies
     root = {"STUDY_ROOT": str(files.root()), "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     return {**os.environ, **quiet, **threads, **root, "FLWR_HOME": str(home.absolute())}
 

@@ -44,7 +44,7 @@ def smallest(nodes: pd.DataFrame, within: float) -> str:
 def of_as_many_bytes(nodes: pd.DataFrame, dense: pd.DataFrame) -> np.ndarray:
     """Test bits of the narrower dense network of as many bytes as each of ``nodes``, (n,); NaN below all.
 
-    Those of each form, float32 or int8, are a line along the logarithm of bytes, and the better counts: see
+    Those of each form, float32 or int8, are a line along the logarithm of bytes. The better one counts, as in
     :func:`studylib.experiments.sweep_narrower.at_equal_cost`.
 
     Args:

@@ -592,7 +592,15 @@ def test_the_numbers_are_all_of_them():
     assert len(NUMBERS) > 100
     found = {name for _, _, name in NUMBERS}
     needed = {key for stage in (*SCALE.values(), *SHOWN.values()) for keys in stage.values() for key in keys}
-    assert needed - found == {"networks", "name", "compiled", "problems", "paths", "forms", "teachers"}  # texts, yes or no
+    assert needed - found == {
+        "networks",
+        "name",
+        "compiled",
+        "problems",
+        "paths",
+        "forms",
+        "teachers",
+    }  # texts, yes or no
 
 
 @pytest.mark.parametrize("place", list(NUMBERS), ids=".".join)

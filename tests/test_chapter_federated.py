@@ -107,6 +107,9 @@ def test_sentences_name_what_their_numbers_say(rows):
     assert "rare classes gain +40.2 points by the teacher, the others +0.0" in told.rare_told(rows)
     assert told.prox_told(rows) == "FedProx changes balanced accuracy by +1.0 to +1.0 points."
     assert "Messages in int4 0.9 take 1.0% of the bytes" in told.bytes_told(rows, 0.01)
+    assert "not shown to lose" not in told.bytes_told(rows, 0.01)
+    worse = rows.assign(balanced=rows["balanced"].where(rows["form"] != "int4 0.9", rows["balanced"] - 0.5))
+    assert "Of those that are not shown to lose, int8 takes least: " in told.bytes_told(worse, 0.01)
     assert "A teacher that is int8 takes 25% of the bytes" in told.small_told(rows, 0.01)
     assert told.work_told(rows, 0.01) == "Asking the teacher once adds 10% to a client's multiply-adds."
 

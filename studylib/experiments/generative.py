@@ -1,5 +1,6 @@
 """What chapters 10 and 11 share: every combination of four techniques of a generative network, and narrower ones."""
 
+import abc
 import dataclasses
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -47,7 +48,7 @@ class Compressing(Calibrated):
         return dataclasses.replace(recipe, epochs=self.epochs, lr=self.lr, min_lr=min(recipe.min_lr, self.lr))
 
 
-class Family:
+class Family(abc.ABC):
     """A network, its distilled student, narrower ones, and every combination; a subclass says how each is made.
 
     Args:
@@ -76,25 +77,25 @@ class Family:
         """Those of the chapter, from the study's on."""
         return range(self.node.study.seed, self.node.study.seed + self.network.repetitions)
 
+    @abc.abstractmethod
     def point(self, folder: Path, seed: int) -> Node:
         """The node in ``folder``."""
-        raise NotImplementedError
 
     def learnt(self, point: Node) -> Data:
         """What a training learns."""
         return point.data
 
+    @abc.abstractmethod
     def trained(self, width: int, seed: int, point: Node) -> nn.Module:
         """A network trained from the start."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def student(self, model: nn.Module, seed: int, point: Node) -> nn.Module:
         """The student of ``model``."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def bits(self, folder: Path) -> np.ndarray:
         """Bits of each test image or block (n,), as the node in ``folder`` stored them."""
-        raise NotImplementedError
 
     def scores(self, metrics: dict) -> dict:
         """Columns of a row that its node's metrics have."""

@@ -17,6 +17,8 @@ REACHES = Claim("distill", "it reaches {}", "section 1", 75.0, "%", 2.0, sampled
 RISES = Claim("distill", "it helps", "section 1", 0.0, "points", direction="+", anywhere=True)
 OTHERS = Claim("int8", "it saves {}", "the survey", 56.0, "%", elsewhere="other models")
 FALLS = Claim("distill", "it hurts", "section 1", 0.0, "points", direction="-", anywhere=True)
+MOSTLY = Claim("screening", "more than 80 %", "section 1", 80.0, "%", direction="+", anywhere=True)
+NOTHING = Claim("moo", "{} of all steps", "section 1", 0.0, "%", anywhere=True)
 
 
 @pytest.mark.parametrize(
@@ -24,15 +26,33 @@ FALLS = Claim("distill", "it hurts", "section 1", 0.0, "points", direction="-", 
     [
         (VALUE, Measured(89.0), "cifar10", "reproduced"),
         (VALUE, Measured(70.0), "cifar10", "not reproduced"),
-        (VALUE, Measured(70.0, 60.0, 87.0), "cifar10", "undecided: within noise (one seed)"),  # the interval reaches it
+        (VALUE, Measured(70.0, 60.0, 87.0), "cifar10", "undecided: the interval holds 86.1 %, an edge of the tolerance (one seed)"),
         (VALUE, Measured(70.0, 60.0, 80.0, n=3), "cifar10", "not reproduced"),
         (VALUE, Measured(70.0, 60.0, 80.0), "cifar10", "not reproduced (one seed)"),
-        (VALUE, Measured(88.1, 60.0, 95.0, n=3), "cifar10", "undecided: within noise; n = 10 would decide"),
+        (
+            VALUE,
+            Measured(88.1, 60.0, 95.0, n=3),
+            "cifar10",
+            "undecided: the interval holds 86.1 % and 90.1 %, edges of the tolerance; n = 10 would decide",
+        ),
         (VALUE, Measured(88.1, 87.0, 90.0, n=3), "cifar10", "reproduced"),
         (REACHES, Measured(75.0), "cifar10", "undecided: no interval"),
         (COST, Measured(1.0), "cifar10", "undecided: no interval"),
         (COST, Measured(1.0, 0.9, 1.1), "cifar10", "reproduced (one seed)"),
-        (COST, Measured(1.7, 1.3, 2.1, n=3), "cifar10", "undecided: within noise; n = 4 would decide"),
+        (
+            COST,
+            Measured(1.7, 1.3, 2.1, n=3),
+            "cifar10",
+            "undecided: the interval holds 1.4 points, an edge of the tolerance; n = 4 would decide",
+        ),
+        (
+            COST,  # zero is in it, too; but zero is not what it is held against
+            Measured(0.3, -0.2, 0.8, n=3),
+            "cifar10",
+            "undecided: the interval holds 0.4 points, an edge of the tolerance; n = 19 would decide",
+        ),
+        (MOSTLY, Measured(81.0, 78.0, 84.0), "digits", "undecided: the interval holds 80 % (one seed)"),
+        (NOTHING, Measured(0.5, 0.0, 1.0), "digits", "undecided: the interval holds 0 % (one seed)"),
         (
             RISES,
             Measured(0.001, -1.0, 1.0, n=3),

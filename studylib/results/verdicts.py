@@ -38,18 +38,28 @@ def verdict(claim: Claim, measured: Measured | None, dataset: str) -> str:
         least, most = claim.value - claim.tolerance, claim.value + claim.tolerance
         yes, no = least <= low and high <= most, high < least or low > most
     if not (yes or no):
-        return f"{claims.UNDECIDED}: within noise{_would_decide(claim, measured) if measured.n > 1 else ' (one seed)'}"
+        return f"{claims.UNDECIDED}: {_held(claim, low, high)}{_would_decide(claim, measured)}"
     found = claims.REPRODUCED if yes else claims.CONTRADICTED
     return found if bare or measured.n > 1 else f"{found} (one seed)"
 
 
+def _held(claim: Claim, low: float, high: float) -> str:
+    """What an interval holds that keeps it from deciding: zero, or a published value, or the edges of its tolerance."""
+    if claim.direction and not claim.value:
+        return "within noise"
+    ends = sorted({claim.value - claim.tolerance, claim.value + claim.tolerance})
+    held = [_with_unit(end, claim.unit) for end in ends if low <= end <= high]
+    what = f", {'edges' if len(held) > 1 else 'an edge'} of the tolerance" if claim.tolerance else ""
+    return f"the interval holds {' and '.join(held)}{what}"
+
+
 def _would_decide(claim: Claim, measured: Measured) -> str:
-    """How many seeds would, in words, if they spread as those measured do; empty where one seed was measured."""
+    """How many seeds would, in words, if they spread as those measured do; that it is one where that says nothing."""
     off = abs(measured.value - claim.value)
     distance = off if claim.direction else abs(off - claim.tolerance)
     seeds = seeds_to_decide(measured.high - measured.value, measured.n, distance)
     if math.isnan(seeds):
-        return ""
+        return " (one seed)"
     return f"; more than {MANY} seeds would decide" if math.isinf(seeds) else f"; n = {seeds:.0f} would decide"
 
 

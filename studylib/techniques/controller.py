@@ -211,18 +211,16 @@ class Guided(Step):
 
     @torch.no_grad()
     def row(self) -> dict:
-        found = {"turned": 0, "moved": 0}
-        if not self.frozen:
+        found, learns = {"turned": 0, "moved": 0}, not self.frozen
+        self._epochs += 1
+        if learns:
             logits, before = self.controller(), self.opened
-            self._epochs += 1
             self.opened = self._above(logits, -OFFSET)
             budget = self.guidance.budget
             if self.frozen and abs(float(self._share(self.opened.float())) - budget) > MET:
                 drawn, self.opened = self.opened, self.gates.at_budget(logits, budget)
                 found["moved"] = int((self.opened != drawn).sum())
             found["turned"] = int((self.opened != before).sum())
-        else:
-            self._epochs += 1
         closed = ~self.opened
         norms = self.gates.products({name: each.detach() for name, each in self._model.named_parameters()})
         losses, self._losses = self._losses, []
@@ -289,10 +287,8 @@ def split(data: Data, share: float, seed: int) -> tuple[Data, Split]:
     """
     count, classes = round(share * len(data.train)), len(data.classes)
     if not classes <= count <= len(data.train) - classes:
-        found = f"{count} of {len(data.train)} training images"
-        raise ValueError(
-            f"share={share!r}: {found}; expected one of each of {classes} classes at least, and as many left"
-        )
+        found = f"share={share!r}: {count} of {len(data.train)} training images"
+        raise ValueError(f"{found}; expected one of each of {classes} classes at least, and as many left")
     rest, held = stratified(data.train.labels, count, seed)
     return dataclasses.replace(data, train=data.train.take(rest)), data.train.take(held)
 
@@ -316,6 +312,8 @@ def train(
     gates.at_budget(torch.zeros(len(gates)), guidance.budget)  # refuses what no choice of channels meets
     shown, seen = split(data, guidance.share, seed)
     step = Guided(gates, data, seen, guidance, epochs=recipe.epochs, seed=seed)
+    if guidance.every > (steps := step.frozen_at * math.ceil(len(shown.train) / recipe.batch_size)):
+        raise ValueError(f"every={guidance.every!r}: expected at most {steps}, the steps until the choice is final")
     smoothing = {"smoothing": guidance.label_smoothing} if data.task.classes else {}
     loss = Plain(functools.partial(data.task.loss, **smoothing), smoothing)
     checkpoint = scratch / "controller.safetensors" if scratch else None
@@ -346,7 +344,7 @@ def apply(
 
     Raises:
         ValueError: a channel a family takes more than the budget. The controller's share of the images is too small or
-            too large. Labels are smoothed by the recipe, too. Else as :func:`studylib.networks.filters.of`.
+            too large. It would not learn before the choice is final. Labels are smoothed by the recipe, too. Else as :func:`studylib.networks.filters.of`.
         FloatingPointError: the loss is no longer finite.
     """
     guidance = guidance or Guidance()

@@ -1,8 +1,10 @@
 """Flower over a network: a SuperLink, SuperNodes and a relay that counts, all on loopback and on free ports."""
 
 import contextlib
+import itertools
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -42,13 +44,22 @@ def free_ports(count: int) -> list[int]:
 
 
 class Relay:
-    """Forwards loopback connections to ``port`` and counts what passes: ``up`` to that port, ``down`` from it."""
+    """Forwards loopback connections to ``port`` and counts what passes: to that port (up) and from it (down).
+
+    A connection carries HTTP, one request after the other. ``seen`` has the bytes of each kind of request, by its path.
+    """
 
     def __init__(self, port: int):
-        self.target, self.up, self.down, self._lock = port, 0, 0, threading.Lock()
+        self.target, self._lock = port, threading.Lock()
+        self.seen: dict[str, dict[str, int]] = {"up": {}, "down": {}}
         self._socket = socket.create_server(("127.0.0.1", 0))
         self.port = self._socket.getsockname()[1]
         threading.Thread(target=self._accept, daemon=True).start()
+
+    def counted(self, way: str, without: tuple[str, ...] = ()) -> int:
+        """All bytes up or down until now, but for requests to paths that end like one of ``without``."""
+        with self._lock:
+            return sum(count for path, count in self.seen[way].items() if not path.endswith(without))
 
     def _accept(self) -> None:
         with contextlib.suppress(OSError):
@@ -59,14 +70,17 @@ class Relay:
                 except OSError:  # the SuperLink has ended
                     near.close()
                     continue
-                for source, sink, name in ((near, far, "up"), (far, near, "down")):
-                    threading.Thread(target=self._pass_on, args=(source, sink, name), daemon=True).start()
+                asked = [""]  # the path of this connection's last request
+                for source, sink, way in ((near, far, "up"), (far, near, "down")):
+                    threading.Thread(target=self._pass_on, args=(source, sink, way, asked), daemon=True).start()
 
-    def _pass_on(self, source: socket.socket, sink: socket.socket, name: str) -> None:
+    def _pass_on(self, source: socket.socket, sink: socket.socket, way: str, asked: list[str]) -> None:
         with contextlib.suppress(OSError):
             while some := source.recv(1 << 16):
+                if way == "up" and (begun := re.match(rb"[A-Z]+ (\S+) HTTP/1\.1\r\n", some)):
+                    asked[0] = begun[1].decode()
                 with self._lock:
-                    setattr(self, name, getattr(self, name) + len(some))
+                    self.seen[way][asked[0]] = self.seen[way].get(asked[0], 0) + len(some)
                 sink.sendall(some)
         for each in (source, sink):
             with contextlib.suppress(OSError):
@@ -75,6 +89,37 @@ class Relay:
 
     def close(self) -> None:
         self._socket.close()
+
+
+class Rounds:
+    """What ``relay`` has seen round by round: ``file`` is written at the end of each. Requests in vain are left out."""
+
+    def __init__(self, file: Path, relay: Relay):
+        self.file, self.relay, self.ends = file, relay, [self._now(relay)]
+        self._open = True
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._thread.start()
+
+    @staticmethod
+    def _now(relay: Relay) -> dict[str, int]:
+        return {way: relay.counted(way, POLLS) for way in ("down", "up")}
+
+    def _watch(self) -> None:
+        written = 0
+        while self._open:
+            with contextlib.suppress(FileNotFoundError):  # before the first round, and after the last
+                if (now := self.file.stat().st_mtime_ns) != written:
+                    self.ends.append(self._now(self.relay))
+                    written = now
+            time.sleep(0.01)
+
+    def passed(self, way: str) -> list[int]:
+        """The bytes of each round, up or down."""
+        return [end[way] - begin[way] for begin, end in itertools.pairwise(self.ends)]
+
+    def close(self) -> None:
+        self._open = False
+        self._thread.join()
 
 
 def flower(name: str) -> str:
@@ -152,5 +197,5 @@ def submit(folder: Path, server: Path, port: int, surroundings: dict) -> str:
         told = next(each for each in ask("ls", "here", "--format", "json")["runs"] if each["run-id"] == number)
         if told["status"].startswith("finished"):
             return told["status"]
-        time.sleep(0.5)
+        time.sleep(5)
     raise AssertionError(f"the run has not ended: {told}")

@@ -1,6 +1,7 @@
 """A controller chooses channels while a network trains: gates, budget, shrinking, and what is left of the network."""
 
 import dataclasses
+import math
 
 import hypothesis
 import pytest
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from studylib import settings
+from studylib.data.sources import Split
 from studylib.disk import files
 from studylib.networks import cost, filters, layers
 from studylib.networks.gates import TOLERANCE, Gates
@@ -32,10 +34,12 @@ def some_open(gates, seed=3):
     return (worth > 0.5) | gates.best(worth)
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize(
+    ("name", "args"), [*((name, {}) for name in NETWORKS), ("resnet", {"depth": 20}), ("resnet", {"depth": 56})]
+)
 @torch.no_grad()
-def test_gates_that_are_shut_give_what_the_network_gives_without_the_channels(name):
-    model = network(name)
+def test_gates_that_are_shut_give_what_the_network_gives_without_the_channels(name, args):
+    model = network(name, **args)
     gates = Gates(model)
     opened = some_open(gates)
     chosen = gates.closed(opened)
@@ -210,6 +214,27 @@ def test_the_controllers_images_are_none_of_the_weights_and_have_all_classes(dig
         controller.split(digits, 0.001, seed=1)
 
 
+def test_the_weights_never_see_an_image_of_the_controllers_nor_it_one_of_theirs(tiny):
+    """Pixels that are no numbers spoil what sees them: the controller's loss, or the weights' training."""
+    _, seen = controller.split(tiny, OFTEN.share, seed=0)
+    its = {image.numpy().tobytes() for image in seen.images}
+    spoilt = {}
+    for whose in (True, False):
+        images = tiny.train.images.clone()
+        images[[(image.numpy().tobytes() in its) == whose for image in tiny.train.images]] = torch.nan
+        spoilt[whose] = dataclasses.replace(tiny, train=Split(images, tiny.train.labels))
+    how = {"recipe": SHORT, "seed": 0, "guidance": OFTEN}
+    made = controller.train(network("convnet"), spoilt[True], **how)
+    losses = [row["controller_loss"] for row in made.history]
+    assert all(math.isnan(loss) for loss in losses[:3]) and losses[3:] == [None] * 3
+    assert all(parameter.isfinite().all() for parameter in made.model.parameters())
+    assert all(math.isfinite(row["train_loss"]) for row in made.history)
+    with pytest.raises(FloatingPointError, match="epoch 1: the training loss is nan"):
+        controller.train(network("convnet"), spoilt[False], **how)
+    step = guided(network("convnet"), spoilt[False], OFTEN)
+    assert math.isfinite(step._learn(network("convnet")))
+
+
 def test_a_step_of_the_controller_leaves_the_network_as_it_is(tiny, same_tensors):
     model = network("densenet").train()
     step = guided(model, tiny, OFTEN)
@@ -312,6 +337,14 @@ def test_labels_are_smoothed_but_once_and_a_budget_that_cannot_be_met_is_refused
     with pytest.raises(ValueError, match=r"budget=0.01: expected at least"):
         guidance = dataclasses.replace(OFTEN, budget=0.01)
         controller.train(network("convnet"), tiny, recipe=SHORT, seed=0, guidance=guidance)
+
+
+@pytest.mark.parametrize(("epochs", "every", "most"), [(6, 16, 15), (1, 6, 5), (0, 1, 0)])
+def test_a_controller_that_would_never_learn_is_refused(tiny, epochs, every, most):
+    """Of 100 images it has 20; 80 in batches of 16 are 5 steps an epoch, and half of the epochs count."""
+    guidance, recipe = dataclasses.replace(OFTEN, every=every), dataclasses.replace(SHORT, epochs=epochs)
+    with pytest.raises(ValueError, match=f"every={every}: expected at most {most}, the steps until the choice"):
+        controller.train(network("convnet"), tiny, recipe=recipe, seed=0, guidance=guidance)
 
 
 def test_a_network_without_channels_that_can_go_has_no_gates(monkeypatch):

@@ -2,6 +2,8 @@
 
 import dataclasses
 import struct
+import subprocess
+import sys
 import zlib
 
 import numpy as np
@@ -9,6 +11,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from projects import ROOT, environment
 
 from studylib.data import scoring
 from studylib.disk import files
@@ -447,3 +450,11 @@ def test_without_flower_the_error_names_the_extra_and_results_are_read(tmp_path,
         run.simulate([tmp_path], tmp_path)
     files.write_json(tmp_path / "result.json", {"accuracy": 0.5})
     assert run.simulate([tmp_path], tmp_path) == [{"accuracy": 0.5}]
+
+
+def test_without_flower_the_command_ends_with_a_status_and_says_how_to_install_it(tmp_path):
+    hidden = "import importlib.util as u; f = u.find_spec; u.find_spec = lambda n: None if n in ('flwr', 'ray') else f(n)"
+    code = f"{hidden}\nfrom studylib.federated import run\nrun.main([{str(tmp_path)!r}])"
+    done = subprocess.run([sys.executable, "-c", code], env=environment(ROOT), capture_output=True, text=True)
+    assert done.returncode == 1 and done.stderr.startswith("federated: ModuleNotFoundError: flwr and ray: not installed")
+    assert "pip install -e '.[federated]'" in done.stderr and "Traceback" not in done.stderr

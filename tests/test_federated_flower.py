@@ -312,29 +312,35 @@ def test_a_federation_ends_with_who_started_it(tmp_path):
 
 
 @pytest.mark.long
-def test_over_a_network_the_same_bits_come_out_and_a_relay_counts_the_same_bytes(tmp_path):
-    """A SuperLink and two SuperNodes, each with a folder of its own; weights that are large beside polls and heads."""
-    recipe = dataclasses.replace(SHORT, batch_size=64)
-    of = {"splits": Splits(clients=2, alpha=10.0), "student": Student(name="resnet 8-128"), "recipe": recipe}
+@pytest.mark.parametrize("form", ["flower", "float16", "int4 0.9"])
+def test_over_a_network_the_same_bits_come_out_and_a_relay_counts_the_same_bytes(tmp_path, form):
+    """A SuperLink and two SuperNodes, each with a folder of its own; messages that are large beside their heads."""
+    of = {"splits": Splits(clients=2, alpha=10.0), "student": WIDE}
+    how = {"rounds": 2, "teaching": 1.0} | measure.form_of(form)
     job, alone = (
-        saved(dataclasses.replace(a_job(tmp_path / name, rounds=2, teaching=1.0), **of)) for name in ("server", "alone")
+        saved(dataclasses.replace(a_job(tmp_path / name, **how), **of)) for name in ("server", "alone")
     )
     expected = app.run(alone, Nodes(2))
     nodes = [tmp_path / f"node{k}" for k in range(2)]
     for folder in nodes:
         shutil.copytree(job.folder, folder)
     with federated_network.network(tmp_path / "net", nodes) as (port, relay, surroundings):
+        rounds = federated_network.Rounds(job.folder / "server.safetensors", relay)
         assert federated_network.submit(tmp_path / "net", job.folder, port, surroundings) == "finished:completed"
-        seen = relay.down, relay.up
+        rounds.close()
     found = files.read_json(job.folder / "result.json")
     assert same(student(job), student(alone)) and found["by_class"] == expected["by_class"]
     assert found["left_out"] == {} and [row["used"] for row in found["rounds"]] == [2, 2]
-    for counted, passed in zip((found["down"], found["up"]), seen, strict=True):
-        assert passed == pytest.approx(counted, rel=0.02)
+    for way in ("down", "up"):
+        passed = rounds.passed(way)
+        assert sum(passed) == pytest.approx(found[way], rel=0.02)
+        for row, bytes_ in zip(found["rounds"], passed, strict=True):
+            assert 0 < bytes_ - row[way] <= max(0.02 * row[way], 2 * A_MESSAGE)
     end = time.monotonic() + 120
     while processes(str(tmp_path / "net")) and time.monotonic() < end:
         time.sleep(1)
     assert processes(str(tmp_path / "net")) == []
+
 
 
 @pytest.mark.long

@@ -160,9 +160,10 @@ def main(arguments: list[str] | None = None) -> None:
     given = parser.parse_args(arguments)
     if given.parent:
         threading.Thread(target=_end_with, args=(given.parent,), daemon=True).start()
-    from studylib.federated.app import client_app
-
     try:
+        needs_flower()
+        from studylib.federated.app import client_app
+
         simulation(client_app(), given.folders, given.processes)
     except Exception as error:
         print(f"federated: {type(error).__name__}: {error}", file=sys.stderr, flush=True)

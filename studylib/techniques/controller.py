@@ -312,7 +312,8 @@ def train(
     gates.at_budget(torch.zeros(len(gates)), guidance.budget)  # refuses what no choice of channels meets
     shown, seen = split(data, guidance.share, seed)
     step = Guided(gates, data, seen, guidance, epochs=recipe.epochs, seed=seed)
-    if guidance.every > (steps := step.frozen_at * math.ceil(len(shown.train) / recipe.batch_size)):
+    learns = min(step.frozen_at, recipe.epochs)
+    if guidance.every > (steps := learns * math.ceil(len(shown.train) / recipe.batch_size)):
         raise ValueError(f"every={guidance.every!r}: expected at most {steps}, the steps until the choice is final")
     smoothing = {"smoothing": guidance.label_smoothing} if data.task.classes else {}
     loss = Plain(functools.partial(data.task.loss, **smoothing), smoothing)
@@ -343,8 +344,8 @@ def apply(
         scratch: folder for the checkpoint of an interrupted training.
 
     Raises:
-        ValueError: a channel a family takes more than the budget. The controller's share of the images is too small or
-            too large. It would not learn before the choice is final. Labels are smoothed by the recipe, too. Else as :func:`studylib.networks.filters.of`.
+        ValueError: a channel a family takes more than the budget. The controller has too few images or too many, or never
+            learns. Labels are smoothed by the recipe, too. Else as :func:`studylib.networks.filters.of`.
         FloatingPointError: the loss is no longer finite.
     """
     guidance = guidance or Guidance()

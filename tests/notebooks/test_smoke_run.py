@@ -215,6 +215,22 @@ def test_a_teacher_of_several_objectives_roots_a_tree_that_is_compared_with_the_
     assert ours["file_sha256"] != plain["file_sha256"]
 
 
+@pytest.mark.long
+def test_a_teacher_that_a_controller_prunes_roots_a_tree(project):
+    result = study(project, "--profile", "smoke", "--variant", "controller", "--stages", "distill prune svd int8")
+    assert result.returncode == 0, result.stdout
+    run, budget = project / "runs" / "smoke-controller", 0.6
+    shares = {}
+    for node in NODES:
+        found = metrics(run, node)
+        techniques = [change["technique"] for change in found["changes"]]
+        shares[node] = found["multiply_adds"] / metrics(project / "runs" / "smoke", "teacher")["multiply_adds"]
+        assert techniques[0] == ("distill" if "kd" in node else "controller"), node
+    assert shares["teacher"] == pytest.approx(budget, abs=TOLERANCE) and shares["teacher-imp"] == shares["teacher"]
+    rows = result.stdout.partition("beside the profile without its variant")[2]
+    assert all(re.search(rf"^ *{node} +[\d.]+ +[\d.]+ +-?[\d.]+", rows, flags=re.M) for node in NODES)
+
+
 def test_a_run_goes_on_in_another_folder_after_pack_and_unpack(project, tmp_path):
     (project / "runs/smoke/seed0/teacher-svd/metrics.json").unlink()
     other, archive = copy_project(tmp_path / "other"), str(tmp_path / "smoke.tar")

@@ -1,7 +1,6 @@
 """Flower over a network: a SuperLink, SuperNodes and a relay that counts, all on loopback and on free ports."""
 
 import contextlib
-import itertools
 import json
 import os
 import re
@@ -32,6 +31,7 @@ folder = ""
 """
 BOTH = "from studylib.federated.app import client_app, server_app\n\nclient = client_app()\nserver = server_app()\n"
 TRIES = 120  # seconds that something may take to start
+POLLS = ("/pull-messages", "/send-node-heartbeat")  # how paths end that nodes ask every few seconds
 
 
 def free_ports(count: int) -> list[int]:
@@ -91,35 +91,33 @@ class Relay:
         self._socket.close()
 
 
-class Rounds:
-    """What ``relay`` has seen round by round: ``file`` is written at the end of each. Requests in vain are left out."""
+@contextlib.contextmanager
+def rounds(file: Path, relay: Relay) -> Iterator[list[dict[str, int]]]:
+    """Gives what ``relay`` has seen, "up" and "down", at first and when ``file`` is written, at the end of each round.
 
-    def __init__(self, file: Path, relay: Relay):
-        self.file, self.relay, self.ends = file, relay, [self._now(relay)]
-        self._open = True
-        self._thread = threading.Thread(target=self._watch, daemon=True)
-        self._thread.start()
+    What nodes ask in vain is left out: it grows with time, not with messages.
+    """
+    seen, ended = [], threading.Event()
 
-    @staticmethod
-    def _now(relay: Relay) -> dict[str, int]:
-        return {way: relay.counted(way, POLLS) for way in ("down", "up")}
+    def note() -> None:
+        seen.append({way: relay.counted(way, without=POLLS) for way in ("up", "down")})
 
-    def _watch(self) -> None:
+    def watch() -> None:
         written = 0
-        while self._open:
+        while not ended.wait(0.01):
             with contextlib.suppress(FileNotFoundError):  # before the first round, and after the last
-                if (now := self.file.stat().st_mtime_ns) != written:
-                    self.ends.append(self._now(self.relay))
+                if (now := file.stat().st_mtime_ns) != written:
+                    note()
                     written = now
-            time.sleep(0.01)
 
-    def passed(self, way: str) -> list[int]:
-        """The bytes of each round, up or down."""
-        return [end[way] - begin[way] for begin, end in itertools.pairwise(self.ends)]
-
-    def close(self) -> None:
-        self._open = False
-        self._thread.join()
+    note()
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield seen
+    finally:
+        ended.set()
+        thread.join()
 
 
 def flower(name: str) -> str:

@@ -26,7 +26,12 @@ NOTHING = Claim("moo", "{} of all steps", "section 1", 0.0, "%", anywhere=True)
     [
         (VALUE, Measured(89.0), "cifar10", "reproduced"),
         (VALUE, Measured(70.0), "cifar10", "not reproduced"),
-        (VALUE, Measured(70.0, 60.0, 87.0), "cifar10", "undecided: the interval holds 86.1 %, an edge of the tolerance (one seed)"),
+        (
+            VALUE,
+            Measured(70.0, 60.0, 87.0),
+            "cifar10",
+            "undecided: the interval holds 86.1 %, an edge of the tolerance (one seed)",
+        ),
         (VALUE, Measured(70.0, 60.0, 80.0, n=3), "cifar10", "not reproduced"),
         (VALUE, Measured(70.0, 60.0, 80.0), "cifar10", "not reproduced (one seed)"),
         (

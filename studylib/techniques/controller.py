@@ -344,8 +344,8 @@ def apply(
         scratch: folder for the checkpoint of an interrupted training.
 
     Raises:
-        ValueError: a channel a family takes more than the budget. The controller has too few images or too many, or never
-            learns. Labels are smoothed by the recipe, too. Else as :func:`studylib.networks.filters.of`.
+        ValueError: a channel a family takes more than the budget. The controller has too few images or too many, or
+            never learns. Labels are smoothed by the recipe, too. Else as :func:`studylib.networks.filters.of`.
         FloatingPointError: the loss is no longer finite.
     """
     guidance = guidance or Guidance()

@@ -54,7 +54,7 @@ def _held(claim: Claim, low: float, high: float) -> str:
 
 
 def _would_decide(claim: Claim, measured: Measured) -> str:
-    """How many seeds would, in words, if they spread as those measured do; that it is one where that says nothing."""
+    """How many seeds would, in words, if they spread as those measured do; "(one seed)" where that says nothing."""
     off = abs(measured.value - claim.value)
     distance = off if claim.direction else abs(off - claim.tolerance)
     seeds = seeds_to_decide(measured.high - measured.value, measured.n, distance)

@@ -114,12 +114,11 @@ def narrower_told(beside: pd.DataFrame) -> str:
     """Which combinations beat narrower networks at equal bytes, which cannot be told, and how many others, in words."""
     shown = beside_listed(beside)
     by = {word: list(group["combination"]) for word, group in shown.groupby("narrower network")}
-    told = f"Of {len(shown)} combinations, {len(by.get(BESIDE[statistics.HELP], []))} need fewer bits than a narrower "
-    told += f"network of as many bytes: {joined(by.get(BESIDE[statistics.HELP], []))}. "
-    told += f"{len(by.get(BESIDE[statistics.HURT], []))} need more. "
-    if unknown := by.get(statistics.UNKNOWN):
-        told += f"These seeds cannot tell of {joined(unknown)}. "
-    return (told + (f"No narrower network is as small as {joined(by[NONE])}." if NONE in by else "")).strip()
+    better, worse = (by.get(BESIDE[verdict], []) for verdict in (statistics.HELP, statistics.HURT))
+    parts = [f"Fewer bits than a narrower network of as many bytes: {joined(better)}"]
+    parts += [f"Cannot be told: {joined(by[statistics.UNKNOWN])}"] if statistics.UNKNOWN in by else []
+    parts += [f"No narrower network is as small: {joined(by[NONE])}"] if NONE in by else []
+    return ". ".join([*parts, f"More bits: {len(worse)} of {len(shown)} combinations"]) + "."
 
 
 # --- what carries over from classifiers ------------------------------------------------------------------------
@@ -306,10 +305,8 @@ def ends_told(rows: pd.DataFrame, named: dict[str, str] | None = None) -> str:
     found, ways = at_an_end(rows, named), len(rows.groupby(["objective", "way"]))
     if not found:
         return f"The best value of each of {ways} ways lies within the values that were tried."
-    told = (
-        f"Of {len(found)} of {ways} ways the best value is an end of those tried. Values beyond it may be better:\n\n"
-    )
-    return told + "\n".join(f"- {each}" for each in found)
+    told = f"The best value of {len(found)} of {ways} ways is an end of those tried. Values beyond it may be better:"
+    return "\n".join((told, "", *(f"- {each}" for each in found)))
 
 
 # --- words -----------------------------------------------------------------------------------------------------

@@ -54,7 +54,7 @@ def surely_within(nodes: pd.DataFrame, within: float, said: str) -> str:
     """Which combinations cost at most ``within`` bits by their whole interval, in words; ``said``: that bound's."""
     smaller = nodes[nodes["node"] != names.TEACHER]
     held = [short(node) for node in smaller["node"][smaller["costs_high"] <= within]]
-    return f"By their whole interval, {len(held)} of {len(smaller)} combinations cost at most {said}: {joined(held)}."
+    return f"With its whole interval within {said}: {joined(held)} ({len(held)} of {len(smaller)} combinations)."
 
 
 # --- narrower networks -----------------------------------------------------------------------------------------
@@ -243,7 +243,7 @@ def carried(
 
 def carried_listed(rows: pd.DataFrame) -> pd.DataFrame:
     """The rows of :func:`carried` for people."""
-    titles = {"holds": "holds where it is", "classifiers": "of classifiers"}
+    titles = {"holds": "holds if it is", "classifiers": "of classifiers"}
     return rows[["finding", "holds", "classifiers", "here", "verdict"]].rename(columns=titles)
 
 
@@ -276,7 +276,7 @@ def against_told(against: pd.DataFrame, named: dict[str, str] | None = None) -> 
     for verdict in (statistics.HELP, statistics.HURT):
         there = shown[against["verdict"] == verdict]
         of = f" ({joined(list(dict.fromkeys(there['second objective'])))})" if len(there) else ""
-        parts.append(f"{len(there)}{of}")
+        parts.append(f"{len(there) or 'none'}{of}")
     unknown = (against["verdict"] == statistics.UNKNOWN).sum()
     return (
         f"Of {len(shown)} comparisons with a weighted sum, PCD needs fewer bits in {parts[0]} and more in {parts[1]}. "

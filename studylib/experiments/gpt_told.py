@@ -13,10 +13,10 @@ from studylib.tree import names
 
 WITHIN = 0.1  # bits per character: what the smallest file may need more than the whole network
 UNITS = {ROUNDED: "{} bits a weight", FACTORIZED: "Δ = {}"}
-BETTER = {  # way → the plain way that it is held against
-    "groups, GPTQ": "groups, to the nearest",
-    "Fisher-weighted SVD": "SVD",
-    "Fisher-weighted SVD" + TUNED: "SVD" + TUNED,
+BETTER = {  # way → the plain way that it is held against; both for people
+    "groups, GPTQ": ("groups, to the nearest", "GPTQ", "rounding to the nearest"),
+    "Fisher-weighted SVD": ("SVD", "Fisher-weighted SVD", "plain SVD"),
+    "Fisher-weighted SVD" + TUNED: ("SVD" + TUNED, "Fisher-weighted SVD" + TUNED, "plain SVD" + TUNED),
 }
 
 
@@ -84,7 +84,7 @@ def marks_told(marks: pd.DataFrame, nodes: pd.DataFrame) -> str:
     """Which marks the whole network beats, in words."""
     whole = nodes.set_index("node")["test_bits"][names.TEACHER]
     beaten, rest = told.beaten(marks, whole, BITS, 2)
-    return f"The whole network needs {whole:.2f} bits a character. It beats {beaten}. It does not beat {rest}."
+    return f"The whole network needs {whole:.2f} bits per character. More need: {beaten}. Fewer need: {rest}."
 
 
 def nodes_told(nodes: pd.DataFrame, small: str) -> str:
@@ -106,15 +106,14 @@ def ways_against(ways: pd.DataFrame) -> pd.DataFrame:
         ways: rows of :func:`studylib.experiments.gpt.ways`.
 
     Returns:
-        way, plain, setting (in words), costs and plain_costs (means), saved, low, high (95 %, Student's), verdict.
+        way, plain and setting (in words), costs and plain_costs (means), saved, low, high (95 %, Student's), verdict.
     """
     cost, found = ways.pivot(index="seed", columns=["way", "setting"], values="costs"), []
-    for (kind, way, at), _ in ways.groupby(["kind", "way", "setting"], sort=False):
-        if way in BETTER:
-            better, plain = cost[way, at], cost[BETTER[way], at]
-            saved, low, high = told.over(plain - better)
-            row = {"way": way, "plain": BETTER[way], "setting": UNITS[kind].format(at), "costs": better.mean()}
-            row |= {"plain_costs": plain.mean(), "saved": saved, "low": low, "high": high}
+    for way, (plain, *said) in BETTER.items():
+        for (kind, at), _ in ways[ways["way"] == way].groupby(["kind", "setting"], sort=False):
+            saved, low, high = told.over(cost[plain, at] - cost[way, at])
+            row = {"way": said[0], "plain": said[1], "setting": UNITS[kind].format(at), "costs": cost[way, at].mean()}
+            row |= {"plain_costs": cost[plain, at].mean(), "saved": saved, "low": low, "high": high}
             found.append(row | {"verdict": statistics.judge((low, high))})
     return pd.DataFrame(found)
 
@@ -122,8 +121,8 @@ def ways_against(ways: pd.DataFrame) -> pd.DataFrame:
 def ways_told(ways: pd.DataFrame) -> str:
     """The rows of :func:`ways_against` in words: an item each, of a list in a list."""
     return "\n".join(
-        f"   - {row.way} at {row.setting}: {row.costs:.3f} in place of {row.plain_costs:.3f} bits. "
-        f"It saves {told.said([row.saved, row.low, row.high], 3)}"
+        f"   - {row.way} at {row.setting} costs {row.costs:.3f} bits, {row.plain} {row.plain_costs:.3f}. "
+        f"Saved: {told.said([row.saved, row.low, row.high], 3)}"
         f"{'; these seeds cannot tell' if row.verdict == statistics.UNKNOWN else ''}."
         for row in ways_against(ways).itertuples()
     )
@@ -134,8 +133,9 @@ def written_told(written: pd.DataFrame) -> str:
     first, *rest = written.to_dict("records")
     fast = max([first, *rest], key=lambda row: row["per_second"])
     agree = [f"{short(row['node'])} {_alike(first['text'], row['text'])}" for row in rest]
-    parts = f"Characters that are the whole network's before the first other one: {joined(agree)}. " if agree else ""
-    return f"{parts}The fastest writer is {short(fast['node'])}, by {fast['per_second']:,.0f} characters a second."
+    parts = f"First characters shared with the whole network's text: {joined(agree)}. " if agree else ""
+    who = "the whole network" if fast is first else short(fast["node"])
+    return f"{parts}The fastest writer is {who}: {fast['per_second']:,.0f} characters a second."
 
 
 def _alike(one: str, other: str) -> int:

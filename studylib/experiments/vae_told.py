@@ -70,7 +70,7 @@ def marks_told(marks: pd.DataFrame, nodes: pd.DataFrame) -> str:
     """Which marks the whole network beats, in words."""
     whole = nodes.set_index("node")["test_bits"][names.TEACHER]
     beaten, rest = told.beaten(marks, whole, BITS, 3)
-    return f"The whole network needs {whole:.3f} bits per dimension. It beats {beaten}. It does not beat {rest}."
+    return f"The whole network needs {whole:.3f} bits per dimension. More need: {beaten}. Fewer need: {rest}."
 
 
 def nodes_told(nodes: pd.DataFrame, small: str) -> str:
@@ -91,8 +91,10 @@ def images_told(images: pd.DataFrame, small: str) -> str:
     levels = {key: np.stack([[int(d, 16) for d in p] for p in of["pixels"]]) for key, of in images.groupby(PICTURES)}
     true = levels["", "image"]
     gaps = {name: np.abs(levels[name, "reconstruction"] - true).mean() / 15 for name in (names.TEACHER, small)}
-    said = " and ".join(f"{gap:.2%} by {short(name)}" for name, gap in gaps.items())
-    return f"Reconstructions differ from their {len(true)} images by {said}, in the mean of all pixels."
+    said = " and ".join(
+        f"{gap:.2%} for {'the whole network' if name == names.TEACHER else short(name)}" for name, gap in gaps.items()
+    )
+    return f"Reconstructions of {len(true)} images differ from them, in the mean of all pixels, by {said}."
 
 
 def drawn_by(draw: Callable) -> Callable:

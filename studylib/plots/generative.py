@@ -32,6 +32,7 @@ def combinations(nodes: pd.DataFrame, dense: pd.DataFrame, bits: str) -> Figure:
         _narrower(axis, dense)
         _points(axis, nodes[nodes["node"].str.contains("-svd") == factorized])
         axis.set(ylabel=bits)
+        axis.margins(x=0.09)  # names stand beside the outermost points
         axis.set_title(title, loc="left", size=10)
         kilobyte_axis(axis, "file")
     axes[0].set(xlabel="")

@@ -54,7 +54,7 @@ def surely_within(nodes: pd.DataFrame, within: float, said: str) -> str:
     """Which combinations cost at most ``within`` bits by their whole interval, in words; ``said``: that bound's."""
     smaller = nodes[nodes["node"] != names.TEACHER]
     held = [short(node) for node in smaller["node"][smaller["costs_high"] <= within]]
-    return f"With its whole interval within {said}: {joined(held)} ({len(held)} of {len(smaller)} combinations)."
+    return f"Within {said} by the whole interval: {joined(held)} ({len(held)} of {len(smaller)} combinations)."
 
 
 # --- narrower networks -----------------------------------------------------------------------------------------

@@ -182,8 +182,8 @@ def over(values: pd.Series) -> tuple[float, float, float]:
 def classifiers(*studies: str) -> dict[Finding, tuple[str, float, float, float]]:
     """Finding → study, value, low and high of the first published one of ``studies`` of classifiers.
 
-    What it does not measure is of the next. Files and int8 are those of chapter 7's tree, as is the comparison with
-    narrower networks; PCD is chapter 6's, against the better sum. Empty where the first is not here.
+    What it does not measure is of the next. Files, int8 and the comparison with narrower networks are
+    chapter 7's. PCD is chapter 6's, against the better sum. Empty where the first is not here.
     """
     there = Figures(files.root() / "figures")
     nodes = there.nodes(studies[0]) if studies else pd.DataFrame()
@@ -285,7 +285,7 @@ def against_told(against: pd.DataFrame, named: dict[str, str] | None = None) -> 
 
 
 def at_an_end(rows: pd.DataFrame, named: dict[str, str] | None = None) -> list[str]:
-    """The ways whose best value is the least or greatest of those tried, each in words; of three values at least.
+    """The ways whose best value is the least or greatest of at least three that were tried, each in words.
 
     Args:
         rows: all that was tried: objective, way, value, and whether the value was chosen.

@@ -70,9 +70,9 @@ def finish(figure: Figure) -> Figure:
 
 
 def saved(against: pd.DataFrame, lines: Sequence, of: Callable, names: Sequence[str], bit: str) -> Figure:
-    """Bits that PCD saves over each weighted sum, with their 95 % intervals; a colour a sum, and a panel a line.
+    """Bits that PCD saves over each weighted sum, with their 95 % intervals; a colour a sum.
 
-    Each panel has its own scale.
+    Each line is a panel with its own scale.
 
     Args:
         against: rows with rival, saved, low and high.

@@ -10,6 +10,7 @@ import torch
 
 from studylib.coding import codec
 from studylib.data import scoring
+from studylib.disk import files
 from studylib.results import verdicts
 from studylib.screening import chapter, libraries, readout, shown
 from studylib.screening.compare import with_workers
@@ -23,7 +24,7 @@ SIZES = {chapter.SETS: 20, chapter.SETS_ALONE: 30, chapter.STEPS: 60, chapter.ST
 
 def made_up() -> pd.DataFrame:
     """Two problems on one and two workers: bytes of :data:`SIZES`, time a hundredth of them, setup 5."""
-    common = {"share": 0.1, "lambdas": 1, "steps": 10, "features": 5, "nonzero": 4, "calls": 30, "apart": 1e-8}
+    common = {"share": 0.1, "lambdas": 1, "steps": 10, "features": 5, "nonzero": 4, "calls": 30}
     return pd.DataFrame(
         common
         | {"problem": name, "way": way, "workers": workers, "sent": factor * size, "seconds": factor * size / 100}
@@ -49,14 +50,16 @@ def test_claims_are_held_against_problems_and_say_what_is_lost():
         for name, shift in (("gaussian", 0), ("text", 0.1))
         for i in range(4)
     )
-    same = pd.DataFrame({"apart": [1e-8, 1e-7]})
-    found = chapter.claims_of(made_up(), checks, same)
+    same, many = pd.DataFrame({"apart": [1e-8, 1e-7]}), pd.DataFrame({"apart": [1e-9, 1e-8]})
+    found = chapter.claims_of(made_up(), checks, same, many)
     assert found["linear"].value == pytest.approx(100) and found["finite"].value == pytest.approx(100)
     assert found["bytes"].value == pytest.approx(100 * (1 - (0.25 + 0.225) / 2))
-    assert found["lossless"].value == 0 and found["outside"].n == 2
+    assert found["lossless"].value == found["workers"].value == 0 and found["outside"].n == 2
     assert found["bytes_strict"].value == pytest.approx(100 * (1 - (0.65 + 0.625) / 2))
     assert found["speed_strict"].value == pytest.approx(40)
-    assert chapter.claims_of(made_up(), checks, same.assign(apart=[1.0, 1e-8]))["lossless"].value == 50
+    lost = chapter.claims_of(made_up(), checks, same.assign(apart=[1.0, 1e-8]), many.assign(apart=1.0))
+    assert lost["lossless"].value == 50 and lost["workers"].value == 100
+    assert "workers" not in chapter.claims_of(made_up(), checks, same, pd.DataFrame())
     assert len(list(verdicts.rows("screening", found, "digits"))) == len(found)
     assert chapter.lines(checks)["slope"].tolist() == pytest.approx([-10, -10])
 
@@ -82,7 +85,7 @@ def test_solutions_with_discards_and_without_are_held_against_each_other_at_a_ti
     rows = pd.DataFrame(chapter.lossless(asked))
     assert rows["solver"].tolist() == ["working sets", "steps"] * 2 and (rows["gap"] <= rows["goal"]).all()
     assert rows[["objective", "apart", "scores"]].to_numpy().max() < chapter.RIGHT and not rows["unlike"].any()
-    assert "change no coefficient" in shown.lossless_told(rows) and len(shown.lossless_shown(rows)) == 4
+    assert "change no coefficient" in shown.lossless_told(rows, pd.DataFrame()) and len(shown.lossless_shown(rows)) == 4
 
     def unsafe(state, norms, s):  # discards all but the best feature
         keep = norms == norms.max()
@@ -93,6 +96,21 @@ def test_solutions_with_discards_and_without_are_held_against_each_other_at_a_ti
 
     monkeypatch.setattr(State, "_discard", unsafe)
     assert (pd.DataFrame(chapter.lossless(asked))["apart"] > 1e-3).all()
+
+
+def test_more_workers_find_what_one_finds_at_a_tight_gap(tmp_path):
+    asked = chapter.Comparison(rows=60, columns=200, problems={"gaussian": [0.3], "text": [0.2]}, workers=[1, 2])
+    many = pd.DataFrame(chapter.alike(asked, tmp_path))
+    assert many["workers"].tolist() == [2, 2] and (many["gap"] <= many["goal"]).all() and not many["unlike"].any()
+    assert many["apart"].max() < chapter.RIGHT
+    table = shown.by_workers(chapter.ratios(made_up()), many)
+    assert table["coefficients off one worker's"].tolist() == ["–", f"{many['apart'].max():.0e}"]
+    kept = next((tmp_path / "tight").glob("2-*.json"))  # a worker that finds another solution is told
+    stored = files.read_json(kept)
+    for row in stored["found"]:
+        row["coef"] = dict.fromkeys(row["coef"], 99.0)
+    files.write_json(kept, stored)
+    assert pd.DataFrame(chapter.alike(asked, tmp_path))["apart"].min() > 1
 
 
 @pytest.mark.parametrize(

@@ -58,24 +58,36 @@ class Comparison:
 
 
 def measured(asked: Comparison, folder: Path) -> list[dict]:
-    """Rows of :func:`studylib.screening.compare.with_workers` for each number of workers; each is kept in ``folder``.
-
-    In place of coefficients: ``apart``, their largest distance from the problem's first row, over its largest one.
-    """
-    sizes = {"rows": asked.rows, "columns": asked.columns, "ways": list(WAYS)}
-    tasks = [
-        {"problem": name, "share": share, "lambdas": 1} | sizes
-        for name, shares in asked.problems.items()
-        for share in shares
+    """Rows of :func:`studylib.screening.compare.with_workers`, by number of workers; each run is kept in ``folder``."""
+    tasks = _single(asked, list(WAYS))
+    tasks += [
+        task | {"problem": name, "share": 0.1, "lambdas": asked.count} for task in tasks[:1] for name in asked.paths
     ]
-    tasks += [{"problem": name, "share": 0.1, "lambdas": asked.count} | sizes for name in asked.paths]
-    found = [row for size in asked.workers for row in _started(size, tasks, folder)]
-    first = {}
-    for row in found:
-        coef = pd.Series(row.pop("coef"), dtype=float)
-        other = first.setdefault((row["problem"], row["share"], row["lambdas"]), coef)
-        difference = coef.sub(other, fill_value=0.0).abs().max()
-        row["apart"] = float(difference / max(other.abs().max(), 1e-300)) if len(other) else 0.0
+    return [row for size in asked.workers for row in _started(size, tasks, folder)]
+
+
+def _single(asked: Comparison, ways: list[str]) -> list[dict]:
+    same = {"rows": asked.rows, "columns": asked.columns, "lambdas": 1, "ways": ways}
+    return [{"problem": name, "share": share} | same for name, shares in asked.problems.items() for share in shares]
+
+
+def alike(asked: Comparison, folder: Path) -> list[dict]:
+    """Each single λ to a gap of :data:`TIGHT`, by sets with screening: more workers beside one.
+
+    Returns:
+        problem, share, workers, gap (the larger), goal, apart (coefficients, over the largest), unlike (features that
+        only one of both uses).
+    """
+    tasks = [task | {"gap": TIGHT} for task in _single(asked, [SETS])]
+    ends = {size: _started(size, tasks, folder / "tight") for size in sorted({1, *asked.workers})}
+    found = []
+    for size in list(ends)[1:]:
+        for one, row in zip(ends[1], ends[size], strict=True):
+            coef, other = (pd.Series(each["coef"], dtype=float) for each in (row, one))
+            largest = coef.sub(other, fill_value=0.0).abs().max() if len(other) + len(coef) else 0.0
+            same = {key: row[key] for key in ("problem", "share", "workers", "goal")}
+            same |= {"gap": max(one["gap"], row["gap"]), "apart": float(largest / max(other.abs().max(), 1e-300))}
+            found.append(same | {"unlike": len(set(one["coef"]) ^ set(row["coef"]))})
     return found
 
 
@@ -84,8 +96,8 @@ def _started(size: int, tasks: list[dict], folder: Path) -> list[dict]:
 
 
 def flat(rows: list[dict]) -> list[dict]:
-    """The rows of :func:`measured` without their traces."""
-    return [{key: value for key, value in row.items() if key != "trace"} for row in rows]
+    """The rows of :func:`studylib.screening.compare.with_workers` without traces and coefficients."""
+    return [{key: value for key, value in row.items() if key not in ("trace", "coef")} for row in rows]
 
 
 def traces(rows: list[dict]) -> list[dict]:
@@ -105,8 +117,7 @@ def grown(asked: Comparison, folder: Path) -> list[dict]:
     """The sparse problem with more and more columns, at 0.3 λ_max on two workers; sets and steps, steps alone."""
     same = {"problem": "text", "rows": asked.rows, "share": 0.3, "lambdas": 1, "ways": [SETS, STEPS, STEPS_ALONE]}
     tasks = [{"columns": columns} | same for columns in asked.growth]
-    found = _started(2, tasks, folder) if tasks else []
-    return [{key: value for key, value in row.items() if key not in ("trace", "coef")} for row in found]
+    return flat(_started(2, tasks, folder) if tasks else [])
 
 
 def reduced(asked: Comparison, folder: Path) -> list[dict]:
@@ -210,7 +221,6 @@ def ratios(rows: pd.DataFrame) -> pd.DataFrame:
             found.append(dict(zip(keys, key, strict=True)) | {
                 "way": way, "bytes": float(size), "time": float(row["seconds"] / other["seconds"]),
                 "steps": int(row["steps"]), "features": int(row["features"]), "nonzero": int(row["nonzero"]),
-                "apart": float(row["apart"]),
             })  # fmt: skip
     return pd.DataFrame(found)
 
@@ -236,19 +246,23 @@ def lines(checks: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(found)
 
 
-def claims_of(rows: pd.DataFrame, checks: pd.DataFrame, same: pd.DataFrame) -> dict[str, claims.Measured]:
+def claims_of(
+    rows: pd.DataFrame, checks: pd.DataFrame, same: pd.DataFrame, many: pd.DataFrame
+) -> dict[str, claims.Measured]:
     """The paper's and the maintainer's claims, over problems and λ; intervals are Student's over these.
 
     Args:
         rows: of :func:`measured`.
         checks: of :func:`traces`.
         same: of :func:`lossless`.
+        many: of :func:`alike`.
     """
     table, straight = ratios(rows), lines(checks)
     few = min(size for size in table["workers"].unique() if size > 1 or len(table["workers"].unique()) == 1)
     single = table[(table["lambdas"] == 1) & (table["workers"] == few)]
     at = {way: single[single["way"] == way].reset_index(drop=True) for way in WAYS}
-    return {
+    more = {"workers": claims.Measured(100 * float((many["apart"] > RIGHT).mean()), n=len(many))} if len(many) else {}
+    return more | {
         "linear": _over(straight["explained"]),
         "finite": _over(straight["gone"]),
         "lossless": claims.Measured(100 * float((same["apart"] > RIGHT).mean()), n=len(same)),

@@ -44,7 +44,8 @@ def with_workers(size: int, tasks: list[dict]) -> list[dict]:
 
     Args:
         tasks: each has problem, rows, columns, share, lambdas and ways. The share is of λ_max. With one of ``lambdas``
-            it starts at zero, else it ends a path. An empty list times all-reduces.
+            it starts at zero, else it ends a path. A task may name its gap, else it is :data:`GAP`. An empty list times
+            all-reduces.
 
     Returns:
         A row a task and way, with the task's keys. Cost: way, workers, seconds, steps, calls (all-reduces), sent and
@@ -83,7 +84,7 @@ def _rows(workers: Processes, task: dict):
         data = Shard(part[0], np.array(part[1]), loss, workers=workers)
         setup = data.sent if screen else 0  # the columns' norms, which only the safe rule needs
         value = workers.sum([data.loss.value(np.zeros(len(data.y)), data.y)])[0][0]
-        goal, largest = GAP * value / data.n, data.largest()
+        goal, largest = task.get("gap", GAP) * value / data.n, data.largest()
         values = [task["share"] * largest] if task["lambdas"] == 1 else lambdas(data, task["lambdas"], task["share"])
         workers.gather(None)
         begin, sent, calls, solution, steps = time.perf_counter(), workers.sent, workers.calls, None, 0

@@ -17,6 +17,7 @@ def shown(table: pd.DataFrame, kind: str) -> pd.DataFrame:
             "problem": row.problem,
             "λ / λ_max": f"{row.share:g}",
             "way": row.way,
+            "workers": row.workers,
             "steps": row.steps,
             "features left": row.features,
             "nonzero": row.nonzero,
@@ -27,17 +28,22 @@ def shown(table: pd.DataFrame, kind: str) -> pd.DataFrame:
     )
 
 
-def by_workers(table: pd.DataFrame) -> pd.DataFrame:
-    """Of each number of workers: the worst ratio of bytes and time, and how far coefficients are from the first's."""
+def by_workers(table: pd.DataFrame, many: pd.DataFrame) -> pd.DataFrame:
+    """Of each number of workers: the worst ratio of bytes and time of ``table``, and of ``many`` the largest distance.
+
+    Args:
+        table: of :func:`studylib.screening.chapter.ratios`.
+        many: of :func:`studylib.screening.chapter.alike`.
+    """
     rows = table[table["way"] == SETS]
     worst = rows.groupby("workers", sort=True)[["bytes", "time"]].max()
-    worst["apart"] = table.groupby("workers")["apart"].max()
+    apart = many.groupby("workers")["apart"].max() if len(many) else {}
     return pd.DataFrame(
         {
             "workers": size,
             "bytes, worst": f"{row['bytes']:.3f}",
             "time, worst": f"{row['time']:.2f}",
-            "coefficients apart": f"{row['apart']:.1e}",
+            "coefficients off one worker's": f"{apart[size]:.0e}" if size in apart else "–",
         }
         for size, row in worst.iterrows()
     )
@@ -75,9 +81,9 @@ def model_shown(table: pd.DataFrame) -> pd.DataFrame:
             "all-reduces": row.calls,
             "MB": f"{row.MB:.2f}",
             "1 worker, s": f"{row.compute:.2f}",
-            "2, measured": f"{row.measured:.2f}",
-            "2, model": f"{row.two:.2f}",
-            f"{MANY}, model": f"{row.many:.2f}",
+            "2 workers, s": f"{row.measured:.2f}",
+            "2 by the model, s": f"{row.two:.2f}",
+            f"{MANY} by the model, s": f"{row.many:.2f}",
         }
         for row in rows.itertuples()
     )
@@ -122,11 +128,12 @@ def told(rows: pd.DataFrame) -> str:
     )
 
 
-def lossless_told(rows: pd.DataFrame) -> str:
-    """The rows of :func:`studylib.screening.chapter.lossless` in a sentence."""
+def lossless_told(rows: pd.DataFrame, many: pd.DataFrame) -> str:
+    """The rows of :func:`studylib.screening.chapter.lossless` and ``alike`` in sentences."""
+    more = f" {many['workers'].max()} workers change none by more than {many['apart'].max():.0e}." if len(many) else ""
     return (
         f"To a gap of {TIGHT:.0e}, discards change no coefficient by more than {rows['apart'].max():.0e} of the "
-        f"largest, and predictions by {rows['scores'].max():.0e}."
+        f"largest, and predictions by {rows['scores'].max():.0e}.{more}"
     )
 
 

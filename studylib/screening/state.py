@@ -16,6 +16,7 @@ from studylib.screening.data import Shard
 from studylib.screening.groups import Groups, shrink
 
 COMPACT = 0.25  # a smaller matrix is made once so few of the present columns are left
+FEW = 0.1  # of the columns, at most, that are worth picking out for one product
 ROUNDING = 16 * np.finfo(float).eps  # of the gap, as a share of the objective
 
 
@@ -62,7 +63,11 @@ class State:
         self.norms = data.norms + self.n * self.ridge / self.L
         self.w = np.zeros(data.p) if start is None else np.array(start, dtype=float)
         self.b, self.trace, self.begin, self.sent = data.b, [], time.perf_counter(), self.workers.sent
-        self.z = self.scores(self.w)
+        used = np.flatnonzero(self.w)
+        if len(used) > FEW * data.p:
+            self.z = self.scores(self.w)
+        else:  # a start that is zero or sparse: the other columns are not read
+            self.z = data.X[:, used] @ self.w[used] - data.means[used] @ self.w[used]
         self.gap, self.value, self.gradient = np.inf, np.inf, None
 
     def scores(self, w):

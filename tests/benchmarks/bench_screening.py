@@ -34,7 +34,8 @@ def run() -> dict:
                 for share in SHARES:
                     part = [row for row in found if (row["problem"], row["share"]) == (name, share)]
                     each = (iter([_cost(row, what) for row in part if row["way"] == one]) for one in (way, NONE))
-                    pairs.append(pair(*(values.__next__ for values in each), REPEATS, unit))
+                    row = pair(*(values.__next__ for values in each), REPEATS, unit)
+                    pairs.append(row | {"of": f"{name}, {share} λ_max"})
             results[f"screening_{what}{end}"] = _worst(pairs)
     dense = [_libraries(name) for name in PROBLEMS[:2]]
     results["screening_over_scikit_learn"] = _worst([rows["scikit-learn"] for rows in dense])
@@ -58,5 +59,6 @@ def _libraries(name: str) -> dict:
     mine = took.pop("ours")
     return {
         library: {"ours": mine, "other": other, "ratio": mine / other, "unit": "s", "n": REPEATS}
+        | {"of": f"{name}, {library}"}
         for library, other in took.items()
     }

@@ -23,7 +23,7 @@ def main(wanted: list[str]) -> None:
             files.write_json(path, results)
             print(
                 f"{benchmark}: ours {row['ours']:.4g} {row['unit']}, other {row['other']:.4g} {row['unit']}, "
-                f"ratio {row['ratio']:.3f}, n = {row['n']}",
+                f"ratio {row['ratio']:.3f}, n = {row['n']}" + (f" ({row['of']})" if "of" in row else ""),
                 flush=True,
             )
 

@@ -285,7 +285,7 @@ def against_told(against: pd.DataFrame, named: dict[str, str] | None = None) -> 
 
 
 def at_an_end(rows: pd.DataFrame, named: dict[str, str] | None = None) -> list[str]:
-    """Ways with their best value at an end of those tried, each in words; ways of fewer than three values have no end.
+    """Ways with their best value at an end of those tried, each in words. Fewer than three values have no end.
 
     Args:
         rows: all that was tried: objective, way, value, and whether the value was chosen.

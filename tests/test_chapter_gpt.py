@@ -81,14 +81,6 @@ def test_other_ways_are_of_the_teacher_and_the_same_where_the_tree_has_them(made
     assert set(ways["kind"]) == {gpt.ROUNDED, gpt.FACTORIZED} and len(ways) == 2 + 2 + 4
 
 
-def test_a_narrower_network_of_as_many_bytes_stands_beside_each():
-    nodes = pd.DataFrame({"node": ["a", "b"], "bytes": [1000, 50], "test_bits": [2.5, 1.0], **ENDS})
-    known = pd.DataFrame({"form": "int8", "bytes": [100, 10_000], "test_bits": [4.0, 2.0]})
-    found = gpt_told.beside_narrower(nodes, known)
-    assert found["less"][0] == pytest.approx(0.5) and found["low"][0] == pytest.approx(0.49)
-    assert list(gpt_told.beside_listed(found)["verdict"]) == ["beats it", "none of that size"]
-
-
 def test_the_smallest_is_chosen_by_validation_text():
     nodes = pd.DataFrame({"node": ["teacher", "a", "b"], "bytes": [9, 5, 1], "val_bits": [2.0, 2.09, 2.11]})
     assert gpt_told.smallest(nodes) == "a"
@@ -109,7 +101,7 @@ def test_networks_write_from_their_files_alone(made):
     page = gpt_told.written_page(pd.DataFrame([rows[0] | {"text": "<a> & b"}]), "The ")
     assert "<b>The </b>&lt;a&gt; &amp; b" in page
     same = [row | {"text": said} for row, said in zip(rows, ("abcd", "abxd"), strict=True)]
-    assert "int8 for 2 characters" in gpt_told.written_told(pd.DataFrame(same))
+    assert "the whole network's text: int8 2. " in gpt_told.written_told(pd.DataFrame(same))
 
 
 def test_each_objective_is_descended_in_three_ways_and_compared_block_by_block(made):
@@ -125,7 +117,7 @@ def test_each_objective_is_descended_in_three_ways_and_compared_block_by_block(m
     coded = by[gpt_objectives.CODED, gpt_objectives.PCD]
     spread = 8 * coded["bytes"] / family.node.data.train.labels.numel()
     assert spread < coded["test_total"] - 1 and coded["val_total"] > spread
-    assert len(plots.draw_against(against).axes[0].get_yticks()) == 3
+    assert len(plots.draw_against(against).axes) == 3
     nodes = generative_told.summary(tree)
     told = gpt_objectives.claims_of(nodes, against)
     assert len(told["gpt_common"]) == 6 and 0 < told["gpt_int8_saved"].value < 100
@@ -149,26 +141,35 @@ def test_values_are_tuned_on_the_first_seed_and_the_best_made_of_all(tmp_path):
     assert found == [(0, 1.0, False), (0, 2.0, True), (1, 2.0, True), (2, 2.0, True)]
 
 
-def test_what_carries_over_is_judged_by_its_interval(made):
-    _, tree, narrow = made
-    nodes, dense = generative_told.summary(tree), generative_told.summary(narrow, ["width", "form"])
-    beside = gpt_told.beside_narrower(nodes, dense)
-    against = pd.DataFrame({"objective": ["L1"], "rival": ["x"], "saved": [0.1], "low": [0.05], "high": [0.15]})
-    rows = pd.DataFrame(gpt_told.carried(nodes, tree, beside, against, "digits")).set_index("finding")
-    assert rows.loc["PCD is no better than the better sum", "verdict"] == gpt_told.NOT
-    unsure = pd.DataFrame(gpt_told.carried(nodes, tree, beside, against.assign(low=-0.2), "digits"))
-    assert unsure["verdict"].iloc[-1] == statistics.UNKNOWN
-    assert rows.loc["int8 is nearly free", "verdict"] == gpt_told.CARRIES
-    assert rows.loc["int8 is nearly free", "classifiers"].endswith("points of accuracy")
-    assert generative_told.classifiers("nowhere") == {}
+def test_better_ways_are_held_against_the_plain_one_seed_by_seed():
+    costs = {"SVD": [1.0, 1.2], "Fisher-weighted SVD": [0.5, 0.7], "groups, to the nearest": [0.2, 0.4]}
+    costs["groups, GPTQ"] = [0.1, 0.5]
+    rows = pd.DataFrame(
+        {"seed": seed, "kind": gpt.ROUNDED if "groups" in way else gpt.FACTORIZED, "way": way}
+        | {"setting": 3 if "groups" in way else 1, "costs": cost}
+        for way, each in costs.items()
+        for seed, cost in enumerate(each)
+    )
+    found = gpt_told.ways_against(rows).set_index("way")
+    assert list(found.index) == ["GPTQ", "Fisher-weighted SVD"]
+    assert list(found["setting"]) == ["3 bits a weight", "Δ = 1"]
+    assert found.loc["GPTQ", "verdict"] == statistics.UNKNOWN and found.loc["GPTQ", "saved"] == pytest.approx(0)
+    assert found.loc["Fisher-weighted SVD", "saved"] == pytest.approx(0.5)
+    assert found.loc["Fisher-weighted SVD", "verdict"] == statistics.HELP
+    first, second = gpt_told.ways_told(rows).splitlines()
+    assert first.startswith("   - GPTQ at 3 bits a weight costs 0.300 bits, rounding to the nearest 0.300. ")
+    assert first.endswith("; these seeds cannot tell.") and "cannot tell" not in second
 
 
 def test_the_figure_has_a_point_for_each_combination_and_a_line_for_each_form(made, ways):
     _, tree, narrow = made
     nodes, dense = generative_told.summary(tree), generative_told.summary(narrow, ["width", "form"])
-    (axis,) = plots.draw_bits(nodes, dense, ways, gpt_told.short).axes
-    assert {each.get_text() for each in axis.texts} == {gpt_told.short(name) for name in nodes["node"]}
-    assert len(axis.get_legend().get_texts()) == 8
+    figure = plots.draw_bits(nodes, dense, ways)
+    said = [[each.get_text() for each in axis.texts] for axis in figure.axes]
+    assert [len(each) for each in said] == [8, 8] and all(each.count("pruned") == 4 for each in said)
+    assert [each.count("whole") for each in said] == [1, 0]
+    (legend,) = figure.legends
+    assert len(legend.get_texts()) == 8
 
 
 @pytest.mark.parametrize(

@@ -43,14 +43,85 @@ def test_what_is_not_published_of_classifiers_is_empty_and_another_study_fills_w
     assert generative_told.classifiers() == generative_told.classifiers("nowhere", "digits") == {}
     alone, filled = generative_told.classifiers("mnist"), generative_told.classifiers("mnist", "digits")
     assert {key: filled[key] for key in alone} == alone and len(alone) < len(filled) == 5
-    assert all(filled[key].endswith(", digits") for key in filled.keys() - alone.keys())
+    assert {filled[key][0] for key in alone} == {"mnist"}
+    assert {filled[key][0] for key in filled.keys() - alone.keys()} == {"digits"}
 
 
-def test_a_best_value_at_an_end_of_its_range_is_counted():
-    rows = pd.DataFrame({"objective": "a", "way": ["x"] * 3 + ["y"] * 3, "value": [1, 2, 3] * 2})
-    assert generative_told.at_an_end(rows, rows[rows["value"] == 2]) == "none"
-    best = rows[(rows["way"] == "y") & (rows["value"] == 3) | (rows["way"] == "x") & (rows["value"] == 2)]
-    assert generative_told.at_an_end(rows, best, {"a": "A"}) == "A 1 of 2 ways"
+def test_pruning_and_int8_of_the_digits_classifiers_are_beaten_as_chapter_7_says():
+    margins = json.loads((ROOT / "figures" / "digits" / "07_sweep.json").read_text())["rows"]["margins"]
+    there = next(row for row in margins if row["node"] == generative_told.BOTH)
+    _, value, low, high = generative_told.classifiers("digits")[generative_told.NARROW]
+    assert value == there["margin"] and low < value < high
+    word = {"yes": "beats it", "no": "is beaten"}.get(generative_told.NARROW.held(low, high), "cannot tell")
+    assert word == there["verdict"]
+
+
+@pytest.mark.parametrize(
+    ("interval", "bound", "above", "held"),
+    [
+        ((0.4, 0.6), 1, False, "yes"),
+        ((1.4, 1.6), 1, False, "no"),
+        ((0.4, 1.6), 1, False, "cannot tell"),
+        ((0.4, 0.6), 0, True, "yes"),
+        ((-0.6, -0.4), 0, True, "no"),
+        ((np.nan, np.nan), 0, True, "cannot tell"),
+    ],
+)
+def test_a_finding_holds_where_the_whole_interval_says_so(interval, bound, above, held):
+    assert generative_told.Finding("x", "there", "here", bound, above).held(*interval) == held
+
+
+def of_two_seeds(**saved):
+    """Rows of two seeds: bytes of each node by ``saved`` (percent of the teacher's), and what it costs in bits."""
+    percent = {"teacher": 0, "teacher-kd": 50, "teacher-imp": 70, "teacher-svd": 0, "teacher-int8": 60}
+    percent |= {"teacher-imp-int8": 90} | {f"teacher-{name}": value for name, value in saved.items()}
+    return pd.DataFrame(
+        {"seed": seed, "node": node, "bytes": 100 - each - seed / 100, "test_bits": 2.0, "val_bits": 2.0}
+        | {"costs": 0.001 * seed, "costs_low": 0.0, "costs_high": 0.0}
+        for node, each in percent.items()
+        for seed in (0, 1)
+    )
+
+
+def test_what_carries_over_holds_of_classifiers_and_here(monkeypatch):
+    known = dict.fromkeys(generative_told.FINDINGS, ("digits", 0.5, 0.4, 0.6)) | {
+        generative_told.NARROW: ("digits", -0.5, -0.6, -0.4),
+        generative_told.COMMON: ("digits", -0.5, -1.6, 0.4),
+    }
+    monkeypatch.setattr(generative_told, "classifiers", lambda *studies: known)
+    rows = of_two_seeds(svd=5)
+    beside = pd.DataFrame({"node": [generative_told.BOTH], "less": 0.1, "low": 0.05, "high": 0.15})
+    pcd = pd.DataFrame({"saved": [0.1, -0.1], "low": [0.05, -0.2], "high": [0.15, -0.05]})
+    found = generative_told.carried(rows, generative_told.summary(rows), beside, pcd, ["mnist"])
+    assert list(found["verdict"]) == ["carries over", "carries over", "does not", "holds here alone", "cannot tell"]
+    assert found["classifiers"][0] == "yes: +0.50 (+0.40 to +0.60) points of accuracy lost, digits"
+    assert found["value"][3:].tolist() == pytest.approx([5.0, -5.0])  # of PCD what it saves over the better sum
+    less = beside.assign(high=-1, low=-2)
+    worse = generative_told.carried(rows, generative_told.summary(rows), less, pcd, ["digits"])
+    assert worse["verdict"][3] == "holds in neither" and worse["classifiers"][3].endswith(" points of accuracy")
+    told = generative_told.carried_told(found)
+    assert told.startswith("Carries over: int8 is nearly free; pruning saves most of the file. Does not: SVD ")
+    assert list(generative_told.carried_listed(found)["holds if it is"])[:2] == ["at most 1", "above 0"]
+
+
+def test_what_no_classifier_has_published_cannot_be_told():
+    rows = of_two_seeds()
+    beside = pd.DataFrame({"node": [generative_told.BOTH], "less": 0.1, "low": 0.05, "high": 0.15})
+    found = generative_told.carried(rows, generative_told.summary(rows), beside, beside[:0].assign(saved=0.0), [])
+    assert set(found["classifiers"]) == {"–"} and set(found["verdict"]) == {"cannot tell"}
+    assert found["here"].iloc[-1] == "cannot tell: – % fewer bits"
+
+
+def test_ways_whose_best_value_is_an_end_of_those_tried_are_named():
+    rows = pd.DataFrame({"objective": "a", "way": ["x"] * 3 + ["PCD"] * 3, "value": [1, 2, 3] * 2, "chosen": False})
+    assert generative_told.at_an_end(rows.assign(chosen=rows["value"] == 2)) == []
+    told = generative_told.ends_told(rows.assign(chosen=rows["value"] == 2))
+    assert told == "The best value of each of 2 ways lies within the values that were tried."
+    best = rows.assign(chosen=rows["value"] == rows["way"].map({"x": 2, "PCD": 3}))
+    assert generative_told.at_an_end(best, {"a": "A"}) == ["A, PCD: τ = 3, the greatest"]
+    assert generative_told.ends_told(best, {"a": "A"}).splitlines()[-1] == "- A, PCD: τ = 3, the greatest"
+    two = best[best["value"] > 1]
+    assert generative_told.at_an_end(two) == []  # of two values each is an end
 
 
 # --- runs that are killed ---------------------------------------------------------------------------------------

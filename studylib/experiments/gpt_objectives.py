@@ -15,7 +15,6 @@ from studylib.coding import codec
 from studylib.data import text
 from studylib.descent import objectives, steps
 from studylib.experiments import generative
-from studylib.experiments import generative_told as told
 from studylib.experiments.frontier import coded_bytes
 from studylib.experiments.gpt import Family
 from studylib.experiments.moo_objectives import quantization_error
@@ -138,11 +137,6 @@ def without_blocks(rows: list[dict]) -> list[dict]:
     return [{key: value for key, value in row.items() if key not in ("test", "start")} for row in rows]
 
 
-def at_an_end(rows: pd.DataFrame) -> str:
-    """Of how many ways the best value is the first or last of at least three, by objective, in words."""
-    return told.at_an_end(rows, rows[rows["chosen"]])
-
-
 def against_sums(rows: pd.DataFrame) -> pd.DataFrame:
     """PCD against each weighted sum, each at its best: a row an objective and rival.
 
@@ -168,25 +162,6 @@ def listed(rows: pd.DataFrame) -> pd.DataFrame:
     )
     said = {"value": [f"{value:g}" for value in found["value"]], "bytes": found["bytes"].round().astype(int)}
     return found.assign(**said).rename(columns={"test_total": "test bits"})
-
-
-WORDS = {statistics.HELP: "needs fewer bits", statistics.HURT: "needs more bits", statistics.UNKNOWN: "cannot tell"}
-
-
-def against_listed(against: pd.DataFrame) -> pd.DataFrame:
-    """The rows of :func:`against_sums` for people; a millibit is a thousandth of a bit per character."""
-    said = [f"{1e3 * r.saved:+.1f} ({1e3 * r.low:+.1f} to {1e3 * r.high:+.1f})" for r in against.itertuples()]
-    names_ = {"objective": against["objective"], "against the": against["rival"], "PCD saves, millibits": said}
-    return pd.DataFrame(names_ | {"verdict": against["verdict"].map(WORDS)})
-
-
-def said(against: pd.DataFrame) -> str:
-    """The rows of :func:`against_sums` in words."""
-    parts = []
-    for objective, rows in against.groupby("objective", sort=False):
-        each = "; ".join(f"{WORDS[r.verdict]} ({r.rival}, {1e3 * r.saved:+.1f} millibits)" for r in rows.itertuples())
-        parts.append(f"{objective}: PCD {each}")
-    return ". ".join(parts)
 
 
 def claims_of(nodes: pd.DataFrame, against: pd.DataFrame) -> dict[str, claims.Measured | list[claims.Measured]]:

@@ -1,86 +1,47 @@
 """What chapter 10 says of its rows, in tables and in words."""
 
 import html
-import math
 
 import pandas as pd
 
 from studylib.data.text import BITS
 from studylib.experiments import generative_told as told
-from studylib.experiments.generative_told import BOTH, CARRIES, INT8, NOT, SVD
+from studylib.experiments.generative_told import joined, short
 from studylib.experiments.gpt import FACTORIZED, ROUNDED, TUNED
 from studylib.results import statistics
 from studylib.tree import names
 
 WITHIN = 0.1  # bits per character: what the smallest file may need more than the whole network
-LITTLE, SLIGHT = 1.0, 3.0  # percent: less is next to nothing, of bits and of a file
-
-
-def short(node: str) -> str:
-    """The name of a node for people: ``teacher-imp-int8`` → ``imp-int8``, the teacher ``whole``."""
-    return node.removeprefix(f"{names.TEACHER}-").replace(names.TEACHER, "whole")
+UNITS = {ROUNDED: "{} bits a weight", FACTORIZED: "Δ = {}"}
+BETTER = {  # way → the plain way that it is held against; both for people
+    "groups, GPTQ": ("groups, to the nearest", "GPTQ", "rounding to the nearest"),
+    "Fisher-weighted SVD": ("SVD", "Fisher-weighted SVD", "plain SVD"),
+    "Fisher-weighted SVD" + TUNED: ("SVD" + TUNED, "Fisher-weighted SVD" + TUNED, "plain SVD" + TUNED),
+}
 
 
 def listed(nodes: pd.DataFrame) -> pd.DataFrame:
     """Means over seeds for people."""
-    rows = nodes.to_dict("records")
-    return pd.DataFrame(
-        {
-            "combination": [short(row["node"]) for row in rows],
-            "bytes": [round(row["bytes"]) for row in rows],
-            "zeros": [f"{row['zeros']:.0%}" for row in rows],
-            "test bits": [f"{row['test_bits']:.3f}" for row in rows],
-            "more than the whole": [_bits(row["costs"], row["costs_low"], row["costs_high"]) for row in rows],
-        }
-    )
+    zeros = {"zeros": [f"{share:.0%}" for share in nodes["zeros"]]}
+    return pd.DataFrame({"combination": [short(node) for node in nodes["node"]], **_measured(nodes, zeros)})
 
 
 def ways_listed(ways: pd.DataFrame, kind: str) -> pd.DataFrame:
     """The ways of ``kind``, :data:`ROUNDED` or :data:`FACTORIZED`, for people."""
-    rows = ways[ways["kind"] == kind].to_dict("records")
-    return pd.DataFrame(
-        {
-            "way": [row["way"] for row in rows],
-            {ROUNDED: "bits", FACTORIZED: "Δ"}[kind]: [row["setting"] for row in rows],
-            "bytes": [round(row["bytes"]) for row in rows],
-            "test bits": [f"{row['test_bits']:.3f}" for row in rows],
-            "more than the whole": [_bits(row["costs"], row["costs_low"], row["costs_high"]) for row in rows],
-        }
-    )
+    rows = ways[ways["kind"] == kind]
+    setting = {{ROUNDED: "bits", FACTORIZED: "Δ"}[kind]: list(rows["setting"])}
+    return pd.DataFrame({"way": list(rows["way"]), **setting, **_measured(rows)})
 
 
-def beside_narrower(nodes: pd.DataFrame, dense: pd.DataFrame) -> pd.DataFrame:
-    """Means over seeds beside the narrower dense network of as many bytes: node, bytes, test_bits, dense, less.
-
-    Its bits are those of :func:`studylib.experiments.generative_told.of_as_many_bytes`. ``less`` is by how many bits
-    the node is better. ``low`` and ``high`` are the interval of what the node costs, moved there.
-    """
-    found = nodes[["node", "bytes", "test_bits"]].assign(dense=told.of_as_many_bytes(nodes, dense))
-    found["less"] = found["dense"] - found["test_bits"]
-    half = (nodes["costs_high"] - nodes["costs_low"]) / 2
-    return found.assign(low=found["less"] - half, high=found["less"] + half)
-
-
-def beside_listed(beside: pd.DataFrame) -> pd.DataFrame:
-    """The rows of :func:`beside_narrower` for people."""
-    rows = beside.to_dict("records")
-    return pd.DataFrame(
-        {
-            "combination": [short(row["node"]) for row in rows],
-            "bytes": [round(row["bytes"]) for row in rows],
-            "fewer bits than a narrower network": [_bits(row["less"], row["low"], row["high"]) for row in rows],
-            "verdict": [_better(row) for row in rows],
-        }
-    )
-
-
-def _better(row: dict) -> str:
-    if row["node"] in (names.TEACHER, INT8):
-        return "is one of them"
-    if math.isnan(row["less"]):
-        return "none of that size"
-    words = {statistics.HELP: "beats it", statistics.HURT: "does not", statistics.UNKNOWN: "cannot tell"}
-    return words[statistics.judge((row["low"], row["high"]))]
+def _measured(rows: pd.DataFrame, more: dict | None = None) -> dict[str, list]:
+    costs = [told.said([row.costs, row.costs_low, row.costs_high], 3) for row in rows.itertuples()]
+    whole = (rows["costs_low"] == 0) & (rows["costs_high"] == 0)
+    return {
+        "bytes": [round(size) for size in rows["bytes"]],
+        **(more or {}),
+        "test bits": [f"{bits:.3f}" for bits in rows["test_bits"]],
+        "more than the whole": ["–" if same else cost for same, cost in zip(whole, costs, strict=True)],
+    }
 
 
 def smallest(nodes: pd.DataFrame) -> str:
@@ -119,109 +80,64 @@ def speed_listed(written: pd.DataFrame, nodes: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def carried(
-    nodes: pd.DataFrame, rows: pd.DataFrame, beside: pd.DataFrame, against: pd.DataFrame, of_classifiers: str
-) -> list[dict]:
-    """Five findings of classifiers, a row each: what the published study ``of_classifiers`` says, and what is here.
-
-    Columns: finding, classifiers (in words), unit, value, low, high, verdict. Of one seed, bytes have no interval:
-    their verdict is of the value alone.
-    """
-    by, size = nodes.set_index("node"), rows.pivot(index="seed", columns="node", values="bytes")
-    whole, saved = by.loc[names.TEACHER, "test_bits"], 100 * (1 - size.div(size[names.TEACHER], axis=0))
-    costs = [100 * by.loc[INT8, name] / whole for name in ("costs", "costs_low", "costs_high")]
-    narrow = [100 * each / whole for each in beside.set_index("node").loc[BOTH, ["less", "low", "high"]]]
-    pcd = against[against["objective"] == "L1"].sort_values("saved").iloc[0]
-    found = [
-        ("int8 is nearly free", "% more bits", costs, lambda low, high: _side(high <= LITTLE, low > LITTLE)),
-        ("pruning saves most of the file", "points over the next", told.over(told.margin(saved)), _above),
-        (
-            "SVD saves next to nothing at Δ = 1",
-            "% of the file",
-            told.over(saved[SVD]),
-            lambda low, high: _side(high <= SLIGHT, low > SLIGHT),
-        ),
-        ("pruning + int8 beats a narrower network", "% fewer bits", narrow, _above),
-        (
-            "PCD is no better than the better sum",
-            "% fewer bits",
-            [100 * pcd[name] / whole for name in ("saved", "low", "high")],
-            lambda low, high: _side(high <= 0, low > 0),
-        ),
-    ]
-    known = told.classifiers(of_classifiers)
-    return [
-        {"finding": finding, "classifiers": known.get(number, "–"), "unit": unit}
-        | dict(zip(("value", "low", "high"), map(float, each), strict=True))
-        | {"verdict": judge(*(float(end) if not math.isnan(end) else float(each[0]) for end in each[1:]))}
-        for number, (finding, unit, each, judge) in enumerate(found)
-    ]
-
-
-def _side(yes: bool, no: bool) -> str:
-    return CARRIES if yes else NOT if no else statistics.UNKNOWN
-
-
-def _above(low: float, high: float) -> str:
-    return _side(low > 0, high <= 0)
-
-
 def marks_told(marks: pd.DataFrame, nodes: pd.DataFrame) -> str:
     """Which marks the whole network beats, in words."""
     whole = nodes.set_index("node")["test_bits"][names.TEACHER]
     beaten, rest = told.beaten(marks, whole, BITS, 2)
-    return f"The whole network needs {whole:.2f} bits a character. It beats {beaten}. It does not beat {rest}."
+    return f"The whole network needs {whole:.2f} bits per character. More need: {beaten}. Fewer need: {rest}."
 
 
 def nodes_told(nodes: pd.DataFrame, small: str) -> str:
-    """The smallest file within :data:`WITHIN`, and how many combinations cost no more than that, in words."""
+    """The smallest file within :data:`WITHIN`, and which combinations surely cost no more than that, in words."""
     by = nodes.set_index("node")
     whole, least = by.loc[names.TEACHER], by.loc[small]
-    held = ((by["costs_high"] <= WITHIN) & (by.index != names.TEACHER)).sum()
+    costs = told.said([least["costs"], least["costs_low"], least["costs_high"]], 3)
     return (
-        f"Within {WITHIN:g} bits of the whole network, by the whole interval: {held} of {len(by) - 1} combinations. "
-        f"The smallest within it on validation text is {short(small)}: {least['bytes']:,.0f} bytes, "
-        f"{1 - least['bytes'] / whole['bytes']:.0%} saved, "
-        f"{least['costs']:+.3f} bits."
+        f"The smallest file within {WITHIN:g} bits of the whole network, by validation text, is {short(small)}. "
+        f"It has {least['bytes']:,.0f} bytes, {1 - least['bytes'] / whole['bytes']:.0%} less. "
+        f"On test text it costs {costs} bits. {told.surely_within(nodes, WITHIN, f'{WITHIN:g} bits')}"
     )
 
 
-def narrower_told(beside: pd.DataFrame) -> str:
-    """Which combinations beat narrower networks at equal bytes, in words."""
-    shown = beside_listed(beside)
-    by = {word: list(group["combination"]) for word, group in shown.groupby("verdict", sort=False)}
-    return "; ".join(f"{word}: {', '.join(each)}" for word, each in sorted(by.items()))
+def ways_against(ways: pd.DataFrame) -> pd.DataFrame:
+    """What GPTQ and Fisher weights save of the plain way's bits, each at its setting, seed by seed.
+
+    Args:
+        ways: rows of :func:`studylib.experiments.gpt.ways`.
+
+    Returns:
+        way, plain and setting (in words), costs and plain_costs (means), saved, low, high (95 %, Student's), verdict.
+    """
+    cost, found = ways.pivot(index="seed", columns=["way", "setting"], values="costs"), []
+    for way, (plain, *said) in BETTER.items():
+        for (kind, at), _ in ways[ways["way"] == way].groupby(["kind", "setting"], sort=False):
+            saved, low, high = told.over(cost[plain, at] - cost[way, at])
+            row = {"way": said[0], "plain": said[1], "setting": UNITS[kind].format(at), "costs": cost[way, at].mean()}
+            row |= {"plain_costs": cost[plain, at].mean(), "saved": saved, "low": low, "high": high}
+            found.append(row | {"verdict": statistics.judge((low, high))})
+    return pd.DataFrame(found)
 
 
 def ways_told(ways: pd.DataFrame) -> str:
-    """What GPTQ and Fisher weights save over the plain way, of the costs, in words; the largest and least step."""
-    cost = ways.set_index(["way", "setting"])["costs"]
-    parts = []
-    for better, plain in (
-        ("groups, GPTQ", "groups, to the nearest"),
-        ("Fisher-weighted SVD", "SVD"),
-        ("Fisher-weighted SVD" + TUNED, "SVD" + TUNED),
-    ):
-        each = [f"{cost[plain, at]:.3f} → {cost[better, at]:.3f} at {at}" for at in cost[better].index]
-        parts.append(f"{plain} → {better}: {', '.join(each)}")
-    return "; ".join(parts)
+    """The rows of :func:`ways_against` in words: an item each, of a list in a list."""
+    return "\n".join(
+        f"   - {row.way} at {row.setting} costs {row.costs:.3f} bits, {row.plain} {row.plain_costs:.3f}. "
+        f"Saved: {told.said([row.saved, row.low, row.high], 3)}"
+        f"{'; these seeds cannot tell' if row.verdict == statistics.UNKNOWN else ''}."
+        for row in ways_against(ways).itertuples()
+    )
 
 
 def written_told(written: pd.DataFrame) -> str:
     """How long the first characters agree with those of the whole network, and which is the fastest, in words."""
     first, *rest = written.to_dict("records")
-    same = [
-        (next((i for i, (a, b) in enumerate(zip(first["text"], r["text"], strict=True)) if a != b), len(r["text"])), r)
-        for r in rest
-    ]
-    parts = [f"{short(row['node'])} for {count} characters" for count, row in same]
     fast = max([first, *rest], key=lambda row: row["per_second"])
-    agree = f"They write what the whole network writes: {', '.join(parts)}. " if parts else ""
-    return f"{agree}The fastest writer here is {short(fast['node'])}, {fast['per_second']:.0f} characters a second."
+    agree = [f"{short(row['node'])} {_alike(first['text'], row['text'])}" for row in rest]
+    parts = f"First characters shared with the whole network's text: {joined(agree)}. " if agree else ""
+    who = "the whole network" if fast is first else short(fast["node"])
+    return f"{parts}The fastest writer is {who}: {fast['per_second']:,.0f} characters a second."
 
 
-def _bits(value: float, low: float, high: float) -> str:
-    if math.isnan(value):
-        return "–"
-    ends = "" if math.isnan(low) or low == high == 0 else f" ({low:+.3f} to {high:+.3f})"
-    return f"{value:+.3f}{ends}"
+def _alike(one: str, other: str) -> int:
+    """How many first characters of two texts are the same."""
+    return next((i for i, (a, b) in enumerate(zip(one, other, strict=True)) if a != b), len(one))

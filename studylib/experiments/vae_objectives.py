@@ -16,7 +16,6 @@ from studylib.data import likelihood
 from studylib.data.datasets import Data
 from studylib.descent import objectives, steps
 from studylib.experiments import generative
-from studylib.experiments import generative_told as told
 from studylib.experiments.frontier import coded_bytes
 from studylib.experiments.moo_objectives import quantization_error
 from studylib.experiments.vae import CHOOSING, Family, Pixels
@@ -212,30 +211,6 @@ def at_best(rows: pd.DataFrame) -> pd.DataFrame:
     value = chosen["value"].map("{:g}".format)
     found = chosen.assign(column=column, objective=chosen["objective"].map(NAMES), value=value)
     return found.pivot_table("test_score", ["objective", "way", "value"], "column", sort=False).reset_index()
-
-
-def at_an_end(rows: pd.DataFrame) -> str:
-    """Of how many ways the best value is the first or last of at least three, by objective, in words."""
-    return told.at_an_end(rows, rows[rows["chosen"]], NAMES)
-
-
-WORDS = {statistics.HELP: "needs fewer", statistics.HURT: "needs more", statistics.UNKNOWN: statistics.UNKNOWN}
-
-
-def listed(against: pd.DataFrame) -> pd.DataFrame:
-    """The rows of :func:`against_sums` for people, in thousandths of a bit."""
-    saved = [f"{1e3 * r.saved:+.1f} ({1e3 * r.low:+.1f} to {1e3 * r.high:+.1f})" for r in against.itertuples()]
-    found = against[["objective", "stage", "rival"]].assign(objective=against["objective"].map(NAMES))
-    return found.assign(**{"PCD saves, mbit": saved, "PCD": against["verdict"].map(WORDS)})
-
-
-def said(against: pd.DataFrame) -> str:
-    """How often PCD needs fewer bits than a weighted sum, and more, in words, objective by objective."""
-    parts = []
-    for other, rows in against.groupby("objective", sort=False):
-        counts = rows["verdict"].map(WORDS).value_counts()
-        parts.append(f"{NAMES[other]}: " + ", ".join(f"{word} in {count}" for word, count in counts.items()))
-    return "; ".join(parts)
 
 
 def claims_of(nodes: pd.DataFrame, against: pd.DataFrame) -> dict[str, claims.Measured | list[claims.Measured]]:

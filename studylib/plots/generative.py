@@ -7,62 +7,91 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
 
-from studylib.plots.axes import kilobyte_axis
+from studylib.plots.axes import kilobyte_axis, legend_below
+from studylib.tree import names
 
 MARKS = {"float32": "o", "int8": "s"}
 THICK = {"capsize": 2, "elinewidth": 0.7, "capthick": 0.7}
-BESIDE = {"loc": "center left", "bbox_to_anchor": (1.01, 0.5), "frameon": False, "fontsize": 8}  # of the legend
+PANELS = {"without SVD": False, "with SVD": True}
 
 
-def combinations(axis: Axes, nodes: pd.DataFrame, dense: pd.DataFrame, label: Callable[[str], str]) -> None:
-    """Draws test bits against the file's size: combinations, each with its name, and narrower dense networks.
+def combinations(nodes: pd.DataFrame, dense: pd.DataFrame, bits: str) -> Figure:
+    """Draws test bits against the file's size: combinations without SVD above, those with it below.
 
-    Bars are the interval of the difference from the whole network.
+    Colour and mark say whether one is distilled and int8; what is pruned is named so. Narrower dense networks are lines
+    in both panels, which have their own scales upward. Bars are the interval of the difference from the whole network.
 
     Args:
         nodes, dense: of :func:`studylib.experiments.generative_told.summary`, by node, and by width and form.
-        label: node → what stands at its point.
+        bits: what is drawn upward.
     """
-    for form, rows in dense.sort_values("bytes").groupby("form", sort=False):
+    figure, axes = plt.subplots(2, figsize=(8, 7), sharex=True, layout="constrained")
+    for axis, (title, factorized) in zip(axes, PANELS.items(), strict=True):
+        _narrower(axis, dense)
+        _points(axis, nodes[nodes["node"].str.contains("-svd") == factorized])
+        axis.set(ylabel=bits)
+        axis.margins(x=0.09)  # names stand beside the outermost points
+        axis.set_title(title, loc="left", size=10)
+        kilobyte_axis(axis, "file")
+    axes[0].set(xlabel="")
+    return figure
+
+
+def _narrower(axis: Axes, dense: pd.DataFrame) -> None:
+    for form, rows in dense.sort_values("bytes").groupby("form"):
         style = {"color": "0.6", "marker": MARKS[form], "linewidth": 1, "markersize": 5, "zorder": 0}
         axis.plot(rows["bytes"], rows["test_bits"], label=f"narrower, {form}", **style)
+
+
+def _points(axis: Axes, nodes: pd.DataFrame) -> None:
     for student in (False, True):
+        colour = "C0" if student else "C1"
         for form in MARKS:
-            names = nodes["node"].str
-            rows = nodes[(names.contains("-kd") == student) & (names.endswith("-int8") == (form == "int8"))]
+            said = nodes["node"].str
+            rows = nodes[(said.contains("-kd") == student) & (said.endswith("-int8") == (form == "int8"))]
             error = [rows["costs"] - rows["costs_low"], rows["costs_high"] - rows["costs"]]
-            style = {"color": "C0" if student else "C1", "linestyle": "none", "markersize": 6, "marker": MARKS[form]}
-            said = f"{'student, distilled' if student else 'whole width'}, {form}"
-            axis.errorbar(rows["bytes"], rows["test_bits"], np.nan_to_num(error), label=said, **style, **THICK)
-    for row in nodes.itertuples():
-        where = {"xytext": (3, 3), "textcoords": "offset points", "rotation": 40, "rotation_mode": "anchor"}
-        axis.annotate(label(row.node), (row.bytes, row.test_bits), size=6, **where)
+            style = {"color": colour, "linestyle": "none", "markersize": 6, "marker": MARKS[form]}
+            label = f"{'student, distilled' if student else 'whole width'}, {form}"
+            axis.errorbar(rows["bytes"], rows["test_bits"], np.nan_to_num(error), label=label, **style, **THICK)
+            where = {"xytext": (-7 if student else 7, 0), "textcoords": "offset points", "va": "center"}
+            where |= {"ha": "right" if student else "left", "size": 9, "color": colour}
+            for row in rows.itertuples():
+                name = "pruned" if "-imp" in row.node else "whole" if row.node == names.TEACHER else ""
+                text = axis.annotate(name, (row.bytes, row.test_bits), **where)
+                text.set_path_effects([withStroke(linewidth=2.5, foreground="white")])
 
 
-def finish(figure: Figure, axis: Axes, bits: str) -> Figure:
-    """Adds the axes' names and the legend; ``bits`` are what is drawn upward."""
-    axis.set(ylabel=bits)
-    kilobyte_axis(axis, "file")
-    axis.legend(**BESIDE)
+def finish(figure: Figure) -> Figure:
+    """Adds one legend below both panels."""
+    legend_below(figure, *figure.axes[0].get_legend_handles_labels(), columns=3)
     return figure
 
 
 def saved(against: pd.DataFrame, lines: Sequence, of: Callable, names: Sequence[str], bit: str) -> Figure:
     """Bits that PCD saves over each weighted sum, with their 95 % intervals; a colour a sum.
 
+    Each line is a panel with its own scale.
+
     Args:
         against: rows with rival, saved, low and high.
-        lines: what each line is of, as ``of`` gives it for a row; ``names`` are theirs for people.
+        lines: what each panel is of, as ``of`` gives it for a row; ``names`` are theirs for people.
         bit: its name, such as "bit per character".
     """
-    figure, axis = plt.subplots(figsize=(7.5, 1.25 + 0.42 * len(lines)), layout="constrained")
-    axis.axvline(0, color="0.6", lw=1)
-    for i, (rival, rows) in enumerate(against.groupby("rival", sort=False)):
-        at = [lines.index(of(row)) + 0.24 * (i - 0.5) for row in rows.itertuples()]
-        half = 1e3 * np.nan_to_num(rows["high"] - rows["saved"])
-        axis.errorbar(1e3 * rows["saved"], at, xerr=half, fmt="os"[i], ms=4, color=f"C{i}", label=f"over the {rival}")
-    axis.set(xlabel=f"PCD saves (thousandths of a {bit})", yticks=range(len(lines)), yticklabels=names)
-    axis.invert_yaxis()
-    axis.legend(**BESIDE)
+    size = (7.5, 1 + 0.75 * len(lines))
+    figure, axes = plt.subplots(len(lines), figsize=size, layout="constrained", squeeze=False)
+    for axis, line, name in zip(axes[:, 0], lines, names, strict=True):
+        axis.axvline(0, color="0.6", lw=1)
+        for i, (rival, rows) in enumerate(against.groupby("rival", sort=False)):
+            row = next(row for row in rows.itertuples() if of(row) == line)
+            half = 1e3 * np.nan_to_num(row.high - row.saved)
+            style = {"fmt": "os"[i], "ms": 4, "color": f"C{i}", "label": f"over the {rival}"}
+            axis.errorbar(1e3 * row.saved, i, xerr=half, **style)
+        reach = 1e3 * np.nan_to_num(against[[of(row) == line for row in against.itertuples()]][["low", "high"]])
+        most = 1.1 * max(np.abs(reach).max(), 1e-9)
+        axis.set(yticks=[0.5], yticklabels=[name], ylim=(1.7, -0.7), xlim=(-most, most))
+        axis.grid(axis="y", visible=False)
+    axes[-1, 0].set_xlabel(f"PCD saves (thousandths of a {bit})")
+    legend_below(figure, *axes[0, 0].get_legend_handles_labels())
     return figure

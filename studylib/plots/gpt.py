@@ -1,15 +1,12 @@
 """Figures of chapter 10: bits per character against bytes, and what common descent saves."""
 
-from collections.abc import Callable
-
-import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.figure import Figure
 
 from studylib.plots import generative
 
 
-def draw_bits(nodes: pd.DataFrame, dense: pd.DataFrame, ways: pd.DataFrame, short: Callable[[str], str]) -> Figure:
+def draw_bits(nodes: pd.DataFrame, dense: pd.DataFrame, ways: pd.DataFrame) -> Figure:
     """Test bits per character against the file's size: combinations, narrower networks, other ways to round.
 
     Bars are the interval of the difference from the whole network. Low and left is better.
@@ -17,14 +14,12 @@ def draw_bits(nodes: pd.DataFrame, dense: pd.DataFrame, ways: pd.DataFrame, shor
     Args:
         nodes, dense: of :func:`studylib.experiments.generative_told.summary`, by node, and by width and form.
         ways: means over seeds of the rows of :func:`studylib.experiments.gpt.ways`.
-        short: node → its name for people.
     """
-    figure, axis = plt.subplots(figsize=(8.5, 4.8), layout="constrained")
-    generative.combinations(axis, nodes, dense, short)
+    figure = generative.combinations(nodes, dense, "bits per character, test text")
     for way, rows in ways[ways["way"].str.startswith("groups")].groupby("way", sort=False):
         style = {"linestyle": ":", "linewidth": 1, "markersize": 6, "marker": "^" if "GPTQ" in way else "v"}
-        axis.plot(rows["bytes"], rows["test_bits"], color="C2", label=f"few bits, {way}", **style)
-    return generative.finish(figure, axis, "bits per character, test text")
+        figure.axes[0].plot(rows["bytes"], rows["test_bits"], color="C2", label=f"few bits, {way}", **style)
+    return generative.finish(figure)
 
 
 def draw_against(against: pd.DataFrame) -> Figure:

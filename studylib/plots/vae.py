@@ -9,26 +9,16 @@ from matplotlib.figure import Figure
 
 from studylib.plots import generative
 
-BY_MARK = "distillation", "int8"  # which a point's colour and mark say
 
-
-def draw_bits(nodes: pd.DataFrame, dense: pd.DataFrame, short: Callable[[str], str]) -> Figure:
+def draw_bits(nodes: pd.DataFrame, dense: pd.DataFrame) -> Figure:
     """Test bits per dimension against the file's size: the sixteen combinations, and narrower dense networks.
 
-    Bars are the interval of the difference from the whole network. Low and left is better. Colour and mark say whether
-    a point is distilled and int8, its label the rest.
+    Bars are the interval of the difference from the whole network. Low and left is better.
 
     Args:
         nodes, dense: of :func:`studylib.experiments.generative_told.summary`, by node, and by width and form.
-        short: node → its name for people.
     """
-    figure, axis = plt.subplots(figsize=(8, 4.6), layout="constrained")
-
-    def label(node: str) -> str:
-        return " + ".join(part for part in short(node).split(" + ") if part not in BY_MARK)
-
-    generative.combinations(axis, nodes, dense, label)
-    return generative.finish(figure, axis, "bits per dimension, test images")
+    return generative.finish(generative.combinations(nodes, dense, "bits per dimension, test images"))
 
 
 def draw_images(shown: pd.DataFrame, short: Callable[[str], str]) -> Figure:

@@ -280,7 +280,7 @@ def test_no_number_in_its_prose_is_typed(stage):
 def test_it_ends_with_the_verdicts_on_its_claims(stage):
     headings = re.findall(r"^## (.*)$", "\n".join(c.source for c in cells(stage, "markdown")), flags=re.M)
     assert headings[-3:] == ["Takeaway", "Paper says, we measured", "Limits"]
-    last = between(stage, "## Paper says, we measured", "(the end)", "code")
+    last = between(stage, "## Paper says, we measured", "## Limits", "code")
     assert last[0].source.startswith(f'chapter.verdicts("{stage}", ')
     beside = [name for cell in cells(stage) for name in re.findall(r"^(\w+) = Beside\(", cell.source, flags=re.M)]
     assert [cell.source for cell in last[1:]] == [f'{name}.verdicts("{stage}")' for name in beside]

@@ -84,6 +84,7 @@ def test_what_it_makes_is_of_the_same_kind_as_what_is_published(chapter, reduced
     assert made["chapter"] == there["chapter"] == chapter
     for kind in ("rows", "settings", "metrics"):
         assert set(made[kind]) - SINCE == set(there[kind]) - SINCE, kind
+    assert "carried" not in made["rows"]
     for name, record in made["settings"].items():
         if name not in there["settings"]:
             continue

@@ -19,6 +19,7 @@ from studylib.federated import job as jobs
 from studylib.federated import measure, messages, run, splits, teacher
 from studylib.federated.job import Federation, Job
 from studylib.federated.messages import MessageError
+from studylib.federated.rare import rare
 from studylib.federated.sides import WHOLE, Client, Server, forget
 from studylib.federated.splits import Splits
 from studylib.federated.teacher import Teacher
@@ -104,9 +105,11 @@ def test_of_kind_classes_a_client_has_so_many_and_every_class_is_somebodys(clien
     assert ((held > 0).sum(1) == each).all() and (held.sum(0) == 20).all()
 
 
-def test_rare_classes_are_those_that_fewest_clients_see():
+def test_rare_classes_are_those_that_fewest_clients_hold_and_none_where_they_tie():
     held = np.array([[50, 50, 50, 0, 2, 40], [50, 0, 50, 0, 50, 40], [50, 0, 0, 60, 50, 40]])
-    assert splits.rare(held) == [1, 3]
+    assert rare(held) == [1, 3]  # one client each, the others two or three
+    assert rare(held[:, [1, 3, 0, 3, 2, 5]]) == []  # three by one client each, of which two would be named
+    assert rare(np.array([[9, 0], [0, 9]])) == []  # a third of two classes is none
 
 
 @pytest.mark.parametrize(
@@ -420,8 +423,8 @@ def test_a_chapters_rows_are_of_all_ways_forms_and_teachers_and_are_made_once(tm
     assert (fed["worst"] == 0).all() and (fed["balanced"] == 0.45).all() and (fed["left_out"] == 2).all()
     held = splits.counts(a_job(tmp_path).data().train.labels, a_job(tmp_path).parts()[1], 10)
     few = fed[(fed["seed"] == 0) & (fed["alpha"] == 0.5)].iloc[0]
-    assert few["rare"] == pytest.approx(sum(splits.rare(held)) / 30)
-    assert few["common"] == pytest.approx((45 - sum(splits.rare(held))) / 70)
+    assert few["rare"] == pytest.approx(sum(rare(held)) / 30)
+    assert few["common"] == pytest.approx((45 - sum(rare(held))) / 70)
     taught = rows["way"].str.contains("taught")
     assert (rows[taught]["teacher_bytes"] > 0).all() and (
         rows[~taught & (rows["way"] != "teacher")]["teacher_bytes"] == 0

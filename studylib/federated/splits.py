@@ -84,13 +84,3 @@ def _whole_classes(labels: np.ndarray, splits: Splits, classes: int, draw: np.ra
 def counts(labels: torch.Tensor, clients: list[np.ndarray], classes: int) -> np.ndarray:
     """(clients, classes): how many images of each class a client has."""
     return np.stack([np.bincount(labels.numpy()[part], minlength=classes) for part in clients])
-
-
-def rare(held: np.ndarray, share: float = 0.05) -> list[int]:
-    """The third of all classes, rounded down, that the fewest clients see; of equals those of lower number.
-
-    A client sees a class where it is at least ``share`` of its images. ``held`` is (clients, classes).
-    """
-    own = held.sum(1, keepdims=True)
-    seen = ((held >= share * own) & (held > 0)).sum(0)
-    return sorted(np.argsort(seen, kind="stable")[: held.shape[1] // 3].tolist())

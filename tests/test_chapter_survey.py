@@ -1,6 +1,7 @@
 """Chapter 9: techniques by their words, one face for all, rows beside narrower networks, and what they say."""
 
 import dataclasses
+import math
 import sys
 import time
 
@@ -154,8 +155,23 @@ def test_at_equal_bytes_is_between_the_narrower_networks_on_a_logarithmic_axis()
     one = says.at_equal_bytes(made_up([0])).set_index("technique")
     assert one.loc["tucker", "verdict"] == "cannot tell" and one["low"].isna().all()
     found = says.rivals(rows)
-    assert found["technique"].tolist() == ["a", "b"] and found["bytes"].tolist() == [1000, 4000]
-    assert found["accuracy"].tolist() == pytest.approx([0.6, 0.8])
+    assert found.sort_values("bytes")["technique"].tolist() == ["a", "b", survey.WHOLE]
+    assert found.sort_values("bytes")["accuracy"].tolist() == pytest.approx([0.6, 0.8, 0.9])
+    assert says.rivals_shown(found)["file kB"].tolist() == ["1.0", "4.0", "9.0"]
+
+
+def test_a_line_ends_at_the_network_itself_which_has_no_margin():
+    rows = made_up()
+    larger = rows[rows["technique"] == "tucker"].assign(technique="sketch", bytes=6000, accuracy=0.86)
+    small = rows[rows["technique"] == "int4"].assign(technique="int8", bytes=3000, accuracy=0.89)
+    table = says.at_equal_bytes(pd.concat([rows, larger, small], ignore_index=True)).set_index("technique")
+    # above the largest narrower network, but not above the line's way from there to the network as trained
+    assert table.loc["sketch", "margin"] == pytest.approx(-3)  # its int8 form of 3,000 bytes has 89 %
+    assert table.loc[["int8", survey.WHOLE], "verdict"].tolist() == [says.ONE_OF_THEM] * 2
+    assert table.loc[["int8", survey.WHOLE], "margin"].isna().all()
+    between = 0.8 + 0.1 * math.log(6000 / 4000) / math.log(9000 / 4000)
+    table = says.at_equal_bytes(pd.concat([rows, larger], ignore_index=True)).set_index("technique")
+    assert table.loc["sketch", "margin"] == pytest.approx(100 * (0.86 - between))
 
 
 def test_each_network_has_rivals_of_its_own():

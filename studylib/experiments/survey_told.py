@@ -9,6 +9,8 @@ from studylib.experiments.survey import CONTROL, PRUNING, TECHNIQUES, WHOLE
 from studylib.results import claims, statistics
 from studylib.results.tables import plus_minus
 
+ENDS = {WHOLE: "float32", "int8": "int8"}  # technique → the line that it ends
+ONE_OF_THEM = "is one of them"  # the network as trained and in int8, at the end of the lines of narrower ones
 MEANS = ["before", "accuracy", "bytes", "multiply_adds", "latency_ms", "joules", "co2_mg", "auc"]
 
 
@@ -16,6 +18,8 @@ def at_equal_bytes(rows: pd.DataFrame) -> pd.DataFrame:
     """How far each technique lies above the narrower networks at equal bytes, seed by seed.
 
     Their accuracy is interpolated over the logarithm of bytes, float32 and int8 each a line, and the better counts.
+    The network as trained ends the one line and its int8 form the other, where it was made. Beyond its end a line keeps
+    its accuracy.
 
     Args:
         rows: of :func:`studylib.experiments.survey.compared`.
@@ -23,30 +27,40 @@ def at_equal_bytes(rows: pd.DataFrame) -> pd.DataFrame:
     Returns:
         A row per network and technique in the order of ``rows``: network, technique, kind, means of :data:`MEANS`.
         Then sd of the accuracy; n, how many seeds. The margin (points) with low and high, Student's 95 % interval.
-        They are NaN of one seed, or where every narrower network is larger. The verdict: a word of sweep_narrower.
+        They are NaN of one seed, where every narrower network is larger, and at the end of a line. The verdict: a word
+        of sweep_narrower, or :data:`ONE_OF_THEM`.
     """
-    found = []
+    found, lines = [], _lines(rows).rename(columns={"kind": "control", "form": "kind"})
     for (network, key), part in rows[rows["kind"] != CONTROL].groupby(["network", "technique"], sort=False):
-        control = rows[(rows["kind"] == CONTROL) & (rows["network"] == network)]
-        control = control.rename(columns={"kind": "control", "form": "kind"})
+        control = lines[lines["network"] == network]
         best = [
             sweep_narrower.at_equal_cost(control[control["seed"] == row.seed], "bytes", "accuracy", row.bytes)
             for row in part.itertuples()
         ]
-        above = 100 * (part["accuracy"] - best)
+        above = 100 * (part["accuracy"] - best) if key not in ENDS else pd.Series(math.nan, part.index)
         low, high = statistics.t_interval(above)
         verdict = statistics.UNKNOWN if math.isnan(low) else statistics.judge((low, high))
         row = {"network": network, "technique": key, "kind": part["kind"].iloc[0]}
         row |= {**part[MEANS].astype(float).mean(), "sd": part["accuracy"].std(), "n": len(part)}
         row |= {"margin": above.mean(), "low": low, "high": high}
         row["verdict"] = sweep_narrower.WORDS[verdict] if above.notna().all() else sweep_narrower.TOO_SMALL
+        row["verdict"] = ONE_OF_THEM if key in ENDS else row["verdict"]
         found.append(row)
     return pd.DataFrame(found)
 
 
+def _lines(rows: pd.DataFrame) -> pd.DataFrame:
+    ends = rows[rows["technique"].isin(list(ENDS))]
+    return pd.concat([rows[rows["kind"] == CONTROL], ends.assign(form=ends["technique"].map(ENDS))])
+
+
 def rivals(rows: pd.DataFrame) -> pd.DataFrame:
-    """The narrower networks of the rows, means over the seeds: network, form, technique, bytes, accuracy."""
-    control = rows[rows["kind"] == CONTROL]
+    """The narrower networks of the rows, and the network that ends each line, means over the seeds.
+
+    Returns:
+        network, form, technique, bytes, accuracy.
+    """
+    control = _lines(rows)
     return control.groupby(["network", "form", "technique"], sort=False)[["bytes", "accuracy"]].mean().reset_index()
 
 
@@ -147,6 +161,15 @@ def shown(table: pd.DataFrame) -> pd.DataFrame:
     )
 
 
+def rivals_shown(found: pd.DataFrame) -> pd.DataFrame:
+    """The rows of :func:`rivals` of one network, for a reader."""
+    return pd.DataFrame(
+        {"network": row.technique.replace("int8", WHOLE), "form": row.form, "file kB": f"{row.bytes / 1000:.1f}"}
+        | {"after %": f"{100 * row.accuracy:.1f}"}
+        for row in found.sort_values(["form", "bytes"]).itertuples()
+    )
+
+
 def work(table: pd.DataFrame) -> pd.DataFrame:
     """Multiply-adds, time and energy in the rows of :func:`at_equal_bytes` of one network, for a reader."""
     dense = table[table["technique"] == WHOLE].iloc[0]
@@ -178,7 +201,7 @@ def energy_told(table: pd.DataFrame) -> str:
         )
     if table["joules"].isna().all():
         return f"{said}codecarbon is not installed: no energy is estimated."
-    return f"{said}Energy and CO₂ are codecarbon's estimates, no measurements; they go with time."
+    return f"{said}Energy and CO₂ are codecarbon's estimates, no measurements."
 
 
 def _named(row) -> dict:

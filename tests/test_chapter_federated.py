@@ -103,7 +103,8 @@ def test_claims_are_measured_as_they_are_said(rows):
 
 def test_sentences_name_what_their_numbers_say(rows):
     assert "At α = 0.01 a client alone has 30.0 %" in told.bounds_told(rows)
-    assert "adds +20.1 points at α = 0.01 and +1.1 at α = 1" in told.teacher_told(rows)
+    between = told.teacher_told(rows)
+    assert "adds +20.1 (+19.9 to +20.3) points at α = 0.01 and +1.1 (+0.9 to +1.3) at α = 1" in between
     assert "rare classes gain +40.2 points by the teacher, the others +0.0" in told.rare_told(rows)
     assert told.prox_told(rows) == "FedProx changes balanced accuracy by +1.0 to +1.0 points."
     assert "Messages in int4 0.9 take 1.0% of the bytes" in told.bytes_told(rows, 0.01)
@@ -112,6 +113,16 @@ def test_sentences_name_what_their_numbers_say(rows):
     assert "Of those that are not shown to lose, int8 takes least: " in told.bytes_told(worse, 0.01)
     assert "A teacher that is int8 takes 25% of the bytes" in told.small_told(rows, 0.01)
     assert told.work_told(rows, 0.01) == "Asking the teacher once adds 10% to a client's multiply-adds."
+
+
+def test_splits_without_rare_classes_are_left_out(rows):
+    none = rows.assign(**{name: rows[name].where(rows["alpha"] != 0.01) for name in ("rare", "common")})
+    assert told.gained(none).set_index("points by the teacher").loc["α = 0.01", "rare classes"] == "–"
+    assert told.rare_told(none).startswith("At α = 1 rare classes gain")
+    assert told.claims_of(none, 0.01)["federated_rare"].value == pytest.approx(100 * 2 * ADDS[1.0] + 0.2, abs=0.3)
+    assert len(plots.draw_gains(told.gains(none)).axes[0].get_xticks()) == 2
+    none = rows.assign(rare=None, common=None)
+    assert "federated_rare" not in told.claims_of(none, 0.01) and "No split has" in told.rare_told(none)
 
 
 def test_one_seed_has_no_interval(rows):

@@ -132,7 +132,9 @@ def int8(there: Figures, chapter: str) -> dict | None:
 def screening(there: Figures) -> str:
     """Chapter 12: what workers save by discarding features alone, in words; empty where it is not published."""
     measured = there.measured(LATER, "screening").get("bytes_strict", [])
-    return "".join(said(each, "%", f"n = {each.n} problems") for each in measured if not math.isnan(each.value))
+    return "".join(
+        said(each, "%", f"n = {each.n} pairs of problem and λ") for each in measured if not math.isnan(each.value)
+    )
 
 
 def federated(there: Figures) -> dict | None:

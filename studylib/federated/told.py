@@ -143,6 +143,7 @@ def _ends(rows: pd.DataFrame) -> tuple[float, float]:
 
 
 def _measured(values: pd.Series, against: str = "") -> claims.Measured:
+    values = values.dropna()
     low, high = statistics.t_interval(values.to_numpy())
     return claims.Measured(float(values.mean()), low, high, n=len(values), against=against)
 
@@ -161,11 +162,12 @@ def claims_of(rows: pd.DataFrame, coded_at: float) -> dict[str, claims.Measured 
     wide = added.pivot(index="seed", columns="alpha", values="balanced")
     dirichlet = added[added["alpha"] != CLASSES].groupby("seed")[["rare", "common"]].mean()
     forms, teachers = coded(rows, coded_at), smaller(rows, coded_at)
-    return {
+    rare = (dirichlet["rare"] - dirichlet["common"]).dropna()
+    found = {"federated_rare": _measured(rare)} if len(rare) else {}
+    return found | {
         "federated_uneven": _measured(without[few] - without[even]),
-        "federated_helps": [_measured(wide[alpha], f"same at {split_name(alpha)}") for alpha in wide.columns],
+        "federated_helps": [_measured(wide[alpha], f"same without it, {split_name(alpha)}") for alpha in wide.columns],
         "federated_most": _measured(wide[few] - wide[even]),
-        "federated_rare": _measured(dirichlet["rare"] - dirichlet["common"]),
         "federated_coded": [
             _measured(found, f"uncoded, {form}")
             for form, found in against_first(forms, "form", OWN).items()
@@ -197,9 +199,13 @@ def teacher_told(rows: pd.DataFrame) -> str:
     means = added.groupby("alpha")["balanced"].mean()
     worst = added.groupby("alpha")["worst"].mean()
     few, even = _ends(rows)
+
+    def at(alpha: float) -> str:
+        return _interval(added[added["alpha"] == alpha]["balanced"])
+
     return (
-        f"A teacher adds {means[few]:+.1f} points at {split_name(few)} and {means[even]:+.1f} at {split_name(even)}. "
-        f"Most it adds at {split_name(means.idxmax())}: {means.max():+.1f}. "
+        f"A teacher adds {at(few)} points at {split_name(few)} and {at(even)} at {split_name(even)}. "
+        f"Most it adds at {split_name(means.idxmax())}: {at(means.idxmax())}. "
         f"To the worst class it adds {worst[few]:+.1f} and {worst[even]:+.1f} points."
     )
 
@@ -234,7 +240,7 @@ def bytes_told(rows: pd.DataFrame, coded_at: float) -> str:
     least, lossless = size.idxmin(), [form for form in apart if not statistics.t_interval(apart[form])[1] < 0]
     said = (
         f"Messages in {least} take {size[least] / size[OWN]:.1%} of the bytes of Flower's own. "
-        f"They change balanced accuracy by {apart[least].mean():+.1f} points. "
+        f"They change balanced accuracy by {_interval(apart[least])} points. "
     )
     if (form := size[lossless].idxmin()) not in (least, OWN):
         said += f"Of those that are not shown to lose, {form} takes least: {size[form] / size[OWN]:.0%}. "
@@ -245,11 +251,11 @@ def small_told(rows: pd.DataFrame, coded_at: float) -> str:
     """What the smallest teacher's file costs its students, in a sentence."""
     of = smaller(rows, coded_at)
     size = of.groupby("teacher")["teacher_bytes"].mean()
-    apart = {name: found.mean() for name, found in against_first(of, "teacher", AS_TRAINED).items()}
+    apart = against_first(of, "teacher", AS_TRAINED)
     least = size.idxmin()
     return (
         f"A teacher that is {least} takes {size[least] / size[AS_TRAINED]:.0%} of the bytes. "
-        f"Its students change by {apart[least]:+.1f} points."
+        f"Its students change by {_interval(apart[least])} points."
     )
 
 

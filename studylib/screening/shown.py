@@ -37,12 +37,16 @@ def by_workers(table: pd.DataFrame, many: pd.DataFrame) -> pd.DataFrame:
     """
     rows = table[table["way"] == SETS]
     worst = rows.groupby("workers", sort=True)[["bytes", "time"]].max()
+    strict = table[(table["way"] == STEPS) & (table["lambdas"] == 1)].groupby("workers")["time"]
     apart = many.groupby("workers")["apart"].max() if len(many) else {}
     return pd.DataFrame(
         {
             "workers": size,
             "bytes, worst": f"{row['bytes']:.3f}",
             "time, worst": f"{row['time']:.2f}",
+            "time of steps, screening": "{:.2f} ({:.2f} to {:.2f})".format(
+                *strict.agg(["mean", "min", "max"]).loc[size]
+            ),
             "coefficients off one worker's": f"{apart[size]:.0e}" if size in apart else "–",
         }
         for size, row in worst.iterrows()
@@ -124,8 +128,16 @@ def told(rows: pd.DataFrame) -> str:
     return (
         f"Working sets with screening send at most {100 * sets['bytes']:.1f} % of the bytes of steps alone "
         f"({sets['problem']}). Without discards the sets send {100 * alone['bytes']:.1f} %. Steps that only lose "
-        f"discarded features send up to {100 * steps['bytes']:.0f} % ({steps['problem']})."
+        f"discarded features send up to {100 * steps['bytes']:.0f} % ({steps['problem']}).{_on_paths(table)}"
     )
+
+
+def _on_paths(table: pd.DataFrame) -> str:
+    paths = table[(table["lambdas"] > 1) & (table["way"] == STEPS)]["time"]
+    if paths.empty:
+        return ""
+    between = f"{paths.min():.2f} to {paths.max():.2f}" if paths.max() - paths.min() >= 0.005 else f"{paths.max():.2f}"
+    return f" On a path these take {between} of the time of steps alone."
 
 
 def lossless_told(rows: pd.DataFrame, many: pd.DataFrame) -> str:
@@ -174,8 +186,10 @@ def growth_told(rows: pd.DataFrame) -> str:
 def model_told(known: dict[str, float], model: pd.DataFrame) -> str:
     """The rows of :func:`studylib.screening.chapter.modelled` in sentences."""
     many = model.groupby("way")["many"].sum()
+    off = (model["measured"] / model["two"]).dropna()
+    wrong = f" Two workers took {off.min():.1f} to {off.max():.1f} times as long as it says." if len(off) else ""
     return (
         f"A message here has {1000 * known['latency']:.2f} ms of latency. By the model {MANY} workers so linked need "
-        f"{many[SETS]:.1f} s for all single problems with sets and screening, {many[STEPS_ALONE]:.1f} s with steps "
-        "alone. What saves is fewer all-reduces."
+        f"{many[SETS]:.0f} s for all single problems with sets and screening, {many[STEPS_ALONE]:.0f} s with steps "
+        f"alone.{wrong} What saves is fewer all-reduces."
     )

@@ -456,7 +456,8 @@ def test_without_flower_the_error_names_the_extra_and_results_are_read(tmp_path,
 
 
 def test_without_flower_the_command_ends_with_a_status_and_says_how_to_install_it(tmp_path):
-    hidden = "import importlib.util as of\nf = of.find_spec\nof.find_spec = lambda n: None if n in ('flwr', 'ray') else f(n)"
+    hidden = "import importlib.util as of\nf = of.find_spec\n"
+    hidden += "of.find_spec = lambda name: None if name in ('flwr', 'ray') else f(name)"
     code = f"{hidden}\nfrom studylib.federated import run\nrun.main([{str(tmp_path)!r}])"
     done = subprocess.run([sys.executable, "-c", code], env=environment(ROOT), capture_output=True, text=True)
     assert done.returncode == 1 and done.stderr.startswith("federated: ModuleNotFoundError: flwr and ray: not")

@@ -186,6 +186,8 @@ def test_the_chosen_penalty_predicts_about_as_well_as_that_of_scikit_learn():
     assert ours.mse_path_.mean(axis=1).min() == pytest.approx(theirs.mse_path_.mean(axis=1).min(), rel=0.15)
     assert np.abs(ours.coef_ - ScreenedRegressor(ours.alpha_).fit(X, y).coef_).max() < 1e-3
     assert ours.score(X, y) > 0.9
+    given = ScreenedRegressorCV(alphas=ours.alphas_[::-1].tolist()).fit(X, y)  # the values themselves, in any order
+    assert np.array_equal(given.coef_, ours.coef_) and given.alpha_ == ours.alpha_
 
 
 @parametrize_with_checks([ScreenedRegressor(), ScreenedClassifier(), ScreenedRegressorCV(alphas=5)])

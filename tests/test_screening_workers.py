@@ -15,6 +15,7 @@ from projects import ROOT, environment
 from test_screening import CLOSE, drawn
 
 from studylib.disk import files
+from studylib.screening import run
 from studylib.screening.communicate import Processes, WorkerDied, in_threads
 from studylib.screening.data import Shard
 from studylib.screening.estimators import rows_of
@@ -162,6 +163,33 @@ def test_torchrun_runs_the_command_and_refuses_labels_of_three_kinds(tmp_path):
     own = ("--X", tmp_path / "X.npy", "--y", tmp_path / "y.npy", "--loss", "logistic")
     printed, _ = (done := torchrun(tmp_path / "b", *map(str, own))).communicate(timeout=300)
     assert done.returncode and "rank 0: label 0.0: expected -1 or 1" in printed, printed
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (("--X", "none.npy", "--y", "y.npy"), "none.npy: expected an .npy of numbers (FileNotFoundError)"),
+        (("--X", "text.npy", "--y", "y.npy"), "text.npy: expected an .npy of numbers"),
+        (("--X", "text.npz", "--y", "y.npy"), "text.npz: expected an .npz that scipy.sparse.save_npz wrote"),
+        (("--X", "X.npy", "--y", "words.npy"), "words.npy has <U1: expected numbers"),
+        (("--rows", "20", "--columns", "30", "--out", "text.npy"), "text.npy: expected a folder"),
+    ],
+)
+def test_files_that_cannot_be_read_are_named_by_the_command(tmp_path, monkeypatch, capsys, given, message):
+    X, y = drawn(0, 20, 10)
+    monkeypatch.chdir(tmp_path)
+    for name, array in (("X.npy", X), ("y.npy", y), ("words.npy", np.array(list("ab") * 10))):
+        np.save(name, array)
+    for name in ("text.npy", "text.npz"):
+        (tmp_path / name).write_text("not numbers")
+
+    def ended(status):
+        raise SystemExit(status)
+
+    monkeypatch.setattr(run.os, "_exit", ended)
+    with pytest.raises(SystemExit) as end:
+        run.main(["--out", "made", *given])
+    assert end.value.code == 1 and capsys.readouterr().err.startswith(f"screening, rank 0: {message}")
 
 
 def begun(running: subprocess.Popen, folder, stored: int) -> list[int]:

@@ -79,6 +79,8 @@ class Job:
 
     def save(self, taught: bytes = b"") -> None:
         """Writes the settings, and the file of the teacher; SettingError where they do not go together."""
+        if not isinstance(self.seed, int) or self.seed < 0:
+            raise SettingError(f"seed={self.seed!r}: expected a whole number from 0 on")
         if self.federation.teaching and not taught:
             raise SettingError(f"teaching={self.federation.teaching!r}: expected the file of a teacher")
         if self.recipe.views or self.recipe.augments:

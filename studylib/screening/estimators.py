@@ -160,14 +160,14 @@ class ScreenedRegressorCV(ScreenedRegressor):
     Fold k is every cv-th row of each worker from its k-th on. A fold's training rows are a copy.
 
     Args:
-        alphas: how many values on the path.
+        alphas: how many values on the path, or the values themselves, positive numbers.
         eps: the smallest over the largest.
         cv: folds.
     """
 
     _parameter_constraints: ClassVar[dict] = {
         **{name: kinds for name, kinds in _Screened._parameter_constraints.items() if name != "alpha"},
-        "alphas": [Interval(Integral, 1, None, closed="left")],
+        "alphas": [Interval(Integral, 1, None, closed="left"), "array-like"],
         "eps": [Interval(Real, 0, 1, closed="neither")],
         "cv": [Interval(Integral, 2, None, closed="left")],
     }
@@ -190,7 +190,10 @@ class ScreenedRegressorCV(ScreenedRegressor):
         (least,) = [min(workers.gather(len(y)))]
         if least < self.cv:
             raise ValueError(f"cv={self.cv} and {least} samples on a worker: expected cv to be at most that")
-        self.alphas_ = lambdas(data, self.alphas, self.eps, groups, self.l1_ratio)
+        if isinstance(self.alphas, Integral):
+            self.alphas_ = lambdas(data, self.alphas, self.eps, groups, self.l1_ratio)
+        else:
+            self.alphas_ = np.sort(np.asarray(self.alphas, dtype=float).ravel())[::-1]
         fold, columns = np.arange(len(y)) % self.cv, []
         for k in range(self.cv):
             train, held = np.flatnonzero(fold != k), np.flatnonzero(fold == k)

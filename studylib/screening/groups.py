@@ -13,10 +13,11 @@ class Groups:
     def __init__(self, labels, weights=None):
         self.labels = np.asarray(labels)
         if self.labels.ndim != 1 or not np.issubdtype(self.labels.dtype, np.integer) or self.labels.min(initial=0) < 0:
-            raise ValueError(f"groups={labels!r}: expected a list of integers from 0 on, one a feature")
+            raise ValueError(f"groups={str(labels)[:60]}: expected a list of integers from 0 on, one a feature")
         sizes = np.bincount(self.labels)
         if (sizes == 0).any():
-            raise ValueError(f"group {int(np.flatnonzero(sizes == 0)[0])} has no feature: expected 0 … g - 1, all used")
+            empty = int(np.flatnonzero(sizes == 0)[0])
+            raise ValueError(f"group {empty} has none of {len(self.labels)} features: expected 0 … g - 1, all used")
         self.weights = np.sqrt(sizes) if weights is None else np.asarray(weights, dtype=float)
         if self.weights.shape != sizes.shape or not (self.weights > 0).all():
             raise ValueError(f"weights={weights!r}: expected {len(sizes)} positive numbers, one a group")

@@ -34,8 +34,8 @@ def path(data: Shard, values, *, ratio: float = 1.0, folder: Path | str | None =
     value, μ the rest of it. ``settings`` are those of :func:`studylib.screening.solvers.solve`.
 
     Raises:
-        ValueError: the folder has a path of other data or settings. Or values are not positive, or the ratio is not in
-            (0, 1].
+        ValueError: the folder has a path of other data or settings, or cannot be made. Or values are not positive, or
+            the ratio is not in (0, 1].
     """
     values = np.sort(np.asarray(values, dtype=float))[::-1]
     if not 0 < ratio <= 1 or not len(values) or not (values > 0).all():
@@ -66,10 +66,13 @@ def _agree(data: Shard, values, ratio, groups, settings, folder: Path) -> None:
     fault = None
     if data.workers.rank == 0:
         about = folder / "path.json"
-        if about.exists() and files.read_json(about)["digest"] != digest.hexdigest():
-            fault = f"{folder}: a path of other data or settings; expected an empty folder or the same"
-        elif not about.exists():
+        try:
             folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            fault = f"{folder}: expected a folder, or a place for one ({type(error).__name__})"
+        if fault is None and about.exists() and files.read_json(about)["digest"] != digest.hexdigest():
+            fault = f"{folder}: a path of other data or settings; expected an empty folder or the same"
+        elif fault is None and not about.exists():
             files.write_json(about, {"digest": digest.hexdigest(), "lambdas": values.tolist()})
     fault = data.workers.gather(fault)[0]
     if fault:

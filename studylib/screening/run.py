@@ -7,6 +7,7 @@ import argparse
 import os
 import signal
 import sys
+import zipfile
 from datetime import timedelta
 from pathlib import Path
 
@@ -80,8 +81,20 @@ def _run(given) -> None:
 def _read(given):
     if not given.X:
         return problem(given.problem, given.rows, given.columns)
-    X = sparse.load_npz(given.X) if given.X.endswith(".npz") else np.load(given.X, mmap_mode="r")
-    return X, np.load(given.y)
+    sparse_file = given.X.endswith(".npz")
+    X = _loaded(given.X, sparse.load_npz if sparse_file else lambda path: np.load(path, mmap_mode="r"))
+    y = _loaded(given.y, np.load)
+    if not np.issubdtype(y.dtype, np.number):
+        raise ValueError(f"{given.y} has {y.dtype}: expected numbers, for logistic loss -1 and 1")
+    return X, y
+
+
+def _loaded(path: str, load):
+    try:
+        return load(path)
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        kind = "an .npz that scipy.sparse.save_npz wrote" if path.endswith(".npz") else "an .npy of numbers"
+        raise ValueError(f"{path}: expected {kind} ({type(error).__name__})") from error
 
 
 if __name__ == "__main__":

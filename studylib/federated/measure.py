@@ -19,6 +19,7 @@ from studylib.disk.code import code_digest
 from studylib.federated import job as jobs
 from studylib.federated import messages, run, splits, teacher
 from studylib.federated.job import Federation, Job
+from studylib.federated.rare import rare
 from studylib.federated.splits import Splits
 from studylib.federated.teacher import Teacher
 from studylib.networks import cost
@@ -133,7 +134,8 @@ def compared(plan: Plan, folder: Path, processes: int = 1) -> pd.DataFrame:
 
     Returns:
         In words: way, form and teacher, what clients get. Of the test images, 0…1: accuracy, balanced and worst.
-        Means over classes, rare: those that few clients see; common: the others. Bytes of all rounds: down and up.
+        Means over classes, rare: those that few clients hold; common: the others. Both are None where none is rare.
+        Bytes of all rounds: down and up.
         Bytes of the teacher's file, once for each client: teacher_bytes.
         Of a client, the mean over those that train: multiply_adds. Of the way "teacher" these are for one image.
         How many replies were not used: left_out.
@@ -176,10 +178,10 @@ def held(plan: Plan) -> list[dict]:
         job = plan.job(Path(), plan.seed, alpha, plan.federation, plan.teacher)
         data = job.data()
         images = splits.counts(data.train.labels, job.parts()[1], len(data.classes))
-        rare = set() if alpha == CLASSES else set(splits.rare(images))
+        few = set() if alpha == CLASSES else set(rare(images))
         found += [
             {"alpha": alpha, "client": client, "class": data.classes[label], "images": int(images[client, label])}
-            | {"rare": label in rare}
+            | {"rare": label in few}
             for client, label in np.ndindex(images.shape)
         ]
     return found
@@ -257,12 +259,12 @@ def _work(job: Job) -> float:
 
 def _scores(by_class: list[float], job: Job) -> dict:
     each, data = np.array(by_class), job.data()
-    rare = splits.rare(splits.counts(data.train.labels, job.parts()[1], len(data.classes)))
-    common = [label for label in range(len(each)) if label not in rare]
+    few = rare(splits.counts(data.train.labels, job.parts()[1], len(data.classes)))
+    common = [label for label in range(len(each)) if label not in few]
     weights = np.bincount(data.test.labels.numpy(), minlength=len(each)) / len(data.test)
     found = {"accuracy": each @ weights, "balanced": each.mean(), "worst": each.min()}
-    found |= {"rare": each[rare].mean(), "common": each[common].mean()}
-    return {name: float(value) for name, value in found.items()}
+    found |= {"rare": each[few].mean(), "common": each[common].mean()} if few else {"rare": None, "common": None}
+    return {name: None if value is None else float(value) for name, value in found.items()}
 
 
 def _baselines(plan: Plan, folder: Path) -> Iterator[tuple[dict, Job, object]]:
@@ -280,7 +282,7 @@ def _alone(job: Job) -> list[dict]:
     """Each client alone: scores in the mean over those that train."""
     able = [k for k, part in enumerate(job.parts()[1]) if len(part) >= splits.LEAST]
     each = [_scores(jobs.scored(_trained(job, job.of_client(k), k), job.data())["by_class"], job) for k in able]
-    means = {name: float(np.mean([row[name] for row in each])) for name in each[0]}
+    means = {name: float(np.mean([row[name] for row in each])) for name in each[0] if each[0][name] is not None}
     return [means | _nothing_sent(job) | {"multiply_adds": _work(job)}]
 
 

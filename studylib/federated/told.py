@@ -37,11 +37,15 @@ def by_split(rows: pd.DataFrame, score: str) -> pd.DataFrame:
 def gains(rows: pd.DataFrame, way: str = FEDAVG) -> pd.DataFrame:
     """What the teacher adds to ``way``, in points: a row per seed and α with each of :data:`SCORES`."""
     of, columns = plain(rows).set_index(["seed", "alpha"]), list(SCORES)
-    found = 100 * (of[of["way"] == f"{way} {TAUGHT}"][columns] - of[of["way"] == way][columns])
+    taught, without = (of[of["way"] == each][columns].astype(float) for each in (f"{way} {TAUGHT}", way))
+    found = 100 * (taught - without)
     return found.reset_index()
 
 
 def _interval(values: pd.Series, digits: int = 1) -> str:
+    values = values.dropna()
+    if values.empty:
+        return "–"
     low, high = statistics.t_interval(values.to_numpy())
     between = "" if np.isnan(low) else f" ({low:+.{digits}f} to {high:+.{digits}f})"
     return f"{values.mean():+.{digits}f}{between}"
@@ -202,10 +206,13 @@ def teacher_told(rows: pd.DataFrame) -> str:
 
 def rare_told(rows: pd.DataFrame) -> str:
     """Whether rare classes gain more than others, in a sentence or two."""
-    few, _ = _ends(rows)
     added = gains(rows)
+    added = added[added["alpha"] != CLASSES].dropna(subset="rare")
+    if added.empty:
+        return "No split has classes that fewer clients hold than others."
+    few = added["alpha"].min()
     at = added[added["alpha"] == few][["rare", "common"]].mean()
-    all_ = added[added["alpha"] != CLASSES].groupby("seed")[["rare", "common"]].mean()
+    all_ = added.groupby("seed")[["rare", "common"]].mean()
     return (
         f"At {split_name(few)} rare classes gain {at['rare']:+.1f} points by the teacher, the others "
         f"{at['common']:+.1f}. Over all Dirichlet splits the difference is {_interval(all_['rare'] - all_['common'])}."

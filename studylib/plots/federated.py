@@ -9,7 +9,7 @@ from studylib.plots.axes import kilobyte_axis, legend_below
 
 BOUNDS = ("alone", "central")  # ways that are no federation: dotted
 TITLES = {"balanced": "mean over classes", "worst": "worst class"}
-CLASSES = {"rare": "classes that few clients see", "common": "other classes"}
+CLASSES = {"rare": "classes that few clients hold", "common": "other classes"}
 
 
 def _name(alpha: float) -> str:
@@ -82,7 +82,7 @@ def draw_gains(rows: pd.DataFrame) -> Figure:
         rows: of seed, alpha, rare and common (points), Dirichlet splits alone.
     """
     figure, axis = plt.subplots(figsize=(6.4, 3.8), layout="constrained")
-    alphas = sorted(rows["alpha"].unique())
+    alphas = sorted(rows.dropna(subset=list(CLASSES))["alpha"].unique())
     for k, (column, label) in enumerate(CLASSES.items()):
         at = np.arange(len(alphas)) + 0.4 * (k - 0.5)
         axis.bar(at, rows.groupby("alpha")[column].mean()[alphas], 0.38, color=f"C{k}", alpha=0.6, label=label)

@@ -246,7 +246,7 @@ def test_a_finding_of_each_chapter_has_its_data_and_seeds_and_its_word_by_the_in
     there = Figures(published)
     said = "+1.00 points of hypervolume (-1.00 to +3.00; digits, n = 5)"
     assert findings.controller(there) == {"said": said, "word": "neither clearly better nor worse"}
-    assert findings.screening(there) == "70.00 % (60.00 to 80.00; n = 7 problems)"
+    assert findings.screening(there) == "70.00 % (60.00 to 80.00; n = 7 pairs of problem and λ)"
     assert findings.federated(there) == {"all": 3, "more": 2, "origin": "digits, n = 4"}
     nodes = [("teacher", 100, 2.0), ("teacher-int8", 25, 2.02)]
     rows = [{"seed": s, "node": node, "bytes": size, "test_bits": bits} for s in (0, 1) for node, size, bits in nodes]
@@ -280,7 +280,7 @@ def test_techniques_of_the_survey_are_counted_by_network(published):
     for seed in (0, 1):
         for network, accuracy in (("densenet 10-8", 0.5), ("resnet 8-8", 0.9)):
             row = whole | {"seed": seed, "network": network, "auc": 0.5, "bytes": 100 + seed}
-            made += [row | {"technique": survey.WHOLE, "kind": survey.WHOLE, "accuracy": 0.95}]
+            made += [row | {"technique": survey.WHOLE, "kind": survey.WHOLE, "accuracy": 0.95, "bytes": 400}]
             made += [row | {"technique": "svd", "kind": "low rank", "accuracy": accuracy + 0.001 * seed}]
             made += [
                 row | {"technique": f"narrow {size}", "kind": survey.CONTROL, "accuracy": 0.7, "bytes": size}

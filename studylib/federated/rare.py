@@ -6,7 +6,7 @@ import numpy as np
 def rare(held: np.ndarray) -> list[int]:
     """The third of all classes, rounded down, that the fewest clients hold; none where the next is held as little.
 
-    Counted is the effective number of clients of a class, 1 / Σ p² over its shares p (inverse of Simpson 1949).
+    Counted is a class's effective number of clients, 1 / Σ p² over its shares p (Simpson 1949).
     ``held`` is (clients, classes), images.
     """
     shares = held / np.maximum(held.sum(0), 1)

@@ -17,7 +17,7 @@ from studylib.experiments import cited
 from studylib.experiments.published import Figures
 from studylib.tree.published import Published
 
-LACKS = not all(map(importlib.util.find_spec, ("sphinx", "myst_nb", "furo", "pybtex", "latex2mathml")))
+LACKS = not all(map(importlib.util.find_spec, ("sphinx", "myst_nb", "furo", "latex2mathml")))
 with_extra = pytest.mark.skipif(LACKS, reason="the extra book is not installed: make book installs it into .venv")
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 every_chapter = pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
@@ -104,7 +104,6 @@ def test_the_first_page_is_plain():
     assert plain.long_sentences(text) == [] and plain.nested_sentences(text) == []
 
 
-@with_extra
 def test_every_source_that_is_named_is_in_the_bibliography():
     from book.stage import Cited
 
@@ -123,7 +122,6 @@ def test_every_source_that_is_named_is_in_the_bibliography():
         assert name in sources and name in (ROOT / "book" / "references.bib").read_text(encoding="utf-8")
 
 
-@with_extra
 def test_a_source_that_the_bibliography_lacks_stops_the_book():
     from book.stage import Cited
 
@@ -131,7 +129,6 @@ def test_a_source_that_the_bibliography_lacks_stops_the_book():
         list(Cited().find("It is known (Nobody et al. 1999)."))
 
 
-@with_extra
 def test_sources_and_chapters_become_links_in_running_text_alone():
     from book.stage import Cited, linked
 

@@ -217,7 +217,9 @@ def test_leaks_are_told_apart_seed_by_seed_and_each_kind_has_a_verdict():
         "int4": "cannot tell",
     }
     assert found.loc["tucker", "change"] == pytest.approx(-4.9) and found.loc["tucker", "high"] < 0
-    assert says.leaks_told(says.leaks(rows)).startswith("Of 4 compressed networks 1 leak less than as trained, 1 more")
+    told = says.leaks_told(says.leaks(rows))
+    assert told.startswith("The attack's AUC as trained is ") and "; 0.5 is a guess. Of 4 compressed networks" in told
+    assert "1 leak less than as trained, 1 more" in told
     models = pd.DataFrame({"model": ["m"], "parameters": 1, "bytes": 100.0})
     models = models.assign(bytes_dynamic=40.0, bytes_torchao=40.0, bytes_static=30.0)
     layers = pd.DataFrame({"seed": [0, 0, 1, 1], "network": "n", "layer": ["a", "b"] * 2, "saved": [0.1, 0.3, 0.4, 0]})

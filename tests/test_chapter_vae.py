@@ -1,6 +1,7 @@
 """Chapter 11's measurements: the combinations of an autoencoder, what they are compared with, and objectives."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -133,6 +134,16 @@ def test_the_figure_has_a_point_for_each_combination_and_a_line_for_each_form(ma
     assert len(labels) == 6 and sorted(labels)[:2] == ["narrower, float32", "narrower, int8"]
     again = vae_told.drawn_by(plots.draw_bits)(tree, narrow)
     assert sum(len(axis.texts) for axis in again.axes) == 16
+
+
+def test_another_published_study_is_told_as_this_one_is(made):
+    _, tree, narrow = made
+    rows = {"combinations": tree, "narrower": narrow}
+    told = vae_told.larger_told(SimpleNamespace(rows=rows.get, about={"data": {"name": "larger"}}))
+    nodes = generative_told.summary(tree)
+    assert told.startswith(f"**larger.** {vae_told.nodes_told(nodes, vae_told.smallest(nodes))}")
+    assert "than a narrower network of as many bytes" in told
+    assert vae_told.larger_told(None) == "The larger images are not in this copy."
 
 
 def test_images_to_look_at_are_of_every_network_asked_for(made):

@@ -136,9 +136,12 @@ def told(table: pd.DataFrame, points: float = 1.0) -> list[str]:
 
 
 def leaks_told(found: pd.DataFrame) -> str:
-    """The rows of :func:`leaks` in a sentence."""
+    """The rows of :func:`leaks` in sentences, after the attack's AUC on each network as trained."""
     counts = found["verdict"].value_counts()
+    start = (found["auc"] - found["change"] / 100).groupby(found["network"], sort=False).first()
+    said = ", ".join(f"{auc:.3f} on {network}" for network, auc in start.items())
     return (
+        f"The attack's AUC as trained is {said}; 0.5 is a guess. "
         f"Of {len(found)} compressed networks {counts.get('leaks less', 0)} leak less than as trained, "
         f"{counts.get('leaks more', 0)} more; of {counts.get(statistics.UNKNOWN, 0)} one cannot tell."
     )

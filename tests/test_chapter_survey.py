@@ -1,14 +1,17 @@
 """Chapter 9: techniques by their words, one face for all, rows beside narrower networks, and what they say."""
 
 import dataclasses
+import itertools
 import math
 import sys
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from projects import ROOT
 from sklearn.metrics import roc_auc_score
 
 from studylib.coding import codec
@@ -16,11 +19,13 @@ from studylib.data import scoring
 from studylib.experiments import energy, leaks, one_layer, survey, sweep_narrower
 from studylib.experiments import survey_told as says
 from studylib.networks import factors, layers
+from studylib.plots import survey as plots
 from studylib.results import verdicts
 from studylib.settings import SettingError
 from studylib.techniques import sketch
 from studylib.training import loop
 from studylib.training.recipe import Recipe
+from studylib.tree.published import Published
 
 CPU = torch.device("cpu")
 
@@ -172,6 +177,20 @@ def test_a_line_ends_at_the_network_itself_which_has_no_margin():
     between = 0.8 + 0.1 * math.log(6000 / 4000) / math.log(9000 / 4000)
     table = says.at_equal_bytes(pd.concat([rows, larger], ignore_index=True)).set_index("technique")
     assert table.loc["sketch", "margin"] == pytest.approx(100 * (0.86 - between))
+
+
+def test_another_published_study_is_held_against_its_own_narrower_networks():
+    there = SimpleNamespace(rows={"techniques": made_up()}.get)
+    pd.testing.assert_frame_equal(says.of_published(there), says.at_equal_bytes(made_up()))
+    assert says.told(says.of_published(None)) == []
+
+
+def test_names_beside_published_points_do_not_lie_on_each_other():
+    rows = Published(ROOT / "figures" / "digits", "09_survey").rows("techniques")
+    figure = plots.draw_techniques(says.at_equal_bytes(rows), says.rivals(rows))
+    for axis in figure.axes:
+        boxes = [text.get_window_extent().padded(-1) for text in axis.texts if text.get_text()]
+        assert len(boxes) > 10 and not any(a.overlaps(b) for a, b in itertools.combinations(boxes, 2))
 
 
 def test_each_network_has_rivals_of_its_own():

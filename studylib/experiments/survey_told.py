@@ -8,6 +8,7 @@ from studylib.experiments import one_layer, sweep_narrower, zoo
 from studylib.experiments.survey import CONTROL, PRUNING, TECHNIQUES, WHOLE
 from studylib.results import claims, statistics
 from studylib.results.tables import plus_minus
+from studylib.tree.published import Published
 
 ENDS = {WHOLE: "float32", "int8": "int8"}  # technique → the line that it ends
 ONE_OF_THEM = "is one of them"  # the network as trained and in int8, at the end of the lines of narrower ones
@@ -47,6 +48,11 @@ def at_equal_bytes(rows: pd.DataFrame) -> pd.DataFrame:
         row["verdict"] = ONE_OF_THEM if key in ENDS else row["verdict"]
         found.append(row)
     return pd.DataFrame(found)
+
+
+def of_published(published: Published | None) -> pd.DataFrame:
+    """:func:`at_equal_bytes` of another published study; no rows where this copy lacks it."""
+    return at_equal_bytes(published.rows("techniques")) if published else pd.DataFrame(columns=["network"])
 
 
 def _lines(rows: pd.DataFrame) -> pd.DataFrame:

@@ -2,10 +2,12 @@
 
 import matplotlib.pyplot as plt
 import pandas as pd
+from adjustText import adjust_text
 from matplotlib.figure import Figure
 
 from studylib.plots.axes import kilobyte_axis
 
+LEADER = {"arrowstyle": "-", "color": "0.6", "lw": 0.6}  # from a name to its point
 COLOURS = {"as trained": "0.1", "pruning": "C0", "low rank": "C1", "quantization": "C2"}
 
 
@@ -13,12 +15,14 @@ def draw_techniques(table: pd.DataFrame, rivals: pd.DataFrame) -> Figure:
     """Test accuracy against bytes of the file, a colour per kind of technique; lines are narrower dense networks.
 
     Args:
-        table: rows of network (a panel each), technique, kind, bytes, accuracy (0…1), sd (NaN of one seed).
+        table: rows of network (a panel each), technique (named beside its point), kind, bytes, accuracy (0…1).
+            Its sd is NaN of one seed.
         rivals: of the narrower networks, rows of network, form (a line each), bytes, accuracy.
     """
     names = list(dict.fromkeys(table["network"]))
     size = (9, 0.4 + 4.6 * len(names))
     figure, axes = plt.subplots(len(names), 1, figsize=size, layout="constrained", squeeze=False)
+    named = []
     for name, axis in zip(names, axes.flat, strict=True):
         of = rivals[rivals["network"] == name]
         for (form, line), style in zip(of.groupby("form"), ("-", "--"), strict=False):
@@ -28,13 +32,14 @@ def draw_techniques(table: pd.DataFrame, rivals: pd.DataFrame) -> Figure:
             bars = (100 * part["sd"].astype(float)).fillna(0)
             axis.errorbar(part["bytes"], 100 * part["accuracy"], bars, fmt="o", ms=5, color=COLOURS[kind], label=kind)
         ordered = table[table["network"] == name].sort_values("bytes")
-        for i, row in enumerate(ordered.itertuples()):  # in turn above and below, near and far
-            where = {"xytext": (4, (4, -10, 18, -24)[i % 4]), "textcoords": "offset points"}
-            axis.annotate(row.technique, (row.bytes, 100 * row.accuracy), size=7, **where)
+        named.append([axis.text(r.bytes, 100 * r.accuracy, r.technique, size=7) for r in ordered.itertuples()])
         axis.margins(x=0.12, y=0.12)
         axis.set(ylabel="test accuracy (%)", title=name)
         kilobyte_axis(axis, "file")
     axes.flat[0].legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, fontsize=8)
+    figure.canvas.draw()  # panels have their sizes from here on
+    for axis, words in zip(axes.flat, named, strict=True):
+        adjust_text(words, ax=axis, expand=(1.15, 1.4), iter_lim=200, arrowprops=LEADER)
     return figure
 
 

@@ -103,6 +103,20 @@ def test_means_are_of_each_list_by_itself_and_what_was_left_out_is_said(capsys, 
     assert "The furthest is quantized_googlenet by dynamic int8, 40.0 from it." in said
 
 
+def test_what_stays_in_float32_is_named_and_a_table_has_all_three_ways():
+    known = pd.DataFrame({"model": ["alexnet"], "dynamic": [0.7], "static": [0.75]})
+    found = rows_of(["alexnet", "swin_t"], dynamic=[70, 74], torchao=[69, 73.96], static=[74, 50])
+    said = zoo.told(found, known)
+    assert "Static int8 leaves much of swin_t in float32; the others save 74.0 %. Of 1 models" in said
+    assert "in float32" not in zoo.told(found[:1], known)
+    assert zoo.listed(found).to_dict("list") == {
+        **{"model": ["alexnet", "swin_t"], "million parameters": ["0.2", "0.2"], "MB": ["1.0", "1.0"]},
+        **{"dynamic %": ["70.0", "74.0"], "torchao %": ["69.0", "74.0"], "static %": ["74.0", "50.0"]},
+    }
+    gone = found[:1].assign(bytes=None, **dict.fromkeys(zoo.SAVED.values()))
+    assert zoo.listed(gone)["static %"].tolist() == ["–"]
+
+
 def test_the_lists_are_twelve_each_and_of_torchvision():
     known = models.list_models(module=models)
     assert len(set(zoo.FAMILIES)) == len(set(zoo.quantizable())) == 12

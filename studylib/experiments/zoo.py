@@ -174,6 +174,14 @@ def shares(table: pd.DataFrame) -> pd.DataFrame:
     return shown
 
 
+def listed(table: pd.DataFrame) -> pd.DataFrame:
+    """Of rows of :func:`rows` the bytes and the percent saved, for a reader: a row per model."""
+    found = shares(table)
+    kept = found[["model"]].assign(**{"million parameters": (found["parameters"] / 1e6).map("{:.1f}".format)})
+    columns = ["MB", *(f"{way} %" for way in SAVED)]
+    return kept.join(found[columns].astype(float).map(lambda value: "–" if pd.isna(value) else f"{value:.1f}"))
+
+
 def parts(table: pd.DataFrame) -> dict[str, pd.DataFrame]:
     """The rows of :func:`shares` that are of each of :func:`lists`, or of neither, by what to call them."""
     found, titles = shares(table), {"families": "of twelve families", "quantizable": "that torchvision quantizes"}
@@ -213,11 +221,15 @@ def told(table: pd.DataFrame, known: pd.DataFrame) -> str:
         for way in WAYS
     }
     most = max(apart, key=apart.get)
+    low = found[found["static %"].astype(float) < claims.CLAIMS["zoo_static"].value - FAR]
+    rest = found[~found["model"].isin(low["model"])]["static %"].astype(float).mean()
+    why = f"Static int8 leaves much of {' and '.join(low['model'])} in float32; the others save {rest:.1f} %. "
     above = int((100 * known["dynamic"] >= claimed).sum())
     return (
         f"By dynamic and by static int8 save: {saved}. "
         f"Half are within {pd.Series(apart).median():.1f} points of arithmetic. "
         f"The furthest is {most}, {apart[most]:.1f} from it. "
+        f"{why if len(low) else ''}"
         f"Of {len(known)} models {above} save the survey's {claimed:g} % or more by dynamic int8. "
         "Its twelve must be mostly of these."
     )
@@ -259,6 +271,7 @@ def _apart(name: str, most: int) -> dict:
     return json.loads(done.stdout.splitlines()[-1]) | {"left_out": ""}
 
 
+FAR = 10  # percentage points below the survey's average from which on a model is named
 MEMORY = 3  # exit status of a process that asked for more memory than it may have
 
 

@@ -207,7 +207,7 @@ def test_what_the_table_says_is_said():
     assert told.startswith("resnet 8-8, 9.0 kB and 90.0 % as trained: of all that stay within 15 points of it, tucker")
     assert "is the smallest (2.0 kB, 80.1 %)" in told
     assert told.endswith("as many bytes: tucker. Worse: cp. Cannot be told: svd.")
-    assert "no technique stays within 1 points of it" in says.told(table)[0]
+    assert "no technique stays within a point of it" in says.told(table)[0]
     shown = says.shown(table).set_index("stage")
     assert shown.loc["tucker", "saved %"] == "77.8" and shown.loc["tucker", "over narrower, points"].startswith(
         "+10.1 ("

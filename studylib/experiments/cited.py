@@ -6,10 +6,11 @@ from pathlib import Path
 import pandas as pd
 
 from studylib.disk.files import write_json
+from studylib.experiments import gpt_told, survey_told, vae_told
 from studylib.experiments.frontier_marks import MARKS, Mark
 from studylib.experiments.frontier_published import network_name
 from studylib.experiments.published import Figures
-from studylib.plots import frontier, moo, sweep
+from studylib.plots import controller, frontier, gpt, moo, screening, survey, sweep, vae
 from studylib.results.style import Figure, plt, save_figure, style
 from studylib.tree import table
 
@@ -20,6 +21,13 @@ PICTURES = {  # name → study, what draws it, key of a chapter and its tables; 
     "narrower_networks_digits": ("digits", sweep.draw_control, "sweep", "control"),
     "effects_digits": ("digits", sweep.draw_effects, "sweep", "effects"),
     "ways_to_train_cifar10": ("cifar10", moo.draw_ways, "moo", "moo_front", "moo_sparsity"),
+    "techniques_digits": ("digits", survey_told.drawn_by(survey.draw_techniques), "survey", "techniques"),
+    "techniques_cifar10": ("cifar10-survey", survey_told.drawn_by(survey.draw_techniques), "survey", "techniques"),
+    "text_digits": ("digits", gpt_told.drawn_by(gpt.draw_bits), "gpt", "combinations", "narrower", "ways"),
+    "images_digits": ("digits", vae_told.drawn_by(vae.draw_bits), "vae", "combinations", "narrower"),
+    "images_mnist": ("mnist", vae_told.drawn_by(vae.draw_bits), "vae", "combinations", "narrower"),
+    "screening_growth_digits": ("digits", screening.draw_growth, "screening", "growth"),
+    "structural_pruning_digits": ("digits", controller.draw_front, "controller", "networks"),
 }
 FILES = "files_beside_others"  # of every study on CIFAR-10, with the marks of others
 INDEX = "index.json"  # in figures/cited/: picture → its rows and their commit

@@ -1,6 +1,7 @@
 """What chapter 10 says of its rows, in tables and in words."""
 
 import html
+from collections.abc import Callable
 
 import pandas as pd
 
@@ -141,3 +142,13 @@ def written_told(written: pd.DataFrame) -> str:
 def _alike(one: str, other: str) -> int:
     """How many first characters of two texts are the same."""
     return next((i for i, (a, b) in enumerate(zip(one, other, strict=True)) if a != b), len(one))
+
+
+def drawn_by(draw: Callable) -> Callable:
+    """``draw`` (nodes, dense, ways) for rows as they are published, of combinations, narrower networks and ways."""
+
+    def drawn(made: pd.DataFrame, alone: pd.DataFrame, ways: pd.DataFrame):
+        by_way = told.summary(ways, ["kind", "way", "setting"])
+        return draw(told.summary(made), told.summary(alone, ["width", "form"]), by_way)
+
+    return drawn

@@ -1,6 +1,7 @@
 """What chapter 9's rows say: each technique beside narrower networks of as many bytes, work, leaks, sentences."""
 
 import math
+from collections.abc import Callable
 
 import pandas as pd
 
@@ -53,6 +54,11 @@ def at_equal_bytes(rows: pd.DataFrame) -> pd.DataFrame:
 def of_published(published: Published | None) -> pd.DataFrame:
     """:func:`at_equal_bytes` of another published study; no rows where this copy lacks it."""
     return at_equal_bytes(published.rows("techniques")) if published else pd.DataFrame(columns=["network"])
+
+
+def drawn_by(draw: Callable) -> Callable:
+    """``draw`` (table, rivals) for rows as they are published."""
+    return lambda rows: draw(at_equal_bytes(rows), rivals(rows))
 
 
 def _lines(rows: pd.DataFrame) -> pd.DataFrame:
@@ -120,15 +126,15 @@ def claims_of(rows: pd.DataFrame, models: pd.DataFrame, layers: pd.DataFrame) ->
 
 def told(table: pd.DataFrame, points: float = 1.0) -> list[str]:
     """What the rows of :func:`at_equal_bytes` say of each network: what is small and good, who beats narrower ones."""
-    found = []
+    found, near = [], "a point" if points == 1 else f"{points:g} points"
     for network, part in table.groupby("network", sort=False):
         dense, rest = part[part["technique"] == WHOLE].iloc[0], part[part["technique"] != WHOLE]
         close = rest[100 * rest["accuracy"] >= 100 * dense["accuracy"] - points].sort_values("bytes")
-        smallest = f"no technique stays within {points:g} points of it"
+        smallest = f"no technique stays within {near} of it"
         if len(close):
             row = close.iloc[0]
             smallest = (
-                f"of all that stay within {points:g} points of it, {row['technique']} is the smallest "
+                f"of all that stay within {near} of it, {row['technique']} is the smallest "
                 f"({row['bytes'] / 1000:.1f} kB, {100 * row['accuracy']:.1f} %)"
             )
         by = {verdict: list(rest[rest["verdict"] == verdict]["technique"]) for verdict in rest["verdict"].unique()}

@@ -76,5 +76,6 @@ def draw_zoo(rows: pd.DataFrame) -> Figure:
         axis.barh(at, rows[f"{way} %"], 0.36, color=colour, label=f"{way} int8")
         axis.plot(rows[f"{way}, by arithmetic %"], at, "k.", ms=4, label="by arithmetic" if way == "static" else None)
     axis.set(xlabel="bytes saved (%)", yticks=range(len(rows)), yticklabels=rows["model"], xlim=(0, 100))
-    axis.legend(loc="center right", fontsize=8)
+    axis.margins(y=0.01)
+    axis.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, fontsize=8)
     return figure

@@ -89,7 +89,7 @@ def test_means_are_of_each_list_by_itself_and_what_was_left_out_is_said(capsys, 
     }
     zoo.report(pd.concat([found, pd.DataFrame([gone])], ignore_index=True))
     said = capsys.readouterr().out
-    assert "mean saved by 1 of 12 models of twelve families: dynamic 60.1 %, torchao 50.0 %, static 70.0 %" in said
+    assert "mean saved by 1 of 12 models of many families: dynamic 60.1 %, torchao 50.0 %, static 70.0 %" in said
     assert (
         "mean saved by 1 of 12 models that torchvision quantizes: dynamic 10.0 %, torchao 20.0 %, static 74.0 %" in said
     )
@@ -97,7 +97,7 @@ def test_means_are_of_each_list_by_itself_and_what_was_left_out_is_said(capsys, 
     assert f"Of {len(known)} models 1 save the survey's 56 % or more by dynamic int8." in said
     assert re.search(r"the survey's, unnamed +56.0 +74.0", said)
     assert (
-        "By dynamic and by static int8 save: 1 of 12 models of twelve families 60.1 % and 70.0 %; "
+        "Saved by dynamic and by static int8: 1 of 12 models of many families 60.1 % and 70.0 %; "
         "1 of 12 models that torchvision quantizes 10.0 % and 74.0 %."
     ) in said
     assert "The furthest is quantized_googlenet by dynamic int8, 40.0 from it." in said
@@ -109,12 +109,25 @@ def test_what_stays_in_float32_is_named_and_a_table_has_all_three_ways():
     said = zoo.told(found, known)
     assert "Static int8 leaves much of swin_t in float32; the others save 74.0 %. Of 1 models" in said
     assert "in float32" not in zoo.told(found[:1], known)
+    assert said.endswith(
+        "Of 1 models 1 save the survey's 56 % or more by dynamic int8. At least 1 of its twelve must be of these."
+    )
+    many = pd.DataFrame({"model": list("abcdefghijklmnop"), "dynamic": [0.8] * 8 + [0.4] * 8, "static": 0.74})
+    assert "At least 5 of its twelve" in zoo.told(found, many)  # 5 × 80 and 7 × 40: 56.7 in the mean
+    assert zoo.told(found, many.assign(dynamic=0.3)).endswith("No twelve of them average as much.")
     assert zoo.listed(found).to_dict("list") == {
         **{"model": ["alexnet", "swin_t"], "million parameters": ["0.2", "0.2"], "MB": ["1.0", "1.0"]},
         **{"dynamic %": ["70.0", "74.0"], "torchao %": ["69.0", "74.0"], "static %": ["74.0", "50.0"]},
     }
     gone = found[:1].assign(bytes=None, **dict.fromkeys(zoo.SAVED.values()))
     assert zoo.listed(gone)["static %"].tolist() == ["–"]
+
+
+def test_no_less_than_a_byte_of_memory_may_be_asked_for(monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["zoo", "--most", "-5"])
+    with pytest.raises(SystemExit):
+        zoo.main()
+    assert "--most -5: expected bytes, 1 or more" in capsys.readouterr().err
 
 
 def test_the_lists_are_twelve_each_and_of_torchvision():
@@ -128,7 +141,7 @@ def test_a_list_is_spelt_out_once_and_rows_of_no_list_stand_apart():
     assert names == [*zoo.FAMILIES, "vgg11"]
     parts = zoo.parts(rows_of(["vgg11", "resnet18"], dynamic=[1, 2], torchao=[1, 2], static=[3, 4]))
     assert {title: list(part["model"]) for title, part in parts.items()} == {
-        "1 of 12 models of twelve families": ["resnet18"],
+        "1 of 12 models of many families": ["resnet18"],
         "1 other models": ["vgg11"],
     }
 

@@ -119,7 +119,9 @@ class Survey:
     def chosen(self) -> dict[str, object]:
         """Technique → the record of its settings; ValueError where one does not fit."""
         keys = self.techniques or list(TECHNIQUES)
-        return {key: read(technique(key).record, self.settings.get(key, {}), f"settings.{key}") for key in keys}
+        of = {key: self.settings.get(key, {}) for key in (*keys, *self.settings)}
+        found = {key: read(technique(key).record, given, f"settings.{key}") for key, given in of.items()}
+        return {key: found[key] for key in keys}
 
     def against(self, data: Data) -> None:
         """Raises ValueError where ``data`` cannot have the networks, or a technique's settings."""

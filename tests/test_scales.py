@@ -218,15 +218,18 @@ def test_rows_without_a_weight_need_no_scale(student_model, digits, images):
         assert torch.equal(half(images), read(images)) and half(images).isfinite().all()
 
 
-@pytest.mark.parametrize("path", PUBLISHED, ids=lambda path: path.stem)
+SINCE = {"mnist_5k-vae16-8bit"}  # made when scales had no least any more, so that small ones are its own
+
+
+@pytest.mark.parametrize("path", [path for path in PUBLISHED if path.stem not in SINCE], ids=lambda path: path.stem)
 def test_no_published_file_has_a_row_or_an_input_at_the_former_floor(path):
     """Scales were at least 2⁻¹²; without that they would have been the same."""
     model = codec.decode(path.read_bytes())
     for name, layer in layers.weight_layers(model).items():
         if layer.weight.dtype == torch.int8 and layer.weight.any():
             alive = layer.weight.flatten(1).any(1)
-            assert layer.weight_scale[alive].min() > 1.01 * FORMER_LEAST, name
-            assert layer.input_scale > 1.01 * FORMER_LEAST, name
+            assert layer.weight_scale[alive].min() > 1.5 * FORMER_LEAST, name
+            assert layer.input_scale > 1.5 * FORMER_LEAST, name
 
 
 def test_every_published_file_is_there():

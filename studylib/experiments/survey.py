@@ -200,12 +200,14 @@ def compared(
 ) -> pd.DataFrame:
     """A row per seed, network and technique, and per narrower network; each kept in ``folder`` as it is made.
 
-    Each seed has dense networks of its own, trained by ``recipe``. Every technique starts from them.
+    Each seed has dense networks of its own, trained by ``recipe``. Every technique starts from them. What is not
+    trained on afterwards starts from the network as trained: the dense one that ``recovery`` has trained on. So all
+    networks of a seed but iterative pruning's have been trained equally long.
 
     Returns:
         seed, network, technique (a key, a narrower network's name, or :data:`WHOLE`), kind.
         Form: float32 or int8, of narrower networks.
-        Accuracies (0…1) of test images: before training on, and after it as ``accuracy``.
+        Accuracies (0…1) of test images: without ``recovery`` as ``before``, and with it as ``accuracy``.
         The bytes of the coded file, multiply_adds, nll. What ``leaks.attack`` gives.
         Milliseconds a batch (latency_ms) and what ``energy.estimate`` gives: None but for the seeds that are timed.
     """
@@ -224,29 +226,30 @@ def _tasks(dataset, seeds, recipe, recovery, survey, device, folder) -> Iterator
     for seed, name in itertools.product(seeds, survey.networks):
         data = datasets.load(dataset, seed)
         dense = functools.cache(functools.partial(trained, name, data, recipe, seed, device))
+        on = functools.cache(lambda dense=dense, data=data, seed=seed: recovered(dense(), data, recovery, seed=seed))
         row = functools.partial(measured, data=data, survey=survey, timed=seed - seeds[0] < survey.timed)
 
-        def whole(seed=seed, data=data, dense=dense, row=row) -> list[dict]:
+        def whole(data=data, dense=dense, on=on, row=row) -> list[dict]:
             before = {"kind": WHOLE, "form": "float32", "before": scoring.accuracy(dense(), data.test, data)}
-            return [before | row(recovered(dense(), data, recovery, seed=seed))]
+            return [before | row(on())]
 
         yield {"seed": seed, "network": name, "technique": WHOLE}, whole
         for key, settings in survey.chosen().items():
 
-            def made(key=key, settings=settings, seed=seed, data=data, dense=dense, row=row) -> list[dict]:
+            def made(key=key, settings=settings, seed=seed, data=data, dense=dense, on=on, row=row) -> list[dict]:
                 scratch = folder / "unfinished" if folder else None
                 plain = apply(key, dense(), data, settings, dataclasses.replace(recovery, epochs=0), seed=seed)
                 before = scoring.accuracy(plain, data.test, data)
-                tuned = trains(key) and recovery.epochs
-                model = apply(key, dense(), data, settings, recovery, seed=seed, scratch=scratch) if tuned else plain
+                start = dense() if trains(key) else on()
+                model = apply(key, start, data, settings, recovery, seed=seed, scratch=scratch)
                 return [{"kind": technique(key).kind, "form": "", "before": before} | row(model)]
 
             yield {"seed": seed, "network": name, "technique": key}, made
         for narrower in survey.networks[name]:
 
             def narrow(narrower=narrower, seed=seed, data=data, row=row) -> list[dict]:
-                longer = dataclasses.replace(recipe, epochs=recipe.epochs + recovery.epochs)
-                model = trained(narrower, data, longer, seed, device)
+                all_epochs = dataclasses.replace(recipe, epochs=recipe.epochs + recovery.epochs)
+                model = trained(narrower, data, all_epochs, seed, device)
                 forms = {"float32": model, "int8": int8.apply(model, data, seed=seed)}
                 return [{"kind": CONTROL, "form": form, "before": None} | row(each) for form, each in forms.items()]
 

@@ -6,14 +6,13 @@ from collections.abc import Callable
 import pandas as pd
 
 from studylib.experiments import one_layer, sweep_narrower, zoo
-from studylib.experiments.survey import CONTROL, PRUNING, TECHNIQUES, WHOLE, trains
+from studylib.experiments.survey import CONTROL, PRUNING, TECHNIQUES, WHOLE
 from studylib.results import claims, statistics
 from studylib.results.tables import plus_minus
 from studylib.tree.published import Published
 
 ENDS = {WHOLE: "float32", "int8": "int8"}  # technique → the line that it ends
 ONE_OF_THEM = "is one of them"  # the network as trained and in int8, at the end of the lines of narrower ones
-ALONE = "not trained on"  # how it leaks cannot be held against a network that is
 MEANS = ["before", "accuracy", "bytes", "multiply_adds", "latency_ms", "joules", "co2_mg", "auc"]
 
 
@@ -82,9 +81,7 @@ def leaks(rows: pd.DataFrame) -> pd.DataFrame:
 
     Returns:
         A row per network and technique: network, technique, kind, auc (mean, 0…1). The change with low and high: points
-        of AUC, Student's 95 % interval, NaN of one seed. The verdict: leaks more, leaks less, cannot tell
-        or :data:`ALONE`. The last is of techniques that are not trained on. The network as trained is, and leaks more
-        by that alone.
+        of AUC, Student's 95 % interval, NaN of one seed. The verdict: leaks more, leaks less or cannot tell.
     """
     words = {statistics.HELP: "leaks more", statistics.HURT: "leaks less", statistics.UNKNOWN: statistics.UNKNOWN}
     dense = rows[rows["kind"] == WHOLE].set_index(["network", "seed"])["auc"]
@@ -98,7 +95,6 @@ def leaks(rows: pd.DataFrame) -> pd.DataFrame:
         low, high = statistics.t_interval(change)
         word = words[statistics.UNKNOWN if math.isnan(low) else statistics.judge((low, high))]
         row = {"network": network, "technique": key, "kind": part["kind"].iloc[0], "auc": part["auc"].mean()}
-        word = word if trains(key) else ALONE
         found.append(row | {"change": change.mean(), "low": low, "high": high, "verdict": word})
     return pd.DataFrame(found)
 
@@ -159,7 +155,7 @@ def leaks_told(found: pd.DataFrame) -> str:
     less, more, alike = (counts.get(word, 0) for word in ("leaks less", "leaks more", statistics.UNKNOWN))
     return (
         f"The attack's AUC as trained is {said}; 0.5 is a guess. "
-        f"Of {less + more + alike} networks that were trained on {less} leak less than as trained, {more} more; "
+        f"Of {less + more + alike} compressed networks {less} leak less than as trained, {more} more; "
         f"of {alike} one cannot tell."
     )
 

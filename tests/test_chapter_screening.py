@@ -13,7 +13,7 @@ from studylib.data import scoring
 from studylib.disk import files
 from studylib.results import verdicts
 from studylib.screening import chapter, libraries, readout, shown
-from studylib.screening.compare import with_workers
+from studylib.screening.compare import LOCAL, labelled, with_workers
 from studylib.screening.data import Shard
 from studylib.screening.problems import problem
 from studylib.screening.state import State
@@ -133,6 +133,40 @@ def test_libraries_reach_the_gap_and_our_coefficients():
     rows = libraries.compared(X, y, np.array([0.5, 0.2]) * data.largest(), goal, 1)
     assert {"ours", "scikit-learn", "scikit-learn without its screening"} <= {row["library"] for row in rows}
     assert all(row["gap"] <= goal * (1 + 1e-6) and row["apart"] < 1e-2 for row in rows), rows
+
+
+@pytest.mark.parametrize("name", ["text", "cancer"])
+def test_libraries_take_sparse_columns_and_labels_alike(name):
+    X, y, loss = labelled(name, 60, 200)
+    data = Shard(X, y, loss)
+    goal = 1e-6 * data.loss.value(np.zeros(len(y)), y) / len(y)
+    rows = libraries.compared(X, y, np.array([0.5]) * data.largest(), goal, 1, loss)
+    assert len(rows) >= 3 and all(row["gap"] <= goal * (1 + 1e-6) and row["apart"] < 1e-2 for row in rows), rows
+
+
+@pytest.mark.parametrize("loss", ["squared", "logistic"])
+def test_the_gap_by_itself_is_that_of_the_solver(loss):
+    X, y = problem("gaussian", 60, 200)
+    y = y if loss == "squared" else np.where(y > 0, 1.0, -1.0)
+    data = Shard(X, y, loss)
+    state = State(data, 0.3 * data.largest(), start=np.linspace(-0.01, 0.01, 200))
+    state.check(0)
+    mine = libraries.gap(X, y, np.linspace(-0.01, 0.01, 200), state.lam, loss)
+    assert mine >= state.gap * (1 - 1e-9) and mine == pytest.approx(state.gap, rel=0.2)  # its scale is the plain one
+
+
+def test_local_steps_and_threads_find_what_working_sets_find(tmp_path):
+    asked = chapter.Comparison(shapes=[[60, 100], [200, 40]])
+    rows = pd.DataFrame(chapter.modes(asked, tmp_path))
+    assert rows["mode"].tolist() == ["processes", "processes", "threads", "threads", "threads, asynchronous"] * 2
+    assert (rows["gap"] <= rows["goal"]).all() and rows["apart"].max() < 1e-2
+    assert rows["sent"].notna().tolist() == [True, True, False, False, False] * 2
+    shown_rows = shown.modes_shown(rows)
+    assert shown_rows["MB a worker"].tolist()[2] == "–" and set(shown_rows["gap reached"]) == {"yes"}
+    at = rows[rows["mode"] == "processes"].set_index(["rows", "way"])["steps"]
+    told = shown.modes_told(rows)
+    assert f"{at[60, LOCAL] / at[60, chapter.STEPS]:.1f} rounds a step" in told and "Threads that do not wait" in told
+    assert shown.modes_told(pd.DataFrame()).startswith("Local steps and threads were not")
 
 
 def test_workers_that_fail_say_what_they_said():

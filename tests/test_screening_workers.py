@@ -11,11 +11,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from projects import ROOT, environment
 from test_screening import CLOSE, drawn
 
 from studylib.disk import files
-from studylib.screening import run
+from studylib.screening import communicate, run
 from studylib.screening.communicate import Processes, WorkerDied, in_threads
 from studylib.screening.data import Shard
 from studylib.screening.estimators import rows_of
@@ -143,6 +144,21 @@ def test_a_thread_that_fails_ends_the_others_by_its_rank():
 def test_processes_without_a_group_are_refused():
     with pytest.raises(ValueError, match="expected a start by torchrun"):
         Processes()
+
+
+def test_each_process_of_nccl_has_the_gpu_of_its_place_on_the_machine(monkeypatch):
+    chosen = []
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert communicate._device("nccl") == torch.device("cuda", 1) and chosen == [torch.device("cuda", 1)]
+    assert communicate._device("gloo") == torch.device("cpu") and len(chosen) == 1
+
+
+def test_nccl_without_a_gpu_is_refused(monkeypatch, capsys):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(SystemExit):
+        run.main(["--backend", "nccl", "--out", "x"])
+    assert "--backend nccl: expected a GPU; gloo needs none" in capsys.readouterr().err
 
 
 def torchrun(folder, *arguments, size=2) -> subprocess.Popen:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import time
 from pathlib import Path
 from typing import Annotated
 
@@ -10,18 +11,25 @@ import pandas as pd
 from pydantic import Field
 
 from studylib.results import claims, statistics
-from studylib.screening import compare, libraries
+from studylib.screening import communicate, compare, libraries
 from studylib.screening.compare import WAYS
 from studylib.screening.data import Shard
+from studylib.screening.estimators import rows_of
 from studylib.screening.path import lambdas
-from studylib.screening.problems import NAMES, problem
+from studylib.screening.problems import NAMES
 from studylib.screening.solvers import solve
 from studylib.settings import check_different, record
 from studylib.tree.rows import once
 
 SETS, SETS_ALONE, STEPS, STEPS_ALONE = WAYS
 MANY = 64  # workers that the model speaks of
-COLUMNS, PROCESSES = Annotated[int, Field(ge=10, le=1_000_000)], Annotated[int, Field(ge=1, le=64)]
+ROWS, COLUMNS = Annotated[int, Field(ge=10, le=100_000)], Annotated[int, Field(ge=10, le=1_000_000)]
+PROCESSES = Annotated[int, Field(ge=1, le=64)]
+THREADS = (  # way, mode, and whether threads write to one vector without waiting for each other
+    (STEPS, "threads", False),
+    (compare.LOCAL, "threads", False),
+    (compare.LOCAL, "threads, asynchronous", True),
+)
 TIGHT = 1e-12  # of the objective at zero coefficients: the gap at which solutions are held against each other
 RIGHT = 1e-6  # of the largest coefficient, by which one may be off at that gap
 
@@ -30,7 +38,7 @@ RIGHT = 1e-6  # of the largest coefficient, by which one may be off at that gap
 class Comparison:
     """Problems, workers and libraries that are compared."""
 
-    rows: Annotated[int, Field(ge=10, le=100_000, description="n of the made problems")] = 500
+    rows: Annotated[ROWS, Field(description="n of the made problems")] = 500
     columns: Annotated[COLUMNS, Field(description="p of the made problems")] = 6000
     problems: Annotated[
         dict[str, list[float]], Field(min_length=1, description="problem → single λ, as shares of λ_max")
@@ -42,6 +50,10 @@ class Comparison:
     workers: Annotated[list[PROCESSES], Field(min_length=1, description="processes on this machine")] = (
         dataclasses.field(default_factory=lambda: [1, 2])
     )
+    shapes: Annotated[
+        list[Annotated[list[ROWS], Field(min_length=2, max_length=2)]],
+        Field(description="rows and columns on which processes and threads are compared"),
+    ] = dataclasses.field(default_factory=list)
     growth: Annotated[list[COLUMNS], Field(description="p of the sparse problem whose growth is measured")] = (
         dataclasses.field(default_factory=list)
     )
@@ -120,24 +132,68 @@ def grown(asked: Comparison, folder: Path) -> list[dict]:
     return flat(_started(2, tasks, folder) if tasks else [])
 
 
+def modes(asked: Comparison, folder: Path) -> list[dict]:
+    """FISTA and variance-reduced local steps, by two processes and by two threads, at 0.3 λ_max, with screening.
+
+    Returns:
+        A row a shape, way and mode: rows, columns, way, mode, steps (rounds of local ones), calls (all-reduces) and
+        sent (bytes of a worker, None of threads), seconds, gap, goal, apart (coefficients from those of working sets,
+        over the largest).
+    """
+    found = []
+    for n, p in asked.shapes:
+        task = {"problem": "correlated", "rows": n, "columns": p, "share": 0.3, "lambdas": 1}
+        sets, *rest = _started(2, [task | {"ways": [SETS, STEPS, compare.LOCAL]}], folder)
+        rows = [row | {"mode": "processes"} for row in rest] + _threads(task, sets, folder)
+        largest = max(map(abs, sets["coef"].values()), default=1.0)
+        for row in rows:
+            apart = [abs(row["coef"].get(j, 0) - sets["coef"].get(j, 0)) for j in {*row["coef"], *sets["coef"]}]
+            kept = {key: row[key] for key in ("way", "mode", "steps", "calls", "sent", "seconds", "gap", "goal")}
+            found.append({"rows": n, "columns": p} | kept | {"apart": max(apart, default=0.0) / largest})
+    return found
+
+
+def _threads(task: dict, sets: dict, folder: Path) -> list[dict]:
+    def make() -> list[dict]:
+        X, y, loss = compare.labelled(task["problem"], task["rows"], task["columns"])
+        rows = []
+        for way, mode, asynchronous in THREADS:
+
+            def work(workers, way=way, asynchronous=asynchronous):
+                part = rows_of(X, workers.rank, workers.size), np.array(rows_of(y, workers.rank, workers.size))
+                data = Shard(*part, loss, workers=workers)
+                workers.gather(None)
+                begin = time.perf_counter()
+                solver, screen = compare.SOLVED[way]
+                more = {"solver": solver, "screen": screen, "asynchronous": asynchronous}
+                return solve(data, sets["lam"], tol=sets["goal"], **more), time.perf_counter() - begin
+
+            end, seconds = communicate.in_threads(2, work)[0]
+            coef = {str(j): float(end.coef[j]) for j in np.flatnonzero(end.coef)}
+            row = {"way": way, "mode": mode, "steps": end.steps, "calls": None, "sent": None, "seconds": seconds}
+            rows.append(row | {"gap": float(end.gap), "goal": sets["goal"], "coef": coef})
+        return rows
+
+    key = [task, sets["lam"], sets["goal"]]
+    return once(folder / f"threads-{task['rows']}-{task['columns']}.json", key, make)
+
+
 def reduced(asked: Comparison, folder: Path) -> list[dict]:
     """Seconds of an all-reduce by workers and numbers."""
     return [row for size in asked.workers if size > 1 for row in _started(size, [], folder)]
 
 
 def beside_libraries(asked: Comparison) -> list[dict]:
-    """Dense problems, single λ and path, on one machine: rows of :func:`studylib.screening.libraries.compared`."""
+    """The problems, single λ and path, on one machine: rows of :func:`studylib.screening.libraries.compared`."""
     found = []
     for name in asked.problems:
-        if name not in ("gaussian", "correlated"):
-            continue
-        X, y = problem(name, asked.rows, asked.columns)
-        goal = compare.GAP * float(y @ y) / (2 * len(y))
-        data = Shard(X, y)
+        X, y, loss = compare.labelled(name, asked.rows, asked.columns)
+        data = Shard(X, y, loss)
+        goal = compare.GAP * data.loss.value(np.zeros(len(y)), y) / len(y)
         values = {"path": lambdas(data, asked.count, 0.1), "single λ": 0.1 * np.array([data.largest()])}
         for kind, each in values.items():
-            rows = libraries.compared(X, y, each, goal, asked.repeats)
-            found += [{"problem": name, "kind": kind, "goal": goal} | row for row in rows]
+            rows = libraries.compared(X, y, each, goal, asked.repeats, loss)
+            found += [{"problem": name, "kind": kind, "loss": loss, "goal": goal} | row for row in rows]
     return found
 
 

@@ -3,6 +3,7 @@
 Each has ``rank``, ``size``, ``sent`` (bytes that it handed to ``calls`` all-reduces), ``sum``, ``gather``, ``share``.
 """
 
+import os
 import threading
 import time
 from collections.abc import Callable
@@ -13,6 +14,18 @@ import torch.distributed as dist
 
 GRACE = 4.0  # seconds in which the living say so after one has died
 SILENT = "rank {} died or was stopped: the others end too; start again to go on from the last λ that was finished"
+
+
+BACKENDS = ("gloo", "nccl")
+
+
+def _device(backend: str) -> torch.device:
+    """Where all-reduces of the ``backend`` take place; nccl's own GPU is made the current one."""
+    if backend != "nccl":
+        return torch.device("cpu")
+    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
+    torch.cuda.set_device(device)
+    return device
 
 
 class WorkerDied(RuntimeError):
@@ -38,17 +51,21 @@ class Alone:
 
 
 class Processes(Alone):
-    """Workers that are processes, on one machine or many, of torch.distributed's default group (gloo).
+    """Workers that are processes, on one machine or many, of torch.distributed's default group.
+
+    Its backend is gloo or nccl. Numbers are in main memory; nccl's sums go through each process's GPU, the one of its
+    LOCAL_RANK.
 
     Raises:
-        ValueError: the group is not there, or its backend is not gloo.
+        ValueError: the group is not there, or its backend is another one.
     """
 
     def __init__(self):
         if not dist.is_initialized():
             raise ValueError("torch.distributed has no group: expected a start by torchrun and init_process_group")
-        if dist.get_backend() != "gloo":
-            raise ValueError(f"backend {dist.get_backend()!r}: expected gloo, for the numbers are in main memory")
+        if dist.get_backend() not in BACKENDS:
+            raise ValueError(f"backend {dist.get_backend()!r}: expected one of {', '.join(BACKENDS)}")
+        self._device = _device(dist.get_backend())
         self.rank, self.size, self.sent = dist.get_rank(), dist.get_world_size(), 0
         self._store = dist.distributed_c10d._get_default_store()
 
@@ -56,7 +73,9 @@ class Processes(Alone):
         arrays = [np.asarray(array, dtype=float) for array in arrays]
         flat = np.concatenate([array.ravel() for array in arrays])
         self.sent, self.calls = self.sent + flat.nbytes, self.calls + 1
-        self._try(lambda: dist.all_reduce(torch.from_numpy(flat)))
+        there = torch.from_numpy(flat).to(self._device)  # itself where it is in main memory
+        self._try(lambda: dist.all_reduce(there))
+        flat = there.cpu().numpy()
         parts = np.split(flat, np.cumsum([array.size for array in arrays])[:-1])
         return [part.reshape(array.shape) for part, array in zip(parts, arrays, strict=True)]
 

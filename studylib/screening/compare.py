@@ -1,6 +1,7 @@
 """Ways to solve named problems, timed and counted on workers that torchrun starts: one start a number of workers.
 
 Ways are "working sets" (gram), "steps" (FISTA), each with the features that the safe rule discards, or with none gone.
+Variance-reduced "local steps" (svrg) are one more.
 """
 
 import json
@@ -30,6 +31,8 @@ WAYS = {  # name → solver, and whether it discards features
     "steps, screening": ("fista", True),
     "steps alone": ("fista", False),
 }
+LOCAL = "local steps, screening"
+SOLVED = WAYS | {LOCAL: ("svrg", True)}
 SIZES = (1, 100, 10_000, 100_000, 1_000_000)  # numbers of a timed all-reduce
 
 
@@ -80,7 +83,7 @@ def _rows(workers: Processes, task: dict):
     X, y, loss = labelled(task["problem"], task["rows"], task["columns"])
     part = rows_of(X, workers.rank, workers.size), rows_of(y, workers.rank, workers.size)
     for way in task["ways"]:
-        solver, screen = WAYS[way]
+        solver, screen = SOLVED[way]
         data = Shard(part[0], np.array(part[1]), loss, workers=workers)
         setup = data.sent if screen else 0  # the columns' norms, which only the safe rule needs
         value = workers.sum([data.loss.value(np.zeros(len(data.y)), data.y)])[0][0]

@@ -12,6 +12,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
+import torch
 import torch.distributed as dist
 from scipy import sparse
 
@@ -39,12 +40,15 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--only-least", action="store_true", help="that λ alone, from zero")
     parser.add_argument("--tol", type=float, default=1e-8)
     parser.add_argument("--no-screening", action="store_true")
+    parser.add_argument("--backend", choices=communicate.BACKENDS, default="gloo", help="of torch.distributed")
     parser.add_argument("--out", required=True)
     given = parser.parse_args(arguments)
     if (given.X is None) != (given.y is None):
         parser.error("--X and --y: expected both or none")
+    if given.backend == "nccl" and not torch.cuda.is_available():
+        parser.error("--backend nccl: expected a GPU; gloo needs none")
     if "RANK" in os.environ:
-        dist.init_process_group("gloo", timeout=timedelta(minutes=30))  # a signal before it ends at once
+        dist.init_process_group(given.backend, timeout=timedelta(minutes=30))  # a signal before it ends at once
         signal.signal(signal.SIGTERM, lambda *_: signal.alarm(int(communicate.GRACE) + 2))  # to say who died first
     try:
         _run(given)

@@ -3,6 +3,7 @@
 import pandas as pd
 
 from studylib.screening.chapter import MANY, SETS, SETS_ALONE, STEPS, STEPS_ALONE, TIGHT, ratios
+from studylib.screening.compare import LOCAL
 
 
 def shown(table: pd.DataFrame, kind: str) -> pd.DataFrame:
@@ -63,6 +64,42 @@ def libraries_shown(rows: pd.DataFrame) -> pd.DataFrame:
             reached = "yes" if row.gap <= row.goal * (1 + 1e-9) else "no"
             found.append({"problem": name, "what": kind, "library": row.library} | seconds | {"gap reached": reached})
     return pd.DataFrame(found)
+
+
+def modes_shown(rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows of :func:`studylib.screening.chapter.modes`, for a reader."""
+    return pd.DataFrame(
+        {
+            "rows": f"{row.rows:,}",
+            "p": f"{row.columns:,}",
+            "way": row.way,
+            "workers are": row.mode,
+            "steps or rounds": row.steps,
+            "MB a worker": "–" if pd.isna(row.sent) else f"{row.sent / 1e6:.2f}",
+            "s": f"{row.seconds:.2f}",
+            "coefficients off working sets'": f"{row.apart:.0e}",
+            "gap reached": "yes" if row.gap <= row.goal else "no",
+        }
+        for row in rows.itertuples()
+    )
+
+
+def modes_told(rows: pd.DataFrame) -> str:
+    """The rows of :func:`studylib.screening.chapter.modes` in sentences."""
+    if rows.empty:
+        return "Local steps and threads were not compared."
+    found = []
+    for (n, p), part in rows.groupby(["rows", "columns"], sort=False):
+        at = part.set_index(["way", "mode"])
+        steps, local = at.loc[(STEPS, "processes")], at.loc[(LOCAL, "processes")]
+        found.append(
+            f"With {n:,} rows and {p:,} features local steps take {local['steps'] / steps['steps']:.1f} rounds a step "
+            f"of FISTA, and {local['sent'] / steps['sent']:.1f} times its bytes."
+        )
+    waits = rows[rows["way"] == LOCAL].pivot_table(index=["rows", "columns"], columns="mode", values="seconds")
+    ratio = waits["threads, asynchronous"] / waits["threads"]
+    between = f"{ratio.min():.2f} to {ratio.max():.2f}" if len(ratio) > 1 else f"{ratio.iloc[0]:.2f}"
+    return f"{' '.join(found)} Threads that do not wait take {between} of the time of those that do."
 
 
 def grown_shown(rows: pd.DataFrame) -> pd.DataFrame:
@@ -160,7 +197,7 @@ def lines_told(table: pd.DataFrame) -> str:
 def libraries_told(rows: pd.DataFrame) -> str:
     """How often ours is the fastest of the rows of :func:`studylib.screening.chapter.beside_libraries`."""
     if rows.empty:
-        return "No dense problem was compared with other libraries."
+        return "No problem was compared with other libraries."
     reached = rows["gap"] <= rows["goal"] * (1 + 1e-9)
     best = rows[reached].sort_values("seconds").groupby(["problem", "kind"]).head(1)["library"]
     ours, screened = best.str.startswith("ours").sum(), (best == "ours").sum()

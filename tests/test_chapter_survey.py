@@ -50,6 +50,7 @@ def test_every_technique_has_its_fields_as_arguments_and_a_word_that_a_spec_know
         ({"techniques": ["svd"], "settings": {"tucker": {"rnk": 2}}}, "settings.tucker.rnk: unknown"),
         ({"networks": {"resnet": []}}, "name: "),
         ({"networks": {"resnet 8-4": ["resnet 8-2", "resnet 8-2"]}}, "'resnet 8-4': .* expected different ones"),
+        ({"timed": 3, "repetitions": 2}, "timed=3: expected at most repetitions=2"),
         ({"models": ["resnet19"]}, "model 'resnet19': expected families, quantizable or a classifier of torchvision"),
     ],
 )
@@ -61,6 +62,12 @@ def test_what_cannot_be_compared_is_named(given, message):
 def test_what_the_data_cannot_have_is_named_with_its_technique(tiny):
     asked = survey.Survey(techniques=["fixed"], settings={"fixed": {"calibration_images": 101}})
     with pytest.raises(ValueError, match=r"settings\.fixed\.calibration_images=101: expected 1 to 100"):
+        asked.against(tiny)
+
+
+def test_a_narrower_network_has_fewer_parameters(tiny):
+    asked = survey.Survey(networks={"resnet 8-4": ["resnet 8-2", "resnet 8-6"]})
+    with pytest.raises(ValueError, match=r"'resnet 8-6' has .* expected fewer than the .* of 'resnet 8-4'"):
         asked.against(tiny)
 
 

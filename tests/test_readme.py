@@ -283,6 +283,9 @@ def test_techniques_of_the_survey_are_counted_by_network(published):
             made += [row | {"technique": survey.WHOLE, "kind": survey.WHOLE, "accuracy": 0.95, "bytes": 400}]
             made += [row | {"technique": "svd", "kind": "low rank", "accuracy": accuracy + 0.001 * seed}]
             made += [
+                row | {"technique": "int8", "kind": "quantization", "accuracy": 0.95, "bytes": 190}
+            ]  # the control's
+            made += [
                 row | {"technique": f"narrow {size}", "kind": survey.CONTROL, "accuracy": 0.7, "bytes": size}
                 for size in (50, 200)
             ]

@@ -32,9 +32,7 @@ def test_attention_is_left_as_it_is():
 
 def test_a_name_that_torchvision_has_not_is_told_before_anything_is_measured(tmp_path):
     for names in (["resnet19"], ["squeezenet1_1", "resnet19"]):
-        with pytest.raises(
-            ValueError, match="model 'resnet19': expected families, quantizable or a classifier of torchvision: alexnet"
-        ):
+        with pytest.raises(ValueError, match=r"or a classifier of torchvision; did you mean 'resnet1[80]'"):
             zoo.rows(names, tmp_path)
     assert not list(tmp_path.iterdir())
 
@@ -52,7 +50,7 @@ def test_bytes_are_those_of_the_saved_state_and_rounding_saves_what_arithmetic_s
     for column, way in (("bytes_dynamic", "dynamic"), ("bytes_torchao", "dynamic"), ("bytes_static", "static")):
         scales = 24 * (512 + 1000)  # float64 and int64, or less, for each row
         assert abs(row[column] - weights * (1 - plan[way])) < scales + 10_000, column
-    assert row["api"] == "FX graph mode" and row["peak_bytes"] > 10**8
+    assert row["api"] == "FX graph mode"
 
 
 def test_rows_are_kept_and_what_takes_too_much_memory_is_left_out_and_said(tmp_path):

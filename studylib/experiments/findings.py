@@ -112,7 +112,7 @@ def survey(there: Figures) -> dict | None:
     if rows.empty:
         return None
     table = survey_told.at_equal_bytes(rows)
-    table = table[table["technique"] != survey_told.WHOLE]
+    table = table[~table["technique"].isin(list(survey_told.ENDS))]  # which end the narrower networks' lines
     beat = table.assign(beat=table["verdict"] == sweep_narrower.BEATS).groupby("network", sort=False)["beat"].sum()
     named = {KINDS[network.partition(" ")[0]]: int(count) for network, count in beat.items()}
     where = origin(_data(there, LATER, "survey"), rows["seed"].nunique())

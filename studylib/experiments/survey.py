@@ -106,6 +106,8 @@ class Survey:
 
     def check(self) -> None:
         check_different(self, "techniques", "models")
+        if self.timed > self.repetitions:
+            raise ValueError(f"timed={self.timed}: expected at most repetitions={self.repetitions}")
         zoo.named(self.models)
         for key in [*self.techniques, *self.settings]:
             technique(key)
@@ -125,14 +127,26 @@ class Survey:
 
     def against(self, data: Data) -> None:
         """Raises ValueError where ``data`` cannot have the networks, or a technique's settings."""
-        for name in [each for network, narrower in self.networks.items() for each in (network, *narrower)]:
-            limits.check_network(*distill.Student(name=name).described({}), data, f"networks: {name!r}")
+        for network, narrower in self.networks.items():
+            for name in (network, *narrower):
+                limits.check_network(*distill.Student(name=name).described({}), data, f"networks: {name!r}")
+            most = _size(network, data)
+            for name in narrower:
+                if (size := _size(name, data)) >= most:
+                    raise ValueError(
+                        f"networks: {name!r} has {size:,} parameters: expected fewer than the {most:,} of {network!r}"
+                    )
         for key, settings in self.chosen().items():
             if hasattr(settings, "against"):
                 try:
                     settings.against(data)
                 except ValueError as error:
                     raise ValueError(f"settings.{key}.{error}") from error
+
+
+def _size(name: str, data: Data) -> int:
+    model = _built(name, data, 0)
+    return sum(parameter.numel() for parameter in model.parameters())
 
 
 def technique(key: str) -> Technique:
@@ -277,7 +291,11 @@ def _timed(model: nn.Module, data: Data, survey: Survey) -> dict:
 
 def trained(name: str, data: Data, recipe: Recipe, seed: int, device: torch.device) -> nn.Module:
     """The network called ``name`` in words, trained by ``recipe``; ValueError where there is none."""
-    kind, args = distill.Student(name=name).described(data.model_args)
-    model = spec.create(kind, seed, data=data, **args).to(device)
+    model = _built(name, data, seed).to(device)
     history = loop.fit(model, data, recipe, seed=seed)
     return spec.with_change(model, "teacher", {"epochs": len(history)}, history=history)
+
+
+def _built(name: str, data: Data, seed: int) -> nn.Module:
+    kind, args = distill.Student(name=name).described(data.model_args)
+    return spec.create(kind, seed, data=data, **args)

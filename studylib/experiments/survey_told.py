@@ -114,7 +114,9 @@ def claims_of(rows: pd.DataFrame, models: pd.DataFrame, layers: pd.DataFrame) ->
     for kind in dict.fromkeys(each.kind for each in TECHNIQUES.values()):
         if len(part := rows[rows["kind"] == kind]):
             change = 100 * (part.groupby("seed")["auc"].mean() - dense)
-            interval, against = statistics.t_interval(change), f"network as trained, by {kind}"
+            keys = part["technique"].unique()
+            by = kind if len(keys) > 1 else TECHNIQUES[keys[0]].title
+            interval, against = statistics.t_interval(change), f"network as trained, by {by}"
             changes.append(claims.Measured(change.mean(), *interval, n=len(change), against=against))
     return {
         "zoo_dynamic": claims.Measured(means["dynamic %"]),

@@ -26,6 +26,7 @@ from torch import nn
 from torchvision import models
 from torchvision.models import quantization
 
+from studylib import settings
 from studylib.disk import files
 from studylib.networks.quiet import quiet_torchao
 from studylib.results import claims
@@ -90,7 +91,7 @@ def measured(name: str) -> dict:
     """Bytes of a model of random weights: as it is, in dynamic int8 by torch and torchao, in static int8.
 
     Returns:
-        bytes, bytes_dynamic, bytes_torchao, bytes_static; ``api`` of the last; seconds; peak memory in bytes.
+        bytes, bytes_dynamic, bytes_torchao, bytes_static; ``api`` of the last; seconds.
     """
     started = time.monotonic()
     torch.manual_seed(0)
@@ -101,8 +102,7 @@ def measured(name: str) -> dict:
         row["bytes_torchao"] = saved_bytes(torchao_dynamic(_built(name)))
         small, row["api"] = static(name)
         row["bytes_static"] = saved_bytes(small)
-    peak = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return row | {"seconds": round(time.monotonic() - started, 1), "peak_bytes": peak}
+    return row | {"seconds": round(time.monotonic() - started, 1)}
 
 
 def dynamic(model: nn.Module) -> nn.Module:
@@ -255,9 +255,8 @@ def check_names(names: Iterable[str]) -> None:
     known = [*models.list_models(module=models), *quantizable()]
     for name in names:
         if name not in known:
-            raise ValueError(
-                f"model {name!r}: expected families, quantizable or a classifier of torchvision: {', '.join(known)}"
-            )
+            close = settings.nearest(str(name), [*lists(), *known])
+            raise ValueError(f"model {name!r}: expected families, quantizable or a classifier of torchvision{close}")
 
 
 def _built(name: str, **given) -> nn.Module:

@@ -165,7 +165,10 @@ def test_local_steps_and_threads_find_what_working_sets_find(tmp_path):
     assert shown_rows["MB a worker"].tolist()[2] == "–" and set(shown_rows["gap reached"]) == {"yes"}
     at = rows[rows["mode"] == "processes"].set_index(["rows", "way"])["steps"]
     told = shown.modes_told(rows)
-    assert f"{at[60, LOCAL] / at[60, chapter.STEPS]:.1f} rounds a step" in told and "Threads that do not wait" in told
+    assert (
+        f"{at[60, LOCAL] / at[60, chapter.STEPS]:.1f} rounds for each step" in told
+        and "Threads that do not wait" in told
+    )
     assert shown.modes_told(pd.DataFrame()).startswith("Local steps and threads were not")
 
 

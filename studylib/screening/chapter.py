@@ -25,6 +25,7 @@ SETS, SETS_ALONE, STEPS, STEPS_ALONE = WAYS
 MANY = 64  # workers that the model speaks of
 ROWS, COLUMNS = Annotated[int, Field(ge=10, le=100_000)], Annotated[int, Field(ge=10, le=1_000_000)]
 PROCESSES = Annotated[int, Field(ge=1, le=64)]
+MODERATE = 0.3  # of λ_max, at which they and the growth with p are measured
 THREADS = (  # way, mode, and whether threads write to one vector without waiting for each other
     (STEPS, "threads", False),
     (compare.LOCAL, "threads", False),
@@ -126,14 +127,14 @@ def traces(rows: list[dict]) -> list[dict]:
 
 
 def grown(asked: Comparison, folder: Path) -> list[dict]:
-    """The sparse problem with more and more columns, at 0.3 λ_max on two workers; sets and steps, steps alone."""
-    same = {"problem": "text", "rows": asked.rows, "share": 0.3, "lambdas": 1, "ways": [SETS, STEPS, STEPS_ALONE]}
+    """The sparse problem with more and more columns, at :data:`MODERATE` on two workers; sets and steps, steps alone."""
+    same = {"problem": "text", "rows": asked.rows, "share": MODERATE, "lambdas": 1, "ways": [SETS, STEPS, STEPS_ALONE]}
     tasks = [{"columns": columns} | same for columns in asked.growth]
     return flat(_started(2, tasks, folder) if tasks else [])
 
 
 def modes(asked: Comparison, folder: Path) -> list[dict]:
-    """FISTA and variance-reduced local steps, by two processes and by two threads, at 0.3 λ_max, with screening.
+    """FISTA and variance-reduced local steps, by two processes and by two threads, at :data:`MODERATE`, with screening.
 
     Returns:
         A row a shape, way and mode: rows, columns, way, mode, steps (rounds of local ones), calls (all-reduces) and
@@ -142,7 +143,7 @@ def modes(asked: Comparison, folder: Path) -> list[dict]:
     """
     found = []
     for n, p in asked.shapes:
-        task = {"problem": "correlated", "rows": n, "columns": p, "share": 0.3, "lambdas": 1}
+        task = {"problem": "correlated", "rows": n, "columns": p, "share": MODERATE, "lambdas": 1}
         sets, *rest = _started(2, [task | {"ways": [SETS, STEPS, compare.LOCAL]}], folder)
         rows = [row | {"mode": "processes"} for row in rest] + _threads(task, sets, folder)
         largest = max(map(abs, sets["coef"].values()), default=1.0)

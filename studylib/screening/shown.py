@@ -2,7 +2,7 @@
 
 import pandas as pd
 
-from studylib.screening.chapter import MANY, SETS, SETS_ALONE, STEPS, STEPS_ALONE, TIGHT, ratios
+from studylib.screening.chapter import MANY, MODERATE, SETS, SETS_ALONE, STEPS, STEPS_ALONE, TIGHT, ratios
 from studylib.screening.compare import LOCAL
 
 
@@ -72,6 +72,7 @@ def modes_shown(rows: pd.DataFrame) -> pd.DataFrame:
         {
             "rows": f"{row.rows:,}",
             "p": f"{row.columns:,}",
+            "λ / λ_max": f"{MODERATE:g}",
             "way": row.way,
             "workers are": row.mode,
             "steps or rounds": row.steps,
@@ -93,8 +94,8 @@ def modes_told(rows: pd.DataFrame) -> str:
         at = part.set_index(["way", "mode"])
         steps, local = at.loc[(STEPS, "processes")], at.loc[(LOCAL, "processes")]
         found.append(
-            f"With {n:,} rows and {p:,} features local steps take {local['steps'] / steps['steps']:.1f} rounds a step "
-            f"of FISTA, and {local['sent'] / steps['sent']:.1f} times its bytes."
+            f"With {n:,} rows and {p:,} features local steps take {local['steps'] / steps['steps']:.1f} rounds for each "
+            f"step of FISTA, and {local['sent'] / steps['sent']:.1f} times its bytes."
         )
     waits = rows[rows["way"] == LOCAL].pivot_table(index=["rows", "columns"], columns="mode", values="seconds")
     ratio = waits["threads, asynchronous"] / waits["threads"]

@@ -127,7 +127,7 @@ def traces(rows: list[dict]) -> list[dict]:
 
 
 def grown(asked: Comparison, folder: Path) -> list[dict]:
-    """The sparse problem with more and more columns, at :data:`MODERATE` on two workers; sets and steps, steps alone."""
+    """The sparse problem with more and more columns, at :data:`MODERATE` on two workers: sets, steps, steps alone."""
     same = {"problem": "text", "rows": asked.rows, "share": MODERATE, "lambdas": 1, "ways": [SETS, STEPS, STEPS_ALONE]}
     tasks = [{"columns": columns} | same for columns in asked.growth]
     return flat(_started(2, tasks, folder) if tasks else [])

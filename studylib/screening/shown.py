@@ -94,8 +94,8 @@ def modes_told(rows: pd.DataFrame) -> str:
         at = part.set_index(["way", "mode"])
         steps, local = at.loc[(STEPS, "processes")], at.loc[(LOCAL, "processes")]
         found.append(
-            f"With {n:,} rows and {p:,} features local steps take {local['steps'] / steps['steps']:.1f} rounds for each "
-            f"step of FISTA, and {local['sent'] / steps['sent']:.1f} times its bytes."
+            f"With {n:,} rows and {p:,} features local steps take {local['steps'] / steps['steps']:.1f} rounds for "
+            f"each step of FISTA, and {local['sent'] / steps['sent']:.1f} times its bytes."
         )
     waits = rows[rows["way"] == LOCAL].pivot_table(index=["rows", "columns"], columns="mode", values="seconds")
     ratio = waits["threads, asynchronous"] / waits["threads"]

@@ -12,7 +12,7 @@ from projects import ROOT
 from torch import nn
 from torchvision import models
 
-from studylib.experiments import zoo
+from studylib.experiments import zoo, zoo_models
 
 
 def test_arithmetic_counts_linear_layers_for_dynamic_and_convolutions_too_for_static():
@@ -43,7 +43,7 @@ class Small(nn.Sequential):
 
 
 def test_bytes_are_those_of_the_saved_state_and_rounding_saves_what_arithmetic_says(monkeypatch):
-    monkeypatch.setattr(zoo, "_built", lambda name, **given: Small().eval())
+    monkeypatch.setattr(zoo_models, "built", lambda name, **given: Small().eval())
     row, plan = zoo.measured("small"), zoo.predicted("small")
     weights = 4 * sum(weight.numel() for weight in Small().parameters())
     assert weights < row["bytes"] < weights + 3000
@@ -74,10 +74,14 @@ def rows_of(models, **saved):
 
 
 def test_means_are_of_each_list_by_itself_and_what_was_left_out_is_said(capsys, monkeypatch):
-    known = pd.DataFrame({"model": sorted({*zoo.FAMILIES, *zoo.LISTS[zoo.HEAVY]}), "dynamic": 0.5, "static": 0.74})
+    known = pd.DataFrame(
+        {"model": sorted({*zoo_models.FAMILIES, *zoo_models.LISTS[zoo_models.HEAVY]}), "dynamic": 0.5, "static": 0.74}
+    )
     known.loc[known["model"] == "alexnet", "dynamic"] = 0.72
     monkeypatch.setattr(zoo, "of_all", lambda: known)
-    found = rows_of(["alexnet", zoo.quantizable()[0]], dynamic=[60.06, 10], torchao=[50, 20.02], static=[70, 74.04])
+    found = rows_of(
+        ["alexnet", zoo_models.quantizable()[0]], dynamic=[60.06, 10], torchao=[50, 20.02], static=[70, 74.04]
+    )
     gone = {
         "model": "vgg16",
         "parameters": 1,
@@ -130,13 +134,13 @@ def test_no_less_than_a_byte_of_memory_may_be_asked_for(monkeypatch, capsys):
 
 def test_the_lists_are_twelve_each_and_of_torchvision():
     known = models.list_models(module=models)
-    assert len(set(zoo.FAMILIES)) == len(set(zoo.quantizable())) == 12
-    assert set(zoo.FAMILIES) <= set(known) and set(zoo.SMALL) <= set(zoo.named(zoo.lists()))
+    assert len(set(zoo_models.FAMILIES)) == len(set(zoo_models.quantizable())) == 12
+    assert set(zoo_models.FAMILIES) <= set(known) and set(zoo_models.SMALL) <= set(zoo_models.named(zoo_models.lists()))
 
 
 def test_a_list_is_spelt_out_once_and_rows_of_no_list_stand_apart():
-    names = zoo.named(["families", "resnet18", "vgg11"])
-    assert names == [*zoo.FAMILIES, "vgg11"]
+    names = zoo_models.named(["families", "resnet18", "vgg11"])
+    assert names == [*zoo_models.FAMILIES, "vgg11"]
     parts = zoo.parts(rows_of(["vgg11", "resnet18"], dynamic=[1, 2], torchao=[1, 2], static=[3, 4]))
     assert {title: list(part["model"]) for title, part in parts.items()} == {
         "1 of 12 models of many families": ["resnet18"],
@@ -152,7 +156,7 @@ def test_the_command_names_what_it_does_not_know():
 
 @pytest.mark.long
 def test_small_models_save_what_arithmetic_says_within_four_points(tmp_path):
-    shown = zoo.shares(zoo.rows(zoo.SMALL, tmp_path)).set_index("model")
+    shown = zoo.shares(zoo.rows(zoo_models.SMALL, tmp_path)).set_index("model")
     for way in ("dynamic", "static"):
         assert (shown[f"{way} %"] - shown[f"{way}, by arithmetic %"]).abs().max() < 4
     assert torch.isfinite(torch.tensor(shown.to_numpy(float))).all()

@@ -20,7 +20,7 @@ from torch import nn
 from studylib.coding import codec, limits
 from studylib.data import datasets, scoring
 from studylib.data.datasets import Data
-from studylib.experiments import energy, leaks, zoo
+from studylib.experiments import energy, leaks, zoo_models
 from studylib.networks import cost, layers, spec
 from studylib.settings import Batch, check_different, nearest, read, record
 from studylib.techniques import (
@@ -99,7 +99,7 @@ class Survey:
     ] = dataclasses.field(default_factory=lambda: {"resnet 8-16": []})
     models: Annotated[
         list[str], Field(description="of torchvision, whose bytes in int8 are measured; families, quantizable: lists")
-    ] = dataclasses.field(default_factory=lambda: list(zoo.SMALL))
+    ] = dataclasses.field(default_factory=lambda: list(zoo_models.SMALL))
     timed: Annotated[int, Field(ge=1, le=1000, description="seeds whose networks are timed: the first")] = 1
     batch: Batch = 64
     compiled: Annotated[bool, Field(description="time forward passes through torch.compile")] = False
@@ -108,7 +108,7 @@ class Survey:
         check_different(self, "techniques", "models")
         if self.timed > self.repetitions:
             raise ValueError(f"timed={self.timed}: expected at most repetitions={self.repetitions}")
-        zoo.named(self.models)
+        zoo_models.named(self.models)
         for key in [*self.techniques, *self.settings]:
             technique(key)
         self.chosen()

@@ -23,42 +23,16 @@ import pandas as pd
 import torch
 import torchvision
 from torch import nn
-from torchvision import models
-from torchvision.models import quantization
 
-from studylib import settings
 from studylib.disk import files
+from studylib.experiments import zoo_models
 from studylib.networks.quiet import quiet_torchao
 from studylib.results import claims
 from studylib.tree.rows import once
 
 MOST = 4 * 2**30  # bytes of memory that a model may take
-PREFIX = "quantized_"  # of the names that torchvision gives its quantizable models
-FAMILIES = (  # a list as the survey's, which names no model: twelve, no family more than twice
-    *("alexnet", "vgg16", "resnet18", "resnet50", "densenet121", "squeezenet1_1", "mobilenet_v2"),
-    *("mobilenet_v3_small", "efficientnet_b0", "convnext_tiny", "swin_t", "vit_b_16"),
-)
-SMALL = ("squeezenet1_1", "mobilenet_v3_small", f"{PREFIX}shufflenet_v2_x0_5")  # what a chapter runs in a minute
 SAVED = {"dynamic": "bytes_dynamic", "torchao": "bytes_torchao", "static": "bytes_static"}
 WAYS = {"dynamic": (nn.Linear,), "static": (nn.Linear, nn.modules.conv._ConvNd)}  # what becomes int8 by either
-
-
-HEAVY = "AlexNet, every VGG, three light ones"
-VGGS = ("vgg11", "vgg11_bn", "vgg13", "vgg13_bn", "vgg16", "vgg16_bn", "vgg19", "vgg19_bn")
-LISTS = {  # of twelve, or all
-    "twelve of many families": FAMILIES,
-    HEAVY: ("alexnet", *VGGS, "resnet18", "mobilenet_v2", "squeezenet1_1"),
-}
-
-
-def quantizable() -> tuple[str, ...]:
-    """torchvision's twelve models with a static int8 form of their own."""
-    return tuple(models.list_models(module=quantization))
-
-
-def lists() -> dict[str, tuple[str, ...]]:
-    """Two lists of twelve by name: twelve of many families, and those that torchvision quantizes."""
-    return {"families": FAMILIES, "quantizable": quantizable()}
 
 
 def predicted(name: str) -> dict:
@@ -74,7 +48,7 @@ def predicted(name: str) -> dict:
         ValueError: torchvision has no model of that name.
     """
     with torch.device("meta"):
-        model = _built(name)
+        model = zoo_models.built(name)
     total = sum(weight.numel() for weight in model.parameters())
     inside = {
         id(part) for each in model.modules() if isinstance(each, nn.MultiheadAttention) for part in each.modules()
@@ -97,9 +71,9 @@ def measured(name: str) -> dict:
     torch.manual_seed(0)
     with warnings.catch_warnings(), quiet_torchao():
         warnings.simplefilter("ignore")  # the survey's API is deprecated
-        row = {"bytes": saved_bytes(_built(name))}
-        row["bytes_dynamic"] = saved_bytes(dynamic(_built(name)))
-        row["bytes_torchao"] = saved_bytes(torchao_dynamic(_built(name)))
+        row = {"bytes": saved_bytes(zoo_models.built(name))}
+        row["bytes_dynamic"] = saved_bytes(dynamic(zoo_models.built(name)))
+        row["bytes_torchao"] = saved_bytes(torchao_dynamic(zoo_models.built(name)))
         small, row["api"] = static(name)
         row["bytes_static"] = saved_bytes(small)
     return row | {"seconds": round(time.monotonic() - started, 1)}
@@ -120,12 +94,12 @@ def torchao_dynamic(model: nn.Module) -> nn.Module:
 
 def static(name: str) -> tuple[nn.Module, str]:
     """A model with weights and activations in int8, and by which API; calibrated on one random image."""
-    if name.startswith(PREFIX):
-        return _built(name, quantize=True), "torchvision"
+    if name.startswith(zoo_models.PREFIX):
+        return zoo_models.built(name, quantize=True), "torchvision"
     from torch.ao.quantization import get_default_qconfig_mapping, quantize_fx
 
     image = torch.rand(1, 3, 224, 224)
-    prepared = quantize_fx.prepare_fx(_built(name), get_default_qconfig_mapping("x86"), (image,))
+    prepared = quantize_fx.prepare_fx(zoo_models.built(name), get_default_qconfig_mapping("x86"), (image,))
     with torch.no_grad():
         prepared(image)
     return quantize_fx.convert_fx(prepared), "FX graph mode"
@@ -151,7 +125,7 @@ def rows(names: Iterable[str], folder: Path | None, most: int = MOST, say=lambda
     Raises:
         ValueError: torchvision has no model of that name.
     """
-    names = named(names)
+    names = zoo_models.named(names)
     plans = {name: predicted(name) for name in names}
     found = []
     for i, (name, plan) in enumerate(plans.items(), start=1):
@@ -185,7 +159,7 @@ def listed(table: pd.DataFrame) -> pd.DataFrame:
 def parts(table: pd.DataFrame) -> dict[str, pd.DataFrame]:
     """The rows of :func:`shares` that are of each of :func:`lists`, or of neither, by what to call them."""
     found, titles = shares(table), {"families": "of many families", "quantizable": "that torchvision quantizes"}
-    whole = {f"of 12 models {titles[name]}": found["model"].isin(names) for name, names in lists().items()}
+    whole = {f"of 12 models {titles[name]}": found["model"].isin(names) for name, names in zoo_models.lists().items()}
     whole["other models"] = ~pd.DataFrame(whole).any(axis=1)
     return {f"{of.sum()} {title}": found[of] for title, of in whole.items() if of.any()}
 
@@ -195,14 +169,14 @@ def of_all() -> pd.DataFrame:
 
     RegNets are left out: they cannot be built without memory for their weights.
     """
-    names = [name for name in models.list_models(module=models) if not name.startswith("regnet")]
+    names = [name for name in zoo_models.classifiers() if not name.startswith("regnet")]
     return pd.DataFrame({"model": name, **predicted(name)} for name in names)
 
 
 def said_of_twelve(known: pd.DataFrame) -> pd.DataFrame:
     """Means of :func:`of_all` over lists of twelve models, in percent: a row per list, the survey's last."""
     share = known.set_index("model")[["dynamic", "static"]]
-    lists = {f"all {len(share)}": list(share.index)} | LISTS
+    lists = {f"all {len(share)}": list(share.index)} | zoo_models.LISTS
     lists["the twelve with the largest share of linear layers"] = list(share["dynamic"].nlargest(12).index)
     lists["the twelve with the smallest"] = list(share["dynamic"].nsmallest(12).index)
     rows = [{"models": title, **(100 * share.loc[list(names)].mean())} for title, names in lists.items()]
@@ -241,30 +215,6 @@ def told(table: pd.DataFrame, known: pd.DataFrame) -> str:
 def _best(share: pd.Series, above: int, k: int) -> float:
     """The greatest mean of twelve of the sorted ``share``, of which ``k`` are among the first ``above``."""
     return pd.concat([share[:k], share[above : above + TWELVE - k]]).mean()
-
-
-def named(names: Iterable[str]) -> list[str]:
-    """``names`` with the lists of :func:`lists` spelt out; ValueError for a model that torchvision has not."""
-    found = list(dict.fromkeys(model for name in names for model in lists().get(name, (name,))))
-    check_names(found)
-    return found
-
-
-def check_names(names: Iterable[str]) -> None:
-    """Raises ValueError for a model that torchvision has not."""
-    known = [*models.list_models(module=models), *quantizable()]
-    for name in names:
-        if name not in known:
-            close = settings.nearest(str(name), [*lists(), *known])
-            raise ValueError(f"model {name!r}: expected families, quantizable or a classifier of torchvision{close}")
-
-
-def _built(name: str, **given) -> nn.Module:
-    """A model of random weights in evaluation mode, by its name in torchvision."""
-    check_names([name])
-    if name.removeprefix(PREFIX) in ("googlenet", "inception_v3"):  # as they come with weights: no second classifiers
-        given |= {"aux_logits": False, "init_weights": False}
-    return models.get_model(name, weights=None, **given).eval()
 
 
 def _apart(name: str, most: int) -> dict:
@@ -307,7 +257,7 @@ def main() -> None:
     if args.one:
         return _one(args.one, args.most)
     try:
-        table = rows(args.models or lists(), args.out, args.most, lambda text: print(text, flush=True))
+        table = rows(args.models or zoo_models.lists(), args.out, args.most, lambda text: print(text, flush=True))
     except ValueError as error:
         sys.exit(str(error))
     report(table)

@@ -137,9 +137,9 @@ def modes(asked: Comparison, folder: Path) -> list[dict]:
     """FISTA and variance-reduced local steps, by two processes and by two threads, at :data:`MODERATE`, with screening.
 
     Returns:
-        A row a shape, way and mode: rows, columns, way, mode, steps (rounds of local ones), calls (all-reduces) and
-        sent (bytes of a worker, None of threads), seconds, gap, goal, apart (coefficients from those of working sets,
-        over the largest).
+        A row a shape, way and mode: rows, columns, way, mode, seconds, gap, goal. Steps are rounds for local ones.
+        calls (all-reduces) and sent (bytes of a worker) are None for threads. apart: the largest distance from the
+        coefficients of working sets, over the largest of these.
     """
     found = []
     for n, p in asked.shapes:

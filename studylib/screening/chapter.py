@@ -138,8 +138,8 @@ def modes(asked: Comparison, folder: Path) -> list[dict]:
 
     Returns:
         A row a shape, way and mode: rows, columns, way, mode, seconds, gap, goal. Steps are rounds for local ones.
-        calls (all-reduces) and sent (bytes of a worker) are None for threads. apart: the largest distance from the
-        coefficients of working sets, over the largest of these.
+        All-reduces (calls) and bytes of a worker (sent) are None for threads. Apart is the largest distance of a
+        coefficient from that of working sets, over the largest of these.
     """
     found = []
     for n, p in asked.shapes:

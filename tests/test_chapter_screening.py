@@ -60,8 +60,17 @@ def test_claims_are_held_against_problems_and_say_what_is_lost():
     lost = chapter.claims_of(made_up(), checks, same.assign(apart=[1.0, 1e-8]), many.assign(apart=1.0))
     assert lost["lossless"].value == 50 and lost["workers"].value == 100
     assert "workers" not in chapter.claims_of(made_up(), checks, same, pd.DataFrame())
-    assert len(list(verdicts.rows("screening", found, "digits"))) == len(found)
-    assert chapter.lines(checks)["slope"].tolist() == pytest.approx([-10, -10])
+    straight = chapter.lines(checks)
+    assert straight["slope"].tolist() == pytest.approx([-10, -10])
+    assert straight["early"].isna().all() and straight["late"].tolist() == pytest.approx([-10, -10])
+    assert "times as fast" not in shown.lines_told(straight)
+    told = shown.lines_told(straight.assign(early=[-5.0, -2.0]))
+    assert "Once half of the features are gone it falls 2.0 to 5.0 times as fast as before." in told
+    assert "speed_path" not in found  # there is none
+    path = made_up().assign(lambdas=10)
+    with_path = chapter.claims_of(pd.concat([made_up(), path]), checks, same, many)
+    assert with_path["speed_path"].value == pytest.approx(40) and with_path["speed_path"].n == 2
+    assert len(list(verdicts.rows("screening", with_path, "digits"))) == len(with_path) == len(found) + 1
 
 
 def test_latency_and_bandwidth_are_found_again_and_many_workers_wait_for_latency():

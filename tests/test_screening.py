@@ -268,10 +268,26 @@ def test_above_the_largest_penalty_all_is_zero_at_once(solver):
 @pytest.mark.parametrize("solver", SOLVERS)
 def test_columns_of_zeros_and_constants_stay_zero_beside_an_intercept(solver):
     X, y = drawn(9)
-    X[:, 3], X[:, 4], X[:, 5] = 0, 7, 1e6
+    X[:, 3], X[:, 4], X[:, 5], X[:, 6] = 0, 7, 1e6, 1e140
     data = Shard(X, y, intercept=True)
     found = solve(data, 0.2 * data.largest(), solver=solver, tol=1e-9)
-    assert not found.coef[3:6].any() and np.isfinite(found.coef).all() and found.gap <= 1e-9
+    assert not found.coef[3:7].any() and np.isfinite(found.coef).all() and found.gap <= 1e-9
+    others = Shard(np.delete(X, range(3, 7), axis=1), y, intercept=True)
+    assert others.largest() == pytest.approx(data.largest())
+    alone = solve(others, 0.2 * data.largest(), solver=solver, tol=1e-9)
+    assert np.abs(np.delete(found.coef, range(3, 7)) - alone.coef).max() < 1e-4
+
+
+def test_columns_that_rounding_hides_are_refused_by_number():
+    X, y = drawn(9)
+    for change, message in (
+        (X + 1e8 * (np.arange(X.shape[1]) == 2), r"column 2 of X varies by .* around 1e\+08: expected a constant or"),
+        (X * np.where(np.arange(X.shape[1]) == 4, 1e200, 1.0), "column 4 of X: expected numbers whose squares"),
+    ):
+        for each in (change, sparse.csr_array(change)):
+            with pytest.raises(ValueError, match=message):
+                Shard(each, y, intercept=True)
+    Shard(X + 1e5, y, intercept=True)
 
 
 @pytest.mark.parametrize("solver", SOLVERS)
@@ -290,7 +306,7 @@ def test_more_rows_than_features_and_one_row_are_solved(solver):
         (lambda X, y: (X, np.where(y > 0, np.nan, y)), "y holds NaN"),
         (lambda X, y: (X, y[:-1]), "expected (rows, p) and (rows,)"),
         (lambda X, y: (X[:0], y[:0]), "no rows"),
-        (lambda X, y: (X, y + 1), "label 2.0: expected -1 or 1"),
+        (lambda X, y: (X, y + 1), "labels are 0, 2: expected -1 and 1"),
         (lambda X, y: (X, np.ones(len(y))), "labels are all 1: expected both"),
         (lambda X, y: (sparse.csc_array(X), y), "format csc: expected csr"),
     ],

@@ -178,7 +178,7 @@ def test_torchrun_runs_the_command_and_refuses_labels_of_three_kinds(tmp_path):
     np.save(tmp_path / "y.npy", np.arange(20.0) % 3)
     own = ("--X", tmp_path / "X.npy", "--y", tmp_path / "y.npy", "--loss", "logistic")
     printed, _ = (done := torchrun(tmp_path / "b", *map(str, own))).communicate(timeout=300)
-    assert done.returncode and "rank 0: label 0.0: expected -1 or 1" in printed, printed
+    assert done.returncode and "rank 0: labels are 0, 1, 2: expected -1 and 1" in printed, printed
 
 
 @pytest.mark.parametrize(
@@ -187,6 +187,7 @@ def test_torchrun_runs_the_command_and_refuses_labels_of_three_kinds(tmp_path):
         (("--X", "none.npy", "--y", "y.npy"), "none.npy: expected an .npy of numbers (FileNotFoundError)"),
         (("--X", "text.npy", "--y", "y.npy"), "text.npy: expected an .npy of numbers"),
         (("--X", "text.npz", "--y", "y.npy"), "text.npz: expected an .npz that scipy.sparse.save_npz wrote"),
+        (("--X", "X.npy", "--y", "few.npy"), "X.npy has 20 rows and few.npy 7 labels: expected as many"),
         (("--X", "X.npy", "--y", "words.npy"), "words.npy has <U1: expected numbers"),
         (("--rows", "20", "--columns", "30", "--out", "text.npy"), "text.npy: expected a folder"),
     ],
@@ -194,7 +195,7 @@ def test_torchrun_runs_the_command_and_refuses_labels_of_three_kinds(tmp_path):
 def test_files_that_cannot_be_read_are_named_by_the_command(tmp_path, monkeypatch, capsys, given, message):
     X, y = drawn(0, 20, 10)
     monkeypatch.chdir(tmp_path)
-    for name, array in (("X.npy", X), ("y.npy", y), ("words.npy", np.array(list("ab") * 10))):
+    for name, array in (("X.npy", X), ("y.npy", y), ("words.npy", np.array(list("ab") * 10)), ("few.npy", y[:7])):
         np.save(name, array)
     for name in ("text.npy", "text.npz"):
         (tmp_path / name).write_text("not numbers")

@@ -286,21 +286,27 @@ def lines(checks: pd.DataFrame) -> pd.DataFrame:
     """A straight line through log₁₀ of the gap of steps with screening, by problem and λ.
 
     Returns:
-        problem, share, slope (decades a hundred steps), explained (R², %), step (of the last check). Also gone: of the
-        features that end as zero, the percentage discarded before that check.
+        problem, share, slope (decades a hundred steps), explained (R², %), step (of the last check). Slopes early and
+        late: until half of the features are gone, and from there. They are NaN of fewer than three checks. Also gone:
+        of the features that end as zero, the percentage discarded before the last check.
     """
     found = []
     for (name, share), part in checks[checks["way"] == STEPS].groupby(["problem", "share"], sort=False):
         part = part[part["gap"] > 0]
         x, y = part["step"].to_numpy(float), np.log10(part["gap"].to_numpy(float))
-        slope, _ = np.polyfit(x, y, 1) if len(x) > 2 else (math.nan, 0.0)
+        many = part["features"].to_numpy() > part["columns"].iloc[0] / 2
+        slope, early, late = (_slope(x[which], y[which]) for which in (slice(None), many, ~many))
         explained = 100 * np.corrcoef(x, y)[0, 1] ** 2 if len(x) > 2 else math.nan
         zero = (part["columns"] - part["nonzero"]).iloc[0]
         before = part["features"].iloc[-2 if len(part) > 1 else -1]
         gone = 100 * (part["columns"].iloc[0] - before) / max(zero, 1)
         found.append({"problem": name, "share": share, "slope": 100 * slope, "explained": explained, "gone": gone})
-        found[-1]["step"] = int(x[-1])
+        found[-1] |= {"early": 100 * early, "late": 100 * late, "step": int(x[-1])}
     return pd.DataFrame(found)
+
+
+def _slope(x, y) -> float:
+    return float(np.polyfit(x, y, 1)[0]) if len(x) > 2 else math.nan
 
 
 def claims_of(
@@ -318,7 +324,9 @@ def claims_of(
     few = min(size for size in table["workers"].unique() if size > 1 or len(table["workers"].unique()) == 1)
     single = table[(table["lambdas"] == 1) & (table["workers"] == few)]
     at = {way: single[single["way"] == way].reset_index(drop=True) for way in WAYS}
-    more = {"workers": claims.Measured(100 * float((many["apart"] > RIGHT).mean()), n=len(many))} if len(many) else {}
+    paths = table[(table["lambdas"] > 1) & (table["workers"] == few) & (table["way"] == STEPS)]["time"]
+    more = {"speed_path": _over(100 * (1 - paths))} if len(paths) else {}
+    more |= {"workers": claims.Measured(100 * float((many["apart"] > RIGHT).mean()), n=len(many))} if len(many) else {}
     return more | {
         "linear": _over(straight["explained"]),
         "finite": _over(straight["gone"]),

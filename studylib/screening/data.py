@@ -7,6 +7,7 @@ from scipy.special import expit
 from studylib.screening.communicate import Alone
 from studylib.screening.losses import LOSSES
 
+NEAR = 1e-12  # of a column's squares, below which it counts as constant
 NEWTON = 30  # steps at most for the intercept; it has converged to rounding long before
 
 
@@ -20,11 +21,13 @@ class Shard:
     Attributes:
         norms: ‖x_j‖² of the n rows, shape (p,), of centred columns with ``intercept``.
         means: of the columns, shape (p,); zeros without ``intercept``.
+        varying: whether a column is neither zero nor, with ``intercept``, constant, shape (p,).
         sent: bytes of a worker to find these.
 
     Raises:
         TypeError: X is not float64, or sparse but not CSR.
-        ValueError: shapes that do not fit, no rows, NaN or infinity, labels unknown to the loss.
+        ValueError: shapes that do not fit, no rows, NaN or infinity, labels unknown to the loss. Columns too large to
+            be squared, or that vary by less than a millionth of their mean.
     """
 
     def __init__(self, X, y, loss: str = "squared", intercept: bool = False, workers: Alone | None = None):
@@ -50,17 +53,36 @@ class Shard:
             raise ValueError(f"labels are all {'1' if positive[0] else '-1'}: expected both -1 and 1")
         self.offset = total[0] / self.n if intercept and loss == "squared" else 0.0
         self.y = self.y - self.offset if self.offset else self.y
-        squares = X.multiply(X).sum(axis=0) if sparse.issparse(X) else np.einsum("ij,ij->j", X, X)
-        squares = np.asarray(squares, dtype=float).ravel()
+        with np.errstate(over="ignore"):
+            squares = X.multiply(X).sum(axis=0) if sparse.issparse(X) else np.einsum("ij,ij->j", X, X)
+        sums = [np.asarray(X.sum(axis=0), dtype=float).ravel()] if intercept else []
+        squares, *sums = self.workers.sum(np.asarray(squares, dtype=float).ravel(), *sums)
+        if wrong := np.flatnonzero(~np.isfinite(squares)).tolist():
+            raise ValueError(f"column {wrong[0]} of X: expected numbers whose squares can be added, below 1e150")
         if intercept:
-            sums, squares = self.workers.sum(np.asarray(X.sum(axis=0), dtype=float).ravel(), squares)
-            self.means = sums / self.n
+            self.means = sums[0] / self.n
             centred = squares - self.n * self.means**2
-            self.norms = np.where(centred > 1e-12 * squares, centred, 0.0) + 1e-15 * squares
+            self.varying = centred > NEAR * squares
+            self.norms = np.where(self.varying, centred + 1e-15 * squares, 0.0)
+            self._check_constants()
         else:
-            (self.norms,) = self.workers.sum(squares)
-            self.means = np.zeros(self.p)
+            self.norms, self.means, self.varying = squares, np.zeros(self.p), squares > 0
         self.b, self.gram, self.sent = 0.0, None, self.workers.sent - begin
+
+    def _check_constants(self) -> None:
+        """Raises ValueError where a column varies, but by so little that its sum of squares does not say it."""
+        still = np.flatnonzero(~self.varying)
+        if not len(still):
+            return
+        X = self.X[:, still]
+        X = X.toarray() if sparse.issparse(X) else X
+        ends = self.workers.gather((X.max(axis=0), X.min(axis=0)) if len(X) else None)
+        ends = [each for each in ends if each is not None]
+        spread = np.max([most for most, _ in ends], axis=0) - np.min([least for _, least in ends], axis=0)
+        if (spread > 0).any():
+            j = int(np.flatnonzero(spread > 0)[0])
+            about = f"column {still[j]} of X varies by {spread[j]:g} around {self.means[still[j]]:g}"
+            raise ValueError(f"{about}: expected a constant or a mean nearer to zero, for rounding hides so little")
 
     def fitted(self, z, b: float):
         """Residuals ρ and b at scores z without intercept, b minimized out by Newton's method from ``b`` on."""
@@ -85,7 +107,8 @@ class Shard:
 
     def largest(self, groups=None) -> float:
         """λ_max: the least λ whose solution is zero; ``groups`` is a :class:`studylib.screening.groups.Groups`."""
-        found = np.abs(self.at_zero()[2]) if groups is None else groups.norms(self.at_zero()[2]) / groups.weights
+        G = np.where(self.varying, self.at_zero()[2], 0.0)
+        found = np.abs(G) if groups is None else groups.norms(G) / groups.weights
         return float(found.max(initial=0.0)) / self.n
 
 
@@ -101,8 +124,9 @@ def _fault(X, y, loss: str):
     if not np.isfinite(np.asarray(y, dtype=float)).all():
         return ValueError, "y holds NaN or infinity: expected finite numbers"
     if loss == "logistic" and not np.isin(y, (-1, 1)).all():
-        wrong = np.asarray(y)[~np.isin(y, (-1, 1))][0]
-        return ValueError, f"label {wrong}: expected -1 or 1"
+        several = np.unique(y)
+        shown = ", ".join(f"{label:g}" for label in several[:4]) + ", …" * (len(several) > 4)
+        return ValueError, f"labels are {shown}: expected -1 and 1"
     return None
 
 

@@ -149,5 +149,14 @@ def told(table: pd.DataFrame, share: float) -> str:
         f"The read-out that was chosen keeps {sparse['nonzero']:.0f} of {whole['nonzero']:.0f} weights and saves "
         f"{100 * (1 - sparse['bytes'] / whole['bytes']):.1f} % of the file, at {100 * sparse['accuracy']:.1f} % where "
         f"the teacher has {100 * whole['accuracy']:.1f} %. Its own classifier, cut to as few, has "
-        f"{100 * cut['accuracy']:.1f} %."
+        f"{100 * cut['accuracy']:.1f} %.{_beside_narrower(table, sparse['bytes'])}"
     )
+
+
+def _beside_narrower(table: pd.DataFrame, size: float) -> str:
+    """The accuracy of narrower networks at ``size`` bytes, on a line over the logarithm of bytes up to the teacher."""
+    line = table[table["kind"].str.startswith("narrower") | (table["kind"] == "as trained")].sort_values("bytes")
+    if len(line) < 2 or size < line["bytes"].min():
+        return ""
+    accuracy = np.interp(np.log(size), np.log(line["bytes"]), line["accuracy"])
+    return f" A narrower network of as many bytes has {100 * accuracy:.1f} %, between those trained."

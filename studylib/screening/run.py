@@ -64,6 +64,8 @@ def _run(given) -> None:
     X, y = _read(given)
     if given.loss == "logistic" and not given.X:
         y = np.where(y > 0, 1.0, -1.0)
+    if X.shape[0] != len(y):
+        raise ValueError(f"{given.X} has {X.shape[0]} rows and {given.y} {len(y)} labels: expected as many")
     X, y = rows_of(X, workers.rank, workers.size), rows_of(y, workers.rank, workers.size)
     X = X if sparse.issparse(X) else np.asarray(X, order="C")
     data = Shard(X, np.array(y), given.loss, workers=workers)

@@ -60,8 +60,9 @@ def libraries_shown(rows: pd.DataFrame) -> pd.DataFrame:
     for (name, kind), part in rows.groupby(["problem", "kind"], sort=False):
         mine = part[part["library"] == "ours"]["seconds"].iloc[0]
         for row in part.itertuples():
-            seconds = {"ms": f"{1000 * row.seconds:.1f}", "ours over it": f"{mine / row.seconds:.2f}"}
             reached = "yes" if row.gap <= row.goal * (1 + 1e-9) else "no"
+            over = f"{mine / row.seconds:.2f}" if reached == "yes" else "–"
+            seconds = {"ms": f"{1000 * row.seconds:.1f}", "ours over it": over}
             found.append({"problem": name, "what": kind, "library": row.library} | seconds | {"gap reached": reached})
     return pd.DataFrame(found)
 
@@ -140,6 +141,8 @@ def lines_shown(table: pd.DataFrame) -> pd.DataFrame:
             "steps": row.step,
             "decades a hundred steps": f"{row.slope:.1f}",
             "explained %": f"{row.explained:.1f}",
+            "until half are gone": f"{row.early:.1f}",
+            "from there": f"{row.late:.1f}",
             "inactive gone before the last check %": f"{row.gone:.2f}",
         }
         for row in table.itertuples()
@@ -188,10 +191,14 @@ def lossless_told(rows: pd.DataFrame, many: pd.DataFrame) -> str:
 
 
 def lines_told(table: pd.DataFrame) -> str:
-    """The rows of :func:`studylib.screening.chapter.lines` in a sentence."""
+    """The rows of :func:`studylib.screening.chapter.lines` in sentences."""
+    ratio = (table["late"] / table["early"]).dropna()
+    between = f"{ratio.min():.1f} to {ratio.max():.1f}"
+    faster = f" Once half of the features are gone it falls {between} times as fast as before." if len(ratio) else ""
     return (
         f"A straight line explains {table['explained'].min():.0f} to {table['explained'].max():.0f} % of the logarithm "
-        f"of the gap. Before the last check at least {table['gone'].min():.1f} % of the inactive features are gone."
+        f"of the gap.{faster} Before the last check at least {table['gone'].min():.1f} % of the inactive features are "
+        "gone."
     )
 
 

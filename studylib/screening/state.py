@@ -58,16 +58,17 @@ class State:
             *(groups, screen),
         )
         self.n, self.L = data.n, data.loss.curvature
-        self.active = np.arange(data.p)
+        self.active = np.flatnonzero(data.varying)  # the others stay zero
         self.matrix, self.where = data.X, self.active
-        self.norms = data.norms + self.n * self.ridge / self.L
-        self.w = np.zeros(data.p) if start is None else np.array(start, dtype=float)
+        self.norms = data.norms[self.active] + self.n * self.ridge / self.L
+        w = np.zeros(data.p) if start is None else np.where(data.varying, start, 0.0)
+        self.w = w[self.active]
         self.b, self.trace, self.begin, self.sent = data.b, [], time.perf_counter(), self.workers.sent
-        used = np.flatnonzero(self.w)
+        used = np.flatnonzero(w)
         if len(used) > FEW * data.p:
             self.z = self.scores(self.w)
         else:  # a start that is zero or sparse: the other columns are not read
-            self.z = data.X[:, used] @ self.w[used] - data.means[used] @ self.w[used]
+            self.z = data.X[:, used] @ w[used] - data.means[used] @ w[used]
         self.gap, self.value, self.gradient = np.inf, np.inf, None
 
     def scores(self, w):

@@ -48,7 +48,7 @@ def test_every_technique_has_its_fields_as_arguments_and_a_word_that_a_spec_know
         ({"settings": {"tucker": {"rnk": 2}}}, "settings.tucker.rnk: unknown; did you mean 'rank'"),
         ({"settings": {"tuker": {}}}, "technique='tuker': unknown"),
         ({"techniques": ["svd"], "settings": {"tucker": {"rnk": 2}}}, "settings.tucker.rnk: unknown"),
-        ({"networks": {"resnet": []}}, "name: "),
+        ({"networks": {"resnet": []}}, "networks: name: "),
         ({"networks": {"resnet 8-4": ["resnet 8-2", "resnet 8-2"]}}, "'resnet 8-4': .* expected different ones"),
         ({"timed": 3, "repetitions": 2}, "timed=3: expected at most repetitions=2"),
         ({"models": ["resnet19"]}, "model 'resnet19': expected families, quantizable or a classifier of torchvision"),
@@ -237,7 +237,10 @@ def test_work_is_multiply_adds_times_time_and_energy_is_there_where_it_was_estim
     whole = made_up()["technique"] == survey.WHOLE
     zeros = made_up()[whole].assign(technique="oneshot", kind=survey.PRUNING, latency_ms=0.7)
     told = says.energy_told(says.at_equal_bytes(pd.concat([made_up(), zeros], ignore_index=True)))
-    assert "took 0.70 to 0.70 of the time as trained" in told
+    assert "took 0.70 to 0.70 of the time as trained" in told and "Hardware-aware" not in told
+    slow = made_up()[whole].assign(technique="hardware", kind=survey.QUANTIZATION, latency_ms=1.5)
+    told = says.energy_told(says.at_equal_bytes(pd.concat([made_up(), slow], ignore_index=True)))
+    assert "Hardware-aware int8 took 1.50 to 1.50 of the time as trained, longer in 1 of 1 networks" in told
     table = says.at_equal_bytes(made_up().assign(joules=0.02, co2_mg=0.001))
     assert set(says.work(table)["mJ a batch"]) == {"20"} and "estimates, no measurements" in says.energy_told(table)
 
@@ -327,7 +330,9 @@ def test_what_one_layer_may_save_is_of_the_network_where_it_saves_most():
     shown = one_layer.shown(rows).set_index("network")
     assert shown["most often"].to_dict() == {"a": "y", "b": "x"} and shown["and costs, points"].tolist() == ["1.00"] * 2
     known = pd.DataFrame({"model": ["m", "n"], "largest": [0.31, 0.29]})
-    assert one_layer.said(known).startswith("Of 2 models of torchvision 1 have a layer with more than 30 %")
+    rows = pd.DataFrame({"seed": [0, 0, 1, 1], "network": "n", "layer": ["a", "b"] * 2, "saved": [0.1, 0.3, 0.4, 0]})
+    said = one_layer.said(known, rows)
+    assert said.startswith("One layer saves at most 35.0 % of n. Of 2 models of torchvision 1 have a layer with more")
 
 
 def test_without_codecarbon_no_energy_is_made_up(monkeypatch):

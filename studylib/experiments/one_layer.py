@@ -106,12 +106,20 @@ def claimed(rows: pd.DataFrame) -> claims.Measured:
     return claims.Measured(saved.mean(), *statistics.t_interval(saved), n=len(saved))
 
 
-def said(known: pd.DataFrame) -> str:
-    """How many of the models of :func:`studylib.experiments.zoo.of_all` have a layer that could save so much."""
+def said(known: pd.DataFrame, rows: pd.DataFrame) -> str:
+    """What one layer saves of each network, and how many models of torchvision have a layer that could save so much.
+
+    Args:
+        known: of :func:`studylib.experiments.zoo.of_all`.
+        rows: of :func:`measured`.
+    """
+    saved = 100 * most(rows).groupby("network", sort=False)["saved"].mean()
+    here = ", ".join(f"{mean:.1f} % of {network}" for network, mean in saved.items())
     claim = claims.CLAIMS["one_layer"]
     least = claim.value - claim.tolerance
     enough = int((100 * known["largest"] > least).sum())
     return (
-        f"Of {len(known)} models of torchvision {enough} have a layer with more than {least:g} % of all parameters. "
+        f"One layer saves at most {here}. Of {len(known)} models of torchvision {enough} have a layer with more than "
+        f"{least:g} % of all parameters. "
         "In no other can one factorized layer save so much."
     )

@@ -114,7 +114,10 @@ class Survey:
         self.chosen()
         for name, narrower in self.networks.items():
             for each in (name, *narrower):
-                distill.Student(name=each)
+                try:
+                    distill.Student(name=each)
+                except ValueError as error:
+                    raise ValueError(f"networks: {error}") from error
             if len({name, *narrower}) <= len(narrower):
                 raise ValueError(f"networks: {name!r}: {narrower!r}: expected different ones")
 

@@ -141,8 +141,8 @@ def lines_shown(table: pd.DataFrame) -> pd.DataFrame:
             "steps": row.step,
             "decades a hundred steps": f"{row.slope:.1f}",
             "explained %": f"{row.explained:.1f}",
-            "until half are gone": f"{row.early:.1f}",
-            "from there": f"{row.late:.1f}",
+            "until half are gone": "–" if pd.isna(row.early) else f"{row.early:.1f}",
+            "from there": "–" if pd.isna(row.late) else f"{row.late:.1f}",
             "inactive gone before the last check %": f"{row.gone:.2f}",
         }
         for row in table.itertuples()

@@ -12,7 +12,7 @@ from studylib.coding import codec
 from studylib.data import scoring
 from studylib.disk import files
 from studylib.results import verdicts
-from studylib.screening import chapter, libraries, readout, shown
+from studylib.screening import analysis, chapter, libraries, readout, shown
 from studylib.screening.compare import LOCAL, labelled, with_workers
 from studylib.screening.data import Shard
 from studylib.screening.problems import problem
@@ -36,7 +36,7 @@ def made_up() -> pd.DataFrame:
 
 
 def test_ratios_are_over_steps_alone_and_norms_count_as_screenings():
-    table = chapter.ratios(made_up()).set_index(["problem", "workers", "way"])
+    table = analysis.ratios(made_up()).set_index(["problem", "workers", "way"])
     assert table.loc[("gaussian", 2, chapter.SETS), "bytes"] == pytest.approx(0.25)
     assert table.loc[("text", 2, chapter.SETS), "bytes"] == pytest.approx(45 / 200)
     assert table.loc[("text", 1, chapter.STEPS_ALONE), ["bytes", "time"]].tolist() == [1, 1]
@@ -51,16 +51,16 @@ def test_claims_are_held_against_problems_and_say_what_is_lost():
         for i in range(4)
     )
     same, many = pd.DataFrame({"apart": [1e-8, 1e-7]}), pd.DataFrame({"apart": [1e-9, 1e-8]})
-    found = chapter.claims_of(made_up(), checks, same, many)
+    found = analysis.claims_of(made_up(), checks, same, many)
     assert found["linear"].value == pytest.approx(100) and found["finite"].value == pytest.approx(100)
     assert found["bytes"].value == pytest.approx(100 * (1 - (0.25 + 0.225) / 2))
     assert found["lossless"].value == found["workers"].value == 0 and found["outside"].n == 2
     assert found["bytes_strict"].value == pytest.approx(100 * (1 - (0.65 + 0.625) / 2))
     assert found["speed_strict"].value == pytest.approx(40)
-    lost = chapter.claims_of(made_up(), checks, same.assign(apart=[1.0, 1e-8]), many.assign(apart=1.0))
+    lost = analysis.claims_of(made_up(), checks, same.assign(apart=[1.0, 1e-8]), many.assign(apart=1.0))
     assert lost["lossless"].value == 50 and lost["workers"].value == 100
-    assert "workers" not in chapter.claims_of(made_up(), checks, same, pd.DataFrame())
-    straight = chapter.lines(checks)
+    assert "workers" not in analysis.claims_of(made_up(), checks, same, pd.DataFrame())
+    straight = analysis.lines(checks)
     assert straight["slope"].tolist() == pytest.approx([-10, -10])
     assert straight["early"].isna().all() and straight["late"].tolist() == pytest.approx([-10, -10])
     assert "times as fast" not in shown.lines_told(straight)
@@ -68,7 +68,7 @@ def test_claims_are_held_against_problems_and_say_what_is_lost():
     assert "Once half of the features are gone it falls 2.0 to 5.0 times as fast as before." in told
     assert "speed_path" not in found  # there is none
     path = made_up().assign(lambdas=10)
-    with_path = chapter.claims_of(pd.concat([made_up(), path]), checks, same, many)
+    with_path = analysis.claims_of(pd.concat([made_up(), path]), checks, same, many)
     assert with_path["speed_path"].value == pytest.approx(40) and with_path["speed_path"].n == 2
     assert len(list(verdicts.rows("screening", with_path, "digits"))) == len(with_path) == len(found) + 1
 
@@ -79,9 +79,9 @@ def test_latency_and_bandwidth_are_found_again_and_many_workers_wait_for_latency
         for k in (2, 4)
         for n in (1, 1000, 1_000_000)
     )
-    known = chapter.constants(times)
+    known = analysis.constants(times)
     assert known["latency"] == pytest.approx(1e-4) and known["bandwidth"] == pytest.approx(1e9)
-    model = chapter.modelled(made_up(), known).set_index(["problem", "way"])
+    model = analysis.modelled(made_up(), known).set_index(["problem", "way"])
     row = model.loc[("gaussian", chapter.STEPS_ALONE)]
     assert row["measured"] == 1 and row["two"] == pytest.approx(0.5 + 2 * (30 * 1e-4 + 50 / 1e9))
     assert row["many"] == pytest.approx(1 / 64 + 126 * (30 * 1e-4 + 100 / 64 / 1e9))
@@ -112,7 +112,7 @@ def test_more_workers_find_what_one_finds_at_a_tight_gap(tmp_path):
     many = pd.DataFrame(chapter.alike(asked, tmp_path))
     assert many["workers"].tolist() == [2, 2] and (many["gap"] <= many["goal"]).all() and not many["unlike"].any()
     assert many["apart"].max() < chapter.RIGHT
-    table = shown.by_workers(chapter.ratios(made_up()), many)
+    table = shown.by_workers(analysis.ratios(made_up()), many)
     assert table["coefficients off one worker's"].tolist() == ["–", f"{many['apart'].max():.0e}"]
     kept = next((tmp_path / "tight").glob("2-*.json"))  # a worker that finds another solution is told
     stored = files.read_json(kept)

@@ -2,12 +2,13 @@
 
 import pandas as pd
 
-from studylib.screening.chapter import MANY, MODERATE, SETS, SETS_ALONE, STEPS, STEPS_ALONE, TIGHT, ratios
+from studylib.screening.analysis import ratios
+from studylib.screening.chapter import MANY, MODERATE, SETS, SETS_ALONE, STEPS, STEPS_ALONE, TIGHT
 from studylib.screening.compare import LOCAL
 
 
 def shown(table: pd.DataFrame, kind: str) -> pd.DataFrame:
-    """The rows of :func:`studylib.screening.chapter.ratios` of a single λ or of paths, for a reader.
+    """The rows of :func:`studylib.screening.analysis.ratios` of a single λ or of paths, for a reader.
 
     Workers are two, or one without two.
     """
@@ -33,7 +34,7 @@ def by_workers(table: pd.DataFrame, many: pd.DataFrame) -> pd.DataFrame:
     """Of each number of workers: the worst ratio of bytes and time of ``table``, and of ``many`` the largest distance.
 
     Args:
-        table: of :func:`studylib.screening.chapter.ratios`.
+        table: of :func:`studylib.screening.analysis.ratios`.
         many: of :func:`studylib.screening.chapter.alike`.
     """
     rows = table[table["way"] == SETS]
@@ -114,7 +115,7 @@ def grown_shown(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def model_shown(table: pd.DataFrame) -> pd.DataFrame:
-    """The rows of :func:`studylib.screening.chapter.modelled`, sets with screening and steps alone, for a reader."""
+    """The rows of :func:`studylib.screening.analysis.modelled`, sets with screening and steps alone, for a reader."""
     rows = table[table["way"].isin([SETS, STEPS_ALONE])]
     return pd.DataFrame(
         {
@@ -133,7 +134,7 @@ def model_shown(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def lines_shown(table: pd.DataFrame) -> pd.DataFrame:
-    """The rows of :func:`studylib.screening.chapter.lines`, for a reader."""
+    """The rows of :func:`studylib.screening.analysis.lines`, for a reader."""
     return pd.DataFrame(
         {
             "problem": row.problem,
@@ -191,7 +192,7 @@ def lossless_told(rows: pd.DataFrame, many: pd.DataFrame) -> str:
 
 
 def lines_told(table: pd.DataFrame) -> str:
-    """The rows of :func:`studylib.screening.chapter.lines` in sentences."""
+    """The rows of :func:`studylib.screening.analysis.lines` in sentences."""
     ratio = (table["late"] / table["early"]).dropna()
     between = f"{ratio.min():.1f} to {ratio.max():.1f}"
     faster = f" Once half of the features are gone it falls {between} times as fast as before." if len(ratio) else ""
@@ -229,7 +230,7 @@ def growth_told(rows: pd.DataFrame) -> str:
 
 
 def model_told(known: dict[str, float], model: pd.DataFrame) -> str:
-    """The rows of :func:`studylib.screening.chapter.modelled` in sentences."""
+    """The rows of :func:`studylib.screening.analysis.modelled` in sentences."""
     many = model.groupby("way")["many"].sum()
     off = (model["measured"] / model["two"]).dropna()
     wrong = f" Two workers took {off.min():.1f} to {off.max():.1f} times as long as it says." if len(off) else ""

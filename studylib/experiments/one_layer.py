@@ -107,7 +107,7 @@ def claimed(rows: pd.DataFrame) -> claims.Measured:
 
 
 def said(known: pd.DataFrame, rows: pd.DataFrame) -> str:
-    """What one layer saves of each network, and how many models of torchvision have a layer that could save so much.
+    """What one layer saves of each network, and how many models of torchvision have a layer as large.
 
     Args:
         known: of :func:`studylib.experiments.zoo.of_all`.

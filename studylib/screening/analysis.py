@@ -1,4 +1,4 @@
-"""What the rows of chapter 12 come to: ratios over steps alone, slopes of the gap, a model of latency, claims."""
+"""What the rows of chapter 12 come to: ratios over steps alone, slopes of the gap, latency, claims."""
 
 import math
 

@@ -65,7 +65,7 @@ def measured(name: str) -> dict:
     """Bytes of a model of random weights: as it is, in dynamic int8 by torch and torchao, in static int8.
 
     Returns:
-        bytes, bytes_dynamic, bytes_torchao, bytes_static; ``api`` of the last; seconds.
+        bytes, bytes_dynamic, bytes_torchao, bytes_static; ``api`` of the last; seconds; peak memory in bytes.
     """
     started = time.monotonic()
     torch.manual_seed(0)
@@ -76,7 +76,15 @@ def measured(name: str) -> dict:
         row["bytes_torchao"] = saved_bytes(torchao_dynamic(zoo_models.built(name)))
         small, row["api"] = static(name)
         row["bytes_static"] = saved_bytes(small)
-    return row | {"seconds": round(time.monotonic() - started, 1)}
+    return row | {"seconds": round(time.monotonic() - started, 1), "peak_bytes": _peak()}
+
+
+def _peak() -> int:
+    """Bytes of memory that this process took at most. getrusage would begin with those of its parent."""
+    status = Path("/proc/self/status")
+    if not status.exists():
+        return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return 1024 * int(status.read_text().partition("VmHWM:")[2].split()[0])
 
 
 def dynamic(model: nn.Module) -> nn.Module:

@@ -84,7 +84,7 @@ def _peak() -> int:
     status = Path("/proc/self/status")
     if not status.exists():
         return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return 1024 * int(status.read_text().partition("VmHWM:")[2].split()[0])
+    return 1024 * int(status.read_text(encoding="utf-8").partition("VmHWM:")[2].split()[0])
 
 
 def dynamic(model: nn.Module) -> nn.Module:

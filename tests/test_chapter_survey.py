@@ -121,12 +121,34 @@ def test_rows_are_of_every_seed_and_kept_and_the_same_network_is_the_start_of_al
     pd.testing.assert_frame_equal(survey.compared(*how), rows)
 
 
+def test_a_technique_is_timed_in_turn_with_the_network_as_trained(monkeypatch):
+    passes = []
+
+    def timer(model, images, compiled):
+        changed = model.spec["changes"][-1]["technique"]
+        return lambda: passes.append(changed) or {"teacher": 3.0, "dynamic": 2.0}[changed]
+
+    monkeypatch.setattr(survey.cost, "timer", timer)
+    monkeypatch.setattr(energy, "estimate", lambda once: {"joules": once(), "co2_mg": None})
+    asked = survey.Survey(techniques=["dynamic"], networks={"resnet 8-1": []}, batch=2)
+    row = survey.compared("digits", 3, NONE, NONE, asked, CPU, None).iloc[1]
+    assert passes[-5:] == ["dynamic", "teacher", "dynamic", "teacher", "dynamic"]
+    assert (row["latency_ms"], row["whole_ms"], row["joules"]) == (2.0, 3.0, 2.0)
+
+
+@pytest.mark.parametrize("key", ["tucker", "cp", "sketch"])
+def test_a_budget_below_what_rank_1_takes_is_refused_before_anything_trains(key, digits):
+    asked = survey.Survey(techniques=[key], networks={"resnet 8-2": []}, settings={key: {"budget": 100}})
+    with pytest.raises(ValueError, match=f"settings.{key}: resnet 8-2: budget=100: expected at least"):
+        asked.against(digits)
+
+
 def test_only_the_first_seeds_are_timed(monkeypatch):
     asked = survey.Survey(techniques=["dynamic"], networks={"resnet 8-1": []}, batch=2, repetitions=2)
     monkeypatch.setattr(energy, "estimate", lambda once: {"joules": 1.0, "co2_mg": 1.0})
     rows = survey.compared("digits", 3, NONE, NONE, asked, CPU, None)
     assert rows["seed"].tolist() == [3, 3, 4, 4]
-    for column in ("latency_ms", "joules", "co2_mg"):
+    for column in survey.TIMED:
         assert rows[column].notna().tolist() == [True, True, False, False], column
     table = says.at_equal_bytes(rows)
     assert table["latency_ms"].tolist() == rows["latency_ms"][:2].tolist()
@@ -137,8 +159,8 @@ def made_up(seeds=(0, 1, 2)):
     rows = []
     for seed in seeds:
         wobble = 0.001 * seed
-        plain = {"seed": seed, "network": "resnet 8-8", "multiply_adds": 10**6, "latency_ms": 1.0, "before": 0.5}
-        plain |= {"joules": None, "co2_mg": None, "auc": 0.6}
+        plain = {"seed": seed, "network": "resnet 8-8", "multiply_adds": 10**6, "before": 0.5, "auc": 0.6}
+        plain |= dict.fromkeys(survey.TIMED) | {"latency_ms": 1.0, "whole_ms": 1.0}
         rows.append(
             plain | {"technique": survey.WHOLE, "kind": survey.WHOLE, "form": "float32", "accuracy": 0.9, "bytes": 9000}
         )
@@ -195,8 +217,11 @@ def test_a_line_ends_at_the_network_itself_which_has_no_margin():
 
 def test_another_published_study_is_held_against_its_own_narrower_networks():
     there = SimpleNamespace(rows={"techniques": made_up()}.get)
-    pd.testing.assert_frame_equal(says.of_published(there), says.at_equal_bytes(made_up()))
-    assert says.told(says.of_published(None)) == []
+    table, lines = says.of_published(there)
+    pd.testing.assert_frame_equal(table, says.at_equal_bytes(made_up()))
+    pd.testing.assert_frame_equal(lines, says.rivals(made_up()))
+    empty, without = says.of_published(None)
+    assert says.told(empty) == [] and without.empty
 
 
 def test_names_beside_published_points_do_not_lie_on_each_other():
@@ -232,17 +257,18 @@ def test_what_the_table_says_is_said():
 def test_work_is_multiply_adds_times_time_and_energy_is_there_where_it_was_estimated():
     table = says.at_equal_bytes(made_up())
     work = says.work(table).set_index("stage")
-    assert work.loc["tucker", "multiply-adds × time"] == "0.25" and work.loc["int4", "multiply-adds × time"] == "1.00"
+    shares = work[["time", "multiply-adds × time"]]
+    assert shares.loc["tucker"].tolist() == ["0.50", "0.25"] and shares.loc["int4"].tolist() == ["1.00", "1.00"]
     assert "mJ a batch" not in work and "no energy is estimated" in says.energy_told(table)
     whole = made_up()["technique"] == survey.WHOLE
-    zeros = made_up()[whole].assign(technique="oneshot", kind=survey.PRUNING, latency_ms=0.7)
+    zeros = made_up()[whole].assign(technique="oneshot", kind=survey.PRUNING, latency_ms=1.4, whole_ms=2.0)
     told = says.energy_told(says.at_equal_bytes(pd.concat([made_up(), zeros], ignore_index=True)))
     assert "took 0.70 to 0.70 of the time as trained" in told and "Hardware-aware" not in told
     slow = made_up()[whole].assign(technique="hardware", kind=survey.QUANTIZATION, latency_ms=1.5)
     told = says.energy_told(says.at_equal_bytes(pd.concat([made_up(), slow], ignore_index=True)))
     assert "Hardware-aware int8 took 1.50 to 1.50 of the time as trained, longer in 1 of 1 networks" in told
     table = says.at_equal_bytes(made_up().assign(joules=0.02, co2_mg=0.001))
-    assert set(says.work(table)["mJ a batch"]) == {"20"} and "estimates, no measurements" in says.energy_told(table)
+    assert set(says.work(table)["mJ a batch"]) == {"20"} and "the mean grid of USA" in says.energy_told(table)
 
 
 def test_leaks_are_told_apart_seed_by_seed_and_each_kind_has_a_verdict():
@@ -260,7 +286,8 @@ def test_leaks_are_told_apart_seed_by_seed_and_each_kind_has_a_verdict():
     models = models.assign(bytes_dynamic=40.0, bytes_torchao=40.0, bytes_static=30.0)
     layers = pd.DataFrame({"seed": [0, 0, 1, 1], "network": "n", "layer": ["a", "b"] * 2, "saved": [0.1, 0.3, 0.4, 0]})
     measured = says.claims_of(rows, models, layers)
-    assert measured["zoo_dynamic"].value == 60 and measured["zoo_static"].value == 70
+    [dynamic], [static] = measured["zoo_dynamic"], measured["zoo_static"]
+    assert (dynamic.value, static.value, static.against) == (60, 70, "survey's twelve, by 1 other models")
     assert measured["one_layer"].value == pytest.approx(35) and measured["one_layer"].n == 2
     low_rank, quantized = measured["leaks"]
     assert low_rank.value == pytest.approx(0.1 / 1.5) and low_rank.against == "network as trained, by low rank"

@@ -2,7 +2,6 @@
 
 import dataclasses
 import math
-import statistics
 from typing import Annotated
 
 import numpy as np
@@ -147,14 +146,11 @@ def kinds(float_model: nn.Module, int8_model: nn.Module, data: Data, how: dict) 
         cost.example(data.model_args, how["batch"]),
     )
     timers = {kind: cost.timer(each, inputs, compiled=how["compiled"]) for kind, each in everyone.items()}
-    times: dict[str, list[float]] = {kind: [] for kind in timers}
-    for _ in range(REPEATS):
-        for kind, once in timers.items():
-            times[kind].append(once())
+    times = cost.in_turn(list(timers.values()), REPEATS)
     rows = []
-    for kind, each in everyone.items():
+    for (kind, each), ms in zip(everyone.items(), times, strict=True):
         scored = scoring.scores(scoring.predict(each, data.validation, data), data.validation.labels)
-        took = {"bytes": size.accountings(each)["bytes_dense"], "ms": statistics.median(times[kind])}
+        took = {"bytes": size.accountings(each)["bytes_dense"], "ms": ms}
         rows.append({"kind": kind, **scored, **took})
     return rows
 

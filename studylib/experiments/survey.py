@@ -7,7 +7,7 @@ import dataclasses
 import functools
 import inspect
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Annotated
@@ -49,6 +49,7 @@ from studylib.tree.rows import Task, every
 
 PRUNING, LOW_RANK, QUANTIZATION, CONTROL = "pruning", "low rank", "quantization", "narrower"
 WHOLE = "as trained"
+TIMED = ("latency_ms", "whole_ms", "joules", "co2_mg")  # of a row: what time and energy are
 
 
 @dataclasses.dataclass(frozen=True)
@@ -145,6 +146,11 @@ class Survey:
                     settings.against(data)
                 except ValueError as error:
                     raise ValueError(f"settings.{key}.{error}") from error
+            for network in self.networks if getattr(settings, "budget", 0) else ():
+                try:  # what rank 1 takes is the same of a network without training
+                    technique(key).module.apply(_built(network, data, 0), data, **dataclasses.asdict(settings))
+                except ValueError as error:
+                    raise ValueError(f"settings.{key}: {network}: {error}") from error
 
 
 def _size(name: str, data: Data) -> int:
@@ -226,7 +232,8 @@ def compared(
         Form: float32 or int8, of narrower networks.
         Accuracies (0…1) of test images: without ``recovery`` as ``before``, and with it as ``accuracy``.
         The bytes of the coded file, multiply_adds, nll. What ``leaks.attack`` gives.
-        Milliseconds a batch (latency_ms) and what ``energy.estimate`` gives: None but for the seeds that are timed.
+        Milliseconds a batch (latency_ms), and those of the network as trained, in turn with them (whole_ms).
+        What ``energy.estimate`` gives. Times and energy are None but for the seeds that are timed.
     """
     seeds = range(seed, seed + survey.repetitions)
     chosen = {key: dataclasses.asdict(settings) for key, settings in survey.chosen().items()}
@@ -244,7 +251,8 @@ def _tasks(dataset, seeds, recipe, recovery, survey, device, folder) -> Iterator
         data = datasets.load(dataset, seed)
         dense = functools.cache(functools.partial(trained, name, data, recipe, seed, device))
         on = functools.cache(lambda dense=dense, data=data, seed=seed: recovered(dense(), data, recovery, seed=seed))
-        row = functools.partial(measured, data=data, survey=survey, timed=seed - seeds[0] < survey.timed)
+        timed = seed - seeds[0] < survey.timed
+        row = functools.partial(measured, data=data, survey=survey, beside=dense if timed else None)
 
         def whole(data=data, dense=dense, on=on, row=row) -> list[dict]:
             before = {"kind": WHOLE, "form": "float32", "before": scoring.accuracy(dense(), data.test, data)}
@@ -273,8 +281,8 @@ def _tasks(dataset, seeds, recipe, recovery, survey, device, folder) -> Iterator
             yield {"seed": seed, "network": name, "technique": narrower}, narrow
 
 
-def measured(model: nn.Module, data: Data, survey: Survey, timed: bool) -> dict:
-    """What a row of :func:`compared` has of a network, from accuracy on."""
+def measured(model: nn.Module, data: Data, survey: Survey, beside: Callable[[], nn.Module] | None) -> dict:
+    """What a row of :func:`compared` has of a network, from accuracy on; ``beside`` makes what it is timed beside."""
     found = scoring.scores(scoring.predict(model, data.test, data), data.test.labels)
     return {
         "accuracy": found["accuracy"],
@@ -282,14 +290,15 @@ def measured(model: nn.Module, data: Data, survey: Survey, timed: bool) -> dict:
         **leaks.attack(model, data),
         "bytes": len(codec.encode(model)),
         "multiply_adds": cost.multiply_adds(model, data.model_args),
-        **(_timed(model, data, survey) if timed else dict.fromkeys(["latency_ms", "joules", "co2_mg"])),
+        **(_timed(model, beside(), data, survey) if beside else dict.fromkeys(TIMED)),
     }
 
 
-def _timed(model: nn.Module, data: Data, survey: Survey) -> dict:
+def _timed(model: nn.Module, beside: nn.Module, data: Data, survey: Survey) -> dict:
     images = cost.example(data.model_args, survey.batch)
-    once = cost.timer(model, images, compiled=survey.compiled)
-    return {"latency_ms": cost.latency(model, images, compiled=survey.compiled), **energy.estimate(once)}
+    timers = [cost.timer(each, images, compiled=survey.compiled) for each in (model, beside)]
+    took, whole = cost.in_turn(timers)
+    return {"latency_ms": took, "whole_ms": whole, **energy.estimate(timers[0])}
 
 
 def trained(name: str, data: Data, recipe: Recipe, seed: int, device: torch.device) -> nn.Module:

@@ -6,14 +6,15 @@ from collections.abc import Callable
 import pandas as pd
 
 from studylib.experiments import one_layer, sweep_narrower, zoo
-from studylib.experiments.survey import CONTROL, PRUNING, TECHNIQUES, WHOLE
+from studylib.experiments.energy import COUNTRY
+from studylib.experiments.survey import CONTROL, PRUNING, TECHNIQUES, TIMED, WHOLE
 from studylib.results import claims, statistics
 from studylib.results.tables import plus_minus
 from studylib.tree.published import Published
 
 ENDS = {WHOLE: "float32", "int8": "int8"}  # technique → the line that it ends
 ONE_OF_THEM = "is one of them"  # the network as trained and in int8, at the end of the lines of narrower ones
-MEANS = ["before", "accuracy", "bytes", "multiply_adds", "latency_ms", "joules", "co2_mg", "auc"]
+MEANS = ["before", "accuracy", "bytes", "multiply_adds", "auc", *TIMED]
 
 
 def at_equal_bytes(rows: pd.DataFrame) -> pd.DataFrame:
@@ -43,7 +44,8 @@ def at_equal_bytes(rows: pd.DataFrame) -> pd.DataFrame:
         low, high = statistics.t_interval(above)
         verdict = statistics.UNKNOWN if math.isnan(low) else statistics.judge((low, high))
         row = {"network": network, "technique": key, "kind": part["kind"].iloc[0]}
-        row |= {**part[MEANS].astype(float).mean(), "sd": part["accuracy"].std(), "n": len(part)}
+        means = part.reindex(columns=MEANS).astype(float).mean()
+        row |= {**means, "sd": part["accuracy"].std(), "n": len(part)}
         row |= {"margin": above.mean(), "low": low, "high": high}
         row["verdict"] = sweep_narrower.WORDS[verdict] if above.notna().all() else sweep_narrower.TOO_SMALL
         row["verdict"] = ONE_OF_THEM if key in ENDS else row["verdict"]
@@ -51,9 +53,12 @@ def at_equal_bytes(rows: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(found)
 
 
-def of_published(published: Published | None) -> pd.DataFrame:
-    """:func:`at_equal_bytes` of another published study; no rows where this copy lacks it."""
-    return at_equal_bytes(published.rows("techniques")) if published else pd.DataFrame(columns=["network"])
+def of_published(published: Published | None) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """:func:`at_equal_bytes` and :func:`rivals` of another published study; no rows where this copy lacks it."""
+    if not published:
+        return pd.DataFrame(columns=["network"]), pd.DataFrame(columns=["network"])
+    rows = published.rows("techniques")
+    return at_equal_bytes(rows), rivals(rows)
 
 
 def drawn_by(draw: Callable) -> Callable:
@@ -100,15 +105,13 @@ def leaks(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def claims_of(rows: pd.DataFrame, models: pd.DataFrame, layers: pd.DataFrame) -> dict[str, claims.Measured | list]:
-    """The survey's claims: its averages over torchvision's ``models``, one layer's saving, leaks by kind of technique.
+    """The survey's claims: its averages over each list of ``models``, one layer's saving, leaks by kind of technique.
 
     Args:
         rows: of :func:`studylib.experiments.survey.compared`.
         models: of :func:`studylib.experiments.zoo.rows`.
         layers: of :func:`studylib.experiments.one_layer.measured`.
     """
-    listed = next(iter(zoo.parts(models).values()))  # twelve of many families, where any of these is measured
-    means = listed[["dynamic %", "static %"]].astype(float).mean()
     dense = rows[rows["kind"] == WHOLE].groupby("seed")["auc"].mean()
     changes = []
     for kind in dict.fromkeys(each.kind for each in TECHNIQUES.values()):
@@ -119,11 +122,17 @@ def claims_of(rows: pd.DataFrame, models: pd.DataFrame, layers: pd.DataFrame) ->
             interval, against = statistics.t_interval(change), f"network as trained, by {by}"
             changes.append(claims.Measured(change.mean(), *interval, n=len(change), against=against))
     return {
-        "zoo_dynamic": claims.Measured(means["dynamic %"]),
-        "zoo_static": claims.Measured(means["static %"]),
+        **{f"zoo_{way}": _averages(models, f"{way} %") for way in ("dynamic", "static")},
         "one_layer": one_layer.claimed(layers),
         "leaks": changes,
     }
+
+
+def _averages(models: pd.DataFrame, saved: str) -> list[claims.Measured]:
+    return [
+        claims.Measured(part[saved].astype(float).mean(), against=f"survey's twelve, by {title}")
+        for title, part in zoo.parts(models).items()
+    ]
 
 
 def told(table: pd.DataFrame, points: float = 1.0) -> list[str]:
@@ -191,13 +200,13 @@ def rivals_shown(found: pd.DataFrame) -> pd.DataFrame:
 def work(table: pd.DataFrame) -> pd.DataFrame:
     """Multiply-adds, time and energy in the rows of :func:`at_equal_bytes` of one network, for a reader."""
     dense = table[table["technique"] == WHOLE].iloc[0]
-    whole = dense.multiply_adds * dense.latency_ms
     found = pd.DataFrame(
         {
             **_named(row),
             "million multiply-adds": f"{row.multiply_adds / 1e6:.3f}",
             "ms a batch": f"{row.latency_ms:.1f}",
-            "multiply-adds × time": f"{row.multiply_adds * row.latency_ms / whole:.2f}",
+            "time": f"{row.latency_ms / row.whole_ms:.2f}",
+            "multiply-adds × time": f"{row.multiply_adds * row.latency_ms / (dense.multiply_adds * row.whole_ms):.2f}",
             "mJ a batch": f"{1000 * row.joules:.0f}",
             "µg CO₂": f"{1000 * row.co2_mg:.1f}",
         }
@@ -212,21 +221,21 @@ def energy_told(table: pd.DataFrame) -> str:
     same = table[(table["kind"] == PRUNING) & (table["multiply_adds"] == table["network"].map(dense["multiply_adds"]))]
     said = ""
     if len(same):
-        ratio = same["latency_ms"] / same["network"].map(dense["latency_ms"])
+        ratio = same["latency_ms"] / same["whole_ms"]
         said = (
             "Zeros alone change nothing that dense kernels do. Yet networks with zeros took "
             f"{ratio.min():.2f} to {ratio.max():.2f} of the time as trained: a smaller difference says nothing here. "
         )
-    said += _hardware_told(table, dense)
+    said += _hardware_told(table)
     if table["joules"].isna().all():
         return f"{said}codecarbon is not installed: no energy is estimated."
-    return f"{said}Energy and CO₂ are codecarbon's estimates, no measurements."
+    return f"{said}Energy and CO₂ are codecarbon's estimates, no measurements; CO₂ is of the mean grid of {COUNTRY}."
 
 
-def _hardware_told(table: pd.DataFrame, dense: pd.DataFrame) -> str:
+def _hardware_told(table: pd.DataFrame) -> str:
     """What came of layers that were chosen because they ran faster in int8, alone."""
     chosen = table[table["technique"] == "hardware"]
-    ratio = chosen["latency_ms"] / chosen["network"].map(dense["latency_ms"])
+    ratio = chosen["latency_ms"] / chosen["whole_ms"]
     if ratio.dropna().empty:
         return ""
     slower = int((ratio > 1).sum())

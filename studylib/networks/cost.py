@@ -47,8 +47,13 @@ def structure_of(model: nn.Module) -> str:
 
 def latency(model: nn.Module, images: torch.Tensor, *, compiled: bool = True, repeats: int = 30) -> float:
     """Median milliseconds of one forward pass over the batch ``images``; see :func:`timer`."""
-    time_once = timer(model, images, compiled=compiled)
-    return statistics.median(time_once() for _ in range(repeats))
+    return in_turn([timer(model, images, compiled=compiled)], repeats)[0]
+
+
+def in_turn(timers: list[Callable[[], float]], repeats: int = 30) -> list[float]:
+    """Median milliseconds of each of ``timers`` (:func:`timer`): they take turns, so that a disturbance meets all."""
+    found = [[once() for once in timers] for _ in range(repeats)]
+    return [statistics.median(each) for each in zip(*found, strict=True)]
 
 
 def timer(model: nn.Module, images: torch.Tensor, *, compiled: bool = True) -> Callable[[], float]:

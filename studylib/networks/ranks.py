@@ -22,7 +22,7 @@ FLOAT = 4  # bytes
 class Ranks:
     """What decides the ranks of factors; the defaults are ours."""
 
-    energy: Annotated[float, Field(gt=0, le=1, description="share of Σ σ² that a factorized layer keeps")] = 0.9
+    energy: Annotated[float, Field(gt=0, le=1, description="share of Σ σ² that is kept, without budget and rank")] = 0.9
     budget: Annotated[int, Field(ge=0, le=2**29, description="bytes of all float32 parameters at most; 0: any")] = 0
     rank: Annotated[int, Field(ge=0, le=4096, description="of every layer that has so many; 0: by energy")] = 0
 

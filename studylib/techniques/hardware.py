@@ -1,7 +1,6 @@
 """Hardware-aware quantization: the layers that int8 makes faster on this machine, and no others."""
 
 import logging
-import statistics
 from collections.abc import Callable
 from typing import Annotated
 
@@ -104,8 +103,7 @@ def pair(
     for layer in (float_layer, int8_layer):
         whole = layer if len(shape) == 3 else nn.Sequential(nn.Flatten(), nn.Unflatten(1, shape), layer)
         timers.append(cost.timer(whole, x, compiled=compiled))
-    found = [[once() for once in timers] for _ in range(repeats)]
-    return tuple(statistics.median(each) for each in zip(*found, strict=True))
+    return tuple(cost.in_turn(timers, repeats))
 
 
 @torch.no_grad()

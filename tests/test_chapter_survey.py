@@ -1,7 +1,6 @@
 """Chapter 9: techniques by their words, one face for all, rows beside narrower networks, and what they say."""
 
 import dataclasses
-import itertools
 import math
 import sys
 import time
@@ -11,7 +10,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from projects import ROOT
 from sklearn.metrics import roc_auc_score
 
 from studylib.coding import codec
@@ -19,13 +17,11 @@ from studylib.data import datasets, scoring
 from studylib.experiments import energy, leaks, one_layer, survey, sweep_narrower
 from studylib.experiments import survey_told as says
 from studylib.networks import factors, layers
-from studylib.plots import survey as plots
 from studylib.results import verdicts
 from studylib.settings import SettingError
 from studylib.techniques import sketch
 from studylib.training import loop
 from studylib.training.recipe import Recipe
-from studylib.tree.published import Published
 
 CPU = torch.device("cpu")
 
@@ -222,14 +218,6 @@ def test_another_published_study_is_held_against_its_own_narrower_networks():
     pd.testing.assert_frame_equal(lines, says.rivals(made_up()))
     empty, without = says.of_published(None)
     assert says.told(empty) == [] and without.empty
-
-
-def test_names_beside_published_points_do_not_lie_on_each_other():
-    rows = Published(ROOT / "figures" / "digits", "09_survey").rows("techniques")
-    figure = plots.draw_techniques(says.at_equal_bytes(rows), says.rivals(rows))
-    for axis in figure.axes:
-        boxes = [text.get_window_extent().padded(-1) for text in axis.texts if text.get_text()]
-        assert len(boxes) > 10 and not any(a.overlaps(b) for a, b in itertools.combinations(boxes, 2))
 
 
 def test_each_network_has_rivals_of_its_own():

@@ -1,5 +1,6 @@
 """make cite: pictures and tables of the pages as a thesis takes them, and the version that is cited."""
 
+import itertools
 import json
 import re
 import shlex
@@ -75,6 +76,16 @@ def test_the_same_picture_is_drawn_of_the_rows(made, there, tmp_path, name):
         cited._save(cited.figure(name, each), tmp_path / "picture")
         pictures.append((tmp_path / "picture.png").read_bytes())
     assert pictures[0] == pictures[1]
+
+
+@pytest.mark.parametrize(
+    "name", ["techniques_digits", "techniques_cifar10", "text_digits", "images_digits", "images_mnist"]
+)
+def test_names_beside_points_do_not_lie_on_each_other(there, name):
+    style()
+    for axis in cited.figure(name, cited.rows(there, name)).axes:
+        boxes = [text.get_window_extent().padded(-1) for text in axis.texts]
+        assert len(boxes) > 3 and not any(a.overlaps(b) for a, b in itertools.combinations(boxes, 2))
 
 
 @every_picture

@@ -3,10 +3,13 @@
 from collections.abc import Sequence
 
 import pandas as pd
+from adjustText import adjust_text
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
+
+LEADER = {"arrowstyle": "-", "color": "0.6", "lw": 0.6}  # from a name to its point
 
 
 def ticks(percent: pd.Series) -> list[float]:
@@ -48,3 +51,11 @@ def legend_below(figure: Figure, handles: Sequence[Artist], names: Sequence[str]
     """Puts one legend below all panels of a figure, so that they keep its whole width."""
     handles = [each.lines[0] if hasattr(each, "lines") else each for each in handles]  # of an error bar its mark
     figure.legend(handles, names, loc="outside lower center", ncols=columns, frameon=False, fontsize=8)
+
+
+def move_apart(figure: Figure) -> None:
+    """Moves the texts in each panel apart, with a line from each to where it stood; called last."""
+    figure.canvas.draw()  # panels have their sizes from here on
+    for axis in figure.axes:
+        if axis.texts:
+            adjust_text(list(axis.texts), ax=axis, expand=(1.15, 1.4), iter_lim=200, arrowprops=LEADER)

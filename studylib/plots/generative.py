@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 
-from studylib.plots.axes import kilobyte_axis, legend_below
+from studylib.plots.axes import kilobyte_axis, legend_below, move_apart
 from studylib.tree import names
 
 MARKS = {"float32": "o", "int8": "s"}
@@ -55,17 +55,16 @@ def _points(axis: Axes, nodes: pd.DataFrame) -> None:
             style = {"color": colour, "linestyle": "none", "markersize": 6, "marker": MARKS[form]}
             label = f"{'student, distilled' if student else 'whole width'}, {form}"
             axis.errorbar(rows["bytes"], rows["test_bits"], np.nan_to_num(error), label=label, **style, **THICK)
-            where = {"xytext": (-7 if student else 7, 0), "textcoords": "offset points", "va": "center"}
-            where |= {"ha": "right" if student else "left", "size": 9, "color": colour}
             for row in rows.itertuples():
-                name = "pruned" if "-imp" in row.node else "whole" if row.node == names.TEACHER else ""
-                text = axis.annotate(name, (row.bytes, row.test_bits), **where)
-                text.set_path_effects([withStroke(linewidth=2.5, foreground="white")])
+                if name := "pruned" if "-imp" in row.node else "whole" if row.node == names.TEACHER else "":
+                    text = axis.text(row.bytes, row.test_bits, name, size=9, color=colour)
+                    text.set_path_effects([withStroke(linewidth=2.5, foreground="white")])
 
 
 def finish(figure: Figure) -> Figure:
-    """Adds one legend below both panels."""
+    """Adds one legend below both panels, and moves names apart."""
     legend_below(figure, *figure.axes[0].get_legend_handles_labels(), columns=3)
+    move_apart(figure)
     return figure
 
 

@@ -2,12 +2,10 @@
 
 import matplotlib.pyplot as plt
 import pandas as pd
-from adjustText import adjust_text
 from matplotlib.figure import Figure
 
-from studylib.plots.axes import kilobyte_axis
+from studylib.plots.axes import kilobyte_axis, move_apart
 
-LEADER = {"arrowstyle": "-", "color": "0.6", "lw": 0.6}  # from a name to its point
 COLOURS = {"as trained": "0.1", "pruning": "C0", "low rank": "C1", "quantization": "C2"}
 
 
@@ -22,7 +20,6 @@ def draw_techniques(table: pd.DataFrame, rivals: pd.DataFrame) -> Figure:
     names = list(dict.fromkeys(table["network"]))
     size = (9, 0.4 + 4.6 * len(names))
     figure, axes = plt.subplots(len(names), 1, figsize=size, layout="constrained", squeeze=False)
-    named = []
     for name, axis in zip(names, axes.flat, strict=True):
         of = rivals[rivals["network"] == name]
         for (form, line), style in zip(of.groupby("form"), ("-", "--"), strict=False):
@@ -31,15 +28,13 @@ def draw_techniques(table: pd.DataFrame, rivals: pd.DataFrame) -> Figure:
         for kind, part in table[table["network"] == name].groupby("kind", sort=False):
             bars = (100 * part["sd"].astype(float)).fillna(0)
             axis.errorbar(part["bytes"], 100 * part["accuracy"], bars, fmt="o", ms=5, color=COLOURS[kind], label=kind)
-        ordered = table[table["network"] == name].sort_values("bytes")
-        named.append([axis.text(r.bytes, 100 * r.accuracy, r.technique, size=7) for r in ordered.itertuples()])
+        for row in table[table["network"] == name].sort_values("bytes").itertuples():
+            axis.text(row.bytes, 100 * row.accuracy, row.technique, size=7)
         axis.margins(x=0.12, y=0.12)
         axis.set(ylabel="test accuracy (%)", title=name)
         kilobyte_axis(axis, "file")
     axes.flat[0].legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, fontsize=8)
-    figure.canvas.draw()  # panels have their sizes from here on
-    for axis, words in zip(axes.flat, named, strict=True):
-        adjust_text(words, ax=axis, expand=(1.15, 1.4), iter_lim=200, arrowprops=LEADER)
+    move_apart(figure)
     return figure
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import numpy as np
 import pandas as pd
 from adjustText import adjust_text
 from matplotlib.artist import Artist
@@ -54,8 +55,9 @@ def legend_below(figure: Figure, handles: Sequence[Artist], names: Sequence[str]
 
 
 def move_apart(figure: Figure) -> None:
-    """Moves the texts in each panel apart, with a line from each to where it stood; called last."""
+    """Moves the texts in each panel apart, and from the points of its error bars, with lines back; called last."""
     figure.canvas.draw()  # panels have their sizes from here on
     for axis in figure.axes:
         if axis.texts:
-            adjust_text(list(axis.texts), ax=axis, expand=(1.15, 1.4), iter_lim=200, arrowprops=LEADER)
+            x, y = np.concatenate([each.lines[0].get_xydata() for each in axis.containers]).T
+            adjust_text(list(axis.texts), x, y, ax=axis, expand=(1.15, 1.4), iter_lim=200, arrowprops=LEADER)

@@ -57,7 +57,7 @@ def _points(axis: Axes, nodes: pd.DataFrame) -> None:
             axis.errorbar(rows["bytes"], rows["test_bits"], np.nan_to_num(error), label=label, **style, **THICK)
             for row in rows.itertuples():
                 if name := "pruned" if "-imp" in row.node else "whole" if row.node == names.TEACHER else "":
-                    text = axis.text(row.bytes, row.test_bits, name, size=9, color=colour)
+                    text = axis.text(row.bytes, row.test_bits, f" {name}", size=9, color=colour, zorder=1)
                     text.set_path_effects([withStroke(linewidth=2.5, foreground="white")])
 
 

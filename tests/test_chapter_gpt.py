@@ -165,7 +165,7 @@ def test_the_figure_has_a_point_for_each_combination_and_a_line_for_each_form(ma
     _, tree, narrow = made
     nodes, dense = generative_told.summary(tree), generative_told.summary(narrow, ["width", "form"])
     figure = plots.draw_bits(nodes, dense, ways)
-    said = [[each.get_text() for each in axis.texts] for axis in figure.axes]
+    said = [[each.get_text().strip() for each in axis.texts] for axis in figure.axes]
     assert [sorted(each) for each in said] == [["pruned"] * 4 + ["whole"], ["pruned"] * 4]
     assert [len(axis.containers) for axis in figure.axes] == [4, 4]  # kinds of points
     (legend,) = figure.legends

@@ -126,7 +126,7 @@ def test_the_figure_has_a_point_for_each_combination_and_a_line_for_each_form(ma
     _, tree, narrow = made
     nodes, dense = generative_told.summary(tree), generative_told.summary(narrow, ["width", "form"])
     figure = plots.draw_bits(nodes, dense)
-    said = [sorted(text.get_text() for text in axis.texts) for axis in figure.axes]
+    said = [sorted(text.get_text().strip() for text in axis.texts) for axis in figure.axes]
     assert said == [["pruned"] * 4 + ["whole"], ["pruned"] * 4]
     labels = [text.get_text() for text in figure.legends[0].get_texts()]
     assert len(labels) == 6 and sorted(labels)[:2] == ["narrower, float32", "narrower, int8"]

@@ -63,13 +63,13 @@ def test_latency_is_the_median_of_the_passes_after_the_first_three(monkeypatch):
 
     monkeypatch.setattr(cost.time, "perf_counter", lambda: now)
     monkeypatch.setattr(cost.layers, "duplicate", lambda model: model)
-    assert cost.latency(Slow(), torch.zeros(1, 1, 8, 8), compiled=False, repeats=5) == 3000
+    assert cost.in_turn([cost.timer(Slow(), torch.zeros(1, 1, 8, 8), compiled=False)], 5) == [3000]
 
 
 @pytest.mark.parametrize("name", ["student_model", "int8_model"])
 def test_latency_leaves_the_model_alone(name, request, same_tensors):
     model = request.getfixturevalue(name)
     before = layers.duplicate(model)
-    found = cost.latency(model, cost.example(ARGS, 2), compiled=False, repeats=2)
+    [found] = cost.in_turn([cost.timer(model, cost.example(ARGS, 2), compiled=False)], 2)
     assert 0 < found < math.inf
     assert same_tensors(model, before)

@@ -45,11 +45,6 @@ def structure_of(model: nn.Module) -> str:
     return json.dumps([model.spec["name"], model.spec["args"], changes], sort_keys=True)
 
 
-def latency(model: nn.Module, images: torch.Tensor, *, compiled: bool = True, repeats: int = 30) -> float:
-    """Median milliseconds of one forward pass over the batch ``images``; see :func:`timer`."""
-    return in_turn([timer(model, images, compiled=compiled)], repeats)[0]
-
-
 def in_turn(timers: list[Callable[[], float]], repeats: int = 30) -> list[float]:
     """Median milliseconds of each of ``timers`` (:func:`timer`): they take turns, so that a disturbance meets all."""
     found = [[once() for once in timers] for _ in range(repeats)]

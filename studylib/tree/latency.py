@@ -31,7 +31,8 @@ def main() -> None:
         structure = cost.structure_of(model)
         if structure not in by_structure:
             images = cost.example(model.spec["args"], about["batch"])
-            by_structure[structure] = cost.latency(model, images, compiled=about["compiled"], repeats=about["repeats"])
+            once = cost.timer(model, images, compiled=about["compiled"])
+            [by_structure[structure]] = cost.in_turn([once], about["repeats"])
             print(f"{folder.name}: {by_structure[structure]:.3f} ms", flush=True)
         by_node[folder.name] = by_structure[structure]
     metrics = files.read_json(folders[0] / METRICS)

@@ -267,7 +267,7 @@ def test_leaks_are_told_apart_seed_by_seed_and_each_kind_has_a_verdict():
         "int4": "cannot tell",
     }
     assert found.loc["tucker", "change"] == pytest.approx(-4.9) and found.loc["tucker", "high"] < 0
-    told = says.leaks_told(says.leaks(rows))
+    told = says.leaks_told(says.leaks(rows), rows)
     assert told.startswith("The attack's AUC as trained is ") and "; 0.5 is a guess. Of 4 compressed networks" in told
     assert "1 leak less than as trained, 1 more" in told
     models = pd.DataFrame({"model": ["m"], "parameters": 1, "bytes": 100.0})

@@ -70,10 +70,6 @@ def test_narrower_networks_are_smaller_and_stand_beside_each_combination(made):
     }
     beside = generative_told.against_narrower(tree, narrow).set_index("node")
     assert beside["less"]["teacher"] == pytest.approx(0) and list(beside.index) == list(tree["node"])
-    known = pd.DataFrame({"form": "int8", "bytes": [100, 10_000], "test_bits": [4.0, 2.0]})
-    nodes = pd.DataFrame({"node": ["a", "b"], "bytes": [1000, 50], "test_bits": [2.5, 1.0]})
-    found = generative_told.beside_narrower(nodes, known)
-    assert found["a"] == pytest.approx(0.5) and np.isnan(found["b"])
 
 
 def test_a_combination_beats_a_narrower_network_where_every_seed_says_so():

@@ -35,7 +35,8 @@ def test_a_network_of_as_many_bytes_is_taken_along_the_better_form():
     """A float32 file hardly better than a smaller one of int8 does not hide that larger int8 files are better still."""
     dense = pd.DataFrame({"form": ["int8", "int8", "float32", "float32"], "bytes": [100, 10_000, 200, 20_000]})
     dense["test_bits"] = [4.0, 2.0, 3.99, 2.5]
-    found = generative_told.of_as_many_bytes(pd.DataFrame({"bytes": [100, 1000, 10_000, 20_000, 50]}), dense)
+    nodes = pd.DataFrame({"seed": 0, "node": list("abcde"), "bytes": [100, 1000, 10_000, 20_000, 50], "test_bits": 0.0})
+    found = generative_told.against_narrower(nodes, dense.assign(seed=0))["less"]
     assert list(found[:4]) == pytest.approx([4, 3, 2, 2]) and np.isnan(found[4])
 
 

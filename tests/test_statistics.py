@@ -138,6 +138,17 @@ def test_rivals_are_interpolated_at_equal_cost():
     assert math.isnan(at(49))
 
 
+def test_rivals_of_several_seeds_are_of_the_kind_that_is_best_in_the_mean():
+    rows = [(0, "a", 0.9), (0, "b", 0.8), (1, "a", 0.7), (1, "b", 0.9)]  # the best of each seed would be 0.9
+    rivals = pd.DataFrame([{"seed": s, "kind": kind, "bytes": 100, "accuracy": best} for s, kind, best in rows])
+    at = pd.DataFrame({"seed": [1, 0], "bytes": [200, 100]})
+    of = lambda at: sweep_narrower.of_each_seed(rivals, "bytes", "accuracy", at).tolist()  # noqa: E731
+    assert of(at) == [0.9, 0.8]
+    small = of(at.assign(bytes=[100, 50]))
+    assert small[0] == 0.9 and math.isnan(small[1])
+    assert all(map(math.isnan, sweep_narrower.of_each_seed(rivals[:0], "bytes", "accuracy", at)))
+
+
 @pytest.mark.parametrize(
     "intervals, verdict",
     [

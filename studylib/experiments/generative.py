@@ -48,6 +48,13 @@ class Compressing(Calibrated):
         return dataclasses.replace(recipe, epochs=self.epochs, lr=self.lr, min_lr=min(recipe.min_lr, self.lr))
 
 
+def check_widths(network) -> None:
+    """Raises ValueError where the student or a narrower network of a record is as wide as its network, or wider."""
+    for name, width in [("student", network.student), *(("narrower", width) for width in network.narrower)]:
+        if width >= network.width:
+            raise ValueError(f"{name}: {width} is expected to be less than width={network.width!r}")
+
+
 class Family(abc.ABC):
     """A network, its distilled student, narrower ones, and every combination; a subclass says how each is made.
 

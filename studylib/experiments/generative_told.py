@@ -4,7 +4,6 @@ import dataclasses
 import math
 from collections.abc import Sequence
 
-import numpy as np
 import pandas as pd
 
 from studylib.disk import files
@@ -60,43 +59,25 @@ def surely_within(nodes: pd.DataFrame, within: float, said: str) -> str:
 # --- narrower networks -----------------------------------------------------------------------------------------
 
 
-def of_as_many_bytes(nodes: pd.DataFrame, dense: pd.DataFrame) -> np.ndarray:
-    """Test bits of the narrower dense network of as many bytes as each of ``nodes``, (n,); NaN below all.
-
-    Those of each form, float32 or int8, are a line along the logarithm of bytes. The better one counts, as in
-    :func:`studylib.experiments.sweep_narrower.at_equal_cost`.
-
-    Args:
-        nodes, dense: rows with bytes; ``dense`` with form and test_bits, too.
-    """
-    rivals = dense.assign(kind=dense["form"], gain=-dense["test_bits"])
-    return np.array([-sweep_narrower.at_equal_cost(rivals, "bytes", "gain", size) for size in nodes["bytes"]])
-
-
-def beside_narrower(nodes: pd.DataFrame, dense: pd.DataFrame) -> pd.Series:
-    """Bits that each node needs less than the narrower dense network of as many bytes, of one seed; by node.
-
-    Those are of :func:`of_as_many_bytes`.
-
-    Args:
-        nodes, dense: rows with bytes and test_bits; ``nodes`` with node, ``dense`` with form, too.
-    """
-    return pd.Series(of_as_many_bytes(nodes, dense) - nodes["test_bits"].to_numpy(), index=nodes["node"])
-
-
 def against_narrower(rows: pd.DataFrame, alone: pd.DataFrame) -> pd.DataFrame:
     """Each combination beside narrower networks at equal bytes, seed by seed.
 
-    Columns are node, bytes, less, low, high, seeds, verdict. ``less`` is in bits, its interval (95 %) Student's over
-    the seeds. "raises": it needs fewer. NaN and "cannot tell" where a seed has no narrower network as small.
+    Narrower networks of each form, float32 or int8, are a line along the logarithm of bytes. The better one in the mean
+    counts, as in :func:`studylib.experiments.sweep_narrower.of_each_seed`.
+
+    Args:
+        rows, alone: rows with seed, bytes and test_bits; ``rows`` with node, ``alone`` with form, too.
+
+    Returns:
+        Columns node, bytes, less, low, high, seeds, verdict. ``less`` is in bits, its interval (95 %) Student's over
+        the seeds. "raises": it needs fewer. NaN and "cannot tell" where a seed has no narrower network as small.
     """
-    seeds = sorted(set(rows["seed"]))
-    by_seed = [beside_narrower(rows[rows["seed"] == s], alone[alone["seed"] == s]) for s in seeds]
-    less, size, found = pd.concat(by_seed, axis=1), rows.groupby("node")["bytes"].mean(), []
-    for node, values in less.iterrows():
-        low, high = statistics.t_interval(values.to_numpy())
-        row = {"node": node, "bytes": size[node], "less": values.mean(skipna=False), "low": low, "high": high}
-        found.append(row | {"seeds": len(seeds), "verdict": statistics.judge((low, high))})
+    rivals, found = alone.assign(kind=alone["form"], gain=-alone["test_bits"]), []
+    for node, part in rows.groupby("node", sort=False):
+        less = -sweep_narrower.of_each_seed(rivals, "bytes", "gain", part) - part["test_bits"]
+        low, high = statistics.t_interval(less.to_numpy())
+        row = {"node": node, "bytes": part["bytes"].mean(), "less": less.mean(skipna=False), "low": low, "high": high}
+        found.append(row | {"seeds": rows["seed"].nunique(), "verdict": statistics.judge((low, high))})
     return pd.DataFrame(found)
 
 

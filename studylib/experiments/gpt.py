@@ -45,6 +45,7 @@ class Transformer:
 
     def check(self) -> None:
         check_different(self, "narrower")
+        generative.check_widths(self)
 
 
 @record

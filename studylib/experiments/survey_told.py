@@ -1,5 +1,6 @@
 """What chapter 9's rows say: each technique beside narrower networks of as many bytes, work, leaks, sentences."""
 
+import dataclasses
 import math
 from collections.abc import Callable
 
@@ -20,7 +21,7 @@ MEANS = ["before", "accuracy", "bytes", "multiply_adds", "auc", *TIMED]
 def at_equal_bytes(rows: pd.DataFrame) -> pd.DataFrame:
     """How far each technique lies above the narrower networks at equal bytes, seed by seed.
 
-    Their accuracy is interpolated over the logarithm of bytes, float32 and int8 each a line, and the better counts.
+    Their accuracy is interpolated over the logarithm of bytes, each form a line. The better in the mean counts.
     The network as trained ends the one line and its int8 form the other, where it was made. Beyond its end a line keeps
     its accuracy.
 
@@ -36,10 +37,7 @@ def at_equal_bytes(rows: pd.DataFrame) -> pd.DataFrame:
     found, lines = [], _lines(rows).rename(columns={"kind": "control", "form": "kind"})
     for (network, key), part in rows[rows["kind"] != CONTROL].groupby(["network", "technique"], sort=False):
         control = lines[lines["network"] == network]
-        best = [
-            sweep_narrower.at_equal_cost(control[control["seed"] == row.seed], "bytes", "accuracy", row.bytes)
-            for row in part.itertuples()
-        ]
+        best = sweep_narrower.of_each_seed(control, "bytes", "accuracy", part)
         above = 100 * (part["accuracy"] - best) if key not in ENDS else pd.Series(math.nan, part.index)
         low, high = statistics.t_interval(above)
         verdict = statistics.UNKNOWN if math.isnan(low) else statistics.judge((low, high))
@@ -158,16 +156,36 @@ def told(table: pd.DataFrame, points: float = 1.0) -> list[str]:
     return found
 
 
-def leaks_told(found: pd.DataFrame) -> str:
-    """The rows of :func:`leaks` in sentences, after the attack's AUC on each network as trained."""
+def leaks_told(found: pd.DataFrame, rows: pd.DataFrame) -> str:
+    """The rows of :func:`leaks` in sentences, after the attack's AUC on each network as trained.
+
+    Args:
+        rows: of :func:`studylib.experiments.survey.compared`, for the AUC of narrower networks.
+    """
     counts = found["verdict"].value_counts()
     start = (found["auc"] - found["change"] / 100).groupby(found["network"], sort=False).first()
     said = ", ".join(f"{auc:.3f} on {network}" for network, auc in start.items())
     less, more, alike = (counts.get(word, 0) for word in ("leaks less", "leaks more", statistics.UNKNOWN))
+    worse = found[found["verdict"] == "leaks more"]
+    named = ", ".join(f"{row.technique} of {row.network}" for row in worse.itertuples())
+    named = f" ({named})" if named else ""
     return (
         f"The attack's AUC as trained is {said}; 0.5 is a guess. "
-        f"Of {less + more + alike} compressed networks {less} leak less than as trained, {more} more; "
-        f"of {alike} one cannot tell."
+        f"Of {less + more + alike} compressed networks {less} leak less than as trained, {more} more{named}; "
+        f"of {alike} one cannot tell.{_narrower_leak(rows)}"
+    )
+
+
+def _narrower_leak(rows: pd.DataFrame) -> str:
+    auc = rows[rows["kind"] == CONTROL].groupby(["network", "technique", "form"])["auc"].mean()
+    return f" Of narrower networks it is {auc.min():.3f} to {auc.max():.3f}." if len(auc) else ""
+
+
+def settings_shown(chosen: dict[str, object]) -> pd.DataFrame:
+    """The settings of each technique (:meth:`studylib.experiments.survey.Survey.chosen`), for a reader."""
+    return pd.DataFrame(
+        {"stage": key, "settings": ", ".join(f"{name} {value}" for name, value in dataclasses.asdict(each).items())}
+        for key, each in chosen.items()
     )
 
 
@@ -251,5 +269,5 @@ def _named(row) -> dict:
 
 
 def _with_interval(value: float, low: float, high: float) -> str:
-    said = "–" if math.isnan(value) else f"{value:+.1f}"
-    return said if math.isnan(low) else f"{said} ({low:+.1f} to {high:+.1f})"
+    said = "–" if math.isnan(value) else f"{value:+.2f}"
+    return said if math.isnan(low) else f"{said} ({low:+.2f} to {high:+.2f})"

@@ -1,6 +1,7 @@
 """Chapter 7: narrower dense networks, trained from scratch, which compressed ones have to beat at equal bytes."""
 
 import dataclasses
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
@@ -124,8 +125,7 @@ def control(summary: pd.DataFrame, networks: pd.DataFrame) -> pd.DataFrame:
 def margins(table: pd.DataFrame, networks: pd.DataFrame) -> pd.DataFrame:
     """How far each combination lies above the narrower networks at equal bytes, seed by seed.
 
-    Their accuracy is interpolated (:func:`at_equal_cost`); verdicts are by Student's
-    interval over the seeds.
+    Their accuracy is interpolated (:func:`of_each_seed`); verdicts are by Student's interval over the seeds.
 
     Args:
         table: rows of node, seed, test_accuracy, bytes_file.
@@ -137,10 +137,7 @@ def margins(table: pd.DataFrame, networks: pd.DataFrame) -> pd.DataFrame:
     """
     found = []
     for node, rows in table.groupby("node", sort=False):
-        rivals = [
-            at_equal_cost(networks[networks["seed"] == row.seed], "bytes", "accuracy", row.bytes_file)
-            for row in rows.itertuples()
-        ]
+        rivals = of_each_seed(networks, "bytes", "accuracy", rows.assign(bytes=rows["bytes_file"]))
         above = 100 * (rows["test_accuracy"] - rivals)
         verdict = statistics.judge(statistics.t_interval(above)) if len(above) > 1 else statistics.UNKNOWN
         row = {"node": node, "bytes": round(rows["bytes_file"].mean())}
@@ -196,6 +193,26 @@ def at_equal_cost(rivals: pd.DataFrame, cost: str, gain: str, at: float) -> floa
         if line[cost].iloc[0] <= at:
             found.append(float(np.interp(np.log(at), np.log(line[cost]), line[gain])))
     return float(np.nanmax(found)) if len(found) > 1 else float("nan")
+
+
+def of_each_seed(rivals: pd.DataFrame, cost: str, gain: str, at: pd.DataFrame) -> np.ndarray:
+    """:func:`at_equal_cost` in each seed, of the one kind of rivals that is best in the mean over all of them.
+
+    It is not the best of each seed: the larger of two numbers that chance has moved is too large in the mean.
+
+    Args:
+        rivals: rows as there, with seed.
+        at: rows of seed and ``cost``.
+
+    Returns:
+        Gains, (n,) of the rows ``at``. NaN where each rival of the kind costs more: it is a kind where few do.
+    """
+    lines = [
+        [at_equal_cost(line[line["seed"] == row["seed"]], cost, gain, row[cost]) for _, row in at.iterrows()]
+        for _, line in rivals.groupby("kind")
+    ]
+    best = max(lines, key=lambda line: (np.isfinite(line).sum(), np.nansum(line)), default=[math.nan] * len(at))
+    return np.array(best)
 
 
 def grouped(control: pd.DataFrame, margins: pd.DataFrame) -> dict:

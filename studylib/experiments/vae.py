@@ -48,6 +48,7 @@ class Autoencoder:
 
     def check(self) -> None:
         check_different(self, "narrower")
+        generative.check_widths(self)
 
 
 class Pixels(Node):

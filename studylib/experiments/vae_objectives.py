@@ -61,7 +61,7 @@ class Objectives:
         for name, values in self.sums.items():
             if name not in OTHERS:
                 raise ValueError(f"sums: {name!r}: unknown{nearest(name, list(OTHERS))}")
-            if len(set(values)) != len(self.taus):
+            if len({*values}) != len(values) or len(values) != len(self.taus):
                 raise ValueError(f"sums: {name}={values!r}: expected as many different ones as taus={self.taus!r}")
 
     def against(self, data: Data) -> None:

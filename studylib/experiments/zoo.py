@@ -177,7 +177,7 @@ def of_all() -> pd.DataFrame:
 
     RegNets are left out: they cannot be built without memory for their weights.
     """
-    names = [name for name in zoo_models.classifiers() if not name.startswith("regnet")]
+    names = [name for name in zoo_models.classifiers() if not name.startswith(zoo_models.REGNETS)]
     return pd.DataFrame({"model": name, **predicted(name)} for name in names)
 
 
@@ -209,10 +209,14 @@ def told(table: pd.DataFrame, known: pd.DataFrame) -> str:
     share = 100 * known["dynamic"].sort_values(ascending=False)
     above = int((share >= claimed).sum())
     reach = [k for k in range(min(above, TWELVE) + 1) if _best(share, above, k) >= claimed]
-    few = f"At least {reach[0]} of its twelve must be of these." if reach else "No twelve of them average as much."
+    few = (
+        f"Others save less, so that at least {reach[0]} of its twelve must be of these."
+        if reach
+        else "No twelve of them average as much."
+    )
     return (
         f"Saved by dynamic and by static int8: {saved}. "
-        f"Half are within {pd.Series(apart).median():.1f} points of arithmetic. "
+        f"Half of these savings are within {pd.Series(apart).median():.1f} points of arithmetic. "
         f"The furthest is {most}, {apart[most]:.1f} from it. "
         f"{why if len(low) else ''}"
         f"Of {len(known)} models {above} save the survey's {claimed:g} % or more by dynamic int8. "

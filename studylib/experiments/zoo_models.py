@@ -8,6 +8,7 @@ from torchvision.models import quantization
 
 from studylib.settings import nearest
 
+REGNETS = "regnet"  # they cannot be built without memory for their weights
 PREFIX = "quantized_"  # of the names that torchvision gives its quantizable models
 FAMILIES = (  # a list as the survey's, which names no model: twelve, no family more than twice
     *("alexnet", "vgg16", "resnet18", "resnet50", "densenet121", "squeezenet1_1", "mobilenet_v2"),
@@ -45,12 +46,14 @@ def named(names: Iterable[str]) -> list[str]:
 
 
 def check_names(names: Iterable[str]) -> None:
-    """Raises ValueError for a model that torchvision has not."""
+    """Raises ValueError for a model that torchvision has not, and for a RegNet."""
     known = [*classifiers(), *quantizable()]
     for name in names:
         if name not in known:
             close = nearest(str(name), [*lists(), *known])
             raise ValueError(f"model {name!r}: expected families, quantizable or a classifier of torchvision{close}")
+        if name.startswith(REGNETS):
+            raise ValueError(f"model {name!r}: expected another than a RegNet, which takes memory to be built")
 
 
 def built(name: str, **given) -> nn.Module:

@@ -237,7 +237,7 @@ def test_what_the_table_says_is_said():
     assert "no technique stays within a point of it" in says.told(table)[0]
     shown = says.shown(table).set_index("stage")
     assert shown.loc["tucker", "saved %"] == "77.8" and shown.loc["tucker", "over narrower, points"].startswith(
-        "+10.1 ("
+        "+10.10 ("
     )
     assert shown.loc["int4", "over narrower, points"] == "–" and shown.loc["–", "verdict"] == "–"
 
@@ -254,7 +254,11 @@ def test_work_is_multiply_adds_times_time_and_energy_is_there_where_it_was_estim
     assert "took 0.70 to 0.70 of the time as trained" in told and "Hardware-aware" not in told
     slow = made_up()[whole].assign(technique="hardware", kind=survey.QUANTIZATION, latency_ms=1.5)
     told = says.energy_told(says.at_equal_bytes(pd.concat([made_up(), slow], ignore_index=True)))
-    assert "Hardware-aware int8 took 1.50 to 1.50 of the time as trained, longer in 1 of 1 networks" in told
+    assert "Hardware-aware int8 saved 0.0 to 0.0 % of the bytes and took 1.50 to 1.50 of the time as trained" in told
+    assert "hardly any layer was faster in int8" in told
+    small = slow.assign(bytes=slow["bytes"] // 2)
+    told = says.energy_told(says.at_equal_bytes(pd.concat([made_up(), small], ignore_index=True)))
+    assert "saved 50.0 to 50.0 %" in told and "its layers were chosen one by one" in told
     table = says.at_equal_bytes(made_up().assign(joules=0.02, co2_mg=0.001))
     assert set(says.work(table)["mJ a batch"]) == {"20"} and "the mean grid of USA" in says.energy_told(table)
 

@@ -198,7 +198,7 @@ def at_equal_cost(rivals: pd.DataFrame, cost: str, gain: str, at: float) -> floa
 def of_each_seed(rivals: pd.DataFrame, cost: str, gain: str, at: pd.DataFrame) -> np.ndarray:
     """:func:`at_equal_cost` in each seed, of the one kind of rivals that is best in the mean over all of them.
 
-    It is not the best of each seed: the larger of two numbers that chance has moved is too large in the mean.
+    It is not the best of each seed: of two numbers that chance has moved the larger is too large.
 
     Args:
         rivals: rows as there, with seed.

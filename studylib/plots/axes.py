@@ -60,5 +60,5 @@ def move_apart(figure: Figure) -> None:
     for axis in figure.axes:
         if axis.texts:
             x, y = np.concatenate([each.lines[0].get_xydata() for each in axis.containers]).T
-            how = {"expand": (1.15, 1.4), "force_text": (0.3, 0.5), "iter_lim": 1000, "arrowprops": LEADER}
+            how = {"expand": (1.15, 1.4), "force_text": (0.5, 0.8), "iter_lim": 1000, "arrowprops": LEADER}
             adjust_text(list(axis.texts), x, y, ax=axis, **how)

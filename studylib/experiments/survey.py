@@ -110,11 +110,17 @@ class Survey:
         if self.timed > self.repetitions:
             raise ValueError(f"timed={self.timed}: expected at most repetitions={self.repetitions}")
         zoo_models.named(self.models)
-        for key in [*self.techniques, *self.settings]:
-            technique(key)
+        for name, keys in (("techniques", self.techniques), ("settings", self.settings)):
+            for key in keys:
+                try:
+                    technique(key)
+                except ValueError as error:
+                    raise ValueError(f"{name}: {error}") from error
         self.chosen()
         for name, narrower in self.networks.items():
             for each in (name, *narrower):
+                if not each:
+                    raise ValueError("networks: '': expected a network in words, such as 'resnet 8-8'")
                 try:
                     distill.Student(name=each)
                 except ValueError as error:

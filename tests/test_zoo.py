@@ -112,7 +112,8 @@ def test_what_stays_in_float32_is_named_and_a_table_has_all_three_ways():
     assert "Static int8 leaves much of swin_t in float32; the others save 74.0 %. Of 1 models" in said
     assert "in float32" not in zoo.told(found[:1], known)
     assert said.endswith(
-        "Of 1 models 1 save the survey's 56 % or more by dynamic int8. At least 1 of its twelve must be of these."
+        "Of 1 models 1 save the survey's 56 % or more by dynamic int8. Others save less. "
+        "At least 1 of its twelve must be of these."
     )
     many = pd.DataFrame({"model": list("abcdefghijklmnop"), "dynamic": [0.8] * 8 + [0.4] * 8, "static": 0.74})
     assert "At least 5 of its twelve" in zoo.told(found, many)  # 5 × 80 and 7 × 40: 56.7 in the mean

@@ -210,7 +210,7 @@ def told(table: pd.DataFrame, known: pd.DataFrame) -> str:
     above = int((share >= claimed).sum())
     reach = [k for k in range(min(above, TWELVE) + 1) if _best(share, above, k) >= claimed]
     few = (
-        f"Others save less, so that at least {reach[0]} of its twelve must be of these."
+        f"Others save less. At least {reach[0]} of its twelve must be of these."
         if reach
         else "No twelve of them average as much."
     )

@@ -147,7 +147,10 @@ COMPRESSING = {"rounds": 2, "tolerance": 0.5, "epochs": 1, "calibration_images":
 RECIPE = dataclasses.asdict(Recipe(epochs=2, lr=1e-2, batch_size=100, augmentation="none"))
 KINDS = {
     "vae": [{"width": 4, "latent": 3, "student": 2, "narrower": [2], "draws": 2}, COMPRESSING],
-    "gpt": [{"depth": 1, "width": 16, "student": 8, "narrower": [8]}, COMPRESSING | {"deltas": [1], "bits": [4], "group": 8}],
+    "gpt": [
+        {"depth": 1, "width": 16, "student": 8, "narrower": [8]},
+        COMPRESSING | {"deltas": [1], "bits": [4], "group": 8},
+    ],
 }
 
 

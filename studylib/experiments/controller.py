@@ -1,7 +1,7 @@
 """Chapter 14: a controller prunes while a network trains, beside other ways to a smaller dense network.
 
 Each way trains for as many epochs in all, and may use all training images. Each is tuned on another seed, by validation
-at the middle budget: three values of one setting. A network is what its coded file holds.
+at the middle budget: five values of one setting. A network is what its coded file holds.
 """
 
 import dataclasses
@@ -36,14 +36,14 @@ from studylib.tree.rows import Task, every
 
 GUIDED, SPARSE, WHOLE = "controller", "sparse groups", "whole"
 KEYS = ("way", "budget", "seed")
-RATES = (0.3, 1.0, 3.0)
+RATES = (0.1, 0.3, 1.0, 3.0, 10.0)
 WAYS = {  # way → the setting that is tuned, and its values; rates are shares of the recipe's
-    GUIDED: ("λ", (100.0, 1000.0, 10_000.0)),
+    GUIDED: ("λ", (10.0, 100.0, 1000.0, 10_000.0, 100_000.0)),
     "uniform": ("rate of tuning", RATES),
     "global": ("rate of tuning", RATES),
-    "slimming": ("weight of L1", (0.0003, 0.001, 0.003)),
+    "slimming": ("weight of L1", (0.00003, 0.0001, 0.0003, 0.001, 0.003)),
     "group norm": ("rate of tuning", RATES),
-    SPARSE: ("weight of the group norm", (0.001, 0.01, 0.1)),
+    SPARSE: ("weight of the group norm", (0.0001, 0.001, 0.01, 0.1, 1.0)),
     "narrow": ("rate", RATES),
 }
 MOST = 1000  # seeds; the one after them is tuned on, so that more of them change nothing

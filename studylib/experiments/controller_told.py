@@ -73,8 +73,9 @@ def by_value(table: pd.DataFrame) -> pd.DataFrame:
 
 def at_an_end(table: pd.DataFrame) -> str:
     """The ways whose best value is the least or the largest of those tried."""
+    ends = table.groupby("way")["value"].agg(["min", "max"])
     best = best_values(table.to_dict("records"))
-    return ", ".join(way for way, value in best.items() if value in (min(WAYS[way][1]), max(WAYS[way][1]))) or "none"
+    return ", ".join(way for way, value in best.items() if value in tuple(ends.loc[way])) or "none"
 
 
 def by_budget(table: pd.DataFrame) -> pd.DataFrame:

@@ -133,12 +133,13 @@ def pictures_of(notebook: Path) -> tuple[int, int]:
             there = True
             if node.func.attr == "show_published":
                 there = (ROOT / "figures" / "cited" / f"{ast.literal_eval(node.args[0])}.png").is_file()
-            elif node.func.attr != "figure":
+            elif node.func.attr not in ("figure", "table"):
                 continue
             elif (study := ast.unparse(node.func.value)) in studies:
                 named = {ast.literal_eval(each) for each in (node.args[0], *node.args[3:])}
                 there = named <= studies[study]
-            counts[not there] += 1
+            if not there or node.func.attr in ("figure", "show_published"):
+                counts[not there] += 1
     return tuple(counts)
 
 

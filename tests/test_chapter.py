@@ -293,6 +293,15 @@ def test_rows_that_another_study_lacks_are_a_sentence_and_no_figure(tmp_path, sh
     assert shown[1:] == ["*A table: not in this copy of figures/nowhere.*"]
 
 
+def test_tables_and_texts_of_another_study_say_whose_they_are_too(tmp_path, shown):
+    study = Beside(str(publish(tmp_path, rows={"a": [{"x": 1.5}], "b": [{"x": 2.0}]})), NAME)
+    study.table("a", lambda one, other: one + other, "Sums", "b")
+    study.table("a", lambda one: f"<b>{one['x'][0]}</b>", "One")
+    study.table("c", lambda rows: "", "Another")
+    assert "3.50" in shown[0] and shown[1].startswith("*Sums. ") and shown[2] == "<b>1.5</b>"
+    assert shown[3].startswith("*One. ") and shown[4].startswith("*Another: not in this copy of")
+
+
 def test_verdicts_of_another_study_are_shown_where_it_measured_some(tmp_path, shown):
     Beside("figures/nowhere", NAME).verdicts(STAGE)
     study = publish(tmp_path)

@@ -133,11 +133,11 @@ def test_the_figure_has_a_point_for_each_combination_and_a_line_for_each_form(ma
 def test_another_published_study_is_told_as_this_one_is(made):
     _, tree, narrow = made
     rows = {"combinations": tree, "narrower": narrow}
-    told = vae_told.larger_told(SimpleNamespace(rows=rows.get, about={"data": {"name": "larger"}}))
+    told = generative_told.larger_told(SimpleNamespace(rows=rows.get, about={"data": {"name": "larger"}}), vae_told)
     nodes = generative_told.summary(tree)
     assert told.startswith(f"**larger.** {vae_told.nodes_told(nodes, vae_told.smallest(nodes))}")
     assert "than a narrower network of as many bytes" in told
-    assert vae_told.larger_told(None) == "The larger images are not in this copy."
+    assert generative_told.larger_told(None, vae_told) == "The larger study is not in this copy."
 
 
 def test_images_to_look_at_are_of_every_network_asked_for(made):

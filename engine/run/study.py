@@ -24,6 +24,7 @@ from engine.settings.reading import FOLDER, ROOT, named
 from studylib.disk.files import write_json
 from studylib.training import deadline
 
+MEASURED = "digits"  # the profile whose minutes chapters.yaml has
 CHOICES = ("profile", "seeds", "stages", "variant")  # of what is run, handed on to the Snakefile
 HOW = ["--rerun-incomplete", "--keep-going", "--quiet", "host", "reason"]
 HOW += ["--rerun-triggers", "mtime", "params", "input"]  # code is hashed into params, docstrings and outputs left out
@@ -61,7 +62,8 @@ def main() -> None:
             write_json(run / "study.json", about)  # for later comparisons
         if chosen is not None:
             takes = sum(chapters.declared()[key].minutes for key in chosen)
-            print(f"About {takes:g} minutes on one core, once the nodes are there:", flush=True)
+            whose = "" if args.profile == MEASURED else f" (profile {MEASURED}; {args.profile} takes another time)"
+            print(f"About {takes:g} minutes on one core, once the nodes are there{whose}:", flush=True)
         if shutil.which("setpriv"):  # Snakemake ends with this process, however it ends; on TERM it waits for its jobs
             command = ["setpriv", "--pdeathsig", "KILL", *command]
         try:

@@ -3,6 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Sequence
+from types import ModuleType
 
 import pandas as pd
 
@@ -11,6 +12,7 @@ from studylib.experiments import sweep_narrower
 from studylib.experiments.published import Figures
 from studylib.results import statistics, tables
 from studylib.tree import names
+from studylib.tree.published import Published
 
 MEANS = ("bytes", "zeros", "test_bits", "val_bits", "low", "high", "costs")
 PRUNED, SVD, INT8, BOTH = (f"{names.TEACHER}-{part}" for part in ("imp", "svd", "int8", "imp-int8"))
@@ -89,6 +91,11 @@ def beside_listed(beside: pd.DataFrame) -> pd.DataFrame:
     word = [NONE if math.isnan(row["less"]) else BESIDE[row["verdict"]] for row in rows]
     named = {"combination": known["node"].map(short), "bytes": known["bytes"].round().astype(int)}
     return pd.DataFrame(named | {"fewer thousandths of a bit": less, "narrower network": word})
+
+
+def beside_of(rows: pd.DataFrame, alone: pd.DataFrame) -> pd.DataFrame:
+    """The same of rows as they are published, of every combination and of narrower networks."""
+    return beside_listed(against_narrower(rows, alone))
 
 
 def narrower_told(beside: pd.DataFrame) -> str:
@@ -314,3 +321,16 @@ def beaten(marks: pd.DataFrame, whole: float, bits: str, digits: int) -> list[st
     """Which marks need more than ``whole`` bits, and which do not, in words; ``bits`` is their column."""
     parts = [(whole < row[bits], f"{row['name']} ({row[bits]:.{digits}f})") for row in marks.to_dict("records")]
     return [joined([name for better, name in parts if better == want]) for want in (True, False)]
+
+
+def larger_told(published: Published | None, says: ModuleType) -> str:
+    """The takeaway's sentences on files, of another published study; None where this copy lacks it.
+
+    Args:
+        says: the chapter's module of sentences, with ``smallest`` and ``nodes_told``.
+    """
+    if not published:
+        return "The larger study is not in this copy."
+    rows, name = published.rows("combinations"), published.about["data"]["name"]
+    nodes, beside = summary(rows), against_narrower(rows, published.rows("narrower"))
+    return f"**{name}.** {says.nodes_told(nodes, says.smallest(nodes))} {narrower_told(beside)}"

@@ -10,6 +10,7 @@ from studylib.experiments import generative_told as told
 from studylib.experiments.generative_told import joined, short
 from studylib.experiments.gpt import FACTORIZED, ROUNDED, TUNED
 from studylib.results import statistics
+from studylib.results.chapter import Beside
 from studylib.tree import names
 
 WITHIN = 0.1  # bits per character: what the smallest file may need more than the whole network
@@ -25,6 +26,11 @@ def listed(nodes: pd.DataFrame) -> pd.DataFrame:
     """Means over seeds for people."""
     zeros = {"zeros": [f"{share:.0%}" for share in nodes["zeros"]]}
     return pd.DataFrame({"combination": [short(node) for node in nodes["node"]], **_measured(nodes, zeros)})
+
+
+def listed_of(rows: pd.DataFrame) -> pd.DataFrame:
+    """The same of rows as they are published, of every combination and seed."""
+    return listed(told.summary(rows))
 
 
 def ways_listed(ways: pd.DataFrame, kind: str) -> pd.DataFrame:
@@ -64,6 +70,11 @@ def written_page(written: pd.DataFrame, prompt: str) -> str:
         for row in written.itertuples()
     ]
     return f"<table>{''.join(cells)}</table>"
+
+
+def written_by(study: Beside) -> Callable[[pd.DataFrame], str]:
+    """:func:`written_page` for another published study's rows, after its own prompt."""
+    return lambda rows: written_page(rows, study.published.content["settings"]["network"]["prompt"])
 
 
 def speed_listed(written: pd.DataFrame, nodes: pd.DataFrame) -> pd.DataFrame:

@@ -13,7 +13,6 @@ from studylib.experiments.published import Figures
 from studylib.experiments.vae import BITS
 from studylib.results import statistics
 from studylib.tree import names
-from studylib.tree.published import Published
 
 WITHIN = 0.01  # share of the whole network's bits that a small file may cost
 WORDS = {statistics.HELP: "needs more", statistics.HURT: "needs fewer", statistics.UNKNOWN: statistics.UNKNOWN}
@@ -105,12 +104,3 @@ def drawn_by(draw: Callable) -> Callable:
 
 def _each(rows: pd.DataFrame):
     return rows.itertuples()
-
-
-def larger_told(published: Published | None) -> str:
-    """The takeaway's sentences on files, of another published study; None where this copy lacks it."""
-    if not published:
-        return "The larger images are not in this copy."
-    rows, alone = published.rows("combinations"), published.rows("narrower")
-    nodes, name = summary(rows), published.about["data"]["name"]
-    return f"**{name}.** {nodes_told(nodes, smallest(nodes))} {told.narrower_told(told.against_narrower(rows, alone))}"

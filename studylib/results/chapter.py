@@ -170,15 +170,20 @@ class Beside:
         self.folder = folder
         self.published = Published(folder, chapter) if (files.resolve(folder) / f"{chapter}.json").exists() else None
 
-    def figure(self, name: str, draw: Callable[..., Figure], caption: str, *more: str) -> None:
-        """Draws its rows ``name``, and those named ``more``, as the chapter draws its own; says of which study."""
+    def figure(self, name: str, make: Callable[..., Figure | pd.DataFrame | str], caption: str, *more: str) -> None:
+        """Shows the figure, table or HTML that ``make`` gives of its rows ``name`` and ``more``, and of which study."""
         there = self.published.content["rows"] if self.published else {}
         if not {name, *more} <= set(there):
             display(Markdown(f"*{caption}: not in this copy of {self.folder}.*"))
             return
-        _show(draw(*(self.published.rows(each) for each in (name, *more))))
-        said = f"{caption}. {tables.where_from(self.published.about)}"
-        display(Markdown(f"*{said.strip()}*"))
+        made = make(*(self.published.rows(each) for each in (name, *more)))
+        if isinstance(made, Figure):
+            _show(made)
+        else:
+            display(HTML(made) if isinstance(made, str) else Markdown(tables.markdown_rows(made)))
+        display(Markdown(f"*{f'{caption}. {tables.where_from(self.published.about)}'.strip()}*"))
+
+    table = figure  # so that a cell says what it shows
 
     def verdicts(self, stage: str) -> None:
         """What it measured for the paper's claims, if anything."""

@@ -111,7 +111,8 @@ def apply(
     task, key = data.task, f"val_{data.task.score}"
 
     def row(k: int, epoch: int, score: float) -> dict:
-        return {"round": k, "epoch": epoch, "sparsity": _sparsity(masks), key: score}
+        living, total = _count(masks)
+        return {"round": k, "epoch": epoch, "sparsity": 1 - living / total, key: score}
 
     parent_score = task.score_of(model, data.validation, data)
     target = task.worse(task.worse(parent_score, tolerance), 1e-9)
@@ -204,8 +205,3 @@ def check_sparsities(sparsities: list[float]) -> None:
 def _count(masks: Masks) -> tuple[int, int]:
     """(living, all)."""
     return sum(int(m.sum()) for m in masks.values()), sum(m.numel() for m in masks.values())
-
-
-def _sparsity(masks: Masks) -> float:
-    living, total = _count(masks)
-    return 1 - living / total

@@ -159,6 +159,7 @@ def test_better_ways_are_held_against_the_plain_one_seed_by_seed():
     first, second = gpt_told.ways_told(rows).splitlines()
     assert first.startswith("   - GPTQ at 3 bits a weight costs 0.300 bits, rounding to the nearest 0.300. ")
     assert first.endswith("; these seeds cannot tell.") and "cannot tell" not in second
+    assert all(line.endswith(", of one seed.") for line in gpt_told.ways_told(rows[rows["seed"] == 0]).splitlines())
 
 
 def test_the_figure_has_a_point_for_each_combination_and_a_line_for_each_form(made, ways):

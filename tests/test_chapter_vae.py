@@ -83,6 +83,9 @@ def test_a_combination_beats_a_narrower_network_where_every_seed_says_so():
     assert beyond["verdict"] == "cannot tell" and np.isnan(beyond["less"])
     shown = generative_told.beside_listed(pd.DataFrame([better, beyond]))
     assert list(shown["narrower network"]) == ["beats it", "none as small"]
+    unsure = better | {"node": "teacher-imp", "verdict": "cannot tell"}
+    told = generative_told.narrower_told(pd.DataFrame([better | {"node": "teacher-svd"}, unsure]))
+    assert "as many bytes: SVD. Cannot be told: pruning. More bits: 0 of 2" in told
 
 
 def test_the_smallest_is_chosen_by_validation_images():
@@ -216,8 +219,12 @@ def test_sentences_name_what_is_beaten_and_the_smallest(made, digits):
     nodes, marks = generative_told.summary(tree), pd.DataFrame({"name": ["x", "y"], vae.BITS: [0.1, 7.9]})
     assert "More need: y (7.900). Fewer need: x (0.100)." in vae_told.marks_told(marks, nodes)
     assert " of 15 combinations)." in vae_told.nodes_told(nodes, "teacher-int8")
-    told = generative_told.narrower_told(generative_told.against_narrower(tree, narrow))
-    assert "Cannot be told: " in told and "pruning + int8" in told
+    beside = generative_told.against_narrower(tree, narrow)
+    told = generative_told.narrower_told(beside)
+    known = beside[~beside["node"].isin(["teacher", "teacher-int8"])]["less"].dropna()
+    assert told.startswith("Fewer bits than a narrower network of as many bytes, of one seed and without an interval: ")
+    assert told.endswith(f"({(known > 0).sum()} of {len(known)} combinations).")
+    assert set(generative_told.beside_listed(beside)["narrower network"]) <= {generative_told.ONE, generative_told.NONE}
     shown = vae_told.listed(nodes).set_index("combination")
     assert shown["saved %"]["whole"] == 0 and shown["against the whole"]["whole"] == "–"
 

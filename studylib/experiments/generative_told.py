@@ -18,7 +18,7 @@ MEANS = ("bytes", "zeros", "test_bits", "val_bits", "low", "high", "costs")
 PRUNED, SVD, INT8, BOTH = (f"{names.TEACHER}-{part}" for part in ("imp", "svd", "int8", "imp-int8"))
 SINGLE = (f"{names.TEACHER}-kd", PRUNED, SVD, INT8)
 BESIDE = {statistics.HELP: "beats it", statistics.HURT: "is beaten", statistics.UNKNOWN: statistics.UNKNOWN}
-NONE = "none as small"
+NONE, ONE = "none as small", "one seed, no interval"
 WORDS = {statistics.HELP: "needs fewer", statistics.HURT: "needs more", statistics.UNKNOWN: statistics.UNKNOWN}
 LEAST_TRIED = 3  # values of a way, fewer have no middle
 
@@ -88,7 +88,7 @@ def beside_listed(beside: pd.DataFrame) -> pd.DataFrame:
     known = beside[~beside["node"].isin([names.TEACHER, INT8])]
     rows = known.to_dict("records")
     less = [_thousandths(row["less"], row["low"], row["high"]) for row in rows]
-    word = [NONE if math.isnan(row["less"]) else BESIDE[row["verdict"]] for row in rows]
+    word = [NONE if math.isnan(row["less"]) else ONE if row["seeds"] == 1 else BESIDE[row["verdict"]] for row in rows]
     named = {"combination": known["node"].map(short), "bytes": known["bytes"].round().astype(int)}
     return pd.DataFrame(named | {"fewer thousandths of a bit": less, "narrower network": word})
 
@@ -99,8 +99,16 @@ def beside_of(rows: pd.DataFrame, alone: pd.DataFrame) -> pd.DataFrame:
 
 
 def narrower_told(beside: pd.DataFrame) -> str:
-    """Which combinations beat narrower networks at equal bytes, which cannot be told, and how many others, in words."""
+    """Which combinations beat narrower networks at equal bytes, which cannot be told, and how many others, in words.
+
+    Of a single seed there is no interval: its numbers are told as they are.
+    """
     shown = beside_listed(beside)
+    if ONE in set(shown["narrower network"]):
+        one = beside[beside["node"].map(short).isin(shown.loc[shown["narrower network"] == ONE, "combination"])]
+        fewer = [short(node) for node in one.loc[one["less"] > 0, "node"]]
+        said = f"{joined(fewer)} ({len(fewer)} of {len(one)} combinations)"
+        return f"Fewer bits than a narrower network of as many bytes, of one seed and without an interval: {said}."
     by = {word: list(group["combination"]) for word, group in shown.groupby("narrower network")}
     better, worse = (by.get(BESIDE[verdict], []) for verdict in (statistics.HELP, statistics.HURT))
     parts = [f"Fewer bits than a narrower network of as many bytes: {joined(better)}"]

@@ -1,6 +1,7 @@
 """What chapter 10 says of its rows, in tables and in words."""
 
 import html
+import math
 from collections.abc import Callable
 
 import pandas as pd
@@ -134,10 +135,15 @@ def ways_told(ways: pd.DataFrame) -> str:
     """The rows of :func:`ways_against` in words: an item each, of a list in a list."""
     return "\n".join(
         f"   - {row.way} at {row.setting} costs {row.costs:.3f} bits, {row.plain} {row.plain_costs:.3f}. "
-        f"Saved: {told.said([row.saved, row.low, row.high], 3)}"
-        f"{'; these seeds cannot tell' if row.verdict == statistics.UNKNOWN else ''}."
+        f"Saved: {told.said([row.saved, row.low, row.high], 3)}{_doubt(row)}."
         for row in ways_against(ways).itertuples()
     )
+
+
+def _doubt(row) -> str:
+    if row.verdict != statistics.UNKNOWN:
+        return ""
+    return ", of one seed" if math.isnan(row.low) else "; these seeds cannot tell"
 
 
 def written_told(written: pd.DataFrame) -> str:

@@ -187,7 +187,7 @@ def test_objectives_are_tuned_on_the_first_seed_and_compared_on_all(made):
     mean = chosen[(chosen["objective"] == "l1") & (chosen["stage"] == "one-shot")].groupby("way")["test_score"].mean()
     assert against["saved"][0] == pytest.approx(mean["weighted sum"] - mean["PCD, normalized"], abs=1e-4)
     assert "test" not in vae_objectives.without_images(rows.to_dict("records"))[0]
-    assert generative_told.at_an_end(rows) == []  # of two values each is at an end
+    assert generative_told.at_an_end(rows).empty  # of two values each is at an end
     assert set(vae_objectives.at_best(rows)["objective"]) == set(vae_objectives.NAMES.values())
     shown = generative_told.against_listed(against, vae_objectives.NAMES)
     assert set(shown["second objective"]) == set(vae_objectives.NAMES.values())

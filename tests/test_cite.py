@@ -79,7 +79,8 @@ def test_the_same_picture_is_drawn_of_the_rows(made, there, tmp_path, name):
 
 
 @pytest.mark.parametrize(
-    "name", ["techniques_digits", "techniques_cifar10", "text_digits", "images_digits", "images_mnist"]
+    "name",
+    ["techniques_digits", "techniques_cifar10", "text_digits", "text_shakespeare", "images_digits", "images_mnist"],
 )
 def test_names_beside_points_do_not_lie_on_each_other(there, name):
     style()

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -115,14 +116,21 @@ def test_what_no_classifier_has_published_cannot_be_told():
 
 def test_ways_whose_best_value_is_an_end_of_those_tried_are_named():
     rows = pd.DataFrame({"objective": "a", "way": ["x"] * 3 + ["PCD"] * 3, "value": [1, 2, 3] * 2, "chosen": False})
-    assert generative_told.at_an_end(rows.assign(chosen=rows["value"] == 2)) == []
+    within = rows.assign(chosen=rows["value"] == 2)
+    assert generative_told.at_an_end(within).empty
     told = generative_told.ends_told(rows.assign(chosen=rows["value"] == 2))
     assert told == "The best value of each of 2 ways lies within the values that were tried."
     best = rows.assign(chosen=rows["value"] == rows["way"].map({"x": 2, "PCD": 3}))
-    assert generative_told.at_an_end(best, {"a": "A"}) == ["A, PCD: τ = 3, the greatest"]
+    assert generative_told.at_an_end(best).to_dict() == {("a", "PCD"): 3}
     assert generative_told.ends_told(best, {"a": "A"}).splitlines()[-1] == "- A, PCD: τ = 3, the greatest"
+    study = SimpleNamespace(rows={"objectives": best}.get, about={"data": {"name": "larger"}})
+    assert generative_told.ends_of(study) == f"**larger.** {generative_told.ends_told(best)}"
+    assert generative_told.ends_of(None) == ""
     two = best[best["value"] > 1]
-    assert generative_told.at_an_end(two) == []  # of two values each is an end
+    assert generative_told.at_an_end(two).empty  # of two values each is an end
+    against = pd.DataFrame({"objective": ["a", "b"], "rival": "x", "saved": 1.0})
+    tried = [pd.concat([each, within.assign(objective="b")]) for each in (within, best)]
+    assert [list(generative_told.decided(against, each)["objective"]) for each in tried] == [["a", "b"], ["b"]]
 
 
 # --- runs that are killed ---------------------------------------------------------------------------------------

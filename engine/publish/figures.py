@@ -79,7 +79,10 @@ def _put(chapter: dict, about: dict, folder: Path) -> None:
 
 
 def publish_chapters(run: Path, there: Figures, chosen: str) -> None:
-    """Adds the rows of the ``chosen`` chapters of a run to its published study, of which nothing else changes."""
+    """Adds the rows of the ``chosen`` chapters of a run to its published study, of which nothing else changes.
+
+    Chapters that read nodes have to be of nodes with the settings and the data of those that are published.
+    """
     study, told, (profile, _, variant) = run.name, run / "study.json", run.name.partition("-")
     keys, about = parameters.chapters(parameters.load(profile, variant=variant), chosen), there.studies.get(study)
     made = [run / "chapters" / chapters.declared()[key].name for key in keys]
@@ -89,7 +92,8 @@ def publish_chapters(run: Path, there: Figures, chosen: str) -> None:
     nodes = {row["name"] for rows, files in tables for row in rows.get(files, [])}
     before = [name for name, of in there.models.items() if of.get("profile") == study and of["node"] in nodes]
     refused += [f"profiles go on from {each}: it needs the whole run" for each in before if _named_by(each)]
-    refused += agreement.differences(read_json(told) if told.exists() else {}, about or {})
+    if any(each.reads or each.role != "chapter" for each in map(chapters.declared().get, keys)):  # others stand alone
+        refused += agreement.differences(read_json(told) if told.exists() else {}, about or {})
     if refused:
         sys.exit(f"{refused[0]}; nothing was published")
     for chapter in [Published(each, Path(FILE).stem).content for each in made]:  # all are whole before one is written

@@ -24,6 +24,7 @@ PICTURES = {  # name → study, what draws it, key of a chapter and its tables; 
     "techniques_digits": ("digits", survey_told.drawn_by(survey.draw_techniques), "survey", "techniques"),
     "techniques_cifar10": ("cifar10-survey", survey_told.drawn_by(survey.draw_techniques), "survey", "techniques"),
     "text_digits": ("digits", gpt_told.drawn_by(gpt.draw_bits), "gpt", "combinations", "narrower", "ways"),
+    "text_shakespeare": ("cifar10", gpt_told.drawn_by(gpt.draw_bits), "gpt", "combinations", "narrower", "ways"),
     "images_digits": ("digits", vae_told.drawn_by(vae.draw_bits), "vae", "combinations", "narrower"),
     "images_mnist": ("mnist", vae_told.drawn_by(vae.draw_bits), "vae", "combinations", "narrower"),
     "screening_growth_digits": ("digits", screening.draw_growth, "screening", "growth"),

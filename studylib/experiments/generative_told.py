@@ -284,29 +284,36 @@ def against_told(against: pd.DataFrame, named: dict[str, str] | None = None) -> 
     )
 
 
-def at_an_end(rows: pd.DataFrame, named: dict[str, str] | None = None) -> list[str]:
-    """Ways with their best value at an end of those tried, each in words. Fewer than three values have no end.
+def at_an_end(rows: pd.DataFrame) -> pd.Series:
+    """(objective, way) → the best value, of ways that have it at an end of those tried. Fewer than three have no end.
 
     Args:
         rows: all that was tried: objective, way, value, and whether the value was chosen.
-        named: objective → its name for people, if it is another.
     """
-    found = []
-    for (objective, way), tried in rows.groupby(["objective", "way"], sort=False):
-        values, best = sorted(set(tried["value"])), tried["value"][tried["chosen"]].iloc[0]
-        if len(values) >= LEAST_TRIED and best in (values[0], values[-1]):
-            letter, end = "τ" if way.startswith("PCD") else "λ", "least" if best == values[0] else "greatest"
-            found.append(f"{(named or {}).get(objective, objective)}, {way}: {letter} = {best:g}, the {end}")
-    return found
+    best = rows[rows["chosen"]].groupby(["objective", "way"], sort=False)["value"].first()
+    values = rows.groupby(["objective", "way"])["value"].agg(["min", "max", "nunique"]).loc[best.index]
+    return best[(values["nunique"] >= LEAST_TRIED) & ((best == values["min"]) | (best == values["max"]))]
+
+
+def decided(against: pd.DataFrame, tried: pd.DataFrame) -> pd.DataFrame:
+    """The rows of ``against`` whose two ways have their best values within those tried: of others no claim is made."""
+    ends = set(at_an_end(tried).index) if len(against) else set()
+    ways = [name for name in tried["way"].unique() if name.startswith("PCD")]
+    fair = [not {(r.objective, way) for way in (r.rival, *ways)} & ends for r in against.itertuples()]
+    return against[fair]
 
 
 def ends_told(rows: pd.DataFrame, named: dict[str, str] | None = None) -> str:
-    """What :func:`at_an_end` finds, as Markdown."""
-    found, ways = at_an_end(rows, named), len(rows.groupby(["objective", "way"]))
-    if not found:
+    """What :func:`at_an_end` finds, as Markdown; ``named``: objective → its name for people, if it is another."""
+    found, ways = at_an_end(rows), len(rows.groupby(["objective", "way"]))
+    if not len(found):
         return f"The best value of each of {ways} ways lies within the values that were tried."
-    told = f"The best value of {len(found)} of {ways} ways is an end of those tried. Values beyond it may be better:"
-    return "\n".join((told, "", *(f"- {each}" for each in found)))
+    told = [f"The best value of {len(found)} of {ways} ways is an end of those tried. Values beyond it may be better:", ""]
+    least = rows.groupby(["objective", "way"])["value"].min()
+    for (objective, way), best in found.items():
+        letter, end = "τ" if way.startswith("PCD") else "λ", "least" if best == least[objective, way] else "greatest"
+        told.append(f"- {(named or {}).get(objective, objective)}, {way}: {letter} = {best:g}, the {end}")
+    return "\n".join(told)
 
 
 # --- words -----------------------------------------------------------------------------------------------------

@@ -198,6 +198,17 @@ def pointed(run, key, points):
     (folder / "chapter.json").write_text(json.dumps(content))
 
 
+def test_a_chapter_that_reads_no_node_is_published_beside_a_study_of_other_settings(project, monkeypatch):
+    monkeypatch.setattr(pages, "write", lambda root, there: None)
+    run = published_digits(project)
+    pointed(run, "gpt", {"text/seed0/teacher-int8": 8})
+    (run / "study.json").write_text("{}")
+    figures.main("digits", chosen="10")
+    assert "published" in Figures(project / "figures").chapter("digits", "gpt")["rows"]
+    with pytest.raises(SystemExit, match="not compared"):  # chapter 9 reads the teacher
+        figures.main("digits", chosen="9 10")
+
+
 def test_a_chapter_alone_is_published_with_its_files_in_the_place_of_those_that_it_had(project, monkeypatch):
     monkeypatch.setattr(pages, "write", lambda root, there: None)
     run = published_digits(project)

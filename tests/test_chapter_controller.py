@@ -11,6 +11,7 @@ from studylib import settings
 from studylib.coding import codec
 from studylib.data import datasets
 from studylib.experiments import controller, controller_along, controller_latency
+from studylib.experiments import controller_latency_told as latency_says
 from studylib.experiments import controller_told as says
 from studylib.networks import cost, filters, layers
 from studylib.networks.gates import TOLERANCE, Gates
@@ -20,7 +21,7 @@ from studylib.results.claims import CLAIMS
 from studylib.techniques.controller import Guidance, Guided, split
 from studylib.techniques.distill import Student
 from studylib.training.recipe import Recipe
-from studylib.tree.published import frame, plain
+from studylib.tree.published import Published, frame, plain
 from tests.test_structural import IMAGES, network
 
 pytestmark = pytest.mark.usefixtures("drawn")
@@ -280,6 +281,14 @@ def test_a_volume_is_the_share_of_the_plane_above_the_whole_network_at_chance():
     said = says.beats(says.against(found))
     assert "Most is dominated by controller" in said and "more than: narrow" in said
     assert list(says.dominated(says.against(found))["verdict"]) == ["–", "more"]
+    assert says.dominated_of(HAND, pd.DataFrame({"classes": [10]})).equals(says.dominated(says.against(found)))
+
+
+def test_another_study_is_told_in_a_few_sentences():
+    digits = Published("figures/digits", "14_controller")
+    said = says.larger_told(digits)
+    assert said.startswith("**digits.** Most is dominated by") and "Best at an end of the values tried: none." in said
+    assert says.larger_told(None) == "A larger study is not in this copy."
 
 
 def test_every_claim_is_measured(tables):
@@ -311,14 +320,14 @@ def re_number(text: str) -> bool:
 
 def test_ranks_correlate_with_an_interval():
     table = pd.DataFrame({"a": range(30), "b": [x + 5 * math.sin(7 * x) for x in range(30)]})
-    found, low, high = says.rank_correlation(table, "a", "b", draws=200)
+    found, low, high = latency_says.rank_correlation(table, "a", "b", draws=200)
     assert low < found < high <= 1 and found == pytest.approx(table["a"].corr(table["b"], method="spearman"))
 
 
 def test_draws_of_one_network_alone_say_nothing_of_ranks():
     table = pd.DataFrame({"a": [1, 2, 3], "b": [1.0, 3.0, 2.0]})
-    assert says.rank_correlation(table, "a", "b", draws=300) == pytest.approx((0.5, -1, 1))
-    assert all(math.isnan(each) for each in says.rank_correlation(table[:1], "a", "b", draws=20))
+    assert latency_says.rank_correlation(table, "a", "b", draws=300) == pytest.approx((0.5, -1, 1))
+    assert all(math.isnan(each) for each in latency_says.rank_correlation(table[:1], "a", "b", draws=20))
 
 
 def test_latencies_are_of_the_rows_in_their_order_and_of_the_whole_network_first(made, few):
@@ -328,12 +337,12 @@ def test_latencies_are_of_the_rows_in_their_order_and_of_the_whole_network_first
     assert [row["multiply_adds"] for row in times[1:]] == [row["multiply_adds"] for row in rows]
     assert times[0]["way"] == controller.WHOLE and times[0]["multiply_adds"] == max(r["multiply_adds"] for r in times)
     assert all(row["latency_ms"] > 0 and row["written"] <= times[0]["written"] for row in times)
-    found = pd.DataFrame(says.correlations(pd.DataFrame(times)))
-    assert list(says.correlated(found)["networks"]) == ["all", "budget 30 %", "budget 50 %"]
-    assert "of the multiply-adds take" in says.breaks(pd.DataFrame(times), found)
+    found = pd.DataFrame(latency_says.correlations(pd.DataFrame(times)))
+    assert list(latency_says.correlated(found)["networks"]) == ["all", "budget 30 %", "budget 50 %"]
+    assert "of the multiply-adds take" in latency_says.breaks(pd.DataFrame(times), found)
     line = [{"way": controller.WHOLE, "multiply_adds": 10, "latency_ms": 7.0}]
     line += [{"way": "a", "multiply_adds": n, "latency_ms": 2 + n / 2} for n in (1, 4)]
-    assert says.overhead(pd.DataFrame(line)) == pytest.approx({"least": 2.0, "whole": 7.0, "share": 2 / 7})
+    assert latency_says.overhead(pd.DataFrame(line)) == pytest.approx({"least": 2.0, "whole": 7.0, "share": 2 / 7})
 
 
 def test_numbers_that_layers_write_are_counted():

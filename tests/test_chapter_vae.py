@@ -135,10 +135,16 @@ def test_the_figure_has_a_point_for_each_combination_and_a_line_for_each_form(ma
 
 def test_another_published_study_is_told_as_this_one_is(made):
     _, tree, narrow = made
-    rows = {"combinations": tree, "narrower": narrow}
-    told = generative_told.larger_told(SimpleNamespace(rows=rows.get, about={"data": {"name": "larger"}}), vae_told)
-    nodes = generative_told.summary(tree)
-    assert told.startswith(f"**larger.** {vae_told.nodes_told(nodes, vae_told.smallest(nodes))}")
+    marks = pd.DataFrame({"name": ["xz"], vae_told.BITS: [0.5]})
+    rows = {"combinations": tree, "narrower": narrow, "marks": marks}
+    how = {"tolerance": 0.01, "rounds": 3, "fraction": 0.2}
+    study = SimpleNamespace(
+        rows=rows.get, about={"data": {"name": "larger"}}, content={"settings": {"compressing": how}}
+    )
+    told, nodes = generative_told.larger_told(study, vae_told), generative_told.summary(tree)
+    parts = [vae_told.marks_told(marks, nodes), generative_told.recovered_told(nodes, **how)]
+    assert told.startswith(f"**larger.** {' '.join(parts)} {vae_told.nodes_told(nodes, vae_told.smallest(nodes))}")
+    assert list(vae_told.listed_of(tree)["combination"]) == [generative_told.short(node) for node in tree["node"][:16]]
     assert "than a narrower network of as many bytes" in told
     assert generative_told.larger_told(None, vae_told) == "The larger study is not in this copy."
 
@@ -176,7 +182,7 @@ def test_objectives_are_tuned_on_the_first_seed_and_compared_on_all(made):
     comparison = vae_objectives.Objectives(**values, repetitions=2)
     rows = pd.DataFrame(vae_objectives.compared(family, comparison))
     of = rows.groupby("objective").size().to_dict()
-    once = 3 * 2 + 3  # ways, values; the best of each way on the second seed
+    once = 3 * 2 + 1 + 4  # ways, values, the likelihood alone; the best of each way on the second seed
     assert of == {"l1": 2 * once, "quantization_error": once, "coded_bytes": once}  # L1 has two stages
     best, chosen = generative.best_values(rows[rows["seed"] == 0], "val_score"), rows[rows["chosen"]]
     assert {(row.objective, row.way, row.value) for row in chosen.itertuples()} == {
@@ -186,6 +192,8 @@ def test_objectives_are_tuned_on_the_first_seed_and_compared_on_all(made):
     assert list(against["seeds"]) == [2] * 8 and (against["low"] <= against["high"]).all()
     mean = chosen[(chosen["objective"] == "l1") & (chosen["stage"] == "one-shot")].groupby("way")["test_score"].mean()
     assert against["saved"][0] == pytest.approx(mean["weighted sum"] - mean["PCD, normalized"], abs=1e-4)
+    control = vae_objectives.against_sums(rows, [vae_objectives.ALONE])
+    assert control["saved"][0] == pytest.approx(mean["likelihood alone"] - mean["PCD, normalized"], abs=1e-4)
     assert "test" not in vae_objectives.without_images(rows.to_dict("records"))[0]
     assert generative_told.at_an_end(rows).empty  # of two values each is at an end
     assert set(vae_objectives.at_best(rows)["objective"]) == set(vae_objectives.NAMES.values())

@@ -249,7 +249,7 @@ def test_a_technique_owes_it_what_it_owes_a_classifier(made, technique, name):
     PROPERTIES[name](made(technique))
 
 
-@pytest.mark.parametrize("technique", ["svd", "int8"])
+@pytest.mark.parametrize("technique", ["prune", "svd", "int8", "dynamic", "int4"])
 def test_a_decoded_file_has_the_same_likelihood_bit_for_bit(made, pixels, technique):
     form = shipped.apply(made(technique).model)
     decoded = codec.decode(codec.encode(form))

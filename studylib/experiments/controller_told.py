@@ -1,15 +1,15 @@
-"""What chapter 14's rows say: tables, hypervolumes, rank correlations, claims, sentences."""
+"""What chapter 14's rows say: tables, hypervolumes, claims, sentences."""
 
 import math
 
-import numpy as np
 import pandas as pd
 
-from studylib.experiments.controller import GUIDED, WAYS, WHOLE, best_values
+from studylib.experiments.controller import GUIDED, WAYS, best_values
 from studylib.experiments.moo_hypervolume import hypervolume
 from studylib.networks.gates import TOLERANCE
 from studylib.results import claims, statistics
 from studylib.results.tables import plus_minus
+from studylib.tree.published import Published
 
 WORDS = {statistics.HELP: "more", statistics.HURT: "less"}
 STAGES = {"unmasked": "unmasked", "masked": "masked", "sliced": "sliced", "tuned": "fine-tuned"}
@@ -140,6 +140,16 @@ def dominated(found: pd.DataFrame) -> pd.DataFrame:
     )
 
 
+def volumes_of(networks: pd.DataFrame, classes: pd.DataFrame) -> pd.DataFrame:
+    """:func:`against` of rows as they are published, ``classes`` the table of their number."""
+    return against(volumes(networks, int(classes["classes"].iloc[0])))
+
+
+def dominated_of(networks: pd.DataFrame, classes: pd.DataFrame) -> pd.DataFrame:
+    """:func:`dominated` of rows as they are published."""
+    return dominated(volumes_of(networks, classes))
+
+
 def interval(value: float, low: float, high: float, digits: int = 2) -> str:
     """A value with a sign and its interval; without one that of a single seed."""
     said = f"{value:+.{digits}f}"
@@ -185,79 +195,6 @@ def since_final(epochs: pd.DataFrame, column: str) -> tuple[float, float, float,
     ends = after.groupby(["seed", "budget"])[column].agg(["first", "last"])
     gain = (100 * (ends["last"] / ends["first"] - 1)).groupby("seed").mean().to_numpy()
     return gain.mean(), *statistics.t_interval(gain), len(gain)
-
-
-def rank_correlation(table: pd.DataFrame, left: str, right: str, draws: int = 2000) -> tuple[float, float, float]:
-    """Spearman's correlation of two columns, with its 95 % interval over networks drawn anew.
-
-    The bootstrap's percentiles (Efron and Tibshirani 1993, chapter 13), of draws that are not all of one network.
-    """
-
-    from scipy import stats
-
-    both, draw = table[[left, right]].to_numpy(float).T, np.random.default_rng(0)  # (2, networks)
-    drawn = both[:, draw.integers(both.shape[1], size=(draws, both.shape[1]))]  # (2, draws, networks)
-    first, second = stats.rankdata(np.concatenate([both[:, None], drawn], 1), axis=2)
-    first, second = (each - each.mean(1, keepdims=True) for each in (first, second))
-    lengths = np.sqrt((first**2).sum(1) * (second**2).sum(1))
-    found = np.divide((first * second).sum(1), lengths, out=np.full(draws + 1, math.nan), where=lengths > 0)
-    low, high = pd.Series(found[1:]).quantile([0.025, 0.975])
-    return float(found[0]), float(low), float(high)
-
-
-def correlations(times: pd.DataFrame) -> list[dict]:
-    """Rank correlation of latency with multiply-adds and with numbers written: of all networks, and at each budget.
-
-    Rows: networks, n, column, correlation, low, high.
-    """
-    part = times[times["way"] != WHOLE]
-    groups = [("all", part), *((f"budget {100 * budget:g} %", each) for budget, each in part.groupby("budget"))]
-    rows = []
-    for name, group in groups:
-        for column in ("multiply_adds", "written"):
-            found, low, high = rank_correlation(group, column, "latency_ms")
-            rows.append(
-                {"networks": name, "n": len(group), "column": column} | dict(correlation=found, low=low, high=high)
-            )
-    return rows
-
-
-def correlated(found: pd.DataFrame) -> pd.DataFrame:
-    """The rows of :func:`correlations` for a reader."""
-    titles = {"multiply_adds": "with multiply-adds", "written": "with numbers written"}
-    rows = []
-    for name, part in found.groupby("networks", sort=False):
-        row = {"networks": name, "n": int(part["n"].iloc[0])}
-        for each in part.itertuples():
-            row[titles[each.column]] = interval(each.correlation, each.low, each.high)
-        rows.append(row)
-    return pd.DataFrame(rows)
-
-
-def overhead(times: pd.DataFrame) -> dict:
-    """What a straight line through latency over multiply-adds says: ms at none, ms of the whole, share of it."""
-    _, least = np.polyfit(times["multiply_adds"], times["latency_ms"], 1)
-    whole = times.loc[times["way"] == WHOLE, "latency_ms"].item()
-    return {"least": float(least), "whole": whole, "share": float(least) / whole}
-
-
-def breaks(times: pd.DataFrame, found: pd.DataFrame) -> str:
-    """A sentence or two on what breaks the correlation of latency and multiply-adds."""
-    line = overhead(times)
-    part = times[times["way"] != WHOLE]
-    smallest = part[part["budget"] == part["budget"].min()]
-    share = smallest["multiply_adds"].mean() / times.loc[times["way"] == WHOLE, "multiply_adds"].item()
-    one = found[(found["networks"] != "all")].pivot(index="networks", columns="column", values="correlation")
-    return (
-        f"{share:.0%} of the multiply-adds take {smallest['latency_ms'].mean() / line['whole']:.0%} of the time. "
-        f"The straight line through all leaves {line['least']:.2f} ms at none: every layer is still called. "
-        f"At one budget multiply-adds hardly differ (rank correlations {_range(one['multiply_adds'])}). "
-        f"How many numbers layers write differs, with rank correlations {_range(one['written'])}."
-    )
-
-
-def _range(values: pd.Series) -> str:
-    return f"{values.min():+.2f} to {values.max():+.2f}"
 
 
 def claims_of(table: pd.DataFrame, epochs: pd.DataFrame, found: pd.DataFrame) -> dict[str, claims.Measured | list]:
@@ -333,4 +270,17 @@ def settled(epochs: pd.DataFrame) -> str:
     return (
         f"Epoch at which the multiply-adds first are near the budget: {said}. "
         f"At the last choice {turned:.1f} gates turn."
+    )
+
+
+def larger_told(published: Published | None) -> str:
+    """The takeaway's sentences of another published study; None where this copy lacks it."""
+    if not published:
+        return "A larger study is not in this copy."
+    networks, tried = published.rows("networks"), published.rows("tried")
+    tuning = interval(*change(networks, "sliced", "tuned")[:3])
+    return (
+        f"**{published.about['data']['name']}.** {beats(volumes_of(networks, published.rows('classes')))} "
+        f"Fine-tuning changes the controller's accuracy by {tuning} points. "
+        f"Best at an end of the values tried: {at_an_end(tried)}."
     )

@@ -38,8 +38,8 @@ class Compressing(Calibrated):
     fraction: Annotated[float, Field(gt=0, lt=1, description="share of the remaining weights that a round removes")] = (
         0.2
     )
-    tolerance: Annotated[float, Field(ge=0, le=8, description="bits that a round may lose")] = 0.0
-    epochs: Annotated[int, Field(ge=1, le=1_000_000, description="passes that a round may take to recover")] = 3
+    tolerance: Annotated[float, Field(ge=0, le=8, description="validation bits that pruned networks may lose")] = 0.0
+    epochs: Annotated[int, Field(ge=1, le=1_000_000, description="passes that a round takes at most to recover")] = 3
     lr: Annotated[float, Field(gt=0, le=1000, description="learning rate of recovery at its highest")] = 1e-3
     delta: Annotated[int, Field(ge=0, le=4096, description="Δ, how far below the break-even rank to go")] = 1
 

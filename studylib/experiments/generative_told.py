@@ -1,15 +1,12 @@
 """What chapters 10 and 11 say alike of their rows: means over seeds, the smallest file, findings of classifiers."""
 
-import dataclasses
 import math
 from collections.abc import Sequence
 from types import ModuleType
 
 import pandas as pd
 
-from studylib.disk import files
 from studylib.experiments import sweep_narrower
-from studylib.experiments.published import Figures
 from studylib.results import statistics, tables
 from studylib.tree import names
 from studylib.tree.published import Published
@@ -58,6 +55,54 @@ def surely_within(nodes: pd.DataFrame, within: float, said: str) -> str:
     return f"Within {said} by the whole interval: {joined(held)} ({len(held)} of {len(smaller)} combinations)."
 
 
+def recovered_told(nodes: pd.DataFrame, tolerance: float, rounds: int, fraction: float) -> str:
+    """Whether training recovered what pruning lost, by validation bits, and how much may be pruned, in words."""
+    bits = nodes.set_index("node")["val_bits"]
+    lost = bits[PRUNED] - bits[names.TEACHER]
+    word = "recovered" if lost <= tolerance else "did not recover"
+    return (
+        f"The network {word} from pruning: {lost:.3f} validation bits are lost, {tolerance:g} were allowed. "
+        f"{rounds} rounds take {1 - (1 - fraction) ** rounds:.0%} of the weights at most, as set."
+    )
+
+
+def recovered_of(published: Published, nodes: pd.DataFrame) -> str:
+    """:func:`recovered_told` of another published study, by its own settings."""
+    how = published.content["settings"]["compressing"]
+    return recovered_told(nodes, how["tolerance"], how["rounds"], how["fraction"])
+
+
+def distilled_told(rows: pd.DataFrame, alone: pd.DataFrame, width: int) -> str:
+    """Whether the student of that ``width`` needs fewer bits than one trained alone, in words; empty without such."""
+    by = alone[(alone["width"] == width) & (alone["form"] == "float32")].set_index("seed")["test_bits"]
+    taught = rows[rows["node"] == f"{names.TEACHER}-kd"].set_index("seed")["test_bits"]
+    if not len(by):
+        return ""
+    less, low, high = over((by - taught).reindex(taught.index))
+    doubt = ""
+    if statistics.judge((low, high)) == statistics.UNKNOWN:
+        doubt = f", {ONE}" if math.isnan(low) else "; these seeds cannot tell"
+    return f"Distillation saves its student {said([less, low, high], 4)} bits beside training alone{doubt}."
+
+
+# --- marks -----------------------------------------------------------------------------------------------------
+
+
+def marks_listed(marks: pd.DataFrame, rows: pd.DataFrame, small: str, bits: str, digits: int) -> pd.DataFrame:
+    """What has to be beaten beside the whole and the smallest network: name and bits, intervals in brackets.
+
+    Args:
+        marks: name, and bits in the column ``bits``.
+        rows: of the combinations, with the interval of each over images or blocks.
+        small: the smallest network's node.
+    """
+    found = [(row["name"], f"{row[bits]:.{digits}f}") for row in marks.to_dict("records")]
+    for node in dict.fromkeys((names.TEACHER, small)):
+        mean, low, high = rows.loc[rows["node"] == node, ["test_bits", "low", "high"]].mean()
+        found.append((short(node), f"{mean:.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"))
+    return pd.DataFrame(found, columns=["by", bits])
+
+
 # --- narrower networks -----------------------------------------------------------------------------------------
 
 
@@ -87,10 +132,10 @@ def beside_listed(beside: pd.DataFrame) -> pd.DataFrame:
     """The rows of :func:`against_narrower` for people, without those that are dense networks themselves."""
     known = beside[~beside["node"].isin([names.TEACHER, INT8])]
     rows = known.to_dict("records")
-    less = [_thousandths(row["less"], row["low"], row["high"]) for row in rows]
+    less = [said([row["less"], row["low"], row["high"]], 4) for row in rows]
     word = [NONE if math.isnan(row["less"]) else ONE if row["seeds"] == 1 else BESIDE[row["verdict"]] for row in rows]
     named = {"combination": known["node"].map(short), "bytes": known["bytes"].round().astype(int)}
-    return pd.DataFrame(named | {"fewer thousandths of a bit": less, "narrower network": word})
+    return pd.DataFrame(named | {"fewer bits": less, "narrower network": word})
 
 
 def beside_of(rows: pd.DataFrame, alone: pd.DataFrame) -> pd.DataFrame:
@@ -117,138 +162,6 @@ def narrower_told(beside: pd.DataFrame) -> str:
     return ". ".join([*parts, f"More bits: {len(worse)} of {len(shown)} combinations"]) + "."
 
 
-# --- what carries over from classifiers ------------------------------------------------------------------------
-
-LITTLE = 1.0  # percent or points: what counts as nearly free, or as next to nothing
-YES, NO = "yes", "no"
-CARRIES, NOT, HERE, NEITHER = "carries over", "does not", "holds here alone", "holds in neither"
-VERDICTS = {(YES, YES): CARRIES, (YES, NO): NOT, (NO, YES): HERE, (NO, NO): NEITHER}  # there, here → word
-TITLES = {CARRIES: "Carries over", NOT: "Does not", HERE: "Holds here alone", NEITHER: "Holds in neither"}
-TITLES |= {statistics.UNKNOWN: "Cannot be told"}
-
-
-@dataclasses.dataclass(frozen=True)
-class Finding:
-    """What is asked of classifiers and of a network that generates: where the whole interval lies.
-
-    Args:
-        says: in words.
-        there, here: the units of what is measured of classifiers, and of the chapter's network.
-        above: it holds above ``bound``; else at it and below.
-    """
-
-    says: str
-    there: str
-    here: str
-    bound: float
-    above: bool
-
-    @property
-    def holds(self) -> str:
-        """Where it holds, in words."""
-        return f"{'above' if self.above else 'at most'} {self.bound:g}"
-
-    def held(self, low: float, high: float) -> str:
-        """:data:`YES`, :data:`NO`, or "cannot tell" where the interval holds both or is not there."""
-        if math.isnan(low):
-            return statistics.UNKNOWN
-        above, below = low > self.bound, high <= self.bound
-        return statistics.UNKNOWN if not above and not below else YES if above == self.above else NO
-
-
-FREE, SAVES, LOW_RANK, NARROW, COMMON = FINDINGS = (
-    Finding("int8 is nearly free", "points of accuracy lost", "% more bits", LITTLE, False),
-    Finding("pruning saves most of the file", *["points more than the next technique"] * 2, 0, True),
-    Finding("SVD saves next to nothing at Δ = 1", *["% of the file"] * 2, LITTLE, False),
-    Finding("pruning + int8 beats a narrower network", "points of accuracy", "% fewer bits", 0, True),
-    Finding("PCD is no better than the better sum", "points of hypervolume", "% fewer bits", 0, False),
-)
-
-
-def margin(saved: pd.DataFrame) -> pd.Series:
-    """Points that pruning saves over the next of :data:`SINGLE`; ``saved`` has a row a seed, a column a node."""
-    return saved[PRUNED] - saved[[name for name in SINGLE if name != PRUNED]].max(axis=1)
-
-
-def over(values: pd.Series) -> tuple[float, float, float]:
-    """Mean and Student's interval (95 %) over the seeds."""
-    return values.mean(), *statistics.t_interval(values.to_numpy())
-
-
-def classifiers(*studies: str) -> dict[Finding, tuple[str, float, float, float]]:
-    """Finding → study, value, low and high of the first published one of ``studies`` of classifiers.
-
-    What it does not measure is of the next. Files, int8 and the comparison with narrower networks are
-    chapter 7's. PCD is chapter 6's, against the better sum. Empty where the first is not here.
-    """
-    there = Figures(files.root() / "figures")
-    nodes = there.nodes(studies[0]) if studies else pd.DataFrame()
-    if not len(nodes) or not {names.TEACHER, *SINGLE} <= set(nodes["node"]):
-        return {}
-    percent, size = (nodes.pivot(index="seed", columns="node", values=c) for c in ("test_accuracy", "bytes_file"))
-    saved = 100 * (1 - size.div(size[names.TEACHER], axis=0))
-    lost = 100 * (percent[names.TEACHER] - percent[INT8])
-    values = {FREE: lost, SAVES: margin(saved), LOW_RANK: saved[SVD]}
-    found = {finding: (studies[0], *over(each)) for finding, each in values.items()}
-    for study in studies:
-        margins = there.rows(study, "sweep", "margins")
-        known = sweep_narrower.grouped(there.rows(study, "sweep", "control"), margins)["rows"] if len(margins) else ()
-        for row in known:
-            if row["node"] == tables.label(BOTH):
-                found.setdefault(NARROW, (study, row["margin"], row["low"], row["high"]))
-        for least in sorted(there.measured(study, "moo").get("moo_tuned", []), key=lambda each: each.value)[:1]:
-            found.setdefault(COMMON, (study, least.value, least.low, least.high))
-    return found
-
-
-def carried(
-    rows: pd.DataFrame, nodes: pd.DataFrame, beside: pd.DataFrame, pcd: pd.DataFrame, studies: Sequence[str]
-) -> pd.DataFrame:
-    """Each of :data:`FINDINGS` of the published classifiers and of the chapter's network, and whether both agree.
-
-    Args:
-        rows: of the combinations; ``nodes`` is their :func:`summary`, ``beside`` of :func:`against_narrower`.
-        pcd: what PCD saves over each sum, rows of saved, low and high. The least counts.
-        studies: of classifiers, in the order in which they are asked.
-
-    Returns:
-        finding, holds (where, in words), classifiers and here (in words), value, low, high (of this network), verdict.
-    """
-    by, size = nodes.set_index("node"), rows.pivot(index="seed", columns="node", values="bytes")
-    saved, whole = 100 * (1 - size.div(size[names.TEACHER], axis=0)), by["test_bits"][names.TEACHER]
-    least = pcd.sort_values("saved")[["saved", "low", "high"]].to_numpy()[:1]
-    here = {
-        FREE: 100 * by.loc[INT8, ["costs", "costs_low", "costs_high"]].to_numpy(dtype=float) / whole,
-        SAVES: over(margin(saved)),
-        LOW_RANK: over(saved[SVD]),
-        NARROW: 100 * beside.set_index("node").loc[BOTH, ["less", "low", "high"]].to_numpy(dtype=float) / whole,
-        COMMON: 100 * least[0] / whole if len(least) else [math.nan] * 3,
-    }
-    there, found = classifiers(*studies), []
-    for finding, each in here.items():
-        study, *known = there.get(finding, ("", *[math.nan] * 3))
-        where = "" if study in ("", *studies[:1]) else f", {study}"
-        held = finding.held(*known[1:]), finding.held(*map(float, each[1:]))
-        row = {"finding": finding.says, "holds": finding.holds}
-        row["classifiers"] = f"{held[0]}: {said(known)} {finding.there}{where}" if study else "–"
-        row["here"] = f"{held[1]}: {said(each)} {finding.here}"
-        row |= dict(zip(("value", "low", "high"), map(float, each), strict=True))
-        found.append(row | {"verdict": VERDICTS.get(held, statistics.UNKNOWN)})
-    return pd.DataFrame(found)
-
-
-def carried_listed(rows: pd.DataFrame) -> pd.DataFrame:
-    """The rows of :func:`carried` for people."""
-    titles = {"holds": "holds if it is", "classifiers": "of classifiers"}
-    return rows[["finding", "holds", "classifiers", "here", "verdict"]].rename(columns=titles)
-
-
-def carried_told(rows: pd.DataFrame) -> str:
-    """The findings by verdict, in words."""
-    by = {word: list(rows["finding"][rows["verdict"] == word]) for word in TITLES}
-    return " ".join(f"{TITLES[word]}: {'; '.join(each)}." for word, each in by.items() if each)
-
-
 # --- common descent against weighted sums ----------------------------------------------------------------------
 
 
@@ -258,15 +171,15 @@ def against_listed(against: pd.DataFrame, named: dict[str, str] | None = None) -
     Args:
         named: objective → its name for people, if it is another.
     """
-    saved = [_thousandths(row.saved, row.low, row.high) for row in against.itertuples()]
+    saved = [said([row.saved, row.low, row.high], 4) for row in against.itertuples()]
     first = {"second objective": against["objective"].replace(named or {})}
     first |= {"then": against["stage"]} if "stage" in against else {}
-    last = {"PCD against the": against["rival"], "saves, thousandths of a bit": saved}
+    last = {"PCD against the": against["rival"], "saves, bits": saved}
     return pd.DataFrame(first | last | {"PCD": against["verdict"].map(WORDS)})
 
 
-def against_told(against: pd.DataFrame, named: dict[str, str] | None = None) -> str:
-    """How often PCD needs fewer and more bits than a weighted sum, and of which objectives, in words."""
+def against_told(against: pd.DataFrame, named: dict[str, str] | None = None, rival: str = "a weighted sum") -> str:
+    """How often PCD needs fewer and more bits than its ``rival``, and of which objectives, in words."""
     shown = against_listed(against, named)
     parts = []
     for verdict in (statistics.HELP, statistics.HURT):
@@ -275,7 +188,7 @@ def against_told(against: pd.DataFrame, named: dict[str, str] | None = None) -> 
         parts.append(f"{len(there) or 'none'}{of}")
     unknown = (against["verdict"] == statistics.UNKNOWN).sum()
     return (
-        f"Of {len(shown)} comparisons with a weighted sum, PCD needs fewer bits in {parts[0]} and more in {parts[1]}. "
+        f"Of {len(shown)} comparisons with {rival}, PCD needs fewer bits in {parts[0]} and more in {parts[1]}. "
         f"In {unknown} these seeds cannot tell."
     )
 
@@ -301,7 +214,7 @@ def decided(against: pd.DataFrame, tried: pd.DataFrame) -> pd.DataFrame:
 
 def ends_told(rows: pd.DataFrame, named: dict[str, str] | None = None) -> str:
     """What :func:`at_an_end` finds, as Markdown; ``named``: objective → its name for people, if it is another."""
-    found, ways = at_an_end(rows), len(rows.groupby(["objective", "way"]))
+    found, ways = at_an_end(rows), len(rows[rows["value"] > 0].groupby(["objective", "way"]))  # 0: of no second one
     if not len(found):
         return f"The best value of each of {ways} ways lies within the values that were tried."
     told = [
@@ -323,15 +236,16 @@ def ends_of(published: Published | None) -> str:
 # --- words -----------------------------------------------------------------------------------------------------
 
 
+def over(values: pd.Series) -> tuple[float, float, float]:
+    """Mean and Student's interval (95 %) over the seeds."""
+    return values.mean(), *statistics.t_interval(values.to_numpy())
+
+
 def said(three, digits: int = 2) -> str:
     """A value with its interval, in words; without one, alone."""
     value, low, high = map(float, three)
     ends = "" if math.isnan(low) else f" ({low:+.{digits}f} to {high:+.{digits}f})"
     return "–" if math.isnan(value) else f"{value:+.{digits}f}{ends}"
-
-
-def _thousandths(*three: float) -> str:
-    return said([1e3 * each for each in three], 1)
 
 
 def joined(words: Sequence[str], none: str = "none") -> str:
@@ -347,13 +261,14 @@ def beaten(marks: pd.DataFrame, whole: float, bits: str, digits: int) -> list[st
 
 
 def larger_told(published: Published | None, says: ModuleType) -> str:
-    """The takeaway's sentences on files, of another published study; None where this copy lacks it.
+    """The takeaway's sentences on marks and files, of another published study; None where this copy lacks it.
 
     Args:
-        says: the chapter's module of sentences, with ``smallest`` and ``nodes_told``.
+        says: the chapter's module of sentences, with ``smallest``, ``marks_told`` and ``nodes_told``.
     """
     if not published:
         return "The larger study is not in this copy."
     rows, name = published.rows("combinations"), published.about["data"]["name"]
     nodes, beside = summary(rows), against_narrower(rows, published.rows("narrower"))
-    return f"**{name}.** {says.nodes_told(nodes, says.smallest(nodes))} {narrower_told(beside)}"
+    parts = [f"**{name}.** {says.marks_told(published.rows('marks'), nodes)}", recovered_of(published, nodes)]
+    return " ".join([*parts, says.nodes_told(nodes, says.smallest(nodes)), narrower_told(beside)])

@@ -53,7 +53,9 @@ class Compressing(generative.Compressing):
     """What the techniques do to it: the four of every combination, and others."""
 
     rounds: Annotated[int, Field(ge=1, le=1000, description="how often to prune")] = 6
-    tolerance: Annotated[float, Field(ge=0, le=8, description="bits per character that a round may lose")] = 0.02
+    tolerance: Annotated[
+        float, Field(ge=0, le=8, description="validation bits per character that pruned networks may lose")
+    ] = 0.02
     epochs: Annotated[int, Field(ge=1, le=1_000_000, description="passes of recovery at most, and of fine-tuning")] = 1
     lr: Annotated[float, Field(gt=0, le=1000, description="learning rate of both at its highest")] = 2e-3
     temperature: Annotated[float, Field(ge=1e-3, le=1e4, description="T, softens teacher and student alike")] = 2.0

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Annotated
 
 import numpy as np
@@ -28,6 +28,7 @@ from studylib.tree import names
 from studylib.tree.rows import Task
 
 SUM, SUM_NORMALIZED, PCD = "weighted sum", "weighted sum, normalized", "PCD, normalized"
+SUMS, ALONE = (SUM, SUM_NORMALIZED), "likelihood alone"  # the last: the same descent without a second objective
 L1, ERROR, CODED = "L1", "quantization error", "coded bytes"
 BITS = 4  # of the grid that the last two know, and that their networks are rounded to
 Values = list[Annotated[float, Field(gt=0, le=1e6)]]
@@ -67,11 +68,18 @@ class Objectives:
 
     def ways(self, objective: str) -> dict[str, list[float]]:
         """Way → the values of its one setting."""
-        return {SUM: getattr(self, VALUES[objective]), SUM_NORMALIZED: self.normalized or self.taus, PCD: self.taus}
+        return {
+            SUM: getattr(self, VALUES[objective]),
+            SUM_NORMALIZED: self.normalized or self.taus,
+            PCD: self.taus,
+            ALONE: [0.0],
+        }
 
 
 def step_of(objective: str, way: str, value: float) -> steps.Descent:
     """What ``way`` does with a batch."""
+    if way == ALONE:
+        return steps.Descent([objectives.cross_entropy], "Constant", weights=torch.ones(1))
     second = {L1: objectives.l1, ERROR: quantization_error(BITS), CODED: coded_bytes(BITS)}[objective]
     pair = [objectives.cross_entropy, second]
     if way == PCD:
@@ -137,15 +145,15 @@ def without_blocks(rows: list[dict]) -> list[dict]:
     return [{key: value for key, value in row.items() if key not in ("test", "start")} for row in rows]
 
 
-def against_sums(rows: pd.DataFrame) -> pd.DataFrame:
-    """PCD against each weighted sum, each at its best: a row an objective and rival.
+def against_sums(rows: pd.DataFrame, rivals: Sequence[str] = SUMS) -> pd.DataFrame:
+    """PCD against each of ``rivals``, ways each at its best: a row an objective and rival.
 
     Columns are objective, rival, saved (bits per character), low, high (95 %, over seeds and blocks), seeds, verdict.
     """
     best, found = rows[rows["chosen"]], []
     for objective, of in best.groupby("objective", sort=False):
         blocks = {way: np.array(group.sort_values("seed")["test"].tolist()) for way, group in of.groupby("way")}
-        for rival in (SUM, SUM_NORMALIZED):
+        for rival in rivals:
             mean, low, high = statistics.over_both(blocks[rival] - blocks[PCD])
             row = {"objective": objective, "rival": rival, "saved": mean, "low": low, "high": high}
             found.append(row | {"seeds": len(blocks[PCD]), "verdict": statistics.judge((low, high))})

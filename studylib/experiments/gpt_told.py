@@ -34,6 +34,11 @@ def listed_of(rows: pd.DataFrame) -> pd.DataFrame:
     return listed(told.summary(rows))
 
 
+def ways_of(kind: str) -> Callable[[pd.DataFrame], pd.DataFrame]:
+    """:func:`ways_listed` of rows as they are published, of every way and seed."""
+    return lambda ways: ways_listed(told.summary(ways, ["kind", "way", "setting"]), kind)
+
+
 def ways_listed(ways: pd.DataFrame, kind: str) -> pd.DataFrame:
     """The ways of ``kind``, :data:`ROUNDED` or :data:`FACTORIZED`, for people."""
     rows = ways[ways["kind"] == kind]
@@ -87,10 +92,15 @@ def speed_listed(written: pd.DataFrame, nodes: pd.DataFrame) -> pd.DataFrame:
             "network": [short(row["node"]) for row in rows],
             "written a second": [round(row["per_second"]) for row in rows],
             "read a second": [round(row["read_per_second"]) for row in rows],
-            "bytes in memory": [row["memory"] for row in rows],
+            "bytes of its numbers": [row["memory"] for row in rows],
             "bytes of the file": [round(size[row["node"]]) for row in rows],
         }
     )
+
+
+def marks_listed(marks: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
+    """What has to be beaten, beside the whole network and the smallest that is nearly as good."""
+    return told.marks_listed(marks, rows, smallest(told.summary(rows)), BITS, 3)
 
 
 def marks_told(marks: pd.DataFrame, nodes: pd.DataFrame) -> str:

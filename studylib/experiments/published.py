@@ -18,7 +18,7 @@ STUDIES = "studies.json"  # in figures/: study → data, seeds, teacher, commit,
 NODES = "nodes.csv"  # in figures/<study>/: a row for each node and seed
 OF_MACHINE = ("git_commit", "hardware", "python", "threads")  # of a node's provenance
 NOTHING = {"about": {}, "rows": {}, "claims": []}  # of a chapter that is not published
-MODEL_BYTES = 200_000  # the most that a file in figures/models/ may have
+MODEL_BYTES = 200_000  # the most that a classifier in figures/models/ may have; of what generates a chapter has one
 
 
 class Figures:
@@ -88,7 +88,7 @@ def provenance(run: Path, rows: pd.DataFrame) -> dict:
 
 
 def put_files(there: Figures, study: str, points: Iterable[tuple[str, Path]], gone: Collection[str]) -> None:
-    """Copies the coded files of ``points`` that are small enough to figures/models/, and takes others away.
+    """Copies the coded files of ``points`` to figures/models/, of classifiers the small ones, and takes others away.
 
     Args:
         study: that made them.
@@ -101,14 +101,14 @@ def put_files(there: Figures, study: str, points: Iterable[tuple[str, Path]], go
     known = {name: of for name, of in there.models.items() if name not in own or name not in gone}
     for node, made in points:
         metrics = read_json(made / names.METRICS)
-        if metrics["bytes_file"] > MODEL_BYTES:
+        score = next(key for key in metrics if key.startswith("test_"))  # its task's, such as test_accuracy
+        if score == "test_accuracy" and metrics["bytes_file"] > MODEL_BYTES:
             continue
         name = file_name(read_json(made / SPEC)["spec"], node, metrics["data"]["name"])
         name += f"-{study.partition('-')[2] or study}" if f"{name}{restore.ENDING}" in known else ""
         name, told = before.get(node, (f"{name}{restore.ENDING}", {}))
         write_bytes(folder / name, (made / names.CODED).read_bytes())
         known[name] = {"profile": study, "node": node, "seed": metrics["seed"], "dataset": metrics["data"]["name"]}
-        score = next(key for key in metrics if key.startswith("test_"))  # its task's, such as test_accuracy
         digest = {"data_sha256": metrics.get("provenance", {}).get("data_sha256"), "formerly": told.get("formerly")}
         known[name] |= {"bytes": metrics["bytes_file"], "sha256": metrics["file_sha256"], score: metrics[score]}
         known[name] |= {key: value for key, value in digest.items() if value}

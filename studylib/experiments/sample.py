@@ -107,30 +107,32 @@ def written_to(out: str, model: Path, seed: int, sampler: Sampler) -> Path:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("model", type=Path, help="a coded file of a generative network")
+    parser.add_argument("model", help="a coded file of a generative network")
     parser.add_argument("--seed", default="0", help="of what is drawn")
     parser.add_argument("--out", default="", help="file to write; default: one below runs/sample/")
     args = parser.parse_args()
     loop.set_up(device="cpu")
-    where = ""
+    path, where = Path(args.model), ""
     try:
         seed = seed_of(args.seed)
-        if not args.model.is_file():
-            raise ValueError(f"MODEL={args.model}: expected a coded file, such as those in figures/models/")
-        where = f"{args.model}: "
-        model = codec.decode(args.model.read_bytes())
+        where = f"MODEL={args.model}: "
+        if not path.is_file():
+            raise ValueError("expected a coded file, such as those in figures/models/")
+        model = codec.decode(path.read_bytes())
         sampler = sampler_of(model)
         where = ""
-        out = written_to(args.out, args.model, seed, sampler)
+        out = written_to(args.out, path, seed, sampler)
         content = sampler.draw(model, seed)
+        where = f"OUT={args.out or out}: "
         files.write_bytes(out, content)
     except OSError as error:
-        sys.exit(f"{error.filename or args.model}: {error.strerror or error}; nothing was drawn")
+        expected = "a file that can be written" if where.startswith("OUT") else "a coded file that can be read"
+        sys.exit(f"{where}{error.strerror or error}: expected {expected}")
     except (ValueError, RuntimeError) as error:  # of layers that do not fit each other, too
         sys.exit(f"{where}{str(error)[:300]}")
     if sampler.printed:
         print(content.decode())
-    print(f"{out}: {sampler.what} by {args.model.name}, seed {seed}")
+    print(f"{out}: {sampler.what} by {path.name}, seed {seed}")
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Annotated
 
 import numpy as np
@@ -28,6 +28,7 @@ from studylib.training import loop
 from studylib.training.recipe import Recipe
 
 SUM, SUM_NORMALIZED, PCD = "weighted sum", "weighted sum, normalized", "PCD, normalized"
+SUMS, ALONE = (SUM, SUM_NORMALIZED), "likelihood alone"  # the last: the same descent without a second objective
 ONE_SHOT, TUNED, ROUNDED = "one-shot", "fine-tuned", "rounded"  # what is done to a network after its training
 BITS = 4  # of the grid that weights are drawn to, and rounded to
 L1, ERROR, BYTES = "l1", "quantization_error", "coded_bytes"  # the second objective
@@ -70,7 +71,7 @@ class Objectives:
 
     def ways(self, other: str) -> dict[str, list[float]]:
         """Way → the values of its one setting."""
-        return {SUM: self.sums[other], SUM_NORMALIZED: self.taus, PCD: self.taus}
+        return {SUM: self.sums[other], SUM_NORMALIZED: self.taus, PCD: self.taus, ALONE: [0.0]}
 
 
 @objectives.objective("bits")
@@ -82,6 +83,8 @@ def bits(model, batch, outputs):
 def step_of(other: str, way: str, value: float) -> steps.Descent:
     """What ``way`` does with a batch."""
     pair = [bits, OTHERS[other]]
+    if way == ALONE:
+        return steps.Descent(pair[:1], "Constant", weights=torch.ones(1))
     if way == PCD:
         return steps.Descent(pair, "PCD", normalize=True, tau=value)
     return steps.Descent(pair, "Constant", normalize=way == SUM_NORMALIZED, weights=torch.tensor([1.0, value]))
@@ -182,8 +185,8 @@ def without_images(rows: list[dict]) -> list[dict]:
     return [{key: value for key, value in row.items() if key != "test"} for row in rows]
 
 
-def against_sums(rows: pd.DataFrame) -> pd.DataFrame:
-    """PCD against each weighted sum: a row an objective, stage and rival, of what PCD saves, mean over the forms.
+def against_sums(rows: pd.DataFrame, rivals: Sequence[str] = SUMS) -> pd.DataFrame:
+    """PCD against each of ``rivals``: a row an objective, stage and rival, of what PCD saves, mean over the forms.
 
     Columns are objective, stage, rival, saved, low, high (95 %, over seeds and images), seeds and verdict. That is
     "raises" where PCD saves bits.
@@ -191,7 +194,7 @@ def against_sums(rows: pd.DataFrame) -> pd.DataFrame:
     chosen, found = rows[rows["chosen"]], []
     for (other, stage), of in chosen.groupby(["objective", "stage"], sort=False):
         images = {way: _by_seed(group) for way, group in of.groupby("way", sort=False)}
-        for rival in (SUM, SUM_NORMALIZED):
+        for rival in rivals:
             saved = images[rival] - images[PCD]
             mean, low, high = statistics.over_both(saved)
             row = {"objective": other, "stage": stage, "rival": rival, "saved": mean, "low": low, "high": high}

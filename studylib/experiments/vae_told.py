@@ -20,6 +20,11 @@ PICTURES = ["network", "kind"]
 ELSEWHERE = "digits"  # the study asked where that of the data set has not published a chapter
 
 
+def listed_of(rows: pd.DataFrame) -> pd.DataFrame:
+    """:func:`listed` of rows as they are published, of every combination and seed."""
+    return listed(summary(rows))
+
+
 def listed(nodes: pd.DataFrame) -> pd.DataFrame:
     """The rows of :func:`summary` for people; costs in percent of the whole network's bits."""
     whole = nodes.set_index("node")[["bytes", "test_bits"]].loc[names.TEACHER]
@@ -56,14 +61,9 @@ def tuned_l1(against: pd.DataFrame) -> pd.DataFrame:
     return against[(against["objective"] == vae_objectives.L1) & (against["stage"] == vae_objectives.TUNED)]
 
 
-def marks_listed(marks: pd.DataFrame, nodes: pd.DataFrame, rows: pd.DataFrame, small: str) -> pd.DataFrame:
-    """What has to be beaten beside the whole and the smallest network: name and bits, intervals in brackets."""
-    found = [(row["name"], f"{row[BITS]:.4f}") for row in marks.to_dict("records")]
-    for node in dict.fromkeys((names.TEACHER, small)):
-        of = rows[rows["node"] == node]
-        ends = [of[end].mean() for end in ("low", "high")]
-        found.append((short(node), f"{of['test_bits'].mean():.4f} ({ends[0]:.4f} to {ends[1]:.4f})"))
-    return pd.DataFrame(found, columns=["by", BITS])
+def marks_listed(marks: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
+    """What has to be beaten, beside the whole network and the smallest that is nearly as good."""
+    return told.marks_listed(marks, rows, smallest(summary(rows)), BITS, 4)
 
 
 def marks_told(marks: pd.DataFrame, nodes: pd.DataFrame) -> str:

@@ -286,10 +286,8 @@ def test_it_ends_with_the_verdicts_on_its_claims(stage):
     assert [cell.source for cell in last[1:]] == [f'{name}.verdicts("{stage}")' for name in beside]
     assert beside or stage in (
         "survey",
-        "gpt",
         "screening",
         "federated",
-        "controller",
     )  # which are published of one study alone
 
 

@@ -15,7 +15,17 @@ from projects import ROOT, environment
 
 from studylib.coding import codec, restore
 from studylib.data import datasets, likelihood, text
-from studylib.experiments import generative_carried, generative_told, gpt, gpt_told, sample, vae, vae_told
+from studylib.experiments import (
+    generative_carried,
+    generative_files,
+    generative_told,
+    gpt,
+    gpt_told,
+    sample,
+    vae,
+    vae_told,
+)
+from studylib.experiments.published import Figures
 from studylib.settings import read
 from studylib.training.recipe import Recipe
 
@@ -143,6 +153,17 @@ def test_marks_stand_beside_the_networks_with_their_intervals():
     found = generative_told.marks_listed(marks, rows, "teacher-imp", "bits", 2)
     assert list(found["bits"]) == ["3.25", "2.00 (0.50 to 9.00)", "3.00 (0.50 to 9.00)"]
     assert list(found["by"]) == ["xz", "whole", "pruning"]
+
+
+def test_the_page_of_smallest_files_has_every_published_study_as_its_chapter_says():
+    found = {row["learns"].partition(",")[0]: row for row in generative_files.rows(Figures(ROOT / "figures"))}
+    studies = [*ROOT.glob("figures/*/10_gpt.json"), *ROOT.glob("figures/*/11_vae.json")]
+    assert len(found) == len(studies)
+    for path in studies:
+        chapter = json.loads(path.read_text())
+        row, (small,) = found[chapter["about"]["data"]["name"]], chapter["rows"]["published"]
+        assert generative_told.short(small["name"].rpartition("/")[2]) == row["smallest nearly as good"]
+        assert row["kB"] == pytest.approx(small["bytes"] / 1000, rel=0.02) and row["costs"][0] in "+-"
 
 
 def test_ways_whose_best_value_is_an_end_of_those_tried_are_named():

@@ -12,7 +12,7 @@ import pandas as pd
 
 from engine.settings import chapters, parameters
 from studylib.disk.files import read_json, write_bytes
-from studylib.experiments import across_studies, cited, findings, sweep_narrower
+from studylib.experiments import across_studies, cited, findings, generative_files, sweep_narrower
 from studylib.experiments.published import Figures
 from studylib.results import tables
 from studylib.tree import names, table
@@ -88,6 +88,11 @@ def goals_table(there: Figures) -> str:
     return _rows(across_studies.goals(there) if len(there.files) else [])
 
 
+def generative_table(there: Figures) -> str:
+    """The smallest files of networks that generate, of every study."""
+    return tables.markdown_rows(pd.DataFrame(generative_files.rows(there)))
+
+
 def _rows(rows: Iterable[dict] | pd.DataFrame) -> str:
     rows = pd.DataFrame(rows)
     return tables.markdown_rows(rows) if len(rows) else "Not measured yet: no CIFAR-10 run is published."
@@ -118,6 +123,7 @@ PAGES = {
         "compared": compared_table,
         "margins": margins_text,
         "marks": marks_table,
+        "generative models": generative_table,
         "goals": goals_table,
         "what the paper says": claims_table,
         "what was run": runs_table,

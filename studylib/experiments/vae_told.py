@@ -86,15 +86,13 @@ def nodes_told(nodes: pd.DataFrame, small: str) -> str:
     )
 
 
-def images_told(images: pd.DataFrame, small: str) -> str:
-    """How far reconstructions are from their images, of the whole and of the smallest network, in words."""
+def images_told(images: pd.DataFrame, *nodes: str) -> str:
+    """How far reconstructions are from their images, of the whole network and of ``nodes``, in words."""
     levels = {key: np.stack([[int(d, 16) for d in p] for p in of["pixels"]]) for key, of in images.groupby(PICTURES)}
     true = levels["", "image"]
-    gaps = {name: np.abs(levels[name, "reconstruction"] - true).mean() / 15 for name in (names.TEACHER, small)}
-    said = " and ".join(
-        f"{gap:.2%} for {'the whole network' if name == names.TEACHER else short(name)}" for name, gap in gaps.items()
-    )
-    return f"Reconstructions of {len(true)} images differ from them, in the mean of all pixels, by {said}."
+    gaps = {name: np.abs(levels[name, "reconstruction"] - true).mean() / 15 for name in (names.TEACHER, *nodes)}
+    said = ", ".join(f"{short(name)} {gap:.2%}" for name, gap in gaps.items())
+    return f"Of {len(true)} images, the mean pixel of a reconstruction is off by: {said}."
 
 
 def drawn_by(draw: Callable) -> Callable:

@@ -256,6 +256,15 @@ def test_with_inputs_that_are_not_related_gptq_rounds_to_the_nearest():
     assert torch.equal(whole.float(), int4.integers(rows, expected, 3).view(6, 20))
 
 
+def test_groups_are_rounded_as_torchao_rounds_them_by_these_scales():
+    from torchao.quantization.quant_primitives import quantize_affine
+
+    rows = torch.randn(24, 5, generator=torch.Generator().manual_seed(2))
+    scales = int4.steps(rows, 4)
+    found = quantize_affine(rows.view(6, 20), (1, 5), scales.view(6, 4), torch.zeros(6, 4), torch.int8, -7, 7)
+    assert torch.equal(found.float(), int4.integers(rows, scales, 4).view(6, 20))
+
+
 def test_gptq_is_optimal_brain_surgery_with_its_inverse_written_out():
     """Each step by the inverse Hessian of the columns that are left, computed anew."""
     draw = torch.Generator().manual_seed(1)

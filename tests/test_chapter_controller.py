@@ -279,7 +279,15 @@ def test_a_volume_is_the_share_of_the_plane_above_the_whole_network_at_chance():
     assert gain.loc["narrow", "verdict"] == "more" and gain.loc["controller", "verdict"] == "–"
     assert says.against(found, "narrow").set_index("way").loc["controller", "verdict"] == "less"
     said = says.beats(says.against(found))
-    assert "Most is dominated by controller" in said and "more than: narrow" in said
+    assert "Most of the plane is dominated by controller" in said and "more than: narrow" in said
+    gain = says.against(says.accuracies(HAND)).set_index("way").loc["narrow"]
+    assert gain["gain"] == pytest.approx(20) and gain["mean"] == pytest.approx(100 * (0.5 + 0.05 + 0.01))
+    assert list(says.at_budgets(HAND)["accuracy %"]) == ["76.0 ± 1.0", "56.0 ± 1.0"]
+    sized = HAND.assign(bytes=HAND["way"].map({"controller": 150, "narrow": 100}))
+    assert says.sizes_told(sized) == "Beside narrow networks of the same budgets its files take +50%."
+    assert says.more_accurate(HAND).startswith(
+        "Over the budgets the highest accuracy is reached by controller (76.0 %)."
+    )
     assert list(says.dominated(says.against(found))["verdict"]) == ["–", "more"]
     assert says.dominated_of(HAND, pd.DataFrame({"classes": [10]})).equals(says.dominated(says.against(found)))
 
@@ -287,7 +295,10 @@ def test_a_volume_is_the_share_of_the_plane_above_the_whole_network_at_chance():
 def test_another_study_is_told_in_a_few_sentences():
     digits = Published("figures/digits", "14_controller")
     said = says.larger_told(digits)
-    assert said.startswith("**digits.** Most is dominated by") and "Best at an end of the values tried: none." in said
+    assert (
+        said.startswith("**digits.** Most of the plane is dominated by")
+        and "Best at an end of the values tried: none." in said
+    )
     assert says.larger_told(None) == "A larger study is not in this copy."
 
 

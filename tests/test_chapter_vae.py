@@ -10,13 +10,14 @@ import torch
 
 from studylib.coding import codec
 from studylib.data import datasets, likelihood
-from studylib.experiments import generative, generative_told, vae, vae_objectives, vae_told
+from studylib.experiments import generative, generative_carried, generative_told, vae, vae_objectives, vae_told
 from studylib.networks import spec
 from studylib.plots import vae as plots
 from studylib.settings import SettingError
 from studylib.training.recipe import Recipe
 from studylib.tree import names
 from studylib.tree.node import Node
+from studylib.tree.published import Published
 
 RECIPE = Recipe(epochs=2, lr=1e-2, batch_size=100, augmentation="none")
 NETWORK = vae.Autoencoder(width=4, latent=3, student=2, narrower=[1, 2], draws=2)
@@ -147,6 +148,15 @@ def test_another_published_study_is_told_as_this_one_is(made):
     assert list(vae_told.listed_of(tree)["combination"]) == [generative_told.short(node) for node in tree["node"][:16]]
     assert "than a narrower network of as many bytes" in told
     assert generative_told.larger_told(None, vae_told) == "The larger study is not in this copy."
+
+
+def test_what_carries_over_is_told_of_published_rows_by_the_rule_of_the_chapter():
+    rows = [Published("figures/mnist", "11_vae").rows(name) for name in ("combinations", "narrower", "against")]
+    found = vae_told.carried_by("mnist_5k")(*rows).set_index("finding")
+    size = rows[0].pivot(index="seed", columns="node", values="bytes")
+    share = 100 * (1 - size["teacher-svd"] / size["teacher"]).mean()
+    assert f"{share:+.2f} (" in found.loc["SVD saves next to nothing at Δ = 1", "here"]
+    assert set(found["verdict"]) <= set(generative_carried.TITLES)
 
 
 def test_images_to_look_at_are_of_every_network_asked_for(made):

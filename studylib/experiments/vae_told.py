@@ -57,7 +57,7 @@ def of_classifiers(dataset: str) -> list[str]:
 
 
 def carried_by(dataset: str) -> Callable[..., pd.DataFrame]:
-    """What carries over from classifiers of ``dataset``, of published rows: combinations, narrower networks, against."""
+    """What carries over from classifiers of ``dataset``, of published rows: combinations, narrower, against."""
 
     def listed(made: pd.DataFrame, alone: pd.DataFrame, against: pd.DataFrame) -> pd.DataFrame:
         beside = told.against_narrower(made, alone)

@@ -531,6 +531,12 @@ def npz(path, shape, classes=10, seed=0):
     return arrays
 
 
+def test_pixels_of_a_data_set_are_normalized_as_a_study_normalizes_them(digits):
+    test, (mean, std) = command.test_images("digits")
+    assert torch.equal(test.images, digits.test.images)
+    assert torch.equal(mean, digits.mean) and torch.equal(std, digits.std)
+
+
 def test_pixels_are_normalized_by_the_training_images_or_as_is_asked(here, capsys):
     arrays = npz("images.npz", (8, 8, 1))
     test, (mean, std) = command.test_images("images.npz")

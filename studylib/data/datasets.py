@@ -110,12 +110,12 @@ def load(name: str, seed: int = 0) -> Data:
         if len(train) < least:
             raise ValueError(f"{name}: {len(train)} images to train on: expected at least {least}")
         train = train.take(stratified(train.labels, source.train_images, seed)[1])
-    moments = _moments(torch.cat([train.images, validation.images]))
-    return Data(name, seed, tuple(classes), train, validation, test, *moments, source.augmentation)
+    mean, std = moments(torch.cat([train.images, validation.images]))
+    return Data(name, seed, tuple(classes), train, validation, test, mean, std, source.augmentation)
 
 
-def _moments(images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean and deviation a channel of uint8 images, in units of 0…1, from exact integer counts."""
+def moments(images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean and deviation (c,) of uint8 images (n, c, h, w), in units of 0…1, from exact integer counts."""
     levels = torch.arange(256, dtype=torch.float64) / 255
     mean, std = [], []
     for channel in images.unbind(1):

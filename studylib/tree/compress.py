@@ -142,15 +142,16 @@ def load(model: nn.Module, path: str) -> None:
 def test_images(name: str, mean=None, std=None) -> tuple[datasets.Split, tuple[torch.Tensor, torch.Tensor]]:
     """The test images of an ``.npz`` or a data set's, and what pixels are normalized by: mean and deviation (c,).
 
-    Both are of pixels in 0…1, those of the training images unless given. ValueError as those who read them raise it.
+    Both are of pixels in 0…1. Unless given they are a study's, of train + validation: of all training images of an
+    ``.npz``. ValueError as those who read them raise it.
     """
     if name in sources.SOURCES:
         data = datasets.load(name)
-        train, test = data.train, data.test
+        test, ours = data.test, (data.mean, data.std)
     else:
         train, test = sources.own_images(Path(name.removeprefix(sources.OWN)).absolute())
-    std_mean = torch.std_mean(train.images.float() / 255, (0, 2, 3), correction=0)
-    std, mean = (torch.tensor(each) if each else ours for each, ours in zip((std, mean), std_mean, strict=True))
+        ours = datasets.moments(train.images)
+    mean, std = (torch.tensor(each) if each else our for each, our in zip((mean, std), ours, strict=True))
     fit = len(mean) == len(std) == test.images.shape[1]
     if not fit or not ((std > 0) & std.isfinite() & mean.isfinite()).all():
         found, count = f"IMAGES={name}: MEAN={mean.tolist()} STD={std.tolist()}", test.images.shape[1]

@@ -5,7 +5,7 @@ import math
 
 import pandas as pd
 
-from studylib.experiments import survey_told, sweep_narrower
+from studylib.experiments import controller_told, survey_told, sweep_narrower
 from studylib.experiments.frontier_published import KINDS
 from studylib.experiments.moo_ways import METHOD, RIVALS
 from studylib.experiments.published import Figures
@@ -15,6 +15,7 @@ from studylib.tree import names
 HELD = (0.85, 0.9)  # validation accuracies; the smallest file is named that has at least so much
 LATER = "digits"  # the study whose chapters of no CIFAR-10 study are told
 DATA = {"cifar10": "CIFAR-10", "cifar10_10k": "10,000 images of CIFAR-10", "pydoc": "Python's help pages"}
+DATA["mnist_5k"] = "5,000 images of MNIST"
 WORDS = {statistics.HELP: "better", statistics.HURT: "worse", statistics.UNKNOWN: "neither clearly better nor worse"}
 INT8 = f"{names.TEACHER}-int8"
 
@@ -62,23 +63,33 @@ def least(there: Figures) -> list[dict]:
 
 
 def common(there: Figures, study: str) -> dict | None:
-    """Chapter 6: common descent before fine-tuning, beside the weighted sum that it does worst against."""
-    return _beside(there, study, "moo", "moo_one_shot")
+    """Chapter 6: common descent before fine-tuning, beside the weighted sum that it does worst against.
 
-
-def controller(there: Figures) -> dict | None:
-    """Chapter 14: networks that a controller prunes, beside narrower ones."""
-    return _beside(there, LATER, "controller", "controller_more", "narrow")
-
-
-def _beside(there: Figures, study: str, chapter: str, claim: str, rival: str = "") -> dict | None:
-    """What a claim about a rival has measured: said, and its word of :data:`WORDS`; of several the lowest."""
-    measured = [each for each in there.measured(study, chapter).get(claim, []) if each.against.startswith(rival)]
+    Returns:
+        said: the value and its interval, in words.
+        word: of :data:`WORDS`.
+    """
+    measured = there.measured(study, "moo").get("moo_one_shot", [])
     if not measured:
         return None
-    lowest, unit = min(measured, key=lambda each: each.value), claims.CLAIMS[claim].unit
+    lowest, unit = min(measured, key=lambda each: each.value), claims.CLAIMS["moo_one_shot"].unit
     word = WORDS[statistics.judge((lowest.low, lowest.high))]
-    return {"said": said(lowest, unit, origin(_data(there, study, chapter), lowest.n)), "word": word}
+    return {"said": said(lowest, unit, origin(_data(there, study, "moo"), lowest.n)), "word": word}
+
+
+def controller(there: Figures) -> str:
+    """Chapter 14: by how much networks that a controller prunes are more accurate than narrower ones of equal budgets.
+
+    Of each study that has it, in words; empty where none is published.
+    """
+    found = []
+    for study in there.studies:
+        rows = there.rows(study, "controller", "networks")
+        if len(rows):
+            over = controller_told.against(controller_told.accuracies(rows)).set_index("way").loc["narrow"]
+            points = claims.Measured(over["gain"], over["low"], over["high"], over["seeds"])
+            found.append(said(points, "points", origin(_data(there, study, "controller"), points.n)))
+    return ", ".join(found)
 
 
 def standard(there: Figures) -> dict | None:

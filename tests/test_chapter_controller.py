@@ -102,6 +102,18 @@ def test_groups_are_pulled_to_zero_the_smallest_most_and_the_outputs_are_not():
     assert torch.allclose(last, last[:1].expand_as(last), rtol=1e-3)  # its inputs are pulled, its outputs are not
 
 
+def test_slimming_wants_a_batch_norm_behind_each_channel():
+    with pytest.raises(ValueError, match=r"slimming: expected a batch norm behind each channel, \d+ have none"):
+        model = network("gated")
+        controller.worths(model, Gates(model), "slimming")
+
+
+def test_no_way_smooths_labels_the_controller_neither():
+    assert controller.guidance_of(SMALL, 0.3, 10.0).label_smoothing == 0
+    with pytest.raises(ValueError, match=r"label_smoothing=0\.1: expected 0"):
+        SMALL.fits(dataclasses.replace(RECIPE, label_smoothing=0.1))
+
+
 def test_uniform_takes_the_same_share_of_every_family():
     gates = Gates(network("resnet", width=8))
     model = network("resnet", width=8)
@@ -117,6 +129,7 @@ def test_every_way_meets_the_budget_and_its_row_is_of_its_file(made):
     tuning = [row for row in rows if row["tuned_on"]]
     assert len(tuning) == values and {row["seed"] for row in tuning} == {controller.MOST}
     assert max(abs(row["share"] - row["budget"]) for row in rows) <= TOLERANCE
+    assert all(row["cpu_seconds"] > 0 for row in rows)
     for row in rows[::5]:
         file = (out / row["file"]).read_bytes()
         model = codec.decode(file)

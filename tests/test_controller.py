@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from studylib import settings
+from studylib.data import text
 from studylib.disk import files
 from studylib.networks import cost, filters, layers
 from studylib.networks.gates import TOLERANCE, Gates
@@ -148,7 +149,7 @@ def guided(model, data, guidance, epochs=6, seed=0):
 @given(seed=st.integers(0, 200), strength=st.sampled_from([0.0, 0.1, 3.0, 1e4]), lr=st.sampled_from([1e-6, 1e-2, 1.0]))
 def test_shrinking_never_grows_a_group_and_leaves_open_ones_as_they_are(tiny, projection, seed, strength, lr):
     model = network("resnet")
-    how = {"projection": projection, "strength": strength, "final_strength": strength}
+    how = {"projection": projection, "strength": strength, "final_strength": max(strength, 1e-9)}
     step = guided(model, tiny, Guidance(share=0.2, **how))
     draw = torch.Generator().manual_seed(seed)
     step.opened, step._epochs = some_open(step.gates, seed), 5
@@ -212,6 +213,14 @@ def test_the_controllers_images_are_none_of_the_weights_and_have_all_classes(dig
         controller.split(digits, 0.001, seed=1)
 
 
+def test_what_has_no_classes_is_split_all_the_same():
+    lines = text.load(text.Corpus(context=16, characters=12_000))
+    shown, seen = controller.split(lines, 0.1, seed=0)
+    assert len(seen) == round(0.1 * len(lines.train)) == len(lines.train) - len(shown.train)
+    with pytest.raises(ValueError, match="expected one of each of 1 classes at least"):
+        controller.split(lines, 1e-6, seed=0)
+
+
 def test_the_weights_never_see_an_image_of_the_controllers_nor_it_one_of_theirs(tiny):
     shown, held = controller.split(tiny, OFTEN.share, seed=0)
     seen = {"weights": set(), "controller": set()}
@@ -253,6 +262,41 @@ def test_no_noise_decides_which_channels_are_kept(tiny):
     assert row["share"] == int(step.gates.multiply_adds(step.opened)) / step.gates.full
 
 
+def test_a_group_that_is_zero_when_its_gate_opens_starts_anew_and_lives(tiny):
+    model, guidance = network("resnet").train(), dataclasses.replace(OFTEN, strength=1e9)
+    step = guided(model, tiny, guidance, epochs=20)
+    weights, gates = dict(model.named_parameters()), step.gates
+    first = {name: each.detach().clone() for name, each in weights.items()}
+    step.opened, step._epochs = some_open(gates), 7
+    shut = ~step.opened
+    step._shrink(weights, 1.0)
+    assert torch.equal(gates.products(weights) == 0, shut)
+    with torch.no_grad():  # the controller opens what it shut, but for one
+        for head in step.controller.heads:
+            head.weight.zero_()
+        step.controller.heads[0].weight[int(shut.nonzero()[0])].fill_(-1e6)
+    row = step.row()
+    assert row["anew"] == int(shut.sum()) - 1 == int((step.opened & shut).sum()) and row["closed"] == 1
+    opened = step.opened & shut
+    assert torch.equal(gates.products(weights)[opened], gates.products(first)[opened])
+    images = tiny.normalize(tiny.train.images[:64])
+    nn.functional.cross_entropy(model(images), tiny.train.labels[:64]).backward()
+    slopes = gates.products({name: each.grad for name, each in weights.items()})
+    assert (slopes[opened] > 0).float().mean() > 0.8 and step.row()["anew"] == 0
+
+
+def test_the_last_choice_is_the_nearest_to_the_budget_that_the_logits_give(tiny):
+    step = guided(network("resnet"), tiny, OFTEN, epochs=4)
+    with torch.no_grad():
+        for head in step.controller.heads:
+            head.weight.normal_(0, 0.05, generator=torch.Generator().manual_seed(0))
+    logits = step.controller()
+    assert step.row()["moved"] == 0 and not step.frozen and torch.equal(step.opened, step._above(logits, -3))
+    drawn = step.opened
+    row, nearest = step.row(), step.gates.at_budget(logits, OFTEN.budget)
+    assert step.frozen and torch.equal(step.opened, nearest) and row["moved"] == int((nearest != drawn).sum()) > 0
+
+
 @pytest.fixture(scope="module")
 def trained(digits):
     """A ResNet of eight layers, guided on the digits."""
@@ -264,7 +308,7 @@ def trained(digits):
 def test_trained_so_it_meets_the_budget_and_is_the_same_masked_and_sliced(trained, digits):
     sliced, _ = trained.sliced()
     share = cost.multiply_adds(sliced, ARGS) / trained.gates.full
-    assert abs(share - 0.4) <= TOLERANCE and trained.history[-1]["share"] == share
+    assert abs(share - 0.4) <= 0.4 * TOLERANCE and trained.history[-1]["share"] == share
     images = digits.normalize(digits.test.images[:100])
     with torch.no_grad():
         outputs, expected = sliced(images), trained.masked(images)
@@ -334,7 +378,21 @@ def test_labels_are_smoothed_but_once_and_a_budget_that_cannot_be_met_is_refused
         controller.train(network("convnet"), tiny, recipe=SHORT, seed=0, guidance=guidance)
 
 
-@pytest.mark.parametrize(("epochs", "every", "most"), [(6, 16, 15), (1, 6, 5), (0, 1, 0)])
+@pytest.mark.parametrize(
+    ("wrong", "epochs", "said"),
+    [
+        ({}, 1, "warm=0.3: epoch 1 of 1"),
+        ({"warm": 0.95}, 6, "warm=0.95: epoch 6 of 6"),
+        ({"freeze": 1.0}, 6, "freeze=1.0: epoch 6 of 6"),
+    ],
+)
+def test_a_choice_after_which_nothing_shrinks_is_refused(tiny, wrong, epochs, said):
+    guidance, recipe = dataclasses.replace(OFTEN, **wrong), dataclasses.replace(SHORT, epochs=epochs)
+    with pytest.raises(ValueError, match=f"{said}; expected one before the last"):
+        controller.train(network("convnet"), tiny, recipe=recipe, seed=0, guidance=guidance)
+
+
+@pytest.mark.parametrize(("epochs", "every", "most"), [(6, 16, 15), (2, 6, 5)])
 def test_a_controller_that_would_never_learn_is_refused(tiny, epochs, every, most):
     """Of 100 images it has 20; 80 in batches of 16 are 5 steps an epoch, and half of the epochs count."""
     guidance, recipe = dataclasses.replace(OFTEN, every=every), dataclasses.replace(SHORT, epochs=epochs)

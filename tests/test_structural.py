@@ -93,6 +93,19 @@ def test_by_batch_norm_the_smallest_scales_go_and_layers_without_are_left_alone(
     assert made.spec["changes"][-1]["of"] == 18
 
 
+def test_by_batch_norm_a_channel_is_worth_the_mean_of_its_scales_however_many_they_are():
+    model = network("resnet")
+    found = filters.of(model)
+    with torch.no_grad():
+        for module in model.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.weight.copy_(torch.linspace(-1, 2, len(module.weight)))
+    worth = structural.worth(model, found, None)
+    for family in found.families.values():
+        expected = torch.linspace(-1, 2, len(family)).abs()
+        assert [worth[channel] for channel in family] == pytest.approx(expected.tolist())
+
+
 @pytest.mark.parametrize("criterion", ["activation", "gradient"])
 def test_a_filter_is_worth_the_norm_of_what_its_weights_are_worth(criterion, student_model, digits):
     values = saliency.saliencies(student_model, digits, criterion=criterion, **SEEN)

@@ -7,7 +7,6 @@ at the middle budget: five values of one setting. A network is what its coded fi
 import dataclasses
 import functools
 import itertools
-import math
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -38,12 +37,12 @@ GUIDED, SPARSE, WHOLE = "controller", "sparse groups", "whole"
 KEYS = ("way", "budget", "seed")
 RATES = (0.1, 0.3, 1.0, 3.0, 10.0)
 WAYS = {  # way → the setting that is tuned, and its values; rates are shares of the recipe's
-    GUIDED: ("λ", (10.0, 100.0, 1000.0, 10_000.0, 100_000.0)),
+    GUIDED: ("λ", (1.0, 10.0, 100.0, 1000.0, 10_000.0)),
     "uniform": ("rate of tuning", RATES),
     "global": ("rate of tuning", RATES),
-    "slimming": ("weight of L1", (0.00003, 0.0001, 0.0003, 0.001, 0.003)),
+    "slimming": ("weight of L1", (0.00001, 0.00003, 0.0001, 0.0003, 0.001)),
     "group norm": ("rate of tuning", RATES),
-    SPARSE: ("weight of the group norm", (0.0001, 0.001, 0.01, 0.1, 1.0)),
+    SPARSE: ("weight of the group norm", (0.00001, 0.0001, 0.001, 0.01, 0.1)),
     "narrow": ("rate", RATES),
 }
 MOST = 1000  # seeds; the one after them is tuned on, so that more of them change nothing
@@ -52,7 +51,7 @@ TUNING = 1.0  # rate of fine-tuning where another setting is tuned, and after th
 
 @record
 class Comparison:
-    """What is compared; the controller's settings but for budget and λ are its defaults."""
+    """What is compared. No way smooths labels. Else the controller has its defaults, but for budget, every and λ."""
 
     budgets: Annotated[
         list[Annotated[float, Field(gt=0, lt=1)]], Field(min_length=1, description="shares of the multiply-adds")
@@ -75,8 +74,14 @@ class Comparison:
             raise ValueError(f"recipe.label_smoothing={recipe.label_smoothing!r}: expected 0 in a comparison")
 
 
+def guidance_of(comparison: Comparison, budget: float, value: float) -> Guidance:
+    """The controller's settings at a budget and λ; it smooths no labels, as no other way does."""
+    how = {"every": comparison.every, "strength": value, "final_strength": 100 * value}
+    return Guidance(budget=budget, label_smoothing=0.0, **how)
+
+
 def worths(model: nn.Module, gates: Gates, way: str) -> torch.Tensor:
-    """What each channel of ``gates`` is worth in ``model``, (n,), as ``way`` ranks them.
+    """What each channel of ``gates`` is worth in ``model``, (n,), as ``way`` ranks them; ValueError: it cannot.
 
     "global": the norm of its rows beside the family's mean. "uniform" and "narrow": its rank in the family by that
     norm, a share of it. "slimming": its batch norms' scales (Liu et al. 2017). "group norm" and "sparse groups":
@@ -87,7 +92,9 @@ def worths(model: nn.Module, gates: Gates, way: str) -> torch.Tensor:
         return _group_norms(model, gates)
     values = None if way == "slimming" else saliency.saliencies(model)
     score = structural.worth(model, gates.found, values)
-    parts = torch.tensor([score.get(channel, math.inf) for channel in gates.channels]).split(gates.sizes)
+    if missing := [channel for channel in gates.channels if channel not in score]:
+        raise ValueError(f"{way}: expected a batch norm behind each channel, {len(missing)} have none")
+    parts = torch.tensor([score[channel] for channel in gates.channels]).split(gates.sizes)
     if way in ("uniform", "narrow"):
         return torch.cat([part.argsort().argsort() / len(part) for part in parts])
     return torch.cat(parts if way == "slimming" else [part / part.mean() for part in parts])
@@ -150,7 +157,8 @@ class Trainings:
     """The networks of one seed, each trained once.
 
     Raises:
-        ValueError: a budget is less than a channel a family takes; else as :func:`studylib.networks.filters.of`.
+        ValueError: a budget is less than a channel a family takes, or a channel has no batch norm; else as
+            :func:`studylib.networks.filters.of`.
     """
 
     data: Data
@@ -166,6 +174,7 @@ class Trainings:
         self.gates = Gates(self.start)
         for budget in self.comparison.budgets:
             self.gates.at_budget(torch.zeros(len(self.gates)), budget)
+        worths(self.start, self.gates, "slimming")  # refuses what has no batch norms
         self.start = self.start.to(self.device)
         self.trained = functools.cache(self._trained)
 
@@ -175,8 +184,11 @@ class Trainings:
         loop.fit(model, self.data, recipe, seed=self.seed, keep="last", **how)
         return model
 
-    def _trained(self, way: str, weight: float) -> nn.Module:
-        """The whole network before it is pruned; ``weight`` is that of what pulls it, by slimming or SPARSE."""
+    def _trained(self, way: str, weight: float) -> tuple[nn.Module, float]:
+        """The whole network before it is pruned, and the seconds of a processor that it took.
+
+        ``weight`` is that of what pulls it, by slimming or SPARSE.
+        """
 
         def loss(model, images, labels):
             value, outputs = self.data.task.loss(model, images, labels)
@@ -184,35 +196,41 @@ class Trainings:
             return value + weight * sum(scales), outputs
 
         pulls = {"slimming": {"loss": Plain(loss, weight)}, SPARSE: {"step": SparseGroups(self.gates, weight)}}
-        epochs = self.recipe.epochs - self.comparison.tuning_epochs
-        return self.fit(layers.duplicate(self.start), epochs, **pulls.get(way, {}))
+        epochs, started = self.recipe.epochs - self.comparison.tuning_epochs, time.process_time()
+        return self.fit(layers.duplicate(self.start), epochs, **pulls.get(way, {})), time.process_time() - started
 
     def made(self, way: str, budget: float, value: float) -> tuple[nn.Module, dict]:
-        """The network that ``way`` leaves at ``budget``, and what else is known of it; ``value``: see :data:`WAYS`."""
+        """The network that ``way`` leaves at ``budget``, and what else is known of it; ``value``: see :data:`WAYS`.
+
+        ``cpu_seconds`` are those of a processor that all of its training took.
+        """
         if way == GUIDED:
             return self._guided(budget, value)
         pulled = way in ("slimming", SPARSE)
-        model = self.start if way == "narrow" else self.trained(way, value) if pulled else self.trained("", 0.0)
+        narrow = way == "narrow"
+        model, spent = (self.start, 0.0) if narrow else self.trained(way, value) if pulled else self.trained("", 0.0)
         opened = self.gates.at_budget(worths(model, self.gates, way).cpu(), budget)
-        small, kept = without(model, self.gates, opened, way), {"kept": self._kept(opened)}
-        if way == "narrow":
-            return self.fit(small, self.recipe.epochs, value), kept
-        before = self.accuracy(small)
-        tuned = self.fit(small, self.comparison.tuning_epochs, TUNING if pulled else value)
-        return tuned, kept | {"untuned": before}
+        small, about = without(model, self.gates, opened, way), {"kept": self._kept(opened)}
+        if not narrow:
+            about["untuned"] = self.accuracy(small)
+        started, epochs = time.process_time(), self.recipe.epochs if narrow else self.comparison.tuning_epochs
+        self.fit(small, epochs, TUNING if pulled else value)
+        return small, about | {"cpu_seconds": spent + time.process_time() - started}
 
     def _guided(self, budget: float, value: float) -> tuple[nn.Module, dict]:
-        guidance = Guidance(budget=budget, every=self.comparison.every, strength=value, final_strength=100 * value)
+        guidance = guidance_of(self.comparison, budget, value)
         shown, _ = controller.split(self.data, guidance.share, self.seed)
         watch = controller_along.Watch(shown, self.recipe.lr)
-        how = {"recipe": self.recipe, "seed": self.seed, "guidance": guidance, "watch": watch}
-        trained = controller.train(self.start, self.data, **how)
+        how, started = {"recipe": self.recipe, "seed": self.seed, "guidance": guidance}, time.process_time()
+        trained = controller.train(self.start, self.data, watch=watch, **how)
+        spent = time.process_time() - started
         small, copy = (without(trained.model, self.gates, trained.opened, GUIDED) for _ in range(2))
         tuned = self.fit(copy, self.comparison.tuning_epochs, TUNING)
         last = {key: trained.history[-1][key] for key in ("closed", "zero")}
         return small, last | {
+            "cpu_seconds": spent,
             "kept": self._kept(trained.opened),
-            "moved": sum(row["moved"] for row in trained.history),
+            **{key: sum(row[key] for row in trained.history) for key in ("moved", "anew")},
             "unmasked": self.accuracy(trained.model),
             "masked": self.accuracy(trained.masked),
             "sliced": self.accuracy(small),
@@ -230,7 +248,6 @@ class Trainings:
 
     def row(self, way: str, budget: float, value: float, out: Path) -> dict:
         """What is measured of a network; its coded file is left in ``out``."""
-        started = time.process_time()
         model, about = self.made(way, budget, value)
         file = codec.encode(model.cpu())
         name = f"{way}-{budget}-{value}-{self.seed}.slnc".replace(" ", "_")
@@ -244,7 +261,6 @@ class Trainings:
             "val_accuracy": self.accuracy(small, "validation"),
             "accuracy": self.accuracy(small),
             "file": name,
-            "cpu_seconds": time.process_time() - started,
             **about,
         }
 

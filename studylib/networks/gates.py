@@ -18,7 +18,7 @@ from studylib.networks.channels import groups_of, is_depthwise
 from studylib.networks.layers import duplicate, weight_layers
 from studylib.networks.slicing import Channel
 
-TOLERANCE = 0.02  # how far a network may miss a budget, a share of all multiply-adds
+TOLERANCE = 0.02  # how far the least network may be above a budget, a share of the budget
 
 
 @dataclasses.dataclass
@@ -110,7 +110,7 @@ class Gates:
         near they come is a question of how large a channel is.
 
         Raises:
-            ValueError: a channel of each family alone takes over :data:`TOLERANCE` more than the budget.
+            ValueError: a channel of each family alone takes more than the budget, by over :data:`TOLERANCE` of it.
         """
         best = self.best(worth)
         order = [i for i in worth.argsort(stable=True).tolist() if not best[i]]
@@ -123,8 +123,8 @@ class Gates:
         def share(count: int) -> float:
             return float(self.multiply_adds(opened(count))) / self.full
 
-        if (least := share(len(order))) > budget + TOLERANCE:
-            raise ValueError(f"budget={budget!r}: expected at least {least:.4f}, as each family keeps a channel")
+        if (least := share(len(order))) > budget * (1 + TOLERANCE):
+            raise ValueError(f"budget={budget!r}: expected at least {least:.4g}, as each family keeps a channel")
         low, high = 0, len(order)  # the fewest closed that leave at most the budget
         while low < high:
             middle = (low + high) // 2
@@ -149,6 +149,14 @@ class Gates:
         values = _with_one(factors)
         for key, gates in self._parameters(tensors):
             tensors[key].mul_(values[gates].view(-1, *[1] * (tensors[key].dim() - 1)))
+
+    @torch.no_grad()
+    def copy(self, tensors: dict[str, torch.Tensor], others: dict[str, torch.Tensor], chosen: torch.Tensor) -> None:
+        """Gives each group of ``chosen``, (n,) bool, in ``tensors`` the numbers that it has in ``others``, in place."""
+        values = torch.cat([chosen, chosen.new_zeros(1)])
+        for key, gates in self._parameters(tensors):
+            rows = values[gates.to(values.device)]
+            tensors[key][rows] = others[key][rows]
 
     def _parameters(self, tensors: dict[str, torch.Tensor]) -> Iterator[tuple[str, torch.Tensor]]:
         for part in self.makers:

@@ -3,7 +3,9 @@
 Auto-Train-Once (Wu et al. 2024). The weights train with all gates open. At intervals the controller learns which
 gates to close within a budget of multiply-adds. It does so on images of its own. Groups whose gates are closed shrink
 to zero. At the end their channels are taken out, and nothing is tuned. Unlike the authors' code, no noise is
-drawn when channels are chosen, and gates stand behind depthwise convolutions (:mod:`studylib.networks.gates`).
+drawn when channels are chosen, and gates stand behind depthwise convolutions (:mod:`studylib.networks.gates`). The last
+choice meets the budget as nearly as channels allow. A group that is zero when its gate opens again starts anew: it
+would stay dead, as ReLU has no slope at 0.
 """
 
 import dataclasses
@@ -32,12 +34,14 @@ from studylib.training.step import Plain, Step
 INPUT, HIDDEN = 64, 128  # numbers a layer that the controller reads, and of its state in each direction
 OFFSET, TEMPERATURE = 3.0, 0.4  # of a gate: it starts open
 SLACK = 0.005  # no pull within this of the budget, a share of all multiply-adds
-MET = 0.01  # so near to the budget, a share of all multiply-adds, the chosen gates stay as they are
 
 
 @record
 class Guidance:
-    """How channels are chosen and shrunk; the defaults are the authors', those of ``share`` and ``batch_size`` ours."""
+    """How channels are chosen and shrunk.
+
+    The defaults are the authors', but for those of ``share``, ``batch_size`` and ``final_strength``, which are ours.
+    """
 
     budget: Annotated[float, Field(gt=0, lt=1, description="share of the multiply-adds that is left")] = 0.5
     share: Annotated[
@@ -52,7 +56,7 @@ class Guidance:
     warm: Annotated[float, Field(ge=0, le=1, description="share of the epochs before groups are shrunk")] = 0.3
     freeze: Annotated[float, Field(gt=0, le=1, description="share of the epochs after which the choice is final")] = 0.5
     strength: Annotated[float, Field(ge=0, description="λ until then: how fast groups shrink")] = 10.0
-    final_strength: Annotated[float, Field(ge=0, description="λ from then on")] = 1000.0
+    final_strength: Annotated[float, Field(gt=0, description="λ from then on")] = 1000.0
     projection: Annotated[
         Literal["proximal", "half_space"],
         Field(description="how a group shrinks; half_space: and is zero once it has turned away from where it was"),
@@ -107,12 +111,12 @@ def distance(share: torch.Tensor, budget: float) -> torch.Tensor:
 class Guided(Step):
     """A step of :func:`studylib.training.loop.fit` that shrinks groups, and at intervals has the controller learn.
 
-    Which gates are open is drawn once an epoch, without noise, and final after the share ``freeze`` of them. Where it
-    is not within :data:`MET` of the budget then, the bound on the logits moves to the nearest.
+    Which gates are open is drawn once an epoch, without noise, and final after the share ``freeze`` of them. The bound
+    on the logits then moves until the multiply-adds are nearest to the budget.
 
     An epoch's row has ``share`` (of multiply-adds with the gates as drawn), ``closed`` and ``turned`` (gates, and how
     many changed). ``zero`` is the share of closed groups that are exactly zero. ``controller_loss`` is the mean of its
-    losses, None without one. ``moved`` is how many gates the bound's moving changed.
+    losses, None without one. ``moved`` is how many gates the bound's moving changed, ``anew`` how many groups start so.
 
     Args:
         gates: of the model that is trained.
@@ -139,6 +143,7 @@ class Guided(Step):
         self._family = self.gates.family.to(device)
         self._steps = self._epochs = 0
         self._model, self._before, self._losses = model, {}, []
+        self._first = {name: each.detach().clone() for name, each in model.named_parameters()}
 
     @property
     def frozen(self) -> bool:
@@ -211,18 +216,21 @@ class Guided(Step):
 
     @torch.no_grad()
     def row(self) -> dict:
-        found, learns = {"turned": 0, "moved": 0}, not self.frozen
+        found, learns = {"turned": 0, "moved": 0, "anew": 0}, not self.frozen
         self._epochs += 1
+        weights = {name: each.detach() for name, each in self._model.named_parameters()}
+        norms = self.gates.products(weights)
         if learns:
             logits, before = self.controller(), self.opened
             self.opened = self._above(logits, -OFFSET)
-            budget = self.guidance.budget
-            if self.frozen and abs(float(self._share(self.opened.float())) - budget) > MET:
-                drawn, self.opened = self.opened, self.gates.at_budget(logits, budget)
+            if self.frozen:
+                drawn, self.opened = self.opened, self.gates.at_budget(logits, self.guidance.budget)
                 found["moved"] = int((self.opened != drawn).sum())
             found["turned"] = int((self.opened != before).sum())
+            dead = self.opened & ~before & (norms == 0)
+            self.gates.copy(weights, self._first, dead)
+            found["anew"] = int(dead.sum())
         closed = ~self.opened
-        norms = self.gates.products({name: each.detach() for name, each in self._model.named_parameters()})
         losses, self._losses = self._losses, []
         return found | {
             "share": float(self._share(self.opened.float())),
@@ -285,11 +293,14 @@ def split(data: Data, share: float, seed: int) -> tuple[Data, Split]:
 
     ValueError: there are too few images that each part has one of every class.
     """
-    count, classes = round(share * len(data.train)), len(data.classes)
-    if not classes <= count <= len(data.train) - classes:
-        found = f"share={share!r}: {count} of {len(data.train)} training images"
+    labels, classes = data.train.labels, len(data.classes)
+    if not data.task.classes:  # labels are no classes
+        labels, classes = labels.new_zeros(len(data.train)), 1
+    count = round(share * len(labels))
+    if not classes <= count <= len(labels) - classes:
+        found = f"share={share!r}: {count} of {len(labels)} training images"
         raise ValueError(f"{found}; expected one of each of {classes} classes at least, and as many left")
-    rest, held = stratified(data.train.labels, count, seed)
+    rest, held = stratified(labels, count, seed)
     return dataclasses.replace(data, train=data.train.take(rest)), data.train.take(held)
 
 
@@ -312,8 +323,11 @@ def train(
     gates.at_budget(torch.zeros(len(gates)), guidance.budget)  # refuses what no choice of channels meets
     shown, seen = split(data, guidance.share, seed)
     step = Guided(gates, data, seen, guidance, epochs=recipe.epochs, seed=seed)
-    learns = min(step.frozen_at, recipe.epochs)
-    if guidance.every > (steps := learns * math.ceil(len(shown.train) / recipe.batch_size)):
+    for name in ("warm", "freeze"):  # groups have to shrink after both
+        if (at := {"warm": step.shrinks_at, "freeze": step.frozen_at}[name]) >= recipe.epochs:
+            found = f"{name}={getattr(guidance, name)!r}: epoch {at} of {recipe.epochs}"
+            raise ValueError(f"{found}; expected one before the last, as what is shut shrinks after it")
+    if guidance.every > (steps := step.frozen_at * math.ceil(len(shown.train) / recipe.batch_size)):
         raise ValueError(f"every={guidance.every!r}: expected at most {steps}, the steps until the choice is final")
     smoothing = {"smoothing": guidance.label_smoothing} if data.task.classes else {}
     loss = Plain(functools.partial(data.task.loss, **smoothing), smoothing)
@@ -345,7 +359,8 @@ def apply(
 
     Raises:
         ValueError: a channel a family takes more than the budget. The controller has too few images or too many, or
-            never learns. Labels are smoothed by the recipe, too. Else as :func:`studylib.networks.filters.of`.
+            never learns. No epoch is left to shrink what it shuts. Labels are smoothed by the recipe, too. Else as
+            :func:`studylib.networks.filters.of`.
         FloatingPointError: the loss is no longer finite.
     """
     guidance = guidance or Guidance()

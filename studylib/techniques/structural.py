@@ -1,6 +1,7 @@
 """Structural pruning: whole filters and neurons are taken out, so that a smaller dense network is left."""
 
 import logging
+import math
 from typing import Annotated, Literal
 
 import torch
@@ -33,10 +34,10 @@ class Structural(saliency.Ranking):
 def worth(model: nn.Module, found: filters.Filters, values: dict[str, torch.Tensor] | None) -> dict[Channel, float]:
     """Channel of ``found`` → the L2 norm of ``values`` in all rows that make it (Li et al. 2017 take L1).
 
-    ``values``: as :func:`studylib.networks.saliency.saliencies` gives them. None: of its batch norms' scales instead
-    (Liu et al. 2017), without channels that have none.
+    ``values``: as :func:`studylib.networks.saliency.saliencies` gives them. None: instead the mean magnitude of its
+    batch norms' scales (Liu et al. 2017), without channels that have none.
     """
-    squares: dict[Channel, float] = {}
+    norms: dict[Channel, list[float]] = {}
     for family in found.families.values():
         for name, rows in found.rows(set(family)).items():
             layer = model.get_submodule(name)
@@ -44,11 +45,12 @@ def worth(model: nn.Module, found: filters.Filters, values: dict[str, torch.Tens
             if norm != (values is None) or layer.weight is None:
                 continue
             tensor = layer.weight.detach() if norm else values[f"{name}.weight"]
-            each = tensor.double().flatten(1).square().sum(1) if tensor.dim() > 1 else tensor.double().square()
+            each = tensor.double().flatten(1).norm(dim=1) if tensor.dim() > 1 else tensor.double().abs()
             for row in rows:
-                channel = found.graph.whole[found.graph.rows[name][row]]
-                squares[channel] = squares.get(channel, 0.0) + float(each[row])
-    return {channel: square**0.5 for channel, square in squares.items()}
+                norms.setdefault(found.graph.whole[found.graph.rows[name][row]], []).append(float(each[row]))
+    if values is None:
+        return {channel: sum(each) / len(each) for channel, each in norms.items()}
+    return {channel: math.hypot(*each) for channel, each in norms.items()}
 
 
 def least(families: dict[str, list[Channel]], worth: dict[Channel, float], fraction: float, scope: str) -> set[Channel]:

@@ -40,7 +40,7 @@ WAYS = {  # way → the setting that is tuned, and its values; rates are shares 
     GUIDED: ("λ", (1.0, 10.0, 100.0, 1000.0, 10_000.0)),
     "uniform": ("rate of tuning", RATES),
     "global": ("rate of tuning", RATES),
-    "slimming": ("weight of L1", (0.00001, 0.00003, 0.0001, 0.0003, 0.001)),
+    "slimming": ("weight of L1", (0.00001, 0.0001, 0.001, 0.01, 0.1)),
     "group norm": ("rate of tuning", RATES),
     SPARSE: ("weight of the group norm", (0.00001, 0.0001, 0.001, 0.01, 0.1)),
     "narrow": ("rate", RATES),

@@ -1,4 +1,4 @@
-"""What latencies of chapter 14 say: rank correlations with multiply-adds and numbers written, what breaks them."""
+"""What latencies of chapter 14 say: by way and budget, rank correlations, and what breaks these."""
 
 import math
 
@@ -27,12 +27,31 @@ def rank_correlation(table: pd.DataFrame, left: str, right: str, draws: int = 20
     return float(found[0]), float(low), float(high)
 
 
+def shapes(times: pd.DataFrame) -> pd.DataFrame:
+    """A row per budget and shape of the small networks, their latencies averaged: what is alike counts once.
+
+    Alike are networks of as many multiply-adds that write as many numbers. Uniform and narrow ones are, in all seeds.
+    """
+    small = times[times["way"] != WHOLE]
+    return small.groupby(["budget", "multiply_adds", "written"])["latency_ms"].mean().reset_index()
+
+
+def by_way(times: pd.DataFrame) -> pd.DataFrame:
+    """Milliseconds of each way and budget, for a reader: means over seeds. The whole network is its last row."""
+    found = times.groupby(["budget", "way"], sort=False)["latency_ms"].mean().reset_index()
+    found = pd.concat([found[found["way"] != WHOLE], found[found["way"] == WHOLE]])
+    wide = found.assign(budget=[f"{100 * each:g} %" for each in found["budget"]])
+    wide = wide.pivot(index="way", columns="budget", values="latency_ms")
+    wide = wide.loc[list(dict.fromkeys(found["way"])), list(dict.fromkeys(f"{100 * b:g} %" for b in found["budget"]))]
+    return wide.map(lambda ms: "–" if math.isnan(ms) else f"{ms:.2f}").reset_index().rename_axis(columns=None)
+
+
 def correlations(times: pd.DataFrame) -> list[dict]:
-    """Rank correlation of latency with multiply-adds and with numbers written: of all networks, and at each budget.
+    """Rank correlation of latency with multiply-adds and with numbers written: of all :func:`shapes`, at each budget.
 
     Rows: networks, n, column, correlation, low, high.
     """
-    part = times[times["way"] != WHOLE]
+    part = shapes(times)
     groups = [("all", part), *((f"budget {100 * budget:g} %", each) for budget, each in part.groupby("budget"))]
     rows = []
     for name, group in groups:
@@ -69,12 +88,14 @@ def breaks(times: pd.DataFrame, found: pd.DataFrame) -> str:
     part = times[times["way"] != WHOLE]
     smallest = part[part["budget"] == part["budget"].min()]
     share = smallest["multiply_adds"].mean() / times.loc[times["way"] == WHOLE, "multiply_adds"].item()
+    ways = smallest.groupby("way")["latency_ms"].mean()
     one = found[(found["networks"] != "all")].pivot(index="networks", columns="column", values="correlation")
     return (
         f"{share:.0%} of the multiply-adds take {smallest['latency_ms'].mean() / line['whole']:.0%} of the time. "
         f"The straight line through all leaves {line['least']:.2f} ms at none: every layer is still called. "
         f"At one budget multiply-adds hardly differ (rank correlations {_range(one['multiply_adds'])}). "
-        f"How many numbers layers write differs, with rank correlations {_range(one['written'])}."
+        f"With numbers written rank correlations there are {_range(one['written'])}. "
+        f"At the least budget {ways.idxmax()} takes {ways.max():.2f} ms, {ways.idxmin()} {ways.min():.2f}."
     )
 
 

@@ -2,62 +2,20 @@
 
 import math
 
+import numpy as np
 import pandas as pd
 
-from studylib.experiments.controller import GUIDED, WAYS, best_values
+from studylib import settings
+from studylib.experiments.controller import GUIDED, WAYS, Comparison, best_values, guidance_of, middle_of
 from studylib.experiments.moo_hypervolume import hypervolume
-from studylib.networks.gates import TOLERANCE
 from studylib.results import claims, statistics
 from studylib.results.tables import plus_minus
 from studylib.tree.published import Published
 
 WORDS = {statistics.HELP: "more", statistics.HURT: "less"}
 STAGES = {"unmasked": "unmasked", "masked": "masked", "sliced": "sliced", "tuned": "fine-tuned"}
-LISTS = ("kept", "along")  # of a row; they become tables of their own
-
-
-def networks(rows: list[dict]) -> list[dict]:
-    """The rows of :func:`studylib.experiments.controller.compared` that are compared, without their lists."""
-    return [{key: value for key, value in row.items() if key not in LISTS} for row in rows if not row["tuned_on"]]
-
-
-def tried(rows: list[dict]) -> list[dict]:
-    """Those on which the ways were tuned: way, budget, value, val_accuracy, and tuning_seed, not among the seeds."""
-    keys = ("way", "budget", "value", "val_accuracy")
-    return [{key: row[key] for key in keys} | {"tuning_seed": row["seed"]} for row in rows if row["tuned_on"]]
-
-
-def kept(rows: list[dict], families: pd.DataFrame) -> list[dict]:
-    """Share of the channels that a way leaves in each layer, means over seeds: way, budget, layer, share."""
-    found = [
-        {"way": row["way"], "budget": row["budget"], "layer": layer, "share": count / size}
-        for row in rows
-        if not row["tuned_on"]
-        for layer, size, count in zip(families["layer"], families["channels"], row["kept"], strict=True)
-    ]
-    return pd.DataFrame(found).groupby(["budget", "way", "layer"], sort=False)["share"].mean().reset_index()
-
-
-def along(rows: list[dict]) -> list[dict]:
-    """An epoch of the controller's trainings a row: budget, seed, and what :class:`.controller_along.Watch` gives."""
-    return [
-        {"budget": row["budget"], "seed": row["seed"], **{key: value for key, value in epoch.items() if key != "open"}}
-        for row in rows
-        if row["way"] == GUIDED and not row["tuned_on"]
-        for epoch in row["along"]
-    ]
-
-
-def opened(rows: list[dict], families: pd.DataFrame) -> pd.DataFrame:
-    """Share of each layer's gates that are open after each epoch, means over seeds: budget, epoch, layer, share."""
-    found = [
-        {"budget": row["budget"], "epoch": epoch["epoch"], "layer": layer, "share": count / size}
-        for row in rows
-        if row["way"] == GUIDED and not row["tuned_on"]
-        for epoch in row["along"]
-        for layer, size, count in zip(families["layer"], families["channels"], epoch["open"], strict=True)
-    ]
-    return pd.DataFrame(found).groupby(["budget", "epoch", "layer"], sort=False)["share"].mean().reset_index()
+NEAR = 0.02  # of a budget, a share of all multiply-adds
+OURS = ("share", "batch_size", "every", "final_strength", "label_smoothing")  # settings that are not the authors'
 
 
 def by_value(table: pd.DataFrame) -> pd.DataFrame:
@@ -79,9 +37,13 @@ def at_an_end(table: pd.DataFrame) -> str:
 
 
 def by_budget(table: pd.DataFrame) -> pd.DataFrame:
-    """A row per budget and way, for a reader: multiply-adds, bytes and accuracy, means and deviations over seeds."""
-    rows = []
+    """A row per budget and way, for a reader: multiply-adds, bytes, seconds of training, and accuracy.
+
+    Means and deviations over seeds; by how much the controller is more accurate, with Student's interval over seeds.
+    """
+    rows, accuracy = [], 100 * table.pivot(index="seed", columns=["budget", "way"], values="accuracy")
     for (budget, way), part in table.groupby(["budget", "way"], sort=False):
+        gain = (accuracy[budget, GUIDED] - accuracy[budget, way]).to_numpy()
         off = 100 * (part["share"] - budget).abs().max()
         untuned = "–" if part["untuned"].isna().all() else f"{100 * part['untuned'].astype(float).mean():.1f}"
         rows.append(
@@ -91,8 +53,10 @@ def by_budget(table: pd.DataFrame) -> pd.DataFrame:
                 "multiply-adds %": f"{100 * part['share'].mean():.1f}",
                 "furthest off, points": f"{off:.2f}",
                 "file kB": f"{part['bytes'].mean() / 1000:.1f}",
+                "training s": f"{part['cpu_seconds'].mean():.1f}",
                 "untuned %": untuned,
                 "accuracy %": plus_minus(100 * part["accuracy"].mean(), 100 * part["accuracy"].std(), 1),
+                "controller less it, points": "–" if way == GUIDED else told_by(gain),
             }
         )
     return pd.DataFrame(rows)
@@ -101,20 +65,15 @@ def by_budget(table: pd.DataFrame) -> pd.DataFrame:
 def volumes(table: pd.DataFrame, classes: int) -> pd.DataFrame:
     """Hypervolume of each way and seed (a table seed × way), in % of the plane.
 
-    The axes are log₂(multiply-adds of the whole / of the network) and the accuracy. The reference point is the whole
-    network at chance. 100 % would be full accuracy at the least of the budgets.
+    The axes are log₂(1 / budget of multiply-adds) and the accuracy. The reference point is the whole network at chance.
+    100 % would be full accuracy at the least of the budgets. A budget stands for the multiply-adds that were met: by a
+    channel more or less the volume would change more than ways differ.
     """
     plane = -math.log2(table["budget"].min()) * (1 - 1 / classes)
-    depth = -table["share"].map(math.log2)
+    depth = -table["budget"].map(math.log2)
     pairs = table.assign(point=list(zip(depth, table["accuracy"], strict=True)))
     found = pairs.groupby(["seed", "way"], sort=False)["point"].apply(lambda each: hypervolume(each, (0, 1 / classes)))
     return 100 * found.unstack("way")[list(dict.fromkeys(table["way"]))] / plane
-
-
-def accuracies(table: pd.DataFrame) -> pd.DataFrame:
-    """Test accuracy of each way and seed (a table seed × way) in points, means over the budgets."""
-    found = 100 * table.pivot_table("accuracy", "seed", "way", sort=False)
-    return found[list(dict.fromkeys(table["way"]))]
 
 
 def against(volumes: pd.DataFrame, ours: str = GUIDED) -> pd.DataFrame:
@@ -146,12 +105,6 @@ def dominated(found: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def at_budgets(networks: pd.DataFrame) -> pd.DataFrame:
-    """For a reader: accuracy of each way, and what the controller's is above it, as :func:`against` has it."""
-    found = dominated(against(accuracies(networks)))
-    return found.rename(columns={"dominated %": "accuracy %"})
-
-
 def volumes_of(networks: pd.DataFrame, classes: pd.DataFrame) -> pd.DataFrame:
     """:func:`against` of rows as they are published, ``classes`` the table of their number."""
     return against(volumes(networks, int(classes["classes"].iloc[0])))
@@ -166,6 +119,25 @@ def interval(value: float, low: float, high: float, digits: int = 2) -> str:
     """A value with a sign and its interval; without one that of a single seed."""
     said = f"{value:+.{digits}f}"
     return said if math.isnan(low) else f"{said} ({low:+.{digits}f} to {high:+.{digits}f})"
+
+
+def told_by(gain: np.ndarray) -> str:
+    """The mean of ``gain`` (seeds,) with Student's interval, bold where that has not both signs."""
+    low, high = statistics.t_interval(gain)
+    said = interval(gain.mean(), low, high)
+    return said if statistics.judge((low, high)) == statistics.UNKNOWN else f"**{said}**"
+
+
+def guidance_listed(comparison: Comparison) -> pd.DataFrame:
+    """The controller's settings in a comparison, for a reader: setting, value, whose choice it is, meaning."""
+    middle, (symbol, _) = middle_of(comparison), WAYS[GUIDED]
+    found = pd.DataFrame(settings.table({"guidance": guidance_of(comparison, middle, 1.0)}))
+    found["setting"] = found["setting"].str.removeprefix("guidance.")
+    found = found[found["setting"] != "budget"].set_index("setting", drop=False)
+    tuned = {"strength": f"{symbol}, tuned", "final_strength": f"100 {symbol}"}
+    found["value"] = [tuned.get(name, value) for name, value in found["value"].items()]
+    found["choice"] = ["ours" if name in OURS else "tuned" if name in tuned else "the authors'" for name in found.index]
+    return found[["setting", "value", "choice", "meaning"]].reset_index(drop=True)
 
 
 def change(table: pd.DataFrame, first: str, second: str) -> tuple[float, float, float, int]:
@@ -199,18 +171,25 @@ def last_choice(epochs: pd.DataFrame) -> int:
 
 
 def since_final(epochs: pd.DataFrame, column: str) -> tuple[float, float, float, int]:
-    """By how many % ``column`` changes from the first epoch of the final choice to the last, means over budgets.
+    """By how many % ``column`` changes to the last epoch, from the first that has all shut groups at zero.
 
-    With Student's interval over seeds, and how many these are.
+    That is after the last choice. Means over budgets, with Student's interval over seeds, and how many these are. NaN
+    and 0 where no training came so far.
     """
-    after = epochs[epochs["epoch"] > last_choice(epochs)].sort_values("epoch")
+    after = epochs[(epochs["epoch"] > last_choice(epochs)) & (epochs["zero"] == 1)].sort_values("epoch")
     ends = after.groupby(["seed", "budget"])[column].agg(["first", "last"])
     gain = (100 * (ends["last"] / ends["first"] - 1)).groupby("seed").mean().to_numpy()
+    if not len(gain):
+        return math.nan, math.nan, math.nan, 0
     return gain.mean(), *statistics.t_interval(gain), len(gain)
 
 
-def claims_of(table: pd.DataFrame, epochs: pd.DataFrame, found: pd.DataFrame) -> dict[str, claims.Measured | list]:
+def claims_of(
+    table: pd.DataFrame, epochs: pd.DataFrame, found: pd.DataFrame
+) -> dict[str, claims.Measured | list | None]:
     """The dissertation's claims: no fine-tuning, taking out costs nothing, more than other ways, convergence.
+
+    None where nothing was measured.
 
     Args:
         table: of :func:`networks`.
@@ -218,8 +197,8 @@ def claims_of(table: pd.DataFrame, epochs: pd.DataFrame, found: pd.DataFrame) ->
         found: of :func:`against`.
     """
 
-    def measured(value: float, low: float, high: float, n: int) -> claims.Measured:
-        return claims.Measured(value, low, high, n=n)
+    def measured(value: float, low: float, high: float, n: int) -> claims.Measured | None:
+        return claims.Measured(value, low, high, n=n) if n else None
 
     rivals = [
         claims.Measured(row.gain, row.low, row.high, n=row.seeds, against=row.way)
@@ -236,33 +215,54 @@ def claims_of(table: pd.DataFrame, epochs: pd.DataFrame, found: pd.DataFrame) ->
 
 
 def met(table: pd.DataFrame) -> str:
-    """How near the budgets were met, in a sentence."""
+    """How near the budgets were met, in two sentences."""
     off = 100 * (table["share"] - table["budget"]).abs()
-    ours = off[table["way"] == GUIDED]
+    ours, others = off[table["way"] == GUIDED], off[table["way"] != GUIDED]
     moved = table.loc[table["way"] == GUIDED, "moved"]
     return (
-        f"The controller's networks miss the budget by at most {ours.max():.2f} points, all by {off.max():.2f}. "
-        f"The bound was moved for {int((moved > 0).sum())} of {len(ours)} of them."
+        f"The controller's networks miss a budget by at most {ours.max():.2f} points of all multiply-adds, "
+        f"the others by {others.max():.2f}. "
+        f"For {int((moved > 0).sum())} of {len(ours)} the last choice was moved nearer to the budget."
     )
 
 
-def beats(found: pd.DataFrame, what: str = "Most of the plane is dominated") -> str:
-    """Which ways the controller beats and which beat it, in a sentence; ``what`` is compared, in words."""
+def beats(found: pd.DataFrame) -> str:
+    """Which ways the controller beats and which beat it, in sentences."""
     names = {
         word: ", ".join(found.loc[found["verdict"] == word, "way"]) or "none"
         for word in (*WORDS.values(), "cannot tell")
     }
     first = found.loc[found["mean"].idxmax()]
     return (
-        f"{what} by {first['way']} ({first['mean']:.1f} %). "
+        f"Most of the plane is dominated by {first['way']} ({first['mean']:.1f} %). "
         f"The controller has more than: {names['more']}. Less than: {names['less']}. "
         f"Cannot be told: {names['cannot tell']}."
     )
 
 
-def more_accurate(networks: pd.DataFrame) -> str:
-    """The same of accuracy at equal budgets."""
-    return beats(against(accuracies(networks)), "Over the budgets the highest accuracy is reached")
+def narrow_told(networks: pd.DataFrame) -> str:
+    """By how much the controller's networks are more accurate than narrow ones at the least and the most budget."""
+    accuracy = 100 * networks.pivot(index="seed", columns=["budget", "way"], values="accuracy")
+    said = []
+    for budget in (networks["budget"].min(), networks["budget"].max()):
+        gain = (accuracy[budget, GUIDED] - accuracy[budget, "narrow"]).to_numpy()
+        said.append(f"{interval(gain.mean(), *statistics.t_interval(gain))} points at {budget:.0%}")
+    return f"Its accuracy less that of narrow networks: {said[0]} of the multiply-adds, {said[1]}."
+
+
+def untuned_told(networks: pd.DataFrame) -> str:
+    """What fine-tuning adds to the controller's networks, at the least budget, too, in a sentence."""
+    least = networks["budget"].min()
+    first, last = (
+        interval(*change(part, "sliced", "tuned")[:3]) for part in (networks[networks["budget"] == least], networks)
+    )
+    return f"Fine-tuning changes accuracy by {last} points, at the least budget by {first}."
+
+
+def costs_told(networks: pd.DataFrame) -> str:
+    """How long the controller's networks train beside narrow ones, in a sentence."""
+    seconds = networks.groupby("way")["cpu_seconds"].mean()
+    return f"As many epochs take {seconds[GUIDED] / seconds['narrow']:.1f} times the processor's time of narrow ones."
 
 
 def sizes_told(networks: pd.DataFrame) -> str:
@@ -288,12 +288,12 @@ def differs(shares: pd.DataFrame) -> str:
 def settled(epochs: pd.DataFrame) -> str:
     """When the multiply-adds came near the budget, and how many gates still changed at the last choice."""
     last = last_choice(epochs)
-    near = epochs[(epochs["share"] - epochs["budget"]).abs() <= TOLERANCE]
+    near = epochs[(epochs["share"] - epochs["budget"]).abs() <= NEAR]
     first = near.groupby(["budget", "seed"])["epoch"].min().groupby("budget").mean()
     turned = epochs.loc[epochs["epoch"] == last, "turned"].mean()
     said = ", ".join(f"{epoch:.0f} at {budget:.0%}" for budget, epoch in first.items()) or "none"
     return (
-        f"Epoch at which the multiply-adds first are near the budget: {said}. "
+        f"Epoch at which the multiply-adds first are within {100 * NEAR:g} points of the budget: {said}. "
         f"At the last choice {turned:.1f} gates turn."
     )
 
@@ -303,10 +303,8 @@ def larger_told(published: Published | None) -> str:
     if not published:
         return "A larger study is not in this copy."
     networks, tried = published.rows("networks"), published.rows("tried")
-    tuning = interval(*change(networks, "sliced", "tuned")[:3])
     return (
         f"**{published.about['data']['name']}.** {beats(volumes_of(networks, published.rows('classes')))} "
-        f"{more_accurate(networks)} {sizes_told(networks)} "
-        f"Fine-tuning changes the controller's accuracy by {tuning} points. "
+        f"{narrow_told(networks)} {sizes_told(networks)} {untuned_told(networks)} "
         f"Best at an end of the values tried: {at_an_end(tried)}."
     )

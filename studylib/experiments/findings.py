@@ -5,7 +5,7 @@ import math
 
 import pandas as pd
 
-from studylib.experiments import controller_told, survey_told, sweep_narrower
+from studylib.experiments import survey_told, sweep_narrower
 from studylib.experiments.frontier_published import KINDS
 from studylib.experiments.moo_ways import METHOD, RIVALS
 from studylib.experiments.published import Figures
@@ -78,17 +78,15 @@ def common(there: Figures, study: str) -> dict | None:
 
 
 def controller(there: Figures) -> str:
-    """Chapter 14: by how much networks that a controller prunes are more accurate than narrower ones of equal budgets.
+    """Chapter 14: points of hypervolume that networks pruned by a controller have over narrower ones.
 
     Of each study that has it, in words; empty where none is published.
     """
     found = []
     for study in there.studies:
-        rows = there.rows(study, "controller", "networks")
-        if len(rows):
-            over = controller_told.against(controller_told.accuracies(rows)).set_index("way").loc["narrow"]
-            points = claims.Measured(over["gain"], over["low"], over["high"], over["seeds"])
-            found.append(said(points, "points", origin(_data(there, study, "controller"), points.n)))
+        for each in there.measured(study, "controller").get("controller_more", []):
+            if each.against == "narrow":
+                found.append(said(each, "points", origin(_data(there, study, "controller"), each.n)))
     return ", ".join(found)
 
 

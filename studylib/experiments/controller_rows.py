@@ -1,0 +1,51 @@
+"""The tables that chapter 14 keeps: what :func:`studylib.experiments.controller.compared` gives, taken apart."""
+
+import pandas as pd
+
+from studylib.experiments.controller import GUIDED
+
+LISTS = ("kept", "along")  # of a row; they become tables of their own
+
+
+def networks(rows: list[dict]) -> list[dict]:
+    """The rows of :func:`studylib.experiments.controller.compared` that are compared, without their lists."""
+    return [{key: value for key, value in row.items() if key not in LISTS} for row in rows if not row["tuned_on"]]
+
+
+def tried(rows: list[dict]) -> list[dict]:
+    """Those on which the ways were tuned: way, budget, value, val_accuracy, and tuning_seed, not among the seeds."""
+    keys = ("way", "budget", "value", "val_accuracy")
+    return [{key: row[key] for key in keys} | {"tuning_seed": row["seed"]} for row in rows if row["tuned_on"]]
+
+
+def kept(rows: list[dict], families: pd.DataFrame) -> list[dict]:
+    """Share of the channels that a way leaves in each layer, means over seeds: way, budget, layer, share."""
+    found = [
+        {"way": row["way"], "budget": row["budget"], "layer": layer, "share": count / size}
+        for row in rows
+        if not row["tuned_on"]
+        for layer, size, count in zip(families["layer"], families["channels"], row["kept"], strict=True)
+    ]
+    return pd.DataFrame(found).groupby(["budget", "way", "layer"], sort=False)["share"].mean().reset_index()
+
+
+def along(rows: list[dict]) -> list[dict]:
+    """An epoch of the controller's trainings a row: budget, seed, and what :class:`.controller_along.Watch` gives."""
+    return [
+        {"budget": row["budget"], "seed": row["seed"], **{key: value for key, value in epoch.items() if key != "open"}}
+        for row in rows
+        if row["way"] == GUIDED and not row["tuned_on"]
+        for epoch in row["along"]
+    ]
+
+
+def opened(rows: list[dict], families: pd.DataFrame) -> pd.DataFrame:
+    """Share of each layer's gates that are open after each epoch, means over seeds: budget, epoch, layer, share."""
+    found = [
+        {"budget": row["budget"], "epoch": epoch["epoch"], "layer": layer, "share": count / size}
+        for row in rows
+        if row["way"] == GUIDED and not row["tuned_on"]
+        for epoch in row["along"]
+        for layer, size, count in zip(families["layer"], families["channels"], epoch["open"], strict=True)
+    ]
+    return pd.DataFrame(found).groupby(["budget", "epoch", "layer"], sort=False)["share"].mean().reset_index()

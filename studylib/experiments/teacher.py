@@ -78,7 +78,7 @@ class Guiding:
         float, Field(ge=0, lt=1, description="share of the multiply-adds that is left; 0: nothing is pruned")
     ] = 0.0
     every: Annotated[int, Field(ge=1, le=100_000, description="steps of the weights for one of the controller")] = 20
-    strength: Annotated[float, Field(ge=0, le=1e9, description="λ until the choice is final; then a hundredfold")] = (
+    strength: Annotated[float, Field(gt=0, le=1e9, description="λ until the choice is final; then a hundredfold")] = (
         10.0
     )
 

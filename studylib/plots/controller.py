@@ -8,6 +8,7 @@ from matplotlib.ticker import MaxNLocator
 from studylib.plots.axes import legend_below, plain_log_y
 
 OURS = "controller"
+COLOURS = ("0.1", "C0", "C2", "C1", "C4", "C9", "0.55")  # of the ways in their order: those that lie far apart
 STAGES = {"unmasked": "unmasked", "masked": "masked", "sliced": "sliced", "tuned": "fine-tuned"}
 LEARNING = {
     "controller_loss": "controller's loss",
@@ -21,7 +22,7 @@ def _looks(ways: list[str]) -> dict[str, dict]:
     """A colour and a mark for each way, the same in every figure; the controller's stands out."""
     marks, looks = "osD^vPX*", {}
     for i, way in enumerate(ways):
-        looks[way] = {"color": "0.1" if way == OURS else f"C{i}", "marker": marks[i % len(marks)], "ms": 5}
+        looks[way] = {"color": COLOURS[i % len(COLOURS)], "marker": marks[i % len(marks)], "ms": 5}
         looks[way]["lw"] = 2 if way == OURS else 1
     return looks
 
@@ -127,7 +128,8 @@ def draw_gates(rows: pd.DataFrame) -> Figure:
         extent = (0.5, last, len(layers) - 0.5, -0.5)
         shown = axis.imshow(100 * wide, aspect="auto", extent=extent, cmap="viridis", vmin=0, vmax=100)
         axis.set(title=f"{100 * budget:g} % of the multiply-adds", xlabel="epoch")
-        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axis.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+        axis.grid(visible=False)
     axes[0][0].set(yticks=range(len(layers)), yticklabels=[layer.removeprefix("features.") for layer in layers])
     figure.colorbar(shown, ax=axes[0][-1], label="gates open (%)")
     return figure

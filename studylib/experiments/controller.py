@@ -157,7 +157,7 @@ class Trainings:
     """The networks of one seed, each trained once.
 
     Raises:
-        ValueError: a budget is less than a channel a family takes, or a channel has no batch norm; else as
+        ValueError: a budget is less than a channel a family takes. A channel has no batch norm. Else as
             :func:`studylib.networks.filters.of`.
     """
 

@@ -66,8 +66,8 @@ def volumes(table: pd.DataFrame, classes: int) -> pd.DataFrame:
     """Hypervolume of each way and seed (a table seed × way), in % of the plane.
 
     The axes are log₂(1 / budget of multiply-adds) and the accuracy. The reference point is the whole network at chance.
-    100 % would be full accuracy at the least of the budgets. A budget stands for the multiply-adds that were met: by a
-    channel more or less the volume would change more than ways differ.
+    100 % would be full accuracy at the least of the budgets. A budget stands for the multiply-adds that were met. A
+    channel more or less would change the volume more than ways differ.
     """
     plane = -math.log2(table["budget"].min()) * (1 - 1 / classes)
     depth = -table["budget"].map(math.log2)

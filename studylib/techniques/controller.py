@@ -4,8 +4,8 @@ Auto-Train-Once (Wu et al. 2024). The weights train with all gates open. At inte
 gates to close within a budget of multiply-adds. It does so on images of its own. Groups whose gates are closed shrink
 to zero. At the end their channels are taken out, and nothing is tuned. Unlike the authors' code, no noise is
 drawn when channels are chosen, and gates stand behind depthwise convolutions (:mod:`studylib.networks.gates`). The last
-choice meets the budget as nearly as channels allow. A group that is zero when its gate opens again starts anew: it
-would stay dead, as ReLU has no slope at 0.
+choice meets the budget as nearly as channels allow. A group that is zero when its gate opens again starts anew. Else
+it would stay dead, as ReLU has no slope at 0.
 """
 
 import dataclasses

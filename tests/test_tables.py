@@ -105,11 +105,6 @@ def test_any_rows_in_markdown():
     ]
 
 
-def test_text_says_the_number_of_seeds(summary):
-    text = tables.text_table(summary)
-    assert all(node in text for node in NODES) and text.endswith("n = 2 seeds")
-
-
 def test_every_way_to_prune_has_a_name_that_a_reader_knows():
     from studylib.techniques import prune
 

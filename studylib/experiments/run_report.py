@@ -18,12 +18,14 @@ def report(run: Path, started: float) -> None:
 
 def print_table(path: Path) -> int:
     """Prints the table of a run and returns its number of rows; says where it is not whole."""
-    from studylib.results.tables import text_table  # two seconds of import
+    from studylib.results.tables import display_table  # two seconds of import
     from studylib.tree.table import COLUMNS, read_table, summary
 
     try:
         table = read_table(path, *COLUMNS)
-        print("\n" + text_table(summary(table)), flush=True)
+        shown, seeds = summary(table), table["seed"].nunique()
+        print("\n" + display_table(shown).to_string(index=False, justify="right"))
+        print(f"mean ± standard deviation over n = {seeds} seeds" if seeds > 1 else "one seed", flush=True)
         return len(table)
     except (CheckpointError, OSError) as error:  # only a part was asked for
         print(f"\n{error}\nnot made by this command", flush=True)

@@ -94,13 +94,6 @@ def display_table(summary: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(found)
 
 
-def text_table(summary: pd.DataFrame) -> str:
-    """:func:`display_table` for a terminal, with the number of seeds below."""
-    table = display_table(summary).to_string(index=False, justify="right")
-    seeds = int(summary["seeds"].max())
-    return f"{table}\n" + (f"mean ± standard deviation over n = {seeds} seeds" if seeds > 1 else "one seed")
-
-
 def markdown_rows(rows: pd.DataFrame, digits: int = 2, right: Collection[str] = ()) -> str:
     """Any table in Markdown, its index left out: floats with ``digits`` decimals, a dash where there is none.
 

@@ -36,21 +36,6 @@ def count_sketch(columns: int, size: int, generator: torch.Generator) -> torch.T
     return torch.zeros(columns, size, dtype=torch.float64).scatter_(1, places[:, None], signs[:, None].double())
 
 
-def count_sketch_bound(size: int, probability: float) -> float:
-    """What ‖A S Sᵀ B − A B‖ over ‖A‖ ‖B‖, Frobenius norms, stays within at ``probability``: √(2 / (size · (1 − p))).
-
-    The mean of its square is at most 2 / size (Clarkson and Woodruff 2017), and Markov's inequality does the rest. Of
-    the error of factors no bound follows at sizes such as a layer's. Clarkson and Woodruff ask for rank² columns.
-
-    Raises:
-        ValueError: ``probability`` is not between 0 and 1, or ``size`` is below 1.
-    """
-    _check(probability)
-    if size < 1:
-        raise ValueError(f"size={size!r}: expected at least 1")
-    return math.sqrt(2 / (size * (1 - probability)))
-
-
 def find_range(
     matrix: torch.Tensor, size: int, *, method: str = "gaussian", power: int = 0, generator: torch.Generator
 ) -> torch.Tensor:
@@ -119,7 +104,8 @@ def error_bound(
     Raises:
         ValueError: a number is out of range, or another norm.
     """
-    _check(probability)
+    if not 0 < probability < 1:
+        raise ValueError(f"probability={probability!r}: expected between 0 and 1")
     if norm not in ("frobenius", "spectral"):
         raise ValueError(f"norm={norm!r}: expected frobenius or spectral")
     for name, value, low in (("rank", rank, 2), ("oversampling", oversampling, 4), ("power", power, 0)):
@@ -139,11 +125,6 @@ def error_bound(
         return 0.0
     order, tail = 2 * power + 1, float((rest / rest[0]).pow(2 * power + 1).norm())
     return float(rest[0]) * (1 + (near + far * tail + u * far) ** (1 / order))
-
-
-def _check(probability: float) -> None:
-    if not 0 < probability < 1:
-        raise ValueError(f"probability={probability!r}: expected between 0 and 1")
 
 
 def factorize(

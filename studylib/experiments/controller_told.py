@@ -15,7 +15,7 @@ from studylib.tree.published import Published
 WORDS = {statistics.HELP: "more", statistics.HURT: "less"}
 STAGES = {"unmasked": "unmasked", "masked": "masked", "sliced": "sliced", "tuned": "fine-tuned"}
 NEAR = 0.02  # of a budget, a share of all multiply-adds
-OURS = ("share", "batch_size", "every", "final_strength", "label_smoothing")  # settings that are not the authors'
+OURS = ("share", "batch_size", "every", "label_smoothing")  # settings that are not the authors'
 
 
 def by_value(table: pd.DataFrame) -> pd.DataFrame:
@@ -136,7 +136,8 @@ def guidance_listed(comparison: Comparison) -> pd.DataFrame:
     found = found[found["setting"] != "budget"].set_index("setting", drop=False)
     tuned = {"strength": f"{symbol}, tuned", "final_strength": f"100 {symbol}"}
     found["value"] = [tuned.get(name, value) for name, value in found["value"].items()]
-    found["choice"] = ["ours" if name in OURS else "tuned" if name in tuned else "the authors'" for name in found.index]
+    choices = {"strength": "tuned"} | dict.fromkeys(OURS, "ours")
+    found["choice"] = [choices.get(name, "the authors'") for name in found.index]
     return found[["setting", "value", "choice", "meaning"]].reset_index(drop=True)
 
 

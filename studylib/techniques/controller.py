@@ -38,10 +38,7 @@ SLACK = 0.005  # no pull within this of the budget, a share of all multiply-adds
 
 @record
 class Guidance:
-    """How channels are chosen and shrunk.
-
-    The defaults are the authors', but for those of ``share``, ``batch_size`` and ``final_strength``, which are ours.
-    """
+    """How channels are chosen and shrunk; the defaults are the authors', those of ``share`` and ``batch_size`` ours."""
 
     budget: Annotated[float, Field(gt=0, lt=1, description="share of the multiply-adds that is left")] = 0.5
     share: Annotated[

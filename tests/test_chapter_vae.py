@@ -13,7 +13,7 @@ from studylib.data import datasets, likelihood
 from studylib.experiments import generative, generative_carried, generative_told, vae, vae_objectives, vae_told
 from studylib.networks import spec
 from studylib.plots import vae as plots
-from studylib.settings import SettingError
+from studylib.settings import SettingError, read
 from studylib.training.recipe import Recipe
 from studylib.tree import names
 from studylib.tree.node import Node
@@ -254,5 +254,7 @@ def test_settings_that_tune_one_way_more_are_refused():
         vae_objectives.Objectives(sums={"l1": [1e-4]}, taus=[0.1, 0.2])
     with pytest.raises(ValueError, match="sums: 'l2': unknown; did you mean 'l1'"):
         vae_objectives.Objectives(sums={"l2": [1e-4, 1e-3]}, taus=[0.1, 0.2])
+    with pytest.raises(SettingError, match="taus.*expected at most 1"):
+        read(vae_objectives.Objectives, {"sums": {"l1": [1e-4]}, "taus": [2.0]}, "x")
     with pytest.raises(SettingError, match="width=0: expected at least 1"):
         vae.Autoencoder(width=0)

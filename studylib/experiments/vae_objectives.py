@@ -44,9 +44,10 @@ class Objectives:
     sums: Annotated[
         dict[str, Values], Field(min_length=1, description="second objective f → values of λ in bits + λ f")
     ] = dataclasses.field(default_factory=lambda: {L1: [1e-5, 1e-4]})
-    taus: Annotated[Values, Field(min_length=1, description="τ of PCD, and λ of normalized gradients")] = (
-        dataclasses.field(default_factory=lambda: [0.1, 0.3])
-    )
+    taus: Annotated[
+        list[Annotated[float, Field(gt=0, le=1)]],
+        Field(min_length=1, description="τ of PCD, and λ of normalized gradients"),
+    ] = dataclasses.field(default_factory=lambda: [0.1, 0.3])
     sparsities: Annotated[
         list[Annotated[float, Field(ge=0, lt=1)]],
         Field(min_length=1, description="shares of zeros that what descends L1 is pruned to, rising"),

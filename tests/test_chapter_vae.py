@@ -254,7 +254,7 @@ def test_settings_that_tune_one_way_more_are_refused():
         vae_objectives.Objectives(sums={"l1": [1e-4]}, taus=[0.1, 0.2])
     with pytest.raises(ValueError, match="sums: 'l2': unknown; did you mean 'l1'"):
         vae_objectives.Objectives(sums={"l2": [1e-4, 1e-3]}, taus=[0.1, 0.2])
-    with pytest.raises(SettingError, match="taus.*expected at most 1"):
+    with pytest.raises(SettingError, match=r"taus.*expected at most 1"):
         read(vae_objectives.Objectives, {"sums": {"l1": [1e-4]}, "taus": [2.0]}, "x")
     with pytest.raises(SettingError, match="width=0: expected at least 1"):
         vae.Autoencoder(width=0)

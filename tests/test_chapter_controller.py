@@ -326,7 +326,7 @@ def test_what_the_controller_has_over_narrow_networks_is_told_at_the_least_and_t
 
 
 def test_the_controllers_settings_are_those_that_its_trainings_have():
-    shown = says.guidance_listed(SMALL).set_index("setting")
+    shown = tables_of.guidance_listed(SMALL).set_index("setting")
     fields = {each.name for each in dataclasses.fields(Guidance)}
     assert set(shown.index) == fields - {"budget"} and shown["value"]["strength"] == "λ, tuned"
     assert shown["value"]["label_smoothing"] == "0.0" and shown["choice"]["label_smoothing"] == "ours"
@@ -348,6 +348,7 @@ def test_every_claim_is_measured(tables):
     volumes = says.against(says.volumes(tables["networks"], 10))
     unfinished = says.claims_of(tables["networks"], tables["along"].assign(zero=0.5), volumes)
     assert unfinished["controller_gradient"] is unfinished["controller_envelope"] is None
+    assert says.interval(*says.since_final(tables["along"].assign(zero=0.5), "envelope")[:3]) == "–"
     found = says.claims_of(tables["networks"], tables["along"].assign(zero=1.0), volumes)
     assert set(found) == {key for key, claim in CLAIMS.items() if claim.chapter == "controller"}
     assert [each.against for each in found["controller_more"]] == RANKING

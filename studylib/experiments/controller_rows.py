@@ -1,10 +1,12 @@
-"""The tables that chapter 14 keeps: what :func:`studylib.experiments.controller.compared` gives, taken apart."""
+"""The tables that chapter 14 keeps of :func:`studylib.experiments.controller.compared`, and the settings it had."""
 
 import pandas as pd
 
-from studylib.experiments.controller import GUIDED
+from studylib import settings
+from studylib.experiments.controller import GUIDED, WAYS, Comparison, guidance_of, middle_of
 
 LISTS = ("kept", "along")  # of a row; they become tables of their own
+OURS = ("share", "batch_size", "every", "label_smoothing")  # settings that are not the authors'
 
 
 def networks(rows: list[dict]) -> list[dict]:
@@ -49,3 +51,16 @@ def opened(rows: list[dict], families: pd.DataFrame) -> pd.DataFrame:
         for layer, size, count in zip(families["layer"], families["channels"], epoch["open"], strict=True)
     ]
     return pd.DataFrame(found).groupby(["budget", "epoch", "layer"], sort=False)["share"].mean().reset_index()
+
+
+def guidance_listed(comparison: Comparison) -> pd.DataFrame:
+    """The controller's settings in a comparison, for a reader: setting, value, whose choice it is, meaning."""
+    middle, (symbol, _) = middle_of(comparison), WAYS[GUIDED]
+    found = pd.DataFrame(settings.table({"guidance": guidance_of(comparison, middle, 1.0)}))
+    found["setting"] = found["setting"].str.removeprefix("guidance.")
+    found = found[found["setting"] != "budget"].set_index("setting", drop=False)
+    tuned = {"strength": f"{symbol}, tuned", "final_strength": f"100 {symbol}"}
+    found["value"] = [tuned.get(name, value) for name, value in found["value"].items()]
+    choices = {"strength": "tuned"} | dict.fromkeys(OURS, "ours")
+    found["choice"] = [choices.get(name, "the authors'") for name in found.index]
+    return found[["setting", "value", "choice", "meaning"]].reset_index(drop=True)

@@ -5,8 +5,7 @@ import math
 import numpy as np
 import pandas as pd
 
-from studylib import settings
-from studylib.experiments.controller import GUIDED, WAYS, Comparison, best_values, guidance_of, middle_of
+from studylib.experiments.controller import GUIDED, WAYS, best_values
 from studylib.experiments.moo_hypervolume import hypervolume
 from studylib.results import claims, statistics
 from studylib.results.tables import plus_minus
@@ -15,7 +14,6 @@ from studylib.tree.published import Published
 WORDS = {statistics.HELP: "more", statistics.HURT: "less"}
 STAGES = {"unmasked": "unmasked", "masked": "masked", "sliced": "sliced", "tuned": "fine-tuned"}
 NEAR = 0.02  # of a budget, a share of all multiply-adds
-OURS = ("share", "batch_size", "every", "label_smoothing")  # settings that are not the authors'
 
 
 def by_value(table: pd.DataFrame) -> pd.DataFrame:
@@ -116,7 +114,9 @@ def dominated_of(networks: pd.DataFrame, classes: pd.DataFrame) -> pd.DataFrame:
 
 
 def interval(value: float, low: float, high: float, digits: int = 2) -> str:
-    """A value with a sign and its interval; without one that of a single seed."""
+    """A value with a sign, and its interval where there is one; a dash where nothing was measured."""
+    if math.isnan(value):
+        return "–"
     said = f"{value:+.{digits}f}"
     return said if math.isnan(low) else f"{said} ({low:+.{digits}f} to {high:+.{digits}f})"
 
@@ -126,19 +126,6 @@ def told_by(gain: np.ndarray) -> str:
     low, high = statistics.t_interval(gain)
     said = interval(gain.mean(), low, high)
     return said if statistics.judge((low, high)) == statistics.UNKNOWN else f"**{said}**"
-
-
-def guidance_listed(comparison: Comparison) -> pd.DataFrame:
-    """The controller's settings in a comparison, for a reader: setting, value, whose choice it is, meaning."""
-    middle, (symbol, _) = middle_of(comparison), WAYS[GUIDED]
-    found = pd.DataFrame(settings.table({"guidance": guidance_of(comparison, middle, 1.0)}))
-    found["setting"] = found["setting"].str.removeprefix("guidance.")
-    found = found[found["setting"] != "budget"].set_index("setting", drop=False)
-    tuned = {"strength": f"{symbol}, tuned", "final_strength": f"100 {symbol}"}
-    found["value"] = [tuned.get(name, value) for name, value in found["value"].items()]
-    choices = {"strength": "tuned"} | dict.fromkeys(OURS, "ours")
-    found["choice"] = [choices.get(name, "the authors'") for name in found.index]
-    return found[["setting", "value", "choice", "meaning"]].reset_index(drop=True)
 
 
 def change(table: pd.DataFrame, first: str, second: str) -> tuple[float, float, float, int]:

@@ -14,8 +14,10 @@ from studylib.tree import names
 
 HELD = (0.85, 0.9)  # validation accuracies; the smallest file is named that has at least so much
 LATER = "digits"  # the study whose chapters of no CIFAR-10 study are told
-DATA = {"cifar10": "CIFAR-10", "cifar10_10k": "10,000 images of CIFAR-10", "pydoc": "Python's help pages"}
-DATA["mnist_5k"] = "5,000 images of MNIST"
+DATA = {
+    **{"cifar10": "CIFAR-10", "cifar10_10k": "10,000 images of CIFAR-10"},
+    **{"mnist_5k": "5,000 images of MNIST", "pydoc": "Python's help pages"},
+}
 WORDS = {statistics.HELP: "better", statistics.HURT: "worse", statistics.UNKNOWN: "neither clearly better nor worse"}
 INT8 = f"{names.TEACHER}-int8"
 

@@ -53,6 +53,7 @@ from tests.test_shipped import tied
 SEED = 3
 IMAGES = {"calibration_images": 32}
 ONCE = {"recipe": Recipe(epochs=1, lr=1e-3, batch_size=32)}
+TWICE = {"recipe": Recipe(epochs=2, lr=1e-3, batch_size=32)}
 GUIDANCE = controller.Guidance(budget=0.8, share=0.3, every=1, batch_size=16)
 NETWORKS = {  # architecture → the arguments of a small one
     "convnet": {"widths": [4, 6, 8], "hidden": [12, 9]},
@@ -149,7 +150,7 @@ TECHNIQUES = {  # "module" or "module, how" → what it makes of (model, data, s
     "hybrid": within_half,
     "hardware": as_if_timed,
     "binary": lambda model, data, seed: binary.apply(model, data, seed=seed, **ONCE),
-    "controller": lambda model, data, seed: controller.apply(model, data, seed=seed, guidance=GUIDANCE, **ONCE),
+    "controller": lambda model, data, seed: controller.apply(model, data, seed=seed, guidance=GUIDANCE, **TWICE),
 }
 QUANTIZING = ("fixed", "dynamic", "int4", "hybrid", "hardware", "binary")
 DENSE = "its factors are dense"

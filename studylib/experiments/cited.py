@@ -29,7 +29,6 @@ PICTURES = {  # name → study, what draws it, key of a chapter and its tables; 
     "images_mnist": ("mnist", vae_told.drawn_by(vae.draw_bits), "vae", "combinations", "narrower"),
     "screening_growth_digits": ("digits", screening.draw_growth, "screening", "growth"),
     "structural_pruning_digits": ("digits", controller.draw_front, "controller", "networks"),
-    "structural_pruning_mnist": ("mnist-filters", controller.draw_front, "controller", "networks"),
 }
 FILES = "files_beside_others"  # of every study on CIFAR-10, with the marks of others
 INDEX = "index.json"  # in figures/cited/: picture → its rows and their commit

@@ -88,6 +88,13 @@ def test_it_has_checked_outputs_and_they_are_there(stage):
     assert checked and all(cell.outputs for cell in checked)
 
 
+def test_no_checked_output_differs_from_processor_to_processor(stage):
+    """A trained network's file and its accuracy do: sums are rounded otherwise."""
+    checked = [cell.source for cell in cells(stage) if "NBVAL_CHECK_OUTPUT" in cell.source]
+    measured = ('"bytes_file"', "st_size", '"accuracy"', ".accuracy", "bits_per")
+    assert not [(name, source) for source in checked for name in measured if name in source]
+
+
 def test_the_outputs_that_are_checked_are_there_in_its_reduced_form(stage):
     path = ROOT / "tests" / "notebooks" / "reduced" / NOTEBOOKS[stage].name
     code = [cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]

@@ -197,6 +197,12 @@ def test_a_chapter_that_is_not_there_is_named_with_those_that_are(words):
         parameters.chapters(parameters.load("smoke"), "3")
 
 
+@pytest.mark.parametrize("profile", ["mnist", "smoke"])  # with other chapters, with none
+def test_a_chapter_that_other_runs_have_is_refused_with_their_names(profile):
+    with pytest.raises(parameters.ParameterError, match="; 14_controller is run by PROFILE=cifar10 VARIANT=filters"):
+        parameters.chapters(parameters.load(profile), "14")
+
+
 @pytest.mark.parametrize(
     ("words", "stages", "known"),
     [("3", "distill", "01_teacher, 02_distill, 06_moo, "), ("7", "none", "01_teacher, 06_moo, ")],

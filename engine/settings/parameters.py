@@ -5,6 +5,7 @@ that differ. A variant's parameter replaces the profile's whole, as a profile's 
 """
 
 import re
+from collections.abc import Iterator
 from dataclasses import asdict, field
 from typing import Annotated, Any, Literal
 
@@ -123,15 +124,21 @@ def _content(profile: str) -> dict[str, Any]:
     return content
 
 
+def _runs() -> Iterator[tuple[str, str, dict]]:
+    """How each run is asked for, the name of its folder, and its own sections."""
+    for profile in profiles():
+        content = _content(profile)
+        yield f"PROFILE={profile}", run_name(profile), content
+        for variant, sections in content[VARIANTS].items():
+            yield f"PROFILE={profile} VARIANT={variant}", run_name(profile, variant), sections
+
+
 def _formerly() -> dict[str, str]:
     """What a study was called, or is called as a run → how it is asked for now."""
     found = {}
-    for profile in profiles():
-        content = _content(profile)
-        for variant, sections in {"": content, **content[VARIANTS]}.items():
-            now = f"PROFILE={profile} VARIANT={variant}" if variant else f"PROFILE={profile}"
-            before = sections.get(FORMERLY)
-            found |= dict.fromkeys([before, f"{profile}-{variant or profile}", f"{profile}-{before}"], now)
+    for now, run, sections in _runs():
+        profile, before = run.split("-")[0], sections.get(FORMERLY)
+        found |= dict.fromkeys([before, run if "-" in run else f"{run}-{run}", f"{profile}-{before}"], now)
     return found
 
 
@@ -159,16 +166,27 @@ def chapters(sections: dict[str, dict], chosen: str) -> list[str]:
     """
     study, found = sections["study"], []
     has = {k: each for k, each in declared().items() if k in study["chapters"] or (each.extra and study["chapters"])}
+    spelled = {each: key for key, path in notebooks().items() for each in (key, path.stem, path.stem[:2])}
+    keys = {word: spelled.get(word) or spelled.get(word.zfill(2)) for word in _words(chosen)}
     if not has:
-        raise ParameterError(f"chapters {chosen!r}: none is run; study.chapters is empty, or SEEDS begins otherwise")
-    for word in _words(chosen):
-        spelled = {each: key for key, path in notebooks().items() for each in (key, path.stem, path.stem[:2])}
-        if (key := spelled.get(word) or spelled.get(word.zfill(2))) not in has:
+        also = "".join(map(_elsewhere, keys.values()))
+        raise ParameterError(
+            f"chapters {chosen!r}: none is run; study.chapters is empty, or SEEDS begins otherwise{also}"
+        )
+    for word, key in keys.items():
+        if key not in has:
             stages, known = (", ".join(x) or "none" for x in (study["stages"], [each.name for each in has.values()]))
-            raise ParameterError(f"chapter {word!r}: expected one that is run with the stages {stages}: {known}")
+            said = f"expected one that is run with the stages {stages}: {known}{_elsewhere(key)}"
+            raise ParameterError(f"chapter {word!r}: {said}")
         found.append(key)
     study["chapters"] = list(dict.fromkeys([*study["chapters"], *found]))
     return list(dict.fromkeys(found)) or study["chapters"]
+
+
+def _elsewhere(key: str | None) -> str:
+    """Which runs have that chapter, as a sentence's end; nothing for a technique's, which STAGES decides on."""
+    runs = [now for now, _, run in _runs() if key in (run.get("study") or {}).get("chapters", [])]
+    return f"; {declared()[key].name} is run by {' and by '.join(runs)}" if runs and key not in techniques() else ""
 
 
 def of_node(stage: str, sections: dict[str, dict]) -> dict:

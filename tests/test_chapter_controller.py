@@ -11,7 +11,7 @@ import torch
 from studylib import settings
 from studylib.coding import codec
 from studylib.data import datasets
-from studylib.experiments import controller, controller_along, controller_latency
+from studylib.experiments import controller, controller_along, controller_latency, controller_parts, controller_ways
 from studylib.experiments import controller_latency_told as latency_says
 from studylib.experiments import controller_rows as tables_of
 from studylib.experiments import controller_told as says
@@ -29,8 +29,8 @@ from tests.test_structural import IMAGES, network
 pytestmark = pytest.mark.usefixtures("drawn")
 NAMED = Student(name="resnet 8-12")
 RECIPE = Recipe(epochs=3, lr=0.01, batch_size=64)
-SMALL = controller.Comparison(budgets=[0.3, 0.5], repetitions=1, tuning_epochs=1)
-RANKING = ["uniform", "global", "slimming", "group norm", controller.SPARSE, "narrow"]
+SMALL = controller.Comparison(budgets=[0.3, 0.5], repetitions=1, tuning_epochs=1, controls=[0.5])
+RANKING = ["uniform", "global", "slimming", "group norm", controller_ways.SPARSE, "narrow"]
 CPU = torch.device("cpu")
 
 
@@ -60,6 +60,7 @@ def tables(made, few):
     _, rows = made
     families = frame(controller.families(NAMED, few))
     found = {"networks": tables_of.networks(rows), "tried": tables_of.tried(rows), "along": tables_of.along(rows)}
+    found["controls"] = tables_of.controls(rows)
     found |= {"kept": tables_of.kept(rows, families), "opened": tables_of.opened(rows, families)}
     return {"families": families} | {name: frame(plain(each)) for name, each in found.items()}
 
@@ -73,7 +74,7 @@ def test_a_filter_of_small_weights_is_worth_least_to_every_ranking_by_magnitude(
             model.get_submodule(name).weight[its] *= 1e-3
         model.features.stage2[0].second.conv.weight[:, 3] *= 1e-3
     for way in RANKING:
-        worth = controller.worths(model, gates, way)
+        worth = controller_ways.worths(model, gates, way)
         assert worth.shape == (len(gates),) and worth.isfinite().all()
         family = dict(zip(gates.found.families, worth.split(gates.sizes), strict=True))[channel[0]]
         assert family.argmin() == 3, way
@@ -82,7 +83,7 @@ def test_a_filter_of_small_weights_is_worth_least_to_every_ranking_by_magnitude(
 def test_the_group_norm_is_the_mean_square_of_all_that_goes_with_a_channel():
     model = network("convnet")
     gates = Gates(model)
-    worth = controller.worths(model, gates, "group norm").split(gates.sizes)[0]
+    worth = controller_ways.worths(model, gates, "group norm").split(gates.sizes)[0]
     unit, reader = model.features[0], model.features[2].conv
     squares = unit.conv.weight.square().flatten(1).sum(1) + unit.norm.weight.square()
     squares += reader.weight.square().sum((0, 2, 3))
@@ -91,13 +92,13 @@ def test_the_group_norm_is_the_mean_square_of_all_that_goes_with_a_channel():
 
 def test_groups_are_pulled_to_zero_the_smallest_most_and_the_outputs_are_not():
     model = network("resnet")
-    step = controller.SparseGroups(Gates(model), 0.5)
+    step = controller_ways.SparseGroups(Gates(model), 0.5)
     step.start(model)
     before = {name: each.detach().clone() for name, each in model.named_parameters()}
     assert step.gradients(model, 0 * sum(each.sum() for each in model.parameters()), None, None)
     pulls = {name: each.grad / before[name] for name, each in model.named_parameters() if name.endswith("weight")}
     factors = pulls["features.stage2.0.first.conv.weight"].flatten(1).mean(1)  # a filter's, and its inputs' mean
-    norms = controller.worths(model, step.gates, "group norm").split(step.gates.sizes)[2]
+    norms = controller_ways.worths(model, step.gates, "group norm").split(step.gates.sizes)[2]
     assert factors.argmax() == norms.argmin() and factors.argmin() == norms.argmax()
     assert factors.max() - factors.min() == pytest.approx(0.5 * (2**4 - 1), rel=1e-3)
     last = pulls[f"{list(layers.weight_layers(model))[-1]}.weight"]
@@ -107,7 +108,7 @@ def test_groups_are_pulled_to_zero_the_smallest_most_and_the_outputs_are_not():
 def test_slimming_wants_a_batch_norm_behind_each_channel():
     with pytest.raises(ValueError, match=r"slimming: expected a batch norm behind each channel, \d+ have none"):
         model = network("gated")
-        controller.worths(model, Gates(model), "slimming")
+        controller_ways.worths(model, Gates(model), "slimming")
 
 
 def test_no_way_smooths_labels_the_controller_neither():
@@ -119,7 +120,7 @@ def test_no_way_smooths_labels_the_controller_neither():
 def test_uniform_takes_the_same_share_of_every_family():
     gates = Gates(network("resnet", width=8))
     model = network("resnet", width=8)
-    opened = gates.at_budget(controller.worths(model, gates, "uniform"), 0.4)
+    opened = gates.at_budget(controller_ways.worths(model, gates, "uniform"), 0.4)
     shares = [part.float().mean().item() for part in opened.split(gates.sizes)]
     assert max(shares) - min(shares) <= 1 / min(gates.sizes)
 
@@ -127,11 +128,11 @@ def test_uniform_takes_the_same_share_of_every_family():
 def test_every_way_meets_the_budget_and_its_row_is_of_its_file(made):
     out, rows = made
     values = sum(len(values) for _, values in controller.WAYS.values())
-    assert len(rows) == values + 2 * len(controller.WAYS)
+    assert len(rows) == values + 2 * len(controller.WAYS) + len(controller.CONTROLS)
     tuning = [row for row in rows if row["tuned_on"]]
     assert len(tuning) == values and {row["seed"] for row in tuning} == {controller.MOST}
     assert max(abs(row["share"] - row["budget"]) for row in rows) <= TOLERANCE
-    assert all(row["cpu_seconds"] > 0 for row in rows)
+    assert all(row["cpu_seconds"] > 0 for row in rows if row["way"] in controller.WAYS)
     for row in rows[::5]:
         file = (out / row["file"]).read_bytes()
         model = codec.decode(file)
@@ -150,10 +151,57 @@ def test_each_way_is_run_at_the_value_that_validates_best(made, tables):
 def test_more_seeds_leave_the_tuning_and_the_first_seeds_as_they_are(made, few, monkeypatch):
     out, rows = made
     monkeypatch.setattr(datasets, "load", lambda name, seed: few)
-    monkeypatch.setattr(controller.Trainings, "row", lambda self, *of: {"val_accuracy": 0.5, "made": self.seed})
+    row = {"val_accuracy": 0.5, "kept": [1]}
+    monkeypatch.setattr(controller.Trainings, "row", lambda self, *of: row | {"made": self.seed})
     more = dataclasses.replace(SMALL, repetitions=2)
     again = controller.compared("digits", 0, NAMED, RECIPE, more, CPU, out)
     assert {row["seed"] for row in again if "made" in row} == {1} and again[: len(rows)] == rows
+
+
+def test_between_the_controller_and_narrow_networks_stand_three_that_differ_in_one_thing_each(made, tables, few):
+    _, rows = made
+    by = {row["way"]: row for row in rows if row["budget"] == 0.5 and not row["tuned_on"]}
+    ours, its, widths, even, narrow = (by[way] for way in tables_of.PARTS)
+    assert ours["kept"] == its["kept"] == widths["kept"] and even["kept"] == narrow["kept"]
+    assert even["kept"] != widths["kept"] and its["share"] == ours["share"]
+    assert its["val_accuracy"] != widths["val_accuracy"] or its["accuracy"] != widths["accuracy"]  # images differ
+    assert {row["way"] for row in tables_of.networks(rows)} == set(controller.WAYS) == set(tables["kept"]["way"])
+    parts = controller_parts.parts(tables["controls"])
+    each = [float(said.strip("*").split(" ")[0]) for said in parts["mean"]]
+    assert list(parts) == ["what differs", "between", "at 50 %", "mean"]
+    assert sum(each[:4]) == pytest.approx(each[4], abs=0.03)
+    tuning = controller_parts.tuning(tables["controls"])
+    adds = 100 * (ours["tuned"] - ours["accuracy"])
+    assert list(tuning["network"]) == list(tables_of.PARTS[:4])
+    assert float(tuning["fine-tuning adds, points"][0].strip("*").split(" ")[0]) == pytest.approx(adds, abs=0.01)
+
+
+def test_parts_of_one_sign_are_told():
+    accuracy = dict(zip(tables_of.PARTS, (0.80, 0.81, 0.85, 0.85, 0.86), strict=True))
+    rows = [
+        {"way": way, "budget": 0.5, "seed": seed, "accuracy": value + 0.001 * seed, "tuned": value + 0.02}
+        for way, value in accuracy.items()
+        for seed in (0, 1, 2)
+    ]
+    table = pd.DataFrame(rows)
+    table.loc[table["way"] == "narrow", "accuracy"] += [0.02, -0.02, 0.02]
+    said = controller_parts.told(table)
+    assert said.startswith(
+        "Between it and narrow networks, parts of one sign: how it is trained (-1.00 (-1.00 to -1.00) points), "
+        "images kept for the controller (-4.00 (-4.00 to -4.00) points). Fine-tuning adds +0.00"
+    )
+
+
+@pytest.mark.parametrize(("controls", "said"), [([0.4], "not 0.4"), ([0.5, 0.5], "controls")])
+def test_controls_are_some_of_the_budgets(controls, said):
+    with pytest.raises(ValueError, match=said):
+        settings.read(controller.Comparison, {"budgets": [0.3, 0.5], "controls": controls}, "comparison")
+
+
+def test_what_is_watched_along_training_is_not_in_the_seconds_of_training(made):
+    _, rows = made
+    ours = [row for row in rows if row["way"] == controller.GUIDED]
+    assert all(row["watch_seconds"] > 0 and row["cpu_seconds"] > 0 for row in ours)
 
 
 def test_the_controllers_network_is_scored_unmasked_masked_sliced_and_tuned(tables):
@@ -180,8 +228,8 @@ def test_layers_that_are_left_are_counted_of_every_way(made, tables):
 def test_channels_are_taken_out_and_that_is_recorded():
     model = network("resnet")
     gates = Gates(model)
-    opened = gates.at_budget(controller.worths(model, gates, "global"), 0.4)
-    small = controller.without(model, gates, opened, "global")
+    opened = gates.at_budget(controller_ways.worths(model, gates, "global"), 0.4)
+    small = controller_ways.without(model, gates, opened, "global")
     assert small.spec["changes"][-1]["criterion"] == "global"
     masked = filters.masked(model, gates.found, gates.closed(opened))
     with torch.no_grad():
@@ -318,7 +366,10 @@ def test_what_the_controller_has_over_narrow_networks_is_told_at_the_least_and_t
         "+0.00 (-24.84 to +24.84)",
     ]
     assert shown.loc[("25", "narrow"), "training s"] == "4.0" and set(shown["furthest off, points"]) == {"2.00"}
-    assert says.costs_told(whole) == "As many epochs take 1.5 times the processor's time of narrow ones."
+    assert says.costs_told(whole) == "" and shown.loc[("25", "controller"), "training s"] == "–"
+    known = whole.assign(watch_seconds=1.0)  # what is measured along training is not in the seconds
+    assert says.costs_told(known) == "As many epochs take 1.5 times the processor's time of narrow ones."
+    assert says.by_budget(known).set_index(["budget %", "way"]).loc[("25", "controller"), "training s"] == "6.0"
     tuned = table.assign(sliced=0.5, tuned=np.where(table["budget"] == 0.25, 0.52, 0.5))
     assert says.untuned_told(tuned) == (
         "Fine-tuning changes accuracy by +1.00 (+1.00 to +1.00) points, at the least budget by +2.00 (+2.00 to +2.00)."
@@ -339,7 +390,7 @@ def test_another_study_is_told_in_a_few_sentences():
     said = says.larger_told(digits)
     assert (
         said.startswith("**digits.** Most of the plane is dominated by")
-        and "Best at an end of the values tried: none." in said
+        and f"Best at an end of the values tried: {says.at_an_end(digits.rows('tried'))}." in said
     )
     assert says.larger_told(None) == "A larger study is not in this copy."
 
@@ -363,17 +414,26 @@ def test_sentences_say_what_the_tables_have(tables):
     off = 100 * (networks["share"] - networks["budget"]).abs()
     others = off[networks["way"] != controller.GUIDED]
     assert f"the others by {others.max():.2f}." in says.met(networks)
+    missed = (networks["share"] / networks["budget"] - 1).abs() > 0.02
+    assert f"of {len(off) - len(others)} and {missed[others.index].sum()} of {len(others)}:" in says.met(networks)
     assert says.differs(tables["kept"]).startswith("At 30% it leaves most of features.")
-    assert re_number(says.settled(tables["along"]))
+    along = tables["along"]
+    turned = along.loc[along["epoch"] == says.last_choice(along), "turned"].mean()
+    assert f"At the last choice {turned:.1f} gates turn." in says.settled(along)
+    met = along.assign(share=along["budget"], loss=[[4.0, 3.0, 2.0][epoch - 1] for epoch in along["epoch"]])
+    assert ": 1 at 30%, 1 at 50%. The loss has by then made 0% of its way." in says.settled(met)
+    late = met.assign(share=np.where(along["epoch"] == 2, along["budget"], 1.0))
+    assert ": 2 at 30%, 2 at 50%. The loss has by then made 50% of its way." in says.settled(late)
     ends = tables["tried"].copy()
     ends["val_accuracy"] = ends["value"]
     assert says.at_an_end(ends) == ", ".join(controller.WAYS)
+    of = ends.groupby("way")["value"]
+    within = (ends["value"] > of.transform("min")) & (ends["value"] < of.transform("max"))
+    inside = ends.assign(val_accuracy=np.where(within, 0.5, 0.4))
+    assert says.at_an_end(inside) == "none"
+    assert says.at_an_end(inside.assign(val_accuracy=0.5)) == ", ".join(controller.WAYS)  # as good at an end
     shown = says.by_budget(networks)
     assert list(shown["way"]) == 2 * list(controller.WAYS) and shown.loc[0, "untuned %"] == "–"
-
-
-def re_number(text: str) -> bool:
-    return any(letter.isdigit() for letter in text)
 
 
 def test_ranks_correlate_with_an_interval():
@@ -404,12 +464,14 @@ def test_networks_of_one_shape_count_once_and_ways_have_a_time_a_budget():
     assert list(shown.columns) == ["way", "20 %", "50 %", "100 %"]
     assert shown.to_numpy().tolist()[2:] == [["c", "5.00", "5.00", "–"], ["whole", "–", "–", "9.00"]]
     said = latency_says.breaks(times, pd.DataFrame(latency_says.correlations(times)))
-    assert said.endswith("At the least budget c takes 5.00 ms, a 1.00.")
+    alike, among = latency_says.noise(times)
+    assert alike == pytest.approx(math.sqrt(0.5)) and among == pytest.approx(math.sqrt(13 / 3))
+    assert said.endswith("Standard deviation: 0.71 ms among networks of one shape, 2.08 among all of a budget.")
 
 
 def test_latencies_are_of_the_rows_in_their_order_and_of_the_whole_network_first(made, few):
     out, rows = made
-    rows = [row for row in rows if not row["tuned_on"]]
+    rows = tables_of.networks(rows)
     times = controller_latency.latencies(rows, NAMED, few, out, batch=8, rounds=2)
     assert [row["multiply_adds"] for row in times[1:]] == [row["multiply_adds"] for row in rows]
     assert times[0]["way"] == controller.WHOLE and times[0]["multiply_adds"] == max(r["multiply_adds"] for r in times)
@@ -484,6 +546,6 @@ def test_a_setting_out_of_range_is_named():
 
 
 def test_a_budget_below_a_channel_a_family_is_refused_before_anything_trains(few):
-    small = dataclasses.replace(SMALL, budgets=[0.001])
+    small = dataclasses.replace(SMALL, budgets=[0.001], controls=[])
     with pytest.raises(ValueError, match=r"budget=0.001: expected at least 0\.\d+"):
         controller.Trainings(few, Student(name="resnet 8-2"), RECIPE, small, 0, CPU)

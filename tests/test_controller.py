@@ -1,6 +1,7 @@
 """A controller chooses channels while a network trains: gates, budget, shrinking, and what is left of the network."""
 
 import dataclasses
+import math
 
 import hypothesis
 import pytest
@@ -97,6 +98,23 @@ def test_soft_gates_have_the_slopes_that_finite_differences_have(name):
         with torch.no_grad():
             expected = (loss(logits + step) - loss(logits - step)) / 2e-5
         assert slopes[i].item() == pytest.approx(expected.item(), rel=1e-4, abs=1e-8)
+
+
+def test_the_budget_pulls_by_open_gates_with_the_slope_of_soft_ones(tiny):
+    gates = Gates(network("resnet"))
+    step = Guided(gates, tiny, tiny.train, OFTEN, epochs=4, seed=0)
+    logits = (torch.randn(len(gates), generator=torch.Generator().manual_seed(3)).double() - 3).requires_grad_()
+    found = step.off_budget(logits)
+    opened = ((logits > -3) | gates.best(logits)).double().detach()
+    share = gates.multiply_adds(opened) / gates.full
+    assert found.item() == pytest.approx(abs(math.log(share / OFTEN.budget))) and found > 0
+    (slopes,) = torch.autograd.grad(found, logits)
+    for i in range(0, len(gates), 4):
+        toward = torch.eye(len(gates)).double()[i] * 1e-4
+        slope = ((controller.soft(logits + toward) - controller.soft(logits - toward)) / 2e-4).detach()
+        counts = [gates.multiply_adds(opened + sign * slope * 1e-4) / gates.full for sign in (1, -1)]
+        expected = (counts[0].log() - counts[1].log()) / 2e-4 * (1 if share > OFTEN.budget else -1)
+        assert slopes[i].item() == pytest.approx(expected.item(), rel=1e-3, abs=1e-9)
 
 
 def test_there_is_no_pull_near_the_budget_and_one_towards_it_elsewhere():

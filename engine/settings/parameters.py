@@ -170,9 +170,7 @@ def chapters(sections: dict[str, dict], chosen: str) -> list[str]:
     keys = {word: spelled.get(word) or spelled.get(word.zfill(2)) for word in _words(chosen)}
     if not has:
         also = "".join(map(_elsewhere, keys.values()))
-        raise ParameterError(
-            f"chapters {chosen!r}: none is run; study.chapters is empty, or SEEDS begins otherwise{also}"
-        )
+        raise ParameterError(f"chapters {chosen!r}: none is run; study.chapters is empty, or SEEDS begins later{also}")
     for word, key in keys.items():
         if key not in has:
             stages, known = (", ".join(x) or "none" for x in (study["stages"], [each.name for each in has.values()]))

@@ -22,18 +22,19 @@ from studylib.data import datasets
 from studylib.data.datasets import Data
 from studylib.disk import files
 from studylib.experiments import controller_along
-from studylib.networks import cost, filters, layers, saliency, spec
+from studylib.experiments.controller_ways import SPARSE, SparseGroups, without, worths
+from studylib.networks import cost, layers, spec
 from studylib.networks.gates import Gates
 from studylib.settings import Batch, check_different, record
-from studylib.techniques import controller, structural
+from studylib.techniques import controller
 from studylib.techniques.controller import Guidance
 from studylib.techniques.distill import Student
 from studylib.training import loop
 from studylib.training.recipe import Recipe
-from studylib.training.step import Plain, Step
+from studylib.training.step import Plain
 from studylib.tree.rows import Task, every
 
-GUIDED, SPARSE, WHOLE = "controller", "sparse groups", "whole"
+GUIDED, WHOLE = "controller", "whole"
 KEYS = ("way", "budget", "seed")
 RATES = (0.1, 0.3, 1.0, 3.0, 10.0)
 WAYS = {  # way → the setting that is tuned, and its values; rates are shares of the recipe's
@@ -45,6 +46,8 @@ WAYS = {  # way → the setting that is tuned, and its values; rates are shares 
     SPARSE: ("weight of the group norm", (0.00001, 0.0001, 0.001, 0.01, 0.1)),
     "narrow": ("rate", RATES),
 }
+WIDTHS_ITS, WIDTHS, EVEN = "its widths, its images", "its widths", "narrow, its rate"
+CONTROLS = (WIDTHS_ITS, WIDTHS, EVEN)  # trained from scratch at the recipe's rate, each nearer to narrow networks
 MOST = 1000  # seeds; the one after them is tuned on, so that more of them change nothing
 TUNING = 1.0  # rate of fine-tuning where another setting is tuned, and after the controller
 
@@ -62,9 +65,15 @@ class Comparison:
     tuning_epochs: Annotated[int, Field(ge=1, le=100_000, description="of all, for tuning what was pruned")] = 10
     every: Annotated[int, Field(ge=1, le=100_000, description="steps of the weights for one of the controller")] = 2
     batch: Batch = 64
+    controls: Annotated[
+        list[float], Field(description="those of the budgets at which parts of the difference to narrow are measured")
+    ] = dataclasses.field(default_factory=list)
 
     def check(self) -> None:
         check_different(self, "budgets")
+        check_different(self, "controls")
+        if unknown := [budget for budget in self.controls if budget not in self.budgets]:
+            raise ValueError(f"controls={self.controls!r}: expected some of budgets={self.budgets}, not {unknown[0]}")
 
     def fits(self, recipe: Recipe) -> None:
         """Raises ValueError where ``recipe`` is too short, or smooths labels, as no way does but the controller."""
@@ -78,78 +87,6 @@ def guidance_of(comparison: Comparison, budget: float, value: float) -> Guidance
     """The controller's settings at a budget and λ; it smooths no labels, as no other way does."""
     how = {"every": comparison.every, "strength": value, "final_strength": 100 * value}
     return Guidance(budget=budget, label_smoothing=0.0, **how)
-
-
-def worths(model: nn.Module, gates: Gates, way: str) -> torch.Tensor:
-    """What each channel of ``gates`` is worth in ``model``, (n,), as ``way`` ranks them; ValueError: it cannot.
-
-    "global": the norm of its rows beside the family's mean. "uniform" and "narrow": its rank in the family by that
-    norm, a share of it. "slimming": its batch norms' scales (Liu et al. 2017). "group norm" and "sparse groups":
-    torch-pruning's, over rows, batch norms and readers' columns (Fang et al. 2023, section 3.3). That is beside the
-    mean of its group.
-    """
-    if way in ("group norm", SPARSE):
-        return _group_norms(model, gates)
-    values = None if way == "slimming" else saliency.saliencies(model)
-    score = structural.worth(model, gates.found, values)
-    if missing := [channel for channel in gates.channels if channel not in score]:
-        raise ValueError(f"{way}: expected a batch norm behind each channel, {len(missing)} have none")
-    parts = torch.tensor([score[channel] for channel in gates.channels]).split(gates.sizes)
-    if way in ("uniform", "narrow"):
-        return torch.cat([part.argsort().argsort() / len(part) for part in parts])
-    return torch.cat(parts if way == "slimming" else [part / part.mean() for part in parts])
-
-
-def _group_norms(model: nn.Module, gates: Gates) -> torch.Tensor:
-    import torch_pruning
-
-    graph = torch_pruning.DependencyGraph()
-    images = cost.example(model.spec["args"], 1).to(next(model.parameters()).device)
-    with torch.enable_grad():
-        graph.build_dependency(model, images, verbose=False)
-    found = []
-    for name, family in gates.found.families.items():
-        layer = model.get_submodule(name)
-        prune = graph.get_pruner_of_module(layer).prune_out_channels
-        group = graph.get_pruning_group(layer, prune, list(range(len(layer.weight))))
-        found.append(torch_pruning.importance.GroupMagnitudeImportance(p=2)(group)[[row for _, row in family]])
-    return torch.cat(found).cpu()
-
-
-class SparseGroups(Step):
-    """Pulls groups to zero as they train, the smaller ones more: torch-pruning's (Fang et al. 2023, section 3.3).
-
-    Args:
-        gates: of the model that is trained.
-        weight: of the pull.
-    """
-
-    label = "the loss and the group norm"
-
-    def __init__(self, gates: Gates, weight: float):
-        self.gates, self.weight, self.identity = gates, weight, ["sparse groups", weight]
-
-    def start(self, model: nn.Module, masks: dict[str, torch.Tensor] | None = None) -> None:
-        import torch_pruning
-
-        pruned = {part.name for part in self.gates.makers}
-        stay = [layer for name, layer in layers.weight_layers(model).items() if name not in pruned]
-        images = cost.example(model.spec["args"], 1).to(next(model.parameters()).device)
-        norm = torch_pruning.importance.GroupMagnitudeImportance(p=2)
-        self.pruner = torch_pruning.pruner.GroupNormPruner(
-            model, images, importance=norm, reg=self.weight, ignored_layers=stay
-        )
-
-    def gradients(self, model, value, logits, batch) -> bool:
-        value.backward()
-        self.pruner.regularize(model)
-        return True
-
-
-def without(model: nn.Module, gates: Gates, opened: torch.Tensor, way: str) -> nn.Module:
-    """A copy of ``model`` without the channels that are not ``opened``, its change recorded."""
-    new, structure = filters.removed(model, gates.found, gates.closed(opened))
-    return spec.with_change(new, "structural", {"criterion": way, "of": len(gates)}, structure)
 
 
 @dataclasses.dataclass
@@ -178,10 +115,10 @@ class Trainings:
         self.start = self.start.to(self.device)
         self.trained = functools.cache(self._trained)
 
-    def fit(self, model: nn.Module, epochs: int, share: float = 1.0, **how) -> nn.Module:
-        """``model``, trained in place for ``epochs`` at a ``share`` of the recipe's rate."""
+    def fit(self, model: nn.Module, epochs: int, share: float = 1.0, data: Data | None = None, **how) -> nn.Module:
+        """``model``, trained in place for ``epochs`` at a ``share`` of the recipe's rate, on ``data`` or all."""
         recipe = dataclasses.replace(self.recipe, epochs=epochs, lr=share * self.recipe.lr)
-        loop.fit(model, self.data, recipe, seed=self.seed, keep="last", **how)
+        loop.fit(model, data or self.data, recipe, seed=self.seed, keep="last", **how)
         return model
 
     def _trained(self, way: str, weight: float) -> tuple[nn.Module, float]:
@@ -202,7 +139,7 @@ class Trainings:
     def made(self, way: str, budget: float, value: float) -> tuple[nn.Module, dict]:
         """The network that ``way`` leaves at ``budget``, and what else is known of it; ``value``: see :data:`WAYS`.
 
-        ``cpu_seconds`` are those of a processor that all of its training took.
+        ``cpu_seconds`` are those of a processor that all of its training took, without what is measured along it.
         """
         if way == GUIDED:
             return self._guided(budget, value)
@@ -219,16 +156,16 @@ class Trainings:
 
     def _guided(self, budget: float, value: float) -> tuple[nn.Module, dict]:
         guidance = guidance_of(self.comparison, budget, value)
-        shown, _ = controller.split(self.data, guidance.share, self.seed)
-        watch = controller_along.Watch(shown, self.recipe.lr)
+        watch = controller_along.Watch(self._shown(guidance), self.recipe.lr)
         how, started = {"recipe": self.recipe, "seed": self.seed, "guidance": guidance}, time.process_time()
         trained = controller.train(self.start, self.data, watch=watch, **how)
-        spent = time.process_time() - started
+        spent = time.process_time() - started - watch.seconds
         small, copy = (without(trained.model, self.gates, trained.opened, GUIDED) for _ in range(2))
         tuned = self.fit(copy, self.comparison.tuning_epochs, TUNING)
         last = {key: trained.history[-1][key] for key in ("closed", "zero")}
         return small, last | {
             "cpu_seconds": spent,
+            "watch_seconds": watch.seconds,
             "kept": self._kept(trained.opened),
             **{key: sum(row[key] for row in trained.history) for key in ("moved", "anew")},
             "unmasked": self.accuracy(trained.model),
@@ -238,6 +175,25 @@ class Trainings:
             "along": [{key: row[key] for key in controller_along.COLUMNS} for row in trained.history],
         }
 
+    def _shown(self, guidance: Guidance) -> Data:
+        return controller.split(self.data, guidance.share, self.seed)[0]
+
+    def control(self, way: str, budget: float, kept: list[int]) -> tuple[nn.Module, dict]:
+        """A network of :data:`CONTROLS`, and its accuracy after fine-tuning on all training images.
+
+        Args:
+            kept: channels of each family that the controller left.
+        """
+        if way == EVEN:
+            opened = self.gates.at_budget(worths(self.start, self.gates, "narrow").cpu(), budget)
+        else:
+            opened = torch.cat([torch.arange(size) < k for size, k in zip(self.gates.sizes, kept, strict=True)])
+        model = without(self.start, self.gates, opened, way)
+        data = self._shown(guidance_of(self.comparison, budget, TUNING)) if way == WIDTHS_ITS else self.data
+        self.fit(model, self.recipe.epochs, data=data)
+        tuned = self.fit(layers.duplicate(model), self.comparison.tuning_epochs, TUNING)
+        return model, {"kept": self._kept(opened), "tuned": self.accuracy(tuned)}
+
     def _kept(self, opened: torch.Tensor) -> list[int]:
         return [int(part.sum()) for part in opened.split(self.gates.sizes)]
 
@@ -246,11 +202,11 @@ class Trainings:
         outputs = self.data.task.predict(model, shown, self.data)
         return self.data.task.scores(outputs.cpu(), shown.labels)[self.data.task.score]
 
-    def row(self, way: str, budget: float, value: float, out: Path) -> dict:
-        """What is measured of a network; its coded file is left in ``out``."""
-        model, about = self.made(way, budget, value)
+    def row(self, way: str, budget: float, value: float, out: Path, kept: list[int] | None = None) -> dict:
+        """What is measured of a network; its coded file is left in ``out``. ``kept``: see :meth:`control`."""
+        model, about = self.control(way, budget, kept) if kept else self.made(way, budget, value)
         file = codec.encode(model.cpu())
-        name = f"{way}-{budget}-{value}-{self.seed}.slnc".replace(" ", "_")
+        name = f"{way}-{budget}-{value}-{self.seed}.slnc".replace(" ", "_").replace(",", "")
         files.write_bytes(out / name, file)
         small = codec.decode(file)
         count = cost.multiply_adds(small, self.data.model_args)
@@ -277,26 +233,31 @@ def compared(
     """A row per network: way, budget, seed and value, and what is measured of it. What ``out`` holds is not made again.
 
     ``tuned_on`` is True of the rows that tuned the ways, at the middle budget. Accuracies are 0…1, of test images but
-    for val_accuracy. ``kept``: channels a family. Rows of the controller have more, an epoch's numbers among it.
+    for val_accuracy. ``kept``: channels a family. Rows of the controller have more, an epoch's numbers among it. After
+    a seed's rows are those of :data:`CONTROLS`, which are no ways.
     """
     middle = middle_of(comparison)
-    alike = dataclasses.replace(comparison, repetitions=1)  # more seeds change no network
-    key = [dataset, *map(dataclasses.asdict, (network, recipe, alike)), datasets.load(dataset, seed).identity]
+    alike = dataclasses.asdict(dataclasses.replace(comparison, repetitions=1))  # more seeds change no network
+    del alike["controls"]  # nor do more of these
+    key = [dataset, *map(dataclasses.asdict, (network, recipe)), alike, datasets.load(dataset, seed).identity]
 
-    def tasks(number: int, wanted: list[tuple[str, float, float]]) -> Iterator[Task]:
+    def tasks(number: int, wanted: list[tuple]) -> Iterator[Task]:
         data = functools.cache(lambda: datasets.load(dataset, number))
         trainings = functools.cache(lambda: Trainings(data(), network, recipe, comparison, number, device))
-        for way, budget, value in wanted:
+        for way, budget, value, *kept in wanted:
             of = {"way": way, "budget": budget, "seed": number, "value": value}
-            yield of, lambda of=of: [trainings().row(of["way"], of["budget"], of["value"], out)]
+            yield of, lambda how=(way, budget, value, out, *kept): [trainings().row(*how)]
 
     tried = [(way, middle, value) for way, (_, values) in WAYS.items() for value in values]
     tuning = [row | {"tuned_on": True} for row in every(tasks(seed + MOST, tried), out, key)]
     best, found = best_values(tuning), []
     for number in range(seed, seed + comparison.repetitions):
         wanted = [(way, budget, best[way]) for budget, way in itertools.product(comparison.budgets, WAYS)]
-        found += [row | {"tuned_on": False} for row in every(tasks(number, wanted), out, key)]
-    return tuning + found
+        rows = list(every(tasks(number, wanted), out, key))
+        kept = {row["budget"]: row["kept"] for row in rows if row["way"] == GUIDED}
+        beside = [(way, budget, TUNING, kept[budget]) for budget in comparison.controls for way in CONTROLS]
+        found += [*rows, *every(tasks(number, beside), out, key)]
+    return tuning + [row | {"tuned_on": False} for row in found]
 
 
 def middle_of(comparison: Comparison) -> float:

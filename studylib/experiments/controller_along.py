@@ -7,6 +7,7 @@ leads further. The envelope is f(w) − γ/2 ‖∇f(w)‖² + h(v) + ‖v − w
 
 import dataclasses
 import functools
+import time
 
 import torch
 from torch import nn
@@ -29,12 +30,20 @@ class Watch:
     Args:
         shown: its training images are the weights'.
         size: γ, that of the step.
+        seconds: of a processor that it has taken so far.
     """
 
     shown: Data
     size: float
+    seconds: float = 0.0
 
     def __call__(self, step: Guided, model: nn.Module) -> dict:
+        started = time.process_time()
+        row = self._row(step, model)
+        self.seconds += time.process_time() - started
+        return row
+
+    def _row(self, step: Guided, model: nn.Module) -> dict:
         loss, weights, slopes = self._slopes(step, model)
         forces, gates = step.forces, step.gates
         plain = {name: weights[name] - self.size * slopes[name] for name in weights}

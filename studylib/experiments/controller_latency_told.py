@@ -82,20 +82,32 @@ def overhead(times: pd.DataFrame) -> dict:
     return {"least": float(least), "whole": whole, "share": float(least) / whole}
 
 
+def noise(times: pd.DataFrame) -> tuple[float, float]:
+    """Standard deviations of latency in ms: among networks of one shape, and among all of one budget, pooled."""
+    small = times[times["way"] != WHOLE]
+
+    def pooled(columns: list[str]) -> float:
+        groups = small.groupby(columns)["latency_ms"]
+        spread, free = groups.var(ddof=1).fillna(0), groups.size() - 1
+        return math.sqrt((spread * free).sum() / free.sum()) if free.sum() else math.nan
+
+    return pooled(["budget", "multiply_adds", "written"]), pooled(["budget"])
+
+
 def breaks(times: pd.DataFrame, found: pd.DataFrame) -> str:
-    """A sentence or two on what breaks the correlation of latency and multiply-adds."""
+    """Sentences on what breaks the correlation of latency and multiply-adds, and what the clock cannot tell."""
     line = overhead(times)
     part = times[times["way"] != WHOLE]
     smallest = part[part["budget"] == part["budget"].min()]
     share = smallest["multiply_adds"].mean() / times.loc[times["way"] == WHOLE, "multiply_adds"].item()
-    ways = smallest.groupby("way")["latency_ms"].mean()
+    alike, all_of = noise(times)
     one = found[(found["networks"] != "all")].pivot(index="networks", columns="column", values="correlation")
     return (
         f"{share:.0%} of the multiply-adds take {smallest['latency_ms'].mean() / line['whole']:.0%} of the time. "
         f"The straight line through all leaves {line['least']:.2f} ms at none: every layer is still called. "
         f"At one budget multiply-adds hardly differ (rank correlations {_range(one['multiply_adds'])}). "
         f"With numbers written rank correlations there are {_range(one['written'])}. "
-        f"At the least budget {ways.idxmax()} takes {ways.max():.2f} ms, {ways.idxmin()} {ways.min():.2f}."
+        f"Standard deviation: {alike:.2f} ms among networks of one shape, {all_of:.2f} among all of a budget."
     )
 
 

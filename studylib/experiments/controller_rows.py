@@ -3,15 +3,31 @@
 import pandas as pd
 
 from studylib import settings
-from studylib.experiments.controller import GUIDED, WAYS, Comparison, guidance_of, middle_of
+from studylib.experiments.controller import CONTROLS, GUIDED, WAYS, Comparison, guidance_of, middle_of
 
+PARTS = (GUIDED, *CONTROLS, "narrow")  # each beside the next differs in one thing
 LISTS = ("kept", "along")  # of a row; they become tables of their own
 OURS = ("share", "batch_size", "every", "label_smoothing")  # settings that are not the authors'
 
 
 def networks(rows: list[dict]) -> list[dict]:
     """The rows of :func:`studylib.experiments.controller.compared` that are compared, without their lists."""
-    return [{key: value for key, value in row.items() if key not in LISTS} for row in rows if not row["tuned_on"]]
+    return [{key: value for key, value in row.items() if key not in LISTS} for row in rows if _of_a_way(row)]
+
+
+def controls(rows: list[dict]) -> list[dict]:
+    """Of :data:`PARTS`, at the budgets that have all: way, budget, seed, accuracy, and tuned where it is known."""
+    budgets = {row["budget"] for row in rows if row["way"] in CONTROLS}
+    keys = ("way", "budget", "seed", "accuracy")
+    return [
+        {key: row[key] for key in keys} | {"tuned": row.get("tuned")}
+        for row in rows
+        if row["way"] in PARTS and row["budget"] in budgets and not row["tuned_on"]
+    ]
+
+
+def _of_a_way(row: dict) -> bool:
+    return row["way"] in WAYS and not row["tuned_on"]
 
 
 def tried(rows: list[dict]) -> list[dict]:
@@ -25,7 +41,7 @@ def kept(rows: list[dict], families: pd.DataFrame) -> list[dict]:
     found = [
         {"way": row["way"], "budget": row["budget"], "layer": layer, "share": count / size}
         for row in rows
-        if not row["tuned_on"]
+        if _of_a_way(row)
         for layer, size, count in zip(families["layer"], families["channels"], row["kept"], strict=True)
     ]
     return pd.DataFrame(found).groupby(["budget", "way", "layer"], sort=False)["share"].mean().reset_index()

@@ -184,7 +184,7 @@ class Guided(Step):
         self.gates.scale(weights, factors)
 
     def _learn(self, model: nn.Module) -> float:
-        """One step of the controller; the model, its running statistics among it, stays as it is."""
+        """One step of the controller, if its loss is finite; the model and its statistics stay as they are."""
         mixed = hashlib.sha256(f"controller {self.seed} {self._steps}".encode()).digest()
         draw = torch.Generator().manual_seed(int.from_bytes(mixed[:8], "big") >> 1)
         chosen = torch.randperm(len(self.seen), generator=draw)[: self.guidance.batch_size]
@@ -196,14 +196,18 @@ class Guided(Step):
         with self.gates.on(model, soft(logits, noise)):
             answers = functools.partial(functional_call, model, fixed)
             loss, _ = self.data.task.loss(answers, self.data.normalize(batch.images), batch.labels)
-        gates = soft(logits)
-        hard = self._above(logits.detach(), -OFFSET).float() + gates - gates.detach()  # straight through
-        loss = loss + 2 * self.guidance.pull * distance(self._share(hard), self.guidance.budget)
+        loss = loss + 2 * self.guidance.pull * self.off_budget(logits)
         self._optimizer.zero_grad(set_to_none=True)
         loss.backward()
         if math.isfinite(loss.item()):
             self._optimizer.step()
         return loss.item()
+
+    def off_budget(self, logits: torch.Tensor) -> torch.Tensor:
+        """:func:`distance` of what is open at ``logits`` (n,) without noise; its slope is that of the soft gates."""
+        gates = soft(logits)
+        hard = self._above(logits.detach(), -OFFSET).to(gates) + gates - gates.detach()  # straight through
+        return distance(self._share(hard), self.guidance.budget)
 
     def _above(self, logits: torch.Tensor, bound: float) -> torch.Tensor:
         return (logits > bound) | self.gates.best(logits)

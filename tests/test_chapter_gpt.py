@@ -183,7 +183,7 @@ def test_the_figure_has_a_point_for_each_combination_and_a_line_for_each_form(ma
     assert [sorted(each) for each in said] == [["pruned"] * 4 + ["whole"], ["pruned"] * 4]
     assert [len(axis.containers) for axis in figure.axes] == [4, 4]  # kinds of points
     (legend,) = figure.legends
-    assert len(legend.get_texts()) == 8
+    assert len(legend.get_texts()) == 10
 
 
 @pytest.mark.parametrize(

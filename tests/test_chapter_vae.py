@@ -66,11 +66,24 @@ def test_a_chapter_that_goes_on_trains_nothing_again(made, monkeypatch):
 
 def test_narrower_networks_are_smaller_and_stand_beside_each_combination(made):
     _, tree, narrow = made
-    assert set(zip(narrow["width"], narrow["form"], strict=True)) == {
-        (w, f) for w in (1, 2, 4) for f in ("float32", "int8")
-    }
-    beside = generative_told.against_narrower(tree, narrow).set_index("node")
+    forms = ("float32", "int8", "float32, longer", "int8, longer")
+    assert set(zip(narrow["width"], narrow["form"], strict=True)) == {(w, f) for w in (1, 2, 4) for f in forms}
+    short = narrow[~narrow["form"].str.endswith(generative.LONGER)]
+    beside = generative_told.against_narrower(tree, short).set_index("node")
     assert beside["less"]["teacher"] == pytest.approx(0) and list(beside.index) == list(tree["node"])
+    assert (generative_told.against_narrower(tree, narrow)["less"] <= beside["less"].to_numpy() + 1e-9).iloc[0]
+
+
+def test_a_narrower_network_that_trains_longer_takes_as_many_passes_as_a_pruned_one_at_most(made):
+    family, tree, narrow = made
+    passes = {}
+    for name in ("teacher", "width2", "longer2", "longer4"):
+        first, *_ = json.loads((family.folder_of(0, name) / "model.json").read_text())["spec"]["changes"]
+        passes[name] = first["epochs"]
+    most = RECIPE.epochs + COMPRESSING.rounds * COMPRESSING.epochs
+    assert passes == {"teacher": RECIPE.epochs, "width2": RECIPE.epochs, "longer2": most, "longer4": most}
+    by = narrow.set_index(["width", "form"])["val_bits"]
+    assert by[4, "float32"] == tree.set_index("node")["val_bits"]["teacher"] != by[4, "float32, longer"]
 
 
 def test_a_combination_beats_a_narrower_network_where_every_seed_says_so():
@@ -129,7 +142,8 @@ def test_the_figure_has_a_point_for_each_combination_and_a_line_for_each_form(ma
     said = [sorted(text.get_text().strip() for text in axis.texts) for axis in figure.axes]
     assert said == [["pruned"] * 4 + ["whole"], ["pruned"] * 4]
     labels = [text.get_text() for text in figure.legends[0].get_texts()]
-    assert len(labels) == 6 and sorted(labels)[:2] == ["narrower, float32", "narrower, int8"]
+    lines = [f"narrower, {form}" for form in ("float32", "float32, longer", "int8", "int8, longer")]
+    assert len(labels) == 8 and sorted(labels)[:4] == lines
     again = vae_told.drawn_by(plots.draw_bits)(tree, narrow)
     assert sum(len(line.get_xdata()) for axis in again.axes for line, *_ in axis.containers) == 16
 

@@ -2,6 +2,7 @@
 
 import abc
 import dataclasses
+import itertools
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Annotated, Any
@@ -24,6 +25,8 @@ from studylib.tree.rows import every, once
 
 STAGES = ("distill", "prune", "svd", "int8")
 FILES = (models.SPEC, models.TENSORS, names.CODED, names.LOGITS, names.METRICS)  # of a node's folder
+FORMS = ("float32", "int8")
+LONGER = ", longer"  # ends the form of a narrower network that trained for as many passes as a pruned one at most
 APART = ("repetitions", "narrower", "prompt", "deltas", "bits", "group")  # settings that change no combination
 
 
@@ -46,6 +49,10 @@ class Compressing(Calibrated):
     def recovery(self, recipe: Recipe) -> Recipe:
         """``recipe`` as it is after a technique."""
         return dataclasses.replace(recipe, epochs=self.epochs, lr=self.lr, min_lr=min(recipe.min_lr, self.lr))
+
+    def longer(self, recipe: Recipe) -> Recipe:
+        """``recipe`` of as many passes as a network takes at most that is trained by it and then pruned."""
+        return dataclasses.replace(recipe, epochs=recipe.epochs + self.rounds * self.epochs)
 
 
 def check_widths(network) -> None:
@@ -93,8 +100,8 @@ class Family(abc.ABC):
         return point.data
 
     @abc.abstractmethod
-    def trained(self, width: int, seed: int, point: Node) -> nn.Module:
-        """A network trained from the start."""
+    def trained(self, width: int, seed: int, point: Node, recipe: Recipe) -> nn.Module:
+        """A network trained from the start by ``recipe``."""
 
     @abc.abstractmethod
     def student(self, model: nn.Module, seed: int, point: Node) -> nn.Module:
@@ -122,17 +129,18 @@ class Family(abc.ABC):
         return [{"seed": seed, "node": name} | self._row(seed, name, self.network.width) for seed, name in wanted]
 
     def narrower(self) -> list[dict]:
-        """A row a seed, width and form (float32 or int8) of dense networks trained alone; else as :meth:`tree`.
+        """A row a seed, width and form of dense networks trained alone; else as :meth:`tree`.
 
-        ``width`` and ``form`` are in the place of ``node``. The teacher's own width is among them.
+        ``width`` and ``form`` are in the place of ``node``. The teacher's own width is among them. Forms are
+        :data:`FORMS`, and these with :data:`LONGER`: then training took :meth:`Compressing.longer`.
         """
-        rows = []
-        for seed in self.seeds:
-            for width in [*self.network.narrower, self.network.width]:
-                for form in ("float32", "int8"):
-                    name = names.TEACHER if width == self.network.width else f"width{width}"
-                    name += "-int8" if form == "int8" else ""
-                    rows.append({"seed": seed, "width": width, "form": form} | self._row(seed, name, width))
+        rows, widths = [], [*self.network.narrower, self.network.width]
+        for seed, width, longer, form in itertools.product(self.seeds, widths, ("", LONGER), FORMS):
+            name = f"{'longer' if longer else 'width'}{width}"
+            if width == self.network.width and not longer:
+                name = names.TEACHER
+            name += "-int8" if form == "int8" else ""
+            rows.append({"seed": seed, "width": width, "form": form + longer} | self._row(seed, name, width))
         return rows
 
     def chosen(self, rows: pd.DataFrame, name: str) -> list[dict]:
@@ -164,7 +172,7 @@ class Family(abc.ABC):
         """The network of the node ``name``: of its parent by its last technique."""
         parent, how = names.parent_of(name), self.compressing
         if parent is None:
-            return self.trained(width, seed, point)
+            return self.trained(width, seed, point, how.longer(self.recipe) if name[:6] == "longer" else self.recipe)
         model, technique = point.load(self.folder_of(seed, parent)), name.rpartition("-")[2]
         if technique == names.part("distill"):
             return self.student(model, seed, point)

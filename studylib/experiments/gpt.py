@@ -21,6 +21,7 @@ from studylib.networks.calibration import check_calibration
 from studylib.settings import check_different, record
 from studylib.techniques import distill, dynamic, int4, int8, svd, teacher
 from studylib.training import loop
+from studylib.training.recipe import Recipe
 from studylib.tree import names, table
 from studylib.tree.node import Node
 from studylib.tree.rows import Task, every
@@ -99,9 +100,9 @@ class Family(generative.Family):
         point.corpus = self.node.corpus
         return point
 
-    def trained(self, width: int, seed: int, point: Node) -> nn.Module:
+    def trained(self, width: int, seed: int, point: Node, recipe: Recipe) -> nn.Module:
         how = {"depth": teacher.Network.depth, "name": f"gpt {self.network.depth}-{width}", "device": point.device}
-        return teacher.apply(point.data, recipe=self.recipe, seed=seed, scratch=point.scratch, **how)
+        return teacher.apply(point.data, recipe=recipe, seed=seed, scratch=point.scratch, **how)
 
     def student(self, model: nn.Module, seed: int, point: Node) -> nn.Module:
         how = {"temperature": self.compressing.temperature, "alpha": self.compressing.alpha}

@@ -23,6 +23,7 @@ from studylib.networks.vae import LOG_SCALES
 from studylib.settings import check_different, record
 from studylib.training import loop
 from studylib.training.checkpoint import weights_digest
+from studylib.training.recipe import Recipe
 from studylib.training.step import Loss
 from studylib.tree import table
 from studylib.tree.node import Node
@@ -110,11 +111,12 @@ class Family(generative.Family):
     def learnt(self, point: Pixels) -> Data:
         return point.learnt
 
-    def trained(self, width: int, seed: int, point: Pixels) -> nn.Module:
-        return self._fitted(width, seed, point)
+    def trained(self, width: int, seed: int, point: Pixels, recipe: Recipe) -> nn.Module:
+        return self._fitted(width, seed, point, recipe)
 
     def student(self, model: nn.Module, seed: int, point: Pixels) -> nn.Module:
-        return self._fitted(self.network.student, seed, point, Distillation(model, self.compressing.alpha))
+        loss = Distillation(model, self.compressing.alpha)
+        return self._fitted(self.network.student, seed, point, self.recipe, loss)
 
     def bits(self, folder: Path) -> np.ndarray:
         return table.logits(folder)[0][:, 0].astype(float)
@@ -123,12 +125,12 @@ class Family(generative.Family):
         """``test_bits``, and ``evidence``: bits per dimension by the evidence's bound."""
         return {"test_bits": metrics["test_bits_per_dim"], "evidence": metrics["test_bits_evidence"]}
 
-    def _fitted(self, width: int, seed: int, point: Pixels, loss: Loss | None = None) -> nn.Module:
+    def _fitted(self, width: int, seed: int, point: Pixels, recipe: Recipe, loss: Loss | None = None) -> nn.Module:
         """A network from the start, by the task's loss or by another, its best validation epoch."""
         args = point.data.model_args | {"width": width, "latent": self.network.latent}
         model = spec.create("vae", seed, **args).to(point.device)
         checkpoint = point.scratch / f"{width}.safetensors"
-        history = loop.fit(model, point.learnt, self.recipe, seed=seed, loss=loss, checkpoint=checkpoint)
+        history = loop.fit(model, point.learnt, recipe, seed=seed, loss=loss, checkpoint=checkpoint)
         did = {"epochs": len(history)} | ({"alpha": loss.alpha} if loss else {})
         return spec.with_change(model, "kd" if loss else "teacher", did, history=history)
 

@@ -21,7 +21,8 @@ def combinations(nodes: pd.DataFrame, dense: pd.DataFrame, bits: str) -> Figure:
     """Draws test bits against the file's size: combinations without SVD above, those with it below.
 
     Colour and mark say whether one is distilled and int8; what is pruned is named so. Narrower dense networks are lines
-    in both panels, which have their own scales upward. Bars are the interval of the difference from the whole network.
+    in both panels, dashed where they trained longer. Each panel has its own scale upward. Bars are the interval of the
+    difference from the whole network.
 
     Args:
         nodes, dense: of :func:`studylib.experiments.generative_told.summary`, by node, and by width and form.
@@ -41,7 +42,9 @@ def combinations(nodes: pd.DataFrame, dense: pd.DataFrame, bits: str) -> Figure:
 
 def _narrower(axis: Axes, dense: pd.DataFrame) -> None:
     for form, rows in dense.sort_values("bytes").groupby("form"):
-        style = {"color": "0.6", "marker": MARKS[form], "linewidth": 1, "markersize": 5, "zorder": 0}
+        plain, _, longer = form.partition(", ")
+        style = {"color": "0.3" if longer else "0.6", "linestyle": "--" if longer else "-", "marker": MARKS[plain]}
+        style |= {"linewidth": 1, "markersize": 5, "zorder": 0}
         axis.plot(rows["bytes"], rows["test_bits"], label=f"narrower, {form}", **style)
 
 

@@ -140,7 +140,7 @@ def test_whether_training_recovered_and_whether_a_teacher_helped_is_told():
     rows = pd.DataFrame({"node": "teacher-kd", "seed": [0, 1, 2], "test_bits": [2.0, 2.1, 2.2]})
     alone = pd.DataFrame({"width": 8, "form": "float32", "seed": [0, 1, 2], "test_bits": [2.11, 2.2, 2.29]})
     said = generative_told.distilled_told(rows, alone, 8)
-    assert said.startswith("Distillation saves its student +0.1000 (+0.07") and said.endswith(" beside training alone.")
+    assert said.startswith("A distilled student needs -0.1000 (-0.12") and said.endswith(" beside one trained alone.")
     unlike = alone.assign(test_bits=[1.0, 2.0, 4.0])
     assert generative_told.distilled_told(rows, unlike, 8).endswith("; these seeds cannot tell.")
     assert generative_told.distilled_told(rows[:1], alone, 8).endswith(", one seed, no interval.")

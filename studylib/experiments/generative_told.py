@@ -73,16 +73,16 @@ def recovered_of(published: Published, nodes: pd.DataFrame) -> str:
 
 
 def distilled_told(rows: pd.DataFrame, alone: pd.DataFrame, width: int) -> str:
-    """Whether the student of that ``width`` needs fewer bits than one trained alone, in words; empty without such."""
+    """What the student of that ``width`` needs beside one trained alone, in words; empty without such a one."""
     by = alone[(alone["width"] == width) & (alone["form"] == "float32")].set_index("seed")["test_bits"]
     taught = rows[rows["node"] == f"{names.TEACHER}-kd"].set_index("seed")["test_bits"]
     if not len(by):
         return ""
-    less, low, high = over((by - taught).reindex(taught.index))
+    more, low, high = over((taught - by).reindex(taught.index))
     doubt = ""
     if statistics.judge((low, high)) == statistics.UNKNOWN:
         doubt = f", {ONE}" if math.isnan(low) else "; these seeds cannot tell"
-    return f"Distillation saves its student {said([less, low, high], 4)} bits beside training alone{doubt}."
+    return f"A distilled student needs {said([more, low, high], 4)} bits beside one trained alone{doubt}."
 
 
 # --- marks -----------------------------------------------------------------------------------------------------

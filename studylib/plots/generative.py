@@ -8,6 +8,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
+from matplotlib.ticker import MaxNLocator
 
 from studylib.plots.axes import kilobyte_axis, legend_below, move_apart
 from studylib.tree import names
@@ -71,7 +72,7 @@ def finish(figure: Figure) -> Figure:
     return figure
 
 
-def saved(against: pd.DataFrame, lines: Sequence, of: Callable, names: Sequence[str], bit: str) -> Figure:
+def saved(against: pd.DataFrame, lines: Sequence, of: Callable, names: Sequence[str], bits: str) -> Figure:
     """Bits that PCD saves over each weighted sum, with their 95 % intervals; a colour a sum.
 
     Each line is a panel with its own scale.
@@ -79,7 +80,7 @@ def saved(against: pd.DataFrame, lines: Sequence, of: Callable, names: Sequence[
     Args:
         against: rows with rival, saved, low and high.
         lines: what each panel is of, as ``of`` gives it for a row; ``names`` are theirs for people.
-        bit: its name, such as "bit per character".
+        bits: what they are, such as "bits per character".
     """
     size = (7.5, 1 + 0.75 * len(lines))
     figure, axes = plt.subplots(len(lines), figsize=size, layout="constrained", squeeze=False)
@@ -87,13 +88,14 @@ def saved(against: pd.DataFrame, lines: Sequence, of: Callable, names: Sequence[
         axis.axvline(0, color="0.6", lw=1)
         for i, (rival, rows) in enumerate(against.groupby("rival", sort=False)):
             row = next(row for row in rows.itertuples() if of(row) == line)
-            half = 1e3 * np.nan_to_num(row.high - row.saved)
+            half = np.nan_to_num(row.high - row.saved)
             style = {"fmt": "os"[i], "ms": 4, "color": f"C{i}", "label": f"over the {rival}"}
-            axis.errorbar(1e3 * row.saved, i, xerr=half, **style)
-        reach = 1e3 * np.nan_to_num(against[[of(row) == line for row in against.itertuples()]][["low", "high"]])
+            axis.errorbar(row.saved, i, xerr=half, **style)
+        reach = np.nan_to_num(against[[of(row) == line for row in against.itertuples()]][["low", "high"]])
         most = 1.1 * max(np.abs(reach).max(), 1e-9)
+        axis.xaxis.set_major_locator(MaxNLocator(7, symmetric=True))
         axis.set(yticks=[0.5], yticklabels=[name], ylim=(1.7, -0.7), xlim=(-most, most))
         axis.grid(axis="y", visible=False)
-    axes[-1, 0].set_xlabel(f"PCD saves (thousandths of a {bit})")
+    axes[-1, 0].set_xlabel(f"PCD saves ({bits})")
     legend_below(figure, *axes[0, 0].get_legend_handles_labels())
     return figure

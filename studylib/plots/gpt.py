@@ -29,4 +29,4 @@ def draw_against(against: pd.DataFrame) -> Figure:
         against: rows of :func:`studylib.experiments.gpt_objectives.against_sums`.
     """
     lines = list(dict.fromkeys(against["objective"]))
-    return generative.saved(against, lines, lambda row: row.objective, lines, "bit per character")
+    return generative.saved(against, lines, lambda row: row.objective, lines, "bits per character")

@@ -52,4 +52,4 @@ def draw_against(against: pd.DataFrame, names: dict[str, str]) -> Figure:
     """
     lines = list(dict.fromkeys(zip(against["objective"], against["stage"], strict=True)))
     said = [f"{names[objective]}, {stage}" for objective, stage in lines]
-    return generative.saved(against, lines, lambda row: (row.objective, row.stage), said, "bit per dimension")
+    return generative.saved(against, lines, lambda row: (row.objective, row.stage), said, "bits per dimension")

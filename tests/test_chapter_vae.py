@@ -39,7 +39,7 @@ def test_all_sixteen_combinations_are_files_whose_likelihood_is_that_of_their_ro
     for name in ("teacher", "teacher-imp-svd-int8"):
         row = tree.set_index("node").loc[name]
         file = (family.folder_of(0, name) / names.CODED).read_bytes()
-        found = likelihood.bounds(codec.decode(file), data.test, data, NETWORK.draws).double().mean(0)
+        found = data.task.predict(codec.decode(file), data.test, data).double().mean(0)
         assert row["test_bits"] == found[0].item() and row["bytes"] == len(file)
         assert row["low"] < row["test_bits"] < row["high"]
 

@@ -273,7 +273,7 @@ def test_a_published_file_has_the_likelihood_that_was_published(name):
     else:
         draws = settings["network"]["draws"]
         data = likelihood.of(datasets.load(about["dataset"], about["seed"]), draws)
-        found = likelihood.bounds(model, data.test, data, draws).double()[:, 0].mean().item()
+        found = data.task.predict(model, data.test, data).double()[:, 0].mean().item()
     assert found == pytest.approx(about[score], abs=1e-4) and len(file) == about["bytes"]
     nodes = generative_told.summary(pd.DataFrame(chapter["rows"]["combinations"]))
     assert about["node"] == family.point_of(about["seed"], says.smallest(nodes))

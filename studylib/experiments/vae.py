@@ -31,6 +31,7 @@ from studylib.tree.node import Node
 BITS = "bits per dimension"
 CHOOSING = 2  # draws of the bound that chooses epochs and rounds; a file is measured by as many as the settings say
 LEVELS = 16  # of a published pixel: a hexadecimal digit
+ADDED = 0.01, 0.03, 0.1, 0.3, 1.0  # counts that smoothing may add to each level
 WIDTH = Annotated[int, Field(ge=1, le=1024)]
 
 
@@ -64,7 +65,8 @@ class Pixels(Node):
     @property
     def learnt(self) -> Data:
         """The same images, their bound by :data:`CHOOSING` draws at most: a training sees the validation set often."""
-        return dataclasses.replace(self.data, task=likelihood.task(min(CHOOSING, self.draws)))
+        draws, count = min(CHOOSING, self.draws), likelihood.level_count(self.data.train.images)
+        return dataclasses.replace(self.data, task=likelihood.task(draws, count))
 
     def _half_precision(self, model: nn.Module) -> dict:
         """The chapter has no files with floats in half precision."""
@@ -75,25 +77,26 @@ class Distillation(Loss):
     """The negative bound, a share of it of the teacher's pixels (soft targets, after Hinton et al. 2015).
 
     The teacher encodes the image and decodes a draw. Its soft targets are each pixel's distribution. A pixel drawn from
-    that has the cross-entropy with it as its mean, at a 256th of the cost. The loss is α times the student's
+    that has the cross-entropy with it as its mean, at a fraction of the cost. The loss is α times the student's
     −log p of such pixels and 1 − α times that of the image. The divergence of its latent numbers is added.
 
     Args:
         teacher: an autoencoder; it is copied and not trained.
         alpha: 0…1.
+        count: levels of a pixel.
     """
 
-    def __init__(self, teacher: nn.Module, alpha: float):
-        self.teacher, self.alpha = fixed(teacher), alpha
-        self.identity = ["pixels", alpha, weights_digest(self.teacher)]
+    def __init__(self, teacher: nn.Module, alpha: float, count: int = likelihood.LEVELS):
+        self.teacher, self.alpha, self.count = fixed(teacher), alpha, count
+        self.identity = ["pixels", alpha, count, weights_digest(self.teacher)]
 
     def __call__(self, student, images, pixels, chosen=None):
         with torch.no_grad():
             mean, log_deviation = self.teacher.encode(images)
             z = mean + log_deviation.exp() * torch.randn_like(mean)
-            soft = likelihood.drawn(*self.teacher.decode(z))
+            soft = likelihood.drawn(*self.teacher.decode(z), self.count)
         mean, log_deviation, *logistic = likelihood.parts(student(images).float(), pixels)
-        taught, true = (likelihood.log_pixels(*logistic, each.flatten(1)).sum(1) for each in (soft, pixels))
+        taught, true = (likelihood.log_pixels(*logistic, each.flatten(1), self.count).sum(1) for each in (soft, pixels))
         divergence, unit = likelihood.divergence(mean, log_deviation), likelihood.bits_of(pixels)
         loss = (divergence - self.alpha * taught - (1 - self.alpha) * true).mean() / unit
         return loss, (divergence - true) / unit
@@ -115,7 +118,7 @@ class Family(generative.Family):
         return self._fitted(width, seed, point, recipe)
 
     def student(self, model: nn.Module, seed: int, point: Pixels) -> nn.Module:
-        loss = Distillation(model, self.compressing.alpha)
+        loss = Distillation(model, self.compressing.alpha, likelihood.level_count(point.data.train.images))
         return self._fitted(self.network.student, seed, point, self.recipe, loss)
 
     def bits(self, folder: Path) -> np.ndarray:
@@ -139,22 +142,31 @@ def to_beat(data: Data) -> list[dict]:
     """What a network has to beat on the test images, a row each: name and bits per dimension.
 
     Each pixel by itself, as over training images: by a logistic distribution, the network's kind, and by a histogram.
-    That has a count of one added to each level. All test images in one file of zlib, and of xz, at their best.
+    That has a count added to each level, the best on validation images. All test images in one file of zlib, and of xz,
+    at their best.
     """
-    train, test = (split.images.flatten(1).cpu() for split in (data.train, data.test))
-    counts = torch.ones(train.shape[1], 256).scatter_add_(1, train.T.long(), torch.ones(train.T.shape))
-    shares = (counts / counts.sum(1, keepdim=True)).gather(1, test.T.long())
-    raw = test.numpy().tobytes()
+    train, validation, test = (split.images.flatten(1).cpu() for split in (data.train, data.validation, data.test))
+    raw, count = test.numpy().tobytes(), likelihood.level_count(train)
+    added = min(ADDED, key=lambda added: _histogram_bits(train, validation, added, count))
     packed = {"zlib": zlib.compress(raw, 9), "xz": lzma.compress(raw, preset=9 | lzma.PRESET_EXTREME)}
     found = {
-        "each pixel by its own logistic distribution": _logistic_bits(train, test),
-        "each pixel by its own histogram": -shares.double().log2().mean().item(),
+        "each pixel by its own logistic distribution": _logistic_bits(train, test, count),
+        "each pixel by its own histogram": _histogram_bits(train, test, added, count),
         **{name: 8 * len(file) / len(raw) for name, file in packed.items()},
     }
     return [{"name": name, BITS: value} for name, value in found.items()]
 
 
-def _logistic_bits(train: torch.Tensor, test: torch.Tensor, steps: int = 400) -> float:
+def _histogram_bits(train: torch.Tensor, other: torch.Tensor, added: float, count: int) -> float:
+    """Bits per dimension of ``other`` by the shares of levels that each pixel of ``train`` has, ``added`` to each."""
+    levels = (torch.arange(256) / 255 * (count - 1)).round().long()
+    counts = torch.full((train.shape[1], count), added, dtype=torch.float64)
+    counts.scatter_add_(1, levels[train.T.long()], torch.ones(train.T.shape, dtype=torch.float64))
+    shares = counts / counts.sum(1, keepdim=True)
+    return -shares.gather(1, levels[other.T.long()]).log2().mean().item()
+
+
+def _logistic_bits(train: torch.Tensor, test: torch.Tensor, count: int, steps: int = 400) -> float:
     """Bits per dimension of ``test`` (n, pixels) by a distribution a pixel, the likeliest of ``train`` (m, pixels)."""
     scaled = train.float() / 127.5 - 1
     mean, log_scale = scaled.mean(0), (scaled.std(0) * 3**0.5 / math.pi).clamp(min=1e-3).log()
@@ -162,12 +174,11 @@ def _logistic_bits(train: torch.Tensor, test: torch.Tensor, steps: int = 400) ->
     optimizer = torch.optim.Adam(fitted, lr=0.03)
     for _ in range(steps):
         optimizer.zero_grad()
-        (-likelihood.log_pixels(fitted[0], fitted[1].clamp(*LOG_SCALES), train).mean()).backward()
+        (-likelihood.log_pixels(fitted[0], fitted[1].clamp(*LOG_SCALES), train, count).mean()).backward()
         optimizer.step()
     with torch.no_grad():
-        return -likelihood.log_pixels(fitted[0], fitted[1].clamp(*LOG_SCALES), test).double().mean().item() / math.log(
-            2
-        )
+        logs = likelihood.log_pixels(fitted[0], fitted[1].clamp(*LOG_SCALES), test, count)
+    return -logs.double().mean().item() / math.log(2)
 
 
 def shown(family: Family, chosen: list[str], count: int = 8) -> list[dict]:

@@ -12,7 +12,6 @@ from pydantic import Field
 from torch import nn
 
 from studylib.coding import codec, shipped
-from studylib.data import likelihood
 from studylib.data.datasets import Data
 from studylib.descent import objectives, steps
 from studylib.experiments import generative
@@ -175,7 +174,7 @@ def _measured(model: nn.Module, data: Data, other: str) -> dict:
     """Scores on validation and test images, the file's bytes, and the score of each test image."""
     size = len(codec.encode(shipped.apply(model)))
     file = 8 * size / data.train.images.numel() if other == BYTES else 0.0
-    val, test = (likelihood.bounds(model, each, data, CHOOSING).double() for each in (data.validation, data.test))
+    val, test = (data.task.predict(model, each, data).double() for each in (data.validation, data.test))
     each = (test[:, 0] + file).cpu()
     row = {"val_score": val[:, 0].mean().item() + file, "test_score": each.mean().item(), "bytes": size}
     return row | {"test": [round(one, 5) for one in each.tolist()]}

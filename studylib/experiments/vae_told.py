@@ -6,7 +6,8 @@ import numpy as np
 import pandas as pd
 
 from studylib.disk import files
-from studylib.experiments import generative_carried, vae_objectives
+from studylib.experiments import generative_carried
+from studylib.experiments import generative_objectives as shared
 from studylib.experiments import generative_told as told
 from studylib.experiments.generative_told import short, summary
 from studylib.experiments.published import Figures
@@ -57,19 +58,14 @@ def of_classifiers(dataset: str) -> list[str]:
 
 
 def carried_by(dataset: str) -> Callable[..., pd.DataFrame]:
-    """What carries over from classifiers of ``dataset``, of published rows: combinations, narrower, against."""
+    """What carries over from classifiers of ``dataset``, of published rows: combinations, narrower, against, tried."""
 
-    def listed(made: pd.DataFrame, alone: pd.DataFrame, against: pd.DataFrame) -> pd.DataFrame:
-        beside = told.against_narrower(made, alone)
-        rows = generative_carried.carried(made, summary(made), beside, tuned_l1(against), of_classifiers(dataset))
+    def listed(made: pd.DataFrame, alone: pd.DataFrame, against: pd.DataFrame, tried: pd.DataFrame) -> pd.DataFrame:
+        beside, pcd = told.against_narrower(made, alone), shared.better_sum(tried, against, shared.L1, shared.TUNED)
+        rows = generative_carried.carried(made, summary(made), beside, pcd, of_classifiers(dataset))
         return generative_carried.carried_listed(rows)
 
     return listed
-
-
-def tuned_l1(against: pd.DataFrame) -> pd.DataFrame:
-    """What PCD saves where L1 was descended and the pruned network fine-tuned: as chapter 6 asks of classifiers."""
-    return against[(against["objective"] == vae_objectives.L1) & (against["stage"] == vae_objectives.TUNED)]
 
 
 def marks_listed(marks: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:

@@ -72,19 +72,24 @@ def finish(figure: Figure) -> Figure:
     return figure
 
 
-def saved(against: pd.DataFrame, lines: Sequence, of: Callable, names: Sequence[str], bits: str) -> Figure:
+def draw_against(against: pd.DataFrame, named: dict[str, str], bits: str) -> Figure:
     """Bits that PCD saves over each weighted sum, with their 95 % intervals; a colour a sum.
 
-    Each line is a panel with its own scale.
+    Each second objective and stage is a panel with its own scale.
 
     Args:
-        against: rows with rival, saved, low and high.
-        lines: what each panel is of, as ``of`` gives it for a row; ``names`` are theirs for people.
+        against: rows of :func:`studylib.experiments.generative_objectives.against_sums`.
+        named: objective → its name for people.
         bits: what they are, such as "bits per character".
     """
+
+    def of(row) -> tuple[str, str]:
+        return row.objective, row.stage
+
+    lines = list(dict.fromkeys(map(of, against.itertuples())))
     size = (7.5, 1 + 0.75 * len(lines))
     figure, axes = plt.subplots(len(lines), figsize=size, layout="constrained", squeeze=False)
-    for axis, line, name in zip(axes[:, 0], lines, names, strict=True):
+    for axis, line, name in zip(axes[:, 0], lines, [f"{named[other]}, {stage}" for other, stage in lines], strict=True):
         axis.axvline(0, color="0.6", lw=1)
         for i, (rival, rows) in enumerate(against.groupby("rival", sort=False)):
             row = next(row for row in rows.itertuples() if of(row) == line)

@@ -11,6 +11,7 @@ import torch
 from studylib.coding import codec
 from studylib.data import datasets, likelihood
 from studylib.experiments import generative, generative_carried, generative_told, vae, vae_objectives, vae_told
+from studylib.experiments import generative_objectives as shared
 from studylib.networks import spec
 from studylib.plots import vae as plots
 from studylib.settings import SettingError, read
@@ -165,7 +166,10 @@ def test_another_published_study_is_told_as_this_one_is(made):
 
 
 def test_what_carries_over_is_told_of_published_rows_by_the_rule_of_the_chapter():
-    rows = [Published("figures/mnist", "11_vae").rows(name) for name in ("combinations", "narrower", "against")]
+    rows = [
+        Published("figures/mnist", "11_vae").rows(name)
+        for name in ("combinations", "narrower", "against", "objectives")
+    ]
     found = vae_told.carried_by("mnist_5k")(*rows).set_index("finding")
     size = rows[0].pivot(index="seed", columns="node", values="bytes")
     share = 100 * (1 - size["teacher-svd"] / size["teacher"]).mean()
@@ -214,30 +218,33 @@ def test_objectives_are_tuned_on_the_first_seed_and_compared_on_all(made):
     assert {(row.objective, row.way, row.value) for row in chosen.itertuples()} == {
         (*key, value) for key, value in best.items()
     }
-    against = vae_objectives.against_sums(rows)
+    against = shared.against_sums(rows)
     assert list(against["seeds"]) == [2] * 8 and (against["low"] <= against["high"]).all()
     mean = chosen[(chosen["objective"] == "l1") & (chosen["stage"] == "one-shot")].groupby("way")["test_score"].mean()
     assert against["saved"][0] == pytest.approx(mean["weighted sum"] - mean["PCD, normalized"], abs=1e-4)
-    control = vae_objectives.against_sums(rows, [vae_objectives.ALONE])
+    control = shared.against_sums(rows, [shared.ALONE])
     assert control["saved"][0] == pytest.approx(mean["likelihood alone"] - mean["PCD, normalized"], abs=1e-4)
-    assert "test" not in vae_objectives.without_images(rows.to_dict("records"))[0]
+    assert "test" not in shared.without_test(rows.to_dict("records"))[0]
     assert generative_told.at_an_end(rows).empty  # of two values each is at an end
-    assert set(vae_objectives.at_best(rows)["objective"]) == set(vae_objectives.NAMES.values())
-    shown = generative_told.against_listed(against, vae_objectives.NAMES)
-    assert set(shown["second objective"]) == set(vae_objectives.NAMES.values())
-    assert len(vae_told.tuned_l1(against)) == 2
-    figure = plots.draw_against(against, vae_objectives.NAMES)
+    assert set(shared.at_best(rows, "bits per dimension")["second objective"]) == set(shared.NAMES.values())
+    shown = generative_told.against_listed(against, shared.NAMES)
+    assert set(shown["second objective"]) == set(shared.NAMES.values())
+    assert len(shared.better_sum(rows, against, "l1", "fine-tuned")) == 1
+    figure = plots.draw_against(against, shared.NAMES)
     named = [text.get_text() for axis in figure.axes[:2] for text in axis.get_yticklabels()]
     assert named == ["L1, one-shot", "L1, fine-tuned"] and len(figure.axes) == 4
-    claimed = vae_objectives.claims_of(generative_told.summary(tree), against)
-    assert set(claimed) == {"vae_int8_saved", "vae_one_shot", "vae_tuned"} and len(claimed["vae_tuned"]) == 2
+    claimed = shared.claims_of(generative_told.summary(tree), against, vae_objectives.CLAIMS)
+    assert set(claimed) == set(vae_objectives.CLAIMS) and [len(claimed[key]) for key in vae_objectives.CLAIMS[1:]] == [
+        6,
+        2,
+    ]
 
 
 def test_where_coded_bytes_are_descended_those_of_the_file_count(made):
     family, _, _ = made
     model = torch.nn.Module.eval(spec.create("vae", 0, **likelihood.of(family.node.data).model_args, width=2, latent=2))
     data = likelihood.of(family.node.data, 2)
-    plain, coded = (vae_objectives._measured(model, data, other) for other in ("l1", "coded_bytes"))
+    plain, coded = (vae_objectives._measured("", "", model, data, other) for other in ("l1", "coded_bytes"))
     extra = 8 * coded["bytes"] / family.node.data.train.images.numel()
     for score in ("val_score", "test_score"):
         assert coded[score] - plain[score] == pytest.approx(extra, abs=1e-5)

@@ -1,7 +1,5 @@
 """Figures that chapters 10 and 11 share: bits against bytes, and what common descent saves."""
 
-from collections.abc import Callable, Sequence
-
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd

@@ -111,7 +111,7 @@ def test_the_smallest_is_chosen_by_validation_images():
 def test_a_teacher_draws_its_pixels_from_what_it_decodes():
     torch.manual_seed(0)
     mean, log_scale = torch.full((1, 100_000), 0.2), torch.full((1, 100_000), -3.0)
-    shares = torch.bincount(likelihood.drawn(mean, log_scale).flatten().int(), minlength=256) / 100_000
+    shares = torch.bincount(vae.drawn(mean, log_scale).flatten().int(), minlength=256) / 100_000
     expected = likelihood.log_pixels(mean[:, :1], log_scale[:, :1], torch.arange(256)[None]).exp()[0]
     assert (shares - expected).abs().max() < 0.005
 

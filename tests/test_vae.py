@@ -10,6 +10,7 @@ from torch import nn
 
 from studylib.coding import codec, shipped
 from studylib.data import datasets, likelihood
+from studylib.experiments import vae
 from studylib.networks import layers, pt2e, slicing, spec
 from studylib.networks.blocks import SpecError, TransposedConv2d
 from studylib.techniques import dynamic, fixed, int4, int8, prune, qat, svd, threshold, tucker
@@ -162,9 +163,7 @@ def test_a_data_set_is_scored_by_the_levels_that_its_images_have(pixels):
     mean, log_scale = torch.full((1, 1), 0.1), torch.full((1, 1), -3.0)
     near, level = (likelihood.log_pixels(mean, log_scale, torch.tensor([[p]]), 17) for p in (140, 143))
     assert near == level
-    assert set(likelihood.drawn(mean.expand(1, 1000), log_scale + 2, 17).unique().tolist()) <= {
-        *likelihood.grid(17).tolist()
-    }
+    assert set(vae.drawn(mean.expand(1, 1000), log_scale + 2, 17).unique().tolist()) <= {*likelihood.grid(17).tolist()}
 
 
 def test_the_divergence_is_torchs():

@@ -156,27 +156,7 @@ def grid(count: int) -> torch.Tensor:
     return torch.linspace(0, 255, count, dtype=torch.float64).round().to(torch.uint8)
 
 
-def drawn(mean: torch.Tensor, log_scale: torch.Tensor, count: int = LEVELS) -> torch.Tensor:
-    """Pixels 0…255, uint8, drawn from logistic distributions (n, d) by torch's own generator."""
-    uniform = torch.rand_like(mean).clamp(1e-7, 1 - 1e-7)
-    return levels(mean + log_scale.exp() * torch.logit(uniform), count)
-
-
 def levels(values: torch.Tensor, count: int = LEVELS) -> torch.Tensor:
     """The nearest of ``count`` levels in 0…255, uint8, of values that have them at −1…1."""
     number = ((values + 1) / 2 * (count - 1)).round().clamp(0, count - 1)
     return grid(count).to(values.device)[number.long()]
-
-
-@torch.no_grad()
-def sampled(model: nn.Module, count: int, seed: int) -> torch.Tensor:
-    """``count`` new images, uint8 (count, c, h, w): means that ``model`` decodes from latent numbers by ``seed``."""
-    noise = torch.randn(count, model.latent, generator=torch.Generator().manual_seed(seed))
-    device = next((t.device for t in model.state_dict().values()), torch.device("cpu"))
-    return levels(model.eval().decode(noise.to(device))[0]).view(count, *model.shape)
-
-
-@torch.no_grad()
-def reconstructed(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
-    """Normalized ``images`` encoded and decoded again, without noise: uint8 (n, c, h, w)."""
-    return levels(model.eval().decode(model.encode(images)[0])[0]).view(images.shape)

@@ -17,8 +17,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from studylib.coding import codec
-from studylib.data import likelihood, text
+from studylib.data import text
 from studylib.disk import files
+from studylib.experiments import vae
 from studylib.settings import MOST_SEED
 from studylib.training import loop
 
@@ -47,7 +48,7 @@ class Sampler:
 
 def picture(model: nn.Module, seed: int) -> bytes:
     """A PNG of :data:`SIDE` × :data:`SIDE` images that an autoencoder decodes from latent numbers drawn by ``seed``."""
-    return png(likelihood.sampled(model, SIDE * SIDE, seed))
+    return png(vae.sampled(model, SIDE * SIDE, seed))
 
 
 def png(images: torch.Tensor) -> bytes:

@@ -73,6 +73,12 @@ class Pixels(Node):
         return {}
 
 
+def drawn(mean: torch.Tensor, log_scale: torch.Tensor, count: int = likelihood.LEVELS) -> torch.Tensor:
+    """Pixels 0…255, uint8, drawn from logistic distributions (n, d) by torch's own generator."""
+    uniform = torch.rand_like(mean).clamp(1e-7, 1 - 1e-7)
+    return likelihood.levels(mean + log_scale.exp() * torch.logit(uniform), count)
+
+
 class Distillation(Loss):
     """The negative bound, a share of it of the teacher's pixels (soft targets, after Hinton et al. 2015).
 
@@ -94,7 +100,7 @@ class Distillation(Loss):
         with torch.no_grad():
             mean, log_deviation = self.teacher.encode(images)
             z = mean + log_deviation.exp() * torch.randn_like(mean)
-            soft = likelihood.drawn(*self.teacher.decode(z), self.count)
+            soft = drawn(*self.teacher.decode(z), self.count)
         mean, log_deviation, *logistic = likelihood.parts(student(images).float(), pixels)
         taught, true = (likelihood.log_pixels(*logistic, each.flatten(1), self.count).sum(1) for each in (soft, pixels))
         divergence, unit = likelihood.divergence(mean, log_deviation), likelihood.bits_of(pixels)
@@ -181,6 +187,20 @@ def _logistic_bits(train: torch.Tensor, test: torch.Tensor, count: int, steps: i
     return -logs.double().mean().item() / math.log(2)
 
 
+@torch.no_grad()
+def sampled(model: nn.Module, count: int, seed: int) -> torch.Tensor:
+    """``count`` new images, uint8 (count, c, h, w): means that ``model`` decodes from latent numbers by ``seed``."""
+    noise = torch.randn(count, model.latent, generator=torch.Generator().manual_seed(seed))
+    device = next((t.device for t in model.state_dict().values()), torch.device("cpu"))
+    return likelihood.levels(model.eval().decode(noise.to(device))[0]).view(count, *model.shape)
+
+
+@torch.no_grad()
+def reconstructed(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
+    """Normalized ``images`` encoded and decoded again, without noise: uint8 (n, c, h, w)."""
+    return likelihood.levels(model.eval().decode(model.encode(images)[0])[0]).view(images.shape)
+
+
 def shown(family: Family, chosen: list[str], count: int = 8) -> list[dict]:
     """Images to look at, of the first seed: a row each of network, kind, number, shape and pixels.
 
@@ -199,6 +219,6 @@ def shown(family: Family, chosen: list[str], count: int = 8) -> list[dict]:
     add("", "image", images)
     for name in dict.fromkeys(chosen):
         model = models.load_model(family.folder_of(family.seeds[0], name))
-        add(name, "reconstruction", likelihood.reconstructed(model, data.normalize(images)))
-        add(name, "sample", likelihood.sampled(model, count, seed=0))
+        add(name, "reconstruction", reconstructed(model, data.normalize(images)))
+        add(name, "sample", sampled(model, count, seed=0))
     return rows

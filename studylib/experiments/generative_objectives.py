@@ -110,7 +110,7 @@ def smaller(
 
 
 def row_of(form: str, stage: str, size: int, validation: float, test: torch.Tensor, file: float) -> dict:
-    """A row of what was measured: bytes, the scores of validation and test, and that of each test image or block (n,).
+    """A row of what was measured: bytes, scores of validation and test, and ``test`` of each image or block (n,).
 
     ``file`` is added to each score: what the file's own bits are worth, where coded bytes were descended, else 0.
     """

@@ -87,7 +87,7 @@ def distilled_told(rows: pd.DataFrame, alone: pd.DataFrame, width: int) -> str:
 
 
 def longer_told(rows: pd.DataFrame, alone: pd.DataFrame, width: int) -> str:
-    """What training for as long as a pruned network at most adds to the whole one, in words; empty without such."""
+    """What the whole network needs after as many passes as a pruned one at most, in words; empty without it."""
     by = alone[(alone["width"] == width) & (alone["form"] == f"float32{LONGER}")].set_index("seed")["test_bits"]
     if not len(by):
         return ""

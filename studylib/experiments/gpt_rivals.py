@@ -48,10 +48,12 @@ def bigram(data: Text) -> float:
 def ngram(data: Text) -> tuple[int, float]:
     """n, and test bits per character of runs of up to n characters, counted in the training text.
 
-    Counts are discounted, and each order is interpolated with the next lower one (Chen and Goodman 1999, equation 22):
-    p(c | h) = max(n(hc) − d, 0) / n(h) + d |{c: n(hc) > 0}| / n(h) · p(c | h without its first character). The lowest
-    order gives all characters alike. n and d are the best on the validation text. A block's first characters are
-    predicted from the block before, so that the model sees as much as its order asks for.
+    Counts are discounted, and each order is interpolated with the next lower one (absolute discounting, Ney et al. 1994)::
+
+        p(c | h) = max(n(hc) − d, 0) / n(h) + d |{c: n(hc) > 0}| / n(h) · p(c | h without its first character)
+
+    The lowest order gives all characters alike. n and d are the best on the validation text. A block's first characters
+    are predicted from the block before: the model sees as much as its order asks for.
     """
     size, train = len(data.classes), _stream(data.train)
     seen = [_counted(train, order, size, split) for split in (data.validation, data.test) for order in ORDERS]
@@ -74,7 +76,7 @@ def _runs(text: np.ndarray, order: int, size: int) -> np.ndarray:
 
 
 def _counted(train: np.ndarray, order: int, size: int, split: Split) -> tuple[np.ndarray, ...]:
-    """Of each target of ``split`` (n,): how often its run and the run's start are in ``train``, and what follows that.
+    """Of each target of ``split`` (n,): counts of its run and the run's start in ``train``, and kinds that follow it.
 
     0 where so many characters do not come before the target.
     """

@@ -68,7 +68,7 @@ def png(images: torch.Tensor) -> bytes:
 def written(model: nn.Module, seed: int, prompt: str = PROMPT) -> bytes:
     """``prompt`` and the :data:`COUNT` characters that a transformer writes after it, drawn by ``seed``.
 
-    ValueError where the file does not have the alphabet of the text that was learnt, or that lacks a character.
+    ValueError where the file has no alphabet of its text, or the prompt a character that is not in it.
     """
     scaling = model.spec.get("input")
     alphabet = scaling.get("alphabet") if isinstance(scaling, dict) else None

@@ -76,7 +76,7 @@ def _runs(text: np.ndarray, order: int, size: int) -> np.ndarray:
 
 
 def _counted(train: np.ndarray, order: int, size: int, split: Split) -> tuple[np.ndarray, ...]:
-    """Of each target of ``split`` (n,): counts of its run and the run's start in ``train``, and kinds that follow it.
+    """Of each target of ``split`` (n,): counts in ``train`` of its run and the run's start, and kinds that follow.
 
     0 where so many characters do not come before the target.
     """

@@ -148,9 +148,9 @@ def test_the_better_sum_is_chosen_by_validation():
             for way in shared.SUMS
         ]
     )
-    (row,) = shared.better_sum(tried, against, "l1", "fine-tuned").itertuples()
+    (row,) = shared.fine_tuned_l1(tried, against).itertuples()
     assert (row.stage, row.rival) == ("fine-tuned", shared.SUM_NORMALIZED)
-    assert not len(shared.better_sum(tried, against, "coded_bytes", "rounded"))
+    assert not len(shared.fine_tuned_l1(tried.assign(objective="coded_bytes"), against))
 
 
 def test_the_best_value_is_that_of_the_least_validation_bits_of_the_first_seed():

@@ -170,7 +170,7 @@ def test_what_carries_over_is_told_of_published_rows_by_the_rule_of_the_chapter(
         Published("figures/mnist", "11_vae").rows(name)
         for name in ("combinations", "narrower", "against", "objectives")
     ]
-    found = vae_told.carried_by("mnist_5k")(*rows).set_index("finding")
+    found = generative_carried.carried_by(["mnist", "digits"])(*rows).set_index("finding")
     size = rows[0].pivot(index="seed", columns="node", values="bytes")
     share = 100 * (1 - size["teacher-svd"] / size["teacher"]).mean()
     assert f"{share:+.2f} (" in found.loc["SVD saves next to nothing at Δ = 1", "here"]
@@ -229,7 +229,7 @@ def test_objectives_are_tuned_on_the_first_seed_and_compared_on_all(made):
     assert set(shared.at_best(rows, "bits per dimension")["second objective"]) == set(shared.NAMES.values())
     shown = generative_told.against_listed(against, shared.NAMES)
     assert set(shown["second objective"]) == set(shared.NAMES.values())
-    assert len(shared.better_sum(rows, against, "l1", "fine-tuned")) == 1
+    assert len(shared.fine_tuned_l1(rows, against)) == 1
     figure = plots.draw_against(against, shared.NAMES)
     named = [text.get_text() for axis in figure.axes[:2] for text in axis.get_yticklabels()]
     assert named == ["L1, one-shot", "L1, fine-tuned"] and len(figure.axes) == 4

@@ -148,7 +148,9 @@ def test_a_text_goes_on_from_the_prompt_that_is_asked_for_and_a_home_may_be_name
     monkeypatch.setenv("HOME", str(tmp_path))
     out, code = said(writer, "--prompt", "The x", "--out", "~/x.txt")
     assert code is None and out.startswith("The x")
-    assert (tmp_path / "x.txt").read_text() == "The x" + text.sampled(codec.decode(writer.read_bytes()), "The x", 400, 0)
+    assert (tmp_path / "x.txt").read_text() == "The x" + text.sampled(
+        codec.decode(writer.read_bytes()), "The x", 400, 0
+    )
 
 
 def test_a_folder_that_cannot_be_written_is_refused(file, tmp_path, said):

@@ -2,13 +2,23 @@
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import pandas as pd
 
 from studylib.disk import files
-from studylib.experiments import sweep_narrower
-from studylib.experiments.generative_told import BOTH, INT8, PRUNED, SINGLE, SVD, over, said
+from studylib.experiments import generative_objectives, sweep_narrower
+from studylib.experiments.generative_told import (
+    BOTH,
+    INT8,
+    PRUNED,
+    SINGLE,
+    SVD,
+    against_narrower,
+    over,
+    said,
+    summary,
+)
 from studylib.experiments.published import Figures
 from studylib.results import statistics, tables
 from studylib.tree import names
@@ -132,6 +142,16 @@ def carried(
         row |= dict(zip(("value", "low", "high"), map(float, each), strict=True))
         found.append(row | {"verdict": SET if finding.set else VERDICTS.get(held, statistics.UNKNOWN)})
     return pd.DataFrame(found)
+
+
+def carried_by(studies: Sequence[str]) -> Callable[..., pd.DataFrame]:
+    """:func:`carried_listed` of a study's published rows: combinations, narrower, against and objectives."""
+
+    def listed(made: pd.DataFrame, alone: pd.DataFrame, against: pd.DataFrame, tried: pd.DataFrame) -> pd.DataFrame:
+        pcd = generative_objectives.fine_tuned_l1(tried, against)
+        return carried_listed(carried(made, summary(made), against_narrower(made, alone), pcd, studies))
+
+    return listed
 
 
 def carried_listed(rows: pd.DataFrame) -> pd.DataFrame:

@@ -6,8 +6,6 @@ import numpy as np
 import pandas as pd
 
 from studylib.disk import files
-from studylib.experiments import generative_carried
-from studylib.experiments import generative_objectives as shared
 from studylib.experiments import generative_told as told
 from studylib.experiments.generative_told import short, summary
 from studylib.experiments.published import Figures
@@ -55,17 +53,6 @@ def of_classifiers(dataset: str) -> list[str]:
     studies = Figures(files.root() / "figures").studies
     own = [study for study, about in studies.items() if about["data"]["name"] == dataset and "-" not in study]
     return [*dict.fromkeys([own[0], ELSEWHERE])] if own else []
-
-
-def carried_by(dataset: str) -> Callable[..., pd.DataFrame]:
-    """What carries over from classifiers of ``dataset``, of published rows: combinations, narrower, against, tried."""
-
-    def listed(made: pd.DataFrame, alone: pd.DataFrame, against: pd.DataFrame, tried: pd.DataFrame) -> pd.DataFrame:
-        beside, pcd = told.against_narrower(made, alone), shared.better_sum(tried, against, shared.L1, shared.TUNED)
-        rows = generative_carried.carried(made, summary(made), beside, pcd, of_classifiers(dataset))
-        return generative_carried.carried_listed(rows)
-
-    return listed
 
 
 def marks_listed(marks: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:

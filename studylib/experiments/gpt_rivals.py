@@ -48,7 +48,7 @@ def bigram(data: Text) -> float:
 def ngram(data: Text) -> tuple[int, float]:
     """n, and test bits per character of runs of up to n characters, counted in the training text.
 
-    Counts are discounted, and each order is interpolated with the next lower one (absolute discounting, Ney et al. 1994)::
+    Counts are discounted (absolute discounting, Ney et al. 1994). Each order is interpolated with the next lower one::
 
         p(c | h) = max(n(hc) − d, 0) / n(h) + d |{c: n(hc) > 0}| / n(h) · p(c | h without its first character)
 

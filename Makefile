@@ -24,6 +24,7 @@ SPARSITY ?= 0.5
 MEAN ?=
 STD ?=
 OUT ?=
+PROMPT ?=
 SEED ?= 0
 PYTHON ?= python3
 VENV := .venv
@@ -86,8 +87,8 @@ explorer: $(VENV)/.book # one page with every published network, to filter: buil
 evaluate: $(READY) # bytes and test accuracy of a coded file, beside what was published of it (MODEL=figures/models/….slnc)
 	@$(PY) engine/tools/evaluate.py "$(MODEL)" --dataset "$(DATASET)"
 
-sample: $(READY) # what a generative file draws, a picture or a text (MODEL=figures/models/….slnc SEED=0 OUT=x.png)
-	@$(PY) -m studylib.experiments.sample "$(MODEL)" --seed "$(SEED)" --out "$(OUT)"
+sample: $(READY) # what a generative file draws, a picture or a text (MODEL=figures/models/….slnc SEED=0 OUT=x.png PROMPT="The ")
+	@$(PY) -m studylib.experiments.sample "$(MODEL)" --seed "$(SEED)" --out "$(OUT)" --prompt "$(PROMPT)"
 
 zoo: $(READY) # bytes of torchvision's classifiers in int8, beside the survey's (MODELS="resnet18 vgg16": only those)
 	@$(PY) -m studylib.experiments.zoo $(MODELS)

@@ -9,6 +9,7 @@ import pytest
 from studylib.coding import codec
 from studylib.data import text
 from studylib.experiments import generative, generative_told, gpt, gpt_objectives, gpt_told
+from studylib.experiments import generative_objectives as shared
 from studylib.plots import gpt as plots
 from studylib.results import statistics
 from studylib.settings import SettingError, read
@@ -22,7 +23,8 @@ NETWORK = gpt.Transformer(depth=1, width=16, student=8, narrower=[8])
 COMPRESSING = gpt.Compressing(
     rounds=2, tolerance=0.5, epochs=1, deltas=[1], bits=[3], group=8, calibration_images=32, lr=1e-2
 )
-COMPARISON = gpt_objectives.Objectives(l1=[1e-4], error=[0.1], coded=[1e-5], taus=[0.1])
+SUMS = {"l1": [1e-4], "quantization_error": [0.1], "coded_bytes": [1e-5]}
+COMPARISON = gpt_objectives.Objectives(sums=SUMS, sparsities=[0.7], taus=[0.1])
 ENDS = {"low": 0.0, "high": 0.0, "costs_low": 0.09, "costs_high": 0.11}
 
 
@@ -77,7 +79,9 @@ def test_other_ways_are_of_the_teacher_and_the_same_where_the_tree_has_them(made
         assert by.loc[way, "bytes"] == node.loc[name, "bytes"]
     assert by.loc[("groups, GPTQ", 3), "bytes"] < node.loc["teacher-int8", "bytes"]
     assert by.loc[("SVD, fine-tuned", 1), "costs"] < by.loc[("SVD", 1), "costs"]
-    assert set(ways["kind"]) == {gpt.ROUNDED, gpt.FACTORIZED} and len(ways) == 2 + 2 + 4
+    assert by.loc[(gpt.WHOLE + gpt.TUNED, 0), "bytes"] == pytest.approx(node.loc["teacher", "bytes"], rel=0.01)
+    assert gpt_told.ways_listed(ways, gpt.FACTORIZED)["Δ"].tolist() == ["–", 1, 1, 1, 1]
+    assert set(ways["kind"]) == {gpt.ROUNDED, gpt.FACTORIZED} and len(ways) == 2 + 2 + 1 + 4
 
 
 def test_the_smallest_is_chosen_by_validation_text():
@@ -111,29 +115,42 @@ def spread_of(row, family):
 def test_each_objective_is_descended_in_three_ways_and_none_in_a_fourth_and_compared_block_by_block(made):
     family, tree, _ = made
     rows = gpt_objectives.compared(family, COMPARISON)
-    assert len(rows) == 3 * 4
-    against = gpt_objectives.against_sums(pd.DataFrame(rows))
-    assert len(against) == 3 * 2 and (against["low"] <= against["high"]).all()
-    by = {(row["objective"], row["way"]): row for row in rows}
+    assert len(rows) == (2 + 1 + 1) * 4  # what descended L1 is measured before and after fine-tuning
+    against = shared.against_sums(pd.DataFrame(rows))
+    assert len(against) == 4 * 2 and (against["low"] <= against["high"]).all()
+    by = {(row["objective"], row["stage"], row["way"]): row for row in rows}
     for row in against.itertuples():
-        mean = np.mean(by[row.objective, row.rival]["test"]) - np.mean(by[row.objective, gpt_objectives.PCD]["test"])
-        assert row.saved == pytest.approx(mean, abs=1e-9)
-    control = gpt_objectives.against_sums(pd.DataFrame(rows), [gpt_objectives.ALONE])
-    assert list(control["objective"]) == list(gpt_objectives.VALUES) and set(control["rival"]) == {gpt_objectives.ALONE}
-    assert by["quantization error", gpt_objectives.ALONE]["test"] == pytest.approx(
-        [
-            each - spread_of(by["coded bytes", gpt_objectives.ALONE], family)
-            for each in by["coded bytes", gpt_objectives.ALONE]["test"]
-        ],
-        abs=1e-4,
+        mine, theirs = (by[row.objective, row.stage, way]["test"] for way in (shared.PCD, row.rival))
+        assert row.saved == pytest.approx(np.mean(theirs) - np.mean(mine), abs=1e-9)
+    control = shared.against_sums(pd.DataFrame(rows), [shared.ALONE])
+    assert list(dict.fromkeys(control["objective"])) == list(shared.OTHERS) and set(control["rival"]) == {shared.ALONE}
+    coded, rounded = (by[other, shared.ROUNDED, shared.ALONE] for other in (shared.BYTES, shared.ERROR))
+    assert rounded["test"] == pytest.approx([each - spread_of(coded, family) for each in coded["test"]], abs=1e-4)
+    coded = by[shared.BYTES, shared.ROUNDED, shared.PCD]
+    assert spread_of(coded, family) < min(coded["test_score"] - 1, coded["val_score"])
+    for way in (shared.SUM, shared.ALONE):
+        assert by["l1", shared.TUNED, way]["val_score"] < by["l1", shared.ONE_SHOT, way]["val_score"]
+    assert len(plots.draw_against(against, shared.NAMES).axes) == 4
+    told = shared.claims_of(generative_told.summary(tree), against, gpt_objectives.CLAIMS)
+    assert len(told["gpt_common"]) == 6 and len(told["gpt_tuned"]) == 2
+    assert 60 < told["gpt_int8_saved"].value < 75  # of numbers as they are held: a byte for four, and scales
+
+
+def test_the_better_sum_is_chosen_by_validation():
+    of = {"objective": "l1", "chosen": True}
+    tried = pd.DataFrame(
+        [of | {"way": way, "val_score": value} for way, value in zip(shared.SUMS, (2.0, 1.9), strict=True)]
     )
-    coded = by[gpt_objectives.CODED, gpt_objectives.PCD]
-    spread = spread_of(coded, family)
-    assert spread < coded["test_total"] - 1 and coded["val_total"] > spread
-    assert len(plots.draw_against(against).axes) == 3
-    nodes = generative_told.summary(tree)
-    told = gpt_objectives.claims_of(nodes, against)
-    assert len(told["gpt_common"]) == 6 and 0 < told["gpt_int8_saved"].value < 100
+    against = pd.DataFrame(
+        [
+            {"objective": "l1", "stage": stage, "rival": way}
+            for stage in ("one-shot", "fine-tuned")
+            for way in shared.SUMS
+        ]
+    )
+    (row,) = shared.fine_tuned_l1(tried, against).itertuples()
+    assert (row.stage, row.rival) == ("fine-tuned", shared.SUM_NORMALIZED)
+    assert not len(shared.fine_tuned_l1(tried.assign(objective="coded_bytes"), against))
 
 
 def test_the_best_value_is_that_of_the_least_validation_bits_of_the_first_seed():
@@ -183,7 +200,7 @@ def test_the_figure_has_a_point_for_each_combination_and_a_line_for_each_form(ma
     assert [sorted(each) for each in said] == [["pruned"] * 4 + ["whole"], ["pruned"] * 4]
     assert [len(axis.containers) for axis in figure.axes] == [4, 4]  # kinds of points
     (legend,) = figure.legends
-    assert len(legend.get_texts()) == 8
+    assert len(legend.get_texts()) == 10
 
 
 @pytest.mark.parametrize(
@@ -193,7 +210,7 @@ def test_the_figure_has_a_point_for_each_combination_and_a_line_for_each_form(ma
         (gpt.Transformer, {"narrower": [8, 8]}, "x.narrower=.*: expected different ones"),
         (gpt_objectives.Objectives, {"taus": [0.1, 3.0]}, r"x.taus\[1\]=3.0: expected at most 1"),
         (gpt_objectives.Objectives, {"normalized": [1.0]}, r"x.normalized=\[1.0\]: expected as many as taus"),
-        (gpt_objectives.Objectives, {"taus": [0.1]}, r"x.l1=\[1e-05, 0.0001\]: expected as many as taus"),
+        (gpt_objectives.Objectives, {"taus": [0.1]}, r"x.sums: l1=\[1e-05, 0.0001\]: expected as many"),
     ],
 )
 def test_settings_that_cannot_be_are_refused(kind, given, said):

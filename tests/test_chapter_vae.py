@@ -11,6 +11,7 @@ import torch
 from studylib.coding import codec
 from studylib.data import datasets, likelihood
 from studylib.experiments import generative, generative_carried, generative_told, vae, vae_objectives, vae_told
+from studylib.experiments import generative_objectives as shared
 from studylib.networks import spec
 from studylib.plots import vae as plots
 from studylib.settings import SettingError, read
@@ -39,7 +40,7 @@ def test_all_sixteen_combinations_are_files_whose_likelihood_is_that_of_their_ro
     for name in ("teacher", "teacher-imp-svd-int8"):
         row = tree.set_index("node").loc[name]
         file = (family.folder_of(0, name) / names.CODED).read_bytes()
-        found = likelihood.bounds(codec.decode(file), data.test, data, NETWORK.draws).double().mean(0)
+        found = data.task.predict(codec.decode(file), data.test, data).double().mean(0)
         assert row["test_bits"] == found[0].item() and row["bytes"] == len(file)
         assert row["low"] < row["test_bits"] < row["high"]
 
@@ -66,11 +67,24 @@ def test_a_chapter_that_goes_on_trains_nothing_again(made, monkeypatch):
 
 def test_narrower_networks_are_smaller_and_stand_beside_each_combination(made):
     _, tree, narrow = made
-    assert set(zip(narrow["width"], narrow["form"], strict=True)) == {
-        (w, f) for w in (1, 2, 4) for f in ("float32", "int8")
-    }
-    beside = generative_told.against_narrower(tree, narrow).set_index("node")
+    forms = ("float32", "int8", "float32, longer", "int8, longer")
+    assert set(zip(narrow["width"], narrow["form"], strict=True)) == {(w, f) for w in (1, 2, 4) for f in forms}
+    short = narrow[~narrow["form"].str.endswith(generative.LONGER)]
+    beside = generative_told.against_narrower(tree, short).set_index("node")
     assert beside["less"]["teacher"] == pytest.approx(0) and list(beside.index) == list(tree["node"])
+    assert (generative_told.against_narrower(tree, narrow)["less"] <= beside["less"].to_numpy() + 1e-9).iloc[0]
+
+
+def test_a_narrower_network_that_trains_longer_takes_as_many_passes_as_a_pruned_one_at_most(made):
+    family, tree, narrow = made
+    passes = {}
+    for name in ("teacher", "width2", "longer2", "longer4"):
+        first, *_ = json.loads((family.folder_of(0, name) / "model.json").read_text())["spec"]["changes"]
+        passes[name] = first["epochs"]
+    most = RECIPE.epochs + COMPRESSING.rounds * COMPRESSING.epochs
+    assert passes == {"teacher": RECIPE.epochs, "width2": RECIPE.epochs, "longer2": most, "longer4": most}
+    by = narrow.set_index(["width", "form"])["val_bits"]
+    assert by[4, "float32"] == tree.set_index("node")["val_bits"]["teacher"] != by[4, "float32, longer"]
 
 
 def test_a_combination_beats_a_narrower_network_where_every_seed_says_so():
@@ -97,7 +111,7 @@ def test_the_smallest_is_chosen_by_validation_images():
 def test_a_teacher_draws_its_pixels_from_what_it_decodes():
     torch.manual_seed(0)
     mean, log_scale = torch.full((1, 100_000), 0.2), torch.full((1, 100_000), -3.0)
-    shares = torch.bincount(likelihood.drawn(mean, log_scale).flatten().int(), minlength=256) / 100_000
+    shares = torch.bincount(vae.drawn(mean, log_scale).flatten().int(), minlength=256) / 100_000
     expected = likelihood.log_pixels(mean[:, :1], log_scale[:, :1], torch.arange(256)[None]).exp()[0]
     assert (shares - expected).abs().max() < 0.005
 
@@ -129,7 +143,8 @@ def test_the_figure_has_a_point_for_each_combination_and_a_line_for_each_form(ma
     said = [sorted(text.get_text().strip() for text in axis.texts) for axis in figure.axes]
     assert said == [["pruned"] * 4 + ["whole"], ["pruned"] * 4]
     labels = [text.get_text() for text in figure.legends[0].get_texts()]
-    assert len(labels) == 6 and sorted(labels)[:2] == ["narrower, float32", "narrower, int8"]
+    lines = [f"narrower, {form}" for form in ("float32", "float32, longer", "int8", "int8, longer")]
+    assert len(labels) == 8 and sorted(labels)[:4] == lines
     again = vae_told.drawn_by(plots.draw_bits)(tree, narrow)
     assert sum(len(line.get_xdata()) for axis in again.axes for line, *_ in axis.containers) == 16
 
@@ -151,8 +166,11 @@ def test_another_published_study_is_told_as_this_one_is(made):
 
 
 def test_what_carries_over_is_told_of_published_rows_by_the_rule_of_the_chapter():
-    rows = [Published("figures/mnist", "11_vae").rows(name) for name in ("combinations", "narrower", "against")]
-    found = vae_told.carried_by("mnist_5k")(*rows).set_index("finding")
+    rows = [
+        Published("figures/mnist", "11_vae").rows(name)
+        for name in ("combinations", "narrower", "against", "objectives")
+    ]
+    found = generative_carried.carried_by(["mnist", "digits"])(*rows).set_index("finding")
     size = rows[0].pivot(index="seed", columns="node", values="bytes")
     share = 100 * (1 - size["teacher-svd"] / size["teacher"]).mean()
     assert f"{share:+.2f} (" in found.loc["SVD saves next to nothing at Δ = 1", "here"]
@@ -200,30 +218,33 @@ def test_objectives_are_tuned_on_the_first_seed_and_compared_on_all(made):
     assert {(row.objective, row.way, row.value) for row in chosen.itertuples()} == {
         (*key, value) for key, value in best.items()
     }
-    against = vae_objectives.against_sums(rows)
+    against = shared.against_sums(rows)
     assert list(against["seeds"]) == [2] * 8 and (against["low"] <= against["high"]).all()
     mean = chosen[(chosen["objective"] == "l1") & (chosen["stage"] == "one-shot")].groupby("way")["test_score"].mean()
     assert against["saved"][0] == pytest.approx(mean["weighted sum"] - mean["PCD, normalized"], abs=1e-4)
-    control = vae_objectives.against_sums(rows, [vae_objectives.ALONE])
+    control = shared.against_sums(rows, [shared.ALONE])
     assert control["saved"][0] == pytest.approx(mean["likelihood alone"] - mean["PCD, normalized"], abs=1e-4)
-    assert "test" not in vae_objectives.without_images(rows.to_dict("records"))[0]
+    assert "test" not in shared.without_test(rows.to_dict("records"))[0]
     assert generative_told.at_an_end(rows).empty  # of two values each is at an end
-    assert set(vae_objectives.at_best(rows)["objective"]) == set(vae_objectives.NAMES.values())
-    shown = generative_told.against_listed(against, vae_objectives.NAMES)
-    assert set(shown["second objective"]) == set(vae_objectives.NAMES.values())
-    assert len(vae_told.tuned_l1(against)) == 2
-    figure = plots.draw_against(against, vae_objectives.NAMES)
+    assert set(shared.at_best(rows, "bits per dimension")["second objective"]) == set(shared.NAMES.values())
+    shown = generative_told.against_listed(against, shared.NAMES)
+    assert set(shown["second objective"]) == set(shared.NAMES.values())
+    assert len(shared.fine_tuned_l1(rows, against)) == 1
+    figure = plots.draw_against(against, shared.NAMES)
     named = [text.get_text() for axis in figure.axes[:2] for text in axis.get_yticklabels()]
     assert named == ["L1, one-shot", "L1, fine-tuned"] and len(figure.axes) == 4
-    claimed = vae_objectives.claims_of(generative_told.summary(tree), against)
-    assert set(claimed) == {"vae_int8_saved", "vae_one_shot", "vae_tuned"} and len(claimed["vae_tuned"]) == 2
+    claimed = shared.claims_of(generative_told.summary(tree), against, vae_objectives.CLAIMS)
+    assert set(claimed) == set(vae_objectives.CLAIMS) and [len(claimed[key]) for key in vae_objectives.CLAIMS[1:]] == [
+        6,
+        2,
+    ]
 
 
 def test_where_coded_bytes_are_descended_those_of_the_file_count(made):
     family, _, _ = made
     model = torch.nn.Module.eval(spec.create("vae", 0, **likelihood.of(family.node.data).model_args, width=2, latent=2))
     data = likelihood.of(family.node.data, 2)
-    plain, coded = (vae_objectives._measured(model, data, other) for other in ("l1", "coded_bytes"))
+    plain, coded = (vae_objectives._measured("", "", model, data, other) for other in ("l1", "coded_bytes"))
     extra = 8 * coded["bytes"] / family.node.data.train.images.numel()
     for score in ("val_score", "test_score"):
         assert coded[score] - plain[score] == pytest.approx(extra, abs=1e-5)

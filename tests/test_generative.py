@@ -54,7 +54,7 @@ def test_a_network_of_as_many_bytes_is_taken_along_the_better_form():
 def test_what_is_not_published_of_classifiers_is_empty_and_another_study_fills_what_one_lacks():
     assert generative_carried.classifiers() == generative_carried.classifiers("nowhere", "digits") == {}
     alone, filled = generative_carried.classifiers("mnist"), generative_carried.classifiers("mnist", "digits")
-    assert {key: filled[key] for key in alone} == alone and len(alone) < len(filled) == 5
+    assert {key: filled[key] for key in alone} == alone and len(alone) < len(filled) == 6
     assert {filled[key][0] for key in alone} == {"mnist"}
     assert {filled[key][0] for key in filled.keys() - alone.keys()} == {"digits"}
 
@@ -98,37 +98,41 @@ def of_two_seeds(**saved):
 def test_what_carries_over_holds_of_classifiers_and_here(monkeypatch):
     known = dict.fromkeys(generative_carried.FINDINGS, ("digits", 0.5, 0.4, 0.6)) | {
         generative_carried.NARROW: ("digits", -0.5, -0.6, -0.4),
+        generative_carried.CUT: ("digits", 0.5, 0.4, 0.6),
         generative_carried.COMMON: ("digits", -0.5, -1.6, 0.4),
     }
     monkeypatch.setattr(generative_carried, "classifiers", lambda *studies: known)
     rows = of_two_seeds(svd=5)
-    beside = pd.DataFrame({"node": [generative_told.BOTH], "less": 0.1, "low": 0.05, "high": 0.15})
-    pcd = pd.DataFrame({"saved": [0.1, -0.1], "low": [0.05, -0.2], "high": [0.15, -0.05]})
+    less = {"less": [0.1, -0.2], "low": [0.05, -0.3], "high": [0.15, -0.1]}
+    beside = pd.DataFrame({"node": [generative_told.BOTH, generative_told.SVD]} | less)
+    pcd = pd.DataFrame({"saved": [-0.1], "low": [-0.2], "high": [-0.05]})
     found = generative_carried.carried(rows, generative_told.summary(rows), beside, pcd, ["mnist"])
     assert list(found["verdict"]) == [
         "carries over",
+        "set, not found",
+        "set, not found",
         "carries over",
-        "does not carry over",
         "holds here alone",
         "cannot tell",
     ]
     assert found["classifiers"][0] == "yes: +0.50 (+0.40 to +0.60) points of accuracy lost, digits"
-    assert found["value"][3:].tolist() == pytest.approx([5.0, -5.0])  # of PCD what it saves over the better sum
+    assert found["value"][3:].tolist() == pytest.approx([10.0, 5.0, -5.0])
+    assert found[["low", "high"]].loc[3].tolist() == pytest.approx([5.0, 15.0])  # of SVD the narrower network's gain
     less = beside.assign(high=-1, low=-2)
     worse = generative_carried.carried(rows, generative_told.summary(rows), less, pcd, ["digits"])
-    assert worse["verdict"][3] == "holds in neither" and worse["classifiers"][3].endswith(" points of accuracy")
+    assert worse["verdict"][4] == "holds in neither" and worse["classifiers"][4].endswith(" points of accuracy")
     told = generative_carried.carried_told(found)
-    assert told.startswith(
-        "Carries over: int8 is nearly free; pruning saves most of the file. Does not carry over: SVD "
-    )
-    assert list(generative_carried.carried_listed(found)["holds if it is"])[:2] == ["at most 1", "above 0"]
+    assert told.startswith("Carries over: int8 is nearly free; a narrower network beats SVD at Δ = 1. Holds here ")
+    assert "Set, not found: pruning saves most of the file; SVD saves next to nothing at Δ = 1." in told
+    assert list(generative_carried.carried_listed(found)["holds if it is"])[:4] == ["at most 1", "–", "–", "above 0"]
 
 
 def test_what_no_classifier_has_published_cannot_be_told():
     rows = of_two_seeds()
-    beside = pd.DataFrame({"node": [generative_told.BOTH], "less": 0.1, "low": 0.05, "high": 0.15})
+    less = {"less": 0.1, "low": 0.05, "high": 0.15}
+    beside = pd.DataFrame({"node": [generative_told.BOTH, generative_told.SVD]} | less)
     found = generative_carried.carried(rows, generative_told.summary(rows), beside, beside[:0].assign(saved=0.0), [])
-    assert set(found["classifiers"]) == {"–"} and set(found["verdict"]) == {"cannot tell"}
+    assert set(found["classifiers"]) == {"–"} and set(found["verdict"]) == {"cannot tell", "set, not found"}
     assert found["here"].iloc[-1] == "cannot tell: – % fewer bits"
 
 
@@ -140,7 +144,7 @@ def test_whether_training_recovered_and_whether_a_teacher_helped_is_told():
     rows = pd.DataFrame({"node": "teacher-kd", "seed": [0, 1, 2], "test_bits": [2.0, 2.1, 2.2]})
     alone = pd.DataFrame({"width": 8, "form": "float32", "seed": [0, 1, 2], "test_bits": [2.11, 2.2, 2.29]})
     said = generative_told.distilled_told(rows, alone, 8)
-    assert said.startswith("Distillation saves its student +0.1000 (+0.07") and said.endswith(" beside training alone.")
+    assert said.startswith("A distilled student needs -0.1000 (-0.12") and said.endswith(" beside one trained alone.")
     unlike = alone.assign(test_bits=[1.0, 2.0, 4.0])
     assert generative_told.distilled_told(rows, unlike, 8).endswith("; these seeds cannot tell.")
     assert generative_told.distilled_told(rows[:1], alone, 8).endswith(", one seed, no interval.")
@@ -205,8 +209,9 @@ node.corpus = text.Corpus(context=16, characters=12_000)
 family = family(node, records[0](**network), records[1](**compressing), Recipe(**recipe))
 rows = family.tree() + (gpt.ways(family) if kind == "gpt" else []) + family.narrower()
 if kind == "gpt":
-    values = dict.fromkeys(("l1", "error", "coded", "normalized", "taus"), [0.1])
-    rows += gpt_objectives.compared(family, gpt_objectives.Objectives(**values, lr=0.01))
+    sums = dict.fromkeys(("l1", "quantization_error", "coded_bytes"), [0.1])
+    values = {"sums": sums, "normalized": [0.1], "taus": [0.1], "sparsities": [0.7], "lr": 0.01}
+    rows += gpt_objectives.compared(family, gpt_objectives.Objectives(**values))
     rows += [{"text": row["text"]} for row in gpt.written(family, ["teacher", "teacher-imp-int8"], count=20)]
 else:
     sums = dict.fromkeys(("l1", "quantization_error", "coded_bytes"), [0.1])
@@ -273,7 +278,7 @@ def test_a_published_file_has_the_likelihood_that_was_published(name):
     else:
         draws = settings["network"]["draws"]
         data = likelihood.of(datasets.load(about["dataset"], about["seed"]), draws)
-        found = likelihood.bounds(model, data.test, data, draws).double()[:, 0].mean().item()
+        found = data.task.predict(model, data.test, data).double()[:, 0].mean().item()
     assert found == pytest.approx(about[score], abs=1e-4) and len(file) == about["bytes"]
     nodes = generative_told.summary(pd.DataFrame(chapter["rows"]["combinations"]))
     assert about["node"] == family.point_of(about["seed"], says.smallest(nodes))

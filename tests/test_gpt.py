@@ -211,6 +211,18 @@ def test_a_technique_owes_it_what_it_owes_a_classifier(made, technique, name):
     PROPERTIES[name](made(technique))
 
 
+@pytest.mark.parametrize("technique", TECHNIQUES)
+def test_a_character_is_predicted_from_those_before_it_alone(made, pages, technique):
+    """Whatever follows, and whatever blocks stand beside. A range of the whole batch would see both."""
+    model, blocks = made(technique).model.eval(), pages.test.images[:6]
+    other = torch.cat([blocks[:1, :9], blocks[3:4, 9:]], dim=1)
+    with torch.no_grad():
+        first, second = (
+            model(torch.cat([one, each]))[0, :9] for one, each in ((blocks[:1], blocks[1:]), (other, blocks[:5]))
+        )
+    assert torch.allclose(first, second, atol=1e-6) == (technique != "dynamic")
+
+
 @pytest.mark.parametrize("technique", ["prune", "svd", "int8", "dynamic", "int4", "int4, by GPTQ"])
 def test_a_decoded_file_has_the_same_likelihood_and_writes_the_same_bit_for_bit(made, pages, technique):
     form = shipped.apply(made(technique).model)

@@ -54,7 +54,7 @@ SCALE = {  # what decides how large and how long: no profile may leave it to a d
         "network": {"depth", "width", "student", "narrower"},
         "recipe": TRAINED,
         "compressing": {"rounds", "tolerance", "epochs", "lr"},
-        "comparison": {"l1", "error", "coded", "taus"},
+        "comparison": {"sums", "taus"},
     },
     "vae": {
         "network": {"width", "latent", "student", "narrower", "draws"},

@@ -12,8 +12,8 @@ from matplotlib.image import imread
 from projects import ROOT, environment
 
 from studylib.coding import codec, shipped
-from studylib.data import likelihood, text
-from studylib.experiments import sample
+from studylib.data import text
+from studylib.experiments import sample, vae
 from studylib.networks import spec
 
 
@@ -58,7 +58,7 @@ def test_a_picture_holds_what_the_network_decodes_from_noise(file, tmp_path, sai
     out, code = said(file, "--seed", 3, "--out", tmp_path / "x.png")
     assert code is None and out == f"{tmp_path / 'x.png'}: a picture by small.slnc, seed 3\n"
     model = codec.decode(file.read_bytes())
-    images = likelihood.sampled(model, 64, 3).view(8, 8, 8, 8)
+    images = vae.sampled(model, 64, 3).view(8, 8, 8, 8)
     picture = (255 * imread(tmp_path / "x.png")[..., 0]).round().astype(np.uint8)
     scale = len(picture) // 80
     assert picture.shape == (80 * scale, 80 * scale) and len(picture) >= sample.LEAST
@@ -130,15 +130,27 @@ def test_another_kind_of_network_plugs_in_by_a_line(file, tmp_path, said, monkey
         (("{file}", "--seed", "one"), "SEED=one: expected a whole number"),
         (("{file}", "--seed", str(2**64)), "expected a whole number of 0 to"),
         (("{file}", "--out", "x.jpg"), "OUT=x.jpg: expected a file whose name ends in .png, as it holds a picture"),
+        (("{file}", "--out", "x" * 300 + ".png"), "xxx.png: File name too long: expected a file that can be written"),
+        (("{file}", "--prompt", "To be"), "PROMPT=To be: expected none, as small.slnc draws a picture"),
+        (("{writer}", "--prompt", "é"), "PROMPT=é: prompt='é': 'é': expected characters of "),
         (("README.md",), "MODEL=README.md: "),
         (("{classifier}",), ": a convnet draws nothing new: expected one of gpt, vae"),
     ],
 )
-def test_what_cannot_be_drawn_is_refused_in_a_sentence(file, tmp_path, said, monkeypatch, given, message):
+def test_what_cannot_be_drawn_is_refused_in_a_sentence(file, writer, tmp_path, said, monkeypatch, given, message):
     monkeypatch.chdir(ROOT)
     classifier = coded(tmp_path / "classifier.slnc", "convnet", image_size=8, in_channels=1, widths=(2, 2, 2))
-    out, code = said(*(each.format(file=file, classifier=classifier) for each in given))
+    out, code = said(*(each.format(file=file, writer=writer, classifier=classifier) for each in given))
     assert out == "" and message in code and "\n" not in code
+
+
+def test_a_text_goes_on_from_the_prompt_that_is_asked_for_and_a_home_may_be_named(writer, tmp_path, said, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    out, code = said(writer, "--prompt", "The x", "--out", "~/x.txt")
+    assert code is None and out.startswith("The x")
+    assert (tmp_path / "x.txt").read_text() == "The x" + text.sampled(
+        codec.decode(writer.read_bytes()), "The x", 400, 0
+    )
 
 
 def test_a_folder_that_cannot_be_written_is_refused(file, tmp_path, said):

@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import math
+from collections import Counter, defaultdict
 
 import numpy as np
 import pytest
@@ -116,7 +117,9 @@ def test_bits_are_of_the_probabilities_that_a_model_gives(pages):
 
 def test_the_bigram_model_is_a_table_of_counts(pages):
     rows = {row["name"]: row[text.BITS] for row in gpt_rivals.to_beat(pages)}
-    assert list(rows) == ["bigram model", "zlib", "bz2", "xz", "xz after the training text"]
+    best = f"{gpt_rivals.ngram(pages)[0]}-gram model"
+    assert list(rows) == ["bigram model", best, "zlib", "bz2", "xz", "xz after the training text"]
+    assert rows[best] < rows["bigram model"]
     single = np.bincount(pages.train.images.flatten().numpy(), minlength=len(pages.classes)) + 0.1
     alone = -np.log2(single / single.sum())[pages.test.labels.flatten().numpy()].mean()
     assert rows["xz after the training text"] < rows["xz"] < 8 and rows["bigram model"] < alone
@@ -126,6 +129,29 @@ def test_the_bigram_model_is_a_table_of_counts(pages):
     _, firsts = pages.train.images.flatten().unique(return_counts=True)
     exact = (firsts * firsts.log2()).sum() - (counts * counts.log2()).sum()  # the entropy of what follows, in bits
     assert gpt_rivals.bigram(knows) == pytest.approx((exact / counts.sum()).item(), abs=0.02)
+
+
+def test_the_n_gram_model_interpolates_discounted_counts(pages):
+    train, test = (gpt_rivals._stream(part.take(slice(40))).tolist() for part in (pages.train, pages.test))
+    counts, followers, size, discount = Counter(), defaultdict(set), len(pages.classes), 0.7
+    for order in (1, 2, 3):
+        for end in range(order, len(train) + 1):
+            *start, last = train[end - order : end]
+            counts[*start, last] += 1
+            followers[tuple(start)].add(last)
+
+    def share(start: tuple, last: int) -> float:
+        lower = share(start[1:], last) if start else 1 / size
+        if not (after := followers[start]):
+            return lower
+        total = sum(counts[*start, letter] for letter in after)
+        return (max(counts[*start, last] - discount, 0) + discount * len(after) * lower) / total
+
+    exact = [-np.log2(share(tuple(test[max(0, end - 2) : end]), test[end])) for end in range(1, len(test))]
+    few = dataclasses.replace(pages, train=pages.train.take(slice(40)), test=pages.test.take(slice(40)))
+    seen = [gpt_rivals._counted(gpt_rivals._stream(few.train), order, size, few.test) for order in (1, 2, 3)]
+    assert gpt_rivals._cost(seen, size, discount) == pytest.approx(np.mean(exact), rel=1e-12)
+    assert sum(share((test[0],), letter) for letter in range(size)) == pytest.approx(1)
 
 
 @pytest.fixture(scope="module")

@@ -10,6 +10,7 @@ from torch import nn
 
 from studylib.coding import codec, shipped
 from studylib.data import datasets, likelihood
+from studylib.experiments import vae
 from studylib.networks import layers, pt2e, slicing, spec
 from studylib.networks.blocks import SpecError, TransposedConv2d
 from studylib.techniques import dynamic, fixed, int4, int8, prune, qat, svd, threshold, tucker
@@ -140,16 +141,29 @@ def test_what_has_no_transposed_convolution_refuses_it_by_name(sparse, pixels, r
 # --- likelihood -------------------------------------------------------------------------------------------------
 
 
-def test_the_probabilities_of_all_levels_are_those_of_their_intervals_and_sum_to_one():
-    levels = torch.arange(256)
+@pytest.mark.parametrize("count", [3, 17, 256])
+def test_the_probabilities_of_all_levels_are_those_of_their_intervals_and_sum_to_one(count):
+    levels = likelihood.grid(count)
+    assert likelihood.level_count(levels) == count and levels[-1] == 255
     mean = torch.tensor([[-0.99], [0.1], [3.0], [-1.0]], dtype=torch.float64)
     log_scale = torch.tensor([[-7.0], [-3.0], [0.0], [2.5]], dtype=torch.float64)
-    logs = likelihood.log_pixels(mean, log_scale, levels.expand(4, 256))
+    logs = likelihood.log_pixels(mean, log_scale, levels.expand(4, count), count)
     assert torch.allclose(logs.exp().sum(1), torch.ones(4, dtype=torch.float64), atol=1e-12)
-    edges = torch.cat([torch.tensor([-torch.inf]), (torch.arange(255) + 0.5) / 127.5 - 1, torch.tensor([torch.inf])])
+    between = (torch.arange(count - 1) + 0.5) * 2 / (count - 1) - 1
+    edges = torch.cat([torch.tensor([-torch.inf]), between, torch.tensor([torch.inf])])
     masses = torch.sigmoid((edges.double() - mean) / log_scale.exp()).diff()
     assert torch.allclose(logs.exp(), masses, atol=1e-8)
-    assert logs.isfinite().all() and (logs < 0).all()
+    assert logs.isfinite().all() and (logs <= 0).all()
+
+
+def test_a_data_set_is_scored_by_the_levels_that_its_images_have(pixels):
+    assert pixels.task.identity == likelihood.task(4, 17).identity != likelihood.task(4).identity
+    few = torch.tensor([0, 100, 255], dtype=torch.uint8)  # not at equal distances
+    assert likelihood.level_count(few) == likelihood.level_count(few[:1]) == 256
+    mean, log_scale = torch.full((1, 1), 0.1), torch.full((1, 1), -3.0)
+    near, level = (likelihood.log_pixels(mean, log_scale, torch.tensor([[p]]), 17) for p in (140, 143))
+    assert near == level
+    assert set(vae.drawn(mean.expand(1, 1000), log_scale + 2, 17).unique().tolist()) <= {*likelihood.grid(17).tolist()}
 
 
 def test_the_divergence_is_torchs():
@@ -208,7 +222,7 @@ def test_a_training_leaves_torchs_generator_as_it_was(new, pixels):
 
 
 def test_another_number_of_draws_is_another_task(pixels):
-    assert likelihood.task(4) is pixels.task and likelihood.task(5).identity != pixels.task.identity
+    assert likelihood.task(4, 17) is pixels.task and likelihood.task(5, 17).identity != pixels.task.identity
 
 
 # --- techniques and files ---------------------------------------------------------------------------------------
@@ -261,6 +275,6 @@ def test_a_node_is_finished_with_bits_per_dimension(trained, pixels, tmp_path, m
     monkeypatch.setattr(datasets, "load", lambda name, seed: pixels)
     metrics = Node(tmp_path / "node", "digits", 0, device="cpu").finish(layers.duplicate(trained))
     decoded = codec.decode((tmp_path / "node" / "model.slnc").read_bytes())
-    found = likelihood.bounds(decoded, pixels.test, pixels, samples=4).double().mean(0)
+    found = likelihood.bounds(decoded, pixels.test, pixels, samples=4, count=17).double().mean(0)
     assert metrics["test_bits_per_dim"] == found[0].item() < metrics["test_bits_evidence"] == found[1].item()
     assert metrics["bytes_file"] > 0 and metrics["val_bits_per_dim"] > 0

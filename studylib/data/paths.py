@@ -18,7 +18,8 @@ def root() -> Path:
 
 
 def resolve(path: str | Path) -> Path:
-    """``path`` as it is if absolute, else below :func:`root`; ValueError where it leaves that."""
+    """``path`` as it is if absolute or of a home (``~``), else below :func:`root`; ValueError where it leaves that."""
+    path = os.path.expanduser(path)
     if not Path(path).is_absolute() and os.path.normpath(path).startswith(".."):
         raise ValueError(f"{str(path)!r}: leaves {root()}; expected a folder below it, or an absolute path")
     return root() / path

@@ -2,6 +2,7 @@
 
 import abc
 import dataclasses
+import itertools
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Annotated, Any
@@ -24,6 +25,9 @@ from studylib.tree.rows import every, once
 
 STAGES = ("distill", "prune", "svd", "int8")
 FILES = (models.SPEC, models.TENSORS, names.CODED, names.LOGITS, names.METRICS)  # of a node's folder
+COLUMNS = {"bytes": "bytes_file", "bytes_dense": "bytes_dense", "zeros": "sparsity"}  # of a row, of its metrics
+FORMS = ("float32", "int8")
+LONGER = ", longer"  # ends the form of a narrower network that trained for as many passes as a pruned one at most
 APART = ("repetitions", "narrower", "prompt", "deltas", "bits", "group")  # settings that change no combination
 
 
@@ -47,6 +51,10 @@ class Compressing(Calibrated):
         """``recipe`` as it is after a technique."""
         return dataclasses.replace(recipe, epochs=self.epochs, lr=self.lr, min_lr=min(recipe.min_lr, self.lr))
 
+    def longer(self, recipe: Recipe) -> Recipe:
+        """``recipe`` of as many passes as a network takes at most that is trained by it and then pruned."""
+        return dataclasses.replace(recipe, epochs=recipe.epochs + self.rounds * self.epochs)
+
 
 def check_widths(network) -> None:
     """Raises ValueError where the student or a narrower network of a record is as wide as its network, or wider."""
@@ -65,6 +73,7 @@ class Family(abc.ABC):
         recipe: of every training from the start.
     """
 
+    runs = 0  # of neighbours, for intervals: blocks of a text are alike; 0: each image by itself
     below = ""  # what the folders of networks begin with, where files of another chapter have the same names
 
     def __init__(self, node: Node, network: Any, compressing: Compressing, recipe: Recipe):
@@ -93,8 +102,8 @@ class Family(abc.ABC):
         return point.data
 
     @abc.abstractmethod
-    def trained(self, width: int, seed: int, point: Node) -> nn.Module:
-        """A network trained from the start."""
+    def trained(self, width: int, seed: int, point: Node, recipe: Recipe) -> nn.Module:
+        """A network trained from the start by ``recipe``."""
 
     @abc.abstractmethod
     def student(self, model: nn.Module, seed: int, point: Node) -> nn.Module:
@@ -114,25 +123,27 @@ class Family(abc.ABC):
         Columns:
             seed, node: of the row, nodes named as in chapter 7.
             bytes, zeros: of the file; share of its weights that are zero.
+            bytes_dense: of all numbers as they are held, in float32 or int8.
             val_bits, test_bits: of the task, such as bits per character.
-            low, high: interval (95 %) of test_bits over the images or blocks.
+            low, high: interval (95 %) of test_bits over the images, or over runs of neighbouring blocks.
             costs, costs_low, costs_high: test_bits over the teacher's, with the interval over images or blocks.
         """
         wanted = [(seed, name) for seed in self.seeds for name in names.nodes(STAGES)]
         return [{"seed": seed, "node": name} | self._row(seed, name, self.network.width) for seed, name in wanted]
 
     def narrower(self) -> list[dict]:
-        """A row a seed, width and form (float32 or int8) of dense networks trained alone; else as :meth:`tree`.
+        """A row a seed, width and form of dense networks trained alone; else as :meth:`tree`.
 
-        ``width`` and ``form`` are in the place of ``node``. The teacher's own width is among them.
+        ``width`` and ``form`` are in the place of ``node``. The teacher's own width is among them. Forms are
+        :data:`FORMS`, and these with :data:`LONGER`: then training took :meth:`Compressing.longer`.
         """
-        rows = []
-        for seed in self.seeds:
-            for width in [*self.network.narrower, self.network.width]:
-                for form in ("float32", "int8"):
-                    name = names.TEACHER if width == self.network.width else f"width{width}"
-                    name += "-int8" if form == "int8" else ""
-                    rows.append({"seed": seed, "width": width, "form": form} | self._row(seed, name, width))
+        rows, widths = [], [*self.network.narrower, self.network.width]
+        for seed, width, longer, form in itertools.product(self.seeds, widths, ("", LONGER), FORMS):
+            name = f"{'longer' if longer else 'width'}{width}"
+            if width == self.network.width and not longer:
+                name = names.TEACHER
+            name += "-int8" if form == "int8" else ""
+            rows.append({"seed": seed, "width": width, "form": form + longer} | self._row(seed, name, width))
         return rows
 
     def chosen(self, rows: pd.DataFrame, name: str) -> list[dict]:
@@ -153,10 +164,10 @@ class Family(abc.ABC):
             kept.unlink(missing_ok=True)  # of what is now in the folder
             point = self.point(folder, seed)
             metrics = point.finish(self._made(name, width, seed, point))
-            found = {"bytes": metrics["bytes_file"], "zeros": metrics["sparsity"]}
+            found = {name: metrics[key] for name, key in COLUMNS.items()}
             found["val_bits"] = metrics[f"val_{point.data.task.score}"]
             own, whole = self.scores(metrics), self.bits(self.folder_of(seed, names.TEACHER))
-            return found | own | beside(self.bits(folder), whole) | own
+            return found | own | beside(self.bits(folder), whole, self.runs) | own
 
         return once(kept, [*decides, self.node.data.digest, seed, name], row)
 
@@ -164,7 +175,7 @@ class Family(abc.ABC):
         """The network of the node ``name``: of its parent by its last technique."""
         parent, how = names.parent_of(name), self.compressing
         if parent is None:
-            return self.trained(width, seed, point)
+            return self.trained(width, seed, point, how.longer(self.recipe) if name[:6] == "longer" else self.recipe)
         model, technique = point.load(self.folder_of(seed, parent)), name.rpartition("-")[2]
         if technique == names.part("distill"):
             return self.student(model, seed, point)
@@ -202,8 +213,16 @@ def best_values(tried: pd.DataFrame, score: str) -> dict[tuple[str, str], float]
     return best.set_index(["objective", "way"])["value"].to_dict()
 
 
-def beside(each: np.ndarray, whole: np.ndarray) -> dict:
-    """``test_bits`` and what they ``costs`` over the whole network's, with intervals over images or blocks (n,)."""
-    (low, high), (costs_low, costs_high) = statistics.t_interval(each), statistics.t_interval(each - whole)
+def beside(each: np.ndarray, whole: np.ndarray, runs: int = 0) -> dict:
+    """``test_bits`` and what they ``costs`` over the whole network's, with intervals over images or blocks (n,).
+
+    Where ``runs`` are asked for, intervals are over the means of so many runs of neighbours: these may be alike.
+    """
+
+    def interval(values: np.ndarray) -> tuple[float, float]:
+        parts = np.array_split(values, runs) if 0 < runs < len(values) else values
+        return statistics.t_interval([part.mean() for part in parts])
+
+    (low, high), (costs_low, costs_high) = interval(each), interval(each - whole)
     found = {"test_bits": float(each.mean()), "low": low, "high": high, "costs": float((each - whole).mean())}
     return found | {"costs_low": costs_low, "costs_high": costs_high}

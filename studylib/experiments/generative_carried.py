@@ -2,13 +2,23 @@
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import pandas as pd
 
 from studylib.disk import files
-from studylib.experiments import sweep_narrower
-from studylib.experiments.generative_told import BOTH, INT8, PRUNED, SINGLE, SVD, over, said
+from studylib.experiments import generative_objectives, sweep_narrower
+from studylib.experiments.generative_told import (
+    BOTH,
+    INT8,
+    PRUNED,
+    SINGLE,
+    SVD,
+    against_narrower,
+    over,
+    said,
+    summary,
+)
 from studylib.experiments.published import Figures
 from studylib.results import statistics, tables
 from studylib.tree import names
@@ -16,8 +26,9 @@ from studylib.tree import names
 LITTLE = 1.0  # percent or points: what counts as nearly free, or as next to nothing
 YES, NO = "yes", "no"
 CARRIES, NOT, HERE, NEITHER = "carries over", "does not carry over", "holds here alone", "holds in neither"
+SET = "set, not found"  # where a setting decides
 VERDICTS = {(YES, YES): CARRIES, (YES, NO): NOT, (NO, YES): HERE, (NO, NO): NEITHER}  # there, here → word
-TITLES = {word: word[0].upper() + word[1:] for word in (CARRIES, NOT, HERE, NEITHER)}
+TITLES = {word: word[0].upper() + word[1:] for word in (CARRIES, NOT, HERE, NEITHER, SET)}
 TITLES |= {statistics.UNKNOWN: "Cannot be told"}
 
 
@@ -29,6 +40,7 @@ class Finding:
         says: in words.
         there, here: the units of what is measured of classifiers, and of the chapter's network.
         above: it holds above ``bound``; else at it and below.
+        set: what is measured follows from settings, so that it is shown and nothing is said of it.
     """
 
     says: str
@@ -36,6 +48,7 @@ class Finding:
     here: str
     bound: float
     above: bool
+    set: bool = False
 
     @property
     def holds(self) -> str:
@@ -50,12 +63,13 @@ class Finding:
         return statistics.UNKNOWN if not above and not below else YES if above == self.above else NO
 
 
-FREE, SAVES, LOW_RANK, NARROW, COMMON = FINDINGS = (
+FREE, SAVES, LOW_RANK, CUT, NARROW, COMMON = FINDINGS = (
     Finding("int8 is nearly free", "points of accuracy lost", "% more bits", LITTLE, False),
-    Finding("pruning saves most of the file", *["points more than the next technique"] * 2, 0, True),
-    Finding("SVD saves next to nothing at Δ = 1", *["% of the file"] * 2, LITTLE, False),
+    Finding("pruning saves most of the file", *["points more than the next technique"] * 2, 0, True, set=True),
+    Finding("SVD saves next to nothing at Δ = 1", *["% of the file"] * 2, LITTLE, False, set=True),
+    Finding("a narrower network beats SVD at Δ = 1", "points of accuracy", "% fewer bits", 0, True),
     Finding("pruning + int8 beats a narrower network", "points of accuracy", "% fewer bits", 0, True),
-    Finding("PCD is no better than the better sum", "points of hypervolume", "% fewer bits", 0, False),
+    Finding("PCD beats the better sum", "points of hypervolume", "% fewer bits", 0, True),
 )
 
 
@@ -67,8 +81,8 @@ def margin(saved: pd.DataFrame) -> pd.Series:
 def classifiers(*studies: str) -> dict[Finding, tuple[str, float, float, float]]:
     """Finding → study, value, low and high of the first published one of ``studies`` of classifiers.
 
-    What it does not measure is of the next. Files, int8 and the comparison with narrower networks are
-    chapter 7's. PCD is chapter 6's, against the better sum. Empty where the first is not here.
+    What it does not measure is of the next. Files, int8 and the comparison with narrower networks are chapter 7's. PCD
+    is chapter 6's after fine-tuning, against the sum of the larger volume. Empty where the first is not here.
     """
     there = Figures(files.root() / "figures")
     nodes = there.nodes(studies[0]) if studies else pd.DataFrame()
@@ -85,6 +99,8 @@ def classifiers(*studies: str) -> dict[Finding, tuple[str, float, float, float]]
         for row in known:
             if row["node"] == tables.label(BOTH):
                 found.setdefault(NARROW, (study, row["margin"], row["low"], row["high"]))
+            if row["node"] == tables.label(SVD):
+                found.setdefault(CUT, (study, -row["margin"], -row["high"], -row["low"]))
         for least in sorted(there.measured(study, "moo").get("moo_tuned", []), key=lambda each: each.value)[:1]:
             found.setdefault(COMMON, (study, least.value, least.low, least.high))
     return found
@@ -97,7 +113,7 @@ def carried(
 
     Args:
         rows: of the combinations; ``nodes`` is their :func:`summary`, ``beside`` of :func:`against_narrower`.
-        pcd: what PCD saves over each sum, rows of saved, low and high. The least counts.
+        pcd: what PCD saves over the better sum, a row of saved, low and high, or none.
         studies: of classifiers, in the order in which they are asked.
 
     Returns:
@@ -105,25 +121,37 @@ def carried(
     """
     by, size = nodes.set_index("node"), rows.pivot(index="seed", columns="node", values="bytes")
     saved, whole = 100 * (1 - size.div(size[names.TEACHER], axis=0)), by["test_bits"][names.TEACHER]
-    least = pcd.sort_values("saved")[["saved", "low", "high"]].to_numpy()[:1]
+    less, both = (beside.set_index("node").loc[node, ["less", "low", "high"]].to_numpy(float) for node in (SVD, BOTH))
     here = {
         FREE: 100 * by.loc[INT8, ["costs", "costs_low", "costs_high"]].to_numpy(dtype=float) / whole,
         SAVES: over(margin(saved)),
         LOW_RANK: over(saved[SVD]),
-        NARROW: 100 * beside.set_index("node").loc[BOTH, ["less", "low", "high"]].to_numpy(dtype=float) / whole,
-        COMMON: 100 * least[0] / whole if len(least) else [math.nan] * 3,
+        CUT: -100 * less[[0, 2, 1]] / whole,
+        NARROW: 100 * both / whole,
+        COMMON: 100 * pcd[["saved", "low", "high"]].to_numpy(float)[0] / whole if len(pcd) else [math.nan] * 3,
     }
     there, found = classifiers(*studies), []
     for finding, each in here.items():
         study, *known = there.get(finding, ("", *[math.nan] * 3))
         where = "" if study in ("", *studies[:1]) else f", {study}"
         held = finding.held(*known[1:]), finding.held(*map(float, each[1:]))
-        row = {"finding": finding.says, "holds": finding.holds}
-        row["classifiers"] = f"{held[0]}: {said(known)} {finding.there}{where}" if study else "–"
-        row["here"] = f"{held[1]}: {said(each)} {finding.here}"
+        words = ["", ""] if finding.set else [f"{word}: " for word in held]
+        row = {"finding": finding.says, "holds": "–" if finding.set else finding.holds}
+        row["classifiers"] = f"{words[0]}{said(known)} {finding.there}{where}" if study else "–"
+        row["here"] = f"{words[1]}{said(each)} {finding.here}"
         row |= dict(zip(("value", "low", "high"), map(float, each), strict=True))
-        found.append(row | {"verdict": VERDICTS.get(held, statistics.UNKNOWN)})
+        found.append(row | {"verdict": SET if finding.set else VERDICTS.get(held, statistics.UNKNOWN)})
     return pd.DataFrame(found)
+
+
+def carried_by(studies: Sequence[str]) -> Callable[..., pd.DataFrame]:
+    """:func:`carried_listed` of a study's published rows: combinations, narrower, against and objectives."""
+
+    def listed(made: pd.DataFrame, alone: pd.DataFrame, against: pd.DataFrame, tried: pd.DataFrame) -> pd.DataFrame:
+        pcd = generative_objectives.fine_tuned_l1(tried, against)
+        return carried_listed(carried(made, summary(made), against_narrower(made, alone), pcd, studies))
+
+    return listed
 
 
 def carried_listed(rows: pd.DataFrame) -> pd.DataFrame:

@@ -7,11 +7,12 @@ from types import ModuleType
 import pandas as pd
 
 from studylib.experiments import sweep_narrower
+from studylib.experiments.generative import LONGER
 from studylib.results import statistics, tables
 from studylib.tree import names
 from studylib.tree.published import Published
 
-MEANS = ("bytes", "zeros", "test_bits", "val_bits", "low", "high", "costs")
+MEANS = ("bytes", "bytes_dense", "zeros", "test_bits", "val_bits", "low", "high", "costs")
 PRUNED, SVD, INT8, BOTH = (f"{names.TEACHER}-{part}" for part in ("imp", "svd", "int8", "imp-int8"))
 SINGLE = (f"{names.TEACHER}-kd", PRUNED, SVD, INT8)
 BESIDE = {statistics.HELP: "beats it", statistics.HURT: "is beaten", statistics.UNKNOWN: statistics.UNKNOWN}
@@ -73,16 +74,25 @@ def recovered_of(published: Published, nodes: pd.DataFrame) -> str:
 
 
 def distilled_told(rows: pd.DataFrame, alone: pd.DataFrame, width: int) -> str:
-    """Whether the student of that ``width`` needs fewer bits than one trained alone, in words; empty without such."""
+    """What the student of that ``width`` needs beside one trained alone, in words; empty without such a one."""
     by = alone[(alone["width"] == width) & (alone["form"] == "float32")].set_index("seed")["test_bits"]
     taught = rows[rows["node"] == f"{names.TEACHER}-kd"].set_index("seed")["test_bits"]
     if not len(by):
         return ""
-    less, low, high = over((by - taught).reindex(taught.index))
+    more, low, high = over((taught - by).reindex(taught.index))
     doubt = ""
     if statistics.judge((low, high)) == statistics.UNKNOWN:
         doubt = f", {ONE}" if math.isnan(low) else "; these seeds cannot tell"
-    return f"Distillation saves its student {said([less, low, high], 4)} bits beside training alone{doubt}."
+    return f"A distilled student needs {said([more, low, high], 4)} bits beside one trained alone{doubt}."
+
+
+def longer_told(rows: pd.DataFrame, alone: pd.DataFrame, width: int) -> str:
+    """What the whole network needs after as many passes as a pruned one at most, in words; empty without it."""
+    by = alone[(alone["width"] == width) & (alone["form"] == f"float32{LONGER}")].set_index("seed")["test_bits"]
+    if not len(by):
+        return ""
+    more = over(by - rows[rows["node"] == names.TEACHER].set_index("seed")["test_bits"])
+    return f"Trained for as many passes as a pruned one at most, the whole network needs {said(more, 4)} bits."
 
 
 # --- marks -----------------------------------------------------------------------------------------------------
@@ -178,18 +188,23 @@ def against_listed(against: pd.DataFrame, named: dict[str, str] | None = None) -
     return pd.DataFrame(first | last | {"PCD": against["verdict"].map(WORDS)})
 
 
-def against_told(against: pd.DataFrame, named: dict[str, str] | None = None, rival: str = "a weighted sum") -> str:
-    """How often PCD needs fewer and more bits than its ``rival``, and of which objectives, in words."""
-    shown = against_listed(against, named)
-    parts = []
+def against_told(
+    against: pd.DataFrame, tried: pd.DataFrame, named: dict[str, str] | None = None, rival: str = "a weighted sum"
+) -> str:
+    """How often PCD needs fewer and more bits than its ``rival``, and of which objectives, in words.
+
+    Only comparisons count in which both ways have their best values within those ``tried`` (:func:`decided`).
+    """
+    fair = decided(against, tried)
+    shown, left, parts = against_listed(fair, named), len(against) - len(fair), []
     for verdict in (statistics.HELP, statistics.HURT):
-        there = shown[against["verdict"] == verdict]
+        there = shown[fair["verdict"] == verdict]
         of = f" ({joined(list(dict.fromkeys(there['second objective'])))})" if len(there) else ""
         parts.append(f"{len(there) or 'none'}{of}")
-    unknown = (against["verdict"] == statistics.UNKNOWN).sum()
+    unknown = (fair["verdict"] == statistics.UNKNOWN).sum()
     return (
         f"Of {len(shown)} comparisons with {rival}, PCD needs fewer bits in {parts[0]} and more in {parts[1]}. "
-        f"In {unknown} these seeds cannot tell."
+        f"In {unknown} these seeds cannot tell. {left} more are not counted: a best value is an end of those tried."
     )
 
 

@@ -17,16 +17,20 @@ from studylib.data import text
 from studylib.experiments import generative
 from studylib.experiments.generative import beside
 from studylib.experiments.svd import fisher
+from studylib.networks import layers
 from studylib.networks.calibration import check_calibration
 from studylib.settings import check_different, record
 from studylib.techniques import distill, dynamic, int4, int8, svd, teacher
 from studylib.training import loop
+from studylib.training.recipe import Recipe
 from studylib.tree import names, table
 from studylib.tree.node import Node
 from studylib.tree.rows import Task, every
 
 HEADS = 4  # of the network's attention: widths are its multiples
 ROUNDED, FACTORIZED, TUNED = "rounded", "factorized", ", fine-tuned"
+WHOLE = "whole network"  # a way that changes nothing, to be fine-tuned as others are
+RUNS = 30  # of neighbouring blocks: about as many intervals are over
 WIDTH = Annotated[int, Field(ge=HEADS, le=4096, multiple_of=HEADS)]
 
 
@@ -46,6 +50,11 @@ class Transformer:
     def check(self) -> None:
         check_different(self, "narrower")
         generative.check_widths(self)
+
+    def fits(self, corpus: text.Corpus) -> None:
+        """Raises ValueError where the prompt has a character that the text lacks."""
+        if wrong := [letter for letter in self.prompt if letter not in text.load(corpus).classes]:
+            raise ValueError(f"prompt={self.prompt!r}: {wrong[0]!r}: expected characters of the text {corpus.name}")
 
 
 @record
@@ -91,7 +100,7 @@ class Characters(Node):
 class Family(generative.Family):
     """A transformer, its student and narrower ones."""
 
-    below = "text/"
+    below, runs = "text/", RUNS
 
     def point(self, folder: Path, seed: int) -> Characters:
         study = self.node.study
@@ -99,9 +108,9 @@ class Family(generative.Family):
         point.corpus = self.node.corpus
         return point
 
-    def trained(self, width: int, seed: int, point: Node) -> nn.Module:
+    def trained(self, width: int, seed: int, point: Node, recipe: Recipe) -> nn.Module:
         how = {"depth": teacher.Network.depth, "name": f"gpt {self.network.depth}-{width}", "device": point.device}
-        return teacher.apply(point.data, recipe=self.recipe, seed=seed, scratch=point.scratch, **how)
+        return teacher.apply(point.data, recipe=recipe, seed=seed, scratch=point.scratch, **how)
 
     def student(self, model: nn.Module, seed: int, point: Node) -> nn.Module:
         how = {"temperature": self.compressing.temperature, "alpha": self.compressing.alpha}
@@ -118,7 +127,7 @@ def ways(family: Family) -> list[dict]:
     Columns:
         kind: :data:`ROUNDED` or :data:`FACTORIZED`.
         way: in words; fine-tuned ones are trained on by the recipe of recovery.
-        setting: bits of a weight, or Δ.
+        setting: bits of a weight, or Δ; 0 of the whole network.
         bytes, val_bits, test_bits, low, high, costs, costs_low, costs_high: as in :meth:`Family.tree`.
     """
     records = [dataclasses.asdict(each) for each in (family.compressing, family.recipe, family.network)]
@@ -136,27 +145,30 @@ def _ways(family: Family) -> Iterator[Task]:
             of = {"seed": seed, "kind": kind, "way": way, "setting": setting}
             return of, lambda: [measured(make(), data, before)]
 
-        yield task(ROUNDED, "dynamic int8", 8, functools.partial(dynamic.apply, whole))
+        yield task(ROUNDED, "dynamic int8", 8, functools.partial(dynamic.apply, whole, per="sample"))
         yield task(ROUNDED, "static int8", 8, functools.partial(int8.apply, whole, data, seed=seed, **blocks))
         for bits in compressing.bits:
             for way, rounding in (("to the nearest", "nearest"), ("GPTQ", "gptq")):
                 how = {"bits": bits, "group": compressing.group, "rounding": rounding, "seed": seed} | blocks
                 yield task(ROUNDED, f"groups, {way}", bits, functools.partial(int4.apply, whole, data, **how))
         importance = functools.cache(functools.partial(fisher, whole, data, 32))
+
+        def tuned(cut, name, seed=seed):
+            model, checkpoint = cut(), node.scratch / f"{name}-{seed}.safetensors"
+            loop.fit(model, data, tuning, seed=seed, checkpoint=checkpoint)
+            checkpoint.unlink()
+            return model
+
+        copy = functools.partial(layers.duplicate, whole)
+        yield task(FACTORIZED, WHOLE + TUNED, 0, functools.partial(tuned, copy, WHOLE))
         for delta in compressing.deltas:
             for way, weights in (("SVD", dict), ("Fisher-weighted SVD", importance)):
 
                 def cut(delta=delta, weights=weights, whole=whole):
                     return svd.apply(whole, delta=delta, importance=weights() or None)
 
-                def tuned(cut=cut, seed=seed, name=f"{way}-{delta}-{seed}"):
-                    model, checkpoint = cut(), node.scratch / f"{name}.safetensors"
-                    loop.fit(model, data, tuning, seed=seed, checkpoint=checkpoint)
-                    checkpoint.unlink()
-                    return model
-
                 yield task(FACTORIZED, way, delta, cut)
-                yield task(FACTORIZED, way + TUNED, delta, tuned)
+                yield task(FACTORIZED, way + TUNED, delta, functools.partial(tuned, cut, f"{way}-{delta}"))
 
 
 def measured(model: nn.Module, data: text.Text, whole: np.ndarray) -> dict:
@@ -166,7 +178,7 @@ def measured(model: nn.Module, data: text.Text, whole: np.ndarray) -> dict:
     decoded = codec.decode(file)
     blocks = text.bits(decoded, data.test, data).double().mean(1).numpy()
     found = {"bytes": len(file), "val_bits": data.task.score_of(decoded, data.validation, data)}
-    return found | beside(blocks, whole)
+    return found | beside(blocks, whole, RUNS)
 
 
 def written(family: Family, chosen: list[str], count: int = 160) -> list[dict]:

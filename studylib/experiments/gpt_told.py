@@ -9,7 +9,7 @@ import pandas as pd
 from studylib.data.text import BITS
 from studylib.experiments import generative_told as told
 from studylib.experiments.generative_told import joined, short
-from studylib.experiments.gpt import FACTORIZED, ROUNDED, TUNED
+from studylib.experiments.gpt import FACTORIZED, ROUNDED, TUNED, WHOLE
 from studylib.results import statistics
 from studylib.results.chapter import Beside
 from studylib.tree import names
@@ -42,7 +42,12 @@ def ways_of(kind: str) -> Callable[[pd.DataFrame], pd.DataFrame]:
 def ways_listed(ways: pd.DataFrame, kind: str) -> pd.DataFrame:
     """The ways of ``kind``, :data:`ROUNDED` or :data:`FACTORIZED`, for people."""
     rows = ways[ways["kind"] == kind]
-    setting = {{ROUNDED: "bits", FACTORIZED: "Δ"}[kind]: list(rows["setting"])}
+    none = rows["way"] == WHOLE + TUNED
+    setting = {
+        {ROUNDED: "bits", FACTORIZED: "Δ"}[kind]: [
+            "–" if no else at for no, at in zip(none, rows["setting"], strict=True)
+        ]
+    }
     return pd.DataFrame({"way": list(rows["way"]), **setting, **_measured(rows)})
 
 

@@ -17,15 +17,16 @@ import torch.nn.functional as F
 from torch import nn
 
 from studylib.coding import codec
-from studylib.data import likelihood, text
+from studylib.data import text
 from studylib.disk import files
+from studylib.experiments import vae
 from studylib.settings import MOST_SEED
 from studylib.training import loop
 
 SIDE = 8  # images in a row of a picture, and rows
 FRAME, GREY = 1, 128  # around each image: pixels and their level
 LEAST = 400  # pixels that a picture is wide, at least; an image's pixel is a square of them
-PROMPT, COUNT = "The ", 400  # what a text goes on from, and how many characters follow
+PROMPT, COUNT = "The ", 400  # what a text goes on from unless asked, and how many characters follow
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,19 +36,19 @@ class Sampler:
     Args:
         what: it draws, in a word.
         ending: of the file that is written, with its dot.
-        draw: (model, seed) → the file's content, the same for the same two.
-        printed: whether the content is a text, which is also printed.
+        draw: (model, seed) → the file's content, the same for the same two; of a text also the prompt.
+        printed: whether the content is a text, which goes on from a prompt and is also printed.
     """
 
     what: str
     ending: str
-    draw: Callable[[nn.Module, int], bytes]
+    draw: Callable[..., bytes]
     printed: bool = False
 
 
 def picture(model: nn.Module, seed: int) -> bytes:
     """A PNG of :data:`SIDE` × :data:`SIDE` images that an autoencoder decodes from latent numbers drawn by ``seed``."""
-    return png(likelihood.sampled(model, SIDE * SIDE, seed))
+    return png(vae.sampled(model, SIDE * SIDE, seed))
 
 
 def png(images: torch.Tensor) -> bytes:
@@ -64,16 +65,16 @@ def png(images: torch.Tensor) -> bytes:
     return content.getvalue()
 
 
-def written(model: nn.Module, seed: int) -> bytes:
-    """:data:`PROMPT` and the :data:`COUNT` characters that a transformer writes after it, drawn by ``seed``.
+def written(model: nn.Module, seed: int, prompt: str = PROMPT) -> bytes:
+    """``prompt`` and the :data:`COUNT` characters that a transformer writes after it, drawn by ``seed``.
 
-    ValueError where the file does not have the alphabet of the text that was learnt.
+    ValueError where the file has no alphabet of its text, or the prompt a character that is not in it.
     """
     scaling = model.spec.get("input")
     alphabet = scaling.get("alphabet") if isinstance(scaling, dict) else None
     if not isinstance(alphabet, str) or len(alphabet) != model.characters:
         raise ValueError(f"alphabet {str(alphabet)[:40]!r}: expected the {model.characters} characters that it learnt")
-    return (PROMPT + text.sampled(model, PROMPT, COUNT, seed)).encode()
+    return (prompt + text.sampled(model, prompt, COUNT, seed)).encode()
 
 
 SAMPLERS: dict[str, Sampler] = {  # name in the spec → how it is asked
@@ -98,10 +99,15 @@ def seed_of(given: str) -> int:
 
 
 def written_to(out: str, model: Path, seed: int, sampler: Sampler) -> Path:
-    """The file to write: ``out``, or one below runs/sample named for model and seed; ValueError for another ending."""
+    """The file to write: ``out``, or one below runs/sample named for model and seed.
+
+    Raises:
+        ValueError: it has another ending.
+        OSError: there can be no such file.
+    """
     path = files.resolve(out or f"runs/sample/{model.stem}-seed{seed}{sampler.ending}")
     if path.suffix != sampler.ending or path.is_dir():
-        raise ValueError(f"OUT={out}: expected a file whose name ends in {sampler.ending}, as it holds {sampler.what}")
+        raise ValueError(f"expected a file whose name ends in {sampler.ending}, as it holds {sampler.what}")
     return path
 
 
@@ -109,10 +115,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("model", help="a coded file of a generative network")
     parser.add_argument("--seed", default="0", help="of what is drawn")
+    parser.add_argument("--prompt", default="", help=f"what a text goes on from; default: {PROMPT!r}")
     parser.add_argument("--out", default="", help="file to write; default: one below runs/sample/")
     args = parser.parse_args()
     loop.set_up(device="cpu")
-    path, where = Path(args.model), ""
+    path, where = Path(args.model).expanduser(), ""
     try:
         seed = seed_of(args.seed)
         where = f"MODEL={args.model}: "
@@ -120,9 +127,12 @@ def main() -> None:
             raise ValueError("expected a coded file, such as those in figures/models/")
         model = codec.decode(path.read_bytes())
         sampler = sampler_of(model)
-        where = ""
+        where = f"OUT={args.out}: "
         out = written_to(args.out, path, seed, sampler)
-        content = sampler.draw(model, seed)
+        where = f"PROMPT={args.prompt}: " if args.prompt else ""
+        if args.prompt and not sampler.printed:
+            raise ValueError(f"expected none, as {path.name} draws {sampler.what}")
+        content = sampler.draw(model, seed, *([args.prompt] if args.prompt else []))
         where = f"OUT={args.out or out}: "
         files.write_bytes(out, content)
     except OSError as error:

@@ -6,7 +6,6 @@ import numpy as np
 import pandas as pd
 
 from studylib.disk import files
-from studylib.experiments import generative_carried, vae_objectives
 from studylib.experiments import generative_told as told
 from studylib.experiments.generative_told import short, summary
 from studylib.experiments.published import Figures
@@ -54,22 +53,6 @@ def of_classifiers(dataset: str) -> list[str]:
     studies = Figures(files.root() / "figures").studies
     own = [study for study, about in studies.items() if about["data"]["name"] == dataset and "-" not in study]
     return [*dict.fromkeys([own[0], ELSEWHERE])] if own else []
-
-
-def carried_by(dataset: str) -> Callable[..., pd.DataFrame]:
-    """What carries over from classifiers of ``dataset``, of published rows: combinations, narrower, against."""
-
-    def listed(made: pd.DataFrame, alone: pd.DataFrame, against: pd.DataFrame) -> pd.DataFrame:
-        beside = told.against_narrower(made, alone)
-        rows = generative_carried.carried(made, summary(made), beside, tuned_l1(against), of_classifiers(dataset))
-        return generative_carried.carried_listed(rows)
-
-    return listed
-
-
-def tuned_l1(against: pd.DataFrame) -> pd.DataFrame:
-    """What PCD saves where L1 was descended and the pruned network fine-tuned: as chapter 6 asks of classifiers."""
-    return against[(against["objective"] == vae_objectives.L1) & (against["stage"] == vae_objectives.TUNED)]
 
 
 def marks_listed(marks: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:

@@ -104,8 +104,8 @@ class Int8Layer(nn.Module):
 
 
 def rounded_by_sample(x: torch.Tensor) -> torch.Tensor:
-    """``x`` (n, …), each of the n rounded to 256 levels of its own range, as "dynamic" does to all."""
-    rows = x.flatten(1)
+    """``x``, each image (n, c, h, w) or vector (…, d) rounded to 256 levels of its own range."""
+    rows = x.flatten(1) if x.dim() == 4 else x.reshape(-1, x.shape[-1])
     low, high = rows.amin(1, keepdim=True).clamp(max=0), rows.amax(1, keepdim=True).clamp(min=0)
     scale = ((high - low) / (AMAX - AMIN)).clamp(min=LEAST)
     zero = (AMIN - (low / scale).round()).clamp(AMIN, AMAX)

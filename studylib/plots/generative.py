@@ -1,13 +1,12 @@
 """Figures that chapters 10 and 11 share: bits against bytes, and what common descent saves."""
 
-from collections.abc import Callable, Sequence
-
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
+from matplotlib.ticker import MaxNLocator
 
 from studylib.plots.axes import kilobyte_axis, legend_below, move_apart
 from studylib.tree import names
@@ -21,7 +20,8 @@ def combinations(nodes: pd.DataFrame, dense: pd.DataFrame, bits: str) -> Figure:
     """Draws test bits against the file's size: combinations without SVD above, those with it below.
 
     Colour and mark say whether one is distilled and int8; what is pruned is named so. Narrower dense networks are lines
-    in both panels, which have their own scales upward. Bars are the interval of the difference from the whole network.
+    in both panels, dashed where they trained longer. Each panel has its own scale upward. Bars are the interval of the
+    difference from the whole network.
 
     Args:
         nodes, dense: of :func:`studylib.experiments.generative_told.summary`, by node, and by width and form.
@@ -41,7 +41,9 @@ def combinations(nodes: pd.DataFrame, dense: pd.DataFrame, bits: str) -> Figure:
 
 def _narrower(axis: Axes, dense: pd.DataFrame) -> None:
     for form, rows in dense.sort_values("bytes").groupby("form"):
-        style = {"color": "0.6", "marker": MARKS[form], "linewidth": 1, "markersize": 5, "zorder": 0}
+        plain, _, longer = form.partition(", ")
+        style = {"color": "0.3" if longer else "0.6", "linestyle": "--" if longer else "-", "marker": MARKS[plain]}
+        style |= {"linewidth": 1, "markersize": 5, "zorder": 0}
         axis.plot(rows["bytes"], rows["test_bits"], label=f"narrower, {form}", **style)
 
 
@@ -68,29 +70,35 @@ def finish(figure: Figure) -> Figure:
     return figure
 
 
-def saved(against: pd.DataFrame, lines: Sequence, of: Callable, names: Sequence[str], bit: str) -> Figure:
+def draw_against(against: pd.DataFrame, named: dict[str, str], bits: str) -> Figure:
     """Bits that PCD saves over each weighted sum, with their 95 % intervals; a colour a sum.
 
-    Each line is a panel with its own scale.
+    Each second objective and stage is a panel with its own scale.
 
     Args:
-        against: rows with rival, saved, low and high.
-        lines: what each panel is of, as ``of`` gives it for a row; ``names`` are theirs for people.
-        bit: its name, such as "bit per character".
+        against: rows of :func:`studylib.experiments.generative_objectives.against_sums`.
+        named: objective → its name for people.
+        bits: what they are, such as "bits per character".
     """
+
+    def of(row) -> tuple[str, str]:
+        return row.objective, row.stage
+
+    lines = list(dict.fromkeys(map(of, against.itertuples())))
     size = (7.5, 1 + 0.75 * len(lines))
     figure, axes = plt.subplots(len(lines), figsize=size, layout="constrained", squeeze=False)
-    for axis, line, name in zip(axes[:, 0], lines, names, strict=True):
+    for axis, line, name in zip(axes[:, 0], lines, [f"{named[other]}, {stage}" for other, stage in lines], strict=True):
         axis.axvline(0, color="0.6", lw=1)
         for i, (rival, rows) in enumerate(against.groupby("rival", sort=False)):
             row = next(row for row in rows.itertuples() if of(row) == line)
-            half = 1e3 * np.nan_to_num(row.high - row.saved)
+            half = np.nan_to_num(row.high - row.saved)
             style = {"fmt": "os"[i], "ms": 4, "color": f"C{i}", "label": f"over the {rival}"}
-            axis.errorbar(1e3 * row.saved, i, xerr=half, **style)
-        reach = 1e3 * np.nan_to_num(against[[of(row) == line for row in against.itertuples()]][["low", "high"]])
+            axis.errorbar(row.saved, i, xerr=half, **style)
+        reach = np.nan_to_num(against[[of(row) == line for row in against.itertuples()]][["low", "high"]])
         most = 1.1 * max(np.abs(reach).max(), 1e-9)
+        axis.xaxis.set_major_locator(MaxNLocator(7, symmetric=True))
         axis.set(yticks=[0.5], yticklabels=[name], ylim=(1.7, -0.7), xlim=(-most, most))
         axis.grid(axis="y", visible=False)
-    axes[-1, 0].set_xlabel(f"PCD saves (thousandths of a {bit})")
+    axes[-1, 0].set_xlabel(f"PCD saves ({bits})")
     legend_below(figure, *axes[0, 0].get_legend_handles_labels())
     return figure

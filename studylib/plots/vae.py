@@ -43,13 +43,6 @@ def draw_images(shown: pd.DataFrame, short: Callable[[str], str]) -> Figure:
     return figure
 
 
-def draw_against(against: pd.DataFrame, names: dict[str, str]) -> Figure:
-    """Bits per dimension that PCD saves over each weighted sum, with their 95 % intervals; a colour a sum.
-
-    Args:
-        against: rows of :func:`studylib.experiments.vae_objectives.against_sums`.
-        names: objective → its name for people.
-    """
-    lines = list(dict.fromkeys(zip(against["objective"], against["stage"], strict=True)))
-    said = [f"{names[objective]}, {stage}" for objective, stage in lines]
-    return generative.saved(against, lines, lambda row: (row.objective, row.stage), said, "bit per dimension")
+def draw_against(against: pd.DataFrame, named: dict[str, str]) -> Figure:
+    """:func:`studylib.plots.generative.draw_against` in bits per dimension."""
+    return generative.draw_against(against, named, "bits per dimension")

@@ -32,7 +32,7 @@ def apply(
 
     Weights are as in :func:`studylib.techniques.int8.apply`: symmetric, one scale per output channel, zeros kept. An
     input has 256 levels between its least and its largest number, 0 among them. Per batch, an image's outputs depend on
-    the images beside it. Per sample they do not.
+    the images beside it, and a character's on those that follow. Per sample they do not: a character is one, too.
 
     Args:
         data: not used; every technique is called alike. Nor is ``seed``, as nothing is drawn.

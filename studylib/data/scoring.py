@@ -34,8 +34,7 @@ def predict(model: nn.Module, split: Split, data: Data, batch_size: int = 0) -> 
 def class_accuracy(logits: torch.Tensor, labels: torch.Tensor, classes: int) -> list[float]:
     """Share of each class's images that ``logits`` (n, classes) get right; NaN for a class without images."""
     hit = (logits.argmax(1) == labels.to(logits.device)).double().cpu()
-    labels = labels.cpu()
-    return [hit[labels == c].mean().item() for c in range(classes)]
+    return [hit[labels.cpu() == c].mean().item() for c in range(classes)]
 
 
 def scores(logits: torch.Tensor, labels: torch.Tensor, bins: int = 15) -> dict[str, float]:

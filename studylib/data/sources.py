@@ -242,8 +242,7 @@ def _from_torchvision(name: str, content: str, parameter: str = "train", parts: 
         splits = [_split(part.data.transpose(0, 2, 3, 1), part.labels) for part in read]
         return _with_own_test_set(folder, *splits, DIGITS)
     splits = [_split(np.asarray(part.data), np.asarray(part.targets)) for part in read]
-    classes = CIFAR10_CLASSES if name == "CIFAR10" else read[0].classes
-    return _with_own_test_set(folder, *splits, classes)
+    return _with_own_test_set(folder, *splits, CIFAR10_CLASSES if name == "CIFAR10" else read[0].classes)
 
 
 _CIFAR10 = Source(_cifar10, (3, 32), Augmentation(padding=4, flip=True, rotation=10.0, jitter=0.1))

@@ -140,8 +140,7 @@ def _with_unit(value: float, unit: str, digits: int | None = None) -> str:
         return f"{value:,.0f} bytes"
     if digits is None:
         return f"{value:g} {unit}"
-    sign = "" if unit == "%" else "+"
-    return f"{value:{sign}.{digits}f} {unit}"
+    return f"{value:{'' if unit == '%' else '+'}.{digits}f} {unit}"
 
 
 def text(found: Measured | None, unit: str) -> str:

@@ -79,5 +79,4 @@ def apply(
     Tucker(energy, budget, rank, iterations)  # refuses what is out of range
     how = {"energy": energy, "budget": budget, "rank": rank}
     did = {key: value for key, value in how.items() if value}
-    make = functools.partial(factorize, iterations=iterations)
-    return ranks.factorized(model, "tucker", "tucker", make, did, **how)
+    return ranks.factorized(model, "tucker", "tucker", functools.partial(factorize, iterations=iterations), did, **how)

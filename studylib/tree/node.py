@@ -160,6 +160,6 @@ class Node:
         try:
             form, file = self._ship(model, "float16")
         except shipped.HalfPrecisionError as error:
-            log.warning("no float16 file: %s", error)
+            log.info("no float16 file: %s", error)
             return {"bytes_file_float16": None, score: None}
         return {"bytes_file_float16": len(file), score: self._verify(form, codec.decode(file))}

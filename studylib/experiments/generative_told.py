@@ -202,10 +202,9 @@ def against_told(
         of = f" ({joined(list(dict.fromkeys(there['second objective'])))})" if len(there) else ""
         parts.append(f"{len(there) or 'none'}{of}")
     unknown = (fair["verdict"] == statistics.UNKNOWN).sum()
-    return (
-        f"Of {len(shown)} comparisons with {rival}, PCD needs fewer bits in {parts[0]} and more in {parts[1]}. "
-        f"In {unknown} these seeds cannot tell. {left} more are not counted: a best value is an end of those tried."
-    )
+    said = f"Of {len(shown)} comparisons with {rival}, PCD needs fewer bits in {parts[0]} and more in {parts[1]}."
+    said += f" In {unknown} these seeds cannot tell." if unknown else ""
+    return said + (f" Not counted, as a best value is an end of those tried: {left} more." if left else "")
 
 
 def at_an_end(rows: pd.DataFrame) -> pd.Series:

@@ -11,7 +11,6 @@ import torch
 from studylib import settings
 from studylib.coding import codec
 from studylib.data import datasets
-from studylib.disk import files
 from studylib.experiments import controller, controller_along, controller_latency, controller_parts, controller_ways
 from studylib.experiments import controller_latency_told as latency_says
 from studylib.experiments import controller_rows as tables_of
@@ -191,15 +190,6 @@ def test_parts_of_one_sign_are_told():
         "Between it and narrow networks, parts of one sign: how it is trained (-1.00 (-1.00 to -1.00) points), "
         "images kept for the controller (-4.00 (-4.00 to -4.00) points). Fine-tuning adds +0.00"
     )
-
-
-def test_parts_of_another_study_are_told_where_it_has_them(tmp_path, tables):
-    assert controller_parts.larger_told(None) == ""
-    content = {"chapter": "14", "about": {}, "settings": {}, "metrics": {}, "claims": [], "rows": {}}
-    for rows in ({}, plain({"controls": tables["controls"]})):
-        files.write_json(tmp_path / "14.json", content | {"rows": rows})
-        expected = controller_parts.told(tables["controls"]) if rows else ""
-        assert controller_parts.larger_told(Published(tmp_path, "14")) == expected
 
 
 @pytest.mark.parametrize(("controls", "said"), [([0.4], "not 0.4"), ([0.5, 0.5], "controls")])

@@ -10,7 +10,6 @@ from studylib.experiments.controller import EVEN, GUIDED, WIDTHS, WIDTHS_ITS
 from studylib.experiments.controller_rows import PARTS
 from studylib.experiments.controller_told import interval, told_by
 from studylib.results import statistics
-from studylib.tree.published import Published
 
 CHANGES = {  # (network, the next) → in what they differ
     (GUIDED, WIDTHS_ITS): "how it is trained",
@@ -77,9 +76,3 @@ def told(table: pd.DataFrame) -> str:
         f"Fine-tuning adds {interval(more.mean(), *statistics.t_interval(more))} points more to it "
         f"than to a network of its widths and images that trained from scratch."
     )
-
-
-def larger_told(published: Published | None) -> str:
-    """:func:`told` of another published study; nothing where it has no controls."""
-    there = published.content["rows"] if published else {}
-    return told(published.rows("controls")) if there.get("controls") else ""

@@ -62,7 +62,7 @@ def recovered_told(nodes: pd.DataFrame, tolerance: float, rounds: int, fraction:
     lost = bits[PRUNED] - bits[names.TEACHER]
     word = "recovered" if lost <= tolerance else "did not recover"
     return (
-        f"The network {word} from pruning: {lost:.3f} validation bits are lost, {tolerance:g} were allowed. "
+        f"The network {word} from pruning: {lost:.4f} validation bits are lost, {tolerance:g} were allowed. "
         f"{rounds} rounds take {1 - (1 - fraction) ** rounds:.0%} of the weights at most, as set."
     )
 

@@ -139,7 +139,7 @@ def test_what_no_classifier_has_published_cannot_be_told():
 def test_whether_training_recovered_and_whether_a_teacher_helped_is_told():
     nodes = pd.DataFrame({"node": ["teacher", "teacher-imp"], "val_bits": [2.0, 2.05]})
     told = [generative_told.recovered_told(nodes, tolerance, rounds=3, fraction=0.2) for tolerance in (0.06, 0.04)]
-    assert told[0].startswith("The network recovered from pruning: 0.050 validation bits are lost, 0.06 were allowed.")
+    assert told[0].startswith("The network recovered from pruning: 0.0500 validation bits are lost, 0.06 were allowed.")
     assert "did not recover" in told[1] and told[1].endswith("3 rounds take 49% of the weights at most, as set.")
     rows = pd.DataFrame({"node": "teacher-kd", "seed": [0, 1, 2], "test_bits": [2.0, 2.1, 2.2]})
     alone = pd.DataFrame({"width": 8, "form": "float32", "seed": [0, 1, 2], "test_bits": [2.11, 2.2, 2.29]})

@@ -97,7 +97,7 @@ def test_a_combination_beats_a_narrower_network_where_every_seed_says_so():
     assert better["verdict"] == "raises" and better["low"] < better["less"] == pytest.approx(0.495)
     assert beyond["verdict"] == "cannot tell" and np.isnan(beyond["less"])
     shown = generative_told.beside_listed(pd.DataFrame([better, beyond]))
-    assert list(shown["narrower network"]) == ["beats it", "none as small"]
+    assert list(shown["verdict"]) == ["beats it", "none as small"]
     unsure = better | {"node": "teacher-imp", "verdict": "cannot tell"}
     told = generative_told.narrower_told(pd.DataFrame([better | {"node": "teacher-svd"}, unsure]))
     assert "as many bytes: SVD. Cannot be told: pruning. More bits: 0 of 2" in told
@@ -265,7 +265,7 @@ def test_sentences_name_what_is_beaten_and_the_smallest(made, digits):
     known = beside[~beside["node"].isin(["teacher", "teacher-int8"])]["less"].dropna()
     assert told.startswith("Fewer bits than a narrower network of as many bytes, of one seed and without an interval: ")
     assert told.endswith(f"({(known > 0).sum()} of {len(known)} combinations).")
-    assert set(generative_told.beside_listed(beside)["narrower network"]) <= {generative_told.ONE, generative_told.NONE}
+    assert set(generative_told.beside_listed(beside)["verdict"]) <= {generative_told.ONE, generative_told.NONE}
     shown = vae_told.listed(nodes).set_index("combination")
     assert shown["saved %"]["whole"] == 0 and shown["against the whole"]["whole"] == "–"
 

@@ -52,7 +52,7 @@ def tuning(table: pd.DataFrame) -> pd.DataFrame:
             "network": way,
             "as trained %": f"{before.xs(way, axis=1, level='way').mean(axis=None):.2f}",
             "fine-tuning adds, points": told_by(gain.to_numpy()),
-            "to the controller's more, points": "–" if way == GUIDED else told_by((adds[GUIDED] - gain).to_numpy()),
+            "more to the controller's, points": "–" if way == GUIDED else told_by((adds[GUIDED] - gain).to_numpy()),
         }
         for way, gain in adds.items()
     )

@@ -145,7 +145,7 @@ def beside_listed(beside: pd.DataFrame) -> pd.DataFrame:
     less = [said([row["less"], row["low"], row["high"]], 4) for row in rows]
     word = [NONE if math.isnan(row["less"]) else ONE if row["seeds"] == 1 else BESIDE[row["verdict"]] for row in rows]
     named = {"combination": known["node"].map(short), "bytes": known["bytes"].round().astype(int)}
-    return pd.DataFrame(named | {"fewer bits": less, "narrower network": word})
+    return pd.DataFrame(named | {"fewer bits": less, "verdict": word})
 
 
 def beside_of(rows: pd.DataFrame, alone: pd.DataFrame) -> pd.DataFrame:
@@ -159,12 +159,12 @@ def narrower_told(beside: pd.DataFrame) -> str:
     Of a single seed there is no interval: its numbers are told as they are.
     """
     shown = beside_listed(beside)
-    if ONE in set(shown["narrower network"]):
-        one = beside[beside["node"].map(short).isin(shown.loc[shown["narrower network"] == ONE, "combination"])]
+    if ONE in set(shown["verdict"]):
+        one = beside[beside["node"].map(short).isin(shown.loc[shown["verdict"] == ONE, "combination"])]
         fewer = [short(node) for node in one.loc[one["less"] > 0, "node"]]
         said = f"{joined(fewer)} ({len(fewer)} of {len(one)} combinations)"
         return f"Fewer bits than a narrower network of as many bytes, of one seed and without an interval: {said}."
-    by = {word: list(group["combination"]) for word, group in shown.groupby("narrower network")}
+    by = {word: list(group["combination"]) for word, group in shown.groupby("verdict")}
     better, worse = (by.get(BESIDE[verdict], []) for verdict in (statistics.HELP, statistics.HURT))
     parts = [f"Fewer bits than a narrower network of as many bytes: {joined(better)}"]
     parts += [f"Cannot be told: {joined(by[statistics.UNKNOWN])}"] if statistics.UNKNOWN in by else []

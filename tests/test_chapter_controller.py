@@ -389,8 +389,8 @@ def test_another_study_is_told_in_a_few_sentences():
     digits = Published("figures/digits", "14_controller")
     said = says.larger_told(digits)
     assert (
-        said.startswith("**digits.** Most of the plane is dominated by")
-        and f"Best at an end of the values tried: {says.at_an_end(digits.rows('tried'))}." in said
+        said.startswith("**digits.** The controller's networks miss a budget by at most")
+        and f"Best, or as good, at an end of the values tried: {says.at_an_end(digits.rows('tried'))}." in said
     )
     assert says.larger_told(None) == "A larger study is not in this copy."
 
@@ -415,7 +415,10 @@ def test_sentences_say_what_the_tables_have(tables):
     others = off[networks["way"] != controller.GUIDED]
     assert f"the others by {others.max():.2f}." in says.met(networks)
     missed = (networks["share"] / networks["budget"] - 1).abs() > 0.02
-    assert f"of {len(off) - len(others)} and {missed[others.index].sum()} of {len(others)}:" in says.met(networks)
+    assert (
+        f"of {len(off) - len(others)} and {missed[others.index].sum()} of {len(others)} miss by over 2% of it:"
+        in says.met(networks)
+    )
     assert says.differs(tables["kept"]).startswith("At 30% it leaves most of features.")
     along = tables["along"]
     turned = along.loc[along["epoch"] == says.last_choice(along), "turned"].mean()

@@ -66,7 +66,8 @@ class Comparison:
     every: Annotated[int, Field(ge=1, le=100_000, description="steps of the weights for one of the controller")] = 2
     batch: Batch = 64
     controls: Annotated[
-        list[float], Field(description="those of the budgets at which parts of the difference to narrow are measured")
+        list[Annotated[float, Field(gt=0, lt=1)]],
+        Field(description="those of the budgets at which parts of the difference to narrow are measured"),
     ] = dataclasses.field(default_factory=list)
 
     def check(self) -> None:

@@ -20,6 +20,7 @@ from studylib.networks.gates import TOLERANCE, Gates
 from studylib.plots import controller as plots
 from studylib.results import claims
 from studylib.results.claims import CLAIMS
+from studylib.results.tables import markdown_rows
 from studylib.techniques.controller import Guidance, Guided, split
 from studylib.techniques.distill import Student
 from studylib.training.recipe import Recipe
@@ -174,6 +175,13 @@ def test_between_the_controller_and_narrow_networks_stand_three_that_differ_in_o
     adds = 100 * (ours["tuned"] - ours["accuracy"])
     assert list(tuning["network"]) == list(tables_of.PARTS[:4])
     assert float(tuning["fine-tuning adds, points"][0].strip("*").split(" ")[0]) == pytest.approx(adds, abs=0.01)
+
+
+def test_without_controls_the_tables_have_no_rows_and_nothing_is_told():
+    none = frame(tables_of.controls([]))
+    for table in (controller_parts.parts(none), controller_parts.tuning(none)):
+        assert table.empty and markdown_rows(table).startswith("| ")
+    assert controller_parts.told(none) == ""
 
 
 def test_parts_of_one_sign_are_told():

@@ -30,6 +30,8 @@ def parts(table: pd.DataFrame) -> pd.DataFrame:
 
     Intervals are Student's over seeds, bold where they have one sign.
     """
+    if table.empty:  # none was asked for
+        return pd.DataFrame(columns=["what differs", "between", "mean"])
     accuracy, budgets = _points(table), list(dict.fromkeys(table["budget"]))
     rows = []
     for (first, second), name in CHANGES.items():
@@ -45,6 +47,8 @@ def tuning(table: pd.DataFrame) -> pd.DataFrame:
 
     Beside it, by how much it adds more to the controller's.
     """
+    if table.empty:
+        return pd.DataFrame(columns=["network", "as trained %", "fine-tuning adds, points"])
     before, after = (_points(table, column) for column in ("accuracy", "tuned"))
     adds = {way: (after - before).xs(way, axis=1, level="way").mean(axis=1) for way in PARTS if way != "narrow"}
     return pd.DataFrame(
@@ -60,6 +64,8 @@ def tuning(table: pd.DataFrame) -> pd.DataFrame:
 
 def told(table: pd.DataFrame) -> str:
     """Which parts have an interval of one sign, and what fine-tuning adds beside a network as wide, in sentences."""
+    if table.empty:
+        return ""
     accuracy = _points(table)
     means = {way: accuracy.xs(way, axis=1, level="way").mean(axis=1) for way in PARTS}
     said = []

@@ -27,7 +27,7 @@ STAGES = ("distill", "prune", "svd", "int8")
 FILES = (models.SPEC, models.TENSORS, names.CODED, names.LOGITS, names.METRICS)  # of a node's folder
 COLUMNS = {"bytes": "bytes_file", "bytes_dense": "bytes_dense", "zeros": "sparsity"}  # of a row, of its metrics
 FORMS = ("float32", "int8")
-LONGER = ", longer"  # ends the form of a narrower network that trained for as many passes as a pruned one at most
+LONGER = ", longer"  # ends the form of a narrower network that trained for as many passes as a pruned one
 APART = ("repetitions", "narrower", "prompt", "deltas", "bits", "group")  # settings that change no combination
 
 
@@ -50,10 +50,6 @@ class Compressing(Calibrated):
     def recovery(self, recipe: Recipe) -> Recipe:
         """``recipe`` as it is after a technique."""
         return dataclasses.replace(recipe, epochs=self.epochs, lr=self.lr, min_lr=min(recipe.min_lr, self.lr))
-
-    def longer(self, recipe: Recipe) -> Recipe:
-        """``recipe`` of as many passes as a network takes at most that is trained by it and then pruned."""
-        return dataclasses.replace(recipe, epochs=recipe.epochs + self.rounds * self.epochs)
 
 
 def check_widths(network) -> None:
@@ -132,10 +128,11 @@ class Family(abc.ABC):
         return [{"seed": seed, "node": name} | self._row(seed, name, self.network.width) for seed, name in wanted]
 
     def narrower(self) -> list[dict]:
-        """A row a seed, width and form of dense networks trained alone; else as :meth:`tree`.
+        """A row a seed, width and form of dense networks trained alone; else as :meth:`tree`, which is called before.
 
         ``width`` and ``form`` are in the place of ``node``. The teacher's own width is among them. Forms are
-        :data:`FORMS`, and these with :data:`LONGER`: then training took :meth:`Compressing.longer`.
+        :data:`FORMS`, and these with :data:`LONGER`: then training took as many passes as the teacher of its seed and
+        all rounds of its pruning together.
         """
         rows, widths = [], [*self.network.narrower, self.network.width]
         for seed, width, longer, form in itertools.product(self.seeds, widths, ("", LONGER), FORMS):
@@ -171,11 +168,17 @@ class Family(abc.ABC):
 
         return once(kept, [*decides, self.node.data.digest, seed, name], row)
 
+    def _passes(self, seed: int) -> int:
+        """How many passes the teacher of a seed and all rounds of its pruning took; :meth:`tree` made them."""
+        pruned = self.node.load(self.folder_of(seed, f"{names.TEACHER}-{names.part('prune')}"))
+        return sum(change["epochs"] for change in pruned.spec["changes"])
+
     def _made(self, name: str, width: int, seed: int, point: Node) -> nn.Module:
         """The network of the node ``name``: of its parent by its last technique."""
         parent, how = names.parent_of(name), self.compressing
         if parent is None:
-            return self.trained(width, seed, point, how.longer(self.recipe) if name[:6] == "longer" else self.recipe)
+            passes = self._passes(seed) if name.startswith("longer") else self.recipe.epochs
+            return self.trained(width, seed, point, dataclasses.replace(self.recipe, epochs=passes))
         model, technique = point.load(self.folder_of(seed, parent)), name.rpartition("-")[2]
         if technique == names.part("distill"):
             return self.student(model, seed, point)

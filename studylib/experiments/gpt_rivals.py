@@ -52,8 +52,8 @@ def ngram(data: Text) -> tuple[int, float]:
 
         p(c | h) = max(n(hc) − d, 0) / n(h) + d |{c: n(hc) > 0}| / n(h) · p(c | h without its first character)
 
-    The lowest order gives all characters alike. n and d are the best on the validation text. A block's first characters
-    are predicted from the block before: the model sees as much as its order asks for.
+    The lowest order gives all characters alike. n and d are the best on the validation text. As for a transformer,
+    what comes before a block is not seen: its first characters are predicted by lower orders.
     """
     size, train = len(data.classes), _stream(data.train)
     seen = [_counted(train, order, size, split) for split in (data.validation, data.test) for order in ORDERS]
@@ -78,16 +78,18 @@ def _runs(text: np.ndarray, order: int, size: int) -> np.ndarray:
 def _counted(train: np.ndarray, order: int, size: int, split: Split) -> tuple[np.ndarray, ...]:
     """Of each target of ``split`` (n,): counts in ``train`` of its run and the run's start, and kinds that follow.
 
-    0 where so many characters do not come before the target.
+    0 where so many characters do not come before the target in its block.
     """
     runs, counts = np.unique(_runs(train, order, size), return_counts=True)
     starts, first, kinds = np.unique(runs // np.uint64(size), return_index=True, return_counts=True)
     totals, text = np.add.reduceat(counts, first), _stream(split)
     asked = _runs(text, order, size)[max(0, 2 - order) :]  # targets begin at the second character
+    before = np.arange(len(text) - 1) % split.images.shape[1] + 1  # characters of a target's block before it
 
     def of(wanted: np.ndarray, keys: np.ndarray, values: np.ndarray) -> np.ndarray:
         place = np.searchsorted(keys, wanted).clip(max=len(keys) - 1)
-        return np.pad(np.where(keys[place] == wanted, values[place], 0), (len(text) - 1 - len(wanted), 0))
+        found = np.where(keys[place] == wanted, values[place], 0)
+        return np.where(before >= order - 1, np.pad(found, (len(text) - 1 - len(wanted), 0)), 0)
 
     start = asked // np.uint64(size)
     return of(asked, runs, counts), of(start, starts, totals), of(start, starts, kinds)

@@ -123,7 +123,8 @@ def test_what_carries_over_holds_of_classifiers_and_here(monkeypatch):
     assert worse["verdict"][4] == "holds in neither" and worse["classifiers"][4].endswith(" points of accuracy")
     told = generative_carried.carried_told(found)
     assert told.startswith("Carries over: int8 is nearly free; a narrower network beats SVD at Δ = 1. Holds here ")
-    assert "Set, not found: pruning saves most of the file; SVD saves next to nothing at Δ = 1." in told
+    seen = [f"{row.finding} ({row.here})" for row in found.itertuples() if row.verdict == generative_carried.SET]
+    assert f"Set, not found: {'; '.join(seen)}." in told and seen[0].startswith("pruning saves most of the file (")
     assert list(generative_carried.carried_listed(found)["holds if it is"])[:4] == ["at most 1", "–", "–", "above 0"]
 
 
@@ -133,7 +134,7 @@ def test_what_no_classifier_has_published_cannot_be_told():
     beside = pd.DataFrame({"node": [generative_told.BOTH, generative_told.SVD]} | less)
     found = generative_carried.carried(rows, generative_told.summary(rows), beside, beside[:0].assign(saved=0.0), [])
     assert set(found["classifiers"]) == {"–"} and set(found["verdict"]) == {"cannot tell", "set, not found"}
-    assert found["here"].iloc[-1] == "cannot tell: – % fewer bits"
+    assert found["here"].iloc[-1] == "cannot tell: – % of bits saved"
 
 
 def test_whether_training_recovered_and_whether_a_teacher_helped_is_told():
@@ -144,11 +145,15 @@ def test_whether_training_recovered_and_whether_a_teacher_helped_is_told():
     rows = pd.DataFrame({"node": "teacher-kd", "seed": [0, 1, 2], "test_bits": [2.0, 2.1, 2.2]})
     alone = pd.DataFrame({"width": 8, "form": "float32", "seed": [0, 1, 2], "test_bits": [2.11, 2.2, 2.29]})
     said = generative_told.distilled_told(rows, alone, 8)
-    assert said.startswith("A distilled student needs -0.1000 (-0.12") and said.endswith(" beside one trained alone.")
+    assert said.startswith("Beside a student trained alone, a distilled one needs 0.1000 fewer bits (-0.12")
     unlike = alone.assign(test_bits=[1.0, 2.0, 4.0])
     assert generative_told.distilled_told(rows, unlike, 8).endswith("; these seeds cannot tell.")
-    assert generative_told.distilled_told(rows[:1], alone, 8).endswith(", one seed, no interval.")
+    assert generative_told.distilled_told(rows[:1], alone, 8).endswith("0.1100 fewer bits; one seed, no interval.")
     assert generative_told.distilled_told(rows, alone, 16) == ""
+    longer = pd.DataFrame({"width": 4, "form": "float32, longer", "seed": [0, 1], "test_bits": [2.3, 2.4]})
+    told = generative_told.longer_told(rows.assign(node="teacher")[:2], longer, 4)
+    assert told.endswith("as it and its pruning took, the whole network needs 0.3000 more bits (+0.3000 to +0.3000).")
+    assert generative_told.longer_told(rows, alone, 8) == ""
 
 
 def test_marks_stand_beside_the_networks_with_their_intervals():

@@ -64,12 +64,12 @@ class Finding:
 
 
 FREE, SAVES, LOW_RANK, CUT, NARROW, COMMON = FINDINGS = (
-    Finding("int8 is nearly free", "points of accuracy lost", "% more bits", LITTLE, False),
-    Finding("pruning saves most of the file", *["points more than the next technique"] * 2, 0, True, set=True),
+    Finding("int8 is nearly free", "points of accuracy lost", "% of bits added", LITTLE, False),
+    Finding("pruning saves most of the file", *["points saved over the next technique"] * 2, 0, True, set=True),
     Finding("SVD saves next to nothing at Δ = 1", *["% of the file"] * 2, LITTLE, False, set=True),
-    Finding("a narrower network beats SVD at Δ = 1", "points of accuracy", "% fewer bits", 0, True),
-    Finding("pruning + int8 beats a narrower network", "points of accuracy", "% fewer bits", 0, True),
-    Finding("PCD beats the better sum", "points of hypervolume", "% fewer bits", 0, True),
+    Finding("a narrower network beats SVD at Δ = 1", "points of accuracy", "% of bits saved", 0, True),
+    Finding("pruning + int8 beats a narrower network", "points of accuracy", "% of bits saved", 0, True),
+    Finding("PCD beats the better sum", "points of hypervolume", "% of bits saved", 0, True),
 )
 
 
@@ -161,6 +161,7 @@ def carried_listed(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def carried_told(rows: pd.DataFrame) -> str:
-    """The findings by verdict, in words."""
-    by = {word: list(rows["finding"][rows["verdict"] == word]) for word in TITLES}
+    """The findings by verdict, in words; those that settings decide with what was measured here."""
+    seen = rows["finding"] + (" (" + rows["here"] + ")").where(rows["verdict"] == SET, "")
+    by = {word: list(seen[rows["verdict"] == word]) for word in TITLES}
     return " ".join(f"{TITLES[word]}: {'; '.join(each)}." for word, each in by.items() if each)

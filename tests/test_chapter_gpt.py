@@ -95,7 +95,7 @@ def test_the_front_goes_from_the_dense_network_to_the_smallest():
 
 
 def test_networks_write_from_their_files_alone(made):
-    family, _, _ = made
+    family, tree, _ = made
     rows = gpt.written(family, ["teacher", "teacher", "teacher-int8"], count=20)
     assert [row["node"] for row in rows] == ["teacher", "teacher-int8"]
     file = (family.folder_of(0, "teacher-int8") / names.CODED).read_bytes()
@@ -105,6 +105,10 @@ def test_networks_write_from_their_files_alone(made):
     assert "<b>The </b>&lt;a&gt; &amp; b" in page
     same = [row | {"text": said} for row, said in zip(rows, ("abcd", "abxd"), strict=True)]
     assert "the whole network's text: int8 2. " in gpt_told.written_told(pd.DataFrame(same))
+    speeds = gpt_told.speed_of(pd.DataFrame(rows), tree).set_index("network")
+    assert (
+        speeds["bytes of the file"]["int8"] == len(file) and speeds["bytes of its numbers"]["int8"] == rows[1]["memory"]
+    )
 
 
 def spread_of(row, family):

@@ -103,6 +103,11 @@ def speed_listed(written: pd.DataFrame, nodes: pd.DataFrame) -> pd.DataFrame:
     )
 
 
+def speed_of(written: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
+    """The same of rows as they are published, of what is written and of every combination."""
+    return speed_listed(written, told.summary(rows))
+
+
 def marks_listed(marks: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
     """What has to be beaten, beside the whole network and the smallest that is nearly as good."""
     return told.marks_listed(marks, rows, smallest(told.summary(rows)), BITS, 3)

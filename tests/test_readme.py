@@ -229,7 +229,7 @@ def test_the_first_screen_takes_its_numbers_from_what_is_published(published, mo
 def test_a_finding_of_each_chapter_has_its_data_and_seeds_and_its_word_by_the_interval(published):
     there = Figures(published)
     assert [each(there) for each in (findings.standard, findings.screening, findings.controller)] == [None, "", ""]
-    assert findings.survey(there) is findings.int8(there, "vae") is None
+    assert findings.survey(there) is findings.generative(there, "vae") is None
     assert findings.federated(there) is None
     rivals = [("weighted sum", 1.0, -3.0, 5.0), ("weighted sum, normalized", -4.0, -5.0, -3.0)]
     one_shot = [claims.Measured(*numbers, 3, rival) for rival, *numbers in rivals]
@@ -249,11 +249,17 @@ def test_a_finding_of_each_chapter_has_its_data_and_seeds_and_its_word_by_the_in
     assert findings.federated(there) == {"all": 3, "more": 2, "origin": "digits, n = 4"}
     nodes = [("teacher", 100, 2.0), ("teacher-int8", 25, 2.02)]
     rows = [{"seed": s, "node": node, "bytes": size, "test_bits": bits} for s in (0, 1) for node, size, bits in nodes]
-    publish(published / "digits", "10_gpt", combinations=rows[:2])
-    publish(published / "digits", "11_vae", combinations=rows)
-    for chapter, where in (("gpt", "digits, one seed"), ("vae", "digits, n = 2")):
-        found = findings.int8(there, chapter)
-        assert found == {"saved": pytest.approx(75), "more": pytest.approx(1), "origin": where}
+    rows += [{"seed": s, "node": "teacher-imp", "bytes": 50, "test_bits": 2.0 + s / 100} for s in (0, 1)]
+    sizes = [{"seed": s, "form": "int8", "bytes": size} for s in (0, 1) for size in (20, 200)]
+    none, one = ([row | {"test_bits": bits} for row in sizes] for bits in (1.9, 2.2))
+    publish(published / "digits", "10_gpt", combinations=rows[:2], narrower=one[:2])
+    publish(published / "digits", "11_vae", combinations=rows, narrower=one)
+    said = {"saved": pytest.approx(75), "more": pytest.approx(1), "beat": "1 combination beats a narrower network"}
+    assert findings.generative(there, "vae") == said | {"origin": "digits, n = 2"}
+    said["beat"] = "no combination beats a narrower network"
+    assert findings.generative(there, "gpt") == said | {"origin": "digits, one seed"}
+    publish(published / "digits", "11_vae", combinations=rows, narrower=none)
+    assert findings.generative(Figures(published), "vae") == said | {"origin": "digits, n = 2"}
 
 
 def test_standard_networks_are_counted_by_what_each_comparison_says(published):

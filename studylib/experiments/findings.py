@@ -7,6 +7,7 @@ import pandas as pd
 
 from studylib.experiments import survey_told, sweep_narrower
 from studylib.experiments.frontier_published import KINDS
+from studylib.experiments.generative_told import BESIDE, beside_of
 from studylib.experiments.moo_ways import METHOD, RIVALS
 from studylib.experiments.published import Figures
 from studylib.results import claims, statistics, verdicts
@@ -40,7 +41,7 @@ def numbers(there: Figures, study: str) -> dict:
     found = pd.DataFrame({"percent": percent, "kb": kb, "saved": saved, "gain": gain}).to_dict()
     found |= {"origin": origin(about["data"]["name"], rows["seed"].nunique()), "least": least(there)}
     found |= {"common": common(there, study), "standard": standard(there), "survey": survey(there)}
-    found |= {"text": int8(there, "gpt"), "images": int8(there, "vae")}
+    found |= {"text": generative(there, "gpt"), "images": generative(there, "vae")}
     return found | {"screening": screening(there), "controller": controller(there), "federated": federated(there)}
 
 
@@ -130,14 +131,23 @@ def survey(there: Figures) -> dict | None:
     return {"techniques": table["technique"].nunique(), "beat": named, "origin": where}
 
 
-def int8(there: Figures, chapter: str) -> dict | None:
-    """Chapters 10 and 11: what int8 saves of a network that is no classifier (%), and how far its bits rise (%)."""
+def generative(there: Figures, chapter: str) -> dict | None:
+    """Chapters 10 and 11: of a network that is no classifier, what int8 saves, and which combinations are worth it.
+
+    Returns:
+        saved, more: of the file, and how far bits rise (%).
+        beat: how many combinations need fewer bits than a narrower network of as many bytes, in words.
+        origin: data set and number of seeds.
+    """
     rows = there.rows(LATER, chapter, "combinations")
     if rows.empty or INT8 not in set(rows["node"]):
         return None
     size, bits = (rows.pivot(index="seed", columns="node", values=name) for name in ("bytes", "test_bits"))
     saved, more = (100 * (each[INT8] / each[names.TEACHER] - 1).mean() for each in (size, bits))
-    return {"saved": -saved, "more": more, "origin": origin(_data(there, LATER, chapter), rows["seed"].nunique())}
+    alone, seeds = there.rows(LATER, chapter, "narrower"), rows["seed"].nunique()
+    count = int((beside_of(rows, alone)["verdict"] == BESIDE[statistics.HELP]).sum())
+    beat = f"{count or 'no'} combination{'s beat' if count > 1 else ' beats'} a narrower network"
+    return {"saved": -saved, "more": more, "beat": beat, "origin": origin(_data(there, LATER, chapter), seeds)}
 
 
 def screening(there: Figures) -> str:

@@ -163,6 +163,9 @@ def test_another_published_study_is_told_as_this_one_is(made):
     assert told.startswith(f"**larger.** {' '.join(parts)} {vae_told.nodes_told(nodes, vae_told.smallest(nodes))}")
     assert list(vae_told.listed_of(tree)["combination"]) == [generative_told.short(node) for node in tree["node"][:16]]
     assert "than a narrower network of as many bytes" in told
+    less = " Narrower ones trained for fewer passes than pruned ones."
+    rows["narrower"] = narrow[~narrow["form"].str.endswith(generative.LONGER)]
+    assert generative_told.larger_told(study, vae_told).endswith(less) and not told.endswith(less)
     assert generative_told.larger_told(None, vae_told) == "The larger study is not in this copy."
 
 

@@ -123,8 +123,8 @@ def test_what_carries_over_holds_of_classifiers_and_here(monkeypatch):
     assert worse["verdict"][4] == "holds in neither" and worse["classifiers"][4].endswith(" points of accuracy")
     told = generative_carried.carried_told(found)
     assert told.startswith("Carries over: int8 is nearly free; a narrower network beats SVD at Δ = 1. Holds here ")
-    seen = [f"{row.finding} ({row.here})" for row in found.itertuples() if row.verdict == generative_carried.SET]
-    assert f"Set, not found: {'; '.join(seen)}." in told and seen[0].startswith("pruning saves most of the file (")
+    seen = [f"{row.finding}: {row.here}" for row in found.itertuples() if row.verdict == generative_carried.SET]
+    assert f"Set, not found: {'; '.join(seen)}." in told and seen[0].startswith("pruning saves most of the file: ")
     assert list(generative_carried.carried_listed(found)["holds if it is"])[:4] == ["at most 1", "–", "–", "above 0"]
 
 

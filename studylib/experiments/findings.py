@@ -132,7 +132,7 @@ def survey(there: Figures) -> dict | None:
 
 
 def generative(there: Figures, chapter: str) -> dict | None:
-    """Chapters 10 and 11: of a network that is no classifier, what int8 saves, and which combinations are worth it.
+    """Chapters 10 and 11: what int8 saves of a network that is no classifier, and whether combinations are worth it.
 
     Returns:
         saved, more: of the file, and how far bits rise (%).

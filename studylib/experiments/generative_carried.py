@@ -162,6 +162,6 @@ def carried_listed(rows: pd.DataFrame) -> pd.DataFrame:
 
 def carried_told(rows: pd.DataFrame) -> str:
     """The findings by verdict, in words; those that settings decide with what was measured here."""
-    seen = rows["finding"] + (" (" + rows["here"] + ")").where(rows["verdict"] == SET, "")
+    seen = rows["finding"] + (": " + rows["here"]).where(rows["verdict"] == SET, "")
     by = {word: list(seen[rows["verdict"] == word]) for word in TITLES}
     return " ".join(f"{TITLES[word]}: {'; '.join(each)}." for word, each in by.items() if each)

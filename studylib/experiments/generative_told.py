@@ -288,6 +288,9 @@ def larger_told(published: Published | None, says: ModuleType) -> str:
     if not published:
         return "The larger study is not in this copy."
     rows, name = published.rows("combinations"), published.about["data"]["name"]
-    nodes, beside = summary(rows), against_narrower(rows, published.rows("narrower"))
+    alone = published.rows("narrower")
+    nodes, beside = summary(rows), against_narrower(rows, alone)
     parts = [f"**{name}.** {says.marks_told(published.rows('marks'), nodes)}", recovered_of(published, nodes)]
-    return " ".join([*parts, says.nodes_told(nodes, says.smallest(nodes)), narrower_told(beside)])
+    parts += [says.nodes_told(nodes, says.smallest(nodes)), narrower_told(beside)]
+    shorter = not alone["form"].str.endswith(LONGER).any()
+    return " ".join(parts) + " Narrower ones trained for fewer passes than pruned ones." * shorter

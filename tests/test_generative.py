@@ -279,6 +279,8 @@ def test_a_published_file_has_the_likelihood_that_was_published(name):
     model, settings = codec.decode(file), chapter["settings"]
     if score == "test_bits_per_char":
         data = text.load(read(text.Corpus, settings["text"], "text"), about["seed"])
+        if data.digest != chapter["about"]["provenance"]["data_sha256"]:
+            pytest.skip("another Python's help pages")
         found = text.bits(model, data.test, data).double().mean().item()
     else:
         draws = settings["network"]["draws"]

@@ -114,8 +114,8 @@ def rewritten(source, target, change):
 
 HALF = "runs/cifar10/seed0/teacher/unfinished/teacher.safetensors"
 HOSTILE = {
-    "outside": (lambda m: m | {"../outside": b""}, "'../outside' would be extracted to"),
-    "deep outside": (lambda m: m | {"runs/cifar10/../../../outside": b""}, "would be extracted to"),
+    "outside": (lambda m: m | {"../outside": b""}, "../outside: it has no place in this run"),
+    "deep outside": (lambda m: m | {"runs/cifar10/../../../outside": b""}, "../outside: it has no place in this run"),
     "absolute": (lambda m: m | {"/tmp/outside": b""}, "it has no place in this run"),
     "code": (lambda m: m | {"studylib/evil.py": b""}, "studylib/evil.py: it has no place in this run"),
     "another run": (lambda m: m | {"runs/cifar10-x/a": b""}, "runs/cifar10-x/a: it has no place in this run"),

@@ -87,21 +87,20 @@ def unpack(archive: Path) -> None:
 
 
 def _extract(archive: Path, folder: Path) -> str:
-    """Puts all that ``archive`` holds into ``folder``, and returns the name of its run.
-
-    Raises:
-        DAMAGED: it is not as :func:`pack` writes it.
-    """
+    """Puts ``archive`` into ``folder``; returns the name of its run. :data:`DAMAGED`: :func:`pack` wrote it not so."""
     with tarfile.open(archive, "r:gz") as tar:
+        for member in tar:  # Python has a filter for these since 3.11.4
+            if not (member.isfile() or member.isdir()) or ".." in member.name or member.name.startswith("/"):
+                raise ValueError(f"{member.name}: it has no place in this run")
         tar.extractall(folder, **({"filter": "data"} if hasattr(tarfile, "data_filter") else {}))
         tar.fileobj.read()  # to its end, where the checksum is
-    found = [path.relative_to(folder) for path in folder.rglob("*") if path.is_symlink() or not path.is_dir()]
+    found = [path.relative_to(folder) for path in folder.rglob("*") if not path.is_dir()]
     name = min((path.parts[1] for path in found if path.parts[0] == "runs" and len(path.parts) > 2), default="")
     if not re.fullmatch(parameters.RUN, name):
         raise ValueError(f"run {name!r}: expected the name of a run")
     for path in found:
         record = path.parent == Path(RECORDS) and _about(path.name, name)
-        if (folder / path).is_symlink() or not (record or path.is_relative_to(f"runs/{name}")):
+        if not (record or path.is_relative_to(f"runs/{name}")):
             raise ValueError(f"{path}: it has no place in this run")
     return name
 

@@ -153,6 +153,8 @@ def test_whether_training_recovered_and_whether_a_teacher_helped_is_told():
     longer = pd.DataFrame({"width": 4, "form": "float32, longer", "seed": [0, 1], "test_bits": [2.3, 2.4]})
     told = generative_told.longer_told(rows.assign(node="teacher")[:2], longer, 4)
     assert told.endswith("as it and its pruning took, the whole network needs 0.3000 more bits (+0.3000 to +0.3000).")
+    told = generative_told.longer_told(rows.assign(node="teacher")[:2], longer.assign(test_bits=1.0), 4)
+    assert told.endswith(" Beside that one pruned networks cost as much more.")
     assert generative_told.longer_told(rows, alone, 8) == ""
 
 

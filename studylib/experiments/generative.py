@@ -128,11 +128,11 @@ class Family(abc.ABC):
         return [{"seed": seed, "node": name} | self._row(seed, name, self.network.width) for seed, name in wanted]
 
     def narrower(self) -> list[dict]:
-        """A row a seed, width and form of dense networks trained alone; else as :meth:`tree`. That comes first.
+        """A row a seed, width and form of dense networks trained alone; else as :meth:`tree`, to be called before.
 
         ``width`` and ``form`` are in the place of ``node``. The teacher's own width is among them. Forms are
-        :data:`FORMS`, and these with :data:`LONGER`. Those trained for as many passes as the teacher of their seed and
-        all rounds of its pruning.
+        :data:`FORMS`, and these with :data:`LONGER`. The latter trained for as many passes as the teacher of their seed
+        and all rounds of its pruning.
         """
         rows, widths = [], [*self.network.narrower, self.network.width]
         for seed, width, longer, form in itertools.product(self.seeds, widths, ("", LONGER), FORMS):

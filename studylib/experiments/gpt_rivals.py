@@ -52,7 +52,7 @@ def ngram(data: Text) -> tuple[int, float]:
 
         p(c | h) = max(n(hc) − d, 0) / n(h) + d |{c: n(hc) > 0}| / n(h) · p(c | h without its first character)
 
-    The lowest order gives all characters alike. n and d are the best on the validation text. As for a transformer,
+    Below single characters all are alike. n and d are the best on the validation text. As for a transformer,
     what comes before a block is not seen: its first characters are predicted by lower orders.
     """
     size, train = len(data.classes), _stream(data.train)

@@ -126,7 +126,8 @@ def nodes_told(nodes: pd.DataFrame, small: str) -> str:
     whole, least = by.loc[names.TEACHER], by.loc[small]
     costs = told.said([least["costs"], least["costs_low"], least["costs_high"]], 3)
     return (
-        f"The smallest file within {WITHIN:g} bits of the whole network, by validation text, is {short(small)}. "
+        f"Of the sixteen, the smallest file within {WITHIN:g} bits of the whole network, "
+        f"by validation text, is {short(small)}. "
         f"It has {least['bytes']:,.0f} bytes, {1 - least['bytes'] / whole['bytes']:.0%} less. "
         f"On test text it costs {costs} bits. {told.surely_within(nodes, WITHIN, f'{WITHIN:g} bits')}"
     )

@@ -73,7 +73,8 @@ def nodes_told(nodes: pd.DataFrame, small: str) -> str:
     whole, least = by.loc[names.TEACHER], by.loc[small]
     cost = told.said([100 * least[name] / whole["test_bits"] for name in ("costs", "costs_low", "costs_high")])
     return (
-        f"The smallest file within {WITHIN:.0%} of the whole network's bits, by validation images, is {short(small)}. "
+        f"Of the sixteen, the smallest file within {WITHIN:.0%} of the whole network's bits, "
+        f"by validation images, is {short(small)}. "
         f"It has {least['bytes']:,.0f} bytes, {1 - least['bytes'] / whole['bytes']:.1%} less. "
         f"On test images it costs {cost} % bits. "
         f"{told.surely_within(nodes, WITHIN * whole['test_bits'], f'{WITHIN:.0%}')}"

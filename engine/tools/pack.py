@@ -87,10 +87,11 @@ def unpack(archive: Path) -> None:
 
 
 def _extract(archive: Path, folder: Path) -> str:
-    """Puts ``archive`` into ``folder``; returns the name of its run. :data:`DAMAGED`: :func:`pack` wrote it not so."""
+    """Puts ``archive`` into ``folder``; returns the name of its run. Raises :data:`DAMAGED` if not of :func:`pack`."""
     with tarfile.open(archive, "r:gz") as tar:
         for member in tar:  # Python has a filter for these since 3.11.4
-            if not (member.isfile() or member.isdir()) or ".." in member.name or member.name.startswith("/"):
+            inside = not {"..", "/"} & set(Path(member.name).parts)
+            if not inside or not (member.isfile() or member.isdir()):
                 raise ValueError(f"{member.name}: it has no place in this run")
         tar.extractall(folder, **({"filter": "data"} if hasattr(tarfile, "data_filter") else {}))
         tar.fileobj.read()  # to its end, where the checksum is
